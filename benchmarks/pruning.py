@@ -1,0 +1,166 @@
+"""Time and memory of pruning on full-size X-VLM with random weights: ratios measured in one run.
+
+    python -m benchmarks.pruning            # batch 8, 4 general + 4 region batches, as the bounds are stated
+Peak memory is measured in a process of its own for each method (largest resident set).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+SPARSITIES = (0.63, 0.75, 0.9)
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="xvlm", help="model whose configuration is built with random weights")
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--batches", type=int, default=4, help="general and as many region batches")
+    parser.add_argument("--repeats", type=int, default=3, help="timings of each kind, in turn; the best counts")
+    parser.add_argument("--memory", metavar="METHOD", help="only print the peak memory of one method, as JSON")
+    return parser.parse_args()
+
+
+def make_model(name: str):
+    """The model with random weights."""
+    from models import load_model
+
+    return load_model(name, weights="random")
+
+
+def make_batches(model, batch_size: int, count: int) -> list[dict]:
+    """Made-up batches with the real shapes."""
+    import torch
+
+    torch.manual_seed(0)
+    return [model.example(batch_size) for _ in range(count)]
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def bare_forward(model, batches: list[dict]) -> None:
+    """The forward passes that MULTIFLOW needs, without looking at anything."""
+    import torch
+
+    with torch.no_grad():
+        for pair in batches:
+            for batch in pair.values():
+                model.observe(batch)
+
+
+def bare_backward(model, batches: list[dict]) -> None:
+    """Forward and backward of the same losses that SNIP differentiates, into the prunable weights."""
+    layers = model.prunable_layers()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for layer in layers.values():
+        layer.weight.requires_grad_(True)
+    for pair in batches:
+        for batch in pair.values():
+            model.loss(batch).backward()
+    for layer in layers.values():
+        layer.weight.grad = None
+
+
+def largest_resident_set() -> int:
+    """Bytes this process held at most; not ru_maxrss, which a child inherits from its parent."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("this system does not tell the largest resident set: measure memory on Linux")
+
+
+def peak_memory(method: str, args: argparse.Namespace) -> dict[str, int]:
+    """Bytes held before and at the peak of one method; runs in a fresh process."""
+    from pruners import prune
+
+    model = make_model(args.model)
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    needs_data = method in ("multiflow", "snip", "forward", "backward")
+    batches = make_batches(model, args.batch_size, 1) if needs_data else []
+    before = largest_resident_set()
+    if method == "forward":
+        bare_forward(model, batches)
+    elif method == "backward":
+        bare_backward(model, batches)
+    elif method != "nothing":
+        prune(model, batches, method, SPARSITIES)
+    peak = largest_resident_set()
+    return {"weights": weights, "before": before, "peak": peak}
+
+
+def measure_memory(args: argparse.Namespace) -> None:
+    """Peak memory of each method over the weights' size."""
+    found = {}
+    methods = ("nothing", "omp", "l2", "lamp", "forward", "multiflow", "backward", "snip")
+    for method in methods:
+        command = [sys.executable, "-m", "benchmarks.pruning", "--memory", method, "--model", args.model]
+        command += ["--batch_size", str(args.batch_size)]
+        found[method] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        peak, weights = found[method]["peak"], found[method]["weights"]
+        print(f"peak memory of {method:10s} {peak / 1e9:6.2f} GB = {peak / weights:.2f} x the weights")
+    gradients = found["nothing"]["weights"]
+    extra = found["snip"]["peak"] - found["backward"]["peak"]
+    print(f"SNIP beyond forward+backward: {extra / 1e9:.2f} GB ({extra / gradients:.2f} x the weights)")
+
+
+def measure_time(args: argparse.Namespace) -> None:
+    """Seconds of pruning beside the bare passes, in turn."""
+    from pruners import prune
+    from pruners.session import Session
+    from pruners.statistics import InputNorms
+
+    model = make_model(args.model)
+    batches = make_batches(model, args.batch_size, args.batches)
+    kinds: dict[str, Callable[[], object]] = {
+        "bare forward": lambda: bare_forward(model, batches),
+        "one global magnitude prune": lambda: prune(model, [], "omp", (0.75,)),
+        "multiflow, three sparsities": lambda: prune(model, batches, "multiflow", SPARSITIES),
+        "bare forward + backward": lambda: bare_backward(model, batches),
+        "snip, one sparsity": lambda: prune(model, batches, "snip", (0.75,)),
+        "lamp, three sparsities": lambda: prune(model, [], "lamp", SPARSITIES),
+    }
+    best = dict.fromkeys(kinds, float("inf"))
+    for _ in range(args.repeats):
+        for kind, work in kinds.items():
+            best[kind] = min(best[kind], timed(work))
+    for kind, seconds in best.items():
+        print(f"{kind:30s} {seconds:7.2f} s")
+    allowed = 1.15 * best["bare forward"] + 1.5 * best["one global magnitude prune"]
+    took = best["multiflow, three sparsities"]
+    print(f"multiflow / (1.15 x bare forward + 1.5 x global magnitude prune) = {took / allowed:.3f} (bound: 1)")
+    print(f"multiflow / bare forward = {took / best['bare forward']:.3f}")
+    ratio = best["snip, one sparsity"] / best["bare forward + backward"]
+    print(f"snip / (forward + backward) = {ratio:.3f} (bound: 1.1)")
+    session = Session(model, batches[:1], "multiflow")
+    session.masks((0.5,))
+    statistic: InputNorms = session.pruner.norms  # type: ignore[union-attr]
+    held = sum(t.numel() * t.element_size() for t in (statistic._sums, statistic._fresh))
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    print(f"multiflow's statistics: {held / 1e6:.1f} MB = {100 * held / weights:.2f} % of the weights (bound: 2 %)")
+
+
+def main() -> None:
+    """Measure and print."""
+    args = parse_args()
+    if args.memory:
+        print(json.dumps(peak_memory(args.memory, args)))
+        return
+    measure_time(args)
+    measure_memory(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Read a YAML file or a dict into a dataclass, and say in one sentence what is wrong with it.
+
+A configuration is a (nested) dataclass: its fields are the allowed keys, its annotations the types.
+Unknown keys are errors that name the nearest valid key. YAML 1.1 reads `1e-5` as a string: that is
+an error that says how to write it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from console.errors import InputError, explain_os_error, nearest
+
+CONFIGS = Path(__file__).parent
+
+LIBRARIES = ("timm:", "hf:")
+"""Prefixes of model names that stand for any model of a library."""
+
+T = TypeVar("T")
+
+
+def model_names() -> list[str]:
+    """Names of the shipped models: the folders of `configs/` with a `model.yaml`."""
+    return sorted(path.parent.name for path in CONFIGS.glob("*/model.yaml"))
+
+
+def task_file(model: str, task: str) -> Path:
+    """The shipped configuration `configs/<model>/<task>.yaml`; InputError when there is none.
+
+    Models of other libraries (timm:<name>, hf:<name>) share one folder a library.
+    """
+    model = model.partition(":")[0] if model.startswith(LIBRARIES) else model
+    if not (CONFIGS / model).is_dir():
+        raise InputError(
+            f"unknown model '{model}'{nearest(model, model_names())}: choose one of {', '.join(model_names())}"
+        )
+    path = CONFIGS / model / f"{task}.yaml"
+    if not path.is_file():
+        tasks = sorted(p.stem for p in path.parent.glob("*.yaml"))
+        raise InputError(f"model '{model}' has no configuration for '{task}' (it has: {', '.join(tasks)})")
+    return path
+
+
+def read_yaml(path: Path | str) -> dict[str, Any]:
+    """Read a YAML mapping; InputError when the file is missing, broken, or no mapping."""
+    path = Path(path)
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise explain_os_error(error, f"read the configuration {path}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark else ""
+        raise InputError(f"{path} is not valid YAML{line}: {getattr(error, 'problem', error)}") from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InputError(f"{path} must hold a mapping of keys to values, not a {type(value).__name__}")
+    return value
+
+
+def parse(schema: type[T], mapping: dict[str, Any], where: str) -> T:
+    """Build the dataclass `schema` from `mapping`.
+
+    where: names the source in error messages, for example a file name.
+    Raises InputError for an unknown key, a missing key or a value of the wrong type.
+    """
+    hints = typing.get_type_hints(schema)
+    fields = {field.name: field for field in dataclasses.fields(schema)}  # type: ignore[arg-type]
+    for key in mapping:
+        if key not in fields:
+            raise InputError(f"{where}: unknown key '{key}'{nearest(str(key), fields)}")
+    values = {}
+    for name, field in fields.items():
+        if name in mapping:
+            values[name] = _convert(hints[name], mapping[name], where, name)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise InputError(f"{where}: the key '{name}' is missing")
+    return schema(**values)
+
+
+def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
+    """Check `value` against the annotation `hint`; returns it, built into a dataclass where asked."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        options = [option for option in typing.get_args(hint) if option is not type(None)]
+        if value is None and len(options) < len(typing.get_args(hint)):
+            return None
+        for option in options[:-1]:
+            try:
+                return _convert(option, value, where, key)
+            except InputError:
+                continue
+        return _convert(options[-1], value, where, key)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise _wrong_type(value, "a mapping", where, key)
+        return parse(typing.cast(type, hint), value, f"{where}: {key}")
+    if origin is list:
+        if not isinstance(value, list):
+            raise _wrong_type(value, "a list", where, key)
+        return [_convert(typing.get_args(hint)[0], item, where, f"{key}[{i}]") for i, item in enumerate(value)]
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise _wrong_type(value, "a mapping", where, key)
+        item_hint = typing.get_args(hint)[1]
+        return {str(k): _convert(item_hint, item, where, f"{key}.{k}") for k, item in value.items()}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is Any:
+        return value
+    if type(value) is not hint:
+        raise _wrong_type(
+            value,
+            {float: "a number", int: "a whole number", str: "text", bool: "true or false"}[hint],
+            where,
+            key,
+        )
+    return value
+
+
+def _wrong_type(value: Any, wanted: str, where: str, key: str) -> InputError:
+    message = f"{where}: '{key}' must be {wanted}, not {value!r}"
+    if isinstance(value, str):
+        try:
+            float(value)
+            message += f" (YAML reads this as text: write {_with_dot(value)})"
+        except ValueError:
+            pass
+    return InputError(message)
+
+
+def _with_dot(number: str) -> str:
+    """'1e-5' -> '1.0e-5', the spelling that YAML 1.1 reads as a number."""
+    mantissa, _, exponent = number.lower().partition("e")
+    if exponent and exponent[0] not in "+-":
+        exponent = f"+{exponent}"
+    return (mantissa if "." in mantissa else f"{mantissa}.0") + (f"e{exponent}" if exponent else "")

@@ -1,0 +1,54 @@
+"""Errors a user can mend, and the one place where a command ends.
+
+Bad input is an `InputError` whose text is one sentence: what is wrong, where, and what to do.
+`run_command` prints it without a traceback and exits with code 2.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import sys
+from collections.abc import Callable, Iterable
+
+INTERRUPTED = 130  # what shells use for a process ended by Ctrl-C
+
+
+class InputError(Exception):
+    """Something the user gave is wrong; the message says what, where, and how to mend it."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """A hint ` (did you mean 'x'?)` naming the closest of `choices`, or an empty string."""
+    match = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    return f" (did you mean '{match[0]}'?)" if match else ""
+
+
+def explain_os_error(error: OSError, doing: str) -> InputError:
+    """Turn a failed file operation into a sentence; `doing` reads like 'write the mask to out/x'."""
+    code = error.errno or (errno.ENOENT if isinstance(error, FileNotFoundError) else 0)  # some libraries set none
+    reason = {
+        errno.ENOSPC: "the disk is full; free some space or choose another folder",
+        errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
+        errno.EACCES: "permission is denied; choose a folder you may write to",
+        errno.EPERM: "the operation is not permitted there; choose another folder",
+        errno.EROFS: "the file system is read-only; choose another folder",
+        errno.ENOENT: "no such file or folder; check the path",
+        errno.ENOTDIR: "a part of the path is a file, not a folder; check the path",
+        errno.EEXIST: "something else is in the way there; choose another name",
+        errno.EISDIR: "a folder of that name is in the way; choose another name",
+        errno.ENAMETOOLONG: "the name is too long for the file system; choose a shorter one",
+    }.get(code, f"{error.strerror or error}; check the path")
+    return InputError(f"cannot {doing}: {reason}")
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run a command's `main`; mendable errors end it with one line on stderr and exit code 2."""
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)

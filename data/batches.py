@@ -1,0 +1,97 @@
+"""Batches as a pure function of the seed and their number.
+
+Batch t of a side (general, region, ...) does not depend on workers, processes, or on what was loaded before; so a
+run can be spread, stopped and resumed without changing a bit.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from console.errors import InputError
+from data.images import ImageError
+from data.randomness import permutation, seeded
+from data.readers import Batch, Reader
+from data.regions import RegionError
+
+Unit = tuple[int, str]
+"""Number of a batch and its side."""
+
+RETRIES = 10  # samples tried in place of one that cannot be read
+
+
+@dataclass
+class Loaded:
+    """A batch and what became of its samples."""
+
+    batch: Batch
+    used: list[int]
+    failed: list[str]
+
+
+class Side(Dataset[Loaded]):
+    """All batches of one reader: item t is batch t, in the order that the seed draws for each epoch."""
+
+    def __init__(self, name: str, reader: Reader, batch_size: int, seed: int):
+        self.name, self.reader, self.batch_size, self.seed = name, reader, batch_size, seed
+        n = len(reader.source)
+        last = n % batch_size
+        # A last batch of a single sample has no negatives: leave it out unless it is all there is.
+        self.batches = n // batch_size + int(last > 1 or (last == 1 and n == 1))
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def planned(self, t: int) -> list[int]:
+        """Indices of the records of batch t."""
+        epoch, position = divmod(t, self.batches)
+        if self._order[0] != epoch:
+            self._order = (epoch, permutation(len(self.reader.source), self.seed, self.name, "order", epoch))
+        return self._order[1][position * self.batch_size : (position + 1) * self.batch_size]
+
+    def __getitem__(self, t: int) -> Loaded:
+        samples, used, failed = [], [], []
+        for position, index in enumerate(self.planned(t)):
+            with seeded(self.seed, self.name, "sample", t, position) as rng:
+                sample, index = self._read(index, rng, failed)
+            samples.append(sample)
+            used.append(index)
+        with seeded(self.seed, self.name, "batch", t) as rng:
+            return Loaded(self.reader.collate(samples, self.batch_size, rng), used, failed)
+
+    def _read(self, index: int, rng: random.Random, failed: list[str]) -> tuple[Any, int]:
+        """The sample, or another one in place of what cannot be read."""
+        for _ in range(RETRIES):
+            try:
+                return self.reader.sample(index, rng), index
+            except (ImageError, RegionError) as error:
+                name = self.reader.source.name(index)
+                failed.append(str(error) if isinstance(error, ImageError) else f"{name} ({error})")
+                index = rng.randrange(len(self.reader.source))
+        raise InputError(f"{RETRIES} images in a row cannot be read (last: {failed[-1]}): check the image folder")
+
+
+class Sides(Dataset[Loaded]):
+    """Several sides stepped together; item (t, side) is batch t of that side."""
+
+    def __init__(self, readers: dict[str, Reader], batch_size: int, seed: int):
+        if batch_size < 1:
+            raise InputError(f"the batch size must be at least 1, not {batch_size}")
+        self.sides = {name: Side(name, reader, batch_size, seed) for name, reader in readers.items()}
+        self.ends = min(side.batches for side in self.sides.values())  # the shorter side ends an epoch
+
+    def __getitem__(self, unit: Unit) -> Loaded:
+        t, side = unit
+        return self.sides[side][t]
+
+    def load(self, wanted: Sequence[Unit], num_workers: int = 0) -> Iterator[tuple[int, str, Loaded]]:
+        """The wanted batches in order, loaded ahead by `num_workers` processes."""
+        # A generator of its own: the loader would otherwise draw from the global one.
+        generator = torch.Generator().manual_seed(0)
+        loader = DataLoader(self, batch_size=None, sampler=wanted, num_workers=num_workers, generator=generator)
+        for (t, side), loaded in zip(wanted, loader, strict=True):
+            yield t, side, loaded

@@ -1,0 +1,64 @@
+"""Choose the words that masked language modelling hides (whole words, now and then spans of them)."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from data.tokenizer import Tokenizer
+
+IGNORED = -100
+"""Label of positions that the loss skips."""
+
+
+@dataclass(frozen=True)
+class Masking:
+    """probability: share of tokens hidden, at most `most`. skipgram: probability of a span of 2 to `span` tokens."""
+
+    probability: float = 0.25
+    most: int = 8
+    skipgram: float = 0.2
+    span: int = 3
+
+
+def mask_tokens(
+    tokens: list[int], tokenizer: Tokenizer, masking: Masking, rng: random.Random
+) -> tuple[list[int], list[int], list[int]]:
+    """Hide some of `tokens` ([CLS] first, never hidden).
+
+    Returns the tokens with some replaced, the positions hidden and their original ids, both padded to
+    `masking.most` (positions with 0, ids with -100, so that the loss skips them).
+    """
+    budget = min(masking.most, max(1, round(masking.probability * len(tokens))))
+    chosen = _choose(tokens, tokenizer, masking, budget, rng)
+    hidden = list(tokens)
+    for position in chosen:
+        draw = rng.random()
+        if draw < 0.8:
+            hidden[position] = tokenizer.mask
+        elif draw < 0.9:
+            hidden[position] = rng.randrange(len(tokenizer))
+    padding = masking.most - len(chosen)
+    originals = [tokens[position] for position in chosen]
+    return hidden, chosen + [0] * padding, originals + [IGNORED] * padding
+
+
+def _choose(tokens: list[int], tokenizer: Tokenizer, masking: Masking, budget: int, rng: random.Random) -> list[int]:
+    """Positions to hide: spans grown to whole words, a random subset if there are more than the budget."""
+    order = list(range(1, len(tokens)))
+    rng.shuffle(order)
+    chosen: dict[int, None] = {}  # a set that remembers the order
+    for position in order:
+        if len(chosen) >= budget:
+            break
+        if position in chosen:
+            continue
+        length = rng.randint(2, masking.span) if rng.random() < masking.skipgram else 1
+        start, end = position, position + length
+        while start > 1 and tokenizer.is_continuation(tokens[start]):
+            start -= 1
+        while end < len(tokens) and tokenizer.is_continuation(tokens[end]):
+            end += 1
+        chosen |= dict.fromkeys(range(start, min(end, len(tokens))))
+    positions = list(chosen)
+    return rng.sample(positions, budget) if len(positions) > budget else positions

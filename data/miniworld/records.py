@@ -1,0 +1,212 @@
+"""The annotation files of each part, in the formats of the data sets they stand for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import PurePosixPath
+from typing import Any
+
+from data.miniworld.captions import draw_captions
+from data.miniworld.parts import (
+    FLOWER_CLASSES,
+    IMAGENET_CLASSES,
+    SPLITS,
+    class_name,
+    scaled,
+    scene_for,
+    text_draws,
+    wnid,
+)
+from data.miniworld.questions import Asker, ten_answers
+from data.miniworld.regions import Region
+from data.miniworld.words import ANSWERS
+from data.miniworld.write import Writer
+
+Records = list[tuple[str, Any]]
+
+# questions a scene, and the first question id
+VQA = (("train", 4, 1), ("val", 6, 1_000_001), ("vg", 2, 2_000_001), ("test", 4, 3_000_001))
+
+
+def write_calibration(writer: Writer) -> None:
+    """What pruners look at: CC3M-like pairs with one caption, Visual Genome-like regions."""
+    captions = writer.pictures("cc3m", "caption")
+    writer.json("data/pretrain/cc3m_pretrain.json", [_pair(path, said[0]) for path, said in captions])
+    regions = writer.pictures("vg", "regions")
+    writer.json("data/pretrain/vg_regions.json", _regions(regions))
+    writer.json("data/pretrain/vg_dense_gby_image.json", _dense(regions))
+
+
+def write_pretrain(writer: Writer) -> None:
+    """The rest of the pretraining set; the SBU-like samples are webdataset shards and need no list."""
+    captions = writer.pictures("cc3m_more", "captions")
+    writer.json("data/pretrain/cc3m_more_pretrain.json", [_pair(path, said) for path, said in captions])
+    writer.pictures("sbu", "caption")
+    regions = writer.pictures("vg_more", "regions")
+    writer.json("data/pretrain/vg_more_regions.json", _regions(regions))
+    writer.json("data/pretrain/vg_more_dense_gby_image.json", _dense(regions))
+    coco = writer.pictures("coco", "captions")
+    writer.json(
+        "data/pretrain/coco_karpathy_gby_image.json",
+        [{"image": _below(path, "images/coco"), "dataset": "coco", "caption": said} for path, said in coco],
+    )
+
+
+def write_regions(writer: Writer) -> None:
+    """Regions that no pretraining saw, to measure box prediction on."""
+    writer.json("data/pretrain/vg_regions_val.json", _regions(writer.pictures("vg_val", "regions")))
+
+
+def _pair(path: str, caption: str | list[str]) -> dict[str, Any]:
+    return {"image": _below(path, "images/cc3m"), "caption": caption, "dataset": "cc3m"}
+
+
+def _regions(records: Records) -> list[dict[str, Any]]:
+    """X-VLM's region file. Its images are opened as they are, without a root before them."""
+    return [{"image": path, "elems": [_element(region) for region in regions]} for path, regions in records]
+
+
+def _element(region: Region) -> dict[str, Any]:
+    element: dict[str, Any] = {"caption": region.caption, "bb": list(region.box)}
+    return element if region.attributes is None else {**element, "attributes": region.attributes}
+
+
+def _dense(records: Records) -> list[dict[str, Any]]:
+    """The same regions grouped by image, as BLIP's side reads them: attributes are part of the caption."""
+    return [
+        {
+            "image": _name(path),
+            "dataset": "vg",
+            "caption": [" ".join(filter(None, (r.attributes, r.caption))) for r in regions],
+            "bb": [list(r.box) for r in regions],
+        }
+        for path, regions in records
+    ]
+
+
+def write_itr(writer: Writer) -> None:
+    """COCO-Karpathy retrieval: one training record a caption, five captions a record elsewhere."""
+    writer.json("data/finetune/itr/coco_train.json", _one_a_record(writer.pictures("itr_train", "captions")))
+    for split in ("val", "test"):
+        records = writer.pictures(f"itr_{split}", "captions")
+        writer.json(f"data/finetune/itr/coco_{split}.json", _five_a_record(records))
+
+
+def write_ic(writer: Writer) -> None:
+    """COCO-Karpathy captioning over the pictures and captions of retrieval, with COCO's ground truth."""
+
+    def captions(split: str) -> Records:
+        records = []
+        for index in range(scaled(split, writer.scale)):
+            scene, draws = scene_for(split, index, writer.seed), text_draws(split, index, writer.seed)
+            said = draw_captions(draws, scene, SPLITS[split].phrasing, 5)
+            records.append((SPLITS[split].path(index), [caption.text for caption in said]))
+            writer.advance(1)
+        return records
+
+    folder = "data/finetune/ic"
+    writer.json(f"{folder}/coco_karpathy_train.json", _one_a_record(captions("itr_train")))
+    for split in ("val", "test"):
+        records = captions(f"itr_{split}")
+        writer.json(f"{folder}/coco_karpathy_{split}.json", _five_a_record(records))
+        writer.json(f"{folder}/coco_karpathy_{split}_gt.json", _ground_truth(records))
+
+
+def karpathy_id(path: str) -> int:
+    """COCO's image id: the last `_` field of the file's stem."""
+    return int(PurePosixPath(path).stem.rpartition("_")[2])
+
+
+def _one_a_record(records: Records) -> list[dict[str, Any]]:
+    return [
+        {"image": _below(path, "images/coco"), "image_id": f"coco_{karpathy_id(path)}", "caption": caption}
+        for path, captions in records
+        for caption in captions
+    ]
+
+
+def _five_a_record(records: Records) -> list[dict[str, Any]]:
+    return [{"image": _below(path, "images/coco"), "caption": captions} for path, captions in records]
+
+
+def _ground_truth(records: Records) -> dict[str, Any]:
+    pairs = [(karpathy_id(path), caption) for path, captions in records for caption in captions]
+    return {
+        "images": [{"id": karpathy_id(path)} for path, _ in records],
+        "annotations": [
+            {"id": number, "image_id": image, "caption": caption}
+            for number, (image, caption) in enumerate(pairs, start=1)
+        ],
+    }
+
+
+def write_vqa(writer: Writer) -> None:
+    """VQA 2 and Visual Genome questions; every record also names its kind, as the official files do."""
+    folder, given = "data/finetune/vqa", Counter()
+    for split, per_scene, first in VQA:
+        paths = [path for path, _ in writer.pictures(f"vqa_{split}")]
+        records, asker = [], Asker()
+        for index, path in enumerate(paths):
+            name = f"vqa_{split}"
+            draws = text_draws(name, index, writer.seed)
+            scene = scene_for(name, index, writer.seed)
+            for number, question in enumerate(asker.ask(draws, scene, per_scene)):
+                answers = ten_answers(draws, question)
+                records.append(
+                    {
+                        "question_id": first + 10 * index + number,
+                        "question": question.text,
+                        "answer": question.answer if split == "vg" else answers,
+                        "image": f"image/{_name(path)}" if split == "vg" else _below(path, "images/coco"),
+                        "dataset": "vg" if split == "vg" else "vqa",
+                        "question_type": question.kind,
+                    }
+                )
+        if split == "test":  # the official test answers are nobody's: ours lie with the truth
+            writer.json("truth/vqa_test_answers.json", records)
+            records = [{key: r[key] for key in r if key != "answer"} for r in records]
+        else:
+            given.update(a for r in records for a in ([r["answer"]] * 10 if split == "vg" else r["answer"]))
+        writer.json(f"{folder}/{'vg_qa' if split == 'vg' else name}.json", records)
+    every = [answer for answers in ANSWERS.values() for answer in answers]
+    writer.json(f"{folder}/answer_list.json", sorted(every, key=lambda a: (-given[a], every.index(a))))
+
+
+def write_imagenet(writer: Writer) -> None:
+    """One folder a class; a class is a texture and a shape."""
+    writer.pictures("imagenet")
+    rows = [(wnid(label), class_name("imagenet", label)) for label in range(len(IMAGENET_CLASSES))]
+    writer.csv("data/imagenet/annots/metadata.csv", ("folder_name", "class_name"), rows)
+
+
+def write_flowers102(writer: Writer) -> None:
+    """One folder for all pictures, splits and classes in a table; a class is a colour and a shape."""
+    rows: list[tuple[Any, ...]] = []
+    for split in ("train", "val", "test"):
+        records = writer.pictures(f"flowers_{split}")
+        classes = SPLITS[f"flowers_{split}"].classes
+        rows += [(_name(path), split, i % classes) for i, (path, _) in enumerate(records)]
+    writer.csv("data/flowers102/annots/split.csv", ("filename", "split", "class"), rows)
+    names = [(label, class_name("flowers", label)) for label in range(len(FLOWER_CLASSES))]
+    writer.csv("data/flowers102/annots/metadata.csv", ("idx", "class_name"), names)
+
+
+def _name(path: str) -> str:
+    return PurePosixPath(path).name
+
+
+def _below(path: str, root: str) -> str:
+    return str(PurePosixPath(path).relative_to(root))
+
+
+WRITERS: dict[str, Callable[[Writer], None]] = {
+    "calibration": write_calibration,
+    "pretrain": write_pretrain,
+    "regions": write_regions,
+    "itr": write_itr,
+    "ic": write_ic,
+    "vqa": write_vqa,
+    "imagenet": write_imagenet,
+    "flowers102": write_flowers102,
+}

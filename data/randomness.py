@@ -1,0 +1,36 @@
+"""Random numbers of a sample or a batch as a pure function of where it stands: seed, epoch, position.
+
+Nothing depends on which worker or process loads it, nor on what was loaded before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import random
+from collections.abc import Iterator
+
+import torch
+
+
+def derive_seed(*path: int | str) -> int:
+    """A 63-bit seed from a path such as (42, "general", epoch, index)."""
+    text = "/".join(map(str, path))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+@contextlib.contextmanager
+def seeded(*path: int | str) -> Iterator[random.Random]:
+    """Start torch's global generator (image transforms draw from it) from the path; yields Python's of the same seed.
+
+    torch's generator is put back afterwards.
+    """
+    seed = derive_seed(*path)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield random.Random(seed)
+
+
+def permutation(n: int, *path: int | str) -> list[int]:
+    """A permutation of range(n) drawn from the path."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(derive_seed(*path))).tolist()

@@ -1,0 +1,70 @@
+"""Read annotation files: JSON lists of records, checked once so that a bad one is named before the work starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from console.errors import InputError, explain_os_error
+
+Record = dict[str, Any]
+
+
+def read_json_list(path: Path | str) -> list[Record]:
+    """The records of an annotation file; InputError when it is missing, no JSON, or no list of objects."""
+    path = Path(path)
+    try:
+        records = json.loads(path.read_bytes())
+    except OSError as error:
+        raise explain_os_error(error, f"read the annotations {path}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        line = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
+        raise InputError(f"{path} is not valid JSON{line}: fetch or write it again") from error
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise InputError(f"{path} must be one list of records ({{...}}), but it is not: check the file")
+    if not records:
+        raise InputError(f"{path} has no records: the data set is empty")
+    return records
+
+
+def check_fields(records: list[Record], path: Path | str, checks: dict[str, Callable[[Any], bool]]) -> None:
+    """InputError naming the first record that lacks a field or holds the wrong kind of value."""
+    for index, record in enumerate(records):
+        for field, is_valid in checks.items():
+            if field not in record:
+                raise InputError(f"{path}: record {index} has no field '{field}'")
+            if not is_valid(record[field]):
+                raise InputError(f"{path}: record {index} has an unusable '{field}': {str(record[field])[:80]!r}")
+
+
+def is_text(value: Any) -> bool:
+    """A string with something in it."""
+    return isinstance(value, str) and bool(value.strip())
+
+
+def is_caption(value: Any) -> bool:
+    """A text, or a list of texts with at least one."""
+    return is_text(value) or (isinstance(value, list) and bool(value) and all(map(is_text, value)))
+
+
+def is_box(value: Any) -> bool:
+    """[x, y, w, h], numbers."""
+    return isinstance(value, list) and len(value) == 4 and all(isinstance(v, int | float) for v in value)
+
+
+def is_elements(value: Any) -> bool:
+    """Regions: {"caption", "bb", "attributes"?} each."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(e, dict) and is_caption(e.get("caption")) and is_box(e.get("bb")) for e in value)
+    )
+
+
+def join_root(root: str, image: str) -> str:
+    """`image` below `root`, unless it already starts with it."""
+    if not root or image.startswith(root):
+        return image
+    return str(Path(root) / image)

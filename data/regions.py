@@ -1,0 +1,119 @@
+"""Cut a random view out of an image with described regions, and keep the regions that lie in it.
+
+Zeng et al., ICML 2022 (X-VLM): one crop holds at least one region wholly; others may be clipped.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RegionSampling:
+    """most: texts an image gives at the most. visible: a region must show more than this share of its box."""
+
+    most: int = 1
+    visible: float = 0.5
+
+
+@dataclass(frozen=True)
+class Region:
+    """A text and where it is true: box (cx, cy, w, h) as shares of the view, patch mask [p], or the whole image."""
+
+    text: str
+    box: tuple[float, float, float, float]
+    patches: Tensor
+    is_image: bool
+
+
+class RegionError(Exception):
+    """A record's boxes do not fit its image; the message says which."""
+
+
+def sample_view(
+    image: Image.Image,
+    record: dict[str, Any],
+    image_size: int,
+    patch_size: int,
+    flip_probability: float,
+    sampling: RegionSampling,
+    rng: random.Random,
+) -> tuple[Image.Image, list[Region]]:
+    """A square view of `image_size` pixels and the regions in it.
+
+    record: {"elems": [{"caption", "bb": [x, y, w, h], "attributes"?}], "caption"?} in pixels of `image`. An outer
+    caption is a text of the whole view and uses up one of `sampling.most`. Raises RegionError for impossible boxes.
+    """
+    elements = record["elems"]
+    x0, y0, x1, y1 = _crop_around(rng.choice(elements), image.size, rng)
+    flipped = rng.random() < flip_probability
+    view = image.crop((x0, y0, x1, y1))
+    if flipped:
+        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    view = view.resize((image_size, image_size), Image.Resampling.BICUBIC)
+    grid = image_size // patch_size
+    regions = []
+    if record.get("caption"):
+        whole = torch.ones(1 + grid * grid, dtype=torch.long)
+        regions.append(Region(_one_of(record["caption"], rng), (0.5, 0.5, 1.0, 1.0), whole, True))
+    for element in rng.sample(elements, len(elements)):
+        if len(regions) >= sampling.most:
+            break
+        x, y, w, h = element["bb"]
+        left, top = max(x, x0), max(y, y0)
+        right, bottom = min(x + w, x1), min(y + h, y1)
+        if right <= left or bottom <= top or (right - left) * (bottom - top) <= sampling.visible * w * h:
+            continue
+        width, height = right - left, bottom - top
+        left, top = left - x0, top - y0
+        if flipped:
+            left = (x1 - x0) - left - width
+        scale_x, scale_y = image_size / (x1 - x0), image_size / (y1 - y0)
+        box = (left * scale_x, top * scale_y, width * scale_x, height * scale_y)
+        text = _one_of(element["caption"], rng)
+        if element.get("attributes"):
+            text = f"{_one_of(element['attributes'], rng)} {text}"
+        regions.append(Region(text, _centred(box, image_size), patch_mask(box, grid, patch_size), False))
+    return view, regions
+
+
+def patch_mask(box: tuple[float, float, float, float], grid: int, patch_size: int) -> Tensor:
+    """box (x, y, w, h) in pixels of the view -> [1 + grid^2] int64: 1 for CLS and every patch the box touches."""
+    x, y, w, h = box
+    left, right = _cells(x, x + w, grid, patch_size)
+    top, bottom = _cells(y, y + h, grid, patch_size)
+    cells = torch.zeros(grid, grid, dtype=torch.long)
+    cells[top:bottom, left:right] = 1
+    return torch.cat([torch.ones(1, dtype=torch.long), cells.flatten()])
+
+
+def _cells(start: float, end: float, grid: int, patch_size: int) -> tuple[int, int]:
+    """First and last (exclusive) cell of a span, clipped to the grid, at least one cell."""
+    first = min(max(math.floor(start / patch_size), 0), grid - 1)
+    last = min(max(math.ceil(end / patch_size), first + 1), grid)
+    return first, last
+
+
+def _crop_around(element: dict[str, Any], size: tuple[int, int], rng: random.Random) -> tuple[int, int, int, int]:
+    """A random crop that holds the element's whole box."""
+    width, height = size
+    x, y, w, h = (int(v) for v in element["bb"])
+    if not (x >= 0 and y >= 0 and w > 0 and h > 0 and x + w <= width and y + h <= height):
+        raise RegionError(f"box {element['bb']} does not fit its image of {width}x{height} pixels")
+    return rng.randint(0, x), rng.randint(0, y), rng.randint(x + w, width), rng.randint(y + h, height)
+
+
+def _centred(box: tuple[float, float, float, float], image_size: int) -> tuple[float, float, float, float]:
+    x, y, w, h = box
+    return ((x + w / 2) / image_size, (y + h / 2) / image_size, w / image_size, h / image_size)
+
+
+def _one_of(text: str | list[str], rng: random.Random) -> str:
+    return rng.choice(text) if isinstance(text, list) else text

@@ -1,0 +1,48 @@
+"""Image-text retrieval data in the COCO Karpathy format: a gallery of images and all their captions."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from console.errors import InputError
+from data.images import ImageError, read_image
+from data.records import check_fields, is_caption, is_text, join_root, read_json_list
+from data.sources import Files
+from data.text import pre_caption
+from data.transforms import evaluation_transform
+from models.base import ImageShape
+
+
+class Gallery(Dataset[Tensor]):
+    """Images [3, H, W] by number; `texts` all captions; `image_of_text[j]` and `texts_of_image[i]` pair them.
+
+    files: one annotation file of records {"image", "caption": str or list}, image paths below `image_root`.
+    """
+
+    def __init__(self, files: Files, shape: ImageShape, max_words: int, limit: int | None = None):
+        files = files.resolved()
+        path = files.path(files.annotations[0])
+        records = read_json_list(path)
+        check_fields(records, path, {"image": is_text, "caption": is_caption})
+        root = files.path(next(iter(files.image_roots.values()))) if files.image_roots else files.root
+        self.texts: list[str] = []
+        self.image_of_text: list[int] = []
+        self.texts_of_image: list[list[int]] = []
+        self.images: list[str] = []
+        for i, record in enumerate(records[:limit]):
+            captions = record["caption"] if isinstance(record["caption"], list) else [record["caption"]]
+            self.images.append(join_root(root, record["image"]))
+            self.texts_of_image.append(list(range(len(self.texts), len(self.texts) + len(captions))))
+            self.image_of_text += [i] * len(captions)
+            self.texts += [pre_caption(caption, max_words) for caption in captions]
+        self._transform = evaluation_transform(shape)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> Tensor:
+        try:
+            return self._transform(read_image(self.images[i]))
+        except ImageError as error:
+            raise InputError(f"a gallery needs all its images, but one cannot be read: {error}") from error

@@ -1,0 +1,171 @@
+"""Where samples come from: annotation files and shards, as one numbered list of pairs or region records."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from console.errors import InputError
+from data.images import read_image
+from data.records import Record, check_fields, is_caption, is_elements, is_text, join_root, read_json_list
+from data.shards import ShardSample, expand_shards, index_shard
+from storage.hashing import hash_json
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+
+@dataclass(frozen=True)
+class Files:
+    """annotations: JSON files. image_roots: data set name -> folder that its image paths are below.
+
+    root: a folder before every relative path (annotations, shards, image roots); the working directory by default.
+    shards: webdataset patterns, pairs only. miniworld: parts of the mini world that the files belong to; they are
+    generated on first use and `root` becomes the world's folder. folder: a folder of class folders, labelled images
+    only.
+    """
+
+    annotations: list[str] = field(default_factory=list)
+    image_roots: dict[str, str] = field(default_factory=dict)
+    root: str = ""
+    shards: list[str] = field(default_factory=list)
+    miniworld: list[str] = field(default_factory=list)
+
+    def resolved(self) -> Files:
+        """These files with the mini world in place, where they lie in it."""
+        if not self.miniworld:
+            return self
+        from data.miniworld import ensure
+
+        roots = [ensure(part) for part in self.miniworld]
+        return dataclasses.replace(self, root=str(roots[0]), miniworld=[])
+
+    def path(self, name: str) -> str:
+        """`name` below `root`, unless it is absolute."""
+        return str(Path(self.root) / name) if self.root else name
+
+
+class Pairs:
+    """Images with captions: CC3M, SBU, COCO and VG dense captions, from JSON files and shards together."""
+
+    def __init__(self, files: Files):
+        files = files.resolved()
+        self._records: list[Record | ShardSample] = []
+        self.paths = [files.path(name) for name in files.annotations]
+        for path in self.paths:
+            records = read_json_list(path)
+            check_fields(records, path, {"image": is_text, "caption": is_caption})
+            for index, record in enumerate(records):
+                root = _root_of(record, files.image_roots, path, index)
+                record["image"] = join_root(files.path(root) if root else files.root, record["image"])
+            self._records += records
+        for pattern in files.shards:
+            for shard in expand_shards(files.path(pattern)):
+                self.paths.append(shard)
+                self._records += index_shard(shard)
+        if not self._records:
+            raise InputError("no annotation file and no shard is given: name at least one in the configuration")
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def name(self, index: int) -> str:
+        """The image's path, or shard and key."""
+        record = self._records[index]
+        return f"{record.shard}:{record.key}" if isinstance(record, ShardSample) else record["image"]
+
+    def file(self, index: int) -> str | None:
+        """The image file, None where it lies in a shard."""
+        record = self._records[index]
+        return None if isinstance(record, ShardSample) else record["image"]
+
+    def caption(self, index: int) -> str | list[str]:
+        """The caption or captions alone."""
+        record = self._records[index]
+        return record.read()[1] if isinstance(record, ShardSample) else record["caption"]
+
+    def read(self, index: int) -> tuple[Image.Image, str | list[str]]:
+        """The image and its caption or captions; ImageError when the image cannot be read."""
+        record = self._records[index]
+        if isinstance(record, ShardSample):
+            image, caption = record.read()
+            return read_image(image, self.name(index)), caption
+        return read_image(record["image"]), record["caption"]
+
+
+class RegionRecords:
+    """Images with described boxes: vg_regions.json. Paths are joined with `root` only."""
+
+    def __init__(self, files: Files):
+        files = files.resolved()
+        self._records: list[Record] = []
+        self.paths = [files.path(name) for name in files.annotations]
+        for path in self.paths:
+            records = read_json_list(path)
+            check_fields(records, path, {"image": is_text, "elems": is_elements})
+            for record in records:
+                record["image"] = join_root(files.root, record["image"])
+            self._records += records
+        if not self._records:
+            raise InputError("no region file is given: name at least one in the configuration")
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def name(self, index: int) -> str:
+        """The image's path."""
+        return self._records[index]["image"]
+
+    file = name
+
+    def read(self, index: int) -> tuple[Image.Image, dict[str, Any]]:
+        """The image and its record; ImageError when the image cannot be read."""
+        return read_image(self._records[index]["image"]), self._records[index]
+
+
+class LabelledImages:
+    """Images in one folder a class, as ImageNet's `train`; labels are the positions of the sorted folder names."""
+
+    def __init__(self, files: Files):
+        files = files.resolved()
+        folder = Path(files.path(files.folder))
+        self.classes = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+        if not self.classes:
+            raise InputError(f"{folder} has no class folders: unpack the images there, one folder a class")
+        self.paths: list[str] = []
+        self._images: list[tuple[str, int]] = []
+        for label, name in enumerate(self.classes):
+            found = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            self._images += [(str(path), label) for path in found]
+        if not self._images:
+            raise InputError(f"{folder} has class folders but no images in them")
+        self.listing = hash_json(self._images)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def name(self, index: int) -> str:
+        """The image's path."""
+        return self._images[index][0]
+
+    def file(self, index: int) -> None:
+        """The folder was just listed: the files are there."""
+        return
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """The image and its label; ImageError when it cannot be read."""
+        path, label = self._images[index]
+        return read_image(path), label
+
+
+def _root_of(record: Record, roots: dict[str, str], path: str, index: int) -> str:
+    """The image root of the record's data set; without roots, paths are used as they are."""
+    if not roots:
+        return ""
+    dataset = record.get("dataset", next(iter(roots)) if len(roots) == 1 else None)
+    if dataset not in roots:
+        raise InputError(f"{path}: record {index} has dataset {dataset!r}, but image_roots knows {', '.join(roots)}")
+    return roots[dataset]

@@ -1,0 +1,34 @@
+"""Text preprocessing: the caption and question rules of X-VLM's data sets, which MULTIFLOW uses for both VLMs."""
+
+from __future__ import annotations
+
+import re
+
+_DELETED = re.compile(r"[,.'!?\"()*#:;~]")
+_WHITESPACE = re.compile(r"\s{2,}")
+
+
+def _clean(text: str) -> str:
+    text = _DELETED.sub("", text.lower())
+    return text.replace("-", " ").replace("/", " ").replace("<person>", "person")
+
+
+def pre_caption(caption: str, max_words: int) -> str:
+    """Lower-case, delete punctuation, collapse white space, keep the first `max_words` words.
+
+    Raises ValueError when nothing is left: the caller knows which record it was.
+    """
+    caption = _WHITESPACE.sub(" ", _clean(caption)).rstrip("\n").strip(" ")
+    words = caption.split(" ")
+    if len(words) > max_words:
+        caption = " ".join(words[:max_words])
+    if not caption:
+        raise ValueError("the caption is empty after preprocessing")
+    return caption
+
+
+def pre_question(question: str, max_words: int) -> str:
+    """As captions, but trailing spaces only are stripped and inner ones kept; the first `max_words` words."""
+    question = _clean(question).rstrip(" ")
+    words = question.split(" ")
+    return " ".join(words[:max_words]) if len(words) > max_words else question

@@ -1,0 +1,1 @@
+"""What a model can do: recall@k, caption scores, VQA accuracy."""

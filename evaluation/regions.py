@@ -1,0 +1,28 @@
+"""How well a model finds what a text names: mean IoU of predicted and true boxes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import box_convert, box_iou
+
+from data.batches import Side
+
+
+@torch.no_grad()
+def mean_iou(model: nn.Module, side: Side, batches: int) -> float:
+    """Mean IoU, in percent, over the regions (not the whole images) of the first `batches` region batches.
+
+    model: answers `image_states`, `text_states` and `predict_boxes` (X-VLM).
+    """
+    device = next(model.parameters()).device
+    found: list[Tensor] = []
+    for t in range(batches):
+        batch = {name: tensor.to(device) for name, tensor in side[t].batch.items()}
+        _, _, full = model.image_states(batch)
+        text = model.text_states(batch["text_ids"], batch["text_atts"])
+        boxes = model.predict_boxes(text, batch["text_atts"], full)
+        region = batch["is_image"] == 0
+        corners = [box_convert(b[region], "cxcywh", "xyxy") for b in (boxes, batch["target_bbox"])]
+        found.append(box_iou(*corners).diagonal().cpu())
+    return 100 * torch.cat(found).mean().item()

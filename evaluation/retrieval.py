@@ -1,0 +1,88 @@
+"""Image-text retrieval: contrastive similarity of all pairs (ITC), the best re-ranked by matching (ITM)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from data.retrieval import Gallery
+from data.tokenizer import Tokenizer
+from evaluation.recall import recalls
+
+UNSCORED = -100.0  # of pairs that were not among the best k by similarity
+
+
+@dataclass(frozen=True)
+class RetrievalSettings:
+    """k_test: candidates re-ranked. max_tokens: length texts are cut and padded to. sep: whether [SEP] ends a text."""
+
+    k_test: int = 256
+    image_batch: int = 32
+    text_batch: int = 64
+    max_tokens: int = 40
+    sep: bool = False
+
+
+@torch.no_grad()
+def evaluate_retrieval(
+    model: nn.Module,
+    gallery: Gallery,
+    tokenizer: Tokenizer,
+    settings: RetrievalSettings,
+    advance: Callable[..., None] = lambda *_: None,
+) -> dict[str, dict[str, float]]:
+    """Recalls by contrastive similarity alone (`itc`) and after re-ranking (`itm`).
+
+    model: answers `image_entry(image)` -> (states, feature), `text_entry(ids, atts)` -> (states, feature) and
+    `match(text_states, text_atts, image_states, similarity)` -> one score a pair.
+    """
+    device = next(model.parameters()).device
+    image_states, image_features = _images(model, gallery, settings.image_batch, device)
+    ids = [tokenizer.encode(text, settings.sep, settings.max_tokens) for text in gallery.texts]
+    ids, atts = (tensor.to(device) for tensor in tokenizer.pad_batch(ids, settings.max_tokens))
+    text_states, text_features = _batched(model.text_entry, settings.text_batch, ids, atts)
+    similarity = image_features @ text_features.t()
+    pairs = (gallery.texts_of_image, gallery.image_of_text)
+    result = {"itc": recalls(similarity, similarity.t(), *pairs)}
+
+    def rerank(similarity: Tensor, pick: Callable[[int, Tensor], tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+        scores = torch.full_like(similarity, UNSCORED)
+        k = min(settings.k_test, similarity.shape[1])
+        for row in range(similarity.shape[0]):
+            best, columns = similarity[row].topk(k)
+            scores[row, columns] = model.match(*pick(row, columns), best).to(scores.dtype)
+            advance(1)
+        return scores
+
+    by_image = rerank(
+        similarity,
+        lambda i, texts: (text_states[texts], atts[texts], image_states[i].expand(len(texts), -1, -1)),
+    )
+    by_text = rerank(
+        similarity.t(),
+        lambda t, images: (
+            text_states[t].expand(len(images), -1, -1),
+            atts[t].expand(len(images), -1),
+            image_states[images],
+        ),
+    )
+    result["itm"] = recalls(by_image, by_text, *pairs)
+    return result
+
+
+def _images(model: nn.Module, gallery: Gallery, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    parts = []
+    for start in range(0, len(gallery), batch):
+        images = torch.stack([gallery[i] for i in range(start, min(start + batch, len(gallery)))])
+        parts.append(model.image_entry(images.to(device)))
+    states, features = zip(*parts, strict=True)
+    return torch.cat(states), torch.cat(features)
+
+
+def _batched(function: Callable[..., tuple[Tensor, Tensor]], batch: int, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    parts = [function(*(t[i : i + batch] for t in tensors)) for i in range(0, len(tensors[0]), batch)]
+    states, features = zip(*parts, strict=True)
+    return torch.cat(states), torch.cat(features)

@@ -1,0 +1,41 @@
+"""What a pruned model still knows before any finetuning: zero-shot retrieval and region boxes.
+
+python -m evaluation.zero_shot --model xvlm-mini --masks 'pruned_weights/*/xvlm-mini_*_seed42.safetensors'
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from configs.schema import model_names, parse, read_yaml, task_file
+from console.errors import run_command
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-m", "--model", required=True, help=f"one of {', '.join(model_names())}")
+    parser.add_argument("--weights", help="checkpoint (default: the model's own)")
+    parser.add_argument("--config", help="YAML file (default: configs/<model>/zero_shot.yaml)")
+    parser.add_argument("--masks", nargs="*", default=[], help="mask files or patterns; the dense model comes first")
+    parser.add_argument("--images", type=int, help="size of the gallery (default: the configuration's)")
+    parser.add_argument("--json", help="also write the numbers to this file")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Evaluate the dense model and each mask; print a table."""
+    args = parse_args()
+    path = args.config or task_file(args.model, "zero_shot")
+    settings = read_yaml(path)
+
+    from evaluation.zero_shot_table import ZeroShotConfig, evaluate_masks
+
+    config = parse(ZeroShotConfig, settings, str(path))
+    masks = sorted({str(file) for pattern in args.masks for file in (list(Path().glob(pattern)) or [pattern])})
+    evaluate_masks(args, config, masks)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,103 @@
+"""WHAT is pruned: one file a model family; `load_model` builds one from its name and fills it."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from configs.schema import model_names, parse, read_yaml, task_file
+from console.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FAMILIES = {
+    "xvlm": "models.xvlm:XVLM",
+    "blip": "models.blip:BLIP",
+    "dino": "models.dino:DINO",
+}
+"""Family -> class. A new family is one line here, one file beside, one folder in configs/."""
+
+LIBRARIES = {
+    "timm": "models.timm_models:load_timm",
+    "hf": "models.hf_models:load_hf",
+}
+"""Prefix of a model's name -> function that loads any model of that library, wrapped."""
+
+RANDOM = "random"
+"""Value of `weights` that asks for fresh random weights instead of a file."""
+
+
+def load_model(
+    name: str, config: str | Path | dict[str, Any] | None = None, weights: str | Path | None = None
+) -> nn.Module:
+    """Build the model `name` and fill it with weights; returns it in eval mode, on the CPU, float32.
+
+    name: a shipped model (a folder of configs/), a family, timm:<name> or hf:<id or folder>. config: another model's
+    name, a YAML path or a dict; default configs/<name>/model.yaml. weights: a checkpoint file, or "random"; default:
+    the configuration's file, or random weights when it names none. What happened to each key of the file is
+    kept in `model.load_report`.
+    Raises InputError for unknown names, a missing or unfitting file, and broken configurations.
+    """
+    library, colon, rest = name.partition(":")
+    if colon and library in LIBRARIES:
+        module, _, function = LIBRARIES[library].partition(":")
+        settings = config if isinstance(config, dict) else read_yaml(config) if config else {}
+        return getattr(importlib.import_module(module), function)(rest, weights, settings).eval()
+    model_class, model_config, extras = family_config(name, config)
+    path = _weights_path(name, weights, extras.get("weights"))
+
+    from models.building import build  # torch only when a model is really built
+
+    model = build(model_class, model_config, path)
+    model.tokenizer = extras.get("tokenizer")
+    return model.eval()
+
+
+def family_config(
+    name: str, config: str | Path | dict[str, Any] | None = None
+) -> tuple[type[nn.Module], Any, dict[str, str]]:
+    """The class of a model, its parsed configuration, and what else the file says (weights, tokenizer)."""
+    settings, where = _read_config(name, config)
+    family = settings.pop("family", name)
+    if family not in FAMILIES:
+        raise InputError(f"{where}: unknown model family '{family}'{nearest(str(family), FAMILIES)}")
+    extras = {key: settings.pop(key) for key in ("weights", "tokenizer") if key in settings}
+    module, _, class_name = FAMILIES[family].partition(":")
+    model_class = getattr(importlib.import_module(module), class_name)
+    return model_class, parse(model_class.Config, settings, where), extras
+
+
+def _read_config(name: str, config: str | Path | dict[str, Any] | None) -> tuple[dict[str, Any], str]:
+    """The configuration as a dict of its own, and how to call it in messages."""
+    if isinstance(config, dict):
+        return dict(config), f"configuration of {name}"
+    if config is None or str(config) in model_names():
+        path = task_file(str(config or name), "model")
+    else:
+        if name not in FAMILIES and name not in model_names():
+            raise InputError(
+                f"unknown model '{name}'{nearest(name, model_names())}: choose one of {', '.join(model_names())}"
+            )
+        path = Path(config)
+    return read_yaml(path), str(path)
+
+
+def _weights_path(name: str, weights: str | Path | None, default: str | None) -> Path | None:
+    """The file to load, or None for random weights; InputError when it should be there and is not."""
+    if weights is not None and str(weights) == RANDOM:
+        return None
+    path = weights if weights is not None else default
+    if path is None:
+        return None
+    path = Path(path)
+    if weights is None and not path.is_absolute() and not path.is_file():
+        beside = Path(__file__).parent.parent / path  # shipped weights are found from any working directory
+        path = beside if beside.is_file() else path
+    if not path.is_file():
+        raise InputError(
+            f"no weights for '{name}': the file {path} does not exist; put the official checkpoint there or give "
+            "one with --weights (the model 'xvlm-mini' runs without: its weights are in the repository)"
+        )
+    return path

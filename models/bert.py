@@ -1,0 +1,113 @@
+"""BERT pieces for the text halves of X-VLM and BLIP, built from transformers' BERT layers.
+
+Devlin et al., NAACL 2019. Masks are always given as explicit additive 4-D tensors: a layer with
+cross-attention counts as a decoder in transformers and, without a mask, is silently causal under sdpa.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig
+from transformers.models.bert.modeling_bert import BertLayer, BertPredictionHeadTransform
+
+MASKED = -10000.0
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Sizes of a text stack. Layers from `fusion_layer` on have cross-attention."""
+
+    vocab_size: int
+    width: int
+    layers: int
+    fusion_layer: int
+    heads: int
+    mlp: int
+    positions: int
+    dropout: float
+
+
+def bert_config(config: TextConfig, cross_attention: bool) -> BertConfig:
+    """transformers' configuration of one layer kind."""
+    bert = BertConfig(
+        vocab_size=config.vocab_size,
+        hidden_size=config.width,
+        num_attention_heads=config.heads,
+        intermediate_size=config.mlp,
+        hidden_act="gelu",
+        hidden_dropout_prob=config.dropout,
+        attention_probs_dropout_prob=config.dropout,
+        layer_norm_eps=1e-12,
+        is_decoder=cross_attention,
+        add_cross_attention=cross_attention,
+    )
+    bert._attn_implementation = "sdpa"
+    return bert
+
+
+def self_attention_mask(atts: Tensor, dtype: torch.dtype) -> Tensor:
+    """atts [b, t], 1 real, 0 padding -> additive key mask [b, 1, 1, t]."""
+    return (1 - atts[:, None, None, :].to(dtype)) * MASKED
+
+
+def causal_mask(atts: Tensor, dtype: torch.dtype) -> Tensor:
+    """atts [b, t] -> additive mask [b, 1, t, t]: each token sees itself and the real tokens before it."""
+    t = atts.shape[1]
+    before = torch.ones(t, t, dtype=dtype, device=atts.device).tril()
+    return (1 - before * atts[:, None, None, :].to(dtype)) * MASKED
+
+
+def cross_attention_mask(atts: Tensor, dtype: torch.dtype) -> Tensor:
+    """atts [b, p] over image tokens -> additive key mask [b, 1, 1, p], the dtype's minimum where not seen."""
+    return (1 - atts[:, None, None, :].to(dtype)) * torch.finfo(dtype).min
+
+
+class Embeddings(nn.Module):
+    """Word + position (+ token type 0) embeddings, LayerNorm, dropout.
+
+    Own code because BLIP has no token types and because transformers' module holds buffers that
+    cannot be built without memory (models are built empty, then filled from a file).
+    """
+
+    def __init__(self, config: TextConfig, token_types: bool):
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.width, padding_idx=0)
+        self.position_embeddings = nn.Embedding(config.positions, config.width)
+        self.token_type_embeddings = nn.Embedding(2, config.width) if token_types else None
+        self.LayerNorm = nn.LayerNorm(config.width, eps=1e-12)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids [b, t] int64 -> [b, t, d]."""
+        _, t = ids.shape
+        x = self.word_embeddings(ids) + self.position_embeddings.weight[:t]
+        if self.token_type_embeddings is not None:
+            x = x + self.token_type_embeddings.weight[0]
+        return self.dropout(self.LayerNorm(x))
+
+
+class Encoder(nn.Module):
+    """The stack of BERT layers; those from `fusion_layer` on own a cross-attention."""
+
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.layer = nn.ModuleList(
+            BertLayer(bert_config(config, cross_attention=n >= config.fusion_layer)) for n in range(config.layers)
+        )
+
+
+class MLMHead(nn.Module):
+    """BERT's word prediction head; `decoder.weight` is meant to be tied to the word embeddings."""
+
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.predictions = nn.Module()
+        self.predictions.transform = BertPredictionHeadTransform(bert_config(config, cross_attention=False))
+        self.predictions.decoder = nn.Linear(config.width, config.vocab_size)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """states [..., d] -> word logits [..., V]."""
+        return self.predictions.decoder(self.predictions.transform(states))

@@ -1,0 +1,366 @@
+"""BLIP-base: ViT, text encoder, image-grounded encoder and decoder that share tensors, momentum and queues.
+
+Li et al., "BLIP: Bootstrapping Language-Image Pre-training", ICML 2022; pruned by MULTIFLOW (CVPR 2024).
+    python prune.py --model blip --pruner multiflow
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models import examples
+from models.base import Batch, ImageShape
+from models.bert import (
+    Embeddings,
+    Encoder,
+    MLMHead,
+    TextConfig,
+    causal_mask,
+    cross_attention_mask,
+    self_attention_mask,
+)
+from models.building import reset_weights
+from models.checkpoint import KeyRules
+from models.contrastive import TEMP_RANGE, hard_negatives, matching_loss, similarity_weights
+from models.gather import Gather, no_gather
+from models.vit import ViTConfig, vision_transformer
+
+EXCLUDED = (
+    "vision_proj",
+    "text_proj",
+    "itm_head",
+    "visual_encoder_m",
+    "text_encoder_m",
+    "cls.predictions",
+)
+"""Parts that are never pruned, as substrings of parameter names."""
+
+MOMENTUM = 0.995
+
+FRESH = (
+    *("visual_encoder_m", "vision_proj_m", "text_encoder_m", "text_proj_m"),
+    *("image_queue", "text_queue", "queue_ptr"),
+)
+"""What a file may lack: momentum copies are then copied from the originals, queues drawn at random."""
+
+
+@dataclass(frozen=True)
+class BLIPConfig:
+    """Sizes of a BLIP. The last two words of the vocabulary are [DEC] and [ENC]. queue: columns of each queue."""
+
+    vision: ViTConfig
+    text: TextConfig
+    embed_dim: int
+    queue: int
+    temp: float
+
+
+def official_name(key: str, keys: set[str]) -> str | None:
+    """Key of an official checkpoint -> name in the model, or None for what the model does not need."""
+    if key.endswith(".position_ids"):
+        return None
+    if key == "text_decoder.cls.predictions.bias":  # upstream's second name of the decoder's bias
+        decoder = "text_decoder.cls.predictions.decoder.bias"
+        return None if decoder in keys else decoder
+    return key
+
+
+class TextEncoder(nn.Module):
+    """Embeddings and layers; with image states it is the image-grounded encoder, with a causal mask the decoder."""
+
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.embeddings = Embeddings(config, token_types=False)
+        self.encoder = Encoder(config)
+
+    def forward(self, ids: Tensor, mask: Tensor, image: Tensor | None = None) -> Tensor:
+        """ids [b, t]; mask additive [b, 1, 1 or t, t]; image [b, p, d] or None (no cross-attention) -> [b, t, d]."""
+        x = self.embeddings(ids)
+        image_mask = None
+        if image is not None:
+            seen = torch.ones(image.shape[:2], dtype=torch.long, device=image.device)
+            image_mask = cross_attention_mask(seen, x.dtype)
+        for layer in self.encoder.layer:
+            x = layer(x, mask, image, image_mask)
+        return x
+
+
+class TextDecoder(nn.Module):
+    """The decoder under its checkpoint's names: `bert` and the word prediction `cls`."""
+
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.bert = TextEncoder(config)
+        self.cls = MLMHead(config)
+
+
+def share(encoder: TextEncoder, decoder: TextEncoder) -> None:
+    """Let the decoder own the encoder's parameters, all but its self-attention: one Parameter, two names."""
+    for name, parameter in list(encoder.named_parameters()):
+        if ".attention." not in name:
+            owner, _, leaf = name.rpartition(".")
+            setattr(decoder.get_submodule(owner), leaf, parameter)
+
+
+class BLIP(nn.Module):
+    """BLIP with all pretraining parts. State dict names are those of the official checkpoint."""
+
+    Config = BLIPConfig
+    sides = ("general", "region")
+    stateful = True  # its loss moves queues and momentum copies
+    key_rules = KeyRules(
+        official_name,
+        positions=("visual_encoder.pos_embed", "visual_encoder_m.pos_embed"),
+        skip_resized=("image_queue", "text_queue"),
+        fresh=lambda name: name.split(".")[0] in FRESH,  # exported minis leave out what can be made anew
+    )
+
+    def __init__(self, config: BLIPConfig):
+        super().__init__()
+        text, d, e = config.text, config.text.width, config.embed_dim
+        self.config = config
+        self.visual_encoder = vision_transformer(config.vision)
+        self.text_encoder = TextEncoder(text)
+        self.vision_proj = nn.Linear(config.vision.width, e)
+        self.text_proj = nn.Linear(d, e)
+        self.itm_head = nn.Linear(d, 2)
+        self.visual_encoder_m = vision_transformer(config.vision)
+        self.vision_proj_m = nn.Linear(config.vision.width, e)
+        self.text_encoder_m = TextEncoder(text)
+        self.text_proj_m = nn.Linear(d, e)
+        self.text_decoder = TextDecoder(text)
+        self.temp = nn.Parameter(torch.empty(()))
+        self.register_buffer("image_queue", torch.empty(e, config.queue))
+        self.register_buffer("text_queue", torch.empty(e, config.queue))
+        self.register_buffer("queue_ptr", torch.empty(1, dtype=torch.long))
+        for _, slow in self._momentum_pairs():
+            slow.requires_grad_(False)
+        self.tie()
+
+    def tie(self) -> None:
+        """Share encoder and decoder tensors (again, after parameters were replaced)."""
+        share(self.text_encoder, self.text_decoder.bert)
+        self.text_decoder.cls.predictions.decoder.weight = self.text_encoder.embeddings.word_embeddings.weight
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Random weights and queues (from torch's global generator); momentum copies equal the originals."""
+        reset_weights(self)
+        for tower in (self.visual_encoder, self.visual_encoder_m):
+            tower.cls_token.normal_(std=0.02)
+            tower.pos_embed.normal_(std=0.02)
+        self.temp.fill_(self.config.temp)
+        self.loaded(list(FRESH))
+
+    @torch.no_grad()
+    def loaded(self, fresh: list[str]) -> None:
+        """After the weights are in: make what the file lacked. Queues come from a generator of their own."""
+        lacking = {name.split(".")[0] for name in fresh}
+        for name in ("visual_encoder", "vision_proj", "text_encoder", "text_proj"):
+            if f"{name}_m" in lacking:
+                setattr(self, f"{name}_m", copy.deepcopy(getattr(self, name)).requires_grad_(False))
+        generator = torch.Generator().manual_seed(0)
+        for name in ("image_queue", "text_queue"):
+            if name in lacking:
+                random = torch.randn(self.config.embed_dim, self.config.queue, generator=generator)
+                setattr(self, name, F.normalize(random, dim=0))
+        if "queue_ptr" in lacking:
+            self.queue_ptr = torch.zeros(1, dtype=torch.long)
+
+    # -- states -----------------------------------------------------------------------------------------
+
+    @property
+    def dec(self) -> int:
+        """Id of [DEC], which starts what the decoder reads."""
+        return self.config.text.vocab_size - 2
+
+    @property
+    def enc(self) -> int:
+        """Id of [ENC], which starts what the image-grounded encoder reads."""
+        return self.config.text.vocab_size - 1
+
+    @property
+    def image_shape(self) -> ImageShape:
+        """Side and patch of the images."""
+        return ImageShape(self.config.vision.image_size, self.config.vision.patch_size)
+
+    def text_states(self, ids: Tensor, atts: Tensor) -> Tensor:
+        """Text alone: ids [b, t] as tokenised, atts [b, t] -> [b, t, d]."""
+        return self.text_encoder(ids, self_attention_mask(atts, self.temp.dtype))
+
+    def grounded_states(self, ids: Tensor, atts: Tensor, image: Tensor) -> Tensor:
+        """Text that looks at image states [b, p, d] -> [b, t, d]; the first id becomes [ENC]."""
+        return self.text_encoder(starting(ids, self.enc), self_attention_mask(atts, image.dtype), image)
+
+    def decoder_logits(self, ids: Tensor, atts: Tensor, image: Tensor) -> Tensor:
+        """Word logits [b, t, V] of the causal decoder over image states; the first id becomes [DEC]."""
+        states = self.text_decoder.bert(starting(ids, self.dec), causal_mask(atts, image.dtype), image)
+        return self.text_decoder.cls(states)
+
+    def image_features(self, states: Tensor) -> Tensor:
+        """The CLS state of image states [b, p, d] in the contrastive space: [b, e], L2-normalised."""
+        return F.normalize(self.vision_proj(states[:, 0]), dim=-1)
+
+    def text_features(self, states: Tensor) -> Tensor:
+        """The CLS state of text states [b, t, d] in the contrastive space: [b, e], L2-normalised."""
+        return F.normalize(self.text_proj(states[:, 0]), dim=-1)
+
+    # -- pretraining ------------------------------------------------------------------------------------
+
+    def forward(self, batch: Batch, gather: Gather = no_gather, alpha: float = 0.0) -> dict[str, Tensor]:
+        """Losses ita, itm and lm of a batch of pairs.
+
+        alpha: weight of the momentum model's soft targets (0 in pruning). gather: features of all processes for the
+        queues, during training.
+        """
+        temp = self.temp.clamp(*TEMP_RANGE)
+        ids, atts = batch["text_ids"], batch["text_atts"]
+        image, text = self.visual_encoder(batch["image"]), self.text_states(ids, atts)
+        image_feature, text_feature = self.image_features(image), self.text_features(text)
+        with torch.no_grad():
+            image_m, text_m = self.momentum_features(batch)
+            images = torch.cat([image_m.t(), self.image_queue], dim=1)
+            texts = torch.cat([text_m.t(), self.text_queue], dim=1)
+            targets = torch.zeros(len(ids), images.shape[1], device=images.device).fill_diagonal_(1)
+            soft_i2t = alpha * (image_m @ texts / temp).softmax(dim=1) + (1 - alpha) * targets
+            soft_t2i = alpha * (text_m @ images / temp).softmax(dim=1) + (1 - alpha) * targets
+        i2t, t2i = image_feature @ texts / temp, text_feature @ images / temp
+        losses = {"ita": (F.cross_entropy(i2t, soft_i2t) + F.cross_entropy(t2i, soft_t2i)) / 2}
+        self._enqueue(gather(image_m), gather(text_m))
+        losses["itm"] = self._itm_loss(ids, atts, image, i2t.detach(), t2i.detach())
+        logits = self.decoder_logits(ids, atts, image)[:, :-1]
+        labels = starting(ids, self.dec)[:, 1:].masked_fill(atts[:, 1:] == 0, -100)
+        losses["lm"] = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), label_smoothing=0.1)
+        return losses
+
+    losses = forward
+
+    @torch.no_grad()
+    def clamp_temperature(self) -> None:
+        """Keep the learnt temperature in its range, between optimizer steps."""
+        self.temp.clamp_(*TEMP_RANGE)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """ITA + ITM + LM with hard targets, as pruners differentiate it."""
+        return torch.stack(list(self.losses(batch).values())).sum()
+
+    @torch.no_grad()
+    def pass_by(self, batch: Batch) -> None:
+        """What another process's batch does to this model's state: one momentum step, one place in the queues."""
+        self._enqueue(*self.momentum_features(batch))
+
+    @torch.no_grad()
+    def momentum_features(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Move the momentum copies one step towards the originals and let them encode the batch: two [b, e]."""
+        for original, slow in self._momentum_pairs():
+            slow.mul_(MOMENTUM).add_(original, alpha=1 - MOMENTUM)
+        image = self.visual_encoder_m(batch["image"])
+        text = self.text_encoder_m(batch["text_ids"], self_attention_mask(batch["text_atts"], image.dtype))
+        return (
+            F.normalize(self.vision_proj_m(image[:, 0]), dim=-1),
+            F.normalize(self.text_proj_m(text[:, 0]), dim=-1),
+        )
+
+    def _itm_loss(self, ids: Tensor, atts: Tensor, image: Tensor, i2t: Tensor, t2i: Tensor) -> Tensor:
+        b = len(ids)
+        wrong_image = hard_negatives(similarity_weights(t2i[:, :b], 1e-4))
+        wrong_text = hard_negatives(similarity_weights(i2t[:, :b], 1e-4))
+        right = self.grounded_states(ids, atts, image)
+        wrong = self.grounded_states(
+            torch.cat([ids, ids[wrong_text]]),
+            torch.cat([atts, atts[wrong_text]]),
+            torch.cat([image[wrong_image], image]),
+        )
+        return matching_loss(self.itm_head(torch.cat([right[:, 0], wrong[:, 0]])), pairs=b)
+
+    @torch.no_grad()
+    def _enqueue(self, image: Tensor, text: Tensor) -> None:
+        """Put features [b, e] into the queues, the oldest go; batches may wrap around the end."""
+        places = (self.queue_ptr + torch.arange(len(image), device=image.device)) % self.config.queue
+        self.image_queue[:, places] = image.t().to(self.image_queue.dtype)
+        self.text_queue[:, places] = text.t().to(self.text_queue.dtype)
+        self.queue_ptr.copy_((self.queue_ptr + len(image)) % self.config.queue)
+
+    def _momentum_pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each original parameter with its momentum copy."""
+        for name in ("visual_encoder", "vision_proj", "text_encoder", "text_proj"):
+            copies = getattr(self, f"{name}_m").parameters()
+            yield from zip(getattr(self, name).parameters(), copies, strict=True)
+
+    # -- towers alone (first stages of pretraining) -----------------------------------------------------
+
+    @property
+    def vision_width(self) -> int:
+        """Width d of the image states."""
+        return self.config.vision.width
+
+    def vision_tower(self) -> nn.Module:
+        """The module from pixels [b, 3, H, W] to states of all image tokens [b, p, d]."""
+        return self.visual_encoder
+
+    def text_parameters(self) -> Iterator[nn.Parameter]:
+        """What `masked_words` trains: the encoder without cross-attention, and the word prediction."""
+        for name, parameter in self.text_encoder.named_parameters():
+            if "crossattention" not in name:
+                yield parameter
+        yield from self.text_decoder.cls.parameters()
+
+    def masked_words(self, batch: Batch) -> Tensor:
+        """Masked language modelling without images. Scalar."""
+        states = self.text_states(batch["text_ids_masked"], batch["text_atts"])
+        at = batch["masked_pos"][:, :, None].expand(-1, -1, states.shape[-1])
+        logits = self.text_decoder.cls(states.gather(1, at))
+        return F.cross_entropy(logits.flatten(0, 1).float(), batch["masked_ids"].flatten())
+
+    # -- what pruners ask -------------------------------------------------------------------------------
+
+    def prunable_layers(self) -> dict[str, nn.Linear]:
+        """See `models.base.PrunableModel`. A shared tensor belongs to the encoder, whose name comes first."""
+        seen: set[int] = set()
+        layers = {}
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear) and not any(part in name for part in EXCLUDED):
+                if id(module.weight) not in seen:
+                    layers[f"{name}.weight"] = module
+                seen.add(id(module.weight))
+        return layers
+
+    def modality_of(self, name: str) -> str:
+        """vision, or text: encoder and decoder together."""
+        return "vision" if name.startswith("visual_encoder.") else "text"
+
+    def observe(self, batch: Batch) -> None:
+        """Tower, image-grounded encoder, decoder. Shared tensors are met in the encoder, where they are named."""
+        image = self.visual_encoder(batch["image"])
+        self.grounded_states(batch["text_ids"], batch["text_atts"], image)
+        self.decoder_logits(batch["text_ids"], batch["text_atts"], image)
+
+    def real_tokens(self, name: str, batch: Batch) -> Tensor | None:
+        """Text tokens as the attention mask says; image tokens (tower, cross-attention keys and values) all."""
+        if name.startswith("visual_encoder.") or ".crossattention.self.key." in name:
+            return None
+        return None if ".crossattention.self.value." in name else batch["text_atts"]
+
+    def example(self, size: int) -> dict[str, Batch]:
+        """Noise images and random words."""
+        text, side = self.config.text, self.config.vision.image_size
+        length = min(30, text.positions)
+        return {
+            name: examples.images(size, side) | examples.texts(size, length, text.vocab_size - 2) for name in self.sides
+        }
+
+    def moving_tensors(self) -> Iterator[Tensor]:
+        """Queues and momentum copies."""
+        yield from (self.image_queue, self.text_queue, self.queue_ptr)
+        yield from (slow for _, slow in self._momentum_pairs())
+
+
+def starting(ids: Tensor, first: int) -> Tensor:
+    """ids [b, t] with another first token; the given tensor stays as it is."""
+    return torch.cat([torch.full_like(ids[:, :1], first), ids[:, 1:]], dim=1)

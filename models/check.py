@@ -1,0 +1,39 @@
+"""Does a model answer pruners' questions rightly? A conformance test that says in words what is wrong.
+
+python -m models.check xvlm-mini
+python -m models.check timm:vit_small_patch16_224 --weights random
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from configs.schema import model_names, read_yaml
+from console.errors import run_command
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help=f"a model: {', '.join(model_names())}, timm:<name> or hf:<id or folder>")
+    parser.add_argument("--config", help="YAML with the model's sizes (default: its own)")
+    parser.add_argument("--weights", default="random", help="checkpoint, or 'random' (default)")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Run every check, print a line for each, exit with 1 if any failed."""
+    args = parse_args()
+    if args.config:
+        read_yaml(args.config)  # a broken file is an error of its own, not of the model
+
+    from models import load_model
+    from models.conformance import check_model
+
+    model = load_model(args.name, config=args.config, weights=args.weights)
+    sys.exit(0 if check_model(model, args.name) else 1)
+
+
+if __name__ == "__main__":
+    run_command(main)

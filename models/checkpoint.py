@@ -1,0 +1,193 @@
+"""Fill a model from a checkpoint and account for every key: renamed, dropped, missing or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from console.errors import InputError
+from storage.tensors import read_tensors
+
+
+@dataclass
+class LoadReport:
+    """What happened to the keys of a checkpoint on their way into a model."""
+
+    source: str
+    loaded: int = 0
+    renamed: dict[str, str] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+    resized: dict[str, str] = field(default_factory=dict)
+    fresh: list[str] = field(default_factory=list)
+
+    @property
+    def is_remarkable(self) -> bool:
+        """Whether any key was not simply loaded under its own name."""
+        return bool(self.renamed or self.dropped or self.resized or self.fresh)
+
+    def __str__(self) -> str:
+        lines = [f"{self.source}: {self.loaded} tensors loaded"]
+        lines += [f"  renamed  {old} -> {new}" for old, new in self.renamed.items()]
+        lines += [f"  dropped  {name}" for name in self.dropped]
+        lines += [f"  resized  {name} {change}" for name, change in self.resized.items()]
+        lines += [f"  fresh    {name} (not in the file, keeps its initial value)" for name in self.fresh]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class KeyRules:
+    """How the keys of a family's files map to a model's names.
+
+    rename: key -> name (itself when unchanged) or None to drop it. positions: names of position tables,
+    resized when the image size differs. fresh: names that a file may lack. skip_resized: names whose
+    tensors keep the model's value when the shapes differ (queues of another length). prepare: what to do
+    with a state dict before its keys are looked at. state_keys: top-level keys under which training files
+    keep the weights, in order of preference.
+    """
+
+    rename: Callable[[str, set[str]], str | None] = lambda key, keys: key
+    positions: tuple[str, ...] = ()
+    fresh: Callable[[str], bool] = lambda name: False
+    skip_resized: tuple[str, ...] = ()
+    prepare: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda state: state
+    state_keys: tuple[str, ...] = ("model", "model_state", "student", "state_dict")
+
+
+def read_state(path: Path | str, rules: KeyRules) -> dict[str, Tensor]:
+    """The state dict inside a checkpoint file, whichever published layout it has."""
+    content: Any = read_tensors(path)
+    for key in rules.state_keys:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise InputError(f"{path} holds no dict of named tensors: give a model's state dict")
+    if not content:
+        raise InputError(f"{path} holds no tensors: give a model's state dict")
+    return rules.prepare(content)
+
+
+def load_state(model: nn.Module, state: dict[str, Tensor], rules: KeyRules, source: str) -> LoadReport:
+    """Put `state` into `model` (built without memory, or not) and return what happened to each key.
+
+    Tied parameters may come once or under several names. Raises InputError when a key stays unexplained,
+    a name is missing, a shape differs, a value is NaN, or tied names hold different values.
+    """
+    report = LoadReport(source)
+    wanted = dict(model.state_dict(keep_vars=True))
+    found: dict[str, Tensor] = {}
+    unknown = []
+    for key, tensor in state.items():
+        name = rules.rename(key, set(state))
+        if name is None:
+            report.dropped.append(key)
+            continue
+        if name not in wanted:
+            unknown.append(key)
+            continue
+        if name != key:
+            report.renamed[key] = name
+        found[name] = tensor
+    _fill_ties(wanted, found)
+    missing = [name for name in wanted if name not in found]
+    report.fresh = [name for name in missing if rules.fresh(name)]
+    lacking = [name for name in missing if not rules.fresh(name)]
+    if unknown or lacking:
+        raise InputError(_mismatch(source, type(model).__name__, lacking, unknown, len(wanted)))
+    for name in found:
+        found[name] = _fit(name, found[name], wanted[name], rules, report)
+    _check_values(source, found)
+    _assign(model, found, wanted)
+    report.loaded = len(found)
+    return report
+
+
+def _fill_ties(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    """Give every name of a tied tensor the value that came under one of its names."""
+    groups: dict[int, list[str]] = {}
+    for name, tensor in wanted.items():
+        groups.setdefault(id(tensor), []).append(name)
+    for names in groups.values():
+        given = [name for name in names if name in found]
+        for other in given[1:]:
+            if not torch.equal(found[other], found[given[0]]):
+                raise InputError(f"'{given[0]}' and '{other}' are one tensor in this model but differ in the file")
+        for name in names:
+            if given:
+                found.setdefault(name, found[given[0]])
+
+
+def _fit(name: str, tensor: Tensor, target: Tensor, rules: KeyRules, report: LoadReport) -> Tensor:
+    """Bring a tensor to the model's shape and dtype."""
+    if tensor.shape != target.shape:
+        change = f"{tuple(tensor.shape)} -> {tuple(target.shape)}"
+        if name in rules.skip_resized:
+            report.resized[name] = f"{change}, kept the model's own"
+            return target.detach()
+        if name not in rules.positions:
+            raise InputError(
+                f"{report.source}: '{name}' has shape {tuple(tensor.shape)} but the model needs "
+                f"{tuple(target.shape)}: the file belongs to a model of another size"
+            )
+        tensor = resize_positions(tensor, target.shape[-2])
+        report.resized[name] = f"{change}, bicubic"
+    return tensor.to(target.dtype)
+
+
+def resize_positions(table: Tensor, tokens: int) -> Tensor:
+    """Resize a ViT position table to another image size: CLS row kept, the square grid bicubic.
+
+    table [..., p, d] (a leading 1 is kept) -> [..., tokens, d].
+    """
+    *lead, p, d = table.shape
+    old, new = round((p - 1) ** 0.5), round((tokens - 1) ** 0.5)
+    if old * old != p - 1 or new * new != tokens - 1:
+        raise InputError(f"position tables of {p} and {tokens} rows are not square grids with a class token")
+    rows = table.reshape(p, d).float()
+    grid = rows[1:].reshape(1, old, old, d).permute(0, 3, 1, 2)
+    grid = torch.nn.functional.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
+    rows = torch.cat([rows[:1], grid.permute(0, 2, 3, 1).reshape(new * new, d)])
+    return rows.reshape(*lead, tokens, d).to(table.dtype)
+
+
+def _check_values(source: str, state: dict[str, Tensor]) -> None:
+    """A sum is NaN or infinite if any element is; only then look closer."""
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor.sum()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            if bad == 0:  # the sum alone overflowed
+                continue
+            raise InputError(f"{source}: '{name}' has {bad} values that are NaN or infinite: the file is damaged")
+
+
+def _assign(model: nn.Module, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    """Replace parameters and buffers by the file's tensors, without a second copy, and tie them again."""
+    modules = dict(model.named_modules())
+    placed: dict[int, nn.Parameter] = {}
+    for name, tensor in found.items():
+        owner, _, leaf = name.rpartition(".")
+        target = wanted[name]
+        if isinstance(target, nn.Parameter):
+            if id(target) not in placed:
+                placed[id(target)] = nn.Parameter(tensor.contiguous(), requires_grad=target.requires_grad)
+            modules[owner]._parameters[leaf] = placed[id(target)]
+        else:
+            modules[owner]._buffers[leaf] = tensor.contiguous()
+
+
+def _mismatch(source: str, model: str, lacking: list[str], unknown: list[str], wanted: int) -> str:
+    parts = []
+    if lacking:
+        parts.append(f"{len(lacking)} of the model's {wanted} tensors are missing (first: {_first(lacking)})")
+    if unknown:
+        parts.append(f"{len(unknown)} keys are unknown (first: {_first(unknown)})")
+    return f"{source} does not fit {model}: {' and '.join(parts)}; give a file of this model"
+
+
+def _first(names: Iterable[str], n: int = 3) -> str:
+    return ", ".join(list(names)[:n])

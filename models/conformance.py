@@ -1,0 +1,228 @@
+"""The checks behind `models.check`, each a function from a model to a sentence; a failed one raises Wrong."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from console.errors import InputError
+from models.base import Batch, PrunableModel
+
+TEXT_FIELDS = (("text_ids", "text_atts"), ("input_ids", "attention_mask"))
+
+
+class Wrong(Exception):
+    """What does not conform, in words."""
+
+
+def check_model(model: PrunableModel, name: str) -> bool:
+    """Run all checks, print a table, return whether all passed."""
+    table = Table(title=f"conformance of {name}", show_lines=False)
+    table.add_column("")
+    table.add_column("check")
+    table.add_column("what was seen")
+    passed = True
+    for label, check in CHECKS.items():
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                seen, mark = check(model), "[green]passed[/]"
+        except (Wrong, InputError) as error:
+            seen, mark, passed = str(error), "[red]FAILED[/]", False
+        except Exception as error:  # a check must name the defect of a model still in the making, not end the run
+            seen, mark, passed = f"{type(error).__name__}: {error}", "[red]FAILED[/]", False
+        table.add_row(mark, label, seen)
+    Console(soft_wrap=False).print(table)
+    return passed
+
+
+def check_protocol(model: PrunableModel) -> str:
+    """All questions can be asked."""
+    if not isinstance(model, PrunableModel):
+        missing = [name for name in dir(PrunableModel) if name[0] != "_" and not hasattr(model, name)]
+        raise Wrong(f"it lacks {', '.join(missing)} (see models/base.py)")
+    return f"sides: {', '.join(model.sides)}"
+
+
+def check_layers(model: PrunableModel) -> str:
+    """Prunable layers: right names, right kinds, no tensor twice."""
+    layers = model.prunable_layers()
+    if not layers:
+        raise Wrong("prunable_layers() is empty")
+    state = model.state_dict(keep_vars=True)
+    for name, layer in layers.items():
+        if name not in state:
+            raise Wrong(f"'{name}' is no name of the state dict")
+        if state[name] is not layer.weight:
+            raise Wrong(f"'{name}' names another tensor than the layer's weight")
+        if not isinstance(layer, nn.Linear | nn.Conv2d):
+            raise Wrong(f"'{name}' belongs to a {type(layer).__name__}; only nn.Linear and nn.Conv2d can be pruned")
+    owners: dict[int, str] = {}
+    for name, layer in layers.items():
+        if id(layer.weight) in owners:
+            raise Wrong(f"'{name}' and '{owners[id(layer.weight)]}' are one tensor: name it once")
+        owners[id(layer.weight)] = name
+    weights = sum(layer.weight.numel() for layer in layers.values())
+    return f"{len(layers)} layers, {weights:,} weights"
+
+
+def check_ties(model: PrunableModel) -> str:
+    """Names that share a tensor still do after a copy and a change of type."""
+    groups = _tied(model)
+    for kind, other in (("a copy", copy.deepcopy(model)), ("a change of type", copy.deepcopy(model).to(torch.float64))):
+        if _tied(other) != groups:
+            raise Wrong(f"tensors that were tied are not after {kind}: tie parameters, do not copy values")
+    return f"{len(groups)} groups of tied names"
+
+
+def check_modalities(model: PrunableModel) -> str:
+    """Every prunable parameter has a modality."""
+    sizes: dict[str, int] = {}
+    for name, layer in model.prunable_layers().items():
+        modality = model.modality_of(name)
+        if not isinstance(modality, str) or not modality:
+            raise Wrong(f"modality_of('{name}') is {modality!r}, not a name")
+        sizes[modality] = sizes.get(modality, 0) + layer.weight.numel()
+    return ", ".join(f"{modality} {size:,}" for modality, size in sizes.items())
+
+
+def check_losses(model: PrunableModel) -> str:
+    """Losses are finite scalars, the pruners' loss has a gradient for every prunable weight."""
+    found = []
+    for side, batch in model.example(4).items():
+        for name, loss in model.losses(batch).items():
+            if loss.dim() != 0 or not torch.isfinite(loss):
+                raise Wrong(f"the loss '{name}' of a {side} batch is {loss!r}, not a finite scalar")
+            found.append(f"{side} {name} {loss.item():.3g}")
+    layers = model.prunable_layers()
+    total = torch.stack([model.loss(batch) for batch in model.example(4).values()]).sum()
+    gradients = torch.autograd.grad(total, [layer.weight for layer in layers.values()], allow_unused=True)
+    for name, gradient in zip(layers, gradients, strict=True):
+        if gradient is None:
+            raise Wrong(f"the loss gives no gradient to '{name}': exclude the layer or let the loss use it")
+        if not torch.isfinite(gradient).all():
+            raise Wrong(f"the gradient of '{name}' has values that are NaN or infinite")
+    return "; ".join(found)
+
+
+def check_observation(model: PrunableModel) -> str:
+    """`observe` meets every layer once, and `real_tokens` fits the input it speaks of."""
+    for side, batch in model.example(3).items():
+        met: dict[str, list[Tensor]] = {name: [] for name in model.prunable_layers()}
+        _observe(model, batch, lambda name, x, met=met: met[name].append(x))
+        for name, inputs in met.items():
+            if len(inputs) != 1:
+                raise Wrong(f"observe() of a {side} batch meets '{name}' {len(inputs)} times instead of once")
+            real = model.real_tokens(name, batch)
+            if real is not None and real.shape != inputs[0].shape[:-1]:
+                raise Wrong(
+                    f"real_tokens('{name}') has shape {tuple(real.shape)}, but the layer reads "
+                    f"{tuple(inputs[0].shape)}: it must say for each token whether it counts"
+                )
+    return f"each layer once on {' and '.join(model.sides)} batches"
+
+
+def check_padding(model: PrunableModel) -> str:
+    """What stands under the padding changes nothing that counts."""
+    padded = 0
+    for side, batch in model.example(4).items():
+        ids, atts = next(((i, a) for i, a in TEXT_FIELDS if i in batch), (None, None))
+        if ids is None or bool(batch[atts].all()):
+            continue
+        padded += 1
+        other = batch | {ids: torch.where(batch[atts] == 0, batch[ids].flip(0).clamp(min=5), batch[ids])}
+        squares = []
+        for variant in (batch, other):
+            sums: dict[str, Tensor] = {}
+            _observe(
+                model, variant, lambda name, x, s=sums, v=variant: s.__setitem__(name, _counted(model, name, x, v))
+            )
+            squares.append(sums)
+        for name, sums in squares[0].items():
+            if not torch.allclose(sums, squares[1][name], rtol=1e-3, atol=1e-5):
+                raise Wrong(
+                    f"other words under the padding of a {side} batch change what '{name}' is measured by: "
+                    "mask padding in attention, and leave it out in real_tokens()"
+                )
+    return f"checked on {padded} of {len(model.sides)} sides" if padded else "no side has padded text"
+
+
+def check_state_dict(model: PrunableModel) -> str:
+    """Saved, loaded into a copy, the model gives the same losses."""
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    fresh = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in fresh.parameters():
+            parameter.zero_()
+    target = getattr(fresh, "module", fresh)
+    target.load_state_dict(state)
+    for side, batch in model.example(3).items():
+        values = []
+        for one in (model, fresh):
+            torch.manual_seed(1)
+            with torch.no_grad():
+                values.append(copy.deepcopy(one).loss(batch))
+        if not torch.equal(*values):
+            raise Wrong(f"after a round trip the loss of a {side} batch is {values[1]:.6g} instead of {values[0]:.6g}")
+    return f"{len(state)} tensors"
+
+
+def check_pruning(model: PrunableModel) -> str:
+    """MULTIFLOW and SNIP prune it to the count, and leave it as it was."""
+    from pruners import prune
+
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    batches = [model.example(4) for _ in range(2)]
+    for pruner in ("multiflow", "snip"):
+        mask = prune(model, batches, pruner, (0.5,))[0.5]
+        if abs(mask.sparsity() - 0.5) > 0.01:
+            raise Wrong(f"{pruner} reaches {mask.sparsity():.3f} instead of 0.5")
+        for name, tensor in model.state_dict().items():
+            if not torch.equal(tensor, before[name]):
+                raise Wrong(f"{pruner} leaves '{name}' changed: name it in moving_tensors()")
+    return "multiflow and snip at 50 %"
+
+
+CHECKS: dict[str, Callable[[PrunableModel], str]] = {
+    "questions": check_protocol,
+    "prunable layers": check_layers,
+    "ties": check_ties,
+    "modalities": check_modalities,
+    "losses and gradients": check_losses,
+    "observation": check_observation,
+    "padding": check_padding,
+    "state dict": check_state_dict,
+    "pruning": check_pruning,
+}
+
+
+def _tied(model: nn.Module) -> list[list[str]]:
+    groups: dict[int, list[str]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        groups.setdefault(id(tensor), []).append(name)
+    return sorted(names for names in groups.values() if len(names) > 1)
+
+
+@torch.no_grad()
+def _observe(model: PrunableModel, batch: Batch, see: Callable[[str, Tensor], None]) -> None:
+    hooks = [
+        layer.register_forward_pre_hook(lambda module, inputs, name=name: see(name, inputs[0]))
+        for name, layer in model.prunable_layers().items()
+    ]
+    try:
+        model.observe(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _counted(model: PrunableModel, name: str, x: Tensor, batch: Batch) -> Tensor:
+    """Squares of what counts of a layer's input."""
+    from pruners.layer_inputs import squares
+
+    return squares(model.prunable_layers()[name], x, model.real_tokens(name, batch))

@@ -1,0 +1,51 @@
+"""Losses between images and texts that X-VLM and BLIP share: ITC, ITM and its hard negatives.
+
+Li et al., NeurIPS 2021 (ALBEF) introduced them in this form.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from console.errors import InputError
+
+TEMP_RANGE = (0.001, 0.5)
+"""Smallest and largest temperature."""
+
+
+def itc_loss(image_features: Tensor, text_features: Tensor, temp: Tensor) -> Tensor:
+    """Image-text contrastive loss: the pairs of a batch must find each other.
+
+    image_features, text_features [b, e], L2-normalised; temp scalar. Returns the mean of the image-to-text
+    and the text-to-image cross-entropy.
+    """
+    similarity = image_features @ text_features.t() / temp
+    target = torch.arange(similarity.shape[0], device=similarity.device)
+    return (F.cross_entropy(similarity, target) + F.cross_entropy(similarity.t(), target)) / 2
+
+
+def hard_negatives(weights: Tensor) -> Tensor:
+    """Draw one negative a row in proportion to `weights` [b, b]; rows must have a positive weight.
+
+    Returns [b] int64. Row by row: `torch.multinomial` on rows, so that a test can put argmax in its place.
+    """
+    if weights.shape[0] < 2:
+        raise InputError(
+            "the image-text matching loss needs a wrong partner for each pair, so a batch of one cannot be used: "
+            "set --batch_size to 2 or more, or drop the last incomplete batch"
+        )
+    return torch.cat([torch.multinomial(row, 1) for row in weights])
+
+
+def similarity_weights(similarity: Tensor, floor: float) -> Tensor:
+    """Sampling weights for ITM: softmax of each row plus `floor`, the true pair (diagonal) set to zero. [b, b]."""
+    return (similarity.softmax(dim=1) + floor).fill_diagonal_(0)
+
+
+def matching_loss(logits: Tensor, pairs: int) -> Tensor:
+    """Cross-entropy of ITM logits [3b, 2]: the first `pairs` rows match, the others do not."""
+    labels = torch.zeros(logits.shape[0], dtype=torch.long, device=logits.device)
+    labels[:pairs] = 1
+    return F.cross_entropy(logits, labels)

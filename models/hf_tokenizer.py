@@ -1,0 +1,47 @@
+"""A Hugging Face tokenizer under the interface of the toolkit's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from console.errors import InputError
+
+
+class HFTokenizer:
+    """Adds the special tokens its model expects; `sep` has no meaning here."""
+
+    def __init__(self, tokenizer: Any):
+        self._tokenizer = tokenizer
+        self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+
+    @classmethod
+    def load(cls, reference: str) -> HFTokenizer | None:
+        """The tokenizer of a folder or hub id; None when it has none (then batches must come tokenised)."""
+        try:
+            return cls(AutoTokenizer.from_pretrained(reference))
+        except (OSError, ValueError, KeyError, ImportError):
+            return None
+
+    def __len__(self) -> int:
+        return len(self._tokenizer)
+
+    def encode(self, text: str, sep: bool, limit: int | None) -> list[int]:
+        """Ids with the model's special tokens, cut to `limit`."""
+        return self._tokenizer(text, truncation=limit is not None, max_length=limit)["input_ids"]
+
+    def pad_batch(self, rows: Sequence[Sequence[int]], length: int | None = None) -> tuple[Tensor, Tensor]:
+        """Rows of ids -> text_ids and text_atts [b, t] int64."""
+        t = length or max(map(len, rows))
+        if any(len(row) > t for row in rows):
+            raise InputError(f"a text has more than {t} tokens: raise max_tokens")
+        ids = torch.full((len(rows), t), self.pad, dtype=torch.long)
+        atts = torch.zeros(len(rows), t, dtype=torch.long)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+            atts[i, : len(row)] = 1
+        return ids, atts

@@ -1,0 +1,139 @@
+"""Prune any module: `prune(wrap(module, ...), batches, "multiflow")`. The tutorial is docs/add-a-model.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from console.errors import InputError
+from models.base import Batch, ImageShape
+
+Loss = Callable[[nn.Module, Batch], Tensor]
+Forward = Callable[[nn.Module, Batch], Any]
+Tokens = Callable[[str, Batch], Tensor | None]
+
+
+def wrap(
+    module: nn.Module,
+    loss: Loss | None = None,
+    forward: Forward | None = None,
+    modality: Callable[[str], str] | Mapping[str, str] | None = None,
+    exclude: Iterable[str] = (),
+    tokens: Tokens | None = None,
+    conv: bool = False,
+    **more: Any,
+) -> WrappedModel:
+    """A module as a `models.base.PrunableModel`.
+
+    loss(module, batch) -> scalar, for methods with gradients (default: `module(**batch).loss`). forward(module,
+    batch): the pass in which every layer is met once (default: `module(**batch)`). modality: parameter name ->
+    modality, as a function or as a mapping of name prefixes (default: all one). exclude: substrings of names that
+    are never pruned (heads, embeddings). tokens(name, batch) -> [b, t], 1 for real tokens of that layer's input,
+    None where all are (default: all). conv: also prune nn.Conv2d without groups.
+    more: image_shape, tokenizer, sides and example, for use from the command line and by models.check.
+    Raises InputError when no layer is left to prune.
+    """
+    return WrappedModel(module, loss, forward, modality, tuple(exclude), tokens, conv, **more)
+
+
+class WrappedModel(nn.Module):
+    """Answers pruners' questions for a module it holds. Parameter names are those of the module itself."""
+
+    stateful = False
+
+    def __init__(
+        self,
+        module: nn.Module,
+        loss: Loss | None,
+        forward: Forward | None,
+        modality: Callable[[str], str] | Mapping[str, str] | None,
+        exclude: tuple[str, ...],
+        tokens: Tokens | None,
+        conv: bool,
+        sides: tuple[str, ...] = ("general",),
+        image_shape: ImageShape | None = None,
+        tokenizer: Any = None,
+        example: Callable[[int], Batch] | None = None,
+    ):
+        super().__init__()
+        self.module = module
+        self.sides = sides
+        self.image_shape = image_shape or ImageShape(0, 1)
+        self.tokenizer = tokenizer
+        self.load_report = None
+        self.skipped: list[str] = []
+        self._loss = loss or (lambda module, batch: module(**batch).loss)
+        self._forward = forward or (lambda module, batch: module(**batch))
+        self._modality, self._tokens, self._example = modality, tokens, example
+        self._layers = dict(self._find(exclude, conv))
+        if not self._layers:
+            kinds = "nn.Linear or nn.Conv2d" if conv else "nn.Linear (convolutions with conv=True)"
+            raise InputError(f"{type(module).__name__} has no layer to prune: no {kinds} is left after `exclude`")
+
+    def _find(self, exclude: tuple[str, ...], conv: bool) -> Iterator[tuple[str, nn.Module]]:
+        seen: set[int] = set()
+        for name, layer in self.module.named_modules():
+            if isinstance(layer, NonDynamicallyQuantizableLinear):
+                self.skipped.append(f"{name}: nn.MultiheadAttention runs without calling this layer")
+                continue
+            if isinstance(layer, nn.Conv2d) and layer.groups > 1 and conv:
+                self.skipped.append(f"{name}: a convolution in groups")
+                continue
+            fits = isinstance(layer, nn.Linear) or (conv and isinstance(layer, nn.Conv2d))
+            if fits and id(layer.weight) not in seen and not any(part in name for part in exclude):
+                seen.add(id(layer.weight))
+                yield f"{name}.weight" if name else "weight", layer
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The named losses of a batch."""
+        return {"loss": self.loss(batch)}
+
+    losses = forward
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The scalar that gradient-based pruners differentiate."""
+        value = self._loss(self.module, batch)
+        if not isinstance(value, Tensor) or value.dim() != 0:
+            what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            raise InputError(f"the loss of {type(self.module).__name__} must be a scalar tensor, not {what}")
+        return value
+
+    def observe(self, batch: Batch) -> None:
+        """The forward pass."""
+        self._forward(self.module, batch)
+
+    def prunable_layers(self) -> dict[str, nn.Module]:
+        """Every linear layer (and convolution, if asked for) that is not excluded, each tied tensor once."""
+        return self._layers
+
+    def modality_of(self, name: str) -> str:
+        """As the wrapper was told; `all` without."""
+        if self._modality is None:
+            return "all"
+        if callable(self._modality):
+            return self._modality(name)
+        for prefix, modality in self._modality.items():
+            if name.startswith(prefix):
+                return modality
+        raise InputError(f"no modality for '{name}': the mapping knows the prefixes {', '.join(self._modality)}")
+
+    def real_tokens(self, name: str, batch: Batch) -> Tensor | None:
+        """As the wrapper was told; None (all) without."""
+        return None if self._tokens is None else self._tokens(name, batch)
+
+    def moving_tensors(self) -> Iterator[Tensor]:
+        """Every buffer: running statistics and the like."""
+        return self.module.buffers()
+
+    def example(self, size: int) -> dict[str, Batch]:
+        """Batches of `size` made-up samples a side, for models.check; InputError when the wrapper was given none."""
+        if self._example is None:
+            raise InputError("this wrapped module has no example batch: give wrap(..., example=...)")
+        return {side: self._example(size) for side in self.sides}
+
+    def state_dict(self, *arguments: Any, **keywords: Any) -> dict[str, Tensor]:
+        """The module's own names, without the wrapper's prefix."""
+        return self.module.state_dict(*arguments, **keywords)

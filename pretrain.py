@@ -1,0 +1,46 @@
+"""Pretrain a model in stages (vision alone, text alone, together) and write its weights.
+
+Made for the mini models on the mini world; the same stages run on the real data sets.
+    python pretrain.py --model xvlm-mini --devices 2
+Killed at any moment, the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from configs.schema import model_names, parse, read_yaml, task_file
+from console.errors import run_command
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-m", "--model", required=True, help=f"one of {', '.join(model_names())}")
+    parser.add_argument("--config", help="YAML with the stages (default: configs/<model>/pretrain.yaml)")
+    parser.add_argument("--weights", help="start from this checkpoint (default: random weights)")
+    parser.add_argument("--output_dir", help="where snapshots, logs and weights go (default: runs/pretrain/<model>)")
+    parser.add_argument("--seed", type=int, help="of weights, data order and dropout (default: the configuration's)")
+    parser.add_argument("--accelerator", default="auto", help="cpu, gpu, ... (default: what is there)")
+    parser.add_argument("--devices", type=int, default=1, help="processes on this machine, one device each")
+    parser.add_argument("--num_nodes", type=int, default=1, help="machines")
+    parser.add_argument("--precision", default="32-true", help="32-true, bf16-mixed, 16-mixed")
+    parser.add_argument("--num_workers", type=int, default=0, help="loader processes beside each device")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Run every stage that is not finished, then export the weights."""
+    args = parse_args()
+    path = args.config or task_file(args.model, "pretrain")
+    settings = read_yaml(path)
+
+    from training.stages import PretrainConfig, pretrain  # heavy imports after parsing
+
+    config = parse(PretrainConfig, settings, str(path))
+    pretrain(args, config, Path(args.output_dir or f"runs/pretrain/{args.model}"))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,78 @@
+"""Prune a pretrained vision-language model once, with no knowledge of the task: a mask for every sparsity.
+
+python prune.py --model xvlm-mini --pruner multiflow
+python prune.py --from_scores pruned_weights/multiflow/xvlm-mini_multiflow_seed42_scores.safetensors -s 50
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from configs.schema import model_names, read_yaml, task_file
+from console.errors import InputError, run_command
+from pruners import ALLOCATIONS, PRUNERS
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; what is left out comes from configs/<model>/prune.yaml."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_argument_group("what")
+    what.add_argument("-m", "--model", help=f"one of {', '.join(model_names())}")
+    what.add_argument("-p", "--pruner", help=f"one of {', '.join(PRUNERS)} (default: multiflow)")
+    what.add_argument("-s", "--sparsities", nargs="+", help="percent of prunable weights to go (default: 63 75 90)")
+    what.add_argument(
+        "--allocation", help=f"how layers share the loss, instead of the method's own: {', '.join(ALLOCATIONS)}"
+    )
+    what.add_argument("--config", help="YAML file (default: configs/<model>/prune.yaml); the command line goes first")
+    what.add_argument(
+        "--weights", help="checkpoint to prune (default: the model's own, see configs/<model>/model.yaml)"
+    )
+    what.add_argument(
+        "--from_scores", metavar="FILE", help="cut new masks from saved scores: no data, no model, seconds"
+    )
+    data = parser.add_argument_group("calibration")
+    data.add_argument(
+        "--seed", type=int, help="which samples calibrate, their augmentation, and ties of chance (default: 42)"
+    )
+    data.add_argument("--num_batches", type=int, help="steps through the data; a round's, for methods with rounds")
+    data.add_argument("--batch_size", type=int, help="samples a batch and side")
+    data.add_argument("--num_workers", type=int, help="loader processes; they do not change the result")
+    data.add_argument("--max_missing", type=float, help="share of calibration images that may be missing or broken")
+    method = parser.add_argument_group("hyperparameters (methods without them say so)")
+    method.add_argument("-e", "--epochs", type=int, help="rounds of pruning (itersnip)")
+    method.add_argument("--schedule", help="how the sparsity grows over the rounds: exp, linear or const (itersnip)")
+    method.add_argument("--lambda_", type=float, help="ridge penalty of second-order methods")
+    run = parser.add_argument_group("run")
+    run.add_argument("--output_dir", help="masks go to <output_dir>/<pruner>/ (default: pruned_weights)")
+    run.add_argument("--resume", action="store_true", help="go on from the statistics an interrupted run saved")
+    run.add_argument("--save_every", type=float, help="seconds between two saves of the statistics (default: 60)")
+    run.add_argument(
+        "--save_scores", action=argparse.BooleanOptionalAction, help="write the scores file (default: yes)"
+    )
+    run.add_argument("--accelerator", help="cpu, gpu, mps or auto (default: auto)")
+    run.add_argument("--devices", type=int, help="devices on this machine that share the calibration (default: 1)")
+    run.add_argument("--num_nodes", type=int, help="machines (default: 1)")
+    run.add_argument("--precision", help="of the calibration's forward passes: 32-true (default), bf16-mixed, 16-mixed")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Check everything cheap, calibrate once, cut and save the masks, show what came out."""
+    args = vars(parse_args())
+    if args["from_scores"]:
+        from pruners.recut import recut  # heavy imports only when the command line is sound
+
+        recut(args)
+        return
+    if not args["model"]:
+        raise InputError(f"--model is missing: choose one of {', '.join(model_names())}")
+    path = args.pop("config") or task_file(args["model"], "prune")
+    settings = read_yaml(path)
+
+    from pruners.command import prune_command
+
+    prune_command(args, settings, str(path))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,102 @@
+"""How many weights each layer loses: the half of a pruner that is not its criterion.
+
+An allocation turns scores into a cut for every layer. All have the same signature: the scores, the magnitudes
+|W| (looked at by the multimodal prior only), the modality of each layer and the sparsities; they return
+sparsity -> name -> Cut. Exactly round(s n) weights go, over all layers, per layer or per modality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from console.errors import InputError
+from pruners.groups import GroupCut
+from pruners.scores import Scores
+from pruners.select import Cut, cut_layer, cut_layers, split_ties
+from pruners.threads import in_threads
+
+Modality = Mapping[str, str]
+Cuts = dict[float, dict[str, Cut | GroupCut]]
+Allocation = Callable[[Scores, Scores, Modality, Sequence[float]], Cuts]
+
+
+def cut_globally(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> Cuts:
+    """One threshold over all layers."""
+    found = cut_layers(scores, [round(sparsity * scores.total()) for sparsity in sparsities])
+    return {sparsity: split_ties(scores, cut) for sparsity, cut in zip(sparsities, found, strict=True)}
+
+
+def cut_by_layer(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> Cuts:
+    """Every layer loses the same share."""
+    lost = {name: [round(sparsity * scores.size(name)) for sparsity in sparsities] for name in scores}
+    return _cut_each(scores, lost, sparsities)
+
+
+def cut_by_modality(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> Cuts:
+    """One threshold within each modality: every modality ends at the sparsity, its layers differ."""
+    cuts: Cuts = {sparsity: {} for sparsity in sparsities}
+    for names in _groups(scores, modality):
+        for sparsity, found in cut_globally(scores.only(names), magnitudes, modality, sparsities).items():
+            cuts[sparsity] |= found
+    return {sparsity: {name: found[name] for name in scores} for sparsity, found in cuts.items()}
+
+
+def cut_by_row(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> Cuts:
+    """Every output row of a layer loses the same share (Wanda's comparison group), up to one weight."""
+    return {
+        sparsity: {name: GroupCut(round(sparsity * scores.size(name)), scores.shapes[name][1]) for name in scores}
+        for sparsity in sparsities
+    }
+
+
+def pattern_allocation(kept: int, width: int) -> Allocation:
+    """n:m sparsity: of every `width` inputs in a row, `kept` stay; there is one sparsity it can give."""
+
+    def cut_by_pattern(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> Cuts:
+        only = 1 - kept / width
+        for sparsity in sparsities:
+            if abs(sparsity - only) > 1e-9:
+                raise InputError(
+                    f"the pattern {kept}:{width} prunes {100 * only:g} % and nothing else: ask for that sparsity"
+                )
+        for name, shape in scores.shapes.items():
+            if shape[1] % width:
+                raise InputError(
+                    f"layer '{name}' has {shape[1]} inputs, which {kept}:{width} cannot divide into {width}s"
+                )
+        lost = {name: GroupCut(scores.size(name) // width * (width - kept), width) for name in scores}
+        return dict.fromkeys(sparsities, lost)
+
+    return cut_by_pattern
+
+
+def cut_multimodally(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> Cuts:
+    """MULTIFLOW's multimodal prior (eq. 7) and mask (eq. 8).
+
+    Plain magnitude pruning inside each modality says how many weights each layer loses; which ones, the
+    scores say.
+    """
+    prior = cut_by_modality(magnitudes, magnitudes, modality, sparsities)
+
+    def below(name: str) -> list[int]:
+        weights = magnitudes[name]
+        return [prior[sparsity][name].below(weights) for sparsity in sparsities]
+
+    return _cut_each(scores, dict(zip(scores, in_threads(below, scores), strict=True)), sparsities)
+
+
+def _cut_each(scores: Scores, lost: Mapping[str, Sequence[int]], sparsities: Sequence[float]) -> Cuts:
+    """Each layer alone, `lost[name]` weights of it at each sparsity."""
+    found = in_threads(lambda name: cut_layer(scores[name], lost[name]), scores)
+    cuts: Cuts = {sparsity: {} for sparsity in sparsities}
+    for name, of_layer in zip(scores, found, strict=True):
+        for sparsity, cut in zip(sparsities, of_layer, strict=True):
+            cuts[sparsity][name] = cut
+    return cuts
+
+
+def _groups(scores: Scores, modality: Modality) -> list[list[str]]:
+    groups: dict[str, list[str]] = {}
+    for name in scores:
+        groups.setdefault(modality[name], []).append(name)
+    return list(groups.values())

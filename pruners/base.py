@@ -1,0 +1,231 @@
+"""What every pruner is: a criterion that scores weights, fed with calibration data as it asks.
+
+`calibrate` looks at the data once; `masks` is then cheap and can be asked for any sparsities.
+Iterative methods override `masks` and do their rounds there. Each method owns its options (a dataclass).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from console.errors import InputError
+from models.base import Batch, PrunableModel
+from pruners import allocation_named
+from pruners.checkpoint import Checkpoint, State, no_checkpoint
+from pruners.group import Group
+from pruners.layer_inputs import width
+from pruners.mask import Mask
+from pruners.scores import Scores
+from pruners.statistics import Layers, Statistic
+from pruners.threads import in_threads
+from pruners.units import Batches, Unit, check_batch, check_fields, device_of, seeded, stream, to_device
+
+Advance = Callable[..., None]
+
+
+def silent(steps: int = 1, note: str | None = None) -> None:
+    """Progress that nobody looks at."""
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """A method without hyperparameters."""
+
+
+@dataclass
+class Work:
+    """What a pruner works with besides the model: the data, the processes, where to save, how to report.
+
+    pairs: how many {general, region} steps of the data to use (a round, for iterative methods); None: all.
+    """
+
+    batches: Batches
+    sides: tuple[str, ...]
+    seed: int = 42
+    pairs: int | None = None
+    group: Group = dataclasses.field(default_factory=Group)
+    checkpoint: Checkpoint = no_checkpoint
+    advance: Advance = silent
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+
+class Pruner(ABC):
+    """A pruning method bound to a model."""
+
+    allocation: ClassVar[str] = "global"
+    uses_data: ClassVar[bool] = False
+    uses_gradients: ClassVar[bool] = False
+    uses_rounds: ClassVar[bool] = False  # each mask needs passes through the data of its own
+    Options: ClassVar[type] = NoOptions
+
+    def __init__(self, model: PrunableModel, work: Work, options: Any, allocation: str | None = None):
+        self.model = model
+        self.work = work
+        self.options = options
+        self.layers: Layers = model.prunable_layers()
+        if not self.layers:
+            raise InputError("the model has no prunable layer: nothing to prune")
+        self.modality = {name: model.modality_of(name) for name in self.layers}
+        self.allocate = allocation_named(allocation or self.allocation)
+        self.scores_by_sparsity: dict[float, Scores] = {}  # of methods whose scores serve one sparsity only
+
+    def calibrate(self) -> None:  # noqa: B027 - methods without data inherit it
+        """Look at the data, where the method needs any."""
+
+    @abstractmethod
+    def masks(self, sparsities: Sequence[float]) -> dict[float, Mask]:
+        """A mask for each sparsity, in (0, 1)."""
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Parameter name -> shape of the weight as a matrix, (o, i)."""
+        return {name: (len(layer.weight), width(layer)) for name, layer in self.layers.items()}
+
+    def matrix(self, name: str) -> Tensor:
+        """The weight of a layer as a matrix [o, i]: a convolution's inputs are channels x kernel."""
+        return self.layers[name].weight.detach().flatten(1)
+
+    def cut(self, scores: Scores, sparsity: float) -> Mask:
+        """The mask that the allocation leaves of the scores at one sparsity."""
+        return self.cut_all(scores, [sparsity])[sparsity]
+
+    def cut_all(self, scores: Scores, sparsities: Sequence[float]) -> dict[float, Mask]:
+        """The mask that the allocation leaves of the scores at each sparsity."""
+        cuts = self.allocate(scores, self.magnitudes(), self.modality, sparsities)
+        shapes = {name: tuple(layer.weight.shape) for name, layer in self.layers.items()}
+        return {sparsity: Mask.cut(scores, cuts[sparsity], self.modality, shapes) for sparsity in sparsities}
+
+    def magnitudes(self) -> Scores:
+        """|W| of each layer, computed when looked at."""
+        return Scores(self.shapes, lambda name: self.matrix(name).abs().float().cpu().numpy())
+
+    @classmethod
+    def plan(cls, options: Any, num_batches: int, available: int, masks: int) -> tuple[int | None, int]:
+        """How much data the method reads.
+
+        num_batches: steps asked for; available: steps until the data ends (at most num_batches); masks: how many.
+        Returns the steps of one round (None: once through the data) and those of the whole run.
+        """
+        return None, available
+
+    def pairs_in_all(self) -> int | None:
+        """Steps through the data for one mask; None: once through."""
+        return self.work.pairs
+
+    def gather(
+        self,
+        statistic: Statistic,
+        start: int = 0,
+        stop: int | None = None,
+        also: State = ({}, {}),
+        save: bool = True,
+        wrap: bool = True,
+    ) -> None:
+        """Feed the units of the pairs start <= pair < stop (None: to the end of the data) to a statistic.
+
+        wrap: begin the data anew when it ends before `stop`. also: what the checkpoint must hold besides the statistic
+        (tensors, progress of rounds). save: whether this pass is saved now and then; a short preliminary one is
+        simply done again.
+        """
+        work = self.work
+        seen = 0
+        for ranks in self._rounds_of_units(statistic, start, stop, wrap):
+            statistic.merge(work.group, ranks)
+            seen += len(ranks)
+            if save:
+                work.advance(len(ranks) / len(work.sides))
+            if save and seen % len(work.sides) == 0:
+                progress = also[1] | {"pairs": start + seen // len(work.sides)}
+                work.checkpoint.offer(lambda progress=progress: (statistic.state() | also[0], progress))
+        if seen == 0 and start == 0:
+            raise InputError("the calibration data is empty: give at least one batch")
+
+    def _rounds_of_units(self, statistic: Statistic, start: int, stop: int | None, wrap: bool) -> Iterator[list[int]]:
+        """Let each process see one unit at a time; yields the ranks of those that had one.
+
+        Where a loss depends on the batches before (queues, momentum), every process goes through all units in
+        order, but only moves the model's state along at those of the others.
+        """
+        work, device = self.work, device_of(self.model)
+        group = work.group
+        follow = group.size > 1 and statistic.follows_state
+        units = stream(work.batches, work.sides, Group() if follow else group, start, stop, wrap)
+        while True:
+            mine = False
+            for rank in range(group.size) if follow else [group.rank]:
+                unit = next(units, None)
+                if unit is not None:
+                    own = rank == group.rank
+                    mine |= own
+                    self._see(statistic.update if own else statistic.pass_by, unit, device)
+            ranks = group.ranks_with_work(mine, device)
+            if not ranks:
+                return
+            yield ranks
+
+    def gather_once(self, statistic: Statistic) -> None:
+        """One pass over the data, from where an interrupted run left it."""
+        start = 0
+        saved = self.work.checkpoint.load()
+        if saved is not None:
+            statistic.restore(saved[0])
+            start = saved[1]["pairs"]
+            self.work.advance(start)
+        self.gather(statistic, start, self.work.pairs)
+
+    def _see(self, look: Callable[[Batch], None], unit: Unit, device: torch.device) -> None:
+        check_batch(unit)
+        try:
+            with seeded(self.work.seed, unit.index, device), self.work.autocast():
+                look(to_device(unit.batch, device))
+        except KeyError as error:
+            raise check_fields(unit, error) from error
+
+    def to_host(self, name: str, scores: Tensor) -> np.ndarray:
+        """Scores of a layer as a float32 matrix on the CPU; InputError when any is NaN or infinite."""
+        # A sum is finite only if every element is, so that one cheap number nearly always settles it.
+        if not torch.isfinite(scores.sum()) and not torch.isfinite(scores).all():
+            what = "scores" if torch.isfinite(self.layers[name].weight).all() else "weights"
+            raise InputError(f"layer '{name}' has {what} that are NaN or infinite: check the weights and the data")
+        return scores.detach().flatten(1).float().cpu().numpy()
+
+
+class OneShot(Pruner):
+    """A pruner whose scores serve every sparsity.
+
+    keep_scores: whether they stay in memory; scores that come from the weights alone are computed at each look.
+    """
+
+    keep_scores: ClassVar[bool] = True
+    _scores: Scores | None = None
+
+    @abstractmethod
+    def score(self, name: str) -> Tensor:
+        """Scores [o, i] of a layer, float32, any device; the lowest go first."""
+
+    def scores(self) -> Scores:
+        """The scores of all layers; InputError when a weight or a score is NaN or infinite."""
+        if self._scores is None:
+            if self.keep_scores:
+                made = in_threads(self._scored, self.layers)
+                self._scores = Scores.of(dict(zip(self.layers, made, strict=True)))
+            else:
+                self._scores = Scores(self.shapes, self._scored)
+        return self._scores
+
+    def _scored(self, name: str) -> np.ndarray:
+        with torch.no_grad():
+            return self.to_host(name, self.score(name))
+
+    def masks(self, sparsities: Sequence[float]) -> dict[float, Mask]:
+        """Cut the scores as the allocation says."""
+        return self.cut_all(self.scores(), sparsities)

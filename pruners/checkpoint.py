@@ -1,0 +1,82 @@
+"""Save the running sums of a calibration now and then, so that an interrupted run can go on."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from console.errors import InputError
+from console.interrupt import interrupt
+from storage.tensors import read_safetensors, write_safetensors
+
+State = tuple[dict[str, Tensor], dict[str, Any]]
+
+
+class Checkpoint:
+    """A file with the tensors and the progress of a calibration.
+
+    identity: what defines the run (model, pruner, options, data, seed); a file of another run is refused.
+    every: seconds between two saves. The file is removed by `finish`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        identity: dict[str, Any],
+        every: float = 60.0,
+        resume: bool = False,
+        write: bool = True,
+        notes: Callable[[], Any] = lambda: None,
+    ):
+        """notes: something to remember beside the sums; `load` puts what was saved into `remembered`."""
+        self.path = path
+        self.identity = json.loads(json.dumps(identity))
+        self.remembered: Any = None
+        self._every = every
+        self._write = write
+        self._notes = notes
+        self._last = time.monotonic()
+        self._resume = resume
+
+    def load(self) -> State | None:
+        """The saved tensors and progress, or None when there is nothing to resume."""
+        if not self._resume or not self.path.is_file():
+            return None
+        tensors, metadata = read_safetensors(self.path)
+        identity = json.loads(metadata.get("identity", "{}"))
+        for key in {**identity, **self.identity}:
+            if identity.get(key) != self.identity.get(key):
+                raise InputError(
+                    f"{self.path} was written by another run ({key}: {identity.get(key)!r} then, "
+                    f"{self.identity.get(key)!r} now): run without --resume, or with the same options"
+                )
+        self.remembered = json.loads(metadata["notes"])
+        return tensors, json.loads(metadata["progress"])
+
+    def offer(self, state: Callable[[], State]) -> None:
+        """A good moment to stop: save if the last save is long ago, or if a stop was asked for."""
+        if self._write and (interrupt.requested or time.monotonic() - self._last >= self._every):
+            tensors, progress = state()
+            metadata = {"identity": self.identity, "progress": progress, "notes": self._notes()}
+            metadata = {key: json.dumps(value) for key, value in metadata.items()}
+            write_safetensors(self.path, tensors, metadata)
+            self._last = time.monotonic()
+        interrupt.check()
+
+    def finish(self) -> None:
+        """The results are written: the file is not needed any more."""
+        if self._write:
+            self.path.unlink(missing_ok=True)
+
+
+class _NoCheckpoint(Checkpoint):
+    def __init__(self) -> None:
+        super().__init__(Path("nowhere"), {}, write=False)
+
+
+no_checkpoint = _NoCheckpoint()

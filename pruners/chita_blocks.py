@@ -1,0 +1,128 @@
+"""CHITA's second half: within each block of weights, a better support and the exact optimum on it.
+
+Blocks never cross a layer; many are solved at once. All algebra is float64: with small lambda the systems are
+ill-conditioned. On a support S the optimum needs one n x n system only,
+    d_S = -A_S' (A_S A_S' + mu I)^-1 (A_P d_P + 1/B),     d_P = -w_P for the pruned P,
+which unlike the usual Woodbury form subtracts no large numbers from one another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+STEPS = (4.0, 1.0)
+"""Step lengths tried, as multiples of 1 / L: the second can never make things worse."""
+
+
+class Columns(Protocol):
+    """What a layer's solution needs to know: rows of A by columns, and the constants of the problem."""
+
+    mu: float
+    inverse_batch: float
+    block: int
+    iterations: int
+
+    def blocks(self, name: str) -> Iterable[tuple[slice, Tensor]]: ...
+
+    def original(self, name: str) -> np.ndarray: ...
+
+
+class Block(NamedTuple):
+    """Blocks side by side: A [q, n, m], w and d [q, m], support [q, m], v = A d [q, n], objective [q]."""
+
+    a: Tensor
+    w: Tensor
+    d: Tensor
+    support: Tensor
+    v: Tensor
+    objective: Tensor
+
+
+def solve_layer(problem: Columns, name: str, support: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Refine the support and weights [o, i] of a layer, block by block; as many survive as before.
+
+    Returns boolean support and updated weights (zero where pruned), both of the layer's shape, float64 weights.
+    """
+    flat_support, flat_weights = support.reshape(-1).copy(), weights.reshape(-1).astype(np.float64)
+    original = problem.original(name).reshape(-1)
+    for columns, a in problem.blocks(name):
+        m = min(problem.block, a.shape[1])
+        blocks = _start(problem, a.double(), original[columns], flat_weights[columns], flat_support[columns], m)
+        blocks = solve_exactly(problem, refine(problem, blocks))
+        size = a.shape[1]
+        flat_support[columns] = blocks.support.reshape(-1)[:size].cpu().numpy()
+        flat_weights[columns] = (blocks.w + blocks.d).reshape(-1)[:size].cpu().numpy()
+    flat_weights[~flat_support] = 0
+    return flat_support.reshape(support.shape), flat_weights.reshape(support.shape)
+
+
+def _start(problem: Columns, a: Tensor, w: np.ndarray, b: np.ndarray, support: np.ndarray, m: int) -> Block:
+    """Cut columns into blocks of m; the last one is padded with weights that are zero and not in the support."""
+    n, size = a.shape
+    padding = -size % m
+
+    def split(values: np.ndarray) -> Tensor:
+        padded = np.concatenate([values, np.zeros(padding, dtype=values.dtype)])
+        return torch.from_numpy(padded).to(a.device).reshape(-1, m)
+
+    a = torch.nn.functional.pad(a, (0, padding)).reshape(n, -1, m).transpose(0, 1).contiguous()
+    original = split(w.astype(np.float64))
+    return _evaluated(problem, a, original, split(b) - original, split(support))
+
+
+def _evaluated(problem: Columns, a: Tensor, w: Tensor, d: Tensor, support: Tensor) -> Block:
+    v = torch.einsum("qnm,qm->qn", a, d)
+    objective = v.square().sum(1) / 2 + problem.inverse_batch * v.sum(1) + problem.mu / 2 * d.square().sum(1)
+    return Block(a, w, d, support, v, objective)
+
+
+def refine(problem: Columns, blocks: Block) -> Block:
+    """Iterative hard thresholding in each block: gradient steps, keep as many of the largest as before."""
+    kept = blocks.support.sum(dim=1, keepdim=True)
+    curvature = torch.linalg.eigvalsh(blocks.a @ blocks.a.transpose(1, 2))[:, -1:] + problem.mu
+    for _ in range(problem.iterations):
+        gradient = torch.einsum("qnm,qn->qm", blocks.a, blocks.v + problem.inverse_batch) + problem.mu * blocks.d
+        before = blocks.objective
+        for step in STEPS:
+            u = blocks.w + blocks.d - step / curvature * gradient
+            support = _largest(u, kept, blocks.a)
+            candidate = _evaluated(problem, blocks.a, blocks.w, torch.where(support, u, 0) - blocks.w, support)
+            blocks = _better(blocks, candidate)
+        if not (blocks.objective < before).any():
+            break
+    return blocks
+
+
+def _largest(u: Tensor, kept: Tensor, a: Tensor) -> Tensor:
+    """Support of the `kept` [q, 1] largest |u| of each row [q, m]; of equal ones the later stay."""
+    padding = (a == 0).all(dim=1) & (u == 0)  # columns without gradient and weight never enter
+    order = torch.where(padding, -1.0, u.abs()).argsort(dim=1, stable=True)
+    m = u.shape[1]
+    stays = torch.arange(m, device=u.device) >= m - kept
+    return torch.zeros_like(u, dtype=torch.bool).scatter(1, order, stays)
+
+
+def _better(one: Block, other: Block) -> Block:
+    """Block by block the one with the lower objective."""
+    take = other.objective < one.objective
+
+    def pick(mine: Tensor, yours: Tensor) -> Tensor:
+        return torch.where(take.reshape(-1, *[1] * (mine.dim() - 1)), yours, mine)
+
+    return Block(one.a, one.w, *(pick(x, y) for x, y in zip(one[2:], other[2:], strict=True)))
+
+
+def solve_exactly(problem: Columns, blocks: Block) -> Block:
+    """The minimum on each block's support, pruned weights at zero."""
+    alive = blocks.support.double()
+    fixed = torch.einsum("qnm,qm->qn", blocks.a, -blocks.w * (1 - alive))
+    gram = (blocks.a * alive[:, None, :]) @ blocks.a.transpose(1, 2)
+    eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    z = torch.linalg.solve(gram + problem.mu * eye, fixed + problem.inverse_batch)
+    d = torch.where(blocks.support, -torch.einsum("qnm,qn->qm", blocks.a, z), -blocks.w)
+    return _better(blocks, _evaluated(problem, blocks.a, blocks.w, d, blocks.support))

@@ -1,0 +1,176 @@
+"""What `prune.py` does once its command line is read: check, calibrate, cut, save, show."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch.distributed as dist
+from torch import nn
+
+from configs.schema import parse
+from console.errors import InputError
+from console.interrupt import interrupt
+from console.progress import console, progress_bar
+from data.calibration import CalibrationBatches
+from data.manifest import data_identity, make_manifest
+from data.readers import ReaderConfig, make_reader
+from data.tokenizer import load_tokenizer
+from models import load_model
+from pruners import pruner_class
+from pruners.checkpoint import Checkpoint
+from pruners.outputs import Outputs, parse_percents
+from pruners.report import print_result
+from pruners.session import Session
+from storage.hashing import hash_file
+from training.fabric import make_fabric
+
+METHOD_OPTIONS = {"epochs": "epochs", "schedule": "schedule", "lambda_": "lambda_"}
+"""Command-line option -> field of a method's Options."""
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """configs/<model>/prune.yaml. methods: values that differ for a pruner (num_batches and its own options)."""
+
+    sides: dict[str, ReaderConfig]
+    pruner: str = "multiflow"
+    sparsities: list[float] = field(default_factory=lambda: [63.0, 75.0, 90.0])
+    allocation: str | None = None
+    seed: int = 42
+    num_batches: int = 3000
+    batch_size: int = 32
+    num_workers: int = 8
+    max_missing: float = 0.05
+    output_dir: str = "pruned_weights"
+    save_every: float = 60.0
+    save_scores: bool = True
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    precision: str = "32-true"
+    methods: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def prune_command(args: dict[str, Any], settings: dict[str, Any], where: str) -> None:
+    """Prune as the command line `args` and the YAML `settings` (read from `where`) say."""
+    config, options = merge(args, settings, where)
+    percents = parse_percents(args["sparsities"] or config.sparsities)
+    method = pruner_class(config.pruner)
+    outputs = Outputs.of(config.output_dir, args["model"], config.pruner, config.allocation, config.seed)
+    outputs.check_folder()
+    fabric = make_fabric(config.accelerator, config.devices, config.num_nodes, config.precision)
+    interrupt.listen()
+    started = time.perf_counter()
+    model = load_model(args["model"], weights=args["weights"])
+    if fabric.is_global_zero:
+        describe(model, args["model"])
+    batches = make_batches(model, config) if method.uses_data else None
+    source = {"model": args["model"], "weights": weights_identity(model), "precision": config.precision}
+    checkpoint = Checkpoint(
+        outputs.checkpoint,
+        source
+        | {"pruner": config.pruner, "allocation": config.allocation, "options": options, "seed": config.seed}
+        | {"num_batches": config.num_batches, "data": batches and data_identity(batches)}
+        | ({"sparsities": percents} if method.uses_rounds else {}),
+        every=config.save_every,
+        resume=bool(args["resume"]),
+        write=fabric.is_global_zero,
+        notes=lambda: sorted(batches.failed) if batches else [],
+    )
+    own = parse(method.Options, options, f"pruner '{config.pruner}'")
+    a_round, steps = method.plan(own, config.num_batches, len(batches or []), len(percents))
+    with progress_bar("calibrating", steps or 1, show=fabric.is_global_zero and method.uses_data) as advance:
+        session = Session(
+            fabric.to_device(model),
+            batches or [],
+            config.pruner,
+            seed=config.seed,
+            allocation=config.allocation,
+            num_batches=a_round,
+            checkpoint=checkpoint,
+            advance=advance,
+            autocast=fabric.autocast,
+            **options,
+        )
+        masks = session.masks([percent / 100 for percent in percents])
+    failed = all_failures(batches, checkpoint)
+    if fabric.is_global_zero:
+        if batches:
+            seen = steps // len(percents) if method.uses_rounds else steps
+            manifest = make_manifest(batches, seen, config.seed, failed)
+            outputs.write_manifest(manifest)
+            source["calibration"] = {"manifest": outputs.manifest.name, "hash": manifest["hash"]}
+        outputs.write(session, masks, source, save_scores=config.save_scores, processes=fabric.world_size)
+        checkpoint.finish()
+        print_result(masks, outputs, session.seconds, time.perf_counter() - started, failed)
+
+
+def merge(args: dict[str, Any], settings: dict[str, Any], where: str) -> tuple[PruneConfig, dict[str, Any]]:
+    """The YAML settings under the command line, and the method's own options among them."""
+    config = parse(PruneConfig, settings, where)
+    name = args["pruner"] or config.pruner
+    method = pruner_class(name)
+    for known in config.methods:
+        pruner_class(known)
+    special = dict(config.methods.get(name, {}))
+    given = {f.name: args[f.name] for f in dataclasses.fields(PruneConfig) if args.get(f.name) is not None}
+    given.pop("sparsities", None)
+    shared = {key: special.pop(key) for key in list(special) if key in ("num_batches", "batch_size")}
+    config = dataclasses.replace(config, **(shared | given | {"pruner": name}))
+    own = {f.name for f in dataclasses.fields(method.Options)}
+    for option, field_name in METHOD_OPTIONS.items():
+        if args.get(option) is not None:
+            if field_name in own:
+                special[field_name] = args[option]
+            else:
+                console.print(f"note: --{option} has no meaning for {name} and is ignored")
+    return config, special
+
+
+def describe(model: nn.Module, name: str) -> None:
+    """Say what was loaded and what is to be pruned."""
+    layers = model.prunable_layers()
+    prunable = sum(layer.weight.numel() for layer in layers.values())
+    total = sum(p.numel() for p in model.parameters())
+    report = model.load_report
+    if report is not None:
+        console.print(str(report) if report.is_remarkable else f"{report.source}: {report.loaded} tensors loaded")
+    console.print(f"{name}: {total:,} parameters, {prunable:,} prunable weights in {len(layers)} layers")
+
+
+def make_batches(model: nn.Module, config: PruneConfig) -> CalibrationBatches:
+    """The calibration data of the model's sides; its files are looked for before the work starts."""
+    missing = [side for side in model.sides if side not in config.sides]
+    if missing:
+        raise InputError(f"the configuration has no data for the side '{missing[0]}': add it under `sides:`")
+    tokenizer = load_tokenizer(model.tokenizer)
+    batches = CalibrationBatches(
+        {name: make_reader(config.sides[name], model.image_shape, tokenizer) for name in model.sides},
+        config.batch_size,
+        config.seed,
+        config.num_workers,
+        limit=config.num_batches,
+        max_missing=config.max_missing,
+    )
+    batches.check_files(len(batches))
+    return batches
+
+
+def weights_identity(model: nn.Module) -> dict[str, str]:
+    """File and hash of the weights; random ones say so."""
+    if model.load_report is None:
+        return {"file": "random", "sha256": ""}
+    return {"file": model.load_report.source, "sha256": hash_file(model.load_report.source)}
+
+
+def all_failures(batches: CalibrationBatches | None, checkpoint: Checkpoint) -> list[str]:
+    """Images that could not be read, by any process, before an interruption or since."""
+    failed = set(batches.failed if batches else ()) | set(checkpoint.remembered or ())
+    if dist.is_available() and dist.is_initialized():
+        parts: list[set[str]] = [set()] * dist.get_world_size()
+        dist.all_gather_object(parts, failed)
+        failed = set().union(*parts)
+    return sorted(failed)

@@ -1,0 +1,46 @@
+"""The processes that calibrate together, and sums over them in a fixed order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process's rank among `size` processes."""
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def current(cls) -> Group:
+        """The group torch.distributed was started with; a group of one without it."""
+        if dist.is_available() and dist.is_initialized():
+            return cls(dist.get_rank(), dist.get_world_size())
+        return cls()
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def ranks_with_work(self, has_work: bool, device: torch.device) -> list[int]:
+        """The ranks, in order, of the processes that have something to contribute now."""
+        if self.size == 1:
+            return [0] if has_work else []
+        flags = [torch.zeros(1, device=device) for _ in range(self.size)]
+        dist.all_gather(flags, torch.full((1,), float(has_work), device=device))
+        return [rank for rank, flag in enumerate(flags) if flag]
+
+    def from_rank(self, rank: int, mine: Tensor | None, like: Tensor) -> Tensor:
+        """The tensor of process `rank`, on every process; `like` gives its shape, dtype and device."""
+        if self.size == 1:
+            assert mine is not None
+            return mine
+        tensor = mine.contiguous() if rank == self.rank and mine is not None else torch.empty_like(like)
+        dist.broadcast(tensor, src=rank)
+        return tensor

@@ -1,0 +1,44 @@
+"""What a layer reads, as rows of a matrix: tokens for linear layers, patches for convolutions.
+
+With weights viewed as matrices [o, i] (a convolution's i is channels x kernel), every layer is y = W x for each row.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Layer = nn.Linear | nn.Conv2d
+
+
+def width(layer: nn.Module) -> int:
+    """i, the number of inputs of one output."""
+    return layer.weight[0].numel()
+
+
+def squares(layer: nn.Module, x: Tensor, real: Tensor | None) -> Tensor:
+    """Sum over rows of x_i^2 [i]. real: [b, t], which tokens of a linear layer's input [b, t, i] count."""
+    squared = x.float().square()
+    if isinstance(layer, nn.Conv2d):
+        return _patches(layer, squared).sum(dim=(0, 2))
+    if real is not None:
+        squared = squared * real.to(squared.dtype).unsqueeze(-1)
+    return squared.flatten(0, -2).sum(dim=0)
+
+
+def rows(layer: nn.Module, x: Tensor, real: Tensor | None) -> Tensor:
+    """All rows [r, i] float32; those of tokens that are not real are zero."""
+    if isinstance(layer, nn.Conv2d):
+        return _patches(layer, x.float()).transpose(1, 2).flatten(0, 1)
+    tokens = x.float() if real is None else x.float() * real.to(torch.float32).unsqueeze(-1)
+    return tokens.flatten(0, -2)
+
+
+def _patches(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """x [b, c, H, W] -> [b, i, positions]."""
+    if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        x = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
+        return F.unfold(x, layer.kernel_size, layer.dilation, 0, layer.stride)
+    return F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)

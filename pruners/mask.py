@@ -1,0 +1,261 @@
+"""A mask: which weights stay, named as the parameters they belong to, and where it came from."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from console.errors import InputError
+from pruners.groups import GroupCut
+from pruners.published_masks import read_published, write_published
+from pruners.scores import Scores
+from pruners.select import Cut
+from pruners.threads import in_threads
+from storage.tensors import read_safetensors, write_safetensors
+
+FORMAT = "vlm-pruning-mask-1"
+VALUES = "values/"  # before the name of a layer: its kept weights
+
+
+class Mask(Mapping[str, Tensor]):
+    """Parameter name -> boolean tensor of the parameter's shape, True = kept.
+
+    Kept in memory as on disk, one bit a weight; `mask[name]` unpacks one layer.
+
+    modalities: parameter name -> modality. source: where the mask came from (model, pruner, seed, ...).
+    Methods that update the weights they keep (CHITA, SparseGPT) leave the new values in the mask.
+    """
+
+    def __init__(
+        self,
+        kept: Mapping[str, Tensor],
+        modalities: Mapping[str, str] | None = None,
+        source: Mapping[str, Any] | None = None,
+    ):
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._bits: dict[str, np.ndarray] = {}
+        for name, tensor in kept.items():
+            array = tensor.detach().cpu().numpy()
+            if array.dtype != np.bool_:
+                raise InputError(f"the mask of '{name}' must be boolean, not {array.dtype}")
+            self._shapes[name] = array.shape
+            self._bits[name] = np.packbits(array)
+        self.modalities = dict(modalities or {})
+        self.source = dict(source or {})
+        self._values: dict[str, np.ndarray] = {}  # of the weights kept, where a method updated them
+
+    @classmethod
+    def cut(
+        cls,
+        scores: Scores,
+        cuts: Mapping[str, Cut | GroupCut],
+        modalities: Mapping[str, str],
+        shapes: Mapping[str, tuple[int, ...]],
+    ) -> Mask:
+        """The mask that the cut of each layer leaves of its scores; shapes are the parameters' own."""
+        mask = cls({}, modalities)
+        bits = in_threads(lambda name: np.packbits(cuts[name].keep(scores[name])), scores)
+        for name, packed in zip(scores, bits, strict=True):
+            mask._shapes[name], mask._bits[name] = tuple(shapes[name]), packed
+        return mask
+
+    def __getitem__(self, name: str) -> Tensor:
+        shape = self._shapes[name]
+        bits = np.unpackbits(self._bits[name], count=int(np.prod(shape)))
+        return torch.from_numpy(bits.view(np.bool_).reshape(shape))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def __eq__(self, other: object) -> bool:
+        """Equal when every bit is, and every updated weight; the source does not matter."""
+        if not isinstance(other, Mask):
+            return NotImplemented
+        return (
+            self._shapes == other._shapes
+            and self._values.keys() == other._values.keys()
+            and all(np.array_equal(bits, other._bits[name]) for name, bits in self._bits.items())
+            and all(np.array_equal(values, other._values[name]) for name, values in self._values.items())
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    # -- updated weights --------------------------------------------------------------------------------
+
+    @property
+    def has_values(self) -> bool:
+        """Whether the mask carries updated weights."""
+        return bool(self._values)
+
+    def with_values(self, weights: Mapping[str, Tensor]) -> Mask:
+        """The same mask, carrying the values that `weights` (of the parameters' shapes) have where it keeps."""
+        mask = copy.copy(self)
+        mask._values = {name: weights[name].float().cpu().numpy()[self[name].numpy()] for name in self}
+        return mask
+
+    def weights(self, name: str) -> np.ndarray:
+        """The updated weights of a layer, float32 of its shape, zero where pruned."""
+        full = np.zeros(self._shapes[name], dtype=np.float32)
+        full[self[name].numpy()] = self._values[name]
+        return full
+
+    # -- counting ---------------------------------------------------------------------------------------
+
+    def size(self, name: str) -> int:
+        """Number of weights of a layer."""
+        return int(np.prod(self._shapes[name]))
+
+    def kept(self, name: str) -> int:
+        """Number of weights of a layer that stay."""
+        return int(np.bitwise_count(self._bits[name]).sum())
+
+    def sparsity(self, names: Iterator[str] | list[str] | None = None) -> float:
+        """Share of weights pruned, over the given layers or all, counted from the bits."""
+        names = list(self if names is None else names)
+        return 1 - sum(map(self.kept, names)) / max(1, sum(map(self.size, names)))
+
+    def sparsity_by_layer(self) -> dict[str, float]:
+        """Share of weights pruned in each layer."""
+        return {name: self.sparsity([name]) for name in self}
+
+    def layers_by_modality(self) -> dict[str, list[str]]:
+        """Modality -> its layers, in the order of the model."""
+        groups: dict[str, list[str]] = {}
+        for name in self:
+            groups.setdefault(self.modalities.get(name, "all"), []).append(name)
+        return groups
+
+    def sparsity_by_modality(self) -> dict[str, float]:
+        """Share of weights pruned in each modality."""
+        return {modality: self.sparsity(names) for modality, names in self.layers_by_modality().items()}
+
+    def check_pattern(self, kept: int, width: int) -> None:
+        """InputError naming the first layer in which not every group of `width` inputs keeps exactly `kept`."""
+        for name in self:
+            groups = self[name].reshape(-1, width) if self._shapes[name][-1] % width == 0 else None
+            if groups is None or bool((groups.sum(dim=1) != kept).any()):
+                raise InputError(f"layer '{name}' does not keep {kept} of every {width} inputs")
+
+    # -- models -----------------------------------------------------------------------------------------
+
+    def fitted(self, model: nn.Module) -> Mask:
+        """This mask under the model's own names and for its prunable layers only.
+
+        Other known names of the same parameters are translated; layers that the model has but does not prune are
+        left out. Raises InputError naming the first differing keys when anything else does not match.
+        """
+        layers = model.prunable_layers()
+        if list(self) == list(layers):
+            self.check_fits(layers)
+            return self
+        found = {name: self[name] for name in self}
+        if hasattr(model, "key_rules"):
+            found = model.key_rules.prepare(found)
+            names = {key: model.key_rules.rename(key, set(found)) for key in found}
+            found = {name: found[key] for key, name in names.items() if name is not None}
+        others = {name for name in model.state_dict() if name not in layers}
+        mask = Mask({name: kept for name, kept in found.items() if name not in others}, self.modalities, self.source)
+        mask.check_fits(layers)
+        if self.has_values:
+            raise InputError("a mask with updated weights cannot be translated to other names: prune that model itself")
+        return Mask({name: mask[name] for name in layers}, {n: model.modality_of(n) for n in layers}, self.source)
+
+    def check_fits(self, layers: Mapping[str, nn.Module]) -> None:
+        """InputError naming the first differing keys unless the mask covers exactly `layers`."""
+        missing = [name for name in layers if name not in self._shapes]
+        extra = [name for name in self._shapes if name not in layers]
+        reshaped = [n for n in self if n in layers and self._shapes[n] != tuple(layers[n].weight.shape)]
+        problems = []
+        if missing:
+            problems.append(f"it lacks {len(missing)} layers (first: {', '.join(missing[:3])})")
+        if extra:
+            problems.append(f"it has {len(extra)} layers that the model does not (first: {', '.join(extra[:3])})")
+        if reshaped:
+            name = reshaped[0]
+            problems.append(
+                f"{len(reshaped)} layers have another shape (first: {name}, {self._shapes[name]} in the mask, "
+                f"{tuple(layers[name].weight.shape)} in the model)"
+            )
+        if problems:
+            raise InputError(f"the mask belongs to another model: {'; '.join(problems)}")
+
+    @torch.no_grad()
+    def apply(self, model: nn.Module) -> None:
+        """Set the pruned weights of `model` to zero, in place, and the kept ones to updated values if there are any.
+
+        Raises InputError when the mask does not fit.
+        """
+        mask = self.fitted(model)
+        for name, layer in model.prunable_layers().items():
+            if mask.has_values:
+                layer.weight.copy_(torch.from_numpy(mask.weights(name)))
+            else:
+                layer.weight.masked_fill_(~mask[name].to(layer.weight.device), 0)
+
+    @torch.no_grad()
+    def merge(self, model: nn.Module, layout: str | None = None) -> dict[str, Tensor]:
+        """A plain state dict of the model with the mask's zeros in it, which stock code loads; the model stays dense.
+
+        layout: names of another library where the model offers them (`model.layouts`, for example "timm").
+        """
+        merged = copy.deepcopy(model)
+        self.apply(merged)
+        state = {name: tensor.detach() for name, tensor in merged.state_dict().items()}
+        if layout is None:
+            return state
+        layouts = getattr(model, "layouts", {})
+        if layout not in layouts:
+            raise InputError(
+                f"unknown layout '{layout}': this model offers {', '.join(layouts) or 'its own names only'}"
+            )
+        return layouts[layout](state)
+
+    # -- files ------------------------------------------------------------------------------------------
+
+    def save(self, path: Path | str, format: str = "safetensors", model: nn.Module | None = None) -> None:
+        """Write the mask atomically.
+
+        format: "safetensors", one bit a weight (and updated weights, if any); or "pth", what the published scripts
+        read, which needs the model, since it also lists the layers that are not pruned.
+        """
+        if format == "pth":
+            if model is None:
+                raise InputError("a mask in the published format lists all layers of its model: give the model, too")
+            write_published(path, self.fitted(model), model)
+            return
+        if format != "safetensors":
+            raise InputError(f"unknown mask format '{format}': choose safetensors or pth")
+        about = {"shapes": self._shapes, "modalities": self.modalities, "source": self.source}
+        metadata = {"format": FORMAT, "sparsity": f"{self.sparsity():.6f}", "about": json.dumps(about)}
+        tensors = {name: torch.from_numpy(bits) for name, bits in self._bits.items()}
+        tensors |= {f"{VALUES}{name}": torch.from_numpy(values) for name, values in self._values.items()}
+        write_safetensors(path, tensors, metadata)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Mask:
+        """Read a mask file: our own, or a published `.pth`; InputError when it is missing, corrupt or no mask."""
+        if Path(path).suffix != ".safetensors":
+            return cls(read_published(path), source={"file": str(path), "format": "published"})
+        tensors, metadata = read_safetensors(path)
+        if metadata.get("format") != FORMAT:
+            raise InputError(f"{path} is no mask file: give one that prune.py wrote")
+        about = json.loads(metadata["about"])
+        mask = cls({}, about["modalities"], about["source"])
+        for name, shape in about["shapes"].items():
+            if name not in tensors or tensors[name].numel() != (int(np.prod(shape)) + 7) // 8:
+                raise InputError(f"{path} is damaged: the bits of '{name}' are missing or of the wrong length")
+            mask._shapes[name] = tuple(shape)
+            mask._bits[name] = tensors[name].numpy()
+            if f"{VALUES}{name}" in tensors:
+                mask._values[name] = tensors[f"{VALUES}{name}"].numpy()
+        return mask

@@ -1,0 +1,173 @@
+"""The files that one pruning leaves: masks, scores, manifest, run times, picture."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import json
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from console.errors import InputError
+from pruners.base import OneShot, Pruner
+from pruners.mask import Mask
+from pruners.picture import draw_layers
+from pruners.scores import Scores
+from storage.atomic import write_json, write_text
+from storage.tensors import write_safetensors
+
+SCORES_FORMAT = "vlm-pruning-scores-1"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Names of all files of a run: <output_dir>/<label>/<model>_<label>_..., label = pruner[-allocation]."""
+
+    folder: Path
+    model: str
+    label: str
+    seed: int
+
+    @classmethod
+    def of(cls, output_dir: str, model: str, pruner: str, allocation: str | None, seed: int) -> Outputs:
+        """The files of a run; an allocation that is not the method's own is part of their names."""
+        label = pruner if allocation is None else f"{pruner}-{allocation.replace(':', 'of')}"
+        return cls(Path(output_dir) / label, model.replace("/", "--").replace(":", "-"), label, seed)
+
+    def mask(self, sparsity: float) -> Path:
+        """The mask of a sparsity in (0, 1)."""
+        return self.folder / f"{self.model}_{self.label}_{percent(sparsity)}_seed{self.seed}.safetensors"
+
+    def _beside(self, ending: str) -> Path:
+        return self.folder / f"{self.model}_{self.label}_seed{self.seed}_{ending}"
+
+    def scores(self, sparsity: float | None = None) -> Path:
+        """Scores of all weights, from which masks are cut; those of one sparsity for methods that train them."""
+        if sparsity is None:
+            return self._beside("scores.safetensors")
+        return self.mask(sparsity).with_name(self.mask(sparsity).stem + "_scores.safetensors")
+
+    @property
+    def manifest(self) -> Path:
+        """What the run was calibrated on."""
+        return self._beside("calibration.json")
+
+    @property
+    def picture(self) -> Path:
+        """Sparsity of every layer."""
+        return self._beside("layers.png")
+
+    @property
+    def checkpoint(self) -> Path:
+        """Statistics of a run that is not finished."""
+        return self._beside("unfinished.safetensors")
+
+    @property
+    def runtimes(self) -> Path:
+        """Seconds of all runs in this folder."""
+        return self.folder / "runtimes.csv"
+
+    def check_folder(self) -> None:
+        """InputError now, not after the calibration, when nothing can be written there."""
+        write_text(self.folder / f".{self.model}_writable", "")
+        (self.folder / f".{self.model}_writable").unlink(missing_ok=True)
+
+    def write_manifest(self, manifest: dict[str, Any]) -> None:
+        """The calibration manifest."""
+        write_json(self.manifest, manifest)
+
+    def write(
+        self, session: Any, masks: dict[float, Mask], source: dict[str, Any], save_scores: bool, processes: int
+    ) -> None:
+        """Everything but the manifest; `source` is added to what the masks say of themselves."""
+        for sparsity, mask in masks.items():
+            mask.source = source | mask.source
+            mask.save(self.mask(sparsity))
+        if save_scores:
+            common = {k: v for k, v in next(iter(masks.values())).source.items() if not k.startswith("sparsity_")}
+            if isinstance(session.pruner, OneShot):
+                write_scores(self.scores(), session.pruner, session.pruner.scores(), session.allocation, common)
+            for sparsity, scores in session.pruner.scores_by_sparsity.items():
+                about = common | {"trained_for": sparsity}
+                write_scores(self.scores(sparsity), session.pruner, scores, session.allocation, about)
+        self._write_runtimes(masks, session.seconds, session.pruner, processes)
+        draw_layers(masks, self.picture, f"{self.model}, {self.label}")
+
+    def _write_runtimes(
+        self, masks: dict[float, Mask], seconds: dict[str, float], pruner: Pruner, processes: int
+    ) -> None:
+        """One row a mask; rows of earlier runs stay, those of the same mask are replaced."""
+        rows: dict[tuple[str, ...], dict[str, Any]] = {}
+        key = ("model", "pruner", "sparsity", "seed")
+        if self.runtimes.is_file():
+            with self.runtimes.open(newline="", encoding="utf-8") as file:
+                rows = {tuple(row[k] for k in key): row for row in csv.DictReader(file)}
+        for sparsity in masks:
+            row = {
+                "model": self.model,
+                "pruner": self.label,
+                "sparsity": percent(sparsity),
+                "seed": str(self.seed),
+                "seconds": f"{sum(seconds.values()):.3f}",
+                "calibration_seconds": f"{seconds['calibration']:.3f}",
+                "masks_in_this_run": len(masks),
+                "device": str(next(iter(pruner.layers.values())).weight.device),
+                "processes": processes,
+                "peak_memory_gb": f"{peak_memory() / 1e9:.3f}",
+                "torch": torch.__version__,
+                "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            }
+            rows[tuple(row[k] for k in key)] = row
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(row))
+        writer.writeheader()
+        writer.writerows(rows.values())
+        write_text(self.runtimes, text.getvalue())
+
+
+def peak_memory() -> int:
+    """Largest memory this process held so far, in bytes: the device's on CUDA, else the process's."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def percent(sparsity: float) -> str:
+    """0.75 -> '75', 0.625 -> '62.5'."""
+    return f"{sparsity * 100:.10g}"
+
+
+def parse_percents(values: list[Any]) -> list[float]:
+    """Sparsities in percent, from text such as '63' or '62.5' (commas allowed); InputError for anything else."""
+    percents: list[float] = []
+    for text in (part for value in values for part in str(value).split(",") if part):
+        try:
+            value = float(text.rstrip("%"))
+        except ValueError:
+            raise InputError(f"sparsity '{text}' is no number: give percents such as -s 63 75 90") from None
+        if 0 < value < 1:
+            raise InputError(f"sparsity {text} is below 1 %: give percents, for example {value * 100:g} for {text}")
+        if not 0 < value < 100:
+            raise InputError(f"sparsity {text} is not between 0 and 100 percent (both excluded)")
+        if value in percents:
+            raise InputError(f"sparsity {text} is given twice")
+        percents.append(value)
+    if not percents:
+        raise InputError("no sparsity given: ask for at least one, for example -s 75")
+    return percents
+
+
+def write_scores(path: Path, pruner: Pruner, scores: Scores, allocation: str, source: dict[str, Any]) -> None:
+    """Scores of all layers, and the weights where the allocation needs their magnitudes (the multimodal prior)."""
+    tensors: dict[str, Tensor] = {f"score.{name}": torch.from_numpy(layer) for name, layer in scores.items()}
+    if allocation == "multimodal":
+        tensors |= {f"weight.{name}": pruner.matrix(name) for name in pruner.layers}
+    shapes = {name: tuple(layer.weight.shape) for name, layer in pruner.layers.items()}
+    about = {"modality": pruner.modality, "shapes": shapes, "source": source}
+    write_safetensors(path, tensors, {"format": SCORES_FORMAT, "about": json.dumps(about)})

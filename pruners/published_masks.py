@@ -1,0 +1,57 @@
+"""Mask files as MULTIFLOW's authors write and release them.
+
+A dict of `<module>.weight_pruning_mask` and `<module>.bias_pruning_mask` for all linear layers, those that are never
+pruned included (all ones); boolean or float. Only weights of prunable layers say anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from console.errors import InputError
+from storage.atomic import atomic_path
+from storage.tensors import read_tensors
+
+SUFFIX = "_pruning_mask"
+
+
+def read_published(path: Path | str) -> dict[str, Tensor]:
+    """Parameter name -> boolean mask of every weight in the file.
+
+    Float entries other than 0 and 1 (TAMT's files hold such for heads that are not pruned) are left out. Raises
+    InputError when the file is no such dict.
+    """
+    content = read_tensors(path)
+    if not isinstance(content, dict) or not any(str(key).endswith(f".weight{SUFFIX}") for key in content):
+        raise InputError(f"{path} is no mask file: it has no key ending in '.weight{SUFFIX}'")
+    masks = {}
+    for key, tensor in content.items():
+        if not str(key).endswith(f".weight{SUFFIX}"):
+            continue
+        if not isinstance(tensor, Tensor):
+            raise InputError(f"{path} is no mask file: '{key}' is no tensor")
+        if tensor.dtype == torch.bool or bool(((tensor == 0) | (tensor == 1)).all()):
+            masks[key.removesuffix(SUFFIX)] = tensor.bool()
+    return masks
+
+
+def write_published(path: Path | str, masks: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Write a mask that fits `model`: booleans for all its linear layers, each tied one under its first name."""
+    content: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, module in getattr(model, "module", model).named_modules():
+        if not isinstance(module, nn.Linear) or id(module.weight) in seen:
+            continue
+        seen.add(id(module.weight))
+        weight = masks.get(f"{name}.weight")
+        content[f"{name}.weight{SUFFIX}"] = (
+            torch.ones_like(module.weight, dtype=torch.bool) if weight is None else weight
+        )
+        if module.bias is not None:
+            content[f"{name}.bias{SUFFIX}"] = torch.ones_like(module.bias, dtype=torch.bool)
+    with atomic_path(path) as temporary:
+        torch.save({key: tensor.cpu() for key, tensor in content.items()}, temporary)

@@ -1,0 +1,25 @@
+"""rand: every weight has the same chance to stay; the floor under every other method. No data.
+
+python prune.py --pruner rand --seed 0
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from pruners.base import OneShot
+
+
+class Rand(OneShot):
+    """Uniform random scores drawn from the seed and the layer's name, one threshold over all layers."""
+
+    keep_scores = False
+
+    def score(self, name: str) -> Tensor:
+        """[o, i] in [0, 1), drawn on the CPU: the same on every device and for every order of layers."""
+        digest = hashlib.blake2b(f"{self.work.seed}/{name}".encode(), digest_size=8).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+        return torch.rand(self.shapes[name], generator=generator)

@@ -1,0 +1,88 @@
+"""Cut new masks from saved scores: no data, no model, a few seconds."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from console.errors import InputError
+from pruners import allocation_named
+from pruners.mask import Mask
+from pruners.outputs import SCORES_FORMAT, Outputs, parse_percents
+from pruners.picture import draw_layers
+from pruners.report import print_result
+from pruners.scores import Scores
+from storage.tensors import read_safetensors
+
+
+def recut(args: dict[str, Any]) -> None:
+    """Masks at `args["sparsities"]` from the file `args["from_scores"]`, beside the others of that run."""
+    started = time.perf_counter()
+    path = Path(args["from_scores"])
+    percents = parse_percents(args["sparsities"] or [63, 75, 90])
+    scores, weights, about = read_scores(path)
+    modality, source = about["modality"], about["source"]
+    own = source["allocation"]
+    allocation = args["allocation"] or own
+    special = allocation if allocation != own else source.get("allocation_asked")
+    folder = args["output_dir"] or str(path.parent.parent)
+    outputs = Outputs.of(folder, source["model"], source["pruner"], special, source["seed"])
+    outputs.check_folder()
+    masks = cut_masks(scores, weights, modality, about["shapes"], allocation, [percent / 100 for percent in percents])
+    for sparsity, mask in masks.items():
+        mask.source = source | mask.source | {"from_scores": path.name}
+        mask.save(outputs.mask(sparsity))
+    draw_layers(masks, outputs.picture, f"{outputs.model}, {outputs.label}")
+    seconds = time.perf_counter() - started
+    print_result(masks, outputs, {"calibration": 0.0, "masks": seconds}, seconds, [])
+
+
+def read_scores(path: Path) -> tuple[Scores, dict[str, np.ndarray], dict[str, Any]]:
+    """Scores and weights (empty where not saved) as matrices, and what the file says: modality, shapes, source."""
+    tensors, metadata = read_safetensors(path)
+    if metadata.get("format") != SCORES_FORMAT:
+        raise InputError(f"{path} is no scores file: give a *_scores.safetensors that prune.py wrote")
+    about = json.loads(metadata["about"])
+    parts: dict[str, dict[str, np.ndarray]] = {"score": {}, "weight": {}}
+    for name in about["modality"]:
+        for kind, found in parts.items():
+            if f"{kind}.{name}" in tensors:
+                found[name] = tensors[f"{kind}.{name}"].numpy()
+    if len(parts["score"]) != len(about["modality"]):
+        raise InputError(f"{path} is damaged: it lacks the scores of some layers; prune again")
+    return Scores.of(parts["score"]), parts["weight"], about
+
+
+def cut_masks(
+    scores: Scores,
+    weights: dict[str, np.ndarray],
+    modality: dict[str, str],
+    shapes: dict[str, tuple[int, ...]],
+    allocation: str,
+    sparsities: list[float],
+) -> dict[float, Mask]:
+    """Masks from saved scores as the allocation says; InputError when it needs magnitudes that were not saved."""
+
+    def magnitude(name: str) -> np.ndarray:
+        if name not in weights:
+            raise InputError(
+                f"the allocation '{allocation}' needs the weights' magnitudes, which this scores file does not hold: "
+                "prune with --allocation multimodal once"
+            )
+        return np.abs(weights[name])
+
+    magnitudes = Scores(scores.shapes, magnitude)
+    cuts = allocation_named(allocation)(scores, magnitudes, modality, sparsities)
+    masks = {}
+    for sparsity in sparsities:
+        masks[sparsity] = mask = Mask.cut(scores, cuts[sparsity], modality, shapes)
+        mask.source = {
+            "allocation": allocation,
+            "sparsity_asked": sparsity,
+            "sparsity_reached": mask.sparsity(),
+        }
+    return masks

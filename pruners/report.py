@@ -1,0 +1,64 @@
+"""What a pruning shows on the terminal: a table of the masks, warnings, and where the files are."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from pruners.mask import Mask
+from pruners.outputs import Outputs, percent
+
+
+def print_result(
+    masks: dict[float, Mask], outputs: Outputs, seconds: dict[str, float], total: float, failed: list[str]
+) -> None:
+    """seconds: of the calibration and of cutting all masks; total: of the whole run."""
+    screen = Console(soft_wrap=True)
+    modalities = list(dict.fromkeys(m for mask in masks.values() for m in mask.layers_by_modality()))
+    table = Table(title=f"{outputs.model} pruned by {outputs.label}, seed {outputs.seed}")
+    for column in ("asked", "reached", *modalities):
+        table.add_column(column, justify="right")
+    table.add_column("smallest layer (weights kept)")
+    table.add_column("seconds", justify="right")
+    for i, (sparsity, mask) in enumerate(masks.items()):
+        by_modality = mask.sparsity_by_modality()
+        smallest = min(mask, key=mask.kept)
+        share = seconds["masks"] / len(masks) + (seconds["calibration"] if i == 0 else 0)
+        table.add_row(
+            f"{percent(sparsity)} %",
+            f"{100 * mask.sparsity():.3f} %",
+            *(f"{100 * by_modality[m]:.2f} %" for m in modalities),
+            f"{shorten(smallest)} ({mask.kept(smallest):,})",
+            f"{share:.2f}" + (" with calibration" if i == 0 and seconds["calibration"] > 0.005 else ""),
+        )
+    screen.print(table)
+    for sparsity, mask in masks.items():
+        for warning in collapses(mask):
+            screen.print(f"[yellow]warning:[/] at {percent(sparsity)} %, {warning}")
+    if failed:
+        screen.print(
+            f"{len(failed)} images could not be read and others took their place: {', '.join(failed[:5])}"
+            + (" ..." if len(failed) > 5 else "")
+        )
+    screen.print(
+        f"{len(masks)} masks in {outputs.folder}/ after {total:.1f} s; sparsity of every layer: {outputs.picture}"
+    )
+
+
+def collapses(mask: Mask) -> list[str]:
+    """Sentences naming modalities and layers of which nothing is left."""
+    warnings, told = [], set()
+    for modality, names in mask.layers_by_modality().items():
+        if not any(mask.kept(name) for name in names):
+            warnings.append(f"nothing is kept of the whole {modality} modality")
+            told |= set(names)
+    empty = [name for name in mask if mask.kept(name) == 0 and name not in told]
+    if empty:
+        more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
+        warnings.append(f"nothing is kept of {len(empty)} layers: {', '.join(empty[:5])}{more}")
+    return warnings
+
+
+def shorten(name: str) -> str:
+    """A parameter name without what all layers share."""
+    return name.removesuffix(".weight").replace("_encoder", "").replace("encoder.", "")

@@ -1,0 +1,116 @@
+"""One pruning of one model: options checked, the method run, the model left as it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from torch import nn
+
+from configs.schema import parse
+from console.errors import InputError
+from pruners import allocation_named, pruner_class
+from pruners.base import Advance, Pruner, Work, silent
+from pruners.checkpoint import Checkpoint, no_checkpoint
+from pruners.group import Group
+from pruners.mask import Mask
+from pruners.preserve import preserved
+from pruners.units import Batches
+
+
+class Session:
+    """Holds what one pruning made: the pruner with its statistics and scores, and the masks."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Batches,
+        pruner: str = "multiflow",
+        *,
+        seed: int = 42,
+        allocation: str | None = None,
+        num_batches: int | None = None,
+        checkpoint: Checkpoint = no_checkpoint,
+        advance: Advance = silent,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        **options: Any,
+    ):
+        if num_batches is not None and num_batches < 1:
+            raise InputError(f"num_batches must be at least 1, not {num_batches}")
+        self.model = model
+        self.name = pruner
+        self.pruner_class = pruner_class(pruner)
+        if self.pruner_class.uses_rounds and isinstance(batches, Iterator):
+            raise InputError(
+                f"{pruner} reads the calibration data in several rounds, but these batches can be read only once: "
+                "give a list or another re-iterable instead of a generator"
+            )
+        self.allocation = allocation or self.pruner_class.allocation
+        allocation_named(self.allocation)
+        self.options = parse(self.pruner_class.Options, options, f"pruner '{pruner}'")
+        self.seed = seed
+        self._work = Work(
+            batches=batches,
+            sides=tuple(model.sides),
+            seed=seed,
+            pairs=num_batches,
+            group=Group.current(),
+            checkpoint=checkpoint,
+            advance=advance,
+            autocast=autocast,
+        )
+        self.pruner: Pruner | None = None
+        self.seconds = {"calibration": 0.0, "masks": 0.0}
+
+    def masks(self, sparsities: Sequence[float]) -> dict[float, Mask]:
+        """A mask for each sparsity; the model is left as it was, whatever happens."""
+        check_sparsities(sparsities)
+        with preserved(self.model, self.pruner_class.uses_gradients):
+            self.pruner = self.pruner_class(self.model, self._work, self.options, self.allocation)
+            started = time.perf_counter()
+            preliminary = self._preliminary()
+            self.pruner.calibrate()
+            calibrated = time.perf_counter()
+            masks = self.pruner.masks(list(sparsities))
+            self.seconds = {"calibration": calibrated - started, "masks": time.perf_counter() - calibrated}
+            if preliminary is not None:
+                preliminary.undo()
+        for sparsity, mask in masks.items():
+            mask.source = {
+                "pruner": self.name,
+                "allocation": self.allocation,
+                "options": dataclasses.asdict(self.options),
+                "num_batches": self._work.pairs,
+                "seed": self.seed,
+                "sparsity_asked": sparsity,
+                "sparsity_reached": mask.sparsity(),
+                **(self.model.notes() if self.pruner_class.uses_gradients and hasattr(self.model, "notes") else {}),
+            }
+        return masks
+
+    def _preliminary(self) -> Any:
+        """What some models gather before gradients mean something (DINO fits its classifier), over all the data."""
+        assert self.pruner is not None
+        if not self.pruner_class.uses_gradients or not hasattr(self.model, "preliminary"):
+            return None
+        statistic = self.model.preliminary()
+        if statistic is not None:
+            self.pruner.gather(statistic, 0, self.pruner.pairs_in_all(), save=False)
+            statistic.finish()
+        return statistic
+
+
+def check_sparsities(sparsities: Sequence[float]) -> None:
+    """InputError unless all are different numbers in (0, 1)."""
+    if not sparsities:
+        raise InputError("no sparsity given: ask for at least one, for example 0.75")
+    for sparsity in sparsities:
+        if not isinstance(sparsity, int | float) or not 0 < sparsity < 1:
+            raise InputError(
+                f"sparsity {sparsity!r} is not between 0 and 1 (shares of weights to prune, both excluded)"
+            )
+    if len(set(sparsities)) < len(sparsities):
+        raise InputError(f"a sparsity is given twice: {', '.join(map(str, sparsities))}")

@@ -1,0 +1,28 @@
+"""SNIP: sensitivity of the loss to removing a weight, |g W|, with g the mean gradient over batches.
+
+Lee et al., "Single-shot Network Pruning based on Connection Sensitivity", ICLR 2019 (eq. 6).
+    python prune.py --pruner snip
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from pruners.base import OneShot
+from pruners.statistics import MeanGradients
+
+
+class SNIP(OneShot):
+    """Score |mean gradient * W| of the pretraining loss, averaged over both sides; one global threshold."""
+
+    uses_data = True
+    uses_gradients = True
+
+    def calibrate(self) -> None:
+        """Sum up gradients over the data."""
+        self.gradients = MeanGradients(self.model, self.layers, self.work.group)
+        self.gather_once(self.gradients)
+
+    def score(self, name: str) -> Tensor:
+        """[o, i]; written over the gradient, which is not needed any more."""
+        return self.gradients.mean(name).mul_(self.layers[name].weight).abs_()

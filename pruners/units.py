@@ -1,0 +1,124 @@
+"""The work of calibration, cut into units: one batch of one side (general or region) each.
+
+Units are numbered in a fixed order. With several processes, process r of w takes units r, r + w, ...;
+sums are then added in the order of the units, exactly as one process would add them, so that the number
+of processes does not change a single bit. Each unit has a random seed of its own for the same reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from console.errors import InputError
+from models.base import Batch
+from pruners.group import Group
+
+Batches = Iterable[dict[str, Batch]]
+"""What calibration reads: a re-iterable of {"general": {field: tensor}, "region": {...}}."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One batch of one side; `index` counts units, `pair` the steps of the data."""
+
+    index: int
+    pair: int
+    side: str
+    batch: Batch
+
+
+def stream(
+    batches: Batches,
+    sides: tuple[str, ...],
+    group: Group,
+    start: int = 0,
+    stop: int | None = None,
+    wrap: bool = True,
+) -> Iterator[Unit]:
+    """The units of this process for the pairs start <= pair < stop; without `stop`, once through the data.
+
+    With `stop` beyond the end, the data starts over if `wrap` says so. Batches that offer `units`
+    (data.calibration) are asked for this process's units, so that nothing is loaded only to be skipped.
+    """
+    if hasattr(batches, "units"):
+        for pair, side, batch in batches.units(sides, group.rank, group.size, start, stop, wrap):
+            yield Unit(pair * len(sides) + sides.index(side), pair, side, batch)
+        return
+    for pair, loaded in _pairs(batches, start, stop, wrap):
+        if len(sides) == 1 and isinstance(loaded, dict) and all(isinstance(v, Tensor) for v in loaded.values()):
+            loaded = {sides[0]: loaded}  # a model with one side may be given its batches as they are
+        if not isinstance(loaded, dict) or not all(side in loaded for side in sides):
+            have = ", ".join(loaded) if isinstance(loaded, dict) else type(loaded).__name__
+            raise InputError(
+                f"calibration batch {pair} must be a dict with the sides {', '.join(sides)}, but it has: {have}"
+            )
+        for position, side in enumerate(sides):
+            index = pair * len(sides) + position
+            if index % group.size == group.rank:
+                yield Unit(index, pair, side, loaded[side])
+
+
+def _pairs(batches: Batches, start: int, stop: int | None, wrap: bool) -> Iterator[tuple[int, dict[str, Batch]]]:
+    pair = 0
+    while True:
+        before = pair
+        for loaded in batches:
+            if stop is not None and pair >= stop:
+                return
+            if pair >= start:
+                yield pair, loaded
+            pair += 1
+        if stop is None or not wrap or pair >= stop:
+            return
+        if pair == before:
+            raise InputError("the calibration data is empty: give at least one batch")
+
+
+def unit_seed(seed: int, index: int) -> int:
+    """The random seed of a unit: a hash of the run's seed and the unit's number."""
+    digest = hashlib.blake2b(f"{seed}/unit/{index}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch's tensors on `device`."""
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def check_batch(unit: Unit) -> None:
+    """InputError for a batch that cannot be used, naming it and the mend."""
+    for name, tensor in unit.batch.items():
+        if tensor.shape[:1] == (0,):
+            raise InputError(f"{unit.side} batch {unit.pair} is empty: '{name}' has no rows")
+    atts = unit.batch.get("text_atts")
+    if atts is not None:
+        empty = (atts.sum(dim=1) == 0).nonzero().flatten().tolist()
+        if empty:
+            raise InputError(
+                f"{unit.side} batch {unit.pair} has a text of padding only (row {empty[0]}): remove it from the data"
+            )
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's parameters live."""
+    return next(model.parameters()).device
+
+
+def check_fields(unit: Unit, error: KeyError) -> InputError:
+    """A sentence for a field that the model asked for and the batch lacks."""
+    have = ", ".join(unit.batch)
+    return InputError(f"{unit.side} batch {unit.pair} lacks the field {error} (it has: {have})")
+
+
+@contextlib.contextmanager
+def seeded(seed: int, index: int, device: torch.device) -> Iterator[None]:
+    """Start torch's generators from the unit's seed; they are put back afterwards."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(unit_seed(seed, index))
+        yield

@@ -1,0 +1,64 @@
+"""Read and write files of named tensors: safetensors, and PyTorch files without running code from them."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from console.errors import InputError, explain_os_error
+from storage.atomic import atomic_path
+
+
+def read_tensors(path: Path | str) -> Any:
+    """Whatever a `.safetensors` or PyTorch file holds (a dict of tensors, possibly nested), on the CPU.
+
+    Raises InputError when the file is missing, corrupt, or a pickle with anything but plain tensors in it.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)[0]
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except OSError as error:
+        raise explain_os_error(error, f"read {path}") from error
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error).lower():
+            raise InputError(
+                f"{path} holds Python objects besides tensors and is refused, since loading them could run code: "
+                "save a plain dict of tensors instead"
+            ) from error
+        raise _corrupt(path, error) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
+        raise _corrupt(path, error) from error
+
+
+def read_safetensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a `.safetensors` file; InputError when it is missing or corrupt."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except OSError as error:
+        raise explain_os_error(error, f"read {path}") from error
+    except SafetensorError as error:
+        raise _corrupt(path, error) from error
+
+
+def write_safetensors(path: Path | str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write named tensors and metadata to `path` atomically; tensors on the CPU are not copied."""
+    with atomic_path(path) as temporary:
+        try:
+            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata)
+        except SafetensorError as error:
+            raise InputError(f"cannot write {path}: {error}; free some disk space or choose another folder") from error
+
+
+def _corrupt(path: Path | str, error: Exception) -> InputError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return InputError(f"{path} is corrupt or no file of tensors ({reason[:120]}): fetch or write it again")

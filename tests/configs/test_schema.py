@@ -1,0 +1,94 @@
+"""Configurations: what is wrong is said in one sentence; every shipped file parses."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from configs.schema import CONFIGS, LIBRARIES, model_names, parse, read_yaml, task_file
+from console.errors import InputError
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: float = 0.1
+
+
+@dataclass(frozen=True)
+class Outer:
+    name: str
+    steps: int = 3
+    inner: Inner = field(default_factory=Inner)
+    items: list[float] = field(default_factory=list)
+    more: dict[str, Inner] = field(default_factory=dict)
+    maybe: int | None = None
+
+
+def test_good_values():
+    parsed = parse(Outer, {"name": "x", "inner": {"rate": 1}, "items": [1, 2.5], "more": {"a": {}}}, "f")
+    assert parsed == Outer("x", 3, Inner(1.0), [1.0, 2.5], {"a": Inner()}, None)
+    assert isinstance(parsed.inner.rate, float)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ({"name": "x", "step": 1}, r"f: unknown key 'step' \(did you mean 'steps'\?\)"),
+        ({}, "f: the key 'name' is missing"),
+        ({"name": "x", "inner": {"rat": 1}}, r"f: inner: unknown key 'rat' \(did you mean 'rate'\?\)"),
+        ({"name": "x", "inner": {"rate": "1e-5"}}, r"'rate' must be a number, not '1e-5' \(.*write 1\.0e-5\)"),
+        ({"name": "x", "steps": 1.5}, "'steps' must be a whole number, not 1.5"),
+        ({"name": "x", "steps": True}, "'steps' must be a whole number, not True"),
+        ({"name": 3}, "'name' must be text, not 3"),
+        ({"name": "x", "items": 3}, "'items' must be a list"),
+        ({"name": "x", "maybe": "no"}, "'maybe' must be a whole number"),
+    ],
+)
+def test_bad_values(mapping, message):
+    with pytest.raises(InputError, match=message):
+        parse(Outer, mapping, "f")
+
+
+def test_bad_files(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: [1\nb: 2")
+    with pytest.raises(InputError, match=r"a\.yaml is not valid YAML at line 2"):
+        read_yaml(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("- 1\n- 2")
+    with pytest.raises(InputError, match="must hold a mapping"):
+        read_yaml(tmp_path / "b.yaml")
+    with pytest.raises(InputError, match="no such file"):
+        read_yaml(tmp_path / "c.yaml")
+
+
+def test_unknown_models_offer_the_nearest():
+    with pytest.raises(InputError, match=r"unknown model 'xvml' \(did you mean 'xvlm"):
+        task_file("xvml", "model")
+    with pytest.raises(InputError, match="has no configuration for 'dance'"):
+        task_file("xvlm", "dance")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_every_shipped_file_parses(path):
+    from evaluation.zero_shot_table import ZeroShotConfig
+    from models import family_config
+    from pruners.command import PruneConfig
+    from training.stages import PretrainConfig
+
+    settings = read_yaml(path)
+    if path.stem == "model":
+        family_config(path.parent.name)
+        return
+    schema = {
+        "prune": PruneConfig,
+        "prune_images": PruneConfig,
+        "pretrain": PretrainConfig,
+        "zero_shot": ZeroShotConfig,
+    }[path.stem]
+    parse(schema, settings, str(path))
+    assert path.read_text().startswith("#"), "a configuration opens with what it reproduces and its command"
+    assert "python " in path.read_text().split("\n\n")[0]
+
+
+def test_every_model_folder_has_a_model():
+    libraries = {prefix.rstrip(":") for prefix in LIBRARIES}
+    folders = {path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name[0] != "_"}
+    assert set(model_names()) == folders - libraries

@@ -1,0 +1,64 @@
+"""What many tests share: the reference models with their batches, and the mini world in a cache of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+REPOSITORY = Path(__file__).parent.parent
+REFERENCE = Path(__file__).parent / "reference"
+
+
+def reference_batches(model: str, count: int) -> list[dict[str, dict[str, torch.Tensor]]]:
+    """The first `count` general and region batches of the reference vectors."""
+    tensors = load_file(REFERENCE / "vectors" / model / "batches.safetensors")
+
+    def batch(side: str, i: int) -> dict[str, torch.Tensor]:
+        start = f"{side}.{i}."
+        return {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
+
+    return [{side: batch(side, i) for side in ("general", "region")} for i in range(count)]
+
+
+@pytest.fixture(scope="session")
+def xvlm():
+    """The reference X-VLM with the published class's random weights. Tests must leave it as it was."""
+    from models import load_model
+
+    weights = REFERENCE / "vectors" / "xvlm" / "weights.safetensors"
+    return load_model("xvlm", config=REFERENCE / "xvlm.yaml", weights=weights)
+
+
+@pytest.fixture(scope="session")
+def xvlm_batches():
+    """Four steps of general and region batches for the reference X-VLM."""
+    return reference_batches("xvlm", 4)
+
+
+@pytest.fixture
+def hardest_negatives(monkeypatch):
+    """Hard negatives by argmax, as in the reference vectors, instead of a draw."""
+    monkeypatch.setattr(torch, "multinomial", lambda weights, n: weights.argmax(-1, keepdim=True))
+
+
+@pytest.fixture
+def run():
+    """Run a command of the toolkit in a process of its own; returns the finished process."""
+
+    def command(*arguments: str, cwd: Path = REPOSITORY, timeout: float = 300, **environment: str):
+        return subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return command

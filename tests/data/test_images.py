@@ -1,0 +1,85 @@
+"""RandAugment, transforms and broken images."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data.images import ImageError, read_image
+from data.randaugment import ALL_OPS, COLOUR_OPS, RandAugment
+from data.transforms import CLIP_MEAN, CLIP_STD, Augmentation, evaluation_transform, training_transform
+from models.base import ImageShape
+
+
+def picture(size=(60, 40)):
+    rng = np.random.default_rng(0)
+    return Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+def test_colour_ops_leave_pixels_in_place():
+    """A black image with one white pixel: colour ops may change values, never positions."""
+    pixels = np.zeros((20, 20, 3), dtype=np.uint8)
+    pixels[4:8, 6:9] = 200
+    for op in COLOUR_OPS.values():
+        out = np.asarray(op(Image.fromarray(pixels), 7)).astype(int)
+        assert out[5, 7].sum() > out[15, 15].sum()
+
+
+def test_levels_by_hand():
+    flat = Image.new("RGB", (8, 8), (100, 100, 100))
+    assert np.asarray(ALL_OPS["Brightness"](flat, 7)).max() == int(100 * 1.36)
+    image = picture()
+    pixels = np.asarray(image)
+    for op, axis in (("TranslateX", 1), ("TranslateY", 0)):
+        torch.manual_seed(0)
+        moved = np.asarray(ALL_OPS[op](image, 7))
+        shifts = [np.array_equal(moved[8:-8, 8:-8], np.roll(pixels, s, axis)[8:-8, 8:-8]) for s in (7, -7)]
+        assert any(shifts)
+        assert (moved == 128).all(axis=-1).any()  # grey fill
+
+
+def test_ops_are_drawn_uniformly_and_run_half_the_time():
+    ran = []
+    ops = {name: lambda image, level, name=name: ran.append((name, level)) or image for name in "abcd"}
+    torch.manual_seed(0)
+    augment = RandAugment(2, 7, ops)
+    for _ in range(2000):
+        augment(None)
+    assert len(ran) / 4000 == pytest.approx(0.5, abs=0.03)
+    for name in "abcd":
+        assert sum(n == name for n, _ in ran) / len(ran) == pytest.approx(0.25, abs=0.03)
+    assert {level for _, level in ran} == {7}
+
+
+def test_transforms_normalise_and_resize():
+    grey = Image.new("RGB", (50, 70), (128, 128, 128))
+    tensor = evaluation_transform(ImageShape(32, 8))(grey)
+    assert tensor.shape == (3, 32, 32)
+    expected = [(128 / 255 - mean) / std for mean, std in zip(CLIP_MEAN, CLIP_STD, strict=True)]
+    assert tensor[:, 5, 5].tolist() == pytest.approx(expected, abs=1e-5)
+    assert training_transform(ImageShape(32, 8), Augmentation())(picture()).shape == (3, 32, 32)
+
+
+def test_training_transform_follows_torch_seed():
+    transform = training_transform(ImageShape(32, 8), Augmentation())
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        drawn.append(transform(picture()))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_unreadable_images_are_named(tmp_path):
+    with pytest.raises(ImageError, match=r"nowhere\.png \(missing\)"):
+        read_image(tmp_path / "nowhere.png")
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(ImageError, match=r"text\.png \(broken"):
+        read_image(tmp_path / "text.png")
+
+
+def test_truncated_and_grey_images_are_taken(tmp_path):
+    picture((300, 200)).convert("L").save(tmp_path / "a.jpg")
+    data = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "b.jpg").write_bytes(data[: len(data) * 2 // 3])
+    assert read_image(tmp_path / "b.jpg").mode == "RGB"

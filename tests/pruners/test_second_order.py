@@ -1,0 +1,292 @@
+"""CHITA, TAMT and SparseGPT against plain float64 implementations written from their equations."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from console.errors import InputError
+from pruners import prune
+from pruners.mask import Mask
+from pruners.session import Session
+from pruners.sparsegpt import inverse_factor, reconstruct
+from tests.pruners.test_methods import Toy
+
+
+class OneLayer(Toy):
+    """A regression with one prunable matrix, so that CHITA's problem is one block."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.a = nn.Linear(12, 10)
+
+    def prunable_layers(self):
+        return {"a.weight": self.a}
+
+    def observe(self, batch):
+        self.a(batch["x"])
+
+    def real_tokens(self, name, batch):
+        return None
+
+    def losses(self, batch):
+        return {"square": (self.a(batch["x"]).tanh() - batch["y"]).square().mean()}
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return OneLayer()
+
+
+@pytest.fixture
+def batches():
+    generator = torch.Generator().manual_seed(1)
+    return [
+        {
+            "general": {
+                "x": torch.randn(5, 12, generator=generator),
+                "y": torch.randn(5, 10, generator=generator),
+            }
+        }
+        for _ in range(6)
+    ]
+
+
+def gradient_matrix(model, batches):
+    rows = [torch.autograd.grad(model.loss(b["general"]), model.a.weight)[0].flatten() for b in batches]
+    return torch.stack(rows).double()
+
+
+def dense_chita(a, w, batch, lambda_, keep, steps):
+    """Hard thresholding from w over all weights, then within the block, then ridge on the support; all dense."""
+    n, mu = len(a), len(a) * lambda_
+    linear = a.sum(0) / batch
+
+    def objective(b):
+        return ((a @ (b - w)) ** 2).sum() / 2 + linear @ (b - w) + mu / 2 * ((b - w) ** 2).sum()
+
+    def largest(u):
+        kept = torch.zeros_like(u).bool()
+        kept[u.abs().argsort(stable=True)[len(u) - keep :]] = True
+        return torch.where(kept, u, 0), kept
+
+    curvature = torch.linalg.eigvalsh(a.t() @ a)[-1] + mu
+    best, support = largest(w)
+    start = objective(best)
+    for step in (4, 1):
+        b, kept = largest(w - step / curvature * linear)
+        if objective(b) < objective(best):
+            best, support = b, kept
+    for _ in range(2 * steps - 1):  # global steps, then those inside the only block
+        for step in (4, 1):
+            u = best - step / curvature * (a.t() @ (a @ (best - w)) + linear + mu * (best - w))
+            b, kept = largest(u)
+            if objective(b) < objective(best):
+                best, support = b, kept
+                break
+        else:
+            break
+    hessian = a.t() @ a + mu * torch.eye(len(w), dtype=w.dtype)
+    s = support
+    right = hessian[s] @ w - linear[s]
+    solved = torch.zeros_like(w)
+    solved[s] = torch.linalg.solve(hessian[s][:, s], right)
+    assert len(a) == n
+    return solved, support, objective(solved), start
+
+
+@pytest.mark.parametrize("lambda_", [1e-1, 1e-3, 1e-5])
+@pytest.mark.parametrize("sparsity", [0.5, 0.8])
+def test_chita_equals_the_dense_solution(model, batches, lambda_, sparsity):
+    a = gradient_matrix(model, batches)
+    w = model.a.weight.detach().flatten().double()
+    keep = 120 - round(sparsity * 120)
+    solved, support, after, before = dense_chita(a, w, 5, lambda_, keep, steps=5)
+    mask = prune(model, batches, "chita", (sparsity,), lambda_=lambda_, num_batches=6)[sparsity]
+    assert int(mask["a.weight"].sum()) == keep
+    found = torch.from_numpy(mask.weights("a.weight")).flatten().double()
+    d = found - w
+    mine = ((a @ d) ** 2).sum() / 2 + a.sum(0) @ d / 5 + 6 * lambda_ / 2 * (d**2).sum()
+    assert mine <= before + 1e-9, "never above the start's objective"
+    if torch.equal(mask["a.weight"].flatten(), support):
+        torch.testing.assert_close(found, solved, rtol=1e-5, atol=1e-5)
+    else:  # line searches may part ways; then ours must be as good, and optimal on its own support
+        assert mine <= after * (1 - 1e-6 * np.sign(float(after)))
+    s = mask["a.weight"].flatten()
+    hessian = a.t() @ a + 6 * lambda_ * torch.eye(120, dtype=torch.float64)
+    exact = torch.linalg.solve(hessian[s][:, s], hessian[s] @ w - a.sum(0)[s] / 5)
+    torch.testing.assert_close(found[s], exact, rtol=1e-4, atol=1e-5)
+
+
+def test_chita_blocks_stay_within_layers_and_keep_their_counts(xvlm, xvlm_batches):
+    mask = prune(xvlm, xvlm_batches, "chita", (0.9,), block=1000, lambda_=1e-1)[0.9]
+    total = sum(map(mask.size, mask))
+    assert total - sum(map(mask.kept, mask)) == round(0.9 * total)
+    again = prune(xvlm, xvlm_batches, "chita", (0.75, 0.9), block=1000, lambda_=1e-1)[0.9]
+    assert again == mask
+
+
+def test_fewer_rows_are_counted_rightly(model, batches):
+    """Six batches where fifty were asked for: n is six, in mu too."""
+    asked = prune(model, batches, "chita", (0.5,), lambda_=1e-2, num_batches=50)[0.5]
+    there = prune(model, batches, "chita", (0.5,), lambda_=1e-2, num_batches=6)[0.5]
+    assert asked == there
+
+
+def test_chita_leaves_no_files_and_weights_as_they_were(model, batches, tmp_path):
+    before = model.a.weight.detach().clone()
+    prune(model, batches, "chita", (0.5, 0.9), scratch_dir=str(tmp_path), num_batches=6)
+    prune(model, batches, "chita++", (0.5,), scratch_dir=str(tmp_path), epochs=3, num_batches=2)
+    assert not list(tmp_path.iterdir())
+    assert torch.equal(model.a.weight, before)
+
+
+def test_chita_needs_space(model, batches, monkeypatch):
+    import shutil
+    from collections import namedtuple
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "total used free")(10, 10, 100))
+    with pytest.raises(InputError, match=r"6 gradients of 0\.0 M weights need .* but .* has 0\.0 GB free"):
+        prune(model, batches, "chita", (0.5,), num_batches=6)
+
+
+def test_chita_plus_plus_by_rounds(model, batches):
+    """Round two starts from round one's weights; what is dead stays dead."""
+    first = prune(model, batches[:3], "chita", (1 - 0.2**0.5,), num_batches=3, lambda_=1e-2)
+    both = prune(model, batches, "chita++", (0.8,), epochs=2, num_batches=3, lambda_=1e-2)[0.8]
+    (first_mask,) = first.values()
+    assert not (both["a.weight"] & ~first_mask["a.weight"]).any()
+    assert int(both["a.weight"].sum()) == 24
+
+
+def test_updated_weights_travel_with_the_mask(model, batches, tmp_path):
+    import copy
+
+    mask = prune(model, batches, "chita", (0.5,), lambda_=1e-2, num_batches=6)[0.5]
+    mask.save(tmp_path / "m.safetensors")
+    loaded = Mask.load(tmp_path / "m.safetensors")
+    assert loaded == mask
+    pruned = copy.deepcopy(model)
+    loaded.apply(pruned)
+    np.testing.assert_array_equal(pruned.a.weight.detach().numpy(), mask.weights("a.weight"))
+    assert (pruned.a.weight != 0).sum() <= 60
+
+
+def test_tamt_by_hand(model, batches):
+    """Three steps with plain tensors and torch's AdamW; density exact at every step, the first included."""
+    w = model.a.weight.detach().clone()
+    keep = 120 - round(0.7 * 120)
+    order = w.abs().flatten().argsort(stable=True)
+    kept = torch.zeros(120).bool()
+    kept[order[120 - keep :]] = True
+    real = nn.Parameter(kept.float().reshape(10, 12) * 2 * w.abs().flatten()[kept].min())
+    optimizer = torch.optim.AdamW([real], lr=1e-3)
+    for t, batch in enumerate(batches[:3]):
+        optimizer.param_groups[0]["lr"] = 1e-3 * (1 - t / 3)
+        alive = torch.zeros(120).bool()
+        alive[real.detach().abs().flatten().argsort(stable=True)[120 - keep :]] = True
+        masked = (w * alive.reshape(10, 12)).requires_grad_(True)
+        x, y = batch["general"]["x"], batch["general"]["y"]
+        loss = (nn.functional.linear(x, masked, model.a.bias).tanh() - y).square().mean()
+        real.grad = torch.autograd.grad(loss, masked)[0] * w
+        optimizer.step()
+    alive = torch.zeros(120).bool()
+    alive[real.detach().abs().flatten().argsort(stable=True)[120 - keep :]] = True
+    session = Session(model, batches[:3], "tamt", lr=1e-3)
+    mask = session.masks((0.7,))[0.7]
+    assert torch.equal(mask["a.weight"].flatten(), alive)
+    assert torch.equal(model.a.weight, w)
+    scores = session.pruner.scores_by_sparsity[0.7]["a.weight"]
+    np.testing.assert_allclose(scores, real.detach().abs().numpy(), rtol=1e-5)
+
+
+def test_tamt_density_is_exact_at_every_step(xvlm, xvlm_batches, monkeypatch):
+    from pruners import tamt
+
+    kept = []
+    made = tamt.TrainedMasks
+
+    class Watched(made):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            kept.append(self)
+
+    monkeypatch.setattr(tamt, "TrainedMasks", Watched)
+    prune(xvlm, xvlm_batches, "tamt", (0.63,))
+    total = sum(layer.weight.numel() for layer in xvlm.prunable_layers().values())
+    expected = 1 - round(0.63 * total) / total
+    assert len(kept[0].densities) == 5
+    assert kept[0].densities == pytest.approx([expected] * 5, abs=1e-12)
+
+
+def test_sparsegpt_by_optimal_brain_surgeon():
+    """With blocks of one column, each step is OBS's update with the inverse Hessian of what is left, by loops."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 6, generator=generator).double()
+    w = torch.randn(3, 6, generator=generator).double()
+    h = x.t() @ x
+    factor = inverse_factor(h, 1e-9)
+    support, found = reconstruct(w, factor, lost=9, block=6, group=None)
+    expected = w.clone()
+    rest = h + 1e-9 * h.diagonal().mean() * torch.eye(6, dtype=torch.float64)
+    for column in range(6):
+        inverse = torch.linalg.inv(rest[column:, column:])
+        for row in range(3):
+            if not support[row, column]:
+                change = -expected[row, column] / inverse[0, 0] * inverse[:, 0]
+                expected[row, column:] += change
+                expected[row, column] = 0
+    torch.testing.assert_close(found, expected * support, rtol=1e-6, atol=1e-8)
+    assert int((~support).sum()) == 9
+    error = ((x @ found.t() - x @ w.t()) ** 2).sum()
+    assert error < ((x @ (w * support).t() - x @ w.t()) ** 2).sum(), "the update must help"
+
+
+@pytest.mark.parametrize("allocation", ["layer", "multimodal", "2:4"])
+def test_sparsegpt_on_a_model(allocation, xvlm, xvlm_batches):
+    sparsity = 0.5
+    mask = prune(xvlm, xvlm_batches[:2], "sparsegpt", (sparsity,), allocation=allocation)[sparsity]
+    if allocation == "2:4":
+        mask.check_pattern(2, 4)
+    if allocation == "layer":
+        assert all(mask.size(n) - mask.kept(n) == round(sparsity * mask.size(n)) for n in mask)
+    if allocation == "multimodal":
+        assert all(s == pytest.approx(sparsity, abs=1e-4) for s in mask.sparsity_by_modality().values())
+    assert mask.has_values
+
+
+def test_hessians_are_shared_and_right(xvlm, xvlm_batches):
+    session = Session(xvlm, xvlm_batches[:1], "sparsegpt")
+    session.masks((0.5,))
+    hessians = session.pruner.hessians
+    start = "text_encoder.bert.encoder.layer.2.attention.self."
+    assert hessians._owner[f"{start}key.weight"] == f"{start}query.weight"
+    assert len(hessians._sums) < len(xvlm.prunable_layers())
+    seen = []
+    layer = xvlm.get_submodule(f"{start}value")
+    hook = layer.register_forward_pre_hook(lambda m, x: seen.append(x[0]))
+    total = 0
+    with torch.no_grad():
+        for batch in xvlm_batches[0].values():
+            seen.clear()
+            xvlm.observe(batch)
+            tokens = seen[0][batch["text_atts"].bool()]
+            total = total + tokens.t() @ tokens
+    hook.remove()
+    torch.testing.assert_close(hessians.of(f"{start}value.weight"), total, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("pruner", "options", "message"),
+    [
+        ("chita", {"lambda_": 0.0}, "must be above 0"),
+        ("chita", {"epochs": 0}, "must be at least 1"),
+        ("chita", {"scratch_dir": "/nowhere"}, "cannot make a scratch folder in /nowhere"),
+        ("tamt", {"lr": -1.0}, "lr must be above 0"),
+        ("sparsegpt", {"damping": 0.0}, "damping must be above 0"),
+    ],
+)
+def test_bad_options(pruner, options, message, model, batches):
+    with pytest.raises(InputError, match=message):
+        prune(model, batches, pruner, (0.5,), **options)

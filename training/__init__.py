@@ -1,0 +1,1 @@
+"""The one training loop: accumulation, precision, schedule, snapshots, resume, evaluation."""

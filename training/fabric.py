@@ -1,0 +1,41 @@
+"""Lightning Fabric as every script starts it: any accelerator, any number of devices and machines."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
+
+from console.errors import InputError
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true")
+
+
+def make_fabric(accelerator: str, devices: int, num_nodes: int, precision: str) -> Fabric:
+    """A launched Fabric; InputError for devices that are not there and precisions they cannot do."""
+    if precision not in PRECISIONS:
+        raise InputError(f"unknown precision '{precision}': choose one of {', '.join(PRECISIONS)}")
+    if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps", "tpu"):
+        raise InputError(f"unknown accelerator '{accelerator}': choose auto, cpu, gpu or mps")
+    if devices < 1 or num_nodes < 1:
+        raise InputError(f"devices and num_nodes must be at least 1, not {devices} and {num_nodes}")
+    if accelerator in ("gpu", "cuda") and torch.cuda.device_count() < devices:
+        raise InputError(
+            f"{devices} GPU(s) asked for, but {torch.cuda.device_count()} found: use --accelerator cpu or fewer devices"
+        )
+    if accelerator == "auto":
+        accelerator = "gpu" if torch.cuda.device_count() >= devices else "cpu"
+    if accelerator == "cpu" and precision.startswith("16"):
+        raise InputError(f"precision {precision} needs a GPU: use 32-true or bf16-mixed on the CPU")
+    processes = devices * num_nodes
+    if accelerator == "cpu":
+        # Processes share the machine's cores: more threads than cores would slow all of them down.
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // devices))
+    strategy = DDPStrategy(find_unused_parameters=False) if processes > 1 else "auto"
+    fabric = Fabric(
+        accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy, precision=precision
+    )
+    fabric.launch()
+    return fabric

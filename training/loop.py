@@ -1,0 +1,125 @@
+"""The one training loop of all scripts.
+
+A script supplies batches by number, a module whose forward gives named losses, and the recipe. Batch order,
+dropout and negatives are functions of the seed and the step, so a run that was killed and started again ends
+with the same weights, bit for bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+from console.interrupt import interrupt
+from console.progress import progress_bar
+from data.randomness import derive_seed
+from storage.log import append_json_line
+from training.optimizer import Recipe, make_optimizer, set_rate
+from training.snapshot import load_snapshot, save_snapshot
+
+Losses = dict[str, Tensor]
+
+
+@dataclass
+class Loop:
+    """What `fit` needs to know besides the module and the data.
+
+    steps: optimizer steps in all. accumulate: micro-batches a step and process. identity: what defines the run.
+    snapshot_seconds: how often to save. after_step: called with the step number after each optimizer step.
+    """
+
+    title: str
+    recipe: Recipe
+    steps: int
+    seed: int
+    folder: Path
+    identity: dict[str, Any]
+    accumulate: int = 1
+    snapshot_seconds: float = 120.0
+    log_every: int = 50
+    after_step: list[Callable[[int], None]] = field(default_factory=list)
+
+    @property
+    def snapshot(self) -> Path:
+        """Where the run's state is kept."""
+        return self.folder / "snapshot.pt"
+
+
+def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterator[Any]], loop: Loop) -> nn.Module:
+    """Train `module` (in place) for `loop.steps` optimizer steps and return it.
+
+    micro_batches(n): this process's micro-batches from the n-th on, in order, already cut to its share.
+    module(batch): named scalar losses; their sum is minimised.
+    """
+    optimizer = make_optimizer(module, loop.recipe)
+    step = 0
+    if loop.snapshot.is_file():
+        step = load_snapshot(loop.snapshot, module, optimizer, loop.identity)
+    wrapped, optimizer = fabric.setup(module, optimizer)
+    wrapped.train()
+    batches = micro_batches(step * loop.accumulate)
+    means = _Means()
+    saved = time.monotonic()
+    with progress_bar(loop.title, loop.steps, done=step, show=fabric.is_global_zero) as advance:
+        while step < loop.steps:
+            rate = set_rate(optimizer, loop.recipe.schedule.factor(step, loop.steps))
+            for micro in range(loop.accumulate):
+                torch.manual_seed(derive_seed(loop.seed, "step", step, micro, fabric.global_rank))
+                last = micro == loop.accumulate - 1
+                with fabric.no_backward_sync(wrapped, enabled=not last):
+                    losses = wrapped(fabric.to_device(next(batches)))
+                    fabric.backward(sum(losses.values()) / loop.accumulate)
+                means.add(losses)
+            if loop.recipe.clip is not None:
+                fabric.clip_gradients(wrapped, optimizer, max_norm=loop.recipe.clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            step += 1
+            for call in loop.after_step:
+                call(step)
+            advance(1)
+            if step % loop.log_every == 0 or step == loop.steps:
+                values = means.take()
+                advance(0, f"lr {rate:.1e} " + " ".join(f"{name} {value:.3f}" for name, value in values.items()))
+                if fabric.is_global_zero:
+                    append_json_line(loop.folder / "log.jsonl", {"step": step, "lr": rate} | values)
+            stop = _any_process(fabric, interrupt.requested)
+            if stop or step == loop.steps or _any_process(fabric, time.monotonic() - saved > loop.snapshot_seconds):
+                if fabric.is_global_zero:
+                    save_snapshot(loop.snapshot, module, optimizer, step, loop.identity)
+                saved = time.monotonic()
+            if stop:
+                raise KeyboardInterrupt
+    return module
+
+
+class _Means:
+    """Running means of named losses since the last look, without waiting for the device at every step."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._count: dict[str, int] = {}
+
+    def add(self, losses: Losses) -> None:
+        for name, loss in losses.items():
+            self._sums[name] = self._sums.get(name, 0) + loss.detach()
+            self._count[name] = self._count.get(name, 0) + 1
+
+    def take(self) -> dict[str, float]:
+        values = {name: round((total / self._count[name]).item(), 5) for name, total in self._sums.items()}
+        self._sums, self._count = {}, {}
+        return values
+
+
+def _any_process(fabric: Fabric, flag: bool) -> bool:
+    """Whether any process raised the flag: all must stop or save at the same step."""
+    if fabric.world_size == 1:
+        return flag
+    return bool(fabric.all_reduce(torch.tensor(float(flag), device=fabric.device), reduce_op="sum"))

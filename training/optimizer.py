@@ -1,0 +1,56 @@
+"""AdamW with the recipes' rules: which parameters decay, and rates of their own for parts of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from console.errors import InputError
+from training.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to optimise.
+
+    lr: peak learning rate. no_decay: substrings or endings of names without weight decay. lr_scale: name prefix ->
+    factor on the learning rate. clip: largest gradient norm (None: no clipping).
+    """
+
+    lr: float
+    weight_decay: float = 0.01
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+    no_decay: list[str] = field(default_factory=list)
+    lr_scale: dict[str, float] = field(default_factory=dict)
+    clip: float | None = None
+    schedule: Schedule = field(default_factory=Schedule)
+
+
+def make_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW over the parameters that ask for gradients, grouped by decay and rate."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            decay = 0.0 if any(part in name for part in recipe.no_decay) else recipe.weight_decay
+            scale = next((s for prefix, s in recipe.lr_scale.items() if prefix in name), 1.0)
+            groups.setdefault((decay, scale), []).append(parameter)
+    if not groups:
+        raise InputError("no parameter is to be trained: check what is frozen")
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "weight_decay": decay, "lr": recipe.lr * scale, "peak": recipe.lr * scale}
+            for (decay, scale), parameters in groups.items()
+        ],
+        betas=(recipe.betas[0], recipe.betas[1]),
+        eps=recipe.eps,
+    )
+
+
+def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
+    """Scale every group's peak rate; returns the largest rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
+    return max(group["lr"] for group in optimizer.param_groups)
