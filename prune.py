@@ -39,9 +39,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--num_workers", type=int, help="loader processes; they do not change the result")
     data.add_argument("--max_missing", type=float, help="share of calibration images that may be missing or broken")
     method = parser.add_argument_group("hyperparameters (methods without them say so)")
-    method.add_argument("-e", "--epochs", type=int, help="rounds of pruning (itersnip)")
-    method.add_argument("--schedule", help="how the sparsity grows over the rounds: exp, linear or const (itersnip)")
-    method.add_argument("--lambda_", type=float, help="ridge penalty of second-order methods")
+    method.add_argument(
+        "-e", "--epochs", type=int, help="rounds of pruning (itersnip, chita++; more than 1 makes chita chita++)"
+    )
+    method.add_argument("--schedule", help="how the sparsity grows over the rounds: exp, linear or const")
+    method.add_argument("--lambda_", type=float, help="ridge penalty (chita, chita++)")
     run = parser.add_argument_group("run")
     run.add_argument("--output_dir", help="masks go to <output_dir>/<pruner>/ (default: pruned_weights)")
     run.add_argument("--resume", action="store_true", help="go on from the statistics an interrupted run saved")

@@ -33,6 +33,7 @@ class Files:
     root: str = ""
     shards: list[str] = field(default_factory=list)
     miniworld: list[str] = field(default_factory=list)
+    folder: str = ""
 
     def resolved(self) -> Files:
         """These files with the mini world in place, where they lie in it."""
