@@ -65,6 +65,6 @@ def is_elements(value: Any) -> bool:
 
 def join_root(root: str, image: str) -> str:
     """`image` below `root`, unless it already starts with it."""
-    if not root or image.startswith(root):
+    if not root or image.startswith(root.rstrip("/") + "/"):
         return image
     return str(Path(root) / image)
