@@ -15,14 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from console.errors import InputError, nearest
+from console.errors import InputError
 from pruners.base import Pruner
 from pruners.chita_blocks import solve_layer
 from pruners.chita_problem import Problem
 from pruners.gradient_rows import GradientRows
-from pruners.itersnip import SCHEDULES
 from pruners.mask import Mask
 from pruners.preserve import moving_restored, weights_restored
+from pruners.schedules import SCHEDULES, check_rounds
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,11 @@ class CHITAOptions:
     scratch_dir: str | None = None
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.block < 1 or self.iterations < 0:
-            raise InputError("chita's epochs and block must be at least 1, its iterations at least 0")
+        check_rounds(self.epochs, self.schedule)
+        if self.block < 1 or self.iterations < 0:
+            raise InputError("chita's block must be at least 1, its iterations at least 0")
         if not self.lambda_ > 0:
             raise InputError(f"--lambda_ must be above 0, not {self.lambda_}: without it the problem has no one answer")
-        if self.schedule not in SCHEDULES:
-            raise InputError(
-                f"unknown schedule '{self.schedule}'{nearest(self.schedule, SCHEDULES)}: "
-                f"choose one of {', '.join(SCHEDULES)}"
-            )
 
 
 class CHITA(Pruner):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
@@ -24,7 +25,7 @@ from pruners.checkpoint import Checkpoint
 from pruners.outputs import Outputs, parse_percents
 from pruners.report import print_result
 from pruners.session import Session
-from storage.hashing import hash_file
+from storage.hashing import hash_file, hash_tensors
 from training.fabric import make_fabric
 
 METHOD_OPTIONS = {"epochs": "epochs", "schedule": "schedule", "lambda_": "lambda_"}
@@ -139,6 +140,8 @@ def describe(model: nn.Module, name: str) -> None:
     if report is not None:
         console.print(str(report) if report.is_remarkable else f"{report.source}: {report.loaded} tensors loaded")
     console.print(f"{name}: {total:,} parameters, {prunable:,} prunable weights in {len(layers)} layers")
+    for reason in getattr(model, "skipped", ()):
+        console.print(f"  not pruned  {reason}")
 
 
 def make_batches(model: nn.Module, config: PruneConfig) -> CalibrationBatches:
@@ -160,10 +163,12 @@ def make_batches(model: nn.Module, config: PruneConfig) -> CalibrationBatches:
 
 
 def weights_identity(model: nn.Module) -> dict[str, str]:
-    """File and hash of the weights; random ones say so."""
+    """File and hash of the weights (of the tensors, where they came from a library's store); random ones say so."""
     if model.load_report is None:
         return {"file": "random", "sha256": ""}
-    return {"file": model.load_report.source, "sha256": hash_file(model.load_report.source)}
+    source = model.load_report.source
+    digest = hash_file(source) if Path(source).is_file() else hash_tensors(model.state_dict())
+    return {"file": source, "sha256": digest}
 
 
 def all_failures(batches: CalibrationBatches | None, checkpoint: Checkpoint) -> list[str]:

@@ -10,20 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from console.errors import InputError, nearest
 from pruners.base import Pruner
 from pruners.mask import Mask
 from pruners.preserve import moving_restored, weights_restored
 from pruners.progress import Progress
+from pruners.schedules import SCHEDULES, check_rounds
 from pruners.scores import Scores
 from pruners.statistics import MeanGradients
-
-SCHEDULES = {
-    "exp": lambda s, t, rounds: 1 - (1 - s) ** (t / rounds),
-    "linear": lambda s, t, rounds: s * t / rounds,
-    "const": lambda s, t, rounds: s,
-}
-"""Sparsity after round t of `rounds`; all end at s."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +27,7 @@ class IterSNIPOptions:
     schedule: str = "exp"
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise InputError(f"--epochs must be at least 1, not {self.epochs}")
-        if self.schedule not in SCHEDULES:
-            raise InputError(
-                f"unknown schedule '{self.schedule}'{nearest(self.schedule, SCHEDULES)}: "
-                f"choose one of {', '.join(SCHEDULES)}"
-            )
+        check_rounds(self.epochs, self.schedule)
 
 
 class IterSNIP(Pruner):

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from pruners import prune
-from pruners.itersnip import SCHEDULES
 from pruners.lamp import lamp_scores
 from pruners.multiflow import flow_scores
+from pruners.schedules import SCHEDULES
 from pruners.session import Session
 
 
