@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 from console.errors import InputError
 from models.base import Batch, PrunableModel
 from pruners.group import Group
-from pruners.layer_inputs import rows, width
+from pruners.layer_inputs import rows, watch_inputs, width
 from pruners.statistics import Layers
 
 
@@ -21,39 +19,25 @@ class InputHessians:
 
     def __init__(self, model: PrunableModel, layers: Layers):
         self._model, self._layers = model, layers
-        self._batch: Batch = {}
         self._owner: dict[str, str] = {}  # layer -> the layer whose H it shares
         self._sums: dict[str, Tensor] = {}
         self._fresh: dict[str, Tensor] = {}
         self._last: tuple[Tensor, str] | None = None
 
-    @torch.no_grad()
     def update(self, batch: Batch) -> None:
         """Forward the batch without losses, adding up x x' at every layer's input."""
-        self._batch = batch
-        hooks = [layer.register_forward_pre_hook(self._hook(name)) for name, layer in self._layers.items()]
-        try:
-            self._model.observe(batch)
-        finally:
-            self._last = None
-            for hook in hooks:
-                hook.remove()
+        watch_inputs(self._model, self._layers, batch, self._add)
+        self._last = None
 
-    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def see(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0]
-            if self._last is not None and self._last[0] is x and isinstance(layer, nn.Linear):
-                self._owner.setdefault(name, self._last[1])
-            else:
-                self._owner.setdefault(name, name)
-            self._last = (x, self._owner[name])
-            if self._owner[name] != name:
-                return
-            tokens = rows(layer, x, self._model.real_tokens(name, self._batch))
-            total = self._fresh.get(name)
-            self._fresh[name] = tokens.t() @ tokens if total is None else total.addmm_(tokens.t(), tokens)
-
-        return see
+    def _add(self, name: str, layer: nn.Module, x: Tensor, real: Tensor | None) -> None:
+        shared = self._last is not None and self._last[0] is x and isinstance(layer, nn.Linear)
+        owner = self._owner.setdefault(name, self._last[1] if shared else name)
+        self._last = (x, owner)
+        if owner != name:
+            return
+        tokens = rows(layer, x, real)
+        total = self._fresh.get(name)
+        self._fresh[name] = tokens.t() @ tokens if total is None else total.addmm_(tokens.t(), tokens)
 
     def pass_by(self, batch: Batch) -> None:
         """Moments of a unit depend on that unit alone."""

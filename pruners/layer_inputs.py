@@ -5,11 +5,34 @@ With weights viewed as matrices [o, i] (a convolution's i is channels x kernel),
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Layer = nn.Linear | nn.Conv2d
+from models.base import Batch, PrunableModel
+
+Look = Callable[[str, nn.Module, Tensor, Tensor | None], None]
+
+
+@torch.no_grad()
+def watch_inputs(model: PrunableModel, layers: Mapping[str, nn.Module], batch: Batch, look: Look) -> None:
+    """Forward the batch without losses; `look(name, layer, x, real)` is called at the input x of every layer met,
+    the same object for layers that read the same input.
+
+    real: [b, t], which tokens of x are no padding; None: all.
+    """
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda layer, inputs: look(name, layer, inputs[0], model.real_tokens(name, batch))
+
+    hooks = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
+    try:
+        model.observe(batch)
+    finally:
+        for handle in hooks:
+            handle.remove()
 
 
 def width(layer: nn.Module) -> int:

@@ -6,7 +6,6 @@ in their order (see pruners.units), `state` and `restore` carry the sums over an
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from console.errors import InputError
 from models.base import Batch, PrunableModel
 from pruners.group import Group
-from pruners.layer_inputs import squares, width
+from pruners.layer_inputs import squares, watch_inputs, width
 
 Layers = dict[str, nn.Module]
 UNITS = "units of gradients"  # key of the count beside the layers' sums
@@ -65,32 +64,18 @@ class InputNorms:
         device = next(iter(layers.values())).weight.device
         self._sums = torch.zeros(length, dtype=torch.float64, device=device)
         self._fresh = torch.zeros_like(self._sums)
-        self._batch: Batch = {}
         self._last: tuple[Tensor, Tensor | None, Tensor] | None = None
 
-    @torch.no_grad()
     def update(self, batch: Batch) -> None:
         """Forward the batch without losses, adding up squares at every layer's input."""
-        self._batch = batch
-        hooks = [layer.register_forward_pre_hook(self._hook(name)) for name, layer in self._layers.items()]
-        try:
-            self._model.observe(batch)
-        finally:
-            self._last = None
-            for hook in hooks:
-                hook.remove()
+        watch_inputs(self._model, self._layers, batch, self._add)
+        self._last = None
 
-    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def _add(self, name: str, layer: nn.Module, x: Tensor, real: Tensor | None) -> None:
         start = self._offsets[name]
-
-        def see(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0].detach()
-            real = self._model.real_tokens(name, self._batch)
-            found = self._squares(layer, x, real)
-            self._fresh[start : start + found.numel()] += found
-            self._fresh[start + found.numel()] += x.shape[0]
-
-        return see
+        found = self._squares(layer, x, real)
+        self._fresh[start : start + found.numel()] += found
+        self._fresh[start + found.numel()] += x.shape[0]
 
     def _squares(self, layer: nn.Module, x: Tensor, real: Tensor | None) -> Tensor:
         """Sum of x^2 over all real tokens [i]; linear layers that share an input share the sum."""
