@@ -28,7 +28,8 @@ def draw_layers(masks: dict[float, Mask], path: Path, title: str) -> None:
         axis.set_ylim(0, 100)
         axis.set_yticks([0, 50, 100])
         axis.set_ylabel(f"{100 * sparsity:g} %", rotation=0, ha="right", va="center", fontsize=11)
-        axis.legend(loc="lower left", fontsize=8, ncols=4, framealpha=0.9)
+        # above the bars, which fill the axis
+        axis.legend(loc="lower right", bbox_to_anchor=(1, 0.97), fontsize=8, ncols=6, frameon=False)
         axis.margins(x=0.005)
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1, 0].set_xlabel("layers, in the order of the model")

@@ -8,28 +8,30 @@ from rich.table import Table
 from pruners.mask import Mask
 from pruners.outputs import Outputs, percent
 
+PIPE_WIDTH = 120
+IMPLIED = ("weight", "encoder", "layer", "layers", "blocks", "bert", "self")
+
 
 def print_result(
     masks: dict[float, Mask], outputs: Outputs, seconds: dict[str, float], total: float, failed: list[str]
 ) -> None:
     """seconds: of the calibration and of cutting all masks; total: of the whole run."""
-    screen = Console(soft_wrap=True)
+    screen = result_console()
     modalities = list(dict.fromkeys(m for mask in masks.values() for m in mask.layers_by_modality()))
     table = Table(title=f"{outputs.model} pruned by {outputs.label}, seed {outputs.seed}")
     for column in ("asked", "reached", *modalities):
         table.add_column(column, justify="right")
     table.add_column("smallest layer (weights kept)")
     table.add_column("seconds", justify="right")
-    for i, (sparsity, mask) in enumerate(masks.items()):
+    for sparsity, mask in masks.items():
         by_modality = mask.sparsity_by_modality()
         smallest = min(mask, key=mask.kept)
-        share = seconds["masks"] / len(masks) + (seconds["calibration"] if i == 0 else 0)
         table.add_row(
             f"{percent(sparsity)} %",
             f"{100 * mask.sparsity():.3f} %",
             *(f"{100 * by_modality[m]:.2f} %" for m in modalities),
             f"{shorten(smallest)} ({mask.kept(smallest):,})",
-            f"{share:.2f}" + (" with calibration" if i == 0 and seconds["calibration"] > 0.005 else ""),
+            f"{seconds['masks'] / len(masks):.2f}",
         )
     screen.print(table)
     for sparsity, mask in masks.items():
@@ -40,9 +42,15 @@ def print_result(
             f"{len(failed)} images could not be read and others took their place: {', '.join(failed[:5])}"
             + (" ..." if len(failed) > 5 else "")
         )
-    screen.print(
-        f"{len(masks)} masks in {outputs.folder}/ after {total:.1f} s; sparsity of every layer: {outputs.picture}"
-    )
+    calibrated = f" ({seconds['calibration']:.1f} s of calibration)" if seconds["calibration"] > 0.05 else ""
+    screen.print(f"{len(masks)} masks in {outputs.folder}/ after {total:.1f} s{calibrated}")
+    screen.print(f"sparsity of every layer: {outputs.picture}")
+
+
+def result_console() -> Console:
+    """Where results go; a pipe or a file has no width of its own, so tables there are not squeezed into 80 columns."""
+    screen = Console(soft_wrap=True)
+    return screen if screen.is_terminal else Console(soft_wrap=True, width=PIPE_WIDTH)
 
 
 def collapses(mask: Mask) -> list[str]:
@@ -60,5 +68,5 @@ def collapses(mask: Mask) -> list[str]:
 
 
 def shorten(name: str) -> str:
-    """A parameter name without what all layers share."""
-    return name.removesuffix(".weight").replace("_encoder", "").replace("encoder.", "")
+    """A parameter name without the levels that say nothing to a reader."""
+    return ".".join(part for part in name.split(".") if part not in IMPLIED)
