@@ -21,6 +21,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--config", help="YAML with the stages (default: configs/<model>/pretrain.yaml)")
     parser.add_argument("--weights", help="start from this checkpoint (default: random weights)")
     parser.add_argument("--output_dir", help="where snapshots, logs and weights go (default: runs/pretrain/<model>)")
+    parser.add_argument(
+        "--snapshot_seconds", type=float, default=120.0, help="how often to save what a killed run goes on from"
+    )
     parser.add_argument("--seed", type=int, help="of weights, data order and dropout (default: the configuration's)")
     parser.add_argument("--accelerator", default="auto", help="cpu, gpu, ... (default: what is there)")
     parser.add_argument("--devices", type=int, default=1, help="processes on this machine, one device each")

@@ -30,6 +30,7 @@ def explain_os_error(error: OSError, doing: str) -> InputError:
     reason = {
         errno.ENOSPC: "the disk is full; free some space or choose another folder",
         errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
+        errno.EFBIG: "the file is larger than is allowed there; raise the limit or choose another folder",
         errno.EACCES: "permission is denied; choose a folder you may write to",
         errno.EPERM: "the operation is not permitted there; choose another folder",
         errno.EROFS: "the file system is read-only; choose another folder",

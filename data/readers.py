@@ -20,7 +20,7 @@ from data.regions import Region, RegionSampling, sample_view
 from data.sources import Files, LabelledImages, Pairs, RegionRecords
 from data.text import pre_caption
 from data.tokenizer import Tokenizer
-from data.transforms import Augmentation, region_transform, training_transform
+from data.transforms import Augmentation, Views, region_transform, training_transform
 from models.base import ImageShape
 
 Sample = Any
@@ -33,7 +33,7 @@ class ReaderConfig:
 
     reader: a key of READERS. max_words, max_tokens: limits of a text; sep: whether `[SEP]` ends it.
     careful_flip: do not mirror where a text says left or right (regions only). small_crops: views of an image besides
-    the two large ones (self-distillation only).
+    the two large ones, and `views` how all of them vary (self-distillation only; none: as DINO's).
     """
 
     reader: str
@@ -43,6 +43,7 @@ class ReaderConfig:
     sep: bool = False
     careful_flip: bool = False
     small_crops: int = 4
+    views: Views | None = None
     augmentation: Augmentation = field(default_factory=Augmentation)
     masking: Masking = field(default_factory=Masking)
     regions: RegionSampling = field(default_factory=RegionSampling)
@@ -185,12 +186,21 @@ READERS = {
 }
 """Name in the configuration -> class."""
 
+WITHOUT_TEXT = ("labelled_images", "dense_scenes", "multi_crops")
+"""Readers that need no tokenizer."""
+
 
 def make_reader(config: ReaderConfig, shape: ImageShape, tokenizer: Tokenizer | None) -> Reader:
-    """The reader a configuration asks for; InputError with the nearest name when there is none."""
+    """The reader a configuration asks for; InputError for an unknown name, and for texts without a tokenizer."""
     if config.reader not in READERS:
         raise InputError(
             f"unknown reader '{config.reader}'{nearest(config.reader, READERS)}: choose one of {', '.join(READERS)}"
+        )
+    if tokenizer is None and config.reader not in WITHOUT_TEXT:
+        raise InputError(
+            f"the reader '{config.reader}' needs a tokenizer, but the model has none: put the tokenizer's files beside "
+            "the model's config.json, or calibrate a model of images alone on a folder of class folders "
+            "(reader labelled_images, as in configs/hf/prune_images.yaml)"
         )
     module, _, class_name = READERS[config.reader].partition(":")
     return getattr(importlib.import_module(module), class_name)(config, shape, tokenizer)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from torchvision import transforms as T
 from torchvision.transforms import InterpolationMode
 
+from console.errors import InputError
 from data.randaugment import ALL_OPS, COLOUR_OPS, RandAugment
 from models.base import ImageShape
 
@@ -27,6 +28,46 @@ class Augmentation:
     flip: float = 0.5
     ops: int = 2
     level: int = 7
+
+
+@dataclass(frozen=True)
+class Views:
+    """How the crops of DINO's multi-crop vary; the defaults are its own (blur and solarisation are left out).
+
+    large, small: smallest and largest share of the area that the two large and the small crops keep. flip: probability
+    of mirroring. jitter: brightness, contrast, saturation, hue, with probability `jitter_chance`. grey: probability
+    of losing all colour.
+    """
+
+    large: list[float] = field(default_factory=lambda: [0.4, 1.0])
+    small: list[float] = field(default_factory=lambda: [0.05, 0.4])
+    flip: float = 0.5
+    jitter: list[float] = field(default_factory=lambda: [0.4, 0.4, 0.2, 0.1])
+    jitter_chance: float = 0.8
+    grey: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name, shares in (("large", self.large), ("small", self.small)):
+            if len(shares) != 2 or not 0 < shares[0] <= shares[1] <= 1:
+                raise InputError(f"views: {name} is two rising shares of the area, above 0 and up to 1, not {shares}")
+        if len(self.jitter) != 4 or min(self.jitter) < 0 or self.jitter[3] > 0.5:
+            raise InputError(f"views: jitter is four numbers from 0 up, the last (hue) up to 0.5, not {self.jitter}")
+        for name, chance in (("flip", self.flip), ("jitter_chance", self.jitter_chance), ("grey", self.grey)):
+            if not 0 <= chance <= 1:
+                raise InputError(f"views: {name} is a probability, not {chance}")
+
+    def transform(self, side: int, area: list[float], shape: ImageShape) -> T.Compose:
+        """PIL image -> a view of `side` pixels that keeps a share of the area in the range `area`, normalised."""
+        low, high = area
+        return T.Compose(
+            [
+                T.RandomResizedCrop(side, scale=(low, high), interpolation=BICUBIC),
+                T.RandomHorizontalFlip(self.flip),
+                T.RandomApply([T.ColorJitter(*self.jitter)], p=self.jitter_chance),
+                T.RandomGrayscale(self.grey),
+                to_normalised(shape),
+            ]
+        )
 
 
 def to_normalised(shape: ImageShape) -> T.Compose:

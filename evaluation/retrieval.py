@@ -36,8 +36,8 @@ def evaluate_retrieval(
 ) -> dict[str, dict[str, float]]:
     """Recalls by contrastive similarity alone (`itc`) and after re-ranking (`itm`).
 
-    model: answers `image_entry(image)` -> (states, feature), `text_entry(ids, atts)` -> (states, feature) and
-    `match(text_states, text_atts, image_states, similarity)` -> one score a pair.
+    model: answers `image_entry(image)` and `text_entry(ids, atts)` -> (what `match` needs of each, feature), and
+    `match(text_entries, text_atts, image_entries, similarity)` -> one score a pair.
     """
     device = next(model.parameters()).device
     image_states, image_features = _images(model, gallery, settings.image_batch, device)
@@ -59,12 +59,12 @@ def evaluate_retrieval(
 
     by_image = rerank(
         similarity,
-        lambda i, texts: (text_states[texts], atts[texts], image_states[i].expand(len(texts), -1, -1)),
+        lambda i, texts: (text_states[texts], atts[texts], image_states[i].expand(len(texts), *image_states[i].shape)),
     )
     by_text = rerank(
         similarity.t(),
         lambda t, images: (
-            text_states[t].expand(len(images), -1, -1),
+            text_states[t].expand(len(images), *text_states[t].shape),
             atts[t].expand(len(images), -1),
             image_states[images],
         ),

@@ -6,7 +6,7 @@ python -m evaluation.zero_shot --model xvlm-mini --masks 'pruned_weights/*/xvlm-
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+import glob
 
 from configs.schema import model_names, parse, read_yaml, task_file
 from console.errors import run_command
@@ -33,7 +33,8 @@ def main() -> None:
     from evaluation.zero_shot_table import ZeroShotConfig, evaluate_masks
 
     config = parse(ZeroShotConfig, settings, str(path))
-    masks = sorted({str(file) for pattern in args.masks for file in (list(Path().glob(pattern)) or [pattern])})
+    # Path.glob refuses absolute patterns.
+    masks = sorted({file for pattern in args.masks for file in (glob.glob(pattern) or [pattern])})  # noqa: PTH207
     evaluate_masks(args, config, masks)
 
 

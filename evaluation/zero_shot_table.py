@@ -1,66 +1,114 @@
-"""The measurements behind `evaluation.zero_shot`."""
+"""The measurements behind `evaluation.zero_shot`: those that the configuration describes, whichever the model."""
 
 from __future__ import annotations
 
 import argparse
 import copy
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from console.errors import InputError
 from console.progress import progress_bar
+from console.results import result_console
 from data.batches import Side
 from data.readers import ReaderConfig, make_reader
 from data.retrieval import Gallery
 from data.sources import Files
 from data.tokenizer import load_tokenizer
+from evaluation.neighbours import Neighbours, NeighbourSettings
 from evaluation.regions import mean_iou
 from evaluation.retrieval import RetrievalSettings, evaluate_retrieval
 from models import load_model
 from pruners.mask import Mask
 from storage.atomic import write_json
 
+Measurement = Callable[[nn.Module], dict[str, float]]
+
 
 @dataclass(frozen=True)
 class ZeroShotConfig:
-    """gallery: images and captions (one annotation file). regions: boxes to find (None: the model has no box head)."""
+    """What to measure: each part that is there.
 
-    gallery: Files
-    retrieval: RetrievalSettings
+    gallery: images and captions (one annotation file) for retrieval. regions: boxes to find. neighbours: labelled
+    images whose class the nearest neighbours name.
+    """
+
+    gallery: Files | None = None
+    retrieval: RetrievalSettings = field(default_factory=RetrievalSettings)
     images: int = 500
     max_words: int = 30
     regions: ReaderConfig | None = None
     region_batches: int = 15
+    neighbours: NeighbourSettings | None = None
 
 
 def evaluate_masks(args: argparse.Namespace, config: ZeroShotConfig, masks: list[str]) -> list[dict[str, Any]]:
     """Rows of numbers for the dense model and each mask file, printed as a table."""
+    if args.images is not None and config.gallery is None:
+        raise InputError("--images is the size of the gallery, but the configuration has no 'gallery' to retrieve from")
+    if args.images is not None and args.images < 1:
+        raise InputError(f"--images must be at least 1, not {args.images}")
     model = load_model(args.model, weights=args.weights)
-    tokenizer = load_tokenizer(model.tokenizer)
-    gallery = Gallery(config.gallery, model.image_shape, config.max_words, args.images or config.images)
-    side = None
-    if config.regions is not None:
-        side = Side("region", make_reader(config.regions, model.image_shape, tokenizer), 32, seed=0)
+    measured = measurements(model, config, config.images if args.images is None else args.images)
     rows = []
     with progress_bar("zero-shot", len(masks) + 1) as advance:
         for file in [None, *masks]:
             pruned = model if file is None else masked_copy(model, file)
-            found = evaluate_retrieval(pruned, gallery, tokenizer, config.retrieval)
             row: dict[str, Any] = {"mask": "dense" if file is None else Path(file).stem}
-            for kind, recalls in found.items():
-                row |= {f"{kind} {key}": recalls[key] for key in ("img_r1", "txt_r1", "r_mean")}
-            if side is not None:
-                row["IoU"] = round(mean_iou(pruned, side, config.region_batches), 2)
+            for measure in measured.values():
+                row |= measure(pruned)
             rows.append(row)
             advance(1)
-    show(rows, f"{args.model}, zero-shot on {len(gallery)} images and {len(gallery.texts)} texts")
+    show(rows, f"{args.model}, zero-shot: {'; '.join(measured)}")
     if args.json:
         write_json(args.json, rows)
     return rows
+
+
+def measurements(model: nn.Module, config: ZeroShotConfig, images: int) -> dict[str, Measurement]:
+    """What it is measured on -> how, for each part of the configuration; the data are opened once.
+
+    InputError when the configuration has no part, or the model cannot do what one asks.
+    """
+    tokenizer = load_tokenizer(model.tokenizer)
+    found: dict[str, Measurement] = {}
+    if config.gallery is not None:
+        _require(model, "gallery", "image_entry", "text_entry", "match")
+        gallery = Gallery(config.gallery, model.image_shape, config.max_words, images)
+
+        def retrieve(pruned: nn.Module) -> dict[str, float]:
+            recalls = evaluate_retrieval(pruned, gallery, tokenizer, config.retrieval)
+            keys = ("img_r1", "txt_r1", "r_mean")
+            return {f"{kind} {key}": values[key] for kind, values in recalls.items() for key in keys}
+
+        found[f"retrieval among {len(gallery)} images and {len(gallery.texts)} texts"] = retrieve
+    if config.regions is not None:
+        _require(model, "regions", "image_states", "text_states", "predict_boxes")
+        side = Side("region", make_reader(config.regions, model.image_shape, tokenizer), 32, seed=0)
+        batches = config.region_batches
+        found["boxes of regions"] = lambda pruned: {"IoU": round(mean_iou(pruned, side, batches), 2)}
+    if config.neighbours is not None:
+        _require(model, "neighbours", "vision_tower")
+        near, k = Neighbours(config.neighbours, model.image_shape), config.neighbours.k
+        title = f"classes of {len(near.queries)} images by their {k} nearest of {len(near.bank)}"
+        found[title] = lambda pruned: {f"{k}-NN": round(near.accuracy(pruned), 2)}
+    if not found:
+        raise InputError("the configuration names nothing to measure: give 'gallery', 'regions' or 'neighbours'")
+    return found
+
+
+def _require(model: nn.Module, part: str, *methods: str) -> None:
+    missing = [name for name in methods if not hasattr(model, name)]
+    if missing:
+        raise InputError(
+            f"the configuration asks for '{part}', which a {type(model).__name__} cannot do (it has no {missing[0]}): "
+            f"leave the key '{part}' out"
+        )
 
 
 def masked_copy(model: nn.Module, file: str) -> nn.Module:
@@ -77,4 +125,4 @@ def show(rows: list[dict[str, Any]], title: str) -> None:
         table.add_column(column, justify="left" if column == "mask" else "right")
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
-    Console(soft_wrap=True).print(table)
+    result_console().print(table)

@@ -16,19 +16,12 @@ from torch import Tensor, nn
 
 from models import examples
 from models.base import Batch, ImageShape
-from models.bert import (
-    Embeddings,
-    Encoder,
-    MLMHead,
-    TextConfig,
-    causal_mask,
-    cross_attention_mask,
-    self_attention_mask,
-)
+from models.bert import TextConfig, causal_mask, self_attention_mask
 from models.building import reset_weights
 from models.checkpoint import KeyRules
 from models.contrastive import TEMP_RANGE, hard_negatives, matching_loss, similarity_weights
 from models.gather import Gather, no_gather
+from models.med import TextDecoder, TextEncoder, share, starting, without_padding
 from models.vit import ViTConfig, vision_transformer
 
 EXCLUDED = (
@@ -69,43 +62,6 @@ def official_name(key: str, keys: set[str]) -> str | None:
         decoder = "text_decoder.cls.predictions.decoder.bias"
         return None if decoder in keys else decoder
     return key
-
-
-class TextEncoder(nn.Module):
-    """Embeddings and layers; with image states it is the image-grounded encoder, with a causal mask the decoder."""
-
-    def __init__(self, config: TextConfig):
-        super().__init__()
-        self.embeddings = Embeddings(config, token_types=False)
-        self.encoder = Encoder(config)
-
-    def forward(self, ids: Tensor, mask: Tensor, image: Tensor | None = None) -> Tensor:
-        """ids [b, t]; mask additive [b, 1, 1 or t, t]; image [b, p, d] or None (no cross-attention) -> [b, t, d]."""
-        x = self.embeddings(ids)
-        image_mask = None
-        if image is not None:
-            seen = torch.ones(image.shape[:2], dtype=torch.long, device=image.device)
-            image_mask = cross_attention_mask(seen, x.dtype)
-        for layer in self.encoder.layer:
-            x = layer(x, mask, image, image_mask)
-        return x
-
-
-class TextDecoder(nn.Module):
-    """The decoder under its checkpoint's names: `bert` and the word prediction `cls`."""
-
-    def __init__(self, config: TextConfig):
-        super().__init__()
-        self.bert = TextEncoder(config)
-        self.cls = MLMHead(config)
-
-
-def share(encoder: TextEncoder, decoder: TextEncoder) -> None:
-    """Let the decoder own the encoder's parameters, all but its self-attention: one Parameter, two names."""
-    for name, parameter in list(encoder.named_parameters()):
-        if ".attention." not in name:
-            owner, _, leaf = name.rpartition(".")
-            setattr(decoder.get_submodule(owner), leaf, parameter)
 
 
 class BLIP(nn.Module):
@@ -220,7 +176,7 @@ class BLIP(nn.Module):
         queues, during training.
         """
         temp = self.temp.clamp(*TEMP_RANGE)
-        ids, atts = batch["text_ids"], batch["text_atts"]
+        ids, atts = without_padding(batch["text_ids"], batch["text_atts"])
         image, text = self.visual_encoder(batch["image"]), self.text_states(ids, atts)
         image_feature, text_feature = self.image_features(image), self.text_features(text)
         with torch.no_grad():
@@ -260,8 +216,9 @@ class BLIP(nn.Module):
         """Move the momentum copies one step towards the originals and let them encode the batch: two [b, e]."""
         for original, slow in self._momentum_pairs():
             slow.mul_(MOMENTUM).add_(original, alpha=1 - MOMENTUM)
+        ids, atts = without_padding(batch["text_ids"], batch["text_atts"])
         image = self.visual_encoder_m(batch["image"])
-        text = self.text_encoder_m(batch["text_ids"], self_attention_mask(batch["text_atts"], image.dtype))
+        text = self.text_encoder_m(ids, self_attention_mask(atts, image.dtype))
         return (
             F.normalize(self.vision_proj_m(image[:, 0]), dim=-1),
             F.normalize(self.text_proj_m(text[:, 0]), dim=-1),
@@ -293,6 +250,21 @@ class BLIP(nn.Module):
             copies = getattr(self, f"{name}_m").parameters()
             yield from zip(getattr(self, name).parameters(), copies, strict=True)
 
+    # -- retrieval --------------------------------------------------------------------------------------
+
+    def image_entry(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """What a gallery keeps of images [b, 3, H, W]: states [b, p, d] and features [b, e]."""
+        states = self.visual_encoder(image)
+        return states, self.image_features(states)
+
+    def text_entry(self, ids: Tensor, atts: Tensor) -> tuple[Tensor, Tensor]:
+        """What a gallery keeps of texts [b, t]: the ids, which the grounded encoder reads, and features [b, e]."""
+        return ids, self.text_features(self.text_states(ids, atts))
+
+    def match(self, ids: Tensor, atts: Tensor, image: Tensor, similarity: Tensor) -> Tensor:
+        """How well pairs of ids and image states match: the ITM logit of "matches" plus the cosine similarity [b]."""
+        return self.itm_head(self.grounded_states(ids, atts, image)[:, 0])[:, 1] + similarity
+
     # -- towers alone (first stages of pretraining) -----------------------------------------------------
 
     @property
@@ -317,6 +289,19 @@ class BLIP(nn.Module):
         at = batch["masked_pos"][:, :, None].expand(-1, -1, states.shape[-1])
         logits = self.text_decoder.cls(states.gather(1, at))
         return F.cross_entropy(logits.flatten(0, 1).float(), batch["masked_ids"].flatten())
+
+    @torch.no_grad()
+    def tower_trained(self, tower: str) -> None:
+        """After a stage of a tower (`vision` or `text`) alone: its copies start from it, as in BLIP from ViT and BERT.
+
+        Momentum copies equal the originals again, and the decoder's self-attention the encoder's.
+        """
+        name = "visual_encoder" if tower == "vision" else "text_encoder"
+        getattr(self, f"{name}_m").load_state_dict(getattr(self, name).state_dict())
+        if tower == "text":
+            layers = zip(self.text_encoder.encoder.layer, self.text_decoder.bert.encoder.layer, strict=True)
+            for encoder, decoder in layers:
+                decoder.attention.load_state_dict(encoder.attention.state_dict())
 
     # -- what pruners ask -------------------------------------------------------------------------------
 
@@ -359,8 +344,3 @@ class BLIP(nn.Module):
         """Queues and momentum copies."""
         yield from (self.image_queue, self.text_queue, self.queue_ptr)
         yield from (slow for _, slow in self._momentum_pairs())
-
-
-def starting(ids: Tensor, first: int) -> Tensor:
-    """ids [b, t] with another first token; the given tensor stays as it is."""
-    return torch.cat([torch.full_like(ids[:, :1], first), ids[:, 1:]], dim=1)

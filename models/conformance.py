@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -14,6 +16,7 @@ from console.errors import InputError
 from models.base import Batch, PrunableModel
 
 TEXT_FIELDS = (("text_ids", "text_atts"), ("input_ids", "attention_mask"))
+LONGEST = 300  # characters of an unforeseen error; torch's can fill pages
 
 
 class Wrong(Exception):
@@ -28,17 +31,28 @@ def check_model(model: PrunableModel, name: str) -> bool:
     table.add_column("what was seen")
     passed = True
     for label, check in CHECKS.items():
-        try:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                seen, mark = check(model), "[green]passed[/]"
-        except (Wrong, InputError) as error:
-            seen, mark, passed = str(error), "[red]FAILED[/]", False
-        except Exception as error:  # a check must name the defect of a model still in the making, not end the run
-            seen, mark, passed = f"{type(error).__name__}: {error}", "[red]FAILED[/]", False
-        table.add_row(mark, label, seen)
+        seen, right = _outcome(label, check, model)
+        table.add_row("[green]passed[/]" if right else "[red]FAILED[/]", label, escape(seen))
+        passed &= right
+        if label == "questions" and not right:
+            break  # the other checks ask these questions
     Console(soft_wrap=False).print(table)
     return passed
+
+
+def _outcome(label: str, check: Callable[[PrunableModel], str], model: PrunableModel) -> tuple[str, bool]:
+    """What a check saw, and whether the model passed; the model is asked as pruners ask it and left as it was."""
+    from pruners.preserve import preserved
+
+    try:
+        with torch.random.fork_rng(devices=[]), nullcontext() if label == "questions" else preserved(model, True):
+            torch.manual_seed(0)
+            return check(model), True
+    except (Wrong, InputError) as error:
+        return str(error), False
+    except Exception as error:  # a check must name the defect of a model still in the making, not end the run
+        text = str(error).strip().partition("\n")[0]
+        return f"{type(error).__name__}: {text[:LONGEST]}" + (" ..." if len(text) > LONGEST else ""), False
 
 
 def check_protocol(model: PrunableModel) -> str:
@@ -68,7 +82,8 @@ def check_layers(model: PrunableModel) -> str:
             raise Wrong(f"'{name}' and '{owners[id(layer.weight)]}' are one tensor: name it once")
         owners[id(layer.weight)] = name
     weights = sum(layer.weight.numel() for layer in layers.values())
-    return f"{len(layers)} layers, {weights:,} weights"
+    skipped = getattr(model, "skipped", [])
+    return f"{len(layers)} layers, {weights:,} weights" + "".join(f"; not {reason}" for reason in skipped)
 
 
 def check_ties(model: PrunableModel) -> str:
@@ -101,6 +116,8 @@ def check_losses(model: PrunableModel) -> str:
             found.append(f"{side} {name} {loss.item():.3g}")
     layers = model.prunable_layers()
     total = torch.stack([model.loss(batch) for batch in model.example(4).values()]).sum()
+    if not total.requires_grad:
+        raise Wrong("the loss has no gradient at all: it must be computed from the layers' outputs, without no_grad()")
     gradients = torch.autograd.grad(total, [layer.weight for layer in layers.values()], allow_unused=True)
     for name, gradient in zip(layers, gradients, strict=True):
         if gradient is None:
@@ -131,7 +148,7 @@ def check_padding(model: PrunableModel) -> str:
     """What stands under the padding changes nothing that counts."""
     padded = 0
     for side, batch in model.example(4).items():
-        ids, atts = next(((i, a) for i, a in TEXT_FIELDS if i in batch), (None, None))
+        ids, atts = next(((i, a) for i, a in TEXT_FIELDS if i in batch and a in batch), (None, None))
         if ids is None or bool(batch[atts].all()):
             continue
         padded += 1
@@ -159,8 +176,7 @@ def check_state_dict(model: PrunableModel) -> str:
     with torch.no_grad():
         for parameter in fresh.parameters():
             parameter.zero_()
-    target = getattr(fresh, "module", fresh)
-    target.load_state_dict(state)
+    fresh.load_state_dict(state)
     for side, batch in model.example(3).items():
         values = []
         for one in (model, fresh):

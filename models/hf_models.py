@@ -6,7 +6,8 @@ of them, which modality a parameter belongs to, and which layers read text.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import pickle
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import transformers
+from safetensors import SafetensorError
 from torch import Tensor, nn
+from transformers.image_processing_base import ImageProcessingMixin
 
-from console.errors import InputError
+from console.errors import InputError, nearest
 from models.base import Batch, ImageShape
+from models.checkpoint import LoadReport
 from models.contrastive import matching_loss
 from models.hf_tokenizer import HFTokenizer
 from models.timm_models import classification_loss
@@ -88,39 +92,70 @@ FAMILIES = {
 """Class name (the first of `architectures` in config.json) -> family."""
 
 
-def load_hf(reference: str, weights: str | Path | None, settings: dict[str, object]) -> WrappedModel:
+def load_hf(reference: str, weights: str | Path | None, settings: dict[str, Any], seed: int = 0) -> WrappedModel:
     """A Hugging Face model, wrapped, from a hub id or a folder with config.json and weights.
 
-    weights: None for those of the reference, "random" for fresh ones. settings: values that replace the config's.
-    Raises InputError when it cannot be had or its class is not one of FAMILIES.
+    weights: None for those of the reference, another id or folder, or "random" for fresh ones drawn from `seed`.
+    settings: values that replace the config's. Raises InputError when it cannot be had, when its class is not one of
+    FAMILIES, and when the weights do not fit it.
     """
     try:
-        config = transformers.AutoConfig.from_pretrained(reference, **settings)
+        config, unknown = transformers.AutoConfig.from_pretrained(reference, **settings, return_unused_kwargs=True)
     except (OSError, ValueError, KeyError) as error:
         raise _not_there(reference, error) from error
-    name = (config.architectures or ["none"])[0]
+    for key in unknown:
+        raise InputError(f"hf:{reference}: its config has no '{key}'{nearest(key, config.to_dict())}")
+    name = (config.architectures or ["model of no class"])[0]
     if name not in FAMILIES:
         raise InputError(
             f"hf:{reference} is a {name}, but the toolkit knows {', '.join(FAMILIES)}: "
             "wrap it yourself with a few lambdas (docs/add-a-model.md)"
         )
-    model_class = getattr(transformers, name)
+    if str(weights) == "random":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module, report = getattr(transformers, name)(config), None
+    else:
+        module, report = _pretrained(getattr(transformers, name), str(weights or reference), config)
+    longest = config.text_config.max_position_embeddings if FAMILIES[name].text else 0
+    tokenizer = HFTokenizer.load(reference, longest) if FAMILIES[name].text else None
+    model = wrap_hf(module.eval(), tokenizer, _preprocessor(reference))
+    model.load_report = report
+    return model
+
+
+def _pretrained(model_class: type, source: str, config: Any) -> tuple[nn.Module, LoadReport]:
+    """A model with the weights of a folder or id, and what happened to their keys; InputError when they do not fit."""
     try:
-        if str(weights) == "random":
-            module = model_class(config)
-        else:
-            module = model_class.from_pretrained(str(weights or reference), config=config, dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _not_there(reference, error) from error
-    return wrap_hf(module.eval(), HFTokenizer.load(reference) if FAMILIES[name].text else None)
+        module, info = model_class.from_pretrained(source, config=config, dtype=torch.float32, output_loading_info=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"the weights of {source} are corrupt or hold Python objects besides tensors, which could run code: "
+            "give them as safetensors"
+        ) from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise _not_there(source, error) from error
+    fresh = sorted(info["missing_keys"])
+    heads = FAMILIES[model_class.__name__].exclude
+    lacking = [name for name in fresh if not any(head in name for head in heads)]
+    total = len(module.state_dict())
+    if lacking:  # transformers would fill them at random and say so among other lines
+        raise InputError(
+            f"the weights of {source} do not fit {model_class.__name__}: {len(lacking)} of its {total} tensors are "
+            f"missing (first: {lacking[0]}); give weights of this model"
+        )
+    unexpected = sorted(info["unexpected_keys"])
+    return module, LoadReport(source, loaded=total - len(fresh), dropped=unexpected, fresh=fresh)
 
 
-def wrap_hf(module: nn.Module, tokenizer: HFTokenizer | None = None) -> WrappedModel:
-    """A model of one of FAMILIES as a prunable one."""
+def wrap_hf(
+    module: nn.Module, tokenizer: HFTokenizer | None = None, preprocessor: Mapping[str, Any] | None = None
+) -> WrappedModel:
+    """A model of one of FAMILIES as a prunable one. preprocessor: its preprocessor_config.json, where it has one."""
     family = FAMILIES[type(module).__name__]
     config = module.config
     vision = getattr(config, "vision_config", config)
-    shape = ImageShape(vision.image_size, vision.patch_size, *image_statistics(config))
+    shape = ImageShape(vision.image_size, vision.patch_size, *image_statistics(config, preprocessor or {}))
 
     def tokens(name: str, batch: Batch) -> Tensor | None:
         reads_image = ".crossattention." in name and (".key." in name or ".value." in name)
@@ -154,10 +189,23 @@ def wrap_hf(module: nn.Module, tokenizer: HFTokenizer | None = None) -> WrappedM
     )
 
 
-def image_statistics(config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation that the family's images are normalised with (SigLIP and ViT: 0.5; CLIP's otherwise)."""
+def image_statistics(config: Any, preprocessor: Mapping[str, Any]) -> tuple[tuple[float, ...] | None, ...]:
+    """Mean and deviation that images are normalised with: the preprocessor's, else the family's.
+
+    SigLIP and ViT: 0.5; CLIP's otherwise (None).
+    """
+    if "image_mean" in preprocessor and "image_std" in preprocessor:
+        return tuple(preprocessor["image_mean"]), tuple(preprocessor["image_std"])
     half = (0.5, 0.5, 0.5)
     return (half, half) if config.model_type in ("siglip", "vit") else (None, None)
+
+
+def _preprocessor(reference: str) -> dict[str, Any]:
+    """The reference's preprocessor_config.json; empty where it has none."""
+    try:
+        return ImageProcessingMixin.get_image_processor_dict(reference)[0]
+    except OSError:
+        return {}
 
 
 def _not_there(reference: str, error: Exception) -> InputError:

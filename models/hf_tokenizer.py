@@ -13,30 +13,34 @@ from console.errors import InputError
 
 
 class HFTokenizer:
-    """Adds the special tokens its model expects; `sep` has no meaning here."""
+    """Adds the special tokens its model expects; `sep` has no meaning here. longest: tokens that the model can read."""
 
-    def __init__(self, tokenizer: Any):
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, longest: int):
+        self._tokenizer, self._longest = tokenizer, longest
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
 
     @classmethod
-    def load(cls, reference: str) -> HFTokenizer | None:
+    def load(cls, reference: str, longest: int) -> HFTokenizer | None:
         """The tokenizer of a folder or hub id; None when it has none (then batches must come tokenised)."""
         try:
-            return cls(AutoTokenizer.from_pretrained(reference))
+            tokenizer = AutoTokenizer.from_pretrained(reference)
         except (OSError, ValueError, KeyError, ImportError):
             return None
+        # Where the files are missing, transformers makes a tokenizer that knows its special tokens only.
+        return cls(tokenizer, longest) if len(tokenizer) > len(set(tokenizer.all_special_ids)) else None
 
     def __len__(self) -> int:
         return len(self._tokenizer)
 
     def encode(self, text: str, sep: bool, limit: int | None) -> list[int]:
-        """Ids with the model's special tokens, cut to `limit`."""
-        return self._tokenizer(text, truncation=limit is not None, max_length=limit)["input_ids"]
+        """Ids with the model's special tokens, cut to `limit` and to what the model can read."""
+        return self._tokenizer(text, truncation=True, max_length=min(limit or self._longest, self._longest))[
+            "input_ids"
+        ]
 
     def pad_batch(self, rows: Sequence[Sequence[int]], length: int | None = None) -> tuple[Tensor, Tensor]:
         """Rows of ids -> text_ids and text_atts [b, t] int64."""
-        t = length or max(map(len, rows))
+        t = min(length, self._longest) if length else max(map(len, rows))
         if any(len(row) > t for row in rows):
             raise InputError(f"a text has more than {t} tokens: raise max_tokens")
         ids = torch.full((len(rows), t), self.pad, dtype=torch.long)

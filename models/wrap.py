@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
@@ -31,10 +33,10 @@ def wrap(
     loss(module, batch) -> scalar, for methods with gradients (default: `module(**batch).loss`). forward(module,
     batch): the pass in which every layer is met once (default: `module(**batch)`). modality: parameter name ->
     modality, as a function or as a mapping of name prefixes (default: all one). exclude: substrings of names that
-    are never pruned (heads, embeddings). tokens(name, batch) -> [b, t], 1 for real tokens of that layer's input,
-    None where all are (default: all). conv: also prune nn.Conv2d without groups.
+    are never pruned (heads). tokens(name, batch) -> [b, t], 1 for real tokens of that layer's input, None where all
+    are (default: all). conv: also prune nn.Conv2d without groups.
     more: image_shape, tokenizer, sides and example, for use from the command line and by models.check.
-    Raises InputError when no layer is left to prune.
+    Layers that cannot be pruned are named in `skipped`, with the reason. Raises InputError when none is left.
     """
     return WrappedModel(module, loss, forward, modality, tuple(exclude), tokens, conv, **more)
 
@@ -75,7 +77,11 @@ class WrappedModel(nn.Module):
 
     def _find(self, exclude: tuple[str, ...], conv: bool) -> Iterator[tuple[str, nn.Module]]:
         seen: set[int] = set()
+        embeddings = {id(part.weight) for part in self.module.modules() if isinstance(part, nn.Embedding)}
         for name, layer in self.module.named_modules():
+            if isinstance(layer, nn.Linear) and id(layer.weight) in embeddings:
+                self.skipped.append(f"{name}: its weight is an embedding's")
+                continue
             if isinstance(layer, NonDynamicallyQuantizableLinear):
                 self.skipped.append(f"{name}: nn.MultiheadAttention runs without calling this layer")
                 continue
@@ -95,7 +101,8 @@ class WrappedModel(nn.Module):
 
     def loss(self, batch: Batch) -> Tensor:
         """The scalar that gradient-based pruners differentiate."""
-        value = self._loss(self.module, batch)
+        with _layers_called():
+            value = self._loss(self.module, batch)
         if not isinstance(value, Tensor) or value.dim() != 0:
             what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
             raise InputError(f"the loss of {type(self.module).__name__} must be a scalar tensor, not {what}")
@@ -103,7 +110,8 @@ class WrappedModel(nn.Module):
 
     def observe(self, batch: Batch) -> None:
         """The forward pass."""
-        self._forward(self.module, batch)
+        with _layers_called():
+            self._forward(self.module, batch)
 
     def prunable_layers(self) -> dict[str, nn.Module]:
         """Every linear layer (and convolution, if asked for) that is not excluded, each tied tensor once."""
@@ -137,3 +145,21 @@ class WrappedModel(nn.Module):
     def state_dict(self, *arguments: Any, **keywords: Any) -> dict[str, Tensor]:
         """The module's own names, without the wrapper's prefix."""
         return self.module.state_dict(*arguments, **keywords)
+
+    def load_state_dict(self, *arguments: Any, **keywords: Any) -> Any:
+        """The counterpart of `state_dict`."""
+        return self.module.load_state_dict(*arguments, **keywords)
+
+
+@contextlib.contextmanager
+def _layers_called() -> Iterator[None]:
+    """Have nn.TransformerEncoder call its linear layers on whole batches.
+
+    Its fused path, taken without gradients, calls none of them and packs padded batches into nested tensors.
+    """
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from models import examples
 from models.base import Batch, ImageShape
 from models.bert import Embeddings, Encoder, MLMHead, TextConfig, cross_attention_mask, self_attention_mask
-from models.boxes import box_losses
+from models.boxes import box_losses, guidance_loss, patch_box_loss
 from models.building import reset_weights
 from models.checkpoint import KeyRules
 from models.clip_tower import CLIPTower, VisionConfig
@@ -139,10 +139,13 @@ class XVLM(nn.Module):
 
     # -- pretraining ------------------------------------------------------------------------------------
 
-    def forward(self, batch: Batch, gather: Gather = no_gather) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, gather: Gather = no_gather, guide: nn.Module | None = None) -> dict[str, Tensor]:
         """All pretraining losses of a general or a region batch: itc, itm, mlm (and bbox, giou with regions).
 
         gather: collects contrastive features of all processes during training; pruning uses one batch alone.
+        guide: a head d -> 4 that asks, with regions, for two more losses which are no part of X-VLM: `glance`, whether
+        half of the heads of the first fusion layer look at the region, and `patches`, whether each patch of the region
+        tells its box.
         """
         temp = self.temp.clamp(*TEMP_RANGE)
         image, image_atts, full = self.image_states(batch)
@@ -154,6 +157,10 @@ class XVLM(nn.Module):
         losses["mlm"] = self._mlm_loss(batch, image, image_atts)
         if full is not None:
             losses |= box_losses(self.predict_boxes(text, atts, full), batch["target_bbox"], batch["is_image"])
+            if guide is not None:
+                looked = self.glance(text, atts, full)
+                losses["glance"] = guidance_loss(looked[:, : looked.shape[1] // 2], batch["image_atts"])
+                losses["patches"] = patch_box_loss(guide(full).sigmoid(), batch["target_bbox"], batch["image_atts"])
         return losses
 
     losses = forward
@@ -172,6 +179,15 @@ class XVLM(nn.Module):
         """Where in the full image [b, p, d] is what the text says? [b, 4] as (cx, cy, w, h) in [0, 1]."""
         everywhere = torch.ones(full.shape[:2], dtype=torch.long, device=full.device)
         return self.bbox_head(self.fusion_states(text, text_atts, full, everywhere)[:, 0]).sigmoid()
+
+    def glance(self, text: Tensor, text_atts: Tensor, image: Tensor) -> Tensor:
+        """Where the CLS of text states [b, t, d] looks first in image states [b, p, d]: attention [b, h, p]."""
+        layer = self.text_encoder.bert.encoder.layer[self.config.text.fusion_layer]
+        asking = layer.attention(text, self_attention_mask(text_atts, text.dtype))[0][:, :1]
+        cross, heads = layer.crossattention.self, self.config.text.heads
+        query = cross.query(asking).unflatten(-1, (heads, -1)).transpose(1, 2)
+        key = cross.key(image).unflatten(-1, (heads, -1)).transpose(1, 2)
+        return (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1).squeeze(2)
 
     def _itm_loss(self, image: Tensor, image_atts: Tensor, text: Tensor, atts: Tensor, similarity: Tensor) -> Tensor:
         b = text.shape[0]

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from console.errors import InputError
-from storage.atomic import atomic_path
-from storage.tensors import read_tensors
+from storage.tensors import read_tensors, write_torch
 
 SUFFIX = "_pruning_mask"
 
@@ -53,5 +52,4 @@ def write_published(path: Path | str, masks: Mapping[str, Tensor], model: nn.Mod
         )
         if module.bias is not None:
             content[f"{name}.bias{SUFFIX}"] = torch.ones_like(module.bias, dtype=torch.bool)
-    with atomic_path(path) as temporary:
-        torch.save({key: tensor.cpu() for key, tensor in content.items()}, temporary)
+    write_torch(path, {key: tensor.cpu() for key, tensor in content.items()})

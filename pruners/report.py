@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
+from console.results import result_console
 from pruners.mask import Mask
 from pruners.outputs import Outputs, percent
 
-PIPE_WIDTH = 120
 IMPLIED = ("weight", "encoder", "layer", "layers", "blocks", "bert", "self")
 
 
@@ -45,12 +44,6 @@ def print_result(
     calibrated = f" ({seconds['calibration']:.1f} s of calibration)" if seconds["calibration"] > 0.05 else ""
     screen.print(f"{len(masks)} masks in {outputs.folder}/ after {total:.1f} s{calibrated}")
     screen.print(f"sparsity of every layer: {outputs.picture}")
-
-
-def result_console() -> Console:
-    """Where results go; a pipe or a file has no width of its own, so tables there are not squeezed into 80 columns."""
-    screen = Console(soft_wrap=True)
-    return screen if screen.is_terminal else Console(soft_wrap=True, width=PIPE_WIDTH)
 
 
 def collapses(mask: Mask) -> list[str]:

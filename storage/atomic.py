@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import shutil
@@ -31,11 +32,19 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     except OSError as error:
         raise explain_os_error(error, f"write {path}") from error
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # nothing there, or a name that the file system cannot even look up
+            if temporary.is_dir():
+                shutil.rmtree(temporary, ignore_errors=True)
+            else:
                 temporary.unlink()
+
+
+def remove_parts(path: Path | str) -> None:
+    """Remove what killed processes left beside `path` of writing it; nobody may be writing it now."""
+    path = Path(path)
+    for part in path.parent.glob(f".{glob.escape(path.name)}.????????.part"):
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def _flush_to_disk(path: Path) -> None:
@@ -43,6 +52,17 @@ def _flush_to_disk(path: Path) -> None:
     if path.is_file():
         with path.open("rb") as file:
             os.fsync(file.fileno())
+
+
+def check_writable(folder: Path | str) -> None:
+    """InputError now, not after hours of work, when nothing can be written to `folder` (created if missing)."""
+    probe = Path(folder) / f".{uuid.uuid4().hex[:8]}.probe"
+    try:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise explain_os_error(error, f"write to {folder}") from error
 
 
 def write_text(path: Path | str, text: str) -> None:

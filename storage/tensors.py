@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import zipfile
 from pathlib import Path
@@ -27,6 +28,8 @@ def read_tensors(path: Path | str) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except OSError as error:
+        if error.errno == errno.EINVAL:  # of a zip file cut short: torch looks for its end before its beginning
+            raise _corrupt(path, error) from error
         raise explain_os_error(error, f"read {path}") from error
     except pickle.UnpicklingError as error:
         if "weights_only" in str(error).lower():
@@ -57,6 +60,18 @@ def write_safetensors(path: Path | str, tensors: dict[str, Tensor], metadata: di
             save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata)
         except SafetensorError as error:
             raise InputError(f"cannot write {path}: {error}; free some disk space or choose another folder") from error
+
+
+def write_torch(path: Path | str, content: Any) -> None:
+    """Write what `torch.save` can pickle to `path` atomically; InputError when the disk is full and the like."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            # torch's zip writer ends with an error of its own; what the file system said is the one before it.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def _corrupt(path: Path | str, error: Exception) -> InputError:

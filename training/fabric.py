@@ -30,7 +30,7 @@ def make_fabric(accelerator: str, devices: int, num_nodes: int, precision: str) 
     if accelerator == "cpu" and precision.startswith("16"):
         raise InputError(f"precision {precision} needs a GPU: use 32-true or bf16-mixed on the CPU")
     processes = devices * num_nodes
-    if accelerator == "cpu":
+    if accelerator == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         # Processes share the machine's cores: more threads than cores would slow all of them down.
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // devices))
     strategy = DDPStrategy(find_unused_parameters=False) if processes > 1 else "auto"

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from console.interrupt import interrupt
 from console.progress import progress_bar
 from data.randomness import derive_seed
+from storage.atomic import remove_parts
 from storage.log import append_json_line
 from training.optimizer import Recipe, make_optimizer, set_rate
 from training.snapshot import load_snapshot, save_snapshot
@@ -59,6 +60,8 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
     module(batch): named scalar losses; their sum is minimised.
     """
     optimizer = make_optimizer(module, loop.recipe)
+    if fabric.is_global_zero:
+        remove_parts(loop.snapshot)
     step = 0
     if loop.snapshot.is_file():
         step = load_snapshot(loop.snapshot, module, optimizer, loop.identity)

@@ -15,8 +15,8 @@ from training.schedule import Schedule
 class Recipe:
     """How to optimise.
 
-    lr: peak learning rate. no_decay: substrings or endings of names without weight decay. lr_scale: name prefix ->
-    factor on the learning rate. clip: largest gradient norm (None: no clipping).
+    lr: peak learning rate. no_decay: parts of the names of parameters without weight decay. lr_scale: part of a name
+    -> factor on the learning rate; the first that fits counts. clip: largest gradient norm (None: no clipping).
     """
 
     lr: float
@@ -28,6 +28,15 @@ class Recipe:
     clip: float | None = None
     schedule: Schedule = field(default_factory=Schedule)
 
+    def __post_init__(self) -> None:
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"betas are two numbers from 0 to below 1, not {self.betas}")
+        for name, value in (("lr", self.lr), ("weight_decay", self.weight_decay), ("eps", self.eps)):
+            if not 0 <= value < float("inf"):
+                raise InputError(f"{name} must be a number from 0 up, not {value}")
+        if self.clip is not None and not self.clip > 0:
+            raise InputError(f"clip must be above 0, not {self.clip}; leave it out for no clipping")
+
 
 def make_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW over the parameters that ask for gradients, grouped by decay and rate."""
@@ -35,7 +44,7 @@ def make_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             decay = 0.0 if any(part in name for part in recipe.no_decay) else recipe.weight_decay
-            scale = next((s for prefix, s in recipe.lr_scale.items() if prefix in name), 1.0)
+            scale = next((s for part, s in recipe.lr_scale.items() if part in name), 1.0)
             groups.setdefault((decay, scale), []).append(parameter)
     if not groups:
         raise InputError("no parameter is to be trained: check what is frozen")

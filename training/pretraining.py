@@ -10,14 +10,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.base import Batch
+from models.boxes import patch_box_loss
 from models.gather import gather_processes
 from training.self_distillation import SelfDistillation
 
 Losses = dict[str, Tensor]
 
+PLACE_WEIGHT = 8.0  # of what single patches say of their box: beside cross-entropies its gradient is faint
+BOX_WEIGHT = 3.0  # of X-VLM's box losses, where they are guided
+
+
+def _nothing(tower: str) -> None:
+    """For models that keep no copies of a tower."""
+
 
 class DenseLabels(nn.Module):
     """The vision tower learns what each patch shows; its linear heads are thrown away afterwards."""
+
+    sides = ("scenes",)
+    asks = ("vision_tower", "vision_width")
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -25,6 +36,7 @@ class DenseLabels(nn.Module):
 
         self.tower = model.vision_tower()
         self.heads = nn.ModuleDict({name: nn.Linear(model.vision_width, n) for name, n in LABELS.items()})
+        self._trained = getattr(model, "tower_trained", _nothing)
 
     def forward(self, sides: dict[str, Batch]) -> Losses:
         """Side `scenes`: image [b, 3, H, W], labels [b, p - 1, kinds] int64, -1 where a patch has none."""
@@ -35,9 +47,38 @@ class DenseLabels(nn.Module):
             for k, (name, head) in enumerate(self.heads.items())
         }
 
+    def finish(self) -> None:
+        """Let the model's copies of the tower (BLIP's momentum encoder) start from it."""
+        self._trained("vision")
+
+
+class DensePlaces(DenseLabels):
+    """The same, and each patch of a region tells the region's box.
+
+    What a patch shows can be read from its pixels alone; a tower that learnt only that has dropped where it lies, and
+    then nothing above it can learn boxes.
+    """
+
+    sides = ("scenes", "region")
+
+    def __init__(self, model: nn.Module):
+        super().__init__(model)
+        self.places = nn.Linear(model.vision_width, 4)
+
+    def forward(self, sides: dict[str, Batch]) -> Losses:
+        """Besides, side `region`: image [g, 3, H, W], idx_to_group_img [n], image_atts [n, p], target_bbox [n, 4]."""
+        batch = sides["region"]
+        states = self.tower(batch["image"])[batch["idx_to_group_img"]]
+        told = self.places(states).sigmoid()
+        places = patch_box_loss(told, batch["target_bbox"], batch["image_atts"])
+        return super().forward(sides) | {"patches": PLACE_WEIGHT * places}
+
 
 class MaskedText(nn.Module):
     """The text and fusion layers learn masked language modelling, without images."""
+
+    sides = ("texts",)
+    asks = ("text_parameters", "masked_words")
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -51,13 +92,21 @@ class MaskedText(nn.Module):
         """Side `texts`: text_ids_masked, text_atts [b, L]; masked_pos, masked_ids [b, m]."""
         return {"mlm": self.model.masked_words(sides["texts"])}
 
+    def finish(self) -> None:
+        """Let the model's copies of the text layers (BLIP's momentum encoder, its decoder) start from them."""
+        getattr(self.model, "tower_trained", _nothing)("text")
+
 
 class Together(nn.Module):
     """The model's own pretraining losses on every side, with the features of all processes as negatives."""
 
+    sides: tuple[str, ...] = ()
+    asks: tuple[str, ...] = ("clamp_temperature",)
+
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
+        self.extra: dict[str, nn.Module] = {}
 
     def forward(self, sides: dict[str, Batch]) -> Losses:
         """Named losses of each side, for example `general.itc`."""
@@ -65,14 +114,40 @@ class Together(nn.Module):
         return {
             f"{side}.{name}": loss
             for side, batch in sides.items()
-            for name, loss in self.model(batch, gather=gather_processes).items()
+            for name, loss in self.model(batch, gather=gather_processes, **self.extra).items()
         }
+
+
+class Guided(Together):
+    """The same with two more losses on regions: where to look for what a text says, and where each patch lies.
+
+    A tower that learnt what its patches show forgets where they are, and a model this small and this shortly trained
+    never gets it back from the box loss alone: its boxes stay at the average box. The head is thrown away afterwards.
+    """
+
+    sides = ("region",)
+    asks = ("clamp_temperature", "glance", "vision_width")
+
+    def __init__(self, model: nn.Module):
+        super().__init__(model)
+        self.head = nn.Linear(model.vision_width, 4)
+        self.extra = {"guide": self.head}
+
+    def forward(self, sides: dict[str, Batch]) -> Losses:
+        """Named losses of each side, those about places weighted."""
+        weights = {"region.patches": PLACE_WEIGHT, "region.bbox": BOX_WEIGHT, "region.giou": BOX_WEIGHT}
+        return {name: loss * weights.get(name, 1.0) for name, loss in super().forward(sides).items()}
 
 
 OBJECTIVES = {
     "dense_labels": DenseLabels,
+    "dense_places": DensePlaces,
     "masked_text": MaskedText,
     "self_distillation": SelfDistillation,
     "together": Together,
+    "guided": Guided,
 }
-"""Name in configs/<model>/pretrain.yaml -> objective."""
+"""Name in configs/<model>/pretrain.yaml -> objective.
+
+sides: names of the data it reads (none named: any). asks: what the model must answer.
+"""

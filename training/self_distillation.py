@@ -40,6 +40,9 @@ class ProjectionHead(nn.Module):
 class SelfDistillation(nn.Module):
     """Student and teacher over a model's backbone; at the end the teacher's backbone becomes the model's."""
 
+    sides = ("crops",)
+    asks = ("vision_tower", "vision_width")
+
     def __init__(self, model: nn.Module):
         super().__init__()
         self.student = model.vision_tower()

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from console.errors import InputError
-from storage.atomic import atomic_path
-from storage.tensors import read_tensors
+from storage.tensors import read_tensors, write_torch
 
 
 def save_snapshot(
@@ -23,8 +22,7 @@ def save_snapshot(
         "step": step,
         "identity": identity,
     }
-    with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+    write_torch(path, content)
 
 
 def load_snapshot(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, identity: dict[str, Any]) -> int:
@@ -32,13 +30,44 @@ def load_snapshot(path: Path, module: nn.Module, optimizer: torch.optim.Optimize
     content = read_tensors(path)
     if not isinstance(content, dict) or not {"model", "optimizer", "step", "identity"} <= set(content):
         raise InputError(f"{path} is no snapshot of a training run")
-    for key in {**content["identity"], **identity}:
-        then, now = content["identity"].get(key), identity.get(key)
-        if then != now:
-            raise InputError(
-                f"{path} is a snapshot of another run ({key} was {then!r}, now it is {now!r}): "
-                "choose another output folder, or the same options"
-            )
-    module.load_state_dict(content["model"])
-    optimizer.load_state_dict(content["optimizer"])
+    refuse_another_run(path, content["identity"], identity)
+    try:
+        module.load_state_dict(content["model"])
+        optimizer.load_state_dict(content["optimizer"])
+    except (RuntimeError, ValueError) as error:  # of the same run, but the model's configuration was edited since
+        raise InputError(
+            f"{path} does not fit the model ({_last_line(error)}): choose another output folder, or restore the "
+            "model's configuration"
+        ) from error
     return content["step"]
+
+
+def refuse_another_run(path: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
+    """InputError naming the first difference between what defined the run that wrote `path` and this run.
+
+    A field that only one of them has does not count while it is empty: options may come or go between versions.
+    """
+    before, after = _flat(then), _flat(now)
+    for key in {**before, **after}:
+        sides = [side[key] for side in (before, after) if key in side]
+        if sides[0] != sides[-1] or (len(sides) == 1 and sides[0] not in (None, "", [], {})):
+            old, new = (repr(side[key]) if key in side else "not given" for side in (before, after))
+            raise InputError(
+                f"{path} belongs to another run ({key} was {old}, now it is {new}): choose another output folder, or "
+                "the same options"
+            )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one: {"stage": {"lr": 1}} -> {"stage.lr": 1}. Empty dicts stay, as values."""
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    return {
+        name: leaf
+        for key, part in value.items()
+        for name, leaf in _flat(part, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1].strip().rstrip(".")

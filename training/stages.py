@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.fabric import Fabric
@@ -15,14 +17,18 @@ from console.errors import InputError, nearest
 from console.interrupt import interrupt
 from console.progress import console
 from data.batches import Sides
-from data.readers import Batch, ReaderConfig, make_reader
+from data.randomness import derive_seed
+from data.readers import READERS, Batch, ReaderConfig, make_reader
 from data.tokenizer import load_tokenizer
-from models import load_model
+from models import family_config, load_model
+from models.checkpoint import load_state
+from storage.atomic import check_writable
 from storage.tensors import read_safetensors, write_safetensors
 from training.fabric import make_fabric
 from training.loop import Loop, fit
 from training.optimizer import Recipe
 from training.pretraining import OBJECTIVES
+from training.snapshot import refuse_another_run
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,8 @@ class PretrainConfig:
 def pretrain(args: argparse.Namespace, config: PretrainConfig, folder: Path) -> None:
     """Run the unfinished stages in `folder` and write `<model>.safetensors` there."""
     seed = config.seed if args.seed is None else args.seed
+    check_stages(config, args.model, args.devices * args.num_nodes)
+    check_writable(folder)
     fabric = make_fabric(args.accelerator, args.devices, args.num_nodes, args.precision)
     interrupt.listen()
     model = load_model(args.model, weights=args.weights or "random")
@@ -57,12 +65,13 @@ def pretrain(args: argparse.Namespace, config: PretrainConfig, folder: Path) -> 
             model.reset()
     for number, stage in enumerate(config.stages, start=1):
         finished = folder / f"{number}-{stage.name}.safetensors"
+        identity = {"model": args.model, "stage": asdict(stage), "seed": seed, "processes": fabric.world_size}
         if finished.is_file():
-            model.load_state_dict(_untied(read_safetensors(finished)[0], model))
+            load_finished(finished, model, identity)
             continue
-        _run_stage(fabric, model, stage, args, folder / f"{number}-{stage.name}", seed)
+        _run_stage(fabric, model, stage, args, folder / f"{number}-{stage.name}", seed, identity)
         if fabric.is_global_zero:
-            save_weights(finished, model)
+            save_weights(finished, model, identity=identity)
         fabric.barrier()
     if fabric.is_global_zero:
         exported = folder / f"{args.model}.safetensors"
@@ -70,15 +79,58 @@ def pretrain(args: argparse.Namespace, config: PretrainConfig, folder: Path) -> 
         console.print(f"weights: {exported} ({exported.stat().st_size / 1e6:.2f} MB)")
 
 
+def check_stages(config: PretrainConfig, model: str, processes: int) -> None:
+    """InputError before the first stage starts when any stage asks for something that cannot be."""
+    family = family_config(model)[0]
+    names = [stage.name for stage in config.stages]
+    for stage in config.stages:
+        where = f"stage '{stage.name}'"
+        if names.count(stage.name) > 1 or not stage.name or "/" in stage.name:
+            raise InputError(f"{where}: a stage needs a name of its own that can name a folder")
+        if stage.objective not in OBJECTIVES:
+            raise InputError(
+                f"{where}: unknown objective '{stage.objective}'{nearest(stage.objective, OBJECTIVES)}: choose one of "
+                f"{', '.join(OBJECTIVES)}"
+            )
+        objective = OBJECTIVES[stage.objective]
+        lacking = [question for question in objective.asks if not hasattr(family, question)]
+        if lacking:
+            raise InputError(f"{where}: {stage.objective} is not for {model}, which has no {lacking[0]}")
+        absent = [side for side in objective.sides if side not in stage.sides]
+        if absent or not stage.sides:
+            needed = f"the side '{absent[0]}'" if absent else "at least one side"
+            raise InputError(f"{where}: {stage.objective} needs {needed}, given: {', '.join(stage.sides) or 'none'}")
+        for side, reader in stage.sides.items():
+            if reader.reader not in READERS:
+                raise InputError(
+                    f"{where}, side {side}: unknown reader '{reader.reader}'{nearest(reader.reader, READERS)}"
+                )
+        if stage.steps < 1 or stage.batch_size < 1:
+            raise InputError(
+                f"{where}: steps and batch_size must be at least 1, not {stage.steps} and {stage.batch_size}"
+            )
+        if processes > 0 and stage.batch_size % processes:
+            raise InputError(f"{where}: a batch of {stage.batch_size} cannot be dealt to {processes} processes evenly")
+
+
+def load_finished(path: Path, model: nn.Module, identity: dict[str, Any]) -> None:
+    """Put the weights of a finished stage into the model; InputError when another run wrote them or they do not fit."""
+    state, metadata = read_safetensors(path)
+    if "identity" in metadata:  # else somebody put the file there to start from it
+        refuse_another_run(path, json.loads(metadata["identity"]), json.loads(json.dumps(identity)))
+    load_state(model, state, model.key_rules, str(path))
+    model.tie()
+
+
 def _run_stage(
-    fabric: Fabric, model: nn.Module, stage: Stage, args: argparse.Namespace, folder: Path, seed: int
+    fabric: Fabric,
+    model: nn.Module,
+    stage: Stage,
+    args: argparse.Namespace,
+    folder: Path,
+    seed: int,
+    identity: dict[str, Any],
 ) -> None:
-    if stage.objective not in OBJECTIVES:
-        raise InputError(f"unknown objective '{stage.objective}'{nearest(stage.objective, OBJECTIVES)}")
-    if stage.batch_size % fabric.world_size:
-        raise InputError(
-            f"stage {stage.name}: a batch of {stage.batch_size} cannot be dealt to {fabric.world_size} processes evenly"
-        )
     required = {parameter: parameter.requires_grad for parameter in model.parameters()}
     data = stage_data(model, stage, stage.batch_size // fabric.world_size, seed)
 
@@ -98,9 +150,12 @@ def _run_stage(
         steps=stage.steps,
         seed=seed,
         folder=folder,
-        identity={"model": args.model, "stage": asdict(stage), "seed": seed, "processes": fabric.world_size},
+        identity=identity,
+        snapshot_seconds=args.snapshot_seconds,
     )
-    objective = OBJECTIVES[stage.objective](model)
+    with torch.random.fork_rng(devices=[]):  # its heads must not depend on the stages that ran before it
+        torch.manual_seed(derive_seed(seed, "objective", stage.name))
+        objective = OBJECTIVES[stage.objective](model)
     if hasattr(objective, "after_step"):
         loop.after_step.append(lambda step: objective.after_step(step, stage.steps))
     fit(fabric, objective, micro_batches, loop)
@@ -117,11 +172,11 @@ def stage_data(model: nn.Module, stage: Stage, batch_size: int, seed: int) -> Si
     return Sides(readers, batch_size, seed)
 
 
-def save_weights(path: Path, model: nn.Module, small: bool = False) -> None:
+def save_weights(path: Path, model: nn.Module, small: bool = False, identity: dict[str, Any] | None = None) -> None:
     """The model's state dict, each tied tensor once.
 
     small: in half precision, and without what the model makes anew when it is loaded (momentum copies, queues, a
-    classifier).
+    classifier). identity: what defines the run, kept in the file for `load_finished`.
     """
     seen: set[int] = set()
     state = {}
@@ -129,12 +184,4 @@ def save_weights(path: Path, model: nn.Module, small: bool = False) -> None:
         if tensor.data_ptr() not in seen and not (small and model.key_rules.fresh(name)):
             seen.add(tensor.data_ptr())
             state[name] = tensor.half() if small and tensor.is_floating_point() else tensor
-    write_safetensors(path, state, {"format": "pt"})
-
-
-def _untied(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
-    """A saved state dict with every name of tied tensors again."""
-    names: dict[int, list[str]] = {}
-    for name, tensor in model.state_dict().items():
-        names.setdefault(tensor.data_ptr(), []).append(name)
-    return {name: state[next(n for n in group if n in state)] for group in names.values() for name in group}
+    write_safetensors(path, state, {"format": "pt"} | ({"identity": json.dumps(identity)} if identity else {}))

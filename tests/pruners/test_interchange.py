@@ -33,7 +33,7 @@ def test_as_many_entries_as_the_published_files(name, entries, tmp_path):
     written = {}
     import pruners.published_masks as published
 
-    saved, published.torch.save = published.torch.save, lambda content, path: (written.update(content), path.touch())
+    saved, published.torch.save = published.torch.save, lambda content, file: written.update(content)
     try:
         for layer in model.modules():
             if isinstance(layer, torch.nn.Linear):

@@ -1,0 +1,97 @@
+"""Errors in one sentence, and the code a command ends with."""
+
+import errno
+import os
+
+import pytest
+
+from console.errors import InputError, explain_os_error, nearest, run_command
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EDQUOT, "quota is used up"),
+        (errno.EFBIG, "larger than is allowed"),
+        (errno.EACCES, "permission is denied"),
+        (errno.EPERM, "not permitted"),
+        (errno.EROFS, "file system is read-only"),
+        (errno.ENOENT, "no such file or folder"),
+        (errno.ENOTDIR, "is a file, not a folder"),
+        (errno.EEXIST, "something else is in the way"),
+        (errno.EISDIR, "a folder of that name is in the way"),
+        (errno.ENAMETOOLONG, "name is too long"),
+        (errno.ELOOP, os.strerror(errno.ELOOP)),
+    ],
+)
+def test_every_cause_has_a_sentence_with_a_remedy(code, reason):
+    error = explain_os_error(OSError(code, os.strerror(code), "ignored"), "write the mask to out/x")
+    assert isinstance(error, InputError)
+    text = str(error)
+    assert text.startswith("cannot write the mask to out/x: ")
+    assert reason in text
+    assert "; " in text, "says what to do"
+    assert "\n" not in text
+
+
+def test_errors_without_a_number():
+    assert "no such file" in str(explain_os_error(FileNotFoundError("gone"), "read x"))
+    assert "the pipe broke" in str(explain_os_error(OSError("the pipe broke"), "read x"))
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("multiflw", " (did you mean 'multiflow'?)"),
+        ("lmap", " (did you mean 'lamp'?)"),
+        ("multiflow", " (did you mean 'multiflow'?)"),
+        ("zzz", ""),
+        ("", ""),
+    ],
+)
+def test_nearest(word, hint):
+    assert nearest(word, iter(["omp", "lamp", "multiflow", "snip"])) == hint
+    assert nearest(word, []) == ""
+
+
+def test_bad_input_ends_with_two_and_one_line(capsys):
+    def main():
+        raise InputError("the sparsity 0 is not between 0 and 100")
+
+    with pytest.raises(SystemExit) as caught:
+        run_command(main)
+    assert caught.value.code == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "error: the sparsity 0 is not between 0 and 100\n")
+
+
+def test_interruption_ends_with_130(capsys):
+    def main():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as caught:
+        run_command(main)
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_success_and_bugs_pass_through(capsys):
+    run_command(lambda: print("done"))
+    assert capsys.readouterr().out == "done\n"
+    with pytest.raises(ZeroDivisionError):  # a bug keeps its traceback
+        run_command(lambda: 1 / 0)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "err"),
+    [
+        ("raise InputError('no such model')", 2, "error: no such model\n"),
+        ("signal.raise_signal(signal.SIGINT)", 130, "interrupted\n"),
+        ("pass", 0, ""),
+    ],
+)
+def test_codes_as_a_shell_sees_them(body, code, err, run):
+    program = f"import signal\nfrom console.errors import *\ndef main():\n    {body}\nrun_command(main)"
+    done = run("-c", program)
+    assert (done.returncode, done.stderr) == (code, err)

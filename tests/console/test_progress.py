@@ -1,0 +1,43 @@
+"""What a progress bar leaves behind where nothing can be redrawn."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from console import progress
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    file = io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(file=file, width=120, force_terminal=False))
+    return file
+
+
+def test_only_the_last_state_is_drawn(drawn):
+    with progress.progress_bar("calibrating", 40, done=10) as advance:
+        for _ in range(28):
+            advance()
+        advance(2, "loss 0.5")
+    lines = [line for line in drawn.getvalue().splitlines() if line.strip()]
+    assert len(lines) == 1
+    assert "calibrating" in lines[0]
+    assert "40/40" in lines[0]
+    assert "loss 0.5" in lines[0]
+
+
+def test_an_interrupted_bar_says_how_far_it_came(drawn):
+    with pytest.raises(KeyboardInterrupt), progress.progress_bar("calibrating", 40) as advance:
+        advance(7)
+        raise KeyboardInterrupt
+    assert "7/40" in drawn.getvalue().replace(" ", "")
+
+
+def test_a_total_may_be_unknown_and_a_bar_hidden(drawn):
+    with progress.progress_bar("hidden", 3, show=False) as advance:
+        advance()
+    assert drawn.getvalue() == ""
+    with progress.progress_bar("endless", None) as advance:
+        advance(5)
+    assert "5/?" in drawn.getvalue().replace(" ", "")

@@ -1,0 +1,75 @@
+"""docs/data.md against the readers: every kind of batch has the fields, shapes and types that its table says."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from data.batches import Sides
+from data.masking import Masking
+from data.miniworld import ensure
+from data.readers import READERS, ReaderConfig, make_reader
+from data.sources import Files
+from data.tokenizer import load_tokenizer
+from models.base import ImageShape
+from tests.conftest import REPOSITORY
+
+SHAPE = ImageShape(image_size=64, patch_size=8)
+SIZE, LENGTH, CROPS = 6, 20, 3
+LETTERS = {"b": SIZE, "n": SIZE, "L": LENGTH, "m": Masking().most, "H": 64, "p": 65, "s": CROPS}
+
+PAIRS = {"annotations": ["data/pretrain/cc3m_pretrain.json"], "image_roots": {"cc3m": "images/cc3m"}}
+CLASSES = {"folder": "data/imagenet/train"}
+FILES = {
+    "mlm_pairs": PAIRS,
+    "mlm_regions": {"annotations": ["data/pretrain/vg_regions.json"]},
+    "pairs": PAIRS,
+    "labelled_images": CLASSES,
+    "masked_texts": PAIRS,
+    "dense_scenes": {},
+    "multi_crops": CLASSES,
+}
+
+
+def tables() -> dict[str, list[tuple[str, list[str], str]]]:
+    """Reader -> (field, dimensions, dtype) of each row of its table."""
+    found = {}
+    for section in re.split(r"^### ", (REPOSITORY / "docs/data.md").read_text(), flags=re.MULTILINE)[1:]:
+        name = re.match(r"`(\w+)`\n", section)
+        rows = re.findall(r"^\| (\w+) \| \[([^\]]+)\] \| (\w+) \|", section, re.MULTILINE)
+        if name:
+            found[name[1]] = [(field, shape.split(", "), dtype) for field, shape, dtype in rows]
+    return found
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A hundredth of the mini world."""
+    root = tmp_path_factory.mktemp("world")
+    for part in ("calibration", "imagenet"):
+        ensure(part, root, workers=1, show=False, scale=0.01)
+    return root
+
+
+def test_every_reader_has_a_table():
+    assert tables().keys() == READERS.keys()
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_batches_are_as_the_page_says(name, world):
+    files = Files(root=str(world), **FILES[name])
+    config = ReaderConfig(reader=name, files=files, max_tokens=LENGTH, small_crops=CROPS)
+    reader = make_reader(config, SHAPE, load_tokenizer("weights/mini-vocab.txt"))
+    batch = Sides({"side": reader}, SIZE, seed=0)[0, "side"].batch
+    letters = dict(LETTERS)
+    if name == "mlm_regions":
+        letters["g"] = len(batch["image"])
+        assert letters["g"] <= letters["n"]
+    rows = tables()[name]
+    assert list(batch) == [field for field, _, _ in rows]
+    for field, dimensions, dtype in rows:
+        expected = [int(eval(dimension.replace("/", "//"), {}, letters)) for dimension in dimensions]
+        assert list(batch[field].shape) == expected, field
+        assert batch[field].dtype == getattr(torch, dtype), field

@@ -1,0 +1,161 @@
+"""Retrieval: similarity of all pairs, the best re-ranked by matching."""
+
+import pytest
+import torch
+from torch import nn
+
+from evaluation.recall import recalls
+from evaluation.retrieval import UNSCORED, RetrievalSettings, evaluate_retrieval
+from tests.evaluation.test_recall import pairing, recalls_by_loops
+
+
+class Pictures:
+    """A gallery whose image i is filled with the number i and whose text j is the word j."""
+
+    def __init__(self, captions):
+        self.texts_of_image, self.image_of_text = pairing(captions)
+        self.texts = [str(j) for j in range(len(self.image_of_text))]
+
+    def __len__(self):
+        return len(self.texts_of_image)
+
+    def __getitem__(self, i):
+        return torch.full((3, 2, 2), float(i))
+
+
+class Numbers:
+    """A tokenizer for them; remembers how it was asked."""
+
+    def __init__(self):
+        self.asked = set()
+
+    def encode(self, text, sep, limit):
+        self.asked.add((sep, limit))
+        return [int(text)]
+
+    def pad_batch(self, rows, length):
+        ids = torch.zeros(len(rows), length, dtype=torch.long)
+        ids[:, 0] = torch.tensor(rows)[:, 0]
+        return ids, (torch.arange(length) < 1).long().expand(len(rows), -1)
+
+
+class Tables(nn.Module):
+    """A model with a given similarity and matching score for every pair [images, texts]."""
+
+    def __init__(self, similarity, matching):
+        super().__init__()
+        self.similarity, self.matching = nn.Parameter(similarity), matching
+        self.asked = 0
+
+    def image_entry(self, image):
+        number = image[:, 0, 0, 0]
+        return number[:, None, None], self.similarity[number.long()]
+
+    def text_entry(self, ids, atts):
+        number = ids[:, 0]
+        return number[:, None, None].float(), torch.eye(self.similarity.shape[1])[number]
+
+    def match(self, text, text_atts, image, similarity):
+        i, j = image[:, 0, 0].long(), text[:, 0, 0].long()
+        assert text_atts.shape[0] == text.shape[0] == image.shape[0]
+        assert torch.equal(similarity, self.similarity[i, j])
+        self.asked += len(i)
+        return self.matching[i, j]
+
+
+def evaluate(model, gallery, k, **options):
+    return evaluate_retrieval(model, gallery, Numbers(), RetrievalSettings(k_test=k, **options))
+
+
+def reranked_by_loops(similarity, matching, k):
+    """Scores of rows after only the k best columns by similarity were matched."""
+    scores = torch.full_like(similarity, UNSCORED)
+    for row in range(len(similarity)):
+        for column in sorted(range(similarity.shape[1]), key=lambda c: -similarity[row, c])[:k]:
+            scores[row, column] = matching[row, column]
+    return scores
+
+
+@pytest.mark.parametrize("k", [1, 3, 12, 29, 30, 1000])
+def test_against_loops(k):
+    """Batches that do not divide the gallery; k below, at and above the number of texts and images."""
+    torch.manual_seed(k)
+    gallery = Pictures([2, 3, 1, 3, 2, 4, 1, 2, 3, 4, 3, 2])
+    assert (len(gallery), len(gallery.texts)) == (12, 30)
+    similarity, matching = torch.randn(12, 30), torch.randn(12, 30)
+    for j, i in enumerate(gallery.image_of_text):
+        similarity[i, j] += 1
+        matching[i, j] += 2
+    model = Tables(similarity, matching)
+    found = evaluate(model, gallery, k, image_batch=5, text_batch=7)
+    pairs = gallery.texts_of_image, gallery.image_of_text
+    assert found["itc"] == pytest.approx(recalls_by_loops(similarity, similarity.t(), *pairs), abs=0.0051)
+    there, back = reranked_by_loops(similarity, matching, k), reranked_by_loops(similarity.t(), matching.t(), k)
+    assert found["itm"] == pytest.approx(recalls_by_loops(there, back, *pairs), abs=0.0051)
+    assert model.asked == 12 * min(k, 30) + 30 * min(k, 12)
+
+
+def test_matching_mends_what_similarity_gets_wrong():
+    """Three pairs. Similarity takes text 1 for image 0; matching knows better, if it is asked about text 0."""
+    similarity = torch.tensor([[0.5, 0.9, 0.1], [0.2, 0.95, 0.3], [0.1, 0.2, 0.8]])
+    gallery, matching = Pictures([1, 1, 1]), 10 * torch.eye(3)
+    alone = evaluate(Tables(similarity, matching), gallery, k=1)
+    assert alone["itc"]["txt_r1"] == alone["itm"]["txt_r1"] == 66.67
+    both = evaluate(Tables(similarity, matching), gallery, k=2)
+    assert (both["itc"]["txt_r1"], both["itm"]["txt_r1"], both["itm"]["img_r1"]) == (66.67, 100.0, 100.0)
+
+
+def test_more_candidates_than_there_are():
+    torch.manual_seed(0)
+    similarity, matching = torch.randn(4, 4), torch.randn(4, 4)
+    gallery = Pictures([1] * 4)
+    exact, more = (evaluate(Tables(similarity, matching), gallery, k) for k in (4, 256))
+    assert exact == more
+    pairs = gallery.texts_of_image, gallery.image_of_text
+    assert more["itm"] == recalls(matching, matching.t(), *pairs)  # all pairs matched: similarity plays no part
+
+
+def test_texts_are_encoded_as_asked_and_progress_is_told():
+    gallery, tokenizer, steps = Pictures([1, 2]), Numbers(), []
+    settings = RetrievalSettings(k_test=2, max_tokens=7, sep=True)
+    evaluate_retrieval(Tables(torch.randn(2, 3), torch.randn(2, 3)), gallery, tokenizer, settings, steps.append)
+    assert tokenizer.asked == {(True, 7)}
+    assert sum(steps) == 2 + 3  # a step for each query of either direction
+
+
+def test_a_real_model_pair_by_pair(xvlm):
+    """The reference X-VLM in batches gives the ranks of single pairs."""
+    torch.manual_seed(0)
+    images, words = torch.randn(5, 3, 32, 32), torch.randint(5, 200, (8, 6))
+
+    class Noise(Pictures):
+        def __getitem__(self, i):
+            return images[i]
+
+    class Words(Numbers):
+        def encode(self, text, sep, limit):
+            return words[int(text)][: 3 + int(text) % 4].tolist()
+
+        def pad_batch(self, rows, length):
+            ids, atts = torch.zeros(2, len(rows), length, dtype=torch.long)
+            for row, tokens in enumerate(rows):
+                ids[row, : len(tokens)] = torch.tensor(tokens)
+                atts[row, : len(tokens)] = 1
+            return ids, atts
+
+    gallery = Noise([2, 1, 2, 1, 2])
+    settings = RetrievalSettings(k_test=100, image_batch=2, text_batch=3, max_tokens=12)
+    found = evaluate_retrieval(xvlm, gallery, Words(), settings)
+    similarity, matching = torch.empty(5, 8), torch.empty(5, 8)
+    with torch.no_grad():
+        for i in range(5):
+            for j in range(8):
+                ids = torch.tensor([Words().encode(str(j), False, None)])
+                atts = torch.ones_like(ids)
+                image, image_feature = xvlm.image_entry(images[i : i + 1])
+                text, text_feature = xvlm.text_entry(ids, atts)
+                similarity[i, j] = (image_feature * text_feature).sum()
+                matching[i, j] = xvlm.match(text, atts, image, None)
+    pairs = gallery.texts_of_image, gallery.image_of_text
+    assert found["itc"] == pytest.approx(recalls_by_loops(similarity, similarity.t(), *pairs), abs=0.0051)
+    assert found["itm"] == pytest.approx(recalls_by_loops(matching, matching.t(), *pairs), abs=0.0051)

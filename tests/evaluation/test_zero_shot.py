@@ -1,0 +1,87 @@
+"""The zero-shot command on a mini world of a few pictures."""
+
+import json
+import sys
+
+import pytest
+import torch
+import yaml
+
+from console.errors import InputError, run_command
+from data.miniworld import ensure
+from evaluation import zero_shot
+from models import load_model
+from pruners.mask import Mask
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """configs/xvlm-mini/zero_shot.yaml, but smaller."""
+    root = tmp_path_factory.mktemp("world")
+    for part in ("itr", "regions"):
+        ensure(part, root, workers=1, show=False, scale=0.02)
+    settings = {
+        "gallery": {
+            "root": str(root),
+            "annotations": ["data/finetune/itr/coco_test.json"],
+            "image_roots": {"coco": "images/coco"},
+        },
+        "images": 12,
+        "retrieval": {"k_test": 16, "max_tokens": 30},
+        "regions": {
+            "reader": "mlm_regions",
+            "max_tokens": 16,
+            "files": {"root": str(root), "annotations": ["data/pretrain/vg_regions_val.json"]},
+            "augmentation": {"flip": 0.0, "ops": 0},
+        },
+        "region_batches": 1,
+    }
+    path = root / "zero_shot.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def command(monkeypatch, config, *arguments):
+    base = ["evaluation.zero_shot", "--model", "xvlm-mini", "--weights", "random", "--config", str(config)]
+    monkeypatch.setattr(sys, "argv", [*base, *map(str, arguments)])
+    zero_shot.main()
+
+
+def test_a_row_for_the_dense_model_and_each_mask(config, tmp_path, monkeypatch, capsys):
+    layers = load_model("xvlm-mini", weights="random").prunable_layers()
+    Mask({name: torch.ones_like(layer.weight, dtype=torch.bool) for name, layer in layers.items()}).save(
+        tmp_path / "masks" / "b_all.safetensors"
+    )
+    Mask({name: torch.zeros_like(layer.weight, dtype=torch.bool) for name, layer in layers.items()}).save(
+        tmp_path / "masks" / "a_none.safetensors"
+    )
+    command(monkeypatch, config, "--masks", tmp_path / "masks" / "*.safetensors", "--json", tmp_path / "out.json")
+    dense, none, everything = json.loads((tmp_path / "out.json").read_text())
+    assert [row["mask"] for row in (dense, none, everything)] == ["dense", "a_none", "b_all"]
+    assert {k: v for k, v in everything.items() if k != "mask"} == {k: v for k, v in dense.items() if k != "mask"}
+    assert none["IoU"] != dense["IoU"]  # and the mask before it did not stay on the model
+    shown = capsys.readouterr().out
+    assert "12 images" in shown
+    assert "a_none" in shown
+
+
+def test_a_mask_by_its_name_and_fewer_images(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    layers = load_model("xvlm-mini", weights="random").prunable_layers()
+    Mask({name: layer.weight.abs() > 0.02 for name, layer in layers.items()}).save(tmp_path / "m.safetensors")
+    command(monkeypatch, config, "--masks", "m.safetensors", "*.safetensors", "--images", "3", "--json", "out.json")
+    rows = json.loads((tmp_path / "out.json").read_text())
+    assert [row["mask"] for row in rows] == ["dense", "m"]  # named twice, evaluated once
+
+
+def test_bad_input(config, tmp_path, monkeypatch, capsys):
+    with pytest.raises(InputError, match=r"nowhere\.safetensors"):
+        command(monkeypatch, config, "--masks", tmp_path / "nowhere.safetensors", "--images", "2")
+    Mask({"another.weight": torch.ones(2, 2, dtype=torch.bool)}).save(tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match=r"another\.weight"):
+        command(monkeypatch, config, "--masks", tmp_path / "other.safetensors", "--images", "2")
+    monkeypatch.setattr(sys, "argv", ["evaluation.zero_shot", "--model", "xvlm-mimi"])
+    with pytest.raises(SystemExit) as caught:
+        run_command(zero_shot.main)
+    assert caught.value.code == 2
+    assert "did you mean 'xvlm-mini'?" in capsys.readouterr().err

@@ -1,0 +1,68 @@
+"""The two losses that guide a small X-VLM's boxes: against the attention that really happens, and plain loops."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from models.boxes import box_losses, guidance_loss, patch_box_loss
+
+
+def test_glance_is_the_attention_of_the_first_fusion_layer(xvlm, xvlm_batches):
+    """Queries and keys are caught while the fusion layers run; the softmax is done by hand."""
+    batch = xvlm_batches[0]["region"]
+    layer = xvlm.text_encoder.bert.encoder.layer[xvlm.config.text.fusion_layer]
+    caught = {}
+    hooks = [
+        getattr(layer.crossattention.self, part).register_forward_hook(
+            lambda m, i, out, part=part: caught.setdefault(part, out)
+        )
+        for part in ("query", "key")
+    ]
+    with torch.no_grad():
+        _, _, full = xvlm.image_states(batch)
+        text = xvlm.text_states(batch["text_ids"], batch["text_atts"])
+        xvlm.fusion_states(text, batch["text_atts"], full, torch.ones(full.shape[:2], dtype=torch.long))
+        for hook in hooks:
+            hook.remove()
+        found = xvlm.glance(text, batch["text_atts"], full)
+    n, heads, p = found.shape
+    d = caught["query"].shape[-1] // heads
+    for row in range(n):
+        for h in range(heads):
+            query = caught["query"][row, 0, h * d : (h + 1) * d]
+            keys = caught["key"][row, :, h * d : (h + 1) * d]
+            expected = torch.softmax(keys @ query / math.sqrt(d), dim=0)
+            torch.testing.assert_close(found[row, h], expected, rtol=1e-5, atol=1e-6)
+    assert p == full.shape[1]
+
+
+def test_guidance_loss_by_hand():
+    attention = torch.tensor([[[0.5, 0.25, 0.25]], [[0.2, 0.0, 0.8]]])
+    patches = torch.tensor([[1, 1, 1], [1, 0, 1]])  # CLS does not count as a part of the region
+    assert guidance_loss(attention, patches).item() == pytest.approx(-(math.log(0.5) + math.log(0.8)) / 2)
+
+
+def test_patch_box_loss_is_the_mean_over_patches():
+    generator = torch.Generator().manual_seed(0)
+    predicted = torch.rand(3, 5, 4, generator=generator) * 0.5 + 0.25
+    target = torch.rand(3, 4, generator=generator) * 0.5 + 0.25
+    patches = torch.tensor([[1, 1, 0, 0, 1], [1, 0, 0, 1, 0], [1, 1, 1, 1, 1]])
+    terms = []
+    for region in range(3):
+        for patch in range(1, 5):
+            if patches[region, patch]:
+                one = box_losses(predicted[region, patch : patch + 1], target[region : region + 1], torch.zeros(1))
+                terms.append(float(one["bbox"] + one["giou"]))
+    assert patch_box_loss(predicted, target, patches).item() == pytest.approx(sum(terms) / len(terms), rel=1e-5)
+
+
+def test_guides_are_no_part_of_the_losses_that_pruners_see(xvlm, xvlm_batches, hardest_negatives):
+    batch = xvlm_batches[0]["region"]
+    with torch.no_grad():
+        plain = xvlm.losses(batch)
+        guided = xvlm(batch, guide=nn.Linear(xvlm.vision_width, 4))
+    assert set(guided) - set(plain) == {"glance", "patches"}
+    for name, loss in plain.items():
+        torch.testing.assert_close(guided[name], loss)

@@ -1,0 +1,54 @@
+"""BLIP's and DINO's minis: full classes with small numbers, which fit their budget and pass every check."""
+
+import pytest
+import torch
+
+from models import load_model
+from models.conformance import CHECKS
+from training.stages import save_weights
+
+MINIS = ("blip-mini", "dino-mini")
+BUDGET = 4_000_000  # bytes of a committed file
+
+
+@pytest.fixture(scope="module", params=MINIS)
+def mini(request):
+    return load_model(request.param, weights="random")
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_conformance(check, mini):
+    torch.manual_seed(0)
+    assert CHECKS[check](mini)
+
+
+@pytest.mark.parametrize("name", MINIS)
+def test_the_exported_file_fits_and_gives_the_model_back(name, tmp_path):
+    mini, path = load_model(name, weights="random"), tmp_path / "mini.safetensors"
+    save_weights(path, mini, small=True)
+    assert path.stat().st_size <= BUDGET
+    again = load_model(name, weights=path)
+    state = mini.state_dict()
+    for key, tensor in again.state_dict().items():
+        if not key.startswith("classifier."):  # it is fitted where it is needed
+            made_anew = key.endswith("_queue") or not tensor.is_floating_point()
+            assert torch.equal(tensor, state[key] if made_anew else state[key].half().float()), key
+    layers = {name: layer.weight.shape for name, layer in mini.prunable_layers().items()}
+    assert {name: layer.weight.shape for name, layer in again.prunable_layers().items()} == layers
+    assert all(again.load_report.source == str(path) and mini.key_rules.fresh(n) for n in again.load_report.fresh)
+
+
+def test_words_of_the_world_leave_room_for_the_two_marks():
+    from data.tokenizer import load_tokenizer
+
+    blip = load_model("blip-mini", weights="random")
+    assert len(load_tokenizer(blip.tokenizer)) <= blip.dec < blip.enc < blip.config.text.vocab_size
+
+
+def test_pretraining_batches_divide_the_queue():
+    """Else old and new features of one batch would stand in different rounds of the queue."""
+    from configs.schema import parse, read_yaml, task_file
+    from training.stages import PretrainConfig
+
+    stages = parse(PretrainConfig, read_yaml(task_file("blip-mini", "pretrain")), "blip-mini").stages
+    assert load_model("blip-mini", weights="random").config.queue % stages[-1].batch_size == 0
