@@ -45,6 +45,7 @@ def hash_part(root: Path, manifest: dict[str, Any], advance: Callable[[int], Non
     return combine(hashes)
 
 
+PNG_END = b"IEND\xaeB`\x82"
 MEND = "delete the world's folder and generate it anew"
 
 
@@ -63,6 +64,8 @@ def _parse(path: Path, content: bytes) -> Any:
 
 
 def _hash_picture(path: Path, packed: bytes) -> str:
+    if not packed.endswith(PNG_END):  # where training tolerates cut pictures, Pillow would fill the rest with grey
+        raise InputError(f"{path} is no whole picture; {MEND}")
     try:
         return hash_pixels(np.asarray(Image.open(BytesIO(packed)).convert("RGB")))
     except (OSError, SyntaxError) as error:  # Pillow raises the latter on a broken PNG chunk
