@@ -54,6 +54,17 @@ class PruneConfig:
     precision: str = "32-true"
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for what, value, least in (
+            ("num_batches", self.num_batches, 1),
+            ("the batch size", self.batch_size, 1),
+            ("num_workers", self.num_workers, 0),
+        ):
+            if value < least:
+                raise InputError(f"{what} must be at least {least}, not {value}")
+        if not 0 <= self.max_missing <= 1:
+            raise InputError(f"max_missing is a share of the images, from 0 to 1, not {self.max_missing}")
+
 
 def prune_command(args: dict[str, Any], settings: dict[str, Any], where: str) -> None:
     """Prune as the command line `args` and the YAML `settings` (read from `where`) say."""
@@ -74,19 +85,19 @@ def prune_command(args: dict[str, Any], settings: dict[str, Any], where: str) ->
         outputs.checkpoint,
         source
         | {"pruner": config.pruner, "allocation": config.allocation, "options": options, "seed": config.seed}
-        | {"num_batches": config.num_batches, "data": batches and data_identity(batches)}
+        | {"num_batches": config.num_batches, "data": None if batches is None else data_identity(batches)}
         | ({"sparsities": percents} if method.uses_rounds else {}),
         every=config.save_every,
         resume=bool(args["resume"]),
         write=fabric.is_global_zero,
-        notes=lambda: sorted(batches.failed) if batches else [],
+        notes=lambda: sorted(batches.failed) if batches is not None else [],
     )
     own = parse(method.Options, options, f"pruner '{config.pruner}'")
-    a_round, steps = method.plan(own, config.num_batches, len(batches or []), len(percents))
+    a_round, steps = method.plan(own, config.num_batches, 0 if batches is None else len(batches), len(percents))
     with progress_bar("calibrating", steps or 1, show=fabric.is_global_zero and method.uses_data) as advance:
         session = Session(
             fabric.to_device(model),
-            batches or [],
+            [] if batches is None else batches,
             config.pruner,
             seed=config.seed,
             allocation=config.allocation,
@@ -99,7 +110,7 @@ def prune_command(args: dict[str, Any], settings: dict[str, Any], where: str) ->
         masks = session.masks([percent / 100 for percent in percents])
     failed = all_failures(batches, checkpoint)
     if fabric.is_global_zero:
-        if batches:
+        if batches is not None:
             seen = steps // len(percents) if method.uses_rounds else steps
             manifest = make_manifest(batches, seen, config.seed, failed)
             outputs.write_manifest(manifest)
@@ -173,7 +184,7 @@ def weights_identity(model: nn.Module) -> dict[str, str]:
 
 def all_failures(batches: CalibrationBatches | None, checkpoint: Checkpoint) -> list[str]:
     """Images that could not be read, by any process, before an interruption or since."""
-    failed = set(batches.failed if batches else ()) | set(checkpoint.remembered or ())
+    failed = set(batches.failed if batches is not None else ()) | set(checkpoint.remembered or ())
     if dist.is_available() and dist.is_initialized():
         parts: list[set[str]] = [set()] * dist.get_world_size()
         dist.all_gather_object(parts, failed)

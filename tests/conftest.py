@@ -7,8 +7,12 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core a worker, and for the commands it starts, too
 
+import io
+import runpy
+import signal
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -52,7 +56,7 @@ def hardest_negatives(monkeypatch):
 
 
 @pytest.fixture
-def run():
+def run_process():
     """Run a command of the toolkit in a process of its own; returns the finished process."""
 
     def command(*arguments: str, cwd: Path = REPOSITORY, timeout: float = 300, **environment: str):
@@ -64,5 +68,36 @@ def run():
             text=True,
             timeout=timeout,
         )
+
+    return command
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """The same in this process, which spares the seconds in which libraries are imported."""
+
+    def command(*arguments: str, cwd: Path = REPOSITORY, **environment: str):
+        script, *rest = map(str, arguments)
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        threads = torch.get_num_threads()
+        try:
+            with monkeypatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+                patch.chdir(cwd)
+                for name, value in environment.items():
+                    patch.setenv(name, value)
+                if script == "-m":
+                    patch.setattr(sys, "argv", ["-m", *rest[1:]])
+                    runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+                else:
+                    patch.setattr(sys, "argv", [script, *rest])
+                    runpy.run_path(str(Path(cwd) / script), run_name="__main__")
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        finally:
+            torch.set_num_threads(threads)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
     return command

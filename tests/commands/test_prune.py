@@ -179,6 +179,8 @@ class TestBadInput:
             (("-s", "nan"), "sparsity nan is not between"),
             (("--num_batches", "0"), "num_batches must be at least 1"),
             (("--batch_size", "0"), "batch size must be at least 1"),
+            (("--num_workers", "-1"), "num_workers must be at least 0"),
+            (("--max_missing", "2"), "max_missing is a share of the images"),
             (("--precision", "8"), "unknown precision '8'"),
             (("--devices", "0"), "devices and num_nodes must be at least 1"),
             (("--config", "nowhere.yaml"), "nowhere.yaml: no such file"),
@@ -269,9 +271,9 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "command", [("prune.py",), ("pretrain.py",), ("-m", "data.miniworld"), ("-m", "evaluation.zero_shot")]
 )
-def test_help_answers_at_once(command, run):
+def test_help_answers_at_once(command, run_process):
     started = time.perf_counter()
-    done = run(*command, "--help")
+    done = run_process(*command, "--help")
     assert done.returncode == 0
     assert time.perf_counter() - started < 2
     assert "usage" in done.stdout

@@ -91,7 +91,7 @@ def test_success_and_bugs_pass_through(capsys):
         ("pass", 0, ""),
     ],
 )
-def test_codes_as_a_shell_sees_them(body, code, err, run):
+def test_codes_as_a_shell_sees_them(body, code, err, run_process):
     program = f"import signal\nfrom console.errors import *\ndef main():\n    {body}\nrun_command(main)"
-    done = run("-c", program)
+    done = run_process("-c", program)
     assert (done.returncode, done.stderr) == (code, err)

@@ -184,14 +184,14 @@ def test_stopped_and_killed_it_ends_with_the_same_weights(config, whole, tmp_pat
 
 
 @pytest.mark.slow
-def test_two_processes(small, run, tmp_path):
+def test_two_processes(small, run_process, tmp_path):
     """They export weights, and what they learn is what one process learns that accumulates their micro-batches."""
     recipe = {"lr": 1.0e-3, "eps": 1.0e-4, "clip": 0.5}  # a large eps: Adam would magnify rounding of tiny gradients
     config = write_config(
         tmp_path / "c.yaml", small | {"stages": small["stages"][1:]}, text={"recipe": recipe}, together={"steps": 2}
     )
     out = tmp_path / "out"
-    done = run("pretrain.py", *options(config, out, "--devices", "2"), **ONE_THREAD)
+    done = run_process("pretrain.py", *options(config, out, "--devices", "2"), **ONE_THREAD)
     assert done.returncode == 0, done.stderr
     assert f"weights: {out / EXPORTED}" in done.stderr.replace("\n", "")
     assert all(tensor.isfinite().all() for tensor in load_file(out / EXPORTED).values())

@@ -175,8 +175,8 @@ class TestWhatAnotherRunLeft:
         assert load_file(out / "xvlm-mini.safetensors")["temp"] == 0.125
 
 
-def test_a_real_process_ends_with_two_and_one_line(run):
-    done = run("pretrain.py", "--model", "xvlm-mimi")
+def test_a_real_process_ends_with_two_and_one_line(run_process):
+    done = run_process("pretrain.py", "--model", "xvlm-mimi")
     assert done.returncode == 2
     assert done.stderr.startswith("error: unknown model 'xvlm-mimi' (did you mean 'xvlm-mini'?)")
     assert done.stderr.count("\n") == 1
