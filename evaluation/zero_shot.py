@@ -1,4 +1,4 @@
-"""What a pruned model still knows before any finetuning: zero-shot retrieval and region boxes.
+"""What a pruned model still knows before any finetuning: zero-shot retrieval, region boxes, nearest neighbours.
 
 python -m evaluation.zero_shot --model xvlm-mini --masks 'pruned_weights/*/xvlm-mini_*_seed42.safetensors'
 """
@@ -19,7 +19,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--weights", help="checkpoint (default: the model's own)")
     parser.add_argument("--config", help="YAML file (default: configs/<model>/zero_shot.yaml)")
     parser.add_argument("--masks", nargs="*", default=[], help="mask files or patterns; the dense model comes first")
-    parser.add_argument("--images", type=int, help="size of the gallery (default: the configuration's)")
+    parser.add_argument("--images", type=int, help="size of the retrieval gallery (default: the configuration's)")
     parser.add_argument("--json", help="also write the numbers to this file")
     return parser.parse_args(arguments)
 
