@@ -36,7 +36,7 @@ def task_file(model: str, task: str) -> Path:
     Models of other libraries (timm:<name>, hf:<name>) share one folder a library.
     """
     model = model.partition(":")[0] if model.startswith(LIBRARIES) else model
-    if not (CONFIGS / model).is_dir():
+    if model not in {path.name for path in CONFIGS.iterdir() if path.is_dir()}:  # a name, not a path
         raise InputError(
             f"unknown model '{model}'{nearest(model, model_names())}: choose one of {', '.join(model_names())}"
         )
