@@ -10,7 +10,8 @@ import argparse
 
 from configs.schema import model_names, read_yaml, task_file
 from console.errors import InputError, run_command
-from pruners import ALLOCATIONS, PRUNERS
+from pruners import ALLOCATIONS, PRUNERS, check_pruner
+from pruners.percents import parse_percents
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -61,6 +62,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Check everything cheap, calibrate once, cut and save the masks, show what came out."""
     args = vars(parse_args())
+    if args["pruner"]:
+        check_pruner(args["pruner"])
+    if args["sparsities"]:
+        parse_percents(args["sparsities"])
     if args["from_scores"]:
         from pruners.recut import recut  # heavy imports only when the command line is sound
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import argparse
 import glob
+from pathlib import Path
 
 from configs.schema import model_names, parse, read_yaml, task_file
-from console.errors import run_command
+from console.errors import InputError, run_command
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -35,6 +36,9 @@ def main() -> None:
     config = parse(ZeroShotConfig, settings, str(path))
     # Path.glob refuses absolute patterns.
     masks = sorted({file for pattern in args.masks for file in (glob.glob(pattern) or [pattern])})  # noqa: PTH207
+    for file in masks:
+        if not Path(file).is_file():
+            raise InputError(f"there is no mask '{file}': check the path or the pattern")
     evaluate_masks(args, config, masks)
 
 

@@ -95,6 +95,8 @@ def _weights_path(name: str, weights: str | Path | None, default: str | None) ->
     if weights is None and not path.is_absolute() and not path.is_file():
         beside = Path(__file__).parent.parent / path  # shipped weights are found from any working directory
         path = beside if beside.is_file() else path
+    if not path.is_file() and weights is not None:
+        raise InputError(f"{path} does not exist: check the path given as weights")
     if not path.is_file():
         raise InputError(
             f"no weights for '{name}': the file {path} does not exist; put the official checkpoint there or give "

@@ -43,10 +43,15 @@ ALLOCATIONS = {
 """Name -> how layers share the loss of weights; any can be combined with any one-shot method. Besides, n:m patterns."""
 
 
-def pruner_class(name: str) -> type[Pruner]:
-    """The class of a pruner; InputError with the nearest name when there is none."""
+def check_pruner(name: str) -> None:
+    """InputError with the nearest name when there is no such pruner; imports nothing."""
     if name not in PRUNERS:
         raise InputError(f"unknown pruner '{name}'{nearest(name, PRUNERS)}: choose one of {', '.join(PRUNERS)}")
+
+
+def pruner_class(name: str) -> type[Pruner]:
+    """The class of a pruner; InputError with the nearest name when there is none."""
+    check_pruner(name)
     return _imported(PRUNERS[name])
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from console.errors import InputError
 from console.interrupt import interrupt
-from storage.tensors import read_safetensors, write_safetensors
+from storage.tensors import parse_metadata, read_safetensors, write_safetensors
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
 
@@ -48,15 +48,15 @@ class Checkpoint:
         if not self._resume or not self.path.is_file():
             return None
         tensors, metadata = read_safetensors(self.path)
-        identity = json.loads(metadata.get("identity", "{}"))
+        identity = parse_metadata(self.path, metadata, "identity")
         for key in {**identity, **self.identity}:
             if identity.get(key) != self.identity.get(key):
                 raise InputError(
                     f"{self.path} was written by another run ({key}: {identity.get(key)!r} then, "
                     f"{self.identity.get(key)!r} now): run without --resume, or with the same options"
                 )
-        self.remembered = json.loads(metadata["notes"])
-        return tensors, json.loads(metadata["progress"])
+        self.remembered = parse_metadata(self.path, metadata, "notes")
+        return tensors, parse_metadata(self.path, metadata, "progress")
 
     def offer(self, state: Callable[[], State]) -> None:
         """A good moment to stop: save if the last save is long ago, or if a stop was asked for."""

@@ -22,7 +22,8 @@ from data.tokenizer import load_tokenizer
 from models import load_model
 from pruners import pruner_class
 from pruners.checkpoint import Checkpoint
-from pruners.outputs import Outputs, parse_percents
+from pruners.outputs import Outputs
+from pruners.percents import parse_percents
 from pruners.report import print_result
 from pruners.session import Session
 from storage.hashing import hash_file, hash_tensors

@@ -18,7 +18,7 @@ from pruners.published_masks import read_published, write_published
 from pruners.scores import Scores
 from pruners.select import Cut
 from pruners.threads import in_threads
-from storage.tensors import read_safetensors, write_safetensors
+from storage.tensors import parse_metadata, read_safetensors, write_safetensors
 
 FORMAT = "vlm-pruning-mask-1"
 VALUES = "values/"  # before the name of a layer: its kept weights
@@ -249,7 +249,7 @@ class Mask(Mapping[str, Tensor]):
         tensors, metadata = read_safetensors(path)
         if metadata.get("format") != FORMAT:
             raise InputError(f"{path} is no mask file: give one that prune.py wrote")
-        about = json.loads(metadata["about"])
+        about = parse_metadata(path, metadata, "about", ("shapes", "modalities", "source"))
         mask = cls({}, about["modalities"], about["source"])
         for name, shape in about["shapes"].items():
             if name not in tensors or tensors[name].numel() != (int(np.prod(shape)) + 7) // 8:

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from console.errors import InputError
 from pruners.base import OneShot, Pruner
 from pruners.mask import Mask
+from pruners.percents import percent
 from pruners.picture import draw_layers
 from pruners.scores import Scores
-from storage.atomic import write_json, write_text
+from storage.atomic import check_writable, write_json, write_text
 from storage.tensors import write_safetensors
 
 SCORES_FORMAT = "vlm-pruning-scores-1"
@@ -33,6 +33,7 @@ class Outputs:
     model: str
     label: str
     seed: int
+    cut: str = ""  # sparsities that were cut later from saved scores
 
     @classmethod
     def of(cls, output_dir: str, model: str, pruner: str, allocation: str | None, seed: int) -> Outputs:
@@ -61,7 +62,7 @@ class Outputs:
     @property
     def picture(self) -> Path:
         """Sparsity of every layer."""
-        return self._beside("layers.png")
+        return self._beside(f"layers_{self.cut}.png" if self.cut else "layers.png")
 
     @property
     def checkpoint(self) -> Path:
@@ -75,8 +76,7 @@ class Outputs:
 
     def check_folder(self) -> None:
         """InputError now, not after the calibration, when nothing can be written there."""
-        write_text(self.folder / f".{self.model}_writable", "")
-        (self.folder / f".{self.model}_writable").unlink(missing_ok=True)
+        check_writable(self.folder)
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """The calibration manifest."""
@@ -136,31 +136,6 @@ def peak_memory() -> int:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def percent(sparsity: float) -> str:
-    """0.75 -> '75', 0.625 -> '62.5'."""
-    return f"{sparsity * 100:.10g}"
-
-
-def parse_percents(values: list[Any]) -> list[float]:
-    """Sparsities in percent, from text such as '63' or '62.5' (commas allowed); InputError for anything else."""
-    percents: list[float] = []
-    for text in (part for value in values for part in str(value).split(",") if part):
-        try:
-            value = float(text.rstrip("%"))
-        except ValueError:
-            raise InputError(f"sparsity '{text}' is no number: give percents such as -s 63 75 90") from None
-        if 0 < value < 1:
-            raise InputError(f"sparsity {text} is below 1 %: give percents, for example {value * 100:g} for {text}")
-        if not 0 < value < 100:
-            raise InputError(f"sparsity {text} is not between 0 and 100 percent (both excluded)")
-        if value in percents:
-            raise InputError(f"sparsity {text} is given twice")
-        percents.append(value)
-    if not percents:
-        raise InputError("no sparsity given: ask for at least one, for example -s 75")
-    return percents
 
 
 def write_scores(path: Path, pruner: Pruner, scores: Scores, allocation: str, source: dict[str, Any]) -> None:

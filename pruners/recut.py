@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ import numpy as np
 from console.errors import InputError
 from pruners import allocation_named
 from pruners.mask import Mask
-from pruners.outputs import SCORES_FORMAT, Outputs, parse_percents
+from pruners.outputs import SCORES_FORMAT, Outputs
+from pruners.percents import parse_percents
 from pruners.picture import draw_layers
 from pruners.report import print_result
 from pruners.scores import Scores
-from storage.tensors import read_safetensors
+from storage.tensors import parse_metadata, read_safetensors
 
 
 def recut(args: dict[str, Any]) -> None:
@@ -31,6 +32,7 @@ def recut(args: dict[str, Any]) -> None:
     special = allocation if allocation != own else source.get("allocation_asked")
     folder = args["output_dir"] or str(path.parent.parent)
     outputs = Outputs.of(folder, source["model"], source["pruner"], special, source["seed"])
+    outputs = dataclasses.replace(outputs, cut="-".join(f"{percent:.10g}" for percent in percents))
     outputs.check_folder()
     masks = cut_masks(scores, weights, modality, about["shapes"], allocation, [percent / 100 for percent in percents])
     for sparsity, mask in masks.items():
@@ -46,14 +48,20 @@ def read_scores(path: Path) -> tuple[Scores, dict[str, np.ndarray], dict[str, An
     tensors, metadata = read_safetensors(path)
     if metadata.get("format") != SCORES_FORMAT:
         raise InputError(f"{path} is no scores file: give a *_scores.safetensors that prune.py wrote")
-    about = json.loads(metadata["about"])
+    about = parse_metadata(path, metadata, "about", ("modality", "shapes", "source"))
+    lacking = [key for key in ("model", "pruner", "seed", "allocation") if key not in about["source"]]
+    if lacking:
+        raise InputError(f"{path} is damaged: it does not say its {lacking[0]}; prune again")
     parts: dict[str, dict[str, np.ndarray]] = {"score": {}, "weight": {}}
     for name in about["modality"]:
         for kind, found in parts.items():
             if f"{kind}.{name}" in tensors:
                 found[name] = tensors[f"{kind}.{name}"].numpy()
-    if len(parts["score"]) != len(about["modality"]):
-        raise InputError(f"{path} is damaged: it lacks the scores of some layers; prune again")
+    for name in about["modality"]:
+        size = int(np.prod(about["shapes"].get(name, [0])))
+        for kind, found in parts.items():
+            if (name in found or kind == "score") and getattr(found.get(name), "size", 0) != size:
+                raise InputError(f"{path} is damaged: the {kind}s of '{name}' are missing or too few; prune again")
     return Scores.of(parts["score"]), parts["weight"], about
 
 

@@ -6,7 +6,8 @@ from rich.table import Table
 
 from console.results import result_console
 from pruners.mask import Mask
-from pruners.outputs import Outputs, percent
+from pruners.outputs import Outputs
+from pruners.percents import percent
 
 IMPLIED = ("weight", "encoder", "layer", "layers", "blocks", "bert", "self")
 
@@ -42,7 +43,7 @@ def print_result(
             + (" ..." if len(failed) > 5 else "")
         )
     calibrated = f" ({seconds['calibration']:.1f} s of calibration)" if seconds["calibration"] > 0.05 else ""
-    screen.print(f"{len(masks)} masks in {outputs.folder}/ after {total:.1f} s{calibrated}")
+    screen.print(f"{counted(len(masks), 'mask')} in {outputs.folder}/ after {total:.1f} s{calibrated}")
     screen.print(f"sparsity of every layer: {outputs.picture}")
 
 
@@ -56,8 +57,13 @@ def collapses(mask: Mask) -> list[str]:
     empty = [name for name in mask if mask.kept(name) == 0 and name not in told]
     if empty:
         more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
-        warnings.append(f"nothing is kept of {len(empty)} layers: {', '.join(empty[:5])}{more}")
+        warnings.append(f"nothing is kept of {counted(len(empty), 'layer')}: {', '.join(empty[:5])}{more}")
     return warnings
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 mask`, `3 masks`."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def shorten(name: str) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import pickle
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,18 @@ def read_safetensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str
         raise explain_os_error(error, f"read {path}") from error
     except SafetensorError as error:
         raise _corrupt(path, error) from error
+
+
+def parse_metadata(path: Path | str, metadata: dict[str, str], key: str, needs: Iterable[str] = ()) -> Any:
+    """The JSON value under `key` of a file's metadata; InputError when it is missing, broken, or lacks a needed key."""
+    try:
+        value = json.loads(metadata[key])
+    except (KeyError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is damaged: its metadata '{key}' cannot be read; write it again") from error
+    lacking = [need for need in needs if not isinstance(value, dict) or need not in value]
+    if lacking:
+        raise InputError(f"{path} is damaged: its metadata '{key}' lacks '{lacking[0]}'; write it again")
+    return value
 
 
 def write_safetensors(path: Path | str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

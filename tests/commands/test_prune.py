@@ -11,6 +11,7 @@ import time
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pruners import PRUNERS
@@ -240,6 +241,27 @@ class TestBadInput:
         save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors")
         self.refused(run("prune.py", "--from_scores", str(tmp_path / "x.safetensors")), "is no scores file")
         self.refused(run("prune.py", "--from_scores", str(tmp_path / "y.safetensors")), "no such file")
+
+    @pytest.mark.parametrize("harm", ["short", "broken", "nameless"])
+    def test_damaged_scores(self, harm, made, run, tmp_path):
+        """Never a mask from scores that are not whole."""
+        file = made[0] / "multiflow" / "xvlm-mini_multiflow_seed42_scores.safetensors"
+        tensors, (about, form) = load_file(file), self.metadata(file)
+        name = next(key for key in tensors if key.startswith("score."))
+        if harm == "short":
+            tensors[name] = tensors[name][:3].clone()
+        elif harm == "nameless":
+            about = about.replace('"model"', '"modle"')
+        else:
+            about = "{broken"
+        save_file(tensors, tmp_path / "x.safetensors", {"format": form, "about": about})
+        done = run("prune.py", "--from_scores", str(tmp_path / "x.safetensors"), "--output_dir", str(tmp_path / "out"))
+        self.refused(done, "x.safetensors is damaged")
+        assert not (tmp_path / "out").exists()
+
+    def metadata(self, file):
+        with safe_open(file, "pt") as opened:
+            return opened.metadata()["about"], opened.metadata()["format"]
 
     def test_options_without_meaning_are_said(self, run, tmp_path):
         done = prune(run, tmp_path, "--pruner", "omp", "--lambda_", "1e-5", "-s", "75")

@@ -62,7 +62,7 @@ def test_bad_files(tmp_path):
 def test_unknown_models_offer_the_nearest():
     with pytest.raises(InputError, match=r"unknown model 'xvml' \(did you mean 'xvlm"):
         task_file("xvml", "model")
-    with pytest.raises(InputError, match="unknown model '../configs/xvlm'"):
+    with pytest.raises(InputError, match=r"unknown model .\.\./configs/xvlm"):
         task_file("../configs/xvlm", "model")
     with pytest.raises(InputError, match="has no configuration for 'dance'"):
         task_file("xvlm", "dance")

@@ -156,7 +156,7 @@ class TestWrap:
     @pytest.mark.parametrize("pruner", ["snip", "lamp", "sparsegpt", "chita", "tamt", "wanda", "itersnip"])
     def test_convolutions_with_other_methods(self, pruner):
         torch.manual_seed(0)
-        module = timm.create_model("resnet18", num_classes=10)
+        module = timm.create_model("resnet18", num_classes=10, channels=(16, 32, 32, 64))
         model = wrap(
             module,
             loss=lambda module, batch: nn.functional.cross_entropy(module(batch["image"]), batch["label"]),

@@ -11,7 +11,7 @@ from pruners.mask import Mask
 from pruners.session import Session
 
 SPARSITIES = (0.5, 0.63, 0.9)
-FEW_ROUNDS = {"itersnip": {"epochs": 2, "num_batches": 2}}
+FEW_ROUNDS = {name: {"epochs": 2, "num_batches": 2} for name in ("itersnip", "chita++")}
 ONE_SHOT = [name for name in PRUNERS if issubclass(pruner_class(name), OneShot)]
 
 
