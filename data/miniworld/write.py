@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import signal
 import struct
+import sys
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -209,7 +210,8 @@ def available_workers() -> int:
 def process_pool(workers: int, scenes: int) -> Iterator[Callable[..., Iterable[Any]]]:
     """Yields an ordered `map` over `workers` processes, or the plain one where that is as good."""
     # a data loader's process is not allowed children of its own
-    if workers < 2 or scenes < ALONE or multiprocessing.current_process().daemon:
+    # a fork of a process whose libraries have started threads (torch) can wait for ever for a lock nobody holds
+    if workers < 2 or scenes < ALONE or multiprocessing.current_process().daemon or "torch" in sys.modules:
         yield map
         return
     # forked workers need no import and no `if __name__` in the caller's script; they only draw and write
