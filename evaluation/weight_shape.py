@@ -8,9 +8,16 @@ Magnitude says more about a weight's use the further the weights have moved from
 from __future__ import annotations
 
 import argparse
+import math
+from typing import TYPE_CHECKING
 
 from configs.schema import model_names
 from console.errors import run_command
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from models.base import PrunableModel
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -21,12 +28,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def weight_shape(model) -> dict[str, tuple[int, float, float]]:
+def weight_shape(model: PrunableModel) -> dict[str, tuple[int, float, float]]:
     """Modality -> number of prunable weights, their standard deviation, their excess kurtosis (0: Gaussian).
 
-    From running sums in float64 about the modality's mean; no second copy of the weights.
+    The last is NaN where all weights are equal. From running sums in float64 about the modality's mean; no second copy of the weights.
     """
-    groups: dict[str, list] = {}
+    groups: dict[str, list[Tensor]] = {}
     for name, layer in model.prunable_layers().items():
         groups.setdefault(model.modality_of(name), []).append(layer.weight.detach())
     found = {}
@@ -34,7 +41,7 @@ def weight_shape(model) -> dict[str, tuple[int, float, float]]:
         n = sum(w.numel() for w in weights)
         mean = sum(w.double().sum().item() for w in weights) / n
         second, fourth = (sum((w.double() - mean).pow(k).sum().item() for w in weights) / n for k in (2, 4))
-        found[modality] = n, second**0.5, fourth / second**2 - 3
+        found[modality] = n, second**0.5, fourth / second**2 - 3 if second else math.nan
     return found
 
 

@@ -106,16 +106,7 @@ class Problem:
 
     def _point(self, of: Callable[[str], np.ndarray]) -> Point:
         """Keep the largest of the weights `of(name)` and evaluate what that gives."""
-        u = {name: of(name) for name in self._layers}
-        scores = {}
-        for name, values in u.items():
-            scores[name] = np.abs(values).reshape(len(values), -1)
-            if self._alive is not None:
-                scores[name][~self._alive[name].flatten(1).numpy()] = -1
-        mask = self._allocate(Scores.of(scores))
-        del scores
-        mask = mask.with_values({name: torch.from_numpy(values) for name, values in u.items()})
-        del u
+        mask = self._thresholded({name: of(name) for name in self._layers})
         v = torch.zeros(self._rows.rows, dtype=torch.float64, device=self._device)
         square = 0.0
         for name in self._layers:
@@ -125,3 +116,16 @@ class Problem:
                 v += a.double() @ torch.from_numpy(d[columns]).to(self._device)
         objective = (v @ v) / 2 + self.inverse_batch * v.sum() + self.mu / 2 * square
         return Point(mask, v, objective.item())
+
+    def _thresholded(self, u: dict[str, np.ndarray]) -> Mask:
+        """The mask of the largest |u| among what is alive, with their values."""
+
+        def score(name: str) -> np.ndarray:  # anew at each look: all of them would be a second copy of the weights
+            magnitude = np.abs(u[name]).reshape(len(u[name]), -1)
+            if self._alive is not None:
+                magnitude[~self._alive[name].flatten(1).numpy()] = -1
+            return magnitude
+
+        shapes = {name: (len(values), values[0].size) for name, values in u.items()}
+        mask = self._allocate(Scores(shapes, score))
+        return mask.with_values({name: torch.from_numpy(values) for name, values in u.items()})

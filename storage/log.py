@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from console.errors import explain_os_error
+from storage.atomic import write_text
 
 
 def append_json_line(path: Path, value: dict[str, Any]) -> None:
@@ -17,3 +19,21 @@ def append_json_line(path: Path, value: dict[str, Any]) -> None:
             file.write(json.dumps(value) + "\n")
     except OSError as error:
         raise explain_os_error(error, f"write {path}") from error
+
+
+def keep_json_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Leave only the lines that `keep` wants: what a killed run logged after its last snapshot comes again.
+
+    A last line that was cut short goes, too. Nothing happens when there is no file.
+    """
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            wanted = keep(json.loads(line))
+        except (ValueError, KeyError):
+            continue
+        if wanted:
+            kept.append(line + "\n")
+    write_text(path, "".join(kept))

@@ -21,7 +21,8 @@ from console.interrupt import interrupt
 from console.progress import progress_bar
 from data.randomness import derive_seed
 from storage.atomic import remove_parts
-from storage.log import append_json_line
+from storage.log import append_json_line, keep_json_lines
+from training.allocator import keep_freed_memory
 from training.optimizer import Recipe, make_optimizer, set_rate
 from training.snapshot import load_snapshot, save_snapshot
 
@@ -59,12 +60,16 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
     micro_batches(n): this process's micro-batches from the n-th on, in order, already cut to its share.
     module(batch): named scalar losses; their sum is minimised.
     """
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
     optimizer = make_optimizer(module, loop.recipe)
     if fabric.is_global_zero:
         remove_parts(loop.snapshot)
     step = 0
     if loop.snapshot.is_file():
         step = load_snapshot(loop.snapshot, module, optimizer, loop.identity)
+    if fabric.is_global_zero:
+        keep_json_lines(loop.folder / "log.jsonl", lambda line: line["step"] <= step)
     wrapped, optimizer = fabric.setup(module, optimizer)
     wrapped.train()
     batches = micro_batches(step * loop.accumulate)

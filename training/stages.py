@@ -66,6 +66,7 @@ def pretrain(args: argparse.Namespace, config: PretrainConfig, folder: Path) -> 
     for number, stage in enumerate(config.stages, start=1):
         finished = folder / f"{number}-{stage.name}.safetensors"
         identity = {"model": args.model, "stage": asdict(stage), "seed": seed, "processes": fabric.world_size}
+        identity |= {"precision": args.precision, "weights": args.weights}
         if finished.is_file():
             load_finished(finished, model, identity)
             continue

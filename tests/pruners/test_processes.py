@@ -25,7 +25,7 @@ dist.init_process_group("gloo")
 weights = REFERENCE / "vectors" / model_name / "weights.safetensors"
 model = load_model(model_name, config=REFERENCE / f"{model_name}.yaml", weights=weights)
 for pruner in pruners:
-    options = {"epochs": 2, "num_batches": 2} if pruner == "itersnip" else {}
+    options = {"itersnip": {"epochs": 2, "num_batches": 2}, "chita++": {"epochs": 2}}.get(pruner, {})
     for sparsity, mask in prune(model, reference_batches(model_name, 3), pruner, (0.63, 0.9), **options).items():
         mask.save(f"{folder}/{pruner}_{sparsity}_{dist.get_rank()}.safetensors")
 """

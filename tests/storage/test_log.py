@@ -5,7 +5,7 @@ import json
 import pytest
 
 from console.errors import InputError
-from storage.log import append_json_line
+from storage.log import append_json_line, keep_json_lines
 from tests.storage.test_atomic import file_size_limit
 
 
@@ -24,3 +24,15 @@ def test_a_log_that_cannot_be_written(tmp_path):
         append_json_line(tmp_path / "file" / "log.jsonl", {})
     with file_size_limit(100), pytest.raises(InputError, match="cannot write"):
         append_json_line(tmp_path / "log.jsonl", {"text": "x" * 1000})
+
+
+def test_lines_after_a_snapshot_go(tmp_path):
+    path = tmp_path / "log.jsonl"
+    keep_json_lines(path, lambda line: True)
+    assert not path.exists()
+    for step in range(5):
+        append_json_line(path, {"step": step})
+    with path.open("a") as file:
+        file.write('{"step": 1, "lo')  # killed while writing
+    keep_json_lines(path, lambda line: line["step"] <= 2)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 1, 2]

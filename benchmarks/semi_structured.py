@@ -1,0 +1,85 @@
+"""What 2:4 sparsity buys in speed: linear layers dense and in torch's semi-structured format, on a CUDA device.
+
+python -m benchmarks.semi_structured      # layers of full-size X-VLM, half precision
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable
+
+from console.errors import InputError, run_command
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="xvlm", help="model whose configuration is built with random weights")
+    parser.add_argument("--tokens", type=int, default=32 * 197, help="rows that each layer transforms")
+    parser.add_argument("--repeats", type=int, default=50)
+    return parser.parse_args()
+
+
+def milliseconds(work: Callable[[], object], repeats: int) -> float:
+    """Median of `repeats` calls on the device, after a few to warm up."""
+    import torch
+
+    for _ in range(5):
+        work()
+    times = []
+    for _ in range(repeats):
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        stop.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(stop))
+    return statistics.median(times)
+
+
+def main() -> None:
+    """Measure each shape of layer once and print ratios, gain or not."""
+    args = parse_args()
+
+    import torch
+    from torch.nn.functional import linear
+
+    from benchmarks.pruning import make_model
+    from pruners import prune
+
+    if not torch.cuda.is_available():
+        raise InputError(
+            "semi-structured matrices need a CUDA device, and there is none here: on a CPU a 2:4 mask costs and "
+            "saves nothing"
+        )
+    model = make_model(args.model)
+    mask = prune(model, [], "omp", (0.5,), allocation="2:4")[0.5]
+    mask.apply(model)
+    counts: dict[tuple[int, ...], int] = {}
+    first: dict[tuple[int, ...], torch.Tensor] = {}
+    for layer in model.prunable_layers().values():
+        shape = tuple(layer.weight.shape)
+        counts[shape] = counts.get(shape, 0) + 1
+        first.setdefault(shape, layer.weight.detach())
+    total = {"dense": 0.0, "2:4": 0.0}
+    for shape, weight in first.items():
+        dense = weight.half().cuda()
+        sparse = torch.sparse.to_sparse_semi_structured(dense)
+        x = torch.randn(args.tokens, shape[1], device="cuda", dtype=torch.half)
+        error = (linear(x, sparse) - linear(x, dense)).abs().max().item()
+        taken = {
+            "dense": milliseconds(lambda x=x, w=dense: linear(x, w), args.repeats),
+            "2:4": milliseconds(lambda x=x, w=sparse: linear(x, w), args.repeats),
+        }
+        for kind, each in taken.items():
+            total[kind] += counts[shape] * each
+        print(
+            f"{counts[shape]:4d} layers {shape[0]:5d} x {shape[1]:5d}: dense {taken['dense']:.3f} ms, "
+            f"2:4 {taken['2:4']:.3f} ms, speed-up {taken['dense'] / taken['2:4']:.2f}, differs by {error:.1e}"
+        )
+    print(f"all prunable layers, {args.tokens} tokens each: speed-up {total['dense'] / total['2:4']:.2f}")
+
+
+if __name__ == "__main__":
+    run_command(main)
