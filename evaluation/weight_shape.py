@@ -31,7 +31,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def weight_shape(model: PrunableModel) -> dict[str, tuple[int, float, float]]:
     """Modality -> number of prunable weights, their standard deviation, their excess kurtosis (0: Gaussian).
 
-    The last is NaN where all weights are equal. From running sums in float64 about the modality's mean; no second copy of the weights.
+    The last is NaN where all weights are equal. From running sums in float64 about the modality's mean; no second
+    copy of the weights.
     """
     groups: dict[str, list[Tensor]] = {}
     for name, layer in model.prunable_layers().items():
