@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertLayer, BertPredictionHeadTransform
 
+from console.errors import InputError
+
 MASKED = -10000.0
 
 
@@ -81,8 +83,13 @@ class Embeddings(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """ids [b, t] int64 -> [b, t, d]."""
+        """ids [b, t] int64 -> [b, t, d]; InputError when a text is longer than the position table."""
         _, t = ids.shape
+        if t > len(self.position_embeddings.weight):
+            raise InputError(
+                f"a text of {t} tokens is too long for this model, which has {len(self.position_embeddings.weight)} "
+                "positions: set max_tokens in the configuration to that or less"
+            )
         x = self.word_embeddings(ids) + self.position_embeddings.weight[:t]
         if self.token_type_embeddings is not None:
             x = x + self.token_type_embeddings.weight[0]

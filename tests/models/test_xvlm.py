@@ -71,6 +71,13 @@ def test_outputs_and_losses(side, index, xvlm, hardest_negatives):
     torch.testing.assert_close(total, losses["itc"] + losses["itm"] + losses["mlm"])
 
 
+def test_texts_beyond_the_position_table(xvlm):
+    positions = xvlm.config.text.positions
+    ids = torch.ones(2, positions + 1, dtype=torch.long)
+    with pytest.raises(InputError, match=f"{positions + 1} tokens is too long.*{positions} positions"):
+        xvlm.text_states(ids, torch.ones_like(ids))
+
+
 def test_padding_does_not_reach_real_tokens(xvlm, xvlm_batches):
     """Other words under the padding change no state of a real token."""
     batch = dict(xvlm_batches[0]["general"])
