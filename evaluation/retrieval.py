@@ -17,13 +17,17 @@ UNSCORED = -100.0  # of pairs that were not among the best k by similarity
 
 @dataclass(frozen=True)
 class RetrievalSettings:
-    """k_test: candidates re-ranked. max_tokens: length texts are cut and padded to. sep: whether [SEP] ends a text."""
+    """k_test: candidates re-ranked. max_tokens: length texts are cut and padded to. sep: whether [SEP] ends a text.
+
+    pairs: how many pairs of text and image are matched in one forward pass (at least one row's candidates).
+    """
 
     k_test: int = 256
     image_batch: int = 32
     text_batch: int = 64
     max_tokens: int = 40
     sep: bool = False
+    pairs: int = 256
 
 
 @torch.no_grad()
@@ -48,27 +52,21 @@ def evaluate_retrieval(
     pairs = (gallery.texts_of_image, gallery.image_of_text)
     result = {"itc": recalls(similarity, similarity.t(), *pairs)}
 
-    def rerank(similarity: Tensor, pick: Callable[[int, Tensor], tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    def rerank(similarity: Tensor, pick: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]) -> Tensor:
         scores = torch.full_like(similarity, UNSCORED)
-        k = min(settings.k_test, similarity.shape[1])
-        for row in range(similarity.shape[0]):
-            best, columns = similarity[row].topk(k)
-            scores[row, columns] = model.match(*pick(row, columns), best).to(scores.dtype)
-            advance(1)
+        n, k = similarity.shape[0], min(settings.k_test, similarity.shape[1])
+        best, candidates = similarity.topk(k, dim=1)
+        together = max(1, settings.pairs // k)
+        for start in range(0, n, together):
+            columns = candidates[start : start + together].flatten()
+            rows = torch.arange(start, min(start + together, n), device=device).repeat_interleave(k)
+            found = model.match(*pick(rows, columns), best[start : start + together].flatten())
+            scores[rows, columns] = found.to(scores.dtype)
+            advance(len(rows) // k)
         return scores
 
-    by_image = rerank(
-        similarity,
-        lambda i, texts: (text_states[texts], atts[texts], image_states[i].expand(len(texts), *image_states[i].shape)),
-    )
-    by_text = rerank(
-        similarity.t(),
-        lambda t, images: (
-            text_states[t].expand(len(images), *text_states[t].shape),
-            atts[t].expand(len(images), -1),
-            image_states[images],
-        ),
-    )
+    by_image = rerank(similarity, lambda images, texts: (text_states[texts], atts[texts], image_states[images]))
+    by_text = rerank(similarity.t(), lambda texts, images: (text_states[texts], atts[texts], image_states[images]))
     result["itm"] = recalls(by_image, by_text, *pairs)
     return result
 

@@ -76,8 +76,9 @@ def reranked_by_loops(similarity, matching, k):
     return scores
 
 
+@pytest.mark.parametrize("together", [1, 10, 1000])
 @pytest.mark.parametrize("k", [1, 3, 12, 29, 30, 1000])
-def test_against_loops(k):
+def test_against_loops(k, together):
     """Batches that do not divide the gallery; k below, at and above the number of texts and images."""
     torch.manual_seed(k)
     gallery = Pictures([2, 3, 1, 3, 2, 4, 1, 2, 3, 4, 3, 2])
@@ -87,7 +88,7 @@ def test_against_loops(k):
         similarity[i, j] += 1
         matching[i, j] += 2
     model = Tables(similarity, matching)
-    found = evaluate(model, gallery, k, image_batch=5, text_batch=7)
+    found = evaluate(model, gallery, k, image_batch=5, text_batch=7, pairs=together)
     pairs = gallery.texts_of_image, gallery.image_of_text
     assert found["itc"] == pytest.approx(recalls_by_loops(similarity, similarity.t(), *pairs), abs=0.0051)
     there, back = reranked_by_loops(similarity, matching, k), reranked_by_loops(similarity.t(), matching.t(), k)
