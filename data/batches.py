@@ -38,12 +38,15 @@ class Loaded:
 class Side(Dataset[Loaded]):
     """All batches of one reader: item t is batch t, in the order that the seed draws for each epoch."""
 
-    def __init__(self, name: str, reader: Reader, batch_size: int, seed: int):
+    def __init__(self, name: str, reader: Reader, batch_size: int, seed: int, whole: bool = False):
+        """whole: leave out a last batch that is not full; processes that compare features need equal numbers."""
         self.name, self.reader, self.batch_size, self.seed = name, reader, batch_size, seed
         n = len(reader.source)
         last = n % batch_size
         # A last batch of a single sample has no negatives: leave it out unless it is all there is.
         self.batches = n // batch_size + int(last > 1 or (last == 1 and n == 1))
+        if whole and n >= batch_size:
+            self.batches = n // batch_size
         self._order: tuple[int, list[int]] = (-1, [])
 
     def planned(self, t: int) -> list[int]:
@@ -90,8 +93,12 @@ class Sides(Dataset[Loaded]):
 
     def load(self, wanted: Sequence[Unit], num_workers: int = 0) -> Iterator[tuple[int, str, Loaded]]:
         """The wanted batches in order, loaded ahead by `num_workers` processes."""
-        # A generator of its own: the loader would otherwise draw from the global one.
-        generator = torch.Generator().manual_seed(0)
-        loader = DataLoader(self, batch_size=None, sampler=wanted, num_workers=num_workers, generator=generator)
-        for (t, side), loaded in zip(wanted, loader, strict=True):
+        for (t, side), loaded in zip(wanted, load(self, wanted, num_workers), strict=True):
             yield t, side, loaded
+
+
+def load(batches: Dataset[Loaded], wanted: Sequence[Any], num_workers: int = 0) -> Iterator[Loaded]:
+    """The wanted items of a `Side` or `Sides` in order, loaded ahead by `num_workers` processes."""
+    # A generator of its own: the loader would otherwise draw from the global one.
+    generator = torch.Generator().manual_seed(0)
+    return iter(DataLoader(batches, batch_size=None, sampler=wanted, num_workers=num_workers, generator=generator))

@@ -1,10 +1,12 @@
-"""Labelled images as classification data sets lay them out: class folders (ImageNet), or a table (Flowers102)."""
+"""Labelled images as classification data sets lay them out: class folders (ImageNet), a table (Flowers102), CIFAR."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -12,28 +14,45 @@ from console.errors import InputError, explain_os_error
 from data.images import read_image
 from data.sources import Files, LabelledImages
 
+if TYPE_CHECKING:
+    from data.cifar import Cifar
+
 COLUMNS = ("filename", "split", "class")
 
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """files: a `folder` of class folders, or one table in `annotations` with one folder in `image_roots`.
+    """files: a `folder` of class folders, a table in `annotations` with a folder in `image_roots`, or `torchvision`.
 
-    splits: rows of the table that count (none: all).
+    splits: rows of the table that count (none: all); of a folder, the one subfolder that holds the class folders (none:
+    they lie in the folder itself); of torchvision's sets, `train` or `test`.
     """
 
     files: Files
     splits: list[str] = field(default_factory=list)
 
-    def open(self) -> LabelledImages | LabelledTable:
+    def open(self) -> LabelledImages | LabelledTable | Cifar:
         """The images with their labels; InputError where files are missing or broken."""
-        if self.files.folder:
-            return LabelledImages(self.files)
-        return LabelledTable(self.files, self.splits)
+        if self.files.torchvision:
+            from data.cifar import Cifar
+
+            return Cifar(self.files, self.splits)
+        if not self.files.folder:
+            return LabelledTable(self.files, self.splits)
+        if len(self.splits) > 1:
+            raise InputError(
+                f"the image folder {self.files.folder} is asked for the splits {', '.join(self.splits)}, but a folder "
+                "is read one split at a time: name one, or put the images of both into one folder"
+            )
+        folder = str(Path(self.files.folder, *self.splits))
+        return LabelledImages(dataclasses.replace(self.files, folder=folder))
 
 
 class LabelledTable:
-    """Images in one folder, their split and class in a CSV: `filename,split,class`, classes from 0."""
+    """Images in one folder, their split and class in a CSV: `filename,split,class`, classes from 0.
+
+    classes: the numbers of the classes as text, up to the highest of any split.
+    """
 
     def __init__(self, files: Files, splits: list[str]):
         if len(files.annotations) != 1 or len(files.image_roots) != 1:
@@ -43,12 +62,15 @@ class LabelledTable:
         self.paths = [str(table)]
         self._images: list[tuple[str, int]] = []
         seen: dict[str, None] = {}  # a set that remembers the order
+        highest = -1
         for line, row in enumerate(_rows(table), start=2):
             seen[row["split"]] = None
+            if not row["class"].isdecimal():
+                raise InputError(f"{table}, line {line}: the class must be a whole number, not {row['class']!r}")
+            highest = max(highest, int(row["class"]))
             if not splits or row["split"] in splits:
-                if not row["class"].isdecimal():
-                    raise InputError(f"{table}, line {line}: the class must be a whole number, not {row['class']!r}")
                 self._images.append((str(root / row["filename"]), int(row["class"])))
+        self.classes = [str(label) for label in range(highest + 1)]
         absent = [split for split in splits if split not in seen]
         if absent or not self._images:
             raise InputError(

@@ -1,4 +1,4 @@
-"""Turn samples into batches of named tensors, one reader for each kind of calibration or pretraining batch.
+"""Turn samples into batches of named tensors, one reader for each kind of calibration, pretraining or finetuning batch.
 
 Which reader serves which side of which model is written in configs/<model>/*.yaml. Letters: b batch, n regions,
 g images, L text length, m masked positions, p image tokens.
@@ -33,7 +33,10 @@ class ReaderConfig:
 
     reader: a key of READERS. max_words, max_tokens: limits of a text; sep: whether `[SEP]` ends it.
     careful_flip: do not mirror where a text says left or right (regions only). small_crops: views of an image besides
-    the two large ones, and `views` how all of them vary (self-distillation only; none: as DINO's).
+    the two large ones, and `views` how all of them vary (self-distillation only; none: as DINO's). prompt: what goes
+    before every caption (captioning only). single_answer_weight: of a question with one answer; double_sep: whether a
+    second `[SEP]` ends an answer, as in the published BLIP runs (questions only). splits: of a table or an image folder
+    (classification only; none: all).
     """
 
     reader: str
@@ -44,6 +47,10 @@ class ReaderConfig:
     careful_flip: bool = False
     small_crops: int = 4
     views: Views | None = None
+    prompt: str = "a picture of "
+    single_answer_weight: float = 0.5
+    double_sep: bool = False
+    splits: list[str] = field(default_factory=list)
     augmentation: Augmentation = field(default_factory=Augmentation)
     masking: Masking = field(default_factory=Masking)
     regions: RegionSampling = field(default_factory=RegionSampling)
@@ -183,10 +190,15 @@ READERS = {
     "dense_scenes": "data.scenes:DenseScenes",
     "multi_crops": "data.crops:MultiCrops",
     "masked_texts": "data.scenes:MaskedTexts",
+    "retrieval_pairs": "data.retrieval_training:RetrievalPairs",
+    "captions": "data.captioning:Captions",
+    "first_stage_captions": "data.captioning:FirstStageCaptions",
+    "questions": "data.questions:Questions",
+    "classification": "data.classification:Classification",
 }
 """Name in the configuration -> class."""
 
-WITHOUT_TEXT = ("labelled_images", "dense_scenes", "multi_crops")
+WITHOUT_TEXT = ("labelled_images", "dense_scenes", "multi_crops", "classification")
 """Readers that need no tokenizer."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,21 @@ from console.errors import InputError, explain_os_error
 Record = dict[str, Any]
 
 
-def read_json_list(path: Path | str) -> list[Record]:
-    """The records of an annotation file; InputError when it is missing, no JSON, or no list of objects."""
+def read_json(path: Path | str) -> Any:
+    """What a JSON file holds; InputError when it is missing or no JSON."""
     path = Path(path)
     try:
-        records = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except OSError as error:
         raise explain_os_error(error, f"read the annotations {path}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         line = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
         raise InputError(f"{path} is not valid JSON{line}: fetch or write it again") from error
+
+
+def read_json_list(path: Path | str) -> list[Record]:
+    """The records of an annotation file; InputError when it is missing, no JSON, or no list of objects."""
+    records = read_json(path)
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise InputError(f"{path} must be one list of records ({{...}}), but it is not: check the file")
     if not records:
@@ -39,6 +44,15 @@ def check_fields(records: list[Record], path: Path | str, checks: dict[str, Call
                 raise InputError(f"{path}: record {index} has an unusable '{field}': {str(record[field])[:80]!r}")
 
 
+def refuse_repeats(values: Sequence[int | str], where: str) -> None:
+    """InputError naming the first value that is there twice."""
+    seen: set[int | str] = set()
+    for value in values:
+        if value in seen:
+            raise InputError(f"{where}: {value!r} is there twice: remove one of them")
+        seen.add(value)
+
+
 def is_text(value: Any) -> bool:
     """A string with something in it."""
     return isinstance(value, str) and bool(value.strip())
@@ -47,6 +61,18 @@ def is_text(value: Any) -> bool:
 def is_caption(value: Any) -> bool:
     """A text, or a list of texts with at least one."""
     return is_text(value) or (isinstance(value, list) and bool(value) and all(map(is_text, value)))
+
+
+def is_number(value: Any) -> bool:
+    """A whole number, as ids are."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_answer(value: Any) -> bool:
+    """A string, or a list of strings with at least one; people also leave answers empty."""
+    return isinstance(value, str) or (
+        isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
+    )
 
 
 def is_box(value: Any) -> bool:

@@ -25,7 +25,7 @@ class Files:
     root: a folder before every relative path (annotations, shards, image roots); the working directory by default.
     shards: webdataset patterns, pairs only. miniworld: parts of the mini world that the files belong to; they are
     generated on first use and `root` becomes the world's folder. folder: a folder of class folders, labelled images
-    only.
+    only. torchvision: a labelled set that torchvision downloads into `folder` (data/cifar.py).
     """
 
     annotations: list[str] = field(default_factory=list)
@@ -34,6 +34,7 @@ class Files:
     shards: list[str] = field(default_factory=list)
     miniworld: list[str] = field(default_factory=list)
     folder: str = ""
+    torchvision: str = ""
 
     def resolved(self) -> Files:
         """These files with the mini world in place, where they lie in it."""
@@ -82,6 +83,11 @@ class Pairs:
         """The image file, None where it lies in a shard."""
         record = self._records[index]
         return None if isinstance(record, ShardSample) else record["image"]
+
+    def record(self, index: int) -> Record | None:
+        """The record of the annotation file with all its fields, None where the pair lies in a shard."""
+        record = self._records[index]
+        return None if isinstance(record, ShardSample) else record
 
     def caption(self, index: int) -> str | list[str]:
         """The caption or captions alone."""

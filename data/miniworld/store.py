@@ -8,13 +8,11 @@ system itself drops when its holder ends: a killed process leaves no lock behind
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from data.miniworld.parts import MEGABYTES, PARTS, SPLITS, VERSION, scaled
 from data.miniworld.records import WRITERS
 from data.miniworld.write import Writer, available_workers, process_pool
 from storage.atomic import write_json
+from storage.lock import locked
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -95,29 +94,12 @@ def _is_there(root: Path, part: str, seed: int, scale: float) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def _lock(root: Path, part: str, show: bool) -> Iterator[None]:
-    path = root / f".lock-{part}"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
-    except OSError as error:
-        raise explain_os_error(error, f"write the mini world to {root}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if show:
-                file.seek(0)
-                holder = file.read().strip() or "unknown"
-                console.print(f"waiting for process {holder}, which draws the mini world's {part} part")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks: two writers would do double work, not damage
-            pass
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+def _lock(root: Path, part: str, show: bool) -> contextlib.AbstractContextManager[None]:
+    def waiting(holder: str) -> None:
+        if show:
+            console.print(f"waiting for process {holder}, which draws the mini world's {part} part")
+
+    return locked(root / f".lock-{part}", f"write the mini world to {root}", waiting)
 
 
 def _generate(root: Path, part: str, seed: int, workers: int, show: bool, scale: float) -> None:

@@ -20,8 +20,12 @@ SHAPE = ImageShape(image_size=64, patch_size=8)
 SIZE, LENGTH, CROPS = 6, 20, 3
 LETTERS = {"b": SIZE, "n": SIZE, "L": LENGTH, "m": Masking().most, "H": 64, "p": 65, "s": CROPS}
 
+MEASURED = (("t", "text_ids", 1), ("t", "question_ids", 1), ("a", "answer_ids", 0), ("u", "answer_ids", 1))
+"""Letters that depend on the texts of a batch: the field and the axis that they are read from."""
+
 PAIRS = {"annotations": ["data/pretrain/cc3m_pretrain.json"], "image_roots": {"cc3m": "images/cc3m"}}
 CLASSES = {"folder": "data/imagenet/train"}
+COCO = {"image_roots": {"coco": "images/coco"}}
 FILES = {
     "mlm_pairs": PAIRS,
     "mlm_regions": {"annotations": ["data/pretrain/vg_regions.json"]},
@@ -30,6 +34,14 @@ FILES = {
     "masked_texts": PAIRS,
     "dense_scenes": {},
     "multi_crops": CLASSES,
+    "retrieval_pairs": {"annotations": ["data/finetune/itr/coco_train.json"]} | COCO,
+    "captions": {"annotations": ["data/finetune/ic/coco_karpathy_train.json"]} | COCO,
+    "first_stage_captions": PAIRS,
+    "questions": {
+        "annotations": ["data/finetune/vqa/vqa_train.json", "data/finetune/vqa/vg_qa.json"],
+        "image_roots": {"vqa": "images/coco", "vg": "images/vg"},
+    },
+    "classification": CLASSES,
 }
 
 
@@ -48,7 +60,7 @@ def tables() -> dict[str, list[tuple[str, list[str], str]]]:
 def world(tmp_path_factory):
     """A hundredth of the mini world."""
     root = tmp_path_factory.mktemp("world")
-    for part in ("calibration", "imagenet"):
+    for part in ("calibration", "imagenet", "ic", "vqa"):
         ensure(part, root, workers=1, show=False, scale=0.01)
     return root
 
@@ -67,6 +79,10 @@ def test_batches_are_as_the_page_says(name, world):
     if name == "mlm_regions":
         letters["g"] = len(batch["image"])
         assert letters["g"] <= letters["n"]
+    for letter, field, axis in MEASURED:
+        if field in batch:
+            letters[letter] = batch[field].shape[axis]
+    assert letters.get("t", 0) <= LENGTH
     rows = tables()[name]
     assert list(batch) == [field for field, _, _ in rows]
     for field, dimensions, dtype in rows:

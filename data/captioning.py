@@ -1,0 +1,157 @@
+"""Captions to learn to write, and images to be captioned: COCO as Karpathy split it, and the first stage before it.
+
+Karpathy and Fei-Fei, CVPR 2015. The first stage continues pretraining as captioning, over whole images and regions.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import PurePosixPath
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from console.errors import InputError
+from data.evaluation_batches import needed_image
+from data.readers import Batch, ReaderConfig, Sample, one_text
+from data.records import check_fields, is_box, is_text, join_root, read_json_list, refuse_repeats
+from data.regions import RegionError
+from data.sources import Files, Pairs
+from data.tokenizer import Tokenizer
+from data.transforms import evaluation_transform, training_transform
+from models.base import ImageShape
+
+
+class Captions:
+    """Reader of training batches: images, and texts `[CLS] prompt caption [SEP]`."""
+
+    def __init__(self, config: ReaderConfig, shape: ImageShape, tokenizer: Tokenizer):
+        self.source = Pairs(config.files)
+        self._config, self._tokenizer = config, tokenizer
+        self._prompt = config.prompt.strip()
+        self.prompt_length = len(tokenizer.encode(self._prompt, False, None))  # with [CLS]
+        if self.prompt_length + 2 > config.max_tokens:
+            raise InputError(
+                f"the prompt {config.prompt!r} leaves no room for a caption in max_tokens {config.max_tokens}: raise "
+                "max_tokens or shorten the prompt"
+            )
+        self._transform = training_transform(shape, config.augmentation)
+
+    def sample(self, index: int, rng: random.Random) -> Sample:
+        """Image [3, H, W] and token ids, at most `max_tokens` of them."""
+        image, caption = self.source.read(index)
+        text = one_text(caption, self.source.name(index), self._config.max_words, rng)
+        text = f"{self._prompt} {text}" if self._prompt else text
+        return self._transform(image), self._tokenizer.encode(text, True, self._config.max_tokens)
+
+    def collate(self, samples: list[Sample], size: int, rng: random.Random) -> Batch:
+        """image [b, 3, H, W]; text_ids, text_atts [b, t], t the longest; prompt_length [b] int64, `[CLS]` counted."""
+        images, texts = zip(*samples, strict=True)
+        ids, atts = self._tokenizer.pad_batch(texts)
+        length = torch.full((len(images),), self.prompt_length)
+        return {"image": torch.stack(images), "text_ids": ids, "text_atts": atts, "prompt_length": length}
+
+
+class FirstStageCaptions:
+    """Reader of the first stage: captions of several files, `[CLS] caption [SEP]` without a prompt.
+
+    Of a record with boxes (`bb`, one for each caption) the image is cropped to the box of the caption that was drawn.
+    """
+
+    def __init__(self, config: ReaderConfig, shape: ImageShape, tokenizer: Tokenizer):
+        self.source = Pairs(config.files)
+        for index in range(len(self.source)):
+            _check_boxes(self.source, index)
+        self._config, self._tokenizer = config, tokenizer
+        self._transform = training_transform(shape, config.augmentation)
+
+    def sample(self, index: int, rng: random.Random) -> Sample:
+        """Image [3, H, W] and token ids. RegionError for a box outside its image."""
+        image, captions = self.source.read(index)
+        record = self.source.record(index)
+        box = record.get("bb") if record else None
+        if isinstance(captions, list):
+            number = rng.randrange(len(captions))
+            captions, box = captions[number], box and box[number]
+        text = one_text(captions, self.source.name(index), self._config.max_words, rng)
+        image = crop_to_box(image, box) if box else image
+        return self._transform(image), self._tokenizer.encode(text, True, self._config.max_tokens)
+
+    def collate(self, samples: list[Sample], size: int, rng: random.Random) -> Batch:
+        """image [b, 3, H, W], text_ids, text_atts [b, L]."""
+        images, texts = zip(*samples, strict=True)
+        ids, atts = self._tokenizer.pad_batch(texts, self._config.max_tokens)
+        return {"image": torch.stack(images), "text_ids": ids, "text_atts": atts}
+
+
+class ImagesToCaption(Dataset[Any]):
+    """Evaluation data (data/evaluation_batches.py): sample i is an image [3, H, W] and COCO's id of it.
+
+    files: one annotation file of records {"image": ...}, image paths below the one image root.
+    """
+
+    def __init__(self, files: Files, shape: ImageShape, limit: int | None = None):
+        """limit: the first so many images only."""
+        files = files.resolved()
+        path = files.path(files.annotations[0])
+        records = read_json_list(path)[:limit]
+        check_fields(records, path, {"image": is_text})
+        root = files.path(next(iter(files.image_roots.values()))) if files.image_roots else files.root
+        self.images = [join_root(root, record["image"]) for record in records]
+        self.image_ids = [coco_image_id(image, path) for image in self.images]
+        refuse_repeats(self.image_ids, path)
+        self._transform = evaluation_transform(shape)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        return self._transform(needed_image(self.images[i])), self.image_ids[i]
+
+    def file(self, i: int) -> str:
+        """The image file."""
+        return self.images[i]
+
+    def collate(self, samples: list[Any]) -> Batch:
+        """image [b, 3, H, W], image_id [b] int64."""
+        images, numbers = zip(*samples, strict=True)
+        return {"image": torch.stack(images), "image_id": torch.tensor(numbers)}
+
+
+def coco_image_id(image: str, where: str) -> int:
+    """COCO's id of an image, from its name: `COCO_val2014_000000000042.jpg` is 42; InputError for other names."""
+    number = PurePosixPath(image).stem.rpartition("_")[2]
+    if not number.isdecimal():
+        raise InputError(
+            f"{where}: the image {image} does not end in its id: name it like COCO_val2014_000000000042.jpg"
+        )
+    return int(number)
+
+
+def crop_to_box(image: Image.Image, box: list[float]) -> Image.Image:
+    """What lies under the box [x, y, w, h], in whole pixels; RegionError when nothing of it is in the image."""
+    x, y, w, h = box
+    left, top = max(0, math.floor(x)), max(0, math.floor(y))
+    right, bottom = min(image.width, math.ceil(x + w)), min(image.height, math.ceil(y + h))
+    if min(w, h) <= 0 or right <= left or bottom <= top:
+        raise RegionError(f"box {box} does not lie in its image of {image.width}x{image.height} pixels")
+    return image.crop((left, top, right, bottom))
+
+
+def _check_boxes(source: Pairs, index: int) -> None:
+    record = source.record(index)
+    if record is None or record.get("bb") is None:
+        return
+    captions, boxes = record["caption"], record["bb"]
+    if isinstance(captions, list):
+        fine = isinstance(boxes, list) and len(boxes) == len(captions) and all(map(is_box, boxes))
+    else:
+        fine = is_box(boxes)
+    if not fine:
+        raise InputError(
+            f"{source.name(index)}: its record must have one box [x, y, w, h] in 'bb' for each caption: mend the record"
+        )

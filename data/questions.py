@@ -1,0 +1,217 @@
+"""Questions on images with weighted answers, for training and for evaluation: VQA 2 and Visual Genome QA.
+
+Goyal et al., CVPR 2017; Krishna et al., IJCV 2017. What is right or wrong among answers: evaluation/vqa.py.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from console.errors import InputError
+from data.evaluation_batches import needed_image
+from data.images import read_image
+from data.readers import Batch, ReaderConfig, Sample
+from data.records import (
+    Record,
+    check_fields,
+    is_answer,
+    is_number,
+    is_text,
+    join_root,
+    read_json,
+    read_json_list,
+    refuse_repeats,
+)
+from data.sources import Files
+from data.text import pre_question
+from data.tokenizer import Tokenizer
+from data.transforms import evaluation_transform, training_transform
+from models.base import ImageShape
+
+EVALUATION_WORDS = 50  # of a question; training keeps fewer (`max_words`)
+
+
+class QuestionRecords:
+    """Questions of several files as one numbered list.
+
+    A record: {"question_id", "question", "answer": one text or those of ten people, "image", "dataset"?}. Images of the
+    data set `vqa` (also where none is named) lie below image_roots["vqa"]; of `vg` the file's name alone counts, below
+    image_roots["vg"]; paths of `gqa` are used as they are.
+    """
+
+    def __init__(self, files: Files, answered: bool):
+        """answered: whether every record must have an answer."""
+        files = files.resolved()
+        self._records: list[Record] = []
+        self.paths = [files.path(name) for name in files.annotations]
+        for path in self.paths:
+            records = read_json_list(path)
+            checks = {"image": is_text, "question": lambda value: isinstance(value, str)}
+            check_fields(records, path, checks | ({"answer": is_answer} if answered else {}))
+            for index, record in enumerate(records):
+                record["image"] = _image_path(record, files, f"{path}: record {index}")
+            self._records += records
+        if not self._records:
+            raise InputError("no file of questions is given: name at least one in the configuration")
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def name(self, index: int) -> str:
+        """The image's path."""
+        return self._records[index]["image"]
+
+    file = name
+
+    def record(self, index: int) -> Record:
+        """The record, its image path joined."""
+        return self._records[index]
+
+    def read(self, index: int) -> tuple[Image.Image, Record]:
+        """The image and the record; ImageError when the image cannot be read."""
+        return read_image(self._records[index]["image"]), self._records[index]
+
+
+class Questions:
+    """Reader of training batches: images, questions, and all their answers one after another.
+
+    The image is mirrored with probability `augmentation.flip`, unless question or answers say left or right.
+    """
+
+    def __init__(self, config: ReaderConfig, shape: ImageShape, tokenizer: Tokenizer):
+        if config.single_answer_weight <= 0:
+            raise InputError(f"single_answer_weight must be above 0, not {config.single_answer_weight}")
+        self.source = QuestionRecords(config.files, answered=True)
+        self._config, self._tokenizer = config, tokenizer
+        self._transform = training_transform(shape, replace(config.augmentation, flip=0.0))
+
+    def sample(self, index: int, rng: random.Random) -> Sample:
+        """Image [3, H, W], question ids, the ids of each answer, the weight of each answer."""
+        image, record = self.source.read(index)
+        config, question = self._config, record["question"]
+        answers, weights = weighted_answers(record["answer"], config.single_answer_weight)
+        mirrored = rng.random() < config.augmentation.flip
+        if mirrored and not says_left_or_right([question, *answers]):
+            image = ImageOps.mirror(image)
+        ids = self._tokenizer.encode(pre_question(question, config.max_words), config.sep, config.max_tokens)
+        return self._transform(image), ids, encode_answers(answers, self._tokenizer, config.double_sep), weights
+
+    def collate(self, samples: list[Sample], size: int, rng: random.Random) -> Batch:
+        """Letters: t tokens of the longest question, a answers of all questions, u tokens of the longest answer.
+
+        image [b, 3, H, W]; question_ids, question_atts [b, t]; answer_ids, answer_atts [a, u] and answer_weights [a]
+        float32, those of the first question first; answer_counts [b] int64, which add up to a.
+        """
+        images, questions, answers, weights = zip(*samples, strict=True)
+        question_ids, question_atts = self._tokenizer.pad_batch(questions)
+        answer_ids, answer_atts = self._tokenizer.pad_batch([ids for of_one in answers for ids in of_one])
+        return {
+            "image": torch.stack(images),
+            "question_ids": question_ids,
+            "question_atts": question_atts,
+            "answer_ids": answer_ids,
+            "answer_atts": answer_atts,
+            "answer_weights": torch.tensor([weight for of_one in weights for weight in of_one]),
+            "answer_counts": torch.tensor([len(of_one) for of_one in answers]),
+        }
+
+
+class QuestionsToAnswer(Dataset[Any]):
+    """Evaluation data (data/evaluation_batches.py): sample i is an image [3, H, W], question ids and the question's id.
+
+    Questions keep their first 50 words and are padded to the longest of the batch.
+    """
+
+    def __init__(
+        self, files: Files, shape: ImageShape, tokenizer: Tokenizer, sep: bool = False, limit: int | None = None
+    ):
+        """sep: whether `[SEP]` ends a question. limit: the first so many questions only."""
+        self.source = QuestionRecords(files, answered=False)
+        self._n = len(self.source) if limit is None else min(limit, len(self.source))
+        self._tokenizer, self._sep = tokenizer, sep
+        self._transform = evaluation_transform(shape)
+        records = [self.source.record(i) for i in range(self._n)]
+        where = ", ".join(self.source.paths)
+        check_fields(records, where, {"question_id": is_number})
+        self.question_ids: list[int] = [record["question_id"] for record in records]
+        refuse_repeats(self.question_ids, where)
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, i: int) -> tuple[Tensor, list[int], int]:
+        record = self.source.record(i)
+        ids = self._tokenizer.encode(pre_question(record["question"], EVALUATION_WORDS), self._sep, None)
+        return self._transform(needed_image(record["image"])), ids, self.question_ids[i]
+
+    def file(self, i: int) -> str:
+        """The image file."""
+        return self.source.file(i)
+
+    def collate(self, samples: list[Any]) -> Batch:
+        """image [b, 3, H, W], question_ids, question_atts [b, t], question_id [b] int64."""
+        images, questions, numbers = zip(*samples, strict=True)
+        ids, atts = self._tokenizer.pad_batch(questions)
+        return {
+            "image": torch.stack(images),
+            "question_ids": ids,
+            "question_atts": atts,
+            "question_id": torch.tensor(numbers),
+        }
+
+
+def weighted_answers(answer: str | list[str], single_weight: float) -> tuple[list[str], list[float]]:
+    """The different answers with their shares of all answers; a text is the only answer, of `single_weight`."""
+    if isinstance(answer, str):
+        return [answer], [single_weight]
+    counts = Counter(answer)  # in the order of first appearance
+    return list(counts), [count / len(answer) for count in counts.values()]
+
+
+def encode_answers(answers: Sequence[str], tokenizer: Tokenizer, double_sep: bool = False) -> list[list[int]]:
+    """Ids `[CLS] answer [SEP]` of each, for training and for ranking; double_sep: with a second `[SEP]` at the end."""
+    encoded = [tokenizer.encode(answer, True, None) for answer in answers]
+    return [[*ids, ids[-1]] for ids in encoded] if double_sep else encoded
+
+
+def says_left_or_right(texts: Sequence[str]) -> bool:
+    """Whether left or right is part of any text, in any case, as in the published guard also within `bright`."""
+    text = "\n".join(texts).lower()
+    return "left" in text or "right" in text
+
+
+def read_answer_list(path: Path | str, k_test: int) -> list[str]:
+    """The answers that evaluation ranks, in the file's order, which breaks ties.
+
+    InputError when the file is no list of texts, repeats one, or is shorter than `k_test`.
+    """
+    answers = read_json(path)
+    if not isinstance(answers, list) or not all(map(is_text, answers)):
+        raise InputError(f'{path} must be one list of answers (["yes", "no", ...]), but it is not: check the file')
+    refuse_repeats(answers, str(path))
+    if len(answers) < k_test:
+        raise InputError(
+            f"{path} has {len(answers)} answers, but k_test asks for the best {k_test} of them: lower k_test or fetch "
+            "the whole list"
+        )
+    return answers
+
+
+def _image_path(record: Record, files: Files, where: str) -> str:
+    """Where the image of a record lies, by its data set; without roots, paths are used as they are."""
+    dataset, image = record.get("dataset") or "vqa", record["image"]
+    if dataset == "gqa" or not files.image_roots:
+        return join_root(files.root, image)
+    if dataset not in files.image_roots:
+        raise InputError(f"{where} has dataset {dataset!r}, but image_roots knows {', '.join(files.image_roots)}")
+    return join_root(files.path(files.image_roots[dataset]), PurePosixPath(image).name if dataset == "vg" else image)

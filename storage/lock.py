@@ -1,0 +1,37 @@
+"""Let one process at a time do a thing, by a lock that the system drops when its holder ends, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from console.errors import explain_os_error
+
+
+@contextlib.contextmanager
+def locked(path: Path, doing: str, waiting: Callable[[str], None] = lambda holder: None) -> Iterator[None]:
+    """Hold the lock file `path`; it stays behind. `waiting(process id of the holder)` is called where one must wait.
+
+    doing: reads like 'write the mini world to cache', for the InputError where the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
+        raise explain_os_error(error, doing) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            waiting(file.read().strip() or "unknown")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks: two writers would do double work, not damage
+            pass
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,66 @@
+"""Evaluation batches: every sample once, for any number of processes and workers; missing images are listed at once."""
+
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from console.errors import InputError
+from data.evaluation_batches import check_files, evaluation_batches, needed_image
+
+
+class Numbers(Dataset):
+    """Sample i is the number i."""
+
+    def __init__(self, n, folder=None):
+        self.n, self.folder = n, folder
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, i):
+        return i
+
+    def file(self, i):
+        return str(self.folder / f"{i}.png") if self.folder else None
+
+    def collate(self, samples):
+        return {"number": torch.tensor(samples)}
+
+
+@pytest.mark.parametrize(("n", "batch_size"), [(10, 3), (9, 3), (1, 4), (7, 1), (3, 8)])
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_each_once_and_the_same_batches_for_any_number_of_processes(n, batch_size, size):
+    alone = [batch["number"].tolist() for batch in evaluation_batches(Numbers(n), batch_size)]
+    assert [number for batch in alone for number in batch] == list(range(n))
+    assert all(len(batch) == batch_size for batch in alone[:-1])
+    for rank in range(size):
+        own = [batch["number"].tolist() for batch in evaluation_batches(Numbers(n), batch_size, rank, size)]
+        assert own == alone[rank::size]
+
+
+def test_workers_change_nothing_and_no_global_draw_is_made():
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    found = [batch["number"].tolist() for batch in evaluation_batches(Numbers(5), 2, num_workers=1)]
+    assert found == [[0, 1], [2, 3], [4]]
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_impossible_batch_size():
+    with pytest.raises(InputError, match="batch size must be at least 1, not 0"):
+        evaluation_batches(Numbers(3), 0)
+
+
+def test_missing_images_are_listed_before_the_work(tmp_path):
+    for i in (0, 2):
+        Image.new("RGB", (2, 2)).save(tmp_path / f"{i}.png")
+    with pytest.raises(InputError, match=r"2 evaluation images are missing") as error:
+        check_files(Numbers(4, tmp_path))
+    assert str(error.value).splitlines()[1:] == [f"  {tmp_path / '1.png'}", f"  {tmp_path / '3.png'}"]
+    check_files(Numbers(1, tmp_path))
+    check_files(Numbers(4))
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    for name in ("broken.png", "absent.png"):
+        with pytest.raises(InputError, match=rf"needs all its images, but one cannot be read: .*{name}"):
+            needed_image(str(tmp_path / name))

@@ -1,0 +1,50 @@
+"""The lock: one holder at a time, who waits is told for whom, and it ends with its holder."""
+
+import os
+import threading
+import time
+
+import pytest
+
+from console.errors import InputError
+from storage.lock import locked
+
+
+def test_one_after_the_other(tmp_path):
+    path, events, inside = tmp_path / "deep" / ".lock", [], threading.Event()
+
+    def first():
+        with locked(path, "write"):
+            inside.set()
+            while not events:
+                time.sleep(0.005)
+            events.append("first leaves")
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    inside.wait(10)
+
+    def waiting(holder):
+        events.append("waits")
+        assert holder == str(os.getpid())
+
+    with locked(path, "write", waiting):
+        events.append("second enters")
+    thread.join(10)
+    assert events == ["waits", "first leaves", "second enters"]
+
+
+def test_an_error_inside_frees_it(tmp_path):
+    with pytest.raises(ValueError, match="inside"), locked(tmp_path / ".lock", "write"):
+        raise ValueError("inside")
+    with locked(tmp_path / ".lock", "write", lambda holder: pytest.fail("nobody holds it")):
+        pass
+
+
+def test_nowhere_to_write(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(InputError, match="cannot write the world: "),
+        locked(tmp_path / "file" / ".lock", "write the world"),
+    ):
+        pass
