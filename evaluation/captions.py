@@ -1,0 +1,214 @@
+"""How close generated captions come to people's: BLEU, METEOR, ROUGE, CIDEr and SPICE, as COCO's evaluation has them.
+
+The scorers are pycocoevalcap's; over its tokens of Stanford's PTBTokenizer where Java is installed, else over the same
+tokens made by `evaluation/ptb.py`. METEOR and SPICE are Java programs and left out without it; SPICE also where its
+Stanford models are not there, which pycocoevalcap would otherwise download in the middle of a run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from console.errors import InputError
+from data.records import Record, check_fields, is_text, read_json, read_json_list
+from evaluation.ptb import LINE_ENDS, ptb_tokens
+from storage.atomic import write_json
+
+Captions = dict[int, list[str]]
+METRICS = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr", "SPICE")
+PTB, METEOR, SPICE = "Java's PTBTokenizer", "METEOR", "SPICE"
+
+
+class _LeftOut(Exception):
+    """A program that cannot be used here; the message says why."""
+
+
+def caption_scores(
+    references: Mapping[int, list[str]], generated: Mapping[int, str]
+) -> tuple[dict[str, float], list[str]]:
+    """Scores times 100 by the names of `METRICS`, and a sentence for each program that was left out.
+
+    references: captions by people, by image id. generated: one caption for each of the same images.
+    InputError when an image lacks either, or a caption is empty.
+    """
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    _check_pairs(references, generated)
+    left_out: list[str] = []
+    truth, said = _tokenised(references, generated, left_out)
+    scores = {f"Bleu_{n}": s for n, s in enumerate(Bleu(4).compute_score(truth, said, verbose=0)[0], start=1)}
+    scores["ROUGE_L"] = Rouge().compute_score(truth, said)[0]
+    scores["CIDEr"] = Cider().compute_score(truth, said)[0]
+    for name, score in ((METEOR, _meteor), (SPICE, _spice)):
+        with _noted(name, left_out):
+            scores[name] = score(truth, said)
+    return {name: 100 * float(scores[name]) for name in METRICS if name in scores}, left_out
+
+
+def read_ground_truth(path: Path | str) -> Captions:
+    """Captions by image id, in the order of the file's images, from a file in COCO's format.
+
+    {"images": [{"id": 42}], "annotations": [{"id": 1, "image_id": 42, "caption": "..."}]}; every image needs a caption.
+    """
+    content = read_json(path)
+    lists = [content.get(name) if isinstance(content, dict) else None for name in ("images", "annotations")]
+    for name, records in zip(("images", "annotations"), lists, strict=True):
+        if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+            raise InputError(f"{path} has no list of records '{name}': it must be in COCO's caption format")
+    images, annotations = lists
+    check_fields(images, f"{path}, images", {"id": _is_id})
+    check_fields(annotations, f"{path}, annotations", {"image_id": _is_id, "caption": is_text})
+    captions: Captions = {image["id"]: [] for image in images}
+    if len(captions) != len(images):
+        raise InputError(f"{path} lists an image twice: fetch or write it again")
+    for index, annotation in enumerate(annotations):
+        if annotation["image_id"] not in captions:
+            raise InputError(f"{path}: annotation {index} is of image {annotation['image_id']}, not among its images")
+        captions[annotation["image_id"]].append(annotation["caption"])
+    bare = [image for image, texts in captions.items() if not texts]
+    if bare or not captions:
+        raise InputError(f"{path} has no caption for {_some(bare) if bare else 'any image'}: there is nothing to score")
+    return captions
+
+
+def read_results(path: Path | str) -> dict[int, str]:
+    """Generated captions by image id from a result file, [{"image_id": 42, "caption": "..."}]."""
+    rows = read_json_list(path)
+    _check_rows(rows, path)
+    return {row["image_id"]: row["caption"] for row in rows}
+
+
+def write_results(path: Path | str, rows: Iterable[Record]) -> None:
+    """Write rows {"image_id", "caption"} in the order of their ids; an image that comes twice is an InputError."""
+    rows = list(rows)
+    _check_rows(rows, path)
+    write_json(path, sorted(rows, key=lambda row: row["image_id"]))
+
+
+def merge_rows(parts: Iterable[Iterable[Record]]) -> list[Record]:
+    """The rows of all processes, one an image, by image id: of a sample that was dealt twice the first part's stays."""
+    merged: dict[int, Record] = {}
+    for rows in parts:
+        for row in rows:
+            merged.setdefault(row["image_id"], row)
+    return [merged[image] for image in sorted(merged)]
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _some(images: Iterable[int]) -> str:
+    """`image 3`, or `4 images (3, 5, 7, ...)`."""
+    images = sorted(images)
+    if len(images) == 1:
+        return f"image {images[0]}"
+    return f"{len(images)} images ({', '.join(map(str, images[:3]))}{', ...' if len(images) > 3 else ''})"
+
+
+def _check_rows(rows: list[Record], path: Path | str) -> None:
+    check_fields(rows, path, {"image_id": _is_id, "caption": lambda value: isinstance(value, str)})
+    seen: set[int] = set()
+    for row in rows:
+        if row["image_id"] in seen:
+            raise InputError(f"{path} has two captions for image {row['image_id']}: a result holds each image once")
+        seen.add(row["image_id"])
+
+
+def _check_pairs(references: Mapping[int, list[str]], generated: Mapping[int, str]) -> None:
+    if not references:
+        raise InputError("there are no reference captions to compare with: check the ground truth")
+    if missing := references.keys() - generated.keys():
+        raise InputError(f"no caption was generated for {_some(missing)} of the ground truth: generate all of them")
+    if strange := generated.keys() - references.keys():
+        raise InputError(f"the ground truth has no captions of {_some(strange)}: it must be that of the same images")
+    if bare := [image for image, texts in references.items() if not any(map(ptb_tokens, texts))]:
+        raise InputError(f"the ground truth has no word about {_some(bare)}: leave such images out of it")
+    if empty := [image for image, text in generated.items() if not text.strip()]:
+        raise InputError(f"the generated caption is empty for {_some(empty)}: raise the least length of captions")
+
+
+@contextlib.contextmanager
+def _noted(name: str, left_out: list[str]) -> Iterator[None]:
+    """Turn a program that cannot be used into a sentence of `left_out`."""
+    try:
+        yield
+    except _LeftOut as reason:
+        left_out.append(f"{name}: {reason}")
+
+
+def _tokenised(
+    references: Mapping[int, list[str]], generated: Mapping[int, str], left_out: list[str]
+) -> tuple[Captions, Captions]:
+    """Both as tokens joined by spaces, images by id: sums of floats then do not depend on who generated what when."""
+    images = sorted(references)
+    texts = [text for image in images for text in (generated[image], *references[image])]
+    tokens = None
+    if shutil.which("java"):  # without Java this is no loss: METEOR and SPICE say what is missing
+        with _noted(PTB, left_out):
+            tokens = iter(_java_tokens(texts))
+    tokens = tokens or (" ".join(ptb_tokens(text)) for text in texts)
+    truth, said = {}, {}
+    for image in images:
+        said[image] = [next(tokens)]
+        truth[image] = [next(tokens) for _ in references[image]]
+    return truth, said
+
+
+def _java_tokens(texts: list[str]) -> list[str]:
+    """What pycocoevalcap's own tokenizer makes of each text; one start of Java for all."""
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+    # a sign that ends a line for Java would shift all captions after it
+    lines = {index: [{"caption": LINE_ENDS.sub(" ", text)}] for index, text in enumerate(texts)}
+    try:
+        found = PTBTokenizer().tokenize(lines)
+    except OSError as error:  # it writes into its own folder
+        raise _LeftOut(f"it failed ({error.strerror or error}); evaluation/ptb.py made the tokens") from error
+    if len(found) != len(texts):
+        raise _LeftOut("it gave too few lines; evaluation/ptb.py made the tokens")
+    return [found[index][0] for index in range(len(texts))]
+
+
+def _need_java() -> None:
+    if shutil.which("java") is None:
+        raise _LeftOut("it needs Java, and there is no program `java`: install a Java runtime")
+
+
+def _meteor(truth: Captions, said: Captions) -> float:
+    _need_java()
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    scorer = Meteor()
+    try:
+        return scorer.compute_score(truth, said)[0]
+    except (OSError, ValueError) as error:  # a broken pipe, or an answer that is no number
+        raise _LeftOut("its Java program ended early: try `java -version`, it needs 2 GB of memory") from error
+    finally:
+        if scorer.lock.locked():  # still held after a failure, and its destructor would wait for ever
+            scorer.lock.release()
+        with contextlib.suppress(OSError):
+            scorer.meteor_p.stdin.close()
+
+
+def _spice(truth: Captions, said: Captions) -> float:
+    _need_java()
+    from pycocoevalcap.spice import get_stanford_models as models
+
+    folder = Path(models.__file__).parent / models.SPICELIB
+    for jar in (folder / f"{models.JAR}.jar", folder / f"{models.JAR}-models.jar"):
+        if not jar.is_file():
+            raise _LeftOut(f"its Stanford models are not there ({jar}): `python -m {models.__name__}` fetches them")
+    from pycocoevalcap.spice.spice import Spice
+
+    try:
+        return Spice().compute_score(truth, said)[0]
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+        raise _LeftOut(f"its Java program failed ({error}): it is made for Java 8 and needs 8 GB of memory") from error

@@ -1,0 +1,52 @@
+"""How true generated captions are: in the mini world one need not compare words, the scene itself is known.
+
+A caption is read back by the grammar and held against what was drawn (`data/miniworld/checker.py`), so that a right
+caption in other words than the references' counts, and a fluent wrong one does not. Only for images of the mini world.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from console.errors import InputError
+from data.miniworld.checker import check_caption, load_truth
+from data.miniworld.parts import SPLITS
+from data.miniworld.records import karpathy_id
+from data.miniworld.scene import Scene
+from data.miniworld.store import read_manifest
+from evaluation.ptb import ptb_tokens
+
+
+def load_scenes(root: Path | str, images: Iterable[int]) -> dict[int, Scene] | None:
+    """The scenes of captioning images by image id; None where the folder `root` holds no captions of the mini world.
+
+    InputError for an id that is not among its images.
+    """
+    root = Path(root)
+    if read_manifest(root, "ic") is None:
+        return None
+    images, scenes = set(images), {}
+    for split, about in SPLITS.items():
+        first = karpathy_id(about.path(0)) if about.part == "itr" else None
+        if first is not None and any(first <= image < first + about.count for image in images):
+            scenes |= {karpathy_id(path): scene for path, scene in load_truth(root, split).items()}
+    if strange := sorted(images - scenes.keys()):
+        raise InputError(f"image {strange[0]} is not among the captioned pictures of the mini world in {root}")
+    return {image: scenes[image] for image in sorted(images)}
+
+
+def truthfulness(generated: Mapping[int, str], scenes: Mapping[int, Scene]) -> dict[str, float]:
+    """In percent: `true`, captions that are wholly true; `present`, things mentioned that are there.
+
+    generated, scenes: by the same image ids. Wholly true means that every word was understood and all of it holds. Who
+    mentions one thing too many loses in `present`; who mentions nothing gains nothing, and is not true either.
+    """
+    if not generated or generated.keys() != scenes.keys():
+        raise InputError(f"there are {len(generated)} captions for {len(scenes)} scenes: give one for each scene")
+    verdicts = [check_caption(" ".join(ptb_tokens(text)), scenes[image]) for image, text in generated.items()]
+    mentioned = sum(verdict.mentioned for verdict in verdicts)
+    return {
+        "true": 100 * sum(verdict.true for verdict in verdicts) / len(verdicts),
+        "present": 100 * sum(verdict.present for verdict in verdicts) / max(1, mentioned),
+    }

@@ -1,0 +1,155 @@
+"""The standard accuracy of visual question answering, and the file of answers that EvalAI takes.
+
+Antol et al., ICCV 2015, with the answer processing of the official evaluation of VQA 2 (visualqa.org): an answer is as
+right as it agrees with three of nine people, averaged over the ten ways to leave one of ten people out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from console.errors import InputError
+from data.records import Record, check_fields, is_number, read_json_list, refuse_repeats
+from storage.atomic import write_json
+
+Answer = dict[str, Any]
+"""One answer as EvalAI wants it: {"question_id": 5001, "answer": "yes"}."""
+
+SIGNS = ';/[]"{}()=+\\_-><@`,?!'
+"""Punctuation that goes; apostrophes (girl's) and colons (2:50) stay, periods have a rule of their own."""
+
+ARTICLES = {"a", "an", "the"}
+
+NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5"}
+NUMBERS |= {"six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10"}
+
+CONTRACTIONS = """
+    ain't aren't can't couldn't didn't doesn't don't hadn't hasn't haven't isn't mightn't mustn't needn't oughtn't
+    shan't shouldn't wasn't weren't won't wouldn't
+    could've might've must've not've should've they've we've what've where've who've would've you've
+    he'd how'd it'd someone'd something'd there'd they'd where'd who'd you'd
+    how'll it'll somebody'll someone'll something'll they'll what'll who'll why'll you'll
+    there're they're what're why're you're
+    he's how's somebody's someone's that's there's what's when's where's who's why's
+    couldn't've hadn't've mightn't've shouldn't've wouldn't've
+    he'd've it'd've she'd've somebody'd've someone'd've something'd've there'd've they'd've we'd've who'd've you'd've
+    ma'am o'clock 'ow's'at 'twas y'all y'all'll y'all'd've
+"""
+"""Every contraction that the official list mends."""
+
+
+def misspelled(contraction: str) -> list[str]:
+    """The contraction with any one of its apostrophes forgotten."""
+    places = [place for place, sign in enumerate(contraction) if sign == "'"]
+    return [contraction[:place] + contraction[place + 1 :] for place in places]
+
+
+# The last one is a slip of the official list; it is kept, so that accuracies are the official ones.
+MENDED = {wrong: right for right in CONTRACTIONS.split() for wrong in misspelled(right)} | {"somebody'd": "somebodyd"}
+
+_PERIOD = re.compile(r"\.(?!\d)")
+_COMMA_IN_NUMBER = re.compile(r"\d,\d")
+
+
+def normalise(answer: str) -> str:
+    """The answer as the official evaluation compares it: punctuation, capitals, number words, articles, contractions.
+
+    A sign becomes a space, or nothing where it stands beside a space anywhere in the answer; where the answer has a
+    comma between digits (100,978), all signs become nothing.
+    """
+    in_number = _COMMA_IN_NUMBER.search(answer) is not None
+    text = answer
+    for sign in SIGNS:
+        beside_space = f"{sign} " in answer or f" {sign}" in answer
+        text = text.replace(sign, "" if beside_space or in_number else " ")
+    words = [NUMBERS.get(word, word) for word in _PERIOD.sub("", text).lower().split()]
+    return " ".join(MENDED.get(word, word) for word in words if word not in ARTICLES)
+
+
+def answer_accuracy(answer: str, people: Sequence[str]) -> float:
+    """How right an answer is, from 0 to 1: the mean over each person left out of min(1, matches among the rest / 3).
+
+    Where all people agree to the letter nothing is normalised, as officially: their answer may be a text in the image.
+    """
+    answer, people = _trimmed(answer), [_trimmed(said) for said in people]
+    if len(set(people)) > 1:
+        answer, people = normalise(answer), [normalise(said) for said in people]
+    matches = [said == answer for said in people]
+    total = sum(matches)
+    return sum(min(1.0, (total - own) / 3) for own in matches) / len(matches)
+
+
+def vqa_accuracy(answers: Iterable[Answer], truth: Sequence[Record]) -> dict[str, Any]:
+    """{"overall": percent, "by_kind": {question_type: percent}}, with two digits.
+
+    truth: records of `read_truth`; those without a question_type count overall only. InputError unless each of its
+    questions has exactly one answer.
+    """
+    given = merge_answers([answers], [record["question_id"] for record in truth])
+    overall: list[float] = []
+    by_kind: dict[str, list[float]] = defaultdict(list)
+    for row, record in zip(given, truth, strict=True):
+        overall.append(answer_accuracy(row["answer"], record["answer"]))
+        if record.get("question_type"):
+            by_kind[record["question_type"]].append(overall[-1])
+    return {"overall": _percent(overall), "by_kind": {kind: _percent(by_kind[kind]) for kind in sorted(by_kind)}}
+
+
+def read_truth(path: Path | str) -> list[Record]:
+    """Questions with the answers of several people each: {"question_id", "answer": [...], "question_type"?}.
+
+    InputError for other records, and where a question is there twice.
+    """
+    records = read_json_list(path)
+    check_fields(records, path, {"question_id": is_number, "answer": _is_answers})
+    refuse_repeats([record["question_id"] for record in records], str(path))
+    return records
+
+
+def merge_answers(parts: Iterable[Iterable[Answer]], question_ids: Sequence[int]) -> list[Answer]:
+    """The answers of all processes, in the order of the questions; InputError unless each has exactly one answer.
+
+    parts: the answers of each process.
+    """
+    given: dict[int, str] = {}
+    for row in chain.from_iterable(parts):
+        if row["question_id"] in given:
+            raise InputError(
+                f"question {row['question_id']} is answered twice: give each question to one process, and once only"
+            )
+        given[row["question_id"]] = row["answer"]
+    missing = [number for number in question_ids if number not in given]
+    unknown = sorted(given.keys() - set(question_ids))
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(question_ids)} questions are not answered (the first is {missing[0]}): evaluate "
+            "on the whole file"
+        )
+    if unknown:
+        raise InputError(
+            f"{len(unknown)} answers are to questions that were not asked (the first is {unknown[0]}): evaluate on the "
+            "file of questions that belongs to them"
+        )
+    return [{"question_id": number, "answer": given[number]} for number in question_ids]
+
+
+def write_answers(path: Path | str, parts: Iterable[Iterable[Answer]], question_ids: Sequence[int]) -> None:
+    """Write what `merge_answers` gives to `path`, whole or not at all: the file that EvalAI takes."""
+    write_json(path, merge_answers(parts, question_ids))
+
+
+def _trimmed(answer: str) -> str:
+    return answer.replace("\n", " ").replace("\t", " ").strip()
+
+
+def _percent(shares: list[float]) -> float:
+    return round(100 * sum(shares) / len(shares), 2)
+
+
+def _is_answers(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 1 and all(isinstance(said, str) for said in value)

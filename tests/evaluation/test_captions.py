@@ -1,0 +1,259 @@
+"""Caption scores by hand, and against COCO's own evaluation; ground truth and result files."""
+
+import json
+import math
+import shutil
+import subprocess
+
+import pytest
+from pycocoevalcap import eval as coco_evaluation
+from pycocoevalcap.meteor import meteor
+from pycocoevalcap.spice import get_stanford_models, spice
+from pycocotools.coco import COCO
+
+from console.errors import InputError
+from data.miniworld.captions import draw_captions
+from data.miniworld.parts import scene_for, text_draws
+from evaluation.captions import (
+    METRICS,
+    caption_scores,
+    merge_rows,
+    read_ground_truth,
+    read_results,
+    write_results,
+)
+
+WITHOUT_JAVA = ["Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "ROUGE_L", "CIDEr"]
+TWO = {1: ["The dog runs.", "A dog!"], 2: ["two cats sleep on a bed"]}
+SAID = {1: "the the the dog", 2: "Two cats sleep..."}
+
+
+@pytest.fixture
+def no_java(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+
+
+@pytest.fixture
+def broken_java(monkeypatch, tmp_path):
+    """A `java` that is there and does not run, as on a machine with the launcher alone."""
+    program = tmp_path / "bin" / "java"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+
+
+@pytest.fixture(autouse=True)
+def no_download(monkeypatch):
+    def refuse(*arguments, **named):
+        raise AssertionError("nothing may be downloaded")
+
+    monkeypatch.setattr(get_stanford_models, "urlretrieve", refuse)
+
+
+def test_by_hand(no_java):
+    """Unigrams: 2 of 4 (`the` counts once) and 3 of 3; bigrams 1 of 3 and 2 of 2; trigrams 0 of 2 and 1 of 1.
+
+    7 words against 9 of the closest references. ROUGE-L: best precision 2/4 and recall 2/3 (`the dog`); 1 and 1/2.
+    """
+    scores, _ = caption_scores(TWO, SAID)
+    short = math.exp(1 - 9 / 7)
+    assert list(scores) == WITHOUT_JAVA
+    assert scores["Bleu_1"] == pytest.approx(100 * 5 / 7 * short)
+    assert scores["Bleu_2"] == pytest.approx(100 * math.sqrt(5 / 7 * 3 / 5) * short)
+    assert scores["Bleu_3"] == pytest.approx(100 * (5 / 7 * 3 / 5 * 1 / 3) ** (1 / 3) * short)
+    assert scores["Bleu_4"] < 0.1
+
+    def f(precision, recall):
+        return (1 + 1.2**2) * precision * recall / (recall + 1.2**2 * precision)
+
+    assert scores["ROUGE_L"] == pytest.approx(100 * (f(2 / 4, 2 / 3) + f(1, 1 / 2)) / 2)
+
+
+def test_the_best_and_the_worst(no_java):
+    truth = {5: ["A man rides a wave!"], 3: ["two dogs on the (green) grass"]}
+    best, _ = caption_scores(truth, {5: "a man rides a wave", 3: "Two dogs, on the (green) grass."})
+    assert best == pytest.approx({**dict.fromkeys(WITHOUT_JAVA, 100), "CIDEr": 1000})
+    worst, _ = caption_scores(truth, {5: "nothing here fits at all", 3: "..."})
+    assert worst == pytest.approx(dict.fromkeys(WITHOUT_JAVA, 0), abs=1e-3)
+
+
+def test_what_needs_java_is_left_out_in_words(no_java):
+    _, left_out = caption_scores(TWO, SAID)
+    assert [sentence.partition(":")[0] for sentence in left_out] == ["METEOR", "SPICE"]
+    assert all("needs Java, and there is no program `java`" in sentence for sentence in left_out)
+
+
+def test_the_order_of_images_is_nothing(no_java):
+    assert caption_scores(TWO, SAID) == caption_scores(dict(reversed(TWO.items())), dict(reversed(SAID.items())))
+
+
+def test_a_java_that_does_not_run(broken_java, monkeypatch):
+    """The scores are those of a machine without Java, and METEOR's destructor does not wait for a lock for ever."""
+    started = []
+    monkeypatch.setattr(meteor, "Meteor", lambda kind=meteor.Meteor: started.append(kind()) or started[0])
+    scores, left_out = caption_scores(TWO, SAID)
+    assert [sentence.partition(":")[0] for sentence in left_out] == ["Java's PTBTokenizer", "METEOR", "SPICE"]
+    assert "too few lines" in left_out[0] and "ended early" in left_out[1] and "models are not there" in left_out[2]
+    assert not started[0].lock.locked()
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert scores == caption_scores(TWO, SAID)[0]
+
+
+def test_a_folder_that_java_s_tokenizer_cannot_write(broken_java, monkeypatch):
+    def refuse(*arguments, **named):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", refuse)
+    scores, left_out = caption_scores(TWO, SAID)
+    assert list(scores) == WITHOUT_JAVA
+    assert "Permission denied" in left_out[0] and "evaluation/ptb.py made the tokens" in left_out[0]
+
+
+@pytest.mark.parametrize("outcome", ["a score", "a failure"])
+def test_spice_where_its_models_are(broken_java, monkeypatch, tmp_path, outcome):
+    def compute(self, truth, said):
+        assert truth[1] == ["the dog runs", "a dog"] and said[2] == ["two cats sleep"]
+        if outcome == "a failure":
+            raise subprocess.CalledProcessError(1, "java")
+        return 0.25, []
+
+    monkeypatch.setattr(spice.Spice, "compute_score", compute)
+    monkeypatch.setattr(get_stanford_models, "SPICELIB", str(tmp_path))
+    (tmp_path / f"{get_stanford_models.JAR}.jar").touch()
+    assert "-models.jar" in caption_scores(TWO, SAID)[1][-1]  # one of the two files is not enough
+    (tmp_path / f"{get_stanford_models.JAR}-models.jar").touch()
+    scores, left_out = caption_scores(TWO, SAID)
+    if outcome == "a score":
+        assert scores["SPICE"] == 25 and not any(sentence.startswith("SPICE") for sentence in left_out)
+    else:
+        assert "SPICE" not in scores and "its Java program failed" in left_out[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("java") is None, reason="there is no Java: COCO's own evaluation does not run either")
+def test_against_coco_s_own_evaluation(tmp_path, monkeypatch):
+    """Captions of the mini world, and some with signs, against `COCOEvalCap`; SPICE has no models in either."""
+    truth, said = {}, {}
+    for index in range(12):
+        texts = [c.text for c in draw_captions(text_draws("itr_test", index, 0), scene_for("itr_test", index), 1, 6)]
+        truth[index], said[index] = texts[:5], texts[5] if index % 3 else texts[0]
+    truth[20] = ["A man's dog isn't (very) big.", "The U.S. flag, 3.5 ft. tall...", "Two \u201cold\u201d t-shirts"]
+    said[20] = "the man's dog isn't big"
+    truth[21] = ["one line\nand another!", "black & white photo at 5 p.m."]
+    said[21] = "a black-and-white photo - at 5 p.m."
+    truth[22] = ["\u00bd a pizza"]
+    said[22] = "..."
+    annotations = [{"id": k, "image_id": i, "caption": t} for i, texts in truth.items() for k, t in enumerate(texts)]
+    annotations = [{**annotation, "id": number} for number, annotation in enumerate(annotations)]
+    (tmp_path / "gt.json").write_text(
+        json.dumps({"info": {}, "images": [{"id": image} for image in truth], "annotations": annotations})
+    )
+    write_results(tmp_path / "said.json", [{"image_id": image, "caption": text} for image, text in said.items()])
+
+    class NoSpice:
+        def method(self):
+            return "SPICE"
+
+        def compute_score(self, truth, said):
+            return 0.0, []
+
+    monkeypatch.setattr(coco_evaluation, "Spice", NoSpice)
+    coco = COCO(str(tmp_path / "gt.json"))
+    official = coco_evaluation.COCOEvalCap(coco, coco.loadRes(str(tmp_path / "said.json")))
+    official.evaluate()
+    scores, left_out = caption_scores(read_ground_truth(tmp_path / "gt.json"), read_results(tmp_path / "said.json"))
+    assert list(scores) == [name for name in METRICS if name != "SPICE"]
+    assert scores == pytest.approx({name: 100 * official.eval[name] for name in scores}, rel=1e-9)
+    assert len(left_out) == 1 and left_out[0].startswith("SPICE: its Stanford models are not there")
+    with monkeypatch.context() as patch:  # and the scores that need no Java are the same without it
+        patch.setattr(shutil, "which", lambda name: None)
+        alone, _ = caption_scores(truth, said)
+    assert alone == {name: scores[name] for name in WITHOUT_JAVA}
+
+
+@pytest.mark.parametrize(
+    ("truth", "said", "message"),
+    [
+        ({}, {}, "no reference captions"),
+        (TWO, {1: "a dog"}, "no caption was generated for image 2"),
+        ({image: ["a"] for image in range(9)}, {0: "a"}, r"for 8 images \(1, 2, 3, ...\)"),
+        (TWO, {**SAID, 7: "a cat"}, "no captions of image 7"),
+        ({**TWO, 3: []}, {**SAID, 3: "a cat"}, "no word about image 3"),
+        ({**TWO, 3: [" ", "..."]}, {**SAID, 3: "a cat"}, "no word about image 3"),
+        (TWO, {1: " ", 2: "a cat"}, "generated caption is empty for image 1"),
+    ],
+)
+def test_bad_captions(no_java, truth, said, message):
+    with pytest.raises(InputError, match=message):
+        caption_scores(truth, said)
+
+
+IMAGES, ABOUT = [{"id": 42}, {"id": 7}], {"id": 1, "image_id": 42, "caption": "a tray"}
+OF_7 = {"id": 2, "image_id": 7, "caption": "a cat"}
+
+
+def test_ground_truth(tmp_path):
+    path = tmp_path / "gt.json"
+    path.write_text(json.dumps({"images": IMAGES, "annotations": [OF_7, ABOUT, {**ABOUT, "caption": "food"}]}))
+    found = read_ground_truth(path)
+    assert found == {42: ["a tray", "food"], 7: ["a cat"]} and list(found) == [42, 7]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        ("{", r"not valid JSON \(line 1\)"),
+        ([], "no list of records 'images'"),
+        ({"images": IMAGES}, "no list of records 'annotations'"),
+        ({"images": [42], "annotations": []}, "no list of records 'images'"),
+        ({"images": [{"id": "42"}], "annotations": [ABOUT]}, "images: record 0 has an unusable 'id'"),
+        ({"images": [{"id": True}], "annotations": [ABOUT]}, "unusable 'id'"),
+        ({"images": IMAGES, "annotations": [{"image_id": 42}]}, "annotations: record 0 has no field 'caption'"),
+        ({"images": IMAGES, "annotations": [{**ABOUT, "caption": " "}, OF_7]}, "unusable 'caption'"),
+        ({"images": IMAGES, "annotations": [ABOUT]}, "no caption for image 7"),
+        ({"images": [], "annotations": []}, "no caption for any image"),
+        ({"images": IMAGES[:1], "annotations": [ABOUT, OF_7]}, "annotation 1 is of image 7, not among"),
+        ({"images": IMAGES + IMAGES, "annotations": [ABOUT, OF_7]}, "lists an image twice"),
+    ],
+)
+def test_bad_ground_truth(tmp_path, content, message):
+    path = tmp_path / "gt.json"
+    if content is not None:
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(InputError, match=message) as error:
+        read_ground_truth(path)
+    assert "gt.json" in str(error.value)
+
+
+def rows(*images):
+    return [{"image_id": image, "caption": f"picture {image}"} for image in images]
+
+
+def test_results_of_several_processes(tmp_path):
+    """Processes take every third image; the sampler filled up the last round with the first images again."""
+    merged = merge_rows([rows(1, 4, 7), rows(2, 5, 1), [*rows(3, 6), {"image_id": 2, "caption": "another"}]])
+    assert merged == rows(1, 2, 3, 4, 5, 6, 7)
+    write_results(tmp_path / "result" / "r.json", reversed(merged))
+    assert json.loads((tmp_path / "result" / "r.json").read_text()) == merged
+    assert read_results(tmp_path / "result" / "r.json") == {row["image_id"]: row["caption"] for row in merged}
+    assert [path.name for path in (tmp_path / "result").iterdir()] == ["r.json"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (rows(1, 2, 1), "two captions for image 1"),
+        ([{"image_id": 1}], "record 0 has no field 'caption'"),
+        ([{"image_id": "1", "caption": "a"}], "unusable 'image_id'"),
+        ([{"image_id": 1, "caption": None}], "unusable 'caption'"),
+    ],
+)
+def test_bad_results(tmp_path, bad, message):
+    with pytest.raises(InputError, match=message):
+        write_results(tmp_path / "new.json", bad)
+    assert not (tmp_path / "new.json").exists()
+    (tmp_path / "there.json").write_text(json.dumps(bad))
+    with pytest.raises(InputError, match=message):
+        read_results(tmp_path / "there.json")

@@ -1,0 +1,76 @@
+"""Truth of captions: cases by hand, and the captions of a small world about their own and about other pictures."""
+
+import pytest
+
+from console.errors import InputError
+from data.miniworld import ensure, scene_for
+from data.miniworld.scene import Scene, Thing
+from evaluation.captions import read_ground_truth
+from evaluation.truthfulness import load_scenes, truthfulness
+
+
+def thing(shape, colour, x, y):
+    return Thing(shape, colour, 0, 0, x, y, 7.0, 4, (0, 0, 0), 0)
+
+
+# two red circles on the left and a blue star on the right; a green ring
+TWO_AND_ONE = Scene(2, (0, 0, 0), 0, 0, (thing(0, 0, 10.0, 12.0), thing(0, 0, 12.0, 50.0), thing(4, 4, 50.0, 30.0)))
+RING = Scene(0, (0, 0, 0), 0, 0, (thing(5, 3, 32.0, 32.0),))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    root = tmp_path_factory.mktemp("world")
+    return ensure("ic", root, workers=1, show=False, scale=0.01)
+
+
+@pytest.mark.parametrize(
+    ("texts", "true", "present"),
+    [
+        (("two red circles and a blue star", "a green ring"), 100, 100),
+        (("Two red circles, and a blue star.", "a green hoop!"), 100, 100),  # signs and case say nothing
+        (("a blue star left of a red circle", "a green ring"), 50, 100),  # all there, wrongly placed
+        (("two red circles and a white star", "a green ring"), 50, 75),
+        (("three red circles and a star", "a green ring and a heart"), 0, 100 * 4 / 6),
+        (("a red circle and", "of of"), 0, 100),
+        (("we see", "[SEP]"), 0, 0),
+        (("", ""), 0, 0),
+    ],
+)
+def test_by_hand(texts, true, present):
+    found = truthfulness(dict(zip((8, 9), texts, strict=True)), {8: TWO_AND_ONE, 9: RING})
+    assert found == pytest.approx({"true": true, "present": present})
+
+
+def test_scenes_by_image_id(world):
+    scenes = load_scenes(world, [300003, 200001, 300001, 7])
+    assert list(scenes) == [7, 200001, 300001, 300003]
+    for image, split, index in ((7, "itr_train", 6), (200001, "itr_val", 0), (300003, "itr_test", 2)):
+        assert scenes[image] == scene_for(split, index)
+
+
+def test_the_ground_truth_is_true_and_that_of_another_picture_is_not(world):
+    truth = read_ground_truth(world / "data/finetune/ic/coco_karpathy_test_gt.json")
+    scenes = load_scenes(world, truth)
+    assert len(scenes) == 10 and all(len(captions) == 5 for captions in truth.values())
+    for k in range(5):
+        assert truthfulness({i: captions[k] for i, captions in truth.items()}, scenes) == {"true": 100, "present": 100}
+    images = list(truth)
+    others = {image: truth[other][0] for image, other in zip(images, [*images[1:], images[0]], strict=True)}
+    found = truthfulness(others, scenes)
+    assert found["true"] < 30 and found["present"] < 60
+
+
+def test_elsewhere_there_is_no_truth(tmp_path):
+    assert load_scenes(tmp_path, [1]) is None
+
+
+def test_bad_input(world):
+    with pytest.raises(InputError, match="image 300999 is not among the captioned pictures"):
+        load_scenes(world, [300001, 300999])
+    with pytest.raises(InputError, match="image 42 is not"):
+        load_scenes(world, [42, 300001])  # 30 pictures at this scale, numbers 1 to 30
+    with pytest.raises(InputError, match="1 captions for 2 scenes"):
+        truthfulness({8: "a ring"}, {8: TWO_AND_ONE, 9: RING})
+    with pytest.raises(InputError, match="0 captions"):
+        truthfulness({}, {})
