@@ -46,7 +46,7 @@ def load_model(
         settings = config if isinstance(config, dict) else read_yaml(config) if config else {}
         return getattr(importlib.import_module(module), function)(rest, weights, settings).eval()
     model_class, model_config, extras = family_config(name, config)
-    path = _weights_path(name, weights, extras.get("weights"))
+    path = weights_path(name, weights, extras.get("weights"))
 
     from models.building import build  # torch only when a model is really built
 
@@ -59,7 +59,7 @@ def family_config(
     name: str, config: str | Path | dict[str, Any] | None = None
 ) -> tuple[type[nn.Module], Any, dict[str, str]]:
     """The class of a model, its parsed configuration, and what else the file says (weights, tokenizer)."""
-    settings, where = _read_config(name, config)
+    settings, where = read_config(name, config)
     family = settings.pop("family", name)
     if family not in FAMILIES:
         raise InputError(f"{where}: unknown model family '{family}'{nearest(str(family), FAMILIES)}")
@@ -69,7 +69,7 @@ def family_config(
     return model_class, parse(model_class.Config, settings, where), extras
 
 
-def _read_config(name: str, config: str | Path | dict[str, Any] | None) -> tuple[dict[str, Any], str]:
+def read_config(name: str, config: str | Path | dict[str, Any] | None) -> tuple[dict[str, Any], str]:
     """The configuration as a dict of its own, and how to call it in messages."""
     if isinstance(config, dict):
         return dict(config), f"configuration of {name}"
@@ -84,7 +84,7 @@ def _read_config(name: str, config: str | Path | dict[str, Any] | None) -> tuple
     return read_yaml(path), str(path)
 
 
-def _weights_path(name: str, weights: str | Path | None, default: str | None) -> Path | None:
+def weights_path(name: str, weights: str | Path | None, default: str | None) -> Path | None:
     """The file to load, or None for random weights; InputError when it should be there and is not."""
     if weights is not None and str(weights) == RANDOM:
         return None

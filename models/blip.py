@@ -6,7 +6,6 @@ Li et al., "BLIP: Bootstrapping Language-Image Pre-training", ICML 2022; pruned 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,32 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import examples
-from models.base import Batch, ImageShape
-from models.bert import TextConfig, causal_mask, self_attention_mask
-from models.building import reset_weights
+from models.base import Batch
+from models.bert import TextConfig, causal_mask
+from models.blip_encoders import FRESH, BLIPEncoders
 from models.checkpoint import KeyRules
 from models.contrastive import TEMP_RANGE, hard_negatives, matching_loss, similarity_weights
 from models.gather import Gather, no_gather
-from models.med import TextDecoder, TextEncoder, share, starting, without_padding
-from models.vit import ViTConfig, vision_transformer
-
-EXCLUDED = (
-    "vision_proj",
-    "text_proj",
-    "itm_head",
-    "visual_encoder_m",
-    "text_encoder_m",
-    "cls.predictions",
-)
-"""Parts that are never pruned, as substrings of parameter names."""
-
-MOMENTUM = 0.995
-
-FRESH = (
-    *("visual_encoder_m", "vision_proj_m", "text_encoder_m", "text_proj_m"),
-    *("image_queue", "text_queue", "queue_ptr"),
-)
-"""What a file may lack: momentum copies are then copied from the originals, queues drawn at random."""
+from models.med import TextDecoder, share, starting, without_padding
+from models.vit import ViTConfig
 
 
 @dataclass(frozen=True)
@@ -64,12 +45,11 @@ def official_name(key: str, keys: set[str]) -> str | None:
     return key
 
 
-class BLIP(nn.Module):
+class BLIP(BLIPEncoders):
     """BLIP with all pretraining parts. State dict names are those of the official checkpoint."""
 
     Config = BLIPConfig
     sides = ("general", "region")
-    stateful = True  # its loss moves queues and momentum copies
     key_rules = KeyRules(
         official_name,
         positions=("visual_encoder.pos_embed", "visual_encoder_m.pos_embed"),
@@ -79,55 +59,16 @@ class BLIP(nn.Module):
 
     def __init__(self, config: BLIPConfig):
         super().__init__()
-        text, d, e = config.text, config.text.width, config.embed_dim
-        self.config = config
-        self.visual_encoder = vision_transformer(config.vision)
-        self.text_encoder = TextEncoder(text)
-        self.vision_proj = nn.Linear(config.vision.width, e)
-        self.text_proj = nn.Linear(d, e)
-        self.itm_head = nn.Linear(d, 2)
-        self.visual_encoder_m = vision_transformer(config.vision)
-        self.vision_proj_m = nn.Linear(config.vision.width, e)
-        self.text_encoder_m = TextEncoder(text)
-        self.text_proj_m = nn.Linear(d, e)
-        self.text_decoder = TextDecoder(text)
+        self._build_encoders(config)
+        self.text_decoder = TextDecoder(config.text)
         self.temp = nn.Parameter(torch.empty(()))
-        self.register_buffer("image_queue", torch.empty(e, config.queue))
-        self.register_buffer("text_queue", torch.empty(e, config.queue))
-        self.register_buffer("queue_ptr", torch.empty(1, dtype=torch.long))
-        for _, slow in self._momentum_pairs():
-            slow.requires_grad_(False)
+        self._build_queues(config)
         self.tie()
 
     def tie(self) -> None:
         """Share encoder and decoder tensors (again, after parameters were replaced)."""
         share(self.text_encoder, self.text_decoder.bert)
         self.text_decoder.cls.predictions.decoder.weight = self.text_encoder.embeddings.word_embeddings.weight
-
-    @torch.no_grad()
-    def reset(self) -> None:
-        """Random weights and queues (from torch's global generator); momentum copies equal the originals."""
-        reset_weights(self)
-        for tower in (self.visual_encoder, self.visual_encoder_m):
-            tower.cls_token.normal_(std=0.02)
-            tower.pos_embed.normal_(std=0.02)
-        self.temp.fill_(self.config.temp)
-        self.loaded(list(FRESH))
-
-    @torch.no_grad()
-    def loaded(self, fresh: list[str]) -> None:
-        """After the weights are in: make what the file lacked. Queues come from a generator of their own."""
-        lacking = {name.split(".")[0] for name in fresh}
-        for name in ("visual_encoder", "vision_proj", "text_encoder", "text_proj"):
-            if f"{name}_m" in lacking:
-                setattr(self, f"{name}_m", copy.deepcopy(getattr(self, name)).requires_grad_(False))
-        generator = torch.Generator().manual_seed(0)
-        for name in ("image_queue", "text_queue"):
-            if name in lacking:
-                random = torch.randn(self.config.embed_dim, self.config.queue, generator=generator)
-                setattr(self, name, F.normalize(random, dim=0))
-        if "queue_ptr" in lacking:
-            self.queue_ptr = torch.zeros(1, dtype=torch.long)
 
     # -- states -----------------------------------------------------------------------------------------
 
@@ -136,36 +77,10 @@ class BLIP(nn.Module):
         """Id of [DEC], which starts what the decoder reads."""
         return self.config.text.vocab_size - 2
 
-    @property
-    def enc(self) -> int:
-        """Id of [ENC], which starts what the image-grounded encoder reads."""
-        return self.config.text.vocab_size - 1
-
-    @property
-    def image_shape(self) -> ImageShape:
-        """Side and patch of the images."""
-        return ImageShape(self.config.vision.image_size, self.config.vision.patch_size)
-
-    def text_states(self, ids: Tensor, atts: Tensor) -> Tensor:
-        """Text alone: ids [b, t] as tokenised, atts [b, t] -> [b, t, d]."""
-        return self.text_encoder(ids, self_attention_mask(atts, self.temp.dtype))
-
-    def grounded_states(self, ids: Tensor, atts: Tensor, image: Tensor) -> Tensor:
-        """Text that looks at image states [b, p, d] -> [b, t, d]; the first id becomes [ENC]."""
-        return self.text_encoder(starting(ids, self.enc), self_attention_mask(atts, image.dtype), image)
-
     def decoder_logits(self, ids: Tensor, atts: Tensor, image: Tensor) -> Tensor:
         """Word logits [b, t, V] of the causal decoder over image states; the first id becomes [DEC]."""
         states = self.text_decoder.bert(starting(ids, self.dec), causal_mask(atts, image.dtype), image)
         return self.text_decoder.cls(states)
-
-    def image_features(self, states: Tensor) -> Tensor:
-        """The CLS state of image states [b, p, d] in the contrastive space: [b, e], L2-normalised."""
-        return F.normalize(self.vision_proj(states[:, 0]), dim=-1)
-
-    def text_features(self, states: Tensor) -> Tensor:
-        """The CLS state of text states [b, t, d] in the contrastive space: [b, e], L2-normalised."""
-        return F.normalize(self.text_proj(states[:, 0]), dim=-1)
 
     # -- pretraining ------------------------------------------------------------------------------------
 
@@ -211,19 +126,6 @@ class BLIP(nn.Module):
         """What another process's batch does to this model's state: one momentum step, one place in the queues."""
         self._enqueue(*self.momentum_features(batch))
 
-    @torch.no_grad()
-    def momentum_features(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Move the momentum copies one step towards the originals and let them encode the batch: two [b, e]."""
-        for original, slow in self._momentum_pairs():
-            slow.mul_(MOMENTUM).add_(original, alpha=1 - MOMENTUM)
-        ids, atts = without_padding(batch["text_ids"], batch["text_atts"])
-        image = self.visual_encoder_m(batch["image"])
-        text = self.text_encoder_m(ids, self_attention_mask(atts, image.dtype))
-        return (
-            F.normalize(self.vision_proj_m(image[:, 0]), dim=-1),
-            F.normalize(self.text_proj_m(text[:, 0]), dim=-1),
-        )
-
     def _itm_loss(self, ids: Tensor, atts: Tensor, image: Tensor, i2t: Tensor, t2i: Tensor) -> Tensor:
         b = len(ids)
         wrong_image = hard_negatives(similarity_weights(t2i[:, :b], 1e-4))
@@ -235,35 +137,6 @@ class BLIP(nn.Module):
             torch.cat([image[wrong_image], image]),
         )
         return matching_loss(self.itm_head(torch.cat([right[:, 0], wrong[:, 0]])), pairs=b)
-
-    @torch.no_grad()
-    def _enqueue(self, image: Tensor, text: Tensor) -> None:
-        """Put features [b, e] into the queues, the oldest go; batches may wrap around the end."""
-        places = (self.queue_ptr + torch.arange(len(image), device=image.device)) % self.config.queue
-        self.image_queue[:, places] = image.t().to(self.image_queue.dtype)
-        self.text_queue[:, places] = text.t().to(self.text_queue.dtype)
-        self.queue_ptr.copy_((self.queue_ptr + len(image)) % self.config.queue)
-
-    def _momentum_pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each original parameter with its momentum copy."""
-        for name in ("visual_encoder", "vision_proj", "text_encoder", "text_proj"):
-            copies = getattr(self, f"{name}_m").parameters()
-            yield from zip(getattr(self, name).parameters(), copies, strict=True)
-
-    # -- retrieval --------------------------------------------------------------------------------------
-
-    def image_entry(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """What a gallery keeps of images [b, 3, H, W]: states [b, p, d] and features [b, e]."""
-        states = self.visual_encoder(image)
-        return states, self.image_features(states)
-
-    def text_entry(self, ids: Tensor, atts: Tensor) -> tuple[Tensor, Tensor]:
-        """What a gallery keeps of texts [b, t]: the ids, which the grounded encoder reads, and features [b, e]."""
-        return ids, self.text_features(self.text_states(ids, atts))
-
-    def match(self, ids: Tensor, atts: Tensor, image: Tensor, similarity: Tensor) -> Tensor:
-        """How well pairs of ids and image states match: the ITM logit of "matches" plus the cosine similarity [b]."""
-        return self.itm_head(self.grounded_states(ids, atts, image)[:, 0])[:, 1] + similarity
 
     # -- towers alone (first stages of pretraining) -----------------------------------------------------
 
@@ -304,21 +177,6 @@ class BLIP(nn.Module):
                 decoder.attention.load_state_dict(encoder.attention.state_dict())
 
     # -- what pruners ask -------------------------------------------------------------------------------
-
-    def prunable_layers(self) -> dict[str, nn.Linear]:
-        """See `models.base.PrunableModel`. A shared tensor belongs to the encoder, whose name comes first."""
-        seen: set[int] = set()
-        layers = {}
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear) and not any(part in name for part in EXCLUDED):
-                if id(module.weight) not in seen:
-                    layers[f"{name}.weight"] = module
-                seen.add(id(module.weight))
-        return layers
-
-    def modality_of(self, name: str) -> str:
-        """vision, or text: encoder and decoder together."""
-        return "vision" if name.startswith("visual_encoder.") else "text"
 
     def observe(self, batch: Batch) -> None:
         """Tower, image-grounded encoder, decoder. Shared tensors are met in the encoder, where they are named."""

@@ -45,7 +45,7 @@ class KeyRules:
 
     rename: key -> name (itself when unchanged) or None to drop it. positions: names of position tables,
     resized when the image size differs. fresh: names that a file may lack. skip_resized: names whose
-    tensors keep the model's value when the shapes differ (queues of another length). prepare: what to do
+    tensors are made anew when the shapes differ (queues of another length). prepare: what to do
     with a state dict before its keys are looked at. state_keys: top-level keys under which training files
     keep the weights, in order of preference.
     """
@@ -99,8 +99,13 @@ def load_state(model: nn.Module, state: dict[str, Tensor], rules: KeyRules, sour
     lacking = [name for name in missing if not rules.fresh(name)]
     if unknown or lacking:
         raise InputError(_mismatch(source, type(model).__name__, lacking, unknown, len(wanted)))
-    for name in found:
-        found[name] = _fit(name, found[name], wanted[name], rules, report)
+    for name in list(found):
+        if name in rules.skip_resized and found[name].shape != wanted[name].shape:
+            change = f"{tuple(found.pop(name).shape)} -> {tuple(wanted[name].shape)}"
+            report.resized[name] = f"{change}, made anew"
+            report.fresh.append(name)
+        else:
+            found[name] = _fit(name, found[name], wanted[name], rules, report)
     _check_values(source, found)
     _assign(model, found, wanted)
     report.loaded = len(found)
@@ -126,9 +131,6 @@ def _fit(name: str, tensor: Tensor, target: Tensor, rules: KeyRules, report: Loa
     """Bring a tensor to the model's shape and dtype."""
     if tensor.shape != target.shape:
         change = f"{tuple(tensor.shape)} -> {tuple(target.shape)}"
-        if name in rules.skip_resized:
-            report.resized[name] = f"{change}, kept the model's own"
-            return target.detach()
         if name not in rules.positions:
             raise InputError(
                 f"{report.source}: '{name}' has shape {tuple(tensor.shape)} but the model needs "

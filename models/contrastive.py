@@ -44,6 +44,31 @@ def similarity_weights(similarity: Tensor, floor: float) -> Tensor:
     return (similarity.softmax(dim=1) + floor).fill_diagonal_(0)
 
 
+def same_image_targets(idx: Tensor) -> Tensor:
+    """Which pairs [b] belong to one image, each row summing to 1: [b, b] float32."""
+    same = (idx[:, None] == idx[None, :]).float()
+    return same / same.sum(dim=1, keepdim=True)
+
+
+def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of rows [b, n] against distributions [b, n]; their mean."""
+    return -(F.log_softmax(logits, dim=1) * targets).sum(dim=1).mean()
+
+
+def others(weights: Tensor, idx: Tensor) -> Tensor:
+    """Sampling weights [b, b] for ITM with the pairs of the same image (idx [b]) set to zero.
+
+    Raises InputError when some pair has no other image in the batch to be confused with.
+    """
+    left = weights.masked_fill(idx[:, None] == idx[None, :], 0)
+    if bool((left.sum(dim=1) == 0).any()):
+        raise InputError(
+            "the image-text matching loss needs a wrong partner for each pair, but all pairs of a batch belong to one "
+            "image: use a larger batch, or a training file with more images"
+        )
+    return left
+
+
 def matching_loss(logits: Tensor, pairs: int) -> Tensor:
     """Cross-entropy of ITM logits [3b, 2]: the first `pairs` rows match, the others do not."""
     labels = torch.zeros(logits.shape[0], dtype=torch.long, device=logits.device)

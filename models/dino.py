@@ -140,6 +140,7 @@ class DINO(nn.Module):
     key_rules = KeyRules(
         official_name,
         positions=("vit.embeddings.position_embeddings",),
+        skip_resized=("classifier.weight", "classifier.bias"),  # of another data set
         fresh=lambda name: name.startswith("classifier."),
         prepare=unify,
         state_keys=("teacher", "student", "state_dict", "model"),

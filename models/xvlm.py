@@ -14,17 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import examples
-from models.base import Batch, ImageShape
-from models.bert import Embeddings, Encoder, MLMHead, TextConfig, cross_attention_mask, self_attention_mask
+from models.base import Batch
+from models.bert import Embeddings, Encoder, MLMHead, TextConfig, self_attention_mask
 from models.boxes import box_losses, guidance_loss, patch_box_loss
 from models.building import reset_weights
 from models.checkpoint import KeyRules
 from models.clip_tower import CLIPTower, VisionConfig
 from models.contrastive import TEMP_RANGE, hard_negatives, itc_loss, matching_loss, similarity_weights
 from models.gather import Gather, no_gather
-
-EXCLUDED = ("vision_proj", "text_proj", "itm_head", "bbox_head", "text_encoder.cls")
-"""Parts that are never pruned, as substrings of parameter names."""
+from models.xvlm_encoders import XVLMEncoders
 
 
 @dataclass(frozen=True)
@@ -60,12 +58,11 @@ def official_name(key: str, keys: set[str]) -> str | None:
     return key
 
 
-class XVLM(nn.Module):
+class XVLM(XVLMEncoders):
     """X-VLM with all pretraining heads. State dict names are those of the official checkpoint."""
 
     Config = XVLMConfig
     sides = ("general", "region")
-    stateful = False
     key_rules = KeyRules(official_name, positions=("vision_encoder.pos_embed.weight",))
 
     def __init__(self, config: XVLMConfig):
@@ -97,29 +94,9 @@ class XVLM(nn.Module):
         self.temp.fill_(self.config.temp)
 
     @property
-    def image_shape(self) -> ImageShape:
-        """Side and patch of the images."""
-        return ImageShape(self.config.vision.image_size, self.config.vision.patch_size)
-
-    # -- states -----------------------------------------------------------------------------------------
-
-    def text_states(self, ids: Tensor, atts: Tensor) -> Tensor:
-        """Text layers: ids [b, t], atts [b, t] -> [b, t, d]."""
-        bert = self.text_encoder.bert
-        x = bert.embeddings(ids)
-        mask = self_attention_mask(atts, x.dtype)
-        for layer in bert.encoder.layer[: self.config.text.fusion_layer]:
-            x = layer(x, mask)
-        return x
-
-    def fusion_states(self, text: Tensor, text_atts: Tensor, image: Tensor, image_atts: Tensor) -> Tensor:
-        """Fusion layers: text states [b, t, d] that look at image states [b, p, d] (atts [b, p]) -> [b, t, d]."""
-        mask = self_attention_mask(text_atts, text.dtype)
-        image_mask = cross_attention_mask(image_atts, text.dtype)
-        x = text
-        for layer in self.text_encoder.bert.encoder.layer[self.config.text.fusion_layer :]:
-            x = layer(x, mask, image, image_mask)
-        return x
+    def bert(self) -> nn.Module:
+        """Text and fusion layers."""
+        return self.text_encoder.bert
 
     def image_states(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
         """Image or region states [b, p, d], their mask [b, p], and for region batches the full-image states."""
@@ -128,14 +105,6 @@ class XVLM(nn.Module):
             return image, torch.ones(image.shape[:2], dtype=torch.long, device=image.device), None
         region, full = self.vision_encoder.regions(batch["image"], batch["idx_to_group_img"], batch["image_atts"])
         return region, batch["image_atts"], full
-
-    def image_features(self, states: Tensor) -> Tensor:
-        """The CLS state of image states [b, p, d] in the contrastive space: [b, e], L2-normalised."""
-        return F.normalize(self.vision_proj(states[:, 0]), dim=-1)
-
-    def text_features(self, states: Tensor) -> Tensor:
-        """The CLS state of text states [b, t, d] in the contrastive space: [b, e], L2-normalised."""
-        return F.normalize(self.text_proj(states[:, 0]), dim=-1)
 
     # -- pretraining ------------------------------------------------------------------------------------
 
@@ -182,7 +151,7 @@ class XVLM(nn.Module):
 
     def glance(self, text: Tensor, text_atts: Tensor, image: Tensor) -> Tensor:
         """Where the CLS of text states [b, t, d] looks first in image states [b, p, d]: attention [b, h, p]."""
-        layer = self.text_encoder.bert.encoder.layer[self.config.text.fusion_layer]
+        layer = self.bert.encoder.layer[self.config.text.fusion_layer]
         asking = layer.attention(text, self_attention_mask(text_atts, text.dtype))[0][:, :1]
         cross, heads = layer.crossattention.self, self.config.text.heads
         query = cross.query(asking).unflatten(-1, (heads, -1)).transpose(1, 2)
@@ -212,23 +181,6 @@ class XVLM(nn.Module):
         logits = self.text_encoder.cls(states.gather(1, at))
         return F.cross_entropy(logits.flatten(0, 1).float(), batch["masked_ids"].flatten())
 
-    # -- retrieval --------------------------------------------------------------------------------------
-
-    def image_entry(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """What a gallery keeps of images [b, 3, H, W]: states [b, p, d] and features [b, e]."""
-        states = self.vision_encoder(image)
-        return states, self.image_features(states)
-
-    def text_entry(self, ids: Tensor, atts: Tensor) -> tuple[Tensor, Tensor]:
-        """What a gallery keeps of texts [b, t]: states [b, t, d] and features [b, e]."""
-        states = self.text_states(ids, atts)
-        return states, self.text_features(states)
-
-    def match(self, text: Tensor, text_atts: Tensor, image: Tensor, similarity: Tensor) -> Tensor:
-        """How well pairs of states match: the ITM logit of "matches" [b]; X-VLM does not use the similarity."""
-        everywhere = torch.ones(image.shape[:2], dtype=torch.long, device=image.device)
-        return self.itm_head(self.fusion_states(text, text_atts, image, everywhere)[:, 0])[:, 1]
-
     # -- towers alone (first stages of pretraining) -----------------------------------------------------
 
     @property
@@ -250,26 +202,11 @@ class XVLM(nn.Module):
         """Masked language modelling without images: all layers, cross-attention skipped. Scalar."""
         x = self.text_states(batch["text_ids_masked"], batch["text_atts"])
         mask = self_attention_mask(batch["text_atts"], x.dtype)
-        for layer in self.text_encoder.bert.encoder.layer[self.config.text.fusion_layer :]:
+        for layer in self.bert.encoder.layer[self.config.text.fusion_layer :]:
             x = layer(x, mask)
         return self._word_loss(batch, x)
 
     # -- what pruners ask -------------------------------------------------------------------------------
-
-    def prunable_layers(self) -> dict[str, nn.Linear]:
-        """See `models.base.PrunableModel`."""
-        return {
-            f"{name}.weight": module
-            for name, module in self.named_modules()
-            if isinstance(module, nn.Linear) and not any(part in name for part in EXCLUDED)
-        }
-
-    def modality_of(self, name: str) -> str:
-        """vision, text (layers without) or fusion (layers with cross-attention)."""
-        if name.startswith("vision_encoder."):
-            return "vision"
-        layer = int(name.split(".layer.")[1].split(".")[0])
-        return "text" if layer < self.config.text.fusion_layer else "fusion"
 
     def observe(self, batch: Batch) -> None:
         """Tower, text layers on the unmasked ids, fusion layers; heads and negatives are not used."""

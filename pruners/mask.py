@@ -158,17 +158,14 @@ class Mask(Mapping[str, Tensor]):
         if list(self) == list(layers):
             self.check_fits(layers)
             return self
-        found = {name: self[name] for name in self}
-        if hasattr(model, "key_rules"):
-            found = model.key_rules.prepare(found)
-            names = {key: model.key_rules.rename(key, set(found)) for key in found}
-            found = {name: found[key] for key, name in names.items() if name is not None}
+        kept = _translated({name: self[name] for name in self}, model)
         others = {name for name in model.state_dict() if name not in layers}
-        mask = Mask({name: kept for name, kept in found.items() if name not in others}, self.modalities, self.source)
+        mask = Mask({name: bits for name, bits in kept.items() if name not in others}, self.modalities, self.source)
         mask.check_fits(layers)
-        if self.has_values:
-            raise InputError("a mask with updated weights cannot be translated to other names: prune that model itself")
-        return Mask({name: mask[name] for name in layers}, {n: model.modality_of(n) for n in layers}, self.source)
+        mask = Mask({name: mask[name] for name in layers}, {n: model.modality_of(n) for n in layers}, self.source)
+        if not self.has_values:
+            return mask
+        return mask.with_values(_translated({name: torch.from_numpy(self.weights(name)) for name in self}, model))
 
     def check_fits(self, layers: Mapping[str, nn.Module]) -> None:
         """InputError naming the first differing keys unless the mask covers exactly `layers`."""
@@ -259,3 +256,12 @@ class Mask(Mapping[str, Tensor]):
             if f"{VALUES}{name}" in tensors:
                 mask._values[name] = tensors[f"{VALUES}{name}"].numpy()
         return mask
+
+
+def _translated(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Tensors under the model's own names, by the rules that its checkpoints are read by."""
+    if not hasattr(model, "key_rules"):
+        return tensors
+    tensors = model.key_rules.prepare(tensors)
+    names = {key: model.key_rules.rename(key, set(tensors)) for key in tensors}
+    return {name: tensors[key] for key, name in names.items() if name is not None}

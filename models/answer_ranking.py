@@ -1,0 +1,45 @@
+"""VQA by ranking: which answer of a list does the decoder find likeliest for a question?
+
+First every answer's first word is judged at once, then the best `k` answers of each question are read out whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from models.decoding import repeated
+
+Losses = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""ids, atts [n, t], question states [n, s, d], their atts [n, s] -> summed loss of each answer [n]."""
+
+
+def first_word_probabilities(logits: Tensor, first_words: Tensor) -> Tensor:
+    """logits [b, V] of the word after the start mark, first_words [a] ids -> probability of each answer [b, a]."""
+    return logits.float().softmax(dim=-1).index_select(1, first_words)
+
+
+def best_answers(probabilities: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k likeliest of [b, a], ties by the order of the list: their probabilities and numbers, both [b, k]."""
+    order = probabilities.sort(dim=1, descending=True, stable=True)
+    return order.values[:, :k], order.indices[:, :k]
+
+
+def read_out(losses: Losses, ids: Tensor, atts: Tensor, numbers: Tensor, states: Tensor, states_atts: Tensor) -> Tensor:
+    """Summed loss of each candidate: answers ids, atts [a, t]; numbers [b, k] of the list -> [b, k]."""
+    b, k = numbers.shape
+    chosen = numbers.reshape(-1)
+    found = losses(ids[chosen], atts[chosen], repeated(states, k), repeated(states_atts, k))
+    return found.reshape(b, k)
+
+
+def pick(scores: Tensor, numbers: Tensor) -> Tensor:
+    """The number of the answer with the highest score: scores, numbers [b, k] -> [b]."""
+    return numbers.gather(1, scores.argmax(dim=1, keepdim=True))[:, 0]
+
+
+def weighted_answer_loss(losses: Tensor, weights: Tensor, questions: int) -> Tensor:
+    """Sum of weight times loss over all answers [n], divided by the number of questions. Scalar."""
+    return torch.dot(weights.to(losses.dtype), losses) / questions

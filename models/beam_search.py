@@ -1,0 +1,86 @@
+"""Beam search as the published captioning uses it (transformers 4.31), for any model that tells the next word.
+
+A finished text's score is its log-probability over its total length, the prompt included; later releases of
+transformers divide by what was generated only. Both rules are here, since captions can differ by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+NextWord = Callable[[Tensor], Tensor]
+"""ids [b * beams, t] -> logits of the next word [b * beams, V]; row i * beams + j belongs to sample i."""
+
+IMPOSSIBLE = -1.0e9  # score of beams that do not count yet: at first all are equal
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Lengths count the prompt. count_prompt: divide a text's log-probability by its whole length, or without it."""
+
+    beams: int = 3
+    max_length: int = 20
+    min_length: int = 5
+    count_prompt: bool = True
+
+
+@torch.no_grad()
+def beam_search(next_word: NextWord, prompt: Tensor, end: int, pad: int, settings: SearchSettings) -> Tensor:
+    """The likeliest continuation of each prompt.
+
+    prompt [b, t] int64, the same t everywhere. Returns ids [b, n], prompt first, without the end mark, padded.
+    """
+    b, first = prompt.shape
+    beams = settings.beams
+    ids = torch.repeat_interleave(prompt, beams, dim=0)
+    scores = torch.full((b, beams), IMPOSSIBLE, device=prompt.device)
+    scores[:, 0] = 0
+    finished: list[list[tuple[float, Tensor]]] = [[] for _ in range(b)]
+    done = [False] * b
+
+    def normalised(score: float, length: int) -> float:
+        return score / max(1, length if settings.count_prompt else length - first)
+
+    while ids.shape[1] < settings.max_length and not all(done):
+        length = ids.shape[1]
+        words = next_word(ids).float().log_softmax(dim=-1)
+        if length < settings.min_length:
+            words[:, end] = -torch.inf
+        v = words.shape[1]
+        total = (scores.reshape(-1, 1) + words).reshape(b, beams * v)
+        best, places = total.topk(min(2 * beams, beams * v), dim=1)  # as many may end as go on
+        rows: list[Tensor] = []
+        for i in range(b):
+            kept: list[tuple[float, int, int]] = []
+            for rank, (score, place) in enumerate(zip(best[i].tolist(), places[i].tolist(), strict=True)):
+                beam, word = divmod(place, v)
+                if word == end:
+                    if rank < beams and not done[i]:
+                        _add(finished[i], normalised(score, length), ids[i * beams + beam], beams)
+                elif len(kept) < beams:
+                    kept.append((score, i * beams + beam, word))
+            kept += [(IMPOSSIBLE, i * beams, pad)] * (beams - len(kept))
+            scores[i] = torch.tensor([score for score, _, _ in kept])
+            for _, row, word in kept:
+                rows.append(torch.cat([ids[row], ids.new_tensor([word])]))
+            if len(finished[i]) == beams:  # no open text can still become better than the worst that ended
+                done[i] = done[i] or finished[i][-1][0] >= normalised(best[i, 0].item(), length)
+        ids = torch.stack(rows)
+    for i in range(b):
+        if not done[i]:
+            for j in range(beams):
+                _add(finished[i], normalised(scores[i, j].item(), ids.shape[1]), ids[i * beams + j], beams)
+    texts = [candidates[0][1] for candidates in finished]
+    longest = max(map(len, texts))
+    return torch.stack([torch.cat([text, text.new_full((longest - len(text),), pad)]) for text in texts])
+
+
+def _add(finished: list[tuple[float, Tensor]], score: float, ids: Tensor, most: int) -> None:
+    """Put a text into a list sorted from best to worst (earlier first among equals), and keep the best."""
+    at = next((i for i, (other, _) in enumerate(finished) if score > other), len(finished))
+    finished.insert(at, (score, ids))
+    del finished[most:]

@@ -1,0 +1,96 @@
+"""BLIP for VQA: the image-grounded encoder reads the question, the decoder (not tied to it here) says the answer.
+
+Li et al., ICML 2022.
+    python vqa.py --model blip
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from models.answer_ranking import (
+    best_answers,
+    first_word_probabilities,
+    pick,
+    read_out,
+    weighted_answer_loss,
+)
+from models.base import Batch
+from models.bert import self_attention_mask
+from models.blip import BLIPConfig
+from models.blip_decoder import BLIPDecoderModel, decoder_name, with_decoder
+from models.building import reset_weights
+from models.checkpoint import KeyRules
+from models.decoding import IGNORED, decoder_logits, token_losses
+from models.gather import Gather, no_gather
+from models.med import TextDecoder, TextEncoder, starting
+from models.vit import vision_transformer
+
+SMOOTHING = 0.1
+
+
+class BLIPVQA(BLIPDecoderModel):
+    """Names are those of the published VQA model."""
+
+    Config = BLIPConfig
+    key_rules = KeyRules(decoder_name, positions=("visual_encoder.pos_embed",), prepare=with_decoder)
+
+    def __init__(self, config: BLIPConfig):
+        super().__init__()
+        self.config = config
+        self.visual_encoder = vision_transformer(config.vision)
+        self.text_encoder = TextEncoder(config.text)
+        self.text_decoder = TextDecoder(config.text)
+        self.tie()
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Random weights (from torch's global generator)."""
+        reset_weights(self)
+        self.visual_encoder.cls_token.normal_(std=0.02)
+        self.visual_encoder.pos_embed.normal_(std=0.02)
+
+    @property
+    def enc(self) -> int:
+        """Id of [ENC], which starts what the image-grounded encoder reads."""
+        return self.config.text.vocab_size - 1
+
+    def question_states(self, image: Tensor, ids: Tensor, atts: Tensor) -> Tensor:
+        """Questions ids, atts [b, t] (the first id becomes [ENC]) that look at images [b, 3, H, W] -> [b, t, d]."""
+        states = self.visual_encoder(image)
+        return self.text_encoder(starting(ids, self.enc), self_attention_mask(atts, states.dtype), states)
+
+    def answer_losses(self, ids: Tensor, atts: Tensor, states: Tensor, states_atts: Tensor) -> Tensor:
+        """Summed smoothed cross-entropy of each answer, ids, atts [n, t], over question states [n, s, d]: [n]."""
+        ids = starting(ids, self.dec)
+        logits = decoder_logits(self.text_decoder, ids, atts, states, states_atts)
+        return token_losses(logits, ids.masked_fill(atts == 0, IGNORED), SMOOTHING).sum(dim=1)
+
+    def forward(self, batch: Batch, gather: Gather = no_gather) -> dict[str, Tensor]:
+        """Loss vqa: image [b, 3, H, W]; question_ids, question_atts [b, s]; the answers of all questions in a row.
+
+        answer_ids, answer_atts [n, t], answer_weights [n] float32; answer_counts [b] int64, which add up to n.
+        """
+        states = self.question_states(batch["image"], batch["question_ids"], batch["question_atts"])
+        counts = batch["answer_counts"]
+        losses = self.answer_losses(
+            batch["answer_ids"],
+            batch["answer_atts"],
+            torch.repeat_interleave(states, counts, dim=0),
+            torch.repeat_interleave(batch["question_atts"], counts, dim=0),
+        )
+        return {"vqa": weighted_answer_loss(losses, batch["answer_weights"], len(counts))}
+
+    def rank(self, batch: Batch, answer_ids: Tensor, answer_atts: Tensor, k: int) -> Tensor:
+        """Number of the best answer of each question [b].
+
+        batch: image, question_ids, question_atts; answer_ids, answer_atts [a, t]: the list, `[CLS] words [SEP]`. The
+        answer with the lowest smoothed loss among the k whose first words are likeliest.
+        """
+        atts = batch["question_atts"]
+        states = self.question_states(batch["image"], batch["question_ids"], atts)
+        start = starting(answer_ids[:1, :1], self.dec).expand(len(states), 1)
+        logits = decoder_logits(self.text_decoder, start, torch.ones_like(atts[:, :1]), states, atts)[:, 0]
+        _, numbers = best_answers(first_word_probabilities(logits, answer_ids[:, 1]), k)
+        return pick(-read_out(self.answer_losses, answer_ids, answer_atts, numbers, states, atts), numbers)
