@@ -34,7 +34,10 @@ class Loop:
     """What `fit` needs to know besides the module and the data.
 
     steps: optimizer steps in all. accumulate: micro-batches a step and process. identity: what defines the run.
-    snapshot_seconds: how often to save. after_step: called with the step number after each optimizer step.
+    start: a snapshot to go on from when the folder has none. snapshot_seconds: how often to save. epoch: steps after
+    which `after_epoch` is called with the epoch's number, and a snapshot is saved (0: none). before_step: called
+    between the backward pass and the clipping of gradients. after_step: called with the step number after each
+    optimizer step.
     """
 
     title: str
@@ -46,6 +49,10 @@ class Loop:
     accumulate: int = 1
     snapshot_seconds: float = 120.0
     log_every: int = 50
+    start: Path | None = None
+    epoch: int = 0
+    after_epoch: list[Callable[[int], None]] = field(default_factory=list)
+    before_step: list[Callable[[], None]] = field(default_factory=list)
     after_step: list[Callable[[int], None]] = field(default_factory=list)
 
     @property
@@ -66,8 +73,9 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
     if fabric.is_global_zero:
         remove_parts(loop.snapshot)
     step = 0
-    if loop.snapshot.is_file():
-        step = load_snapshot(loop.snapshot, module, optimizer, loop.identity)
+    first = loop.snapshot if loop.snapshot.is_file() else loop.start
+    if first is not None:
+        step = load_snapshot(first, module, optimizer, loop.identity)
     if fabric.is_global_zero:
         keep_json_lines(loop.folder / "log.jsonl", lambda line: line["step"] <= step)
     wrapped, optimizer = fabric.setup(module, optimizer)
@@ -79,12 +87,15 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
         while step < loop.steps:
             rate = set_rate(optimizer, loop.recipe.schedule.factor(step, loop.steps))
             for micro in range(loop.accumulate):
-                torch.manual_seed(derive_seed(loop.seed, "step", step, micro, fabric.global_rank))
+                number = micro * fabric.world_size + fabric.global_rank
+                torch.manual_seed(derive_seed(loop.seed, "step", step, 0, number))  # whoever computes it
                 last = micro == loop.accumulate - 1
                 with fabric.no_backward_sync(wrapped, enabled=not last):
                     losses = wrapped(fabric.to_device(next(batches)))
                     fabric.backward(sum(losses.values()) / loop.accumulate)
                 means.add(losses)
+            for hold in loop.before_step:
+                hold()
             if loop.recipe.clip is not None:
                 fabric.clip_gradients(wrapped, optimizer, max_norm=loop.recipe.clip)
             optimizer.step()
@@ -98,8 +109,18 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
                 advance(0, f"lr {rate:.1e} " + " ".join(f"{name} {value:.3f}" for name, value in values.items()))
                 if fabric.is_global_zero:
                     append_json_line(loop.folder / "log.jsonl", {"step": step, "lr": rate} | values)
+            ended = loop.epoch > 0 and step % loop.epoch == 0
+            if ended:
+                for look in loop.after_epoch:
+                    look(step // loop.epoch)
+                wrapped.train()
             stop = _any_process(fabric, interrupt.requested)
-            if stop or step == loop.steps or _any_process(fabric, time.monotonic() - saved > loop.snapshot_seconds):
+            if (
+                stop
+                or ended
+                or step == loop.steps
+                or _any_process(fabric, time.monotonic() - saved > loop.snapshot_seconds)
+            ):
                 if fabric.is_global_zero:
                     save_snapshot(loop.snapshot, module, optimizer, step, loop.identity)
                 saved = time.monotonic()

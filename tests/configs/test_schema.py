@@ -73,7 +73,11 @@ def test_every_shipped_file_parses(path):
     from evaluation.zero_shot_table import ZeroShotConfig
     from models import family_config
     from pruners.command import PruneConfig
+    from training.captioning import CaptioningConfig
+    from training.classification import ClassificationConfig
+    from training.retrieval import RetrievalConfig
     from training.stages import PretrainConfig
+    from training.vqa import VQAConfig
 
     settings = read_yaml(path)
     if path.stem == "model":
@@ -84,8 +88,13 @@ def test_every_shipped_file_parses(path):
         "prune_images": PruneConfig,
         "pretrain": PretrainConfig,
         "zero_shot": ZeroShotConfig,
+        "retrieval": RetrievalConfig,
+        "captioning": CaptioningConfig,
+        "vqa": VQAConfig,
+        "image_classification": ClassificationConfig,
     }[path.stem]
-    parse(schema, settings, str(path))
+    for dataset in settings.pop("datasets", {"": {}}).values():
+        parse(schema, {**settings, **dataset}, str(path))
     assert path.read_text().startswith("#"), "a configuration opens with what it reproduces and its command"
     assert "python " in path.read_text().split("\n\n")[0]
 

@@ -1,0 +1,43 @@
+"""Finetune and evaluate image captioning, dense or under a mask of the pretraining model.
+
+    python captioning.py --model xvlm-mini --mask pruned_weights/multiflow/xvlm-mini_multiflow_75_seed42.safetensors
+Killed at any moment, the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from configs.schema import parse, read_yaml, task_file
+from console.errors import run_command
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    from training.options import finetuning_parser
+
+    parser = finetuning_parser(__doc__ or "", "captioning")
+    parser.add_argument("--skip_eval", action="store_true", help="write captions, but do not score them")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Train, caption the validation split after every epoch, test the epoch with the best CIDEr."""
+    args = parse_args()
+    path = args.config or task_file(args.model, "captioning")
+    settings = read_yaml(path)
+
+    from training.captioning import Captioning, CaptioningConfig  # heavy imports after parsing
+    from training.finetuning import finetune
+
+    config = parse(CaptioningConfig, settings, str(path))
+    finetune(
+        args,
+        config,
+        lambda model, tokenizer, folder, limit: Captioning(config, model, tokenizer, folder, args.skip_eval, limit),
+        "captioning",
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)

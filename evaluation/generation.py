@@ -1,0 +1,37 @@
+"""Write captions for images with a captioning model: beam search from a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from data.readers import Batch
+from data.tokenizer import Tokenizer
+from models.beam_search import SearchSettings, beam_search
+from models.decoding import repeated
+
+
+@torch.no_grad()
+def generate_captions(
+    model: nn.Module, batches: Iterable[Batch], tokenizer: Tokenizer, prompt: str, settings: SearchSettings
+) -> dict[int, str]:
+    """Image id -> caption, without the prompt, for batches with `image` [b, 3, H, W] and `image_id` [b].
+
+    model: answers `image_states(image)`, `caption_start(ids)` and `caption_logits(ids, atts, states)`.
+    """
+    device = next(model.parameters()).device
+    start = torch.tensor([tokenizer.encode(prompt.strip(), False, None)], device=device)
+    written: dict[int, str] = {}
+    for batch in batches:
+        states = repeated(model.image_states(batch["image"].to(device)), settings.beams)
+
+        def next_word(ids: Tensor, states: Tensor = states) -> Tensor:
+            return model.caption_logits(ids, torch.ones_like(ids), states)[:, -1]
+
+        first = model.caption_start(start.expand(len(batch["image"]), -1))
+        found = beam_search(next_word, first, tokenizer.sep, tokenizer.pad, settings)
+        for number, ids in zip(batch["image_id"].tolist(), found[:, start.shape[1] :].tolist(), strict=True):
+            written[number] = tokenizer.text(ids)
+    return written

@@ -1,0 +1,36 @@
+"""Finetune and evaluate image-text retrieval, dense or under a mask of the pretraining model.
+
+    python retrieval.py --model xvlm-mini --mask pruned_weights/multiflow/xvlm-mini_multiflow_75_seed42.safetensors
+Killed at any moment, the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from configs.schema import parse, read_yaml, task_file
+from console.errors import run_command
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    from training.options import finetuning_parser
+
+    return finetuning_parser(__doc__ or "", "retrieval").parse_args(arguments)
+
+
+def main() -> None:
+    """Train, keep the epoch with the best r_mean on the validation split, evaluate that one on the test split."""
+    args = parse_args()
+    path = args.config or task_file(args.model, "retrieval")
+    settings = read_yaml(path)
+
+    from training.finetuning import finetune
+    from training.retrieval import Retrieval, RetrievalConfig  # heavy imports after parsing
+
+    config = parse(RetrievalConfig, settings, str(path))
+    finetune(args, config, lambda model, tokenizer, _, limit: Retrieval(config, model, tokenizer, limit), "retrieval")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,194 @@
+"""Finetuning scripts end to end on a mini world of some thirty pictures: dense, sparse, killed, in two processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from configs.schema import task_file
+from data.miniworld import ensure
+from models import load_model
+from pruners import prune
+from pruners.mask import Mask
+from tests.conftest import REPOSITORY
+
+TASKS = ("retrieval", "captioning", "vqa")
+EXTRA = {"captioning": ["--skip_eval"]}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    root = tmp_path_factory.mktemp("world")
+    for part in ("itr", "ic", "vqa"):
+        world = ensure(part, root, workers=1, show=False, scale=0.008)
+    return world
+
+
+@pytest.fixture(scope="module")
+def mask(tmp_path_factory):
+    path = tmp_path_factory.mktemp("mask") / "omp75.safetensors"
+    prune(load_model("xvlm-mini"), [], "omp", (0.75,))[0.75].save(path)
+    return path
+
+
+def placed(value, world):
+    """A configuration whose files lie in the small world."""
+    if isinstance(value, dict):
+        return {
+            ("root" if key == "miniworld" else key): (str(world) if key == "miniworld" else placed(below, world))
+            for key, below in value.items()
+        }
+    return value
+
+
+@pytest.fixture
+def config(world, tmp_path):
+    def write(task, **changes):
+        settings = placed(yaml.safe_load(task_file("xvlm-mini", task).read_text()), world)
+        settings |= {"epochs": 2, "batch_size": 8} | changes
+        settings["train"]["files"]["annotations"] = settings["train"]["files"]["annotations"][:1]
+        path = tmp_path / f"{task}.yaml"
+        path.write_text(yaml.safe_dump(settings))
+        return path
+
+    return write
+
+
+def options(task, config, out, *more):
+    options = [f"{task}.py", "--model", "xvlm-mini", "--config", str(config), "--output_dir", str(out)]
+    return [*options, "--accelerator", "cpu", *EXTRA.get(task, []), *map(str, more)]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_sparse_run(task, config, mask, run, tmp_path):
+    done = run(*options(task, config(task), tmp_path / "out", "--mask", mask))
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["metrics"] or task == "captioning"
+    assert results["run"]["mask"]["pruner"] == "omp"
+    epochs = [json.loads(line) for line in (tmp_path / "out" / "epochs.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in epochs] == [1, 2]
+    if task == "retrieval":
+        assert results["epoch"] == max(epochs, key=lambda line: line["r_mean"])["epoch"]
+        assert (tmp_path / "out" / "best.safetensors").is_file()
+    last = load_file(tmp_path / "out" / "last.safetensors")
+    kept = Mask.load(mask)
+    for name in ("vision_encoder.encoder.layers.0.mlp.fc1.weight", "vision_encoder.encoder.layers.3.mlp.fc2.weight"):
+        assert (last[name][~kept[name]] == 0).all()
+        assert (last[name][kept[name]] != 0).all()
+    text = [name for name in last if name.endswith("encoder.layer.3.crossattention.self.key.weight")]
+    own = kept["text_encoder.bert.encoder.layer.3.crossattention.self.key.weight"]
+    assert (last[text[0]][~own] == 0).all()
+
+
+def test_classification(run, tmp_path):
+    """The mini DINO's full class on 24 classes of two images each."""
+    world = ensure("flowers102", tmp_path / "world", workers=1, show=False, scale=0.02)
+    settings = placed(yaml.safe_load(task_file("dino-mini", "image_classification").read_text()), world)
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(settings | {"epochs": 1, "batch_size": 8}))
+    out = tmp_path / "out"
+    command = ["image_classification.py", "--model", "dino-mini", "--config", path, "--dense", "--output_dir", out]
+    command += ["--accelerator", "cpu", "--pretraining_weights", "random"]
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((out / "results.json").read_text())
+    assert 0 <= results["metrics"]["top1"] <= 100
+    assert load_file(out / "last.safetensors")["classifier.weight"].shape == (24, 128)
+    unknown = run(*command, "--dataset", "flower102")
+    assert unknown.returncode == 2
+    assert "unknown data set 'flower102' (did you mean 'flowers102'?)" in unknown.stderr
+
+
+def test_dense_goes_before_a_mask(config, mask, run, tmp_path):
+    done = run(*options("retrieval", config("retrieval", epochs=1), tmp_path / "out", "--mask", mask, "--dense"))
+    assert done.returncode == 0, done.stderr
+    assert "the mask is not used" in done.stderr
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["run"]["mask"] is None
+
+
+def test_a_finished_run_is_not_done_again_and_another_is_refused(config, run, tmp_path):
+    command = options("vqa", config("vqa", epochs=1), tmp_path / "out", "--dense")
+    first = run(*command)
+    assert first.returncode == 0, first.stderr
+    weights = load_file(tmp_path / "out" / "last.safetensors")
+    assert run(*command).returncode == 0
+    assert all(torch.equal(weights[n], t) for n, t in load_file(tmp_path / "out" / "last.safetensors").items())
+    other = run(*command, "--seed", "1")
+    assert other.returncode == 2
+    assert "belongs to another run (seed was 42, now it is 1)" in other.stderr
+    numbered = run(*command, "--seed", "1", "--incremental")
+    assert numbered.returncode == 0
+    assert (tmp_path / "out_2" / "results.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "more", "message"),
+    [
+        ({}, [], "give the mask to train under with --mask FILE, or --dense"),
+        ({}, ["--mask", "nothing.safetensors"], "nothing.safetensors"),
+        ({"effective_batch": 12}, ["--dense"], "an effective batch of 12 cannot be made of 1 process"),
+        ({"epochs": 0}, ["--dense"], "epochs must be at least 1, not 0"),
+        ({"k_test": 1000}, ["--dense"], "k_test asks for the best 1000"),
+        ({"surprise": 1}, ["--dense"], "unknown key 'surprise'"),
+        ({}, ["--dense", "--snapshot", "gone.pt"], "there is no snapshot gone.pt"),
+        ({}, ["--dense", "--precision", "16-mixed"], "precision 16-mixed needs a GPU"),
+    ],
+)
+def test_bad_input(changes, more, message, config, run, tmp_path):
+    done = run(*options("vqa", config("vqa", **changes), tmp_path / "out", *more))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_it_ends_with_the_same_weights(config, mask, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    path = config("retrieval")
+
+    def start(out):
+        command = options("retrieval", path, out, "--mask", mask, "--snapshot_seconds", "0")
+        return subprocess.Popen([sys.executable, *command], cwd=REPOSITORY, env=environment, stderr=subprocess.DEVNULL)
+
+    assert start(tmp_path / "whole").wait(300) == 0
+    killed = start(tmp_path / "killed")
+    log = tmp_path / "killed" / "snapshot.pt"
+    deadline = time.monotonic() + 200
+    while not log.is_file() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "killed" / "results.json").exists()
+    assert start(tmp_path / "killed").wait(300) == 0
+    for name in ("last.safetensors", "best.safetensors"):
+        one, two = (load_file(tmp_path / run / name) for run in ("whole", "killed"))
+        assert all(torch.equal(one[key], two[key]) for key in one)
+    one, two = (json.loads((tmp_path / run / "results.json").read_text()) for run in ("whole", "killed"))
+    assert one == two
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["captioning", "vqa"])
+def test_two_processes_end_like_one(task, config, mask, run_process, tmp_path):
+    """Without comparison of features, two processes of 4 samples do what one does in two passes."""
+    path = config(task, epochs=1, batch_size=4, effective_batch=8)
+    for devices in (1, 2):
+        done = run_process(
+            *options(task, path, tmp_path / str(devices), "--mask", mask, "--devices", devices), OMP_NUM_THREADS="1"
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (load_file(tmp_path / devices / "last.safetensors") for devices in ("1", "2"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5)
+    one, two = (json.loads((tmp_path / d / "results.json").read_text())["metrics"] for d in ("1", "2"))
+    assert one == two

@@ -1,0 +1,83 @@
+"""Training under a mask: what was pruned is exactly zero, whatever the optimizer does."""
+
+import pytest
+import torch
+from torch import nn
+
+from console.errors import InputError
+from pruners.mask import Mask
+from training.sparse import SparseLock
+
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1, nesterov=True),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.1),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.9),
+    "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.01),
+}
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.head = nn.Linear(6, 8), nn.Linear(8, 4), nn.Linear(4, 2)
+
+    def prunable_layers(self):
+        return {"a.weight": self.a, "b.weight": self.b}
+
+    def modality_of(self, name):
+        return name[0]
+
+    def forward(self, x):
+        return self.head(self.b(self.a(x).tanh()).tanh())
+
+
+@pytest.fixture
+def mask():
+    generator = torch.Generator().manual_seed(1)
+    kept = {"a.weight": torch.rand(8, 6, generator=generator) > 0.5, "b.weight": torch.eye(4, 8).bool()}
+    return Mask(kept, modalities={"a.weight": "a", "b.weight": "b"})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_pruned_weights_stay_exactly_zero(optimizer, dtype, mask):
+    model = Two().to(dtype)
+    lock = SparseLock(model, mask)
+    steps = OPTIMIZERS[optimizer](model.parameters())
+    before = {name: layer.weight.detach().clone() for name, layer in model.prunable_layers().items()}
+    for step in range(5):
+        model(torch.randn(16, 6, dtype=dtype, generator=torch.Generator().manual_seed(step))).square().sum().backward()
+        lock.hold()
+        steps.step()
+        steps.zero_grad()
+    lock.check()
+    for name, layer in model.prunable_layers().items():
+        assert (layer.weight[~mask[name]] == 0).all()
+        assert (layer.weight[mask[name]] != before[name][mask[name]]).any()
+    assert lock.kept_by_modality() == {"a": int(mask["a.weight"].sum()), "b": 4}
+
+
+def test_gradients_of_pruned_weights_do_not_count_in_the_norm(mask):
+    model = Two()
+    lock = SparseLock(model, mask)
+    model(torch.ones(4, 6)).sum().backward()
+    expected = sum((layer.weight.grad * mask[name]).square().sum() for name, layer in model.prunable_layers().items())
+    lock.hold()
+    found = sum(layer.weight.grad.square().sum() for layer in model.prunable_layers().values())
+    assert found.item() == pytest.approx(expected.item())
+
+
+def test_a_weight_that_moves_is_found(mask):
+    model = Two()
+    lock = SparseLock(model, mask)
+    with torch.no_grad():
+        model.b.weight[0, 1] = 1.0e-30
+    with pytest.raises(RuntimeError, match=r"1 pruned weights of 'b\.weight' have moved"):
+        lock.check()
+
+
+def test_a_mask_of_another_model():
+    with pytest.raises(InputError, match="belongs to another model"):
+        SparseLock(Two(), Mask({"a.weight": torch.ones(8, 6).bool()}))

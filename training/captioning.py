@@ -1,0 +1,99 @@
+"""Captioning as a finetuning task: the next word of a caption, and captions written by beam search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+from console.errors import InputError
+from data.captioning import ImagesToCaption
+from data.evaluation_batches import check_files, evaluation_batches
+from data.readers import Batch
+from data.sources import Files
+from data.tokenizer import Tokenizer
+from evaluation.captions import caption_scores, read_ground_truth, write_results
+from evaluation.generation import generate_captions
+from evaluation.truthfulness import load_scenes, truthfulness
+from models.beam_search import SearchSettings
+from training.finetuning import Finetuning, Metrics
+from training.merge import gather_shares
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captioned:
+    """Images to caption, and the file of COCO's form with what people wrote of them."""
+
+    images: Files
+    ground_truth: str
+    limit: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptioningConfig(Finetuning):
+    """smoothing: of the labels. search: how captions are written. start_eval: first epoch that is evaluated, from 0."""
+
+    val: Captioned
+    test: Captioned
+    smoothing: float = 0.1
+    prompt: str = "a picture of "
+    search: SearchSettings = field(default_factory=SearchSettings)
+    eval_batch: int = 64
+    start_eval: int = 0
+
+
+class Captioning:
+    """See `training.finetuning.Task`. The epoch with the best CIDEr on `val` is tested."""
+
+    name = "captioning"
+
+    def __init__(
+        self,
+        config: CaptioningConfig,
+        model: nn.Module,
+        tokenizer: Tokenizer,
+        folder: Path,
+        skip_eval: bool = False,
+        limit: int | None = None,
+    ):
+        """skip_eval: write captions without scoring them; then the last epoch counts."""
+        self.decides = None if skip_eval else "CIDEr"
+        self._config, self._tokenizer, self._folder, self._skip = config, tokenizer, folder, skip_eval
+        self._prompt = len(tokenizer.encode(config.prompt.strip(), False, None))
+        self._data, self._references, self._scenes = {}, {}, {}
+        for split, captioned in (("val", config.val), ("test", config.test)):
+            self._data[split] = ImagesToCaption(captioned.images, model.image_shape, limit or captioned.limit)
+            check_files(self._data[split])
+            truth = read_ground_truth(captioned.images.resolved().path(captioned.ground_truth))
+            numbers = self._data[split].image_ids
+            lacking = [number for number in numbers if number not in truth]
+            if lacking:
+                raise InputError(f"{captioned.ground_truth} has no caption of image {lacking[0]}: fetch the whole file")
+            self._references[split] = {number: truth[number] for number in numbers}
+            if captioned.images.miniworld:
+                self._scenes[split] = load_scenes(captioned.images.resolved().root, numbers)
+
+    def losses(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """Cross-entropy of the caption's words after the prompt."""
+        return model(batch, prompt=self._prompt, smoothing=self._config.smoothing)
+
+    def evaluate(self, fabric: Fabric, model: nn.Module, split: str, epoch: int | None) -> Metrics:
+        """Captions into result/, and their scores."""
+        config = self._config
+        share = evaluation_batches(self._data[split], config.eval_batch, fabric.global_rank, fabric.world_size)
+        written = generate_captions(model, share, self._tokenizer, config.prompt, config.search)
+        written = gather_shares(fabric, written)
+        scores: Metrics = {}
+        if fabric.is_global_zero:
+            rows = [{"image_id": number, "caption": caption} for number, caption in written.items()]
+            write_results(self._folder / "result" / f"captioning_{split}_result_epoch{epoch}.json", rows)
+            if not self._skip:
+                # Of a caption of special tokens alone nothing is left; a full stop scores as no word, and is allowed.
+                worded = {number: caption.strip() or "." for number, caption in written.items()}
+                scores, left_out = caption_scores(self._references[split], worded)
+                scores |= {"left_out": left_out} if left_out else {}
+                if self._scenes.get(split):
+                    scores |= truthfulness(worded, self._scenes[split])
+        return fabric.broadcast(scores)

@@ -1,0 +1,78 @@
+"""Image classification as a finetuning task: cross-entropy over a data set's classes, top-1 accuracy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+from configs.schema import parse
+from console.errors import InputError, nearest
+from data.classification import ImagesToClassify, same_classes
+from data.evaluation_batches import check_files, evaluation_batches
+from data.labelled import LabelledSet
+from data.readers import Batch
+from training.finetuning import Finetuning, Metrics
+from training.merge import gather_shares
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationConfig(Finetuning):
+    """test: the images that are classified after every epoch."""
+
+    test: LabelledSet
+    eval_batch: int = 128
+
+
+def config_for(settings: dict[str, Any], dataset: str | None, where: str) -> ClassificationConfig:
+    """The configuration for one of the data sets in the section `datasets`, the first by default.
+
+    The model gets as many classes as the set has. InputError for a name that is not there, and where training and test
+    images have different classes.
+    """
+    datasets = settings.get("datasets")
+    if not isinstance(datasets, dict) or not datasets:
+        raise InputError(f"{where}: the section 'datasets' must name at least one data set with 'train' and 'test'")
+    name = dataset or next(iter(datasets))
+    if name not in datasets:
+        raise InputError(f"unknown data set '{name}'{nearest(name, datasets)}: choose one of {', '.join(datasets)}")
+    common = {key: value for key, value in settings.items() if key != "datasets"}
+    config = parse(ClassificationConfig, {**common, **datasets[name]}, f"{where}: {name}")
+    classes = same_classes(LabelledSet(config.train.files, config.train.splits).open(), config.test.open())
+    config.model["classes"] = classes
+    return config
+
+
+class Classification:
+    """See `training.finetuning.Task`. The last epoch counts, as published."""
+
+    name = "image_classification"
+    decides = None
+
+    def __init__(
+        self, config: ClassificationConfig, model: nn.Module, tokenizer: Any, folder: Path, limit: int | None = None
+    ):
+        self._config = config
+        self._data = ImagesToClassify(config.test, model.image_shape, limit)
+        check_files(self._data)
+
+    def losses(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """Cross-entropy."""
+        return model(batch)
+
+    @torch.no_grad()
+    def evaluate(self, fabric: Fabric, model: nn.Module, split: str, epoch: int | None) -> Metrics:
+        """`top1`: percent of the test images whose class is found."""
+        rank, size = fabric.global_rank, fabric.world_size
+        right, batch_size = {}, self._config.eval_batch
+        batches = evaluation_batches(self._data, batch_size, rank, size)
+        for number, batch in enumerate(batches):
+            found = model.logits(batch["image"].to(fabric.device)).argmax(dim=1).cpu() == batch["label"]
+            first = (number * size + rank) * batch_size
+            right |= {first + i: bool(hit) for i, hit in enumerate(found)}
+        right = gather_shares(fabric, right)
+        return {"top1": round(100 * sum(right.values()) / len(right), 2)}

@@ -1,0 +1,25 @@
+"""Bring together what the processes found of their shares of an evaluation."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch.distributed as dist
+from lightning.fabric import Fabric
+
+T = TypeVar("T")
+
+
+def gather_shares(fabric: Fabric, share: dict[int, T]) -> dict[int, T]:
+    """One dict of all processes' shares, by rising key, on every process; RuntimeError when two have the same key."""
+    shares: list[dict[int, T]] = [share]
+    if fabric.world_size > 1:
+        shares = [{} for _ in range(fabric.world_size)]
+        dist.all_gather_object(shares, share)
+    found: dict[int, T] = {}
+    for part in shares:
+        twice = found.keys() & part.keys()
+        if twice:
+            raise RuntimeError(f"two processes evaluated sample {min(twice)}: shares must not overlap")
+        found |= part
+    return dict(sorted(found.items()))

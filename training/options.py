@@ -1,0 +1,39 @@
+"""The options that all finetuning scripts share, with the names of the published ones."""
+
+from __future__ import annotations
+
+import argparse
+
+from configs.schema import model_names
+
+
+def finetuning_parser(description: str, task: str) -> argparse.ArgumentParser:
+    """A parser with the shared options; the script adds its own."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_argument_group("what")
+    what.add_argument("-m", "--model", required=True, help=f"one of {', '.join(model_names())}")
+    what.add_argument("--config", help=f"YAML file (default: configs/<model>/{task}.yaml)")
+    what.add_argument("--mask", help="mask file of the pretraining model; pruned weights stay zero")
+    what.add_argument("--dense", action="store_true", help="train all weights, whatever --mask says")
+    what.add_argument(
+        "-pre", "--pretraining_weights", help="checkpoint to start from (default: the model's own)", dest="weights"
+    )
+    run = parser.add_argument_group("run")
+    run.add_argument("--output_dir", help=f"folder of the run (default: runs/{task}/<model>_<mask or dense>_seed<n>)")
+    run.add_argument("--snapshot", help="go on from this snapshot of the same run (default: the output folder's)")
+    run.add_argument("--snapshot_seconds", type=float, default=120.0, help="how often to save, besides every epoch")
+    run.add_argument("--seed", type=int, help="of data order, augmentation and dropout (default: 42)")
+    run.add_argument("--accelerator", default="auto", help="cpu, gpu, mps or auto")
+    run.add_argument("--devices", type=int, default=1, help="processes on this machine, one device each")
+    run.add_argument("--num_nodes", type=int, default=1, help="machines")
+    run.add_argument("--precision", help="32-true, bf16-mixed, 16-mixed (default: the configuration's)")
+    run.add_argument("--num_workers", type=int, default=0, help="loader processes beside each device")
+    run.add_argument(
+        "--debug",
+        action="store_true",
+        help="two steps and a small evaluation, into <output_dir>_debug",
+    )
+    run.add_argument(
+        "--incremental", action="store_true", help="number the output folder instead of going on with an earlier run"
+    )
+    return parser

@@ -1,0 +1,85 @@
+"""VQA as a finetuning task: weighted answers are learnt, and a list of answers is ranked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+from data.evaluation_batches import check_files, evaluation_batches
+from data.questions import QuestionsToAnswer, read_answer_list
+from data.readers import Batch
+from data.sources import Files
+from data.tokenizer import Tokenizer
+from evaluation.answering import answer_questions
+from evaluation.vqa import read_truth, vqa_accuracy, write_answers
+from training.finetuning import Finetuning, Metrics
+from training.merge import gather_shares
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQAConfig(Finetuning):
+    """val: questions held out of training. test: questions for EvalAI; test_answers: their answers, where known.
+
+    hold_out: whether `val` is no part of the training data, so that its accuracy says something.
+    """
+
+    val: Files
+    test: Files
+    answers: str
+    test_answers: str | None = None
+    k_test: int = 128
+    sep: bool = False
+    eval_batch: int = 64
+    hold_out: bool = True
+
+
+def with_validation(config: VQAConfig) -> VQAConfig:
+    """The published protocol: the validation split is trained on and not evaluated."""
+    files = config.train.files
+    files = replace(files, annotations=[*files.annotations, *config.val.annotations])
+    return replace(config, train=replace(config.train, files=files), hold_out=False)
+
+
+class VQA:
+    """See `training.finetuning.Task`. The last epoch counts, as published."""
+
+    name = "vqa"
+    decides = None
+
+    def __init__(
+        self, config: VQAConfig, model: nn.Module, tokenizer: Tokenizer, folder: Path, limit: int | None = None
+    ):
+        self._config, self._tokenizer, self._folder = config, tokenizer, folder
+        root = config.val.resolved()
+        self._answers = read_answer_list(root.path(config.answers), config.k_test)
+        self._data, self._truth = {}, {}
+        for split, files in (("val", config.val), ("test", config.test)):
+            self._data[split] = QuestionsToAnswer(files, model.image_shape, tokenizer, config.sep, limit)
+            check_files(self._data[split])
+        self._truth["val"] = [record for path in self._data["val"].source.paths for record in read_truth(path)][:limit]
+        if config.test_answers is not None:
+            self._truth["test"] = read_truth(root.path(config.test_answers))[:limit]
+
+    def losses(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """Cross-entropy of the answers, weighted."""
+        return model(batch)
+
+    def evaluate(self, fabric: Fabric, model: nn.Module, split: str, epoch: int | None) -> Metrics:
+        """Answers into result/, and their accuracy where the right ones are known."""
+        config = self._config
+        if split == "val" and not config.hold_out:
+            return {}
+        share = evaluation_batches(self._data[split], config.eval_batch, fabric.global_rank, fabric.world_size)
+        given = answer_questions(model, share, self._tokenizer, self._answers, config.k_test)
+        given = gather_shares(fabric, given)
+        found: Metrics = {}
+        if fabric.is_global_zero:
+            name = f"{split}_vqa_result_epoch_{'last' if split == 'test' else epoch}.json"
+            rows = [{"question_id": number, "answer": answer} for number, answer in given.items()]
+            write_answers(self._folder / "result" / name, [rows], self._data[split].question_ids)
+            if split in self._truth:
+                found = vqa_accuracy(rows, self._truth[split])
+        return fabric.broadcast(found)
