@@ -19,6 +19,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell starts background jobs like that, and the processes that tests start and interrupt would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 REPOSITORY = Path(__file__).parent.parent
 REFERENCE = Path(__file__).parent / "reference"
 
