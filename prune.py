@@ -18,11 +18,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; what is left out comes from configs/<model>/prune.yaml."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_argument_group("what")
-    what.add_argument("-m", "--model", help=f"one of {', '.join(model_names())}")
+    what.add_argument("-m", "--model", help=f"one of {', '.join(model_names())}, timm:NAME or hf:ID")
     what.add_argument("-p", "--pruner", help=f"one of {', '.join(PRUNERS)} (default: multiflow)")
     what.add_argument("-s", "--sparsities", nargs="+", help="percent of prunable weights to go (default: 63 75 90)")
     what.add_argument(
-        "--allocation", help=f"how layers share the loss, instead of the method's own: {', '.join(ALLOCATIONS)}"
+        "--allocation",
+        help=f"how layers share the loss, instead of the method's own: {', '.join(ALLOCATIONS)}, or a pattern as 2:4",
     )
     what.add_argument("--config", help="YAML file (default: configs/<model>/prune.yaml); the command line goes first")
     what.add_argument(
@@ -59,6 +60,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+WITH_SCORES = ("from_scores", "sparsities", "allocation", "output_dir")
+"""Options that cutting saved scores looks at."""
+
+
 def main() -> None:
     """Check everything cheap, calibrate once, cut and save the masks, show what came out."""
     args = vars(parse_args())
@@ -67,6 +72,11 @@ def main() -> None:
     if args["sparsities"]:
         parse_percents(args["sparsities"])
     if args["from_scores"]:
+        idle = [name for name in args if args[name] not in (None, False) and name not in WITH_SCORES]
+        if idle:
+            raise InputError(
+                f"--{idle[0]} has no meaning with --from_scores, which cuts the scores of a finished run: leave it out"
+            )
         from pruners.recut import recut  # heavy imports only when the command line is sound
 
         recut(args)

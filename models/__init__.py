@@ -96,10 +96,11 @@ def weights_path(name: str, weights: str | Path | None, default: str | None) -> 
         beside = Path(__file__).parent.parent / path  # shipped weights are found from any working directory
         path = beside if beside.is_file() else path
     if not path.is_file() and weights is not None:
-        raise InputError(f"{path} does not exist: check the path given as weights")
+        what = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise InputError(f"{path} {what}: check the path given as weights")
     if not path.is_file():
         raise InputError(
-            f"no weights for '{name}': the file {path} does not exist; put the official checkpoint there or give "
+            f"no weights for '{name}': the file {path} does not exist; put the checkpoint there or give "
             "one with --weights (the model 'xvlm-mini' runs without: its weights are in the repository)"
         )
     return path

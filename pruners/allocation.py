@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from console.errors import InputError
-from pruners.groups import GroupCut
+from pruners import allocation_named
+from pruners.groups import GroupCut, parse_pattern
 from pruners.scores import Scores
 from pruners.select import Cut, cut_layer, cut_layers, split_ties
 from pruners.threads import in_threads
@@ -49,16 +50,26 @@ def cut_by_row(scores: Scores, magnitudes: Scores, modality: Modality, sparsitie
     }
 
 
+def check_allocation(name: str, sparsities: Sequence[float]) -> None:
+    """InputError when there is no allocation `name`, or it cannot give one of the sparsities."""
+    allocation_named(name)
+    pattern = parse_pattern(name)
+    if pattern is not None:
+        check_pattern(*pattern, sparsities)
+
+
+def check_pattern(kept: int, width: int, sparsities: Sequence[float]) -> None:
+    """InputError for a sparsity that the pattern cannot give."""
+    only = 1 - kept / width
+    if any(abs(sparsity - only) > 1e-9 for sparsity in sparsities):
+        raise InputError(f"the pattern {kept}:{width} prunes {100 * only:g} % and nothing else: ask for that sparsity")
+
+
 def pattern_allocation(kept: int, width: int) -> Allocation:
     """n:m sparsity: of every `width` inputs in a row, `kept` stay; there is one sparsity it can give."""
 
     def cut_by_pattern(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> Cuts:
-        only = 1 - kept / width
-        for sparsity in sparsities:
-            if abs(sparsity - only) > 1e-9:
-                raise InputError(
-                    f"the pattern {kept}:{width} prunes {100 * only:g} % and nothing else: ask for that sparsity"
-                )
+        check_pattern(kept, width, sparsities)
         for name, shape in scores.shapes.items():
             if shape[1] % width:
                 raise InputError(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from console.errors import InputError
 from console.interrupt import interrupt
+from console.progress import console
 from storage.tensors import parse_metadata, read_safetensors, write_safetensors
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
@@ -45,7 +46,10 @@ class Checkpoint:
 
     def load(self) -> State | None:
         """The saved tensors and progress, or None when there is nothing to resume."""
-        if not self._resume or not self.path.is_file():
+        if not self._resume:
+            return None
+        if not self.path.is_file():
+            console.print(f"nothing to go on from ({self.path} is not there): starting at the beginning")
             return None
         tensors, metadata = read_safetensors(self.path)
         identity = parse_metadata(self.path, metadata, "identity")
@@ -56,6 +60,7 @@ class Checkpoint:
                     f"{self.identity.get(key)!r} now): run without --resume, or with the same options"
                 )
         self.remembered = parse_metadata(self.path, metadata, "notes")
+        console.print(f"going on from {self.path}")
         return tensors, parse_metadata(self.path, metadata, "progress")
 
     def offer(self, state: Callable[[], State]) -> None:
@@ -66,6 +71,8 @@ class Checkpoint:
             metadata = {key: json.dumps(value) for key, value in metadata.items()}
             write_safetensors(self.path, tensors, metadata)
             self._last = time.monotonic()
+            if interrupt.requested:
+                console.print(f"saved {self.path}: the same command with --resume goes on from there")
         interrupt.check()
 
     def finish(self) -> None:

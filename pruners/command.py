@@ -21,6 +21,7 @@ from data.readers import ReaderConfig, make_reader
 from data.tokenizer import load_tokenizer
 from models import load_model
 from pruners import pruner_class
+from pruners.allocation import check_allocation
 from pruners.checkpoint import Checkpoint
 from pruners.outputs import Outputs
 from pruners.percents import parse_percents
@@ -60,6 +61,8 @@ class PruneConfig:
             ("num_batches", self.num_batches, 1),
             ("the batch size", self.batch_size, 1),
             ("num_workers", self.num_workers, 0),
+            ("save_every", self.save_every, 0),
+            ("seed", self.seed, 0),
         ):
             if value < least:
                 raise InputError(f"{what} must be at least {least}, not {value}")
@@ -72,6 +75,7 @@ def prune_command(args: dict[str, Any], settings: dict[str, Any], where: str) ->
     config, options = merge(args, settings, where)
     percents = parse_percents(args["sparsities"] or config.sparsities)
     method = pruner_class(config.pruner)
+    check_allocation(config.allocation or method.allocation, [percent / 100 for percent in percents])
     outputs = Outputs.of(config.output_dir, args["model"], config.pruner, config.allocation, config.seed)
     outputs.check_folder()
     fabric = make_fabric(config.accelerator, config.devices, config.num_nodes, config.precision)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import pickle
 import zipfile
 from collections.abc import Iterable
@@ -74,6 +75,8 @@ def write_safetensors(path: Path | str, tensors: dict[str, Tensor], metadata: di
             save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata)
         except SafetensorError as error:
             raise InputError(f"cannot write {path}: {error}; free some disk space or choose another folder") from error
+        os.umask(umask := os.umask(0))
+        temporary.chmod(0o666 & ~umask)  # the library lets nobody else read its files
 
 
 def write_torch(path: Path | str, content: Any) -> None:

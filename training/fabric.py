@@ -17,7 +17,7 @@ def make_fabric(accelerator: str, devices: int, num_nodes: int, precision: str) 
     """A launched Fabric; InputError for devices that are not there and precisions they cannot do."""
     if precision not in PRECISIONS:
         raise InputError(f"unknown precision '{precision}': choose one of {', '.join(PRECISIONS)}")
-    if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps", "tpu"):
+    if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps"):
         raise InputError(f"unknown accelerator '{accelerator}': choose auto, cpu, gpu or mps")
     if devices < 1 or num_nodes < 1:
         raise InputError(f"devices and num_nodes must be at least 1, not {devices} and {num_nodes}")
