@@ -242,6 +242,23 @@ class TestBadInput:
         self.refused(run("prune.py", "--from_scores", str(tmp_path / "x.safetensors")), "is no scores file")
         self.refused(run("prune.py", "--from_scores", str(tmp_path / "y.safetensors")), "no such file")
 
+    def test_options_that_saved_scores_leave_no_meaning(self, made, run, tmp_path):
+        scores = made[0] / "multiflow" / "xvlm-mini_multiflow_seed42_scores.safetensors"
+        done = run("prune.py", "--from_scores", str(scores), "-s", "40", "-p", "omp", "--output_dir", str(tmp_path))
+        self.refused(done, "--pruner has no meaning with --from_scores")
+        assert not list(tmp_path.iterdir())
+
+    def test_a_pattern_at_another_sparsity_leaves_no_folder(self, run, tmp_path):
+        for allocation, message in (("2:4", "prunes 50 % and nothing else"), ("foo", "unknown allocation 'foo'")):
+            done = prune(run, tmp_path / "out", "--pruner", "omp", "--allocation", allocation, "-s", "75")
+            self.refused(done, message)
+        assert not (tmp_path / "out").exists()
+
+    def test_a_folder_for_weights_and_an_accelerator_nobody_offers(self, run, tmp_path):
+        self.refused(prune(run, tmp_path, "--weights", str(tmp_path)), "is a folder, not a file")
+        self.refused(prune(run, tmp_path, "--pruner", "omp", "--accelerator", "tpu"), "unknown accelerator 'tpu'")
+        self.refused(prune(run, tmp_path, "--seed", "-1"), "seed must be at least 0")
+
     @pytest.mark.parametrize("harm", ["short", "broken", "nameless"])
     def test_damaged_scores(self, harm, made, run, tmp_path):
         """Never a mask from scores that are not whole."""

@@ -162,3 +162,9 @@ def test_errors_that_are_no_fault_of_the_disk_stay_what_they_are(tmp_path):
     with pytest.raises((pickle.PicklingError, AttributeError)):
         write_torch(tmp_path / "a.pt", {"function": lambda: None})
     assert names(tmp_path) == []
+
+
+def test_files_are_as_readable_as_others(tmp_path):
+    (tmp_path / "other").touch()
+    write_safetensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)}, {})
+    assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
