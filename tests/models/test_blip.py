@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from models import family_config, load_model
@@ -106,6 +107,26 @@ def test_sparsities_do_not_influence_each_other(blip):
     batches = reference_batches("blip", 2)
     together = prune(blip, batches, "itersnip", (0.63, 0.75), epochs=2)
     assert together[0.75] == prune(blip, batches, "itersnip", (0.75,), epochs=2)[0.75]
+
+
+def test_a_file_with_a_queue_of_another_length(tmp_path):
+    """Everything but the queues comes from the file; the queues are drawn anew, with memory, and work."""
+    settings = yaml.safe_load((REFERENCE / "blip.yaml").read_text()) | {"queue": 32}
+    config = tmp_path / "blip.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    model = load_model("blip", config=config, weights=WEIGHTS)
+    filed = load_file(WEIGHTS)
+    for name, tensor in model.state_dict().items():
+        assert not tensor.is_meta, name
+        if name in ("image_queue", "text_queue"):
+            assert tensor.shape[1] == 32
+            torch.testing.assert_close(tensor.norm(dim=0), torch.ones(32))
+        elif name in filed:
+            assert torch.equal(tensor, filed[name]), name
+    batch = reference_batches("blip", 1)[0]["general"]
+    losses = model(batch)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert model.queue_ptr.item() == len(batch["image"])
 
 
 def test_queues_wrap_around(blip):
