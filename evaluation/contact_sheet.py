@@ -1,0 +1,232 @@
+"""Contact sheets: some test images with what a model said of them, as one picture beside a run's results.
+
+Plain records in, a PNG out; what is shown of a task is the task's business (`samples` of the tasks in training/).
+Right and wrong are told by a sign and a word; colour only repeats them.
+    python captioning.py --model xvlm-mini --dense --debug    # among others, samples.png in its output folder
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from storage.atomic import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Lengths are points; with two pixels a point, the mini world's 64 pixels become 4 or 3 x 64.
+DPI = 144
+WIDTH, MARGIN, GAP = 960.0, 20.0, 16.0
+COLUMNS = 3
+COLUMN = (WIDTH - 2 * MARGIN - (COLUMNS - 1) * GAP) / COLUMNS
+ALONE, IN_ROW = 128.0, 96.0  # side of an image: beside its lines, or one of several
+ROOM = 5  # images that fit into a row
+FONT = "DejaVu Sans"  # comes with matplotlib, and has the signs
+MOST_LINES = 7  # of one text; what is longer ends in dots
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a line looks; sign: what goes before its text."""
+
+    colour: str = "#1a1a1a"
+    size: float = 8.0
+    weight: str = "normal"
+    sign: str = ""
+
+
+RIGHT, PARTLY, WRONG = "#005b96", "#7a5195", "#b8430b"  # blue, violet, vermilion: told apart by the colour-blind, too
+STYLES = {
+    "plain": Style(),
+    "strong": Style(weight="bold"),
+    "faint": Style("#5f5f5f", 7.5),
+    "right": Style(RIGHT, weight="bold", sign="✓ "),
+    "partly": Style(PARTLY, weight="bold", sign="◐ "),
+    "wrong": Style(WRONG, weight="bold", sign="✗ "),
+    "title": Style(size=13.0, weight="bold"),
+    "heading": Style(size=10.0),
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A text, wrapped where it is wide; style: one of `STYLES`."""
+
+    text: str
+    style: str = "plain"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An image [H, W, 3] uint8. In a row: label, what stands below it; frame, "right" or "wrong" or none."""
+
+    image: np.ndarray
+    label: str = ""
+    frame: str = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with lines to its right, or lines with several images (at most 5) to their right."""
+
+    images: Sequence[Shown]
+    lines: Sequence[Line]
+
+    def __post_init__(self) -> None:
+        assert 1 <= len(self.images) <= ROOM
+
+
+@dataclass(frozen=True)
+class Part:
+    """Samples of one kind below a heading."""
+
+    heading: str
+    samples: Sequence[Sample]
+
+
+def spread(n: int, k: int) -> list[int]:
+    """k of the numbers below n (all, where there are no more), rising and spread evenly, always the same ones.
+
+    One from each of k stretches, at the golden ratio's places: equal steps would meet the same kind of question again
+    and again where a file repeats its kinds.
+    """
+    k = min(n, k)
+    stretches = [(n * i // k, n * (i + 1) // k) for i in range(k)]
+    golden = (math.sqrt(5) - 1) / 2
+    return [first + int((end - first) * ((i + 1) * golden % 1)) for i, (first, end) in enumerate(stretches)]
+
+
+def draw_contact_sheet(title: str, parts: Sequence[Part], path: Path) -> None:
+    """Write the sheet (PNG), whole or not at all."""
+    figure = contact_sheet(title, parts)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=DPI)
+
+
+def contact_sheet(title: str, parts: Sequence[Part]) -> Figure:
+    """The sheet as a figure, as high as it needs to be."""
+    page, inner = _Page(), WIDTH - 2 * MARGIN
+    y = page.write(MARGIN, MARGIN, [Line(title, "title")], inner)
+    for part in parts:
+        y = page.write(MARGIN, y + GAP, [Line(part.heading, "heading")], inner) + GAP / 2
+        alone = all(len(sample.images) == 1 for sample in part.samples)
+        columns, width = (COLUMNS, COLUMN) if alone else (1, inner)
+        for first in range(0, len(part.samples), columns):
+            line = enumerate(part.samples[first : first + columns])
+            y = max(page.place(sample, MARGIN + i * (width + GAP), y, width) for i, sample in line) + GAP
+    return page.figure(math.ceil(y - GAP + MARGIN))
+
+
+def wrapped(text: str, width: float, style: Style, most: int = MOST_LINES) -> list[str]:
+    """The text in lines that are not wider than `width`; a word that is wider is cut, what is over `most` is dots."""
+    lines = [""]
+    for word in text.split():
+        for piece in _pieces(word, width, style):
+            longer = f"{lines[-1]} {piece}".lstrip()
+            if _width(longer, style) <= width:
+                lines[-1] = longer
+            else:
+                lines.append(piece)
+    if len(lines) > most:
+        last = lines[most - 1]
+        while last and _width(f"{last} …", style) > width:
+            last = last[:-1].rstrip()
+        lines[most - 1 :] = [f"{last} …"]
+    return [line for line in lines if line]
+
+
+@dataclass
+class _Page:
+    """What goes where, in points from the top left corner; drawn when the height is known."""
+
+    texts: list[tuple[float, float, str, Style]] = field(default_factory=list)
+    images: list[tuple[float, float, float, Shown]] = field(default_factory=list)
+
+    def write(self, x: float, y: float, lines: Sequence[Line], width: float) -> float:
+        """Lines from y down; returns where they end."""
+        for line in lines:
+            style = STYLES[line.style]
+            for text in wrapped(style.sign + line.text, width, style):
+                y += 1.3 * style.size
+                self.texts.append((x, y - 0.3 * style.size, text, style))
+            y += 0.3 * style.size
+        return y
+
+    def place(self, sample: Sample, x: float, y: float, width: float) -> float:
+        """A sample from (x, y) on; returns where it ends."""
+        if len(sample.images) == 1:
+            self.images.append((x, y, ALONE, sample.images[0]))
+            beside = x + ALONE + GAP / 2
+            return max(y + ALONE, self.write(beside, y - 2, sample.lines, x + width - beside))
+        left = x + COLUMN + GAP  # where the second column of single images is, too
+        bottom = self.write(x, y - 2, sample.lines, left - GAP - x)
+        for i, shown in enumerate(sample.images):
+            at = left + i * (IN_ROW + GAP)
+            self.images.append((at, y, IN_ROW, shown))
+            label = Line(shown.label, shown.frame or "faint")
+            bottom = max(bottom, self.write(at, y + IN_ROW + 5, [label], IN_ROW + GAP / 2))
+        return bottom
+
+    def figure(self, height: float) -> Figure:
+        """All of it on a sheet of this height."""
+        from matplotlib.figure import Figure  # without pyplot: no window, no state shared with other drawings
+        from matplotlib.font_manager import FontProperties
+
+        figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=DPI, facecolor="white")
+        axes = figure.add_axes((0, 0, 1, 1))
+        for x, y, side, shown in self.images:
+            _paint(axes, x, y, side, shown)
+        axes.set(xlim=(0, WIDTH), ylim=(height, 0), aspect="auto")
+        axes.set_axis_off()
+        for x, y, text, style in self.texts:
+            font = FontProperties(family=FONT, size=style.size, weight=style.weight)
+            # a caption may well speak of $ signs, which are no formulas
+            axes.text(x, y, text, color=style.colour, fontproperties=font, va="baseline", parse_math=False)
+        return figure
+
+
+def _paint(axes: Axes, x: float, y: float, side: float, shown: Shown) -> None:
+    """The image in the middle of a square, its shape kept, with its frame around it."""
+    from matplotlib.patches import Rectangle
+
+    h, w, _ = shown.image.shape
+    scale = side / max(h, w)
+    left, top = x + (side - w * scale) / 2, y + (side - h * scale) / 2
+    axes.imshow(shown.image, extent=(left, left + w * scale, top + h * scale, top))
+    if shown.frame:
+        colour, dashes = STYLES[shown.frame].colour, "-" if shown.frame == "right" else "--"
+        # around the image, not over it
+        frame = Rectangle(
+            (x - 3, y - 3), side + 6, side + 6, fill=False, edgecolor=colour, linewidth=3, linestyle=dashes
+        )
+        axes.add_patch(frame)
+
+
+def _pieces(word: str, width: float, style: Style) -> list[str]:
+    """The word, cut where it would be wider than a line."""
+    pieces = [""]
+    if _width(word, style) <= width:
+        return [word]
+    for letter in word:
+        if pieces[-1] and _width(pieces[-1] + letter, style) > width:
+            pieces.append("")
+        pieces[-1] += letter
+    return pieces
+
+
+@lru_cache(maxsize=10_000)
+def _width(text: str, style: Style) -> float:
+    """In points. Drawn letters stand on whole pixels, which may add a little."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextToPath
+
+    font = FontProperties(family=FONT, size=style.size, weight=style.weight)
+    return 1.02 * TextToPath().get_text_width_height_descent(text, font, ismath=False)[0]
