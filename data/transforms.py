@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+import torch
+from torch import Tensor
 from torchvision import transforms as T
 from torchvision.transforms import InterpolationMode
 
@@ -73,6 +76,13 @@ class Views:
 def to_normalised(shape: ImageShape) -> T.Compose:
     """PIL image -> tensor [3, H, W]; CLIP's mean and deviation unless the model has its own (DINO has not)."""
     return T.Compose([T.ToTensor(), T.Normalize(shape.mean or CLIP_MEAN, shape.std or CLIP_STD)])
+
+
+def to_picture(image: Tensor, shape: ImageShape) -> np.ndarray:
+    """The inverse of `to_normalised`: a tensor [3, H, W] -> what a model was shown, [H, W, 3] uint8."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (shape.mean or CLIP_MEAN, shape.std or CLIP_STD))
+    pixels = (image.cpu() * std + mean).clamp(0, 1) * 255
+    return pixels.round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
 def training_transform(shape: ImageShape, augmentation: Augmentation) -> T.Compose:

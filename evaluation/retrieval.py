@@ -37,11 +37,13 @@ def evaluate_retrieval(
     tokenizer: Tokenizer,
     settings: RetrievalSettings,
     advance: Callable[..., None] = lambda *_: None,
+    look: Callable[[Tensor, Tensor], None] = lambda *_: None,
 ) -> dict[str, dict[str, float]]:
     """Recalls by contrastive similarity alone (`itc`) and after re-ranking (`itm`).
 
     model: answers `image_entry(image)` and `text_entry(ids, atts)` -> (what `match` needs of each, feature), and
-    `match(text_entries, text_atts, image_entries, similarity)` -> one score a pair.
+    `match(text_entries, text_atts, image_entries, similarity)` -> one score a pair. look: is shown the scores after
+    re-ranking, [images, texts] and [texts, images].
     """
     device = next(model.parameters()).device
     image_states, image_features = _images(model, gallery, settings.image_batch, device)
@@ -68,6 +70,7 @@ def evaluate_retrieval(
     by_image = rerank(similarity, lambda images, texts: (text_states[texts], atts[texts], image_states[images]))
     by_text = rerank(similarity.t(), lambda texts, images: (text_states[texts], atts[texts], image_states[images]))
     result["itm"] = recalls(by_image, by_text, *pairs)
+    look(by_image, by_text)
     return result
 
 

@@ -7,13 +7,15 @@ caption in other words than the references' counts, and a fluent wrong one does 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from console.errors import InputError
-from data.miniworld.checker import check_caption, load_truth
+from data.miniworld.checker import check_caption, load_truth, parse_caption
+from data.miniworld.meaning import Phrase, seats
 from data.miniworld.parts import SPLITS
 from data.miniworld.records import karpathy_id
-from data.miniworld.scene import Scene
+from data.miniworld.scene import COLOURS, SHAPES, SIZES, TEXTURES, Scene
 from data.miniworld.store import read_manifest
 from evaluation.ptb import ptb_tokens
 
@@ -34,6 +36,29 @@ def load_scenes(root: Path | str, images: Iterable[int]) -> dict[int, Scene] | N
     if strange := sorted(images - scenes.keys()):
         raise InputError(f"image {strange[0]} is not among the captioned pictures of the mini world in {root}")
     return {image: scenes[image] for image in sorted(images)}
+
+
+@dataclass(frozen=True)
+class Told:
+    """What one caption says of its picture. true: wholly; there, not_there: the things it mentions, in plain words."""
+
+    true: bool
+    there: list[str]
+    not_there: list[str]
+
+
+def told(caption: str, scene: Scene) -> Told:
+    """A caption held against its scene, thing by thing: `truthfulness` of one, in words."""
+    text = " ".join(ptb_tokens(caption))
+    things = [(_named(phrase), there) for phrase, there in seats(parse_caption(text).meaning, scene)]
+    there, not_there = ([name for name, found in things if found is wanted] for wanted in (True, False))
+    return Told(check_caption(text, scene).true, there, not_there)
+
+
+def _named(phrase: Phrase) -> str:
+    """One thing of a phrase: size, texture, colour, shape, as far as they are said."""
+    said = ((SIZES, phrase.size), (TEXTURES, phrase.texture), (COLOURS, phrase.colour), (SHAPES, phrase.shape))
+    return " ".join(names[value] for names, value in said if value is not None)
 
 
 def truthfulness(generated: Mapping[int, str], scenes: Mapping[int, Scene]) -> dict[str, float]:

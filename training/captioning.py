@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,12 +15,15 @@ from data.evaluation_batches import check_files, evaluation_batches
 from data.readers import Batch
 from data.sources import Files
 from data.tokenizer import Tokenizer
+from data.transforms import to_picture
 from evaluation.captions import caption_scores, read_ground_truth, write_results
+from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
 from evaluation.generation import generate_captions
-from evaluation.truthfulness import load_scenes, truthfulness
+from evaluation.truthfulness import load_scenes, told, truthfulness
 from models.beam_search import SearchSettings
 from training.finetuning import Finetuning, Metrics
 from training.merge import gather_shares
+from training.samples import IMAGES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +65,7 @@ class Captioning:
         """skip_eval: write captions without scoring them; then the last epoch counts."""
         self.decides = None if skip_eval else "CIDEr"
         self._config, self._tokenizer, self._folder, self._skip = config, tokenizer, folder, skip_eval
+        self._shape = model.image_shape
         self._prompt = len(tokenizer.encode(config.prompt.strip(), False, None))
         self._data, self._references, self._scenes = {}, {}, {}
         for split, captioned in (("val", config.val), ("test", config.test)):
@@ -84,7 +89,7 @@ class Captioning:
         config = self._config
         share = evaluation_batches(self._data[split], config.eval_batch, fabric.global_rank, fabric.world_size)
         written = generate_captions(model, share, self._tokenizer, config.prompt, config.search)
-        written = gather_shares(fabric, written)
+        written = self._written = gather_shares(fabric, written)
         scores: Metrics = {}
         if fabric.is_global_zero:
             rows = [{"image_id": number, "caption": caption} for number, caption in written.items()]
@@ -97,3 +102,24 @@ class Captioning:
                 if self._scenes.get(split):
                     scores |= truthfulness(worded, self._scenes[split])
         return fabric.broadcast(scores)
+
+    def samples(self) -> list[Part]:
+        """Test images with the caption written, a reference, and of the mini world which things said are there."""
+        data, scenes, shown = self._data["test"], self._scenes.get("test") or {}, []
+        for i in spread(len(data), IMAGES):
+            image, number = data[i]
+            caption = self._written[number].strip()
+            lines = [Line(caption or "(no word)", "strong")]
+            if number in scenes:
+                verdict = told(caption, scenes[number])
+                lines.append(Line("wholly true", "right") if verdict.true else Line("not wholly true", "wrong"))
+                for name, things in (("there", verdict.there), ("not there", verdict.not_there)):
+                    lines += [Line(f"{name}: {counted(things)}")] if things else []
+            lines.append(Line(f"reference: {self._references['test'][number][0]}", "faint"))
+            shown.append(Sample([Shown(to_picture(image, self._shape))], lines))
+        return [Part(f"{len(shown)} of {len(data)} test images, with the caption written", shown)]
+
+
+def counted(things: list[str]) -> str:
+    """`ring × 3, heart`: things in order, with how often they are there."""
+    return ", ".join(f"{thing} × {n}" if n > 1 else thing for thing, n in Counter(things).items())

@@ -16,8 +16,11 @@ from data.classification import ImagesToClassify, same_classes
 from data.evaluation_batches import check_files, evaluation_batches
 from data.labelled import LabelledSet
 from data.readers import Batch
+from data.transforms import to_picture
+from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
 from training.finetuning import Finetuning, Metrics
 from training.merge import gather_shares
+from training.samples import IMAGES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,7 @@ class Classification:
     def __init__(
         self, config: ClassificationConfig, model: nn.Module, tokenizer: Any, folder: Path, limit: int | None = None
     ):
-        self._config = config
+        self._config, self._shape = config, model.image_shape
         self._data = ImagesToClassify(config.test, model.image_shape, limit)
         check_files(self._data)
 
@@ -68,11 +71,22 @@ class Classification:
     def evaluate(self, fabric: Fabric, model: nn.Module, split: str, epoch: int | None) -> Metrics:
         """`top1`: percent of the test images whose class is found."""
         rank, size = fabric.global_rank, fabric.world_size
-        right, batch_size = {}, self._config.eval_batch
+        found, batch_size = {}, self._config.eval_batch
         batches = evaluation_batches(self._data, batch_size, rank, size)
         for number, batch in enumerate(batches):
-            found = model.logits(batch["image"].to(fabric.device)).argmax(dim=1).cpu() == batch["label"]
+            best = model.logits(batch["image"].to(fabric.device)).argmax(dim=1).tolist()
             first = (number * size + rank) * batch_size
-            right |= {first + i: bool(hit) for i, hit in enumerate(found)}
-        right = gather_shares(fabric, right)
-        return {"top1": round(100 * sum(right.values()) / len(right), 2)}
+            found |= {first + i: pair for i, pair in enumerate(zip(best, batch["label"].tolist(), strict=True))}
+        self._found = gather_shares(fabric, found)
+        right = [label == true for label, true in self._found.values()]
+        return {"top1": round(100 * sum(right) / len(right), 2)}
+
+    def samples(self) -> list[Part]:
+        """Images with the class found and the true one."""
+        classes, shown = self._data.source.classes, []
+        for i in spread(len(self._data), IMAGES):
+            label, true = self._found[i]
+            mark = "right" if label == true else "wrong"
+            lines = [Line(f"found: {classes[label]}", "strong"), Line(mark, mark), Line(f"true: {classes[true]}")]
+            shown.append(Sample([Shown(to_picture(self._data[i][0], self._shape))], lines))
+        return [Part(f"{len(shown)} of {len(self._data)} test images, with the class found and the true class", shown)]

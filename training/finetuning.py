@@ -32,6 +32,7 @@ from storage.tensors import read_safetensors, write_safetensors
 from training.fabric import make_fabric
 from training.loop import Loop, fit
 from training.optimizer import Recipe
+from training.samples import draw_samples
 from training.sparse import SparseLock
 
 Metrics = dict[str, Any]
@@ -84,7 +85,10 @@ class Task(Protocol):
         ...
 
     def evaluate(self, fabric: Fabric, model: nn.Module, split: str, epoch: int | None) -> Metrics:
-        """Numbers of a split, `val` or `test`, on every process alike; {} when there is nothing to evaluate."""
+        """Numbers of a split, `val` or `test`, on every process alike; {} when there is nothing to evaluate.
+
+        A task may also have `samples()`, asked on the first process after the last evaluation: training/samples.py.
+        """
         ...
 
 
@@ -109,7 +113,7 @@ class Objective(nn.Module):
 def finetune(
     args: argparse.Namespace, config: Finetuning, make_task: MakeTask, task_name: str, subfolder: str = ""
 ) -> Metrics:
-    """Train, evaluate, and leave in the output folder: weights (best, last), results.json, epochs.jsonl, log.jsonl.
+    """Train, evaluate, and leave in the output folder: weights (best, last), results.json, samples.png, epochs and log.
 
     Returns what results.json holds.
     """
@@ -188,6 +192,7 @@ def finetune(
     if fabric.is_global_zero:
         write_json(folder / "results.json", result)
         console.print(f"results: {folder / 'results.json'}")
+        draw_samples(task, folder / "samples.png", f"{args.model} {task_name}, {mask_label(args)}")
     return result
 
 

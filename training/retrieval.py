@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
@@ -11,9 +12,14 @@ from data.readers import Batch
 from data.retrieval import Gallery
 from data.sources import Files
 from data.tokenizer import Tokenizer
-from evaluation.retrieval import RetrievalSettings, evaluate_retrieval
+from data.transforms import to_picture
+from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
+from evaluation.retrieval import UNSCORED, RetrievalSettings, evaluate_retrieval
 from models.gather import gather_processes
 from training.finetuning import Finetuning, Metrics
+from training.samples import IMAGES, TEXTS
+
+FOUND = 4  # images that are shown of those found for a text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +40,7 @@ class Retrieval:
     decides = "r_mean"
 
     def __init__(self, config: RetrievalConfig, model: nn.Module, tokenizer: Tokenizer, limit: int | None = None):
-        self._config, self._tokenizer = config, tokenizer
+        self._config, self._tokenizer, self._shape = config, tokenizer, model.image_shape
         self._galleries = {
             split: Gallery(files, model.image_shape, config.max_words, limit)
             for split, files in (("val", config.val), ("test", config.test))
@@ -48,5 +54,61 @@ class Retrieval:
 
     def evaluate(self, fabric: Fabric, model: nn.Module, split: str, epoch: int | None) -> Metrics:
         """Recalls after re-ranking under the published names, and those of similarity alone under `itc`."""
-        found = evaluate_retrieval(model, self._galleries[split], self._tokenizer, self._config.evaluation)
+        gallery = self._galleries[split]
+
+        def look(by_image: Tensor, by_text: Tensor) -> None:  # a few rows are kept; the whole is large
+            images, texts = spread(len(gallery), IMAGES), spread(len(gallery.texts), TEXTS)
+            self._rows = (
+                dict(zip(images, by_image[images].cpu(), strict=True)),
+                dict(zip(texts, by_text[texts].cpu(), strict=True)),
+            )
+
+        found = evaluate_retrieval(model, gallery, self._tokenizer, self._config.evaluation, look=look)
         return {**found["itm"], "itc": found["itc"]}
+
+    def samples(self) -> list[Part]:
+        """Test images with the caption found for them, and texts with the images found, by the scores of matching."""
+        gallery = self._galleries["test"]
+        by_image, by_text = self._rows
+        images, texts = [], []
+        for i, scores in by_image.items():
+            order = ranked(scores)
+            right = order[0] in gallery.texts_of_image[i]
+            mark = "right" if right else "wrong"
+            lines = [Line(gallery.texts[order[0]], "strong"), Line(mark, mark)]
+            if not right:
+                own = min(gallery.texts_of_image[i], key=order.index)
+                lines.append(Line(f"its own, {place(scores, order, own)}: {gallery.texts[own]}", "faint"))
+            images.append(Sample([self._shown(i)], lines))
+        for j, scores in by_text.items():
+            order, own = ranked(scores), gallery.image_of_text[j]
+            found = [self._shown(i, f"place {n}") for n, i in enumerate(order[:FOUND], start=1) if i != own]
+            where = order.index(own)
+            if where < FOUND:
+                found.insert(where, self._shown(own, f"place {where + 1}, its own", "right"))
+                verdict = (
+                    Line("right", "right") if where == 0 else Line(f"wrong, its own is at place {where + 1}", "wrong")
+                )
+            else:
+                found.append(self._shown(own, f"its own, {place(scores, order, own)}", "wrong"))
+                verdict = Line(f"wrong, its own is {place(scores, order, own)}", "wrong")
+            texts.append(Sample(found, [Line(gallery.texts[j], "strong"), verdict]))
+        return [
+            Part(f"{len(images)} of {len(gallery)} test images, with the caption found for them", images),
+            Part(
+                f"{len(texts)} of {len(gallery.texts)} texts, with the images found for them (framed: its own)", texts
+            ),
+        ]
+
+    def _shown(self, image: int, label: str = "", frame: str = "") -> Shown:
+        return Shown(to_picture(self._galleries["test"][image], self._shape), label, frame)
+
+
+def ranked(scores: Tensor) -> list[int]:
+    """Numbers from the best score to the worst, equal ones in order."""
+    return torch.argsort(scores, descending=True, stable=True).tolist()
+
+
+def place(scores: Tensor, order: list[int], number: int) -> str:
+    """Where a number stands in the order, in words; candidates that were never matched have no place."""
+    return "not re-ranked" if scores[number] == UNSCORED else f"place {order.index(number) + 1}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,10 +14,13 @@ from data.questions import QuestionsToAnswer, read_answer_list
 from data.readers import Batch
 from data.sources import Files
 from data.tokenizer import Tokenizer
+from data.transforms import to_picture
 from evaluation.answering import answer_questions
-from evaluation.vqa import read_truth, vqa_accuracy, write_answers
+from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
+from evaluation.vqa import answer_accuracy, read_truth, vqa_accuracy, write_answers
 from training.finetuning import Finetuning, Metrics
 from training.merge import gather_shares
+from training.samples import IMAGES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,7 @@ class VQA:
         self, config: VQAConfig, model: nn.Module, tokenizer: Tokenizer, folder: Path, limit: int | None = None
     ):
         self._config, self._tokenizer, self._folder = config, tokenizer, folder
+        self._shape = model.image_shape
         root = config.val.resolved()
         self._answers = read_answer_list(root.path(config.answers), config.k_test)
         self._data, self._truth = {}, {}
@@ -74,7 +79,7 @@ class VQA:
             return {}
         share = evaluation_batches(self._data[split], config.eval_batch, fabric.global_rank, fabric.world_size)
         given = answer_questions(model, share, self._tokenizer, self._answers, config.k_test)
-        given = gather_shares(fabric, given)
+        given = self._given = gather_shares(fabric, given)
         found: Metrics = {}
         if fabric.is_global_zero:
             name = f"{split}_vqa_result_epoch_{'last' if split == 'test' else epoch}.json"
@@ -83,3 +88,26 @@ class VQA:
             if split in self._truth:
                 found = vqa_accuracy(rows, self._truth[split])
         return fabric.broadcast(found)
+
+    def samples(self) -> list[Part]:
+        """Test images with question and answer, and where they are known people's answers with their shares."""
+        data, shown = self._data["test"], []
+        people = {record["question_id"]: record["answer"] for record in self._truth.get("test", [])}
+        for i in spread(len(data), IMAGES):
+            number = data.question_ids[i]
+            lines = [Line(data.source.record(i)["question"]), Line(f"answer: {self._given[number]}", "strong")]
+            if number in people:
+                lines += judged(self._given[number], people[number])
+            shown.append(Sample([Shown(to_picture(data[i][0], self._shape))], lines))
+        return [Part(f"{len(shown)} of {len(data)} test questions, with the answer ranked first", shown)]
+
+
+def judged(answer: str, people: list[str]) -> list[Line]:
+    """How right an answer is, and the answers people gave, the most frequent ones first."""
+    right = answer_accuracy(answer, people)
+    mark = "right" if right > 0.999 else "partly" if right else "wrong"
+    said = ", ".join(f"{text} {100 * count / len(people):.0f} %" for text, count in Counter(people).most_common(4))
+    return [
+        Line(f"partly right, {100 * right:.0f} %" if mark == "partly" else mark, mark),
+        Line(f"people: {said}", "faint"),
+    ]

@@ -83,7 +83,12 @@ def mentioned(meaning: Meaning) -> int:
 
 
 def present(meaning: Meaning, scene: Scene) -> int:
-    """How many of the things a caption speaks of are there; each thing of the scene counts only once.
+    """How many of the things a caption speaks of are there; each thing of the scene counts only once."""
+    return sum(there for _, there in seats(meaning, scene))
+
+
+def seats(meaning: Meaning, scene: Scene) -> list[tuple[Phrase, bool]]:
+    """Each thing a caption speaks of, by its phrase, and whether it is there (of as many as can be at once).
 
     A maximum matching by augmenting paths: with four things at most, brevity beats speed.
     """
@@ -99,7 +104,8 @@ def present(meaning: Meaning, scene: Scene) -> int:
                     return True
         return False
 
-    return sum(seat(mention, set()) for mention in range(len(mentions)))
+    # a mention that has a seat keeps one, if another than at first
+    return [(phrase, seat(mention, set())) for mention, phrase in enumerate(mentions)]
 
 
 def _readings(meaning: Meaning, scene: Scene) -> Iterator[tuple[tuple[Thing, ...], ...]]:

@@ -1,0 +1,206 @@
+"""What each task shows of itself: records of cases made by hand, without a model."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from console.errors import InputError
+from data.miniworld.scene import Scene, Thing
+from data.transforms import CLIP_MEAN, CLIP_STD, to_normalised, to_picture
+from evaluation.contact_sheet import Line, Part, Sample, Shown
+from evaluation.retrieval import UNSCORED
+from evaluation.truthfulness import told
+from models.base import ImageShape
+from training import samples
+from training.captioning import Captioning
+from training.classification import Classification
+from training.retrieval import Retrieval
+from training.samples import draw_samples
+from training.vqa import VQA, judged
+
+SHAPE = ImageShape(4, 2)
+
+
+def grey(i):
+    """Image i is of grey value 10 i, as a model gets it."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
+    return ((10 * i / 255) - mean).expand(3, 4, 4) / std
+
+
+def made(task, **fields):
+    """A task that was never opened, with what its `samples` needs."""
+    blank = task.__new__(task)
+    for name, value in ({"_shape": SHAPE} | fields).items():
+        setattr(blank, name, value)
+    return blank
+
+
+class Data:
+    """Five images and what tasks ask of their data."""
+
+    question_ids, image_ids = [70, 71, 72, 73, 74], [70, 71, 72, 73, 74]
+    source = SimpleNamespace(classes=["rose", "tulip"], record=lambda i: {"question": f"What is {i}?"})
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, i):
+        return grey(i), self.image_ids[i]
+
+
+def lines(sample):
+    return [(line.style, line.text) for line in sample.lines]
+
+
+def values(sample):
+    return [int(shown.image[0, 0, 0]) for shown in sample.images]
+
+
+@pytest.mark.parametrize("shape", [SHAPE, ImageShape(4, 2, (0.5, 0.4, 0.3), (0.2, 0.5, 1.0))])
+def test_normalised_and_back(shape):
+    from PIL import Image
+
+    pixels = torch.arange(48, dtype=torch.uint8).mul(5).view(4, 4, 3).numpy()
+    assert (to_picture(to_normalised(shape)(Image.fromarray(pixels)), shape) == pixels).all()
+
+
+def test_classification():
+    task = made(Classification, _data=Data(), _found={0: (1, 1), 1: (0, 1), 2: (0, 0), 3: (1, 0), 4: (1, 1)})
+    (part,) = task.samples()
+    assert part.heading.startswith("5 of 5")
+    assert [values(sample) for sample in part.samples] == [[0], [10], [20], [30], [40]]
+    assert lines(part.samples[0]) == [("strong", "found: tulip"), ("right", "right"), ("plain", "true: tulip")]
+    assert lines(part.samples[1]) == [("strong", "found: rose"), ("wrong", "wrong"), ("plain", "true: tulip")]
+
+
+def test_answers():
+    given = dict.fromkeys(Data.question_ids, "red")
+    truth = [
+        {"question_id": 70 + i, "answer": ["red"] * red + ["blue"] * (10 - red)} for i, red in enumerate((10, 2, 0))
+    ]
+    (part,) = made(VQA, _data={"test": Data()}, _given=given, _truth={"test": truth}).samples()
+    asked = [("plain", "What is 0?"), ("strong", "answer: red")]
+    assert lines(part.samples[0]) == [*asked, ("right", "right"), ("faint", "people: red 100 %")]
+    # 2 of 10 say so: leaving one of them out 1 of 3, else 2 of 3
+    assert lines(part.samples[1])[2:] == [("partly", "partly right, 60 %"), ("faint", "people: blue 80 %, red 20 %")]
+    assert lines(part.samples[2])[2:] == [("wrong", "wrong"), ("faint", "people: blue 100 %")]
+    assert len(part.samples[3].lines) == 2  # nobody knows
+    assert judged("a", [*"aaaabbcde"])[1].text == "people: a 44 %, b 22 %, c 11 %, d 11 %"
+
+
+def test_captions():
+    def thing(shape, colour, x, y):
+        return Thing(shape, colour, 0, 0, x, y, 7.0, 4, (0, 0, 0), 0)
+
+    scene = Scene(2, (0, 0, 0), 0, 0, (thing(0, 0, 10.0, 12.0), thing(4, 4, 50.0, 30.0)))
+    written = dict(
+        zip(Data.image_ids, ["a red circle and a blue star", "three red circles", "", "a", "b"], strict=True)
+    )
+    task = made(
+        Captioning,
+        _data={"test": Data()},
+        _written=written,
+        _references={"test": {number: ["r"] for number in written}},
+    )
+    task._scenes = {"test": {70: scene, 71: scene}}
+    (part,) = task.samples()
+    assert lines(part.samples[0]) == [
+        ("strong", "a red circle and a blue star"),
+        ("right", "wholly true"),
+        ("plain", "there: red circle, blue star"),
+        ("faint", "reference: r"),
+    ]
+    assert lines(part.samples[1])[1:4] == [
+        ("wrong", "not wholly true"),
+        ("plain", "there: red circle"),
+        ("plain", "not there: red circle × 2"),
+    ]
+    assert lines(part.samples[2]) == [("strong", "(no word)"), ("faint", "reference: r")]
+    assert told("a blue star left of a red circle", scene).not_there == []
+
+
+def test_retrieval():
+    """Images of two texts each; some are found first, some later, some were not among those re-ranked."""
+
+    class Gallery(Data):
+        texts, image_of_text = [f"text {j}" for j in range(6)], [0, 0, 1, 1, 2, 2]
+        texts_of_image = ((0, 1), (2, 3), (4, 5))
+
+        def __getitem__(self, i):
+            return grey(i)
+
+    by_image = {
+        0: torch.tensor([1.0, 3, 2, UNSCORED, UNSCORED, 0]),
+        1: torch.tensor([5.0, 1, 2, 3, UNSCORED, UNSCORED]),
+        2: torch.tensor([5.0, 1, 2, 3, UNSCORED, UNSCORED]),
+    }
+    by_text = {
+        0: torch.tensor([3.0, 2, 1, 0, UNSCORED]),
+        2: torch.tensor([3.0, 2, 1, 0, UNSCORED]),
+        4: torch.tensor([3.0, 2, UNSCORED, 1, 0]),
+        5: torch.tensor([3.0, 2, 0.5, 1, 0.9]),
+    }
+    task = made(Retrieval, _galleries={"test": Gallery()}, _rows=(by_image, by_text))
+    images, texts = task.samples()
+    assert lines(images.samples[0]) == [("strong", "text 1"), ("right", "right")]
+    assert lines(images.samples[1])[1:] == [("wrong", "wrong"), ("faint", "its own, place 2: text 3")]
+    assert lines(images.samples[2])[2] == ("faint", "its own, not re-ranked: text 4")
+    assert [lines(sample)[1] for sample in texts.samples] == [
+        ("right", "right"),
+        ("wrong", "wrong, its own is at place 2"),
+        ("wrong", "wrong, its own is not re-ranked"),
+        ("wrong", "wrong, its own is place 5"),
+    ]
+    assert [values(sample) for sample in texts.samples] == [
+        [0, 10, 20, 30],
+        [0, 10, 20, 30],
+        [0, 10, 30, 40, 20],
+        [0, 10, 30, 40, 20],
+    ]
+    assert [[shown.frame for shown in sample.images] for sample in texts.samples] == [
+        ["right", "", "", ""],
+        ["", "right", "", ""],
+        ["", "", "", "", "wrong"],
+        ["", "", "", "", "wrong"],
+    ]
+
+
+def test_a_picture_that_cannot_be_drawn_ends_nothing(tmp_path, monkeypatch, capsys):
+    part = Part("h", [Sample([Shown(to_picture(grey(1), SHAPE))], [Line("right", "right")])])
+    task = SimpleNamespace(samples=lambda: [part])
+    draw_samples(SimpleNamespace(), tmp_path / "none.png", "a task without samples")
+    draw_samples(task, tmp_path / "samples.png", "title")
+    assert [path.name for path in tmp_path.iterdir()] == ["samples.png"]
+
+    def full(*_):
+        raise InputError("cannot write samples.png: the disk is full")
+
+    monkeypatch.setattr(samples, "draw_contact_sheet", full)
+    draw_samples(task, tmp_path / "more.png", "title")
+    assert "the disk is full); the results are not touched" in capsys.readouterr().err
+
+
+def test_a_debug_run_leaves_its_samples(run, tmp_path):
+    """A dense run of two steps on a small world, whose picture comes after its results."""
+    import yaml
+    from PIL import Image
+
+    from configs.schema import task_file
+    from data.miniworld import ensure
+    from tests.training.test_finetuning import placed
+
+    world = ensure("flowers102", tmp_path / "world", workers=1, show=False, scale=0.02)
+    settings = placed(yaml.safe_load(task_file("dino-mini", "image_classification").read_text()), world)
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(settings | {"batch_size": 8}))
+    command = ["image_classification.py", "--model", "dino-mini", "--config", config, "--dense", "--debug"]
+    done = run(*command, "--output_dir", tmp_path / "out", "--accelerator", "cpu", "--pretraining_weights", "random")
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out_debug"
+    assert done.stderr.index("results.json") < done.stderr.index("samples.png")
+    assert json.loads((out / "results.json").read_text())["metrics"]
+    with Image.open(out / "samples.png") as picture:
+        assert picture.width == 1920 and picture.height > 4 * 288  # twelve images in four lines
+        assert len(picture.convert("RGB").getcolors(1 << 24)) > 500
