@@ -8,6 +8,7 @@ Right and wrong are told by a sign and a word; colour only repeats them.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -128,7 +129,7 @@ def contact_sheet(title: str, parts: Sequence[Part]) -> Figure:
 def wrapped(text: str, width: float, style: Style, most: int = MOST_LINES) -> list[str]:
     """The text in lines that are not wider than `width`; a word that is wider is cut, what is over `most` is dots."""
     lines = [""]
-    for word in text.split():
+    for word in re.findall(r"[^ \t\r\n]+", text):  # a non-breaking space stays inside its word
         for piece in _pieces(word, width, style):
             longer = f"{lines[-1]} {piece}".lstrip()
             if _width(longer, style) <= width:

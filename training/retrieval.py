@@ -86,13 +86,10 @@ class Retrieval:
             where = order.index(own)
             if where < FOUND:
                 found.insert(where, self._shown(own, f"place {where + 1}, its own", "right"))
-                verdict = (
-                    Line("right", "right") if where == 0 else Line(f"wrong, its own is at place {where + 1}", "wrong")
-                )
             else:
                 found.append(self._shown(own, f"its own, {place(scores, order, own)}", "wrong"))
-                verdict = Line(f"wrong, its own is {place(scores, order, own)}", "wrong")
-            texts.append(Sample(found, [Line(gallery.texts[j], "strong"), verdict]))
+            mark = Line(f"wrong, its own: {place(scores, order, own)}", "wrong") if where else Line("right", "right")
+            texts.append(Sample(found, [Line(gallery.texts[j], "strong"), mark]))
         return [
             Part(f"{len(images)} of {len(gallery)} test images, with the caption found for them", images),
             Part(

@@ -106,7 +106,9 @@ def judged(answer: str, people: list[str]) -> list[Line]:
     """How right an answer is, and the answers people gave, the most frequent ones first."""
     right = answer_accuracy(answer, people)
     mark = "right" if right > 0.999 else "partly" if right else "wrong"
-    said = ", ".join(f"{text} {100 * count / len(people):.0f} %" for text, count in Counter(people).most_common(4))
+    said = ", ".join(
+        f"{text}\u00a0{100 * count / len(people):.0f}\u00a0%" for text, count in Counter(people).most_common(4)
+    )
     return [
         Line(f"partly right, {100 * right:.0f} %" if mark == "partly" else mark, mark),
         Line(f"people: {said}", "faint"),

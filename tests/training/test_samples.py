@@ -82,12 +82,18 @@ def test_answers():
     ]
     (part,) = made(VQA, _data={"test": Data()}, _given=given, _truth={"test": truth}).samples()
     asked = [("plain", "What is 0?"), ("strong", "answer: red")]
-    assert lines(part.samples[0]) == [*asked, ("right", "right"), ("faint", "people: red 100 %")]
+    assert lines(part.samples[0]) == [*asked, ("right", "right"), ("faint", "people: red\u00a0100\u00a0%")]
     # 2 of 10 say so: leaving one of them out 1 of 3, else 2 of 3
-    assert lines(part.samples[1])[2:] == [("partly", "partly right, 60 %"), ("faint", "people: blue 80 %, red 20 %")]
-    assert lines(part.samples[2])[2:] == [("wrong", "wrong"), ("faint", "people: blue 100 %")]
+    assert lines(part.samples[1])[2:] == [
+        ("partly", "partly right, 60 %"),
+        ("faint", "people: blue\u00a080\u00a0%, red\u00a020\u00a0%"),
+    ]
+    assert lines(part.samples[2])[2:] == [("wrong", "wrong"), ("faint", "people: blue\u00a0100\u00a0%")]
     assert len(part.samples[3].lines) == 2  # nobody knows
-    assert judged("a", [*"aaaabbcde"])[1].text == "people: a 44 %, b 22 %, c 11 %, d 11 %"
+    assert (
+        judged("a", [*"aaaabbcde"])[1].text
+        == "people: a\u00a044\u00a0%, b\u00a022\u00a0%, c\u00a011\u00a0%, d\u00a011\u00a0%"
+    )
 
 
 def test_captions():
@@ -149,9 +155,9 @@ def test_retrieval():
     assert lines(images.samples[2])[2] == ("faint", "its own, not re-ranked: text 4")
     assert [lines(sample)[1] for sample in texts.samples] == [
         ("right", "right"),
-        ("wrong", "wrong, its own is at place 2"),
-        ("wrong", "wrong, its own is not re-ranked"),
-        ("wrong", "wrong, its own is place 5"),
+        ("wrong", "wrong, its own: place 2"),
+        ("wrong", "wrong, its own: not re-ranked"),
+        ("wrong", "wrong, its own: place 5"),
     ]
     assert [values(sample) for sample in texts.samples] == [
         [0, 10, 20, 30],
