@@ -34,10 +34,10 @@ class Loop:
     """What `fit` needs to know besides the module and the data.
 
     steps: optimizer steps in all. accumulate: micro-batches a step and process. identity: what defines the run.
-    start: a snapshot to go on from when the folder has none. snapshot_seconds: how often to save. epoch: steps after
-    which `after_epoch` is called with the epoch's number, and a snapshot is saved (0: none). before_step: called
-    between the backward pass and the clipping of gradients. after_step: called with the step number after each
-    optimizer step.
+    start: a snapshot to go on from when the folder has none. snapshot_seconds: how often to save; snapshot_steps: save
+    after every so many steps besides (None: by time alone). epoch: steps after which `after_epoch` is called with the
+    epoch's number, and a snapshot is saved (0: none). before_step: called between the backward pass and the clipping
+    of gradients. after_step: called with the step number after each optimizer step.
     """
 
     title: str
@@ -48,6 +48,7 @@ class Loop:
     identity: dict[str, Any]
     accumulate: int = 1
     snapshot_seconds: float = 120.0
+    snapshot_steps: int | None = None
     log_every: int = 50
     start: Path | None = None
     epoch: int = 0
@@ -119,6 +120,7 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
                 stop
                 or ended
                 or step == loop.steps
+                or (loop.snapshot_steps is not None and step % loop.snapshot_steps == 0)
                 or _any_process(fabric, time.monotonic() - saved > loop.snapshot_seconds)
             ):
                 if fabric.is_global_zero:

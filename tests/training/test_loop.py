@@ -89,6 +89,22 @@ def test_a_crashed_run_goes_on_bit_for_bit(crash, unbroken, tmp_path):
     assert same_weights(resumed, unbroken)
 
 
+def test_snapshots_by_steps(unbroken, tmp_path):
+    """Every fifth step is saved though the time for it never comes; killed in the eighth, the run goes on at five."""
+
+    def die(step):
+        if step == 8:
+            raise MemoryError
+
+    rare = {"accumulate": 2, "snapshot_seconds": 1e9, "snapshot_steps": 5}
+    with pytest.raises(MemoryError):
+        fit(one_process(), Toy(dropout=0.5), micro_batches(3), loop(tmp_path, after_step=[die], **rare))
+    batches = micro_batches(3)
+    resumed = fit(one_process(), Toy(99, dropout=0.5), batches, loop(tmp_path, **rare))
+    assert batches.starts == [2 * 5]
+    assert same_weights(resumed, unbroken)
+
+
 def test_dropout_depends_on_the_seed(unbroken, tmp_path):
     other = fit(one_process(), Toy(dropout=0.5), micro_batches(3), loop(tmp_path, accumulate=2, seed=4))
     assert not same_weights(other, unbroken)
