@@ -1,15 +1,26 @@
-"""Answer questions with a VQA model: the best of a list, by the model's own ranking."""
+"""Answer questions with a VQA model: the best of a list, by the model's own ranking, or in words of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from data.questions import encode_answers
 from data.readers import Batch
 from data.tokenizer import Tokenizer
+from models.beam_search import SearchSettings, beam_search
+from models.decoding import repeated
+
+
+@dataclass(frozen=True)
+class AnswerSearch(SearchSettings):
+    """How answers are written; lengths count the start mark, as in BLIP's release."""
+
+    max_length: int = 10
+    min_length: int = 1
 
 
 @torch.no_grad()
@@ -28,4 +39,29 @@ def answer_questions(
         best = model.rank(here, ids, atts, k_test)
         for question, number in zip(batch["question_id"].tolist(), best.tolist(), strict=True):
             given[question] = answers[number]
+    return given
+
+
+@torch.no_grad()
+def generate_answers(
+    model: nn.Module, batches: Iterable[Batch], tokenizer: Tokenizer, settings: AnswerSearch
+) -> dict[int, str]:
+    """Question id -> answer by beam search, for batches as in `answer_questions`.
+
+    model: answers `question_states(image, ids, atts)`, `answer_start(states)` and `next_word(ids, states, atts)`.
+    """
+    device = next(model.parameters()).device
+    given: dict[int, str] = {}
+    for batch in batches:
+        here = {name: tensor.to(device) for name, tensor in batch.items()}
+        states = model.question_states(here["image"], here["question_ids"], here["question_atts"])
+        start = model.answer_start(states)
+        beams, atts = repeated(states, settings.beams), repeated(here["question_atts"], settings.beams)
+
+        def next_word(ids: Tensor, states: Tensor = beams, atts: Tensor = atts) -> Tensor:
+            return model.next_word(ids, states, atts)
+
+        found = beam_search(next_word, start, tokenizer.sep, tokenizer.pad, settings)
+        for question, ids in zip(batch["question_id"].tolist(), found[:, 1:].tolist(), strict=True):
+            given[question] = tokenizer.text(ids)
     return given

@@ -82,6 +82,14 @@ class BLIPVQA(BLIPDecoderModel):
         )
         return {"vqa": weighted_answer_loss(losses, batch["answer_weights"], len(counts))}
 
+    def answer_start(self, states: Tensor) -> Tensor:
+        """What an answer to each of the question states [b, s, d] starts with: [DEC], [b, 1] int64."""
+        return torch.full((len(states), 1), self.dec, device=states.device)
+
+    def next_word(self, ids: Tensor, states: Tensor, states_atts: Tensor) -> Tensor:
+        """Logits [n, V] of the word after answers so far, ids [n, t], over question states [n, s, d], atts [n, s]."""
+        return decoder_logits(self.text_decoder, ids, torch.ones_like(ids), states, states_atts)[:, -1]
+
     def rank(self, batch: Batch, answer_ids: Tensor, answer_atts: Tensor, k: int) -> Tensor:
         """Number of the best answer of each question [b].
 
@@ -90,7 +98,6 @@ class BLIPVQA(BLIPDecoderModel):
         """
         atts = batch["question_atts"]
         states = self.question_states(batch["image"], batch["question_ids"], atts)
-        start = starting(answer_ids[:1, :1], self.dec).expand(len(states), 1)
-        logits = decoder_logits(self.text_decoder, start, torch.ones_like(atts[:, :1]), states, atts)[:, 0]
+        logits = self.next_word(self.answer_start(states), states, atts)
         _, numbers = best_answers(first_word_probabilities(logits, answer_ids[:, 1]), k)
         return pick(-read_out(self.answer_losses, answer_ids, answer_atts, numbers, states, atts), numbers)

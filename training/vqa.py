@@ -1,33 +1,38 @@
-"""VQA as a finetuning task: weighted answers are learnt, and a list of answers is ranked."""
+"""VQA as a finetuning task: weighted answers are learnt; then a list of answers is ranked, or answers are written."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
+from console.errors import InputError, nearest
 from data.evaluation_batches import check_files, evaluation_batches
 from data.questions import QuestionsToAnswer, read_answer_list
 from data.readers import Batch
 from data.sources import Files
 from data.tokenizer import Tokenizer
 from data.transforms import to_picture
-from evaluation.answering import answer_questions
+from evaluation.answering import AnswerSearch, answer_questions, generate_answers
 from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
 from evaluation.vqa import answer_accuracy, read_truth, vqa_accuracy, write_answers
 from training.finetuning import Finetuning, Metrics
 from training.merge import gather_shares
 from training.samples import IMAGES
 
+INFERENCES = ("rank", "generate")
+
 
 @dataclass(frozen=True, kw_only=True)
 class VQAConfig(Finetuning):
     """val: questions held out of training. test: questions for EvalAI; test_answers: their answers, where known.
 
-    hold_out: whether `val` is no part of the training data, so that its accuracy says something.
+    hold_out: whether `val` is no part of the training data, so that its accuracy says something. inference: `rank` the
+    list `answers` (the best k_test by their first word are read out), or `generate` answers by beam search as `search`
+    says (BLIP only, and in no published result).
     """
 
     val: Files
@@ -38,6 +43,16 @@ class VQAConfig(Finetuning):
     sep: bool = False
     eval_batch: int = 64
     hold_out: bool = True
+    inference: str = "rank"
+    search: AnswerSearch = field(default_factory=AnswerSearch)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.inference not in INFERENCES:
+            raise InputError(
+                f"unknown inference '{self.inference}'{nearest(self.inference, INFERENCES)}: choose one of "
+                f"{', '.join(INFERENCES)}"
+            )
 
 
 def with_validation(config: VQAConfig) -> VQAConfig:
@@ -59,7 +74,11 @@ class VQA:
         self._config, self._tokenizer, self._folder = config, tokenizer, folder
         self._shape = model.image_shape
         root = config.val.resolved()
-        self._answers = read_answer_list(root.path(config.answers), config.k_test)
+        self._answers: list[str] = []
+        if config.inference == "rank":
+            self._answers = read_answer_list(root.path(config.answers), config.k_test)
+        elif not hasattr(model, "next_word"):
+            raise InputError("this model only ranks answers: set inference to rank, or take a BLIP model")
         self._data, self._truth = {}, {}
         for split, files in (("val", config.val), ("test", config.test)):
             self._data[split] = QuestionsToAnswer(files, model.image_shape, tokenizer, config.sep, limit)
@@ -78,7 +97,10 @@ class VQA:
         if split == "val" and not config.hold_out:
             return {}
         share = evaluation_batches(self._data[split], config.eval_batch, fabric.global_rank, fabric.world_size)
-        given = answer_questions(model, share, self._tokenizer, self._answers, config.k_test)
+        if config.inference == "rank":
+            given = answer_questions(model, share, self._tokenizer, self._answers, config.k_test)
+        else:
+            given = generate_answers(model, share, self._tokenizer, config.search)
         given = self._given = gather_shares(fabric, given)
         found: Metrics = {}
         if fabric.is_global_zero:
@@ -99,7 +121,7 @@ class VQA:
             if number in people:
                 lines += judged(self._given[number], people[number])
             shown.append(Sample([Shown(to_picture(data[i][0], self._shape))], lines))
-        return [Part(f"{len(shown)} of {len(data)} test questions, with the answer ranked first", shown)]
+        return [Part(f"{len(shown)} of {len(data)} test questions, with the answer given", shown)]
 
 
 def judged(answer: str, people: list[str]) -> list[Line]:
