@@ -1,6 +1,8 @@
 """Finetune and evaluate image captioning, dense or under a mask of the pretraining model.
 
     python captioning.py --model xvlm-mini --mask pruned_weights/multiflow/xvlm-mini_multiflow_75_seed42.safetensors
+After a first stage (captioning_pretrain.py), whose weights contain their mask:
+    python captioning.py --model xvlm-mini --load_capt_pretrain -pre runs/captioning_pretrain/RUN/last.safetensors
 Killed at any moment, the same command goes on where it was.
 """
 
@@ -18,6 +20,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
     parser = finetuning_parser(__doc__ or "", "captioning")
     parser.add_argument("--skip_eval", action="store_true", help="write captions, but do not score them")
+    parser.add_argument(
+        "--load_capt_pretrain",
+        action="store_true",
+        help="-pre is what captioning_pretrain.py wrote: start from it, under the mask that it contains",
+    )
     return parser.parse_args(arguments)
 
 
@@ -28,14 +35,20 @@ def main() -> None:
     settings = read_yaml(path)
 
     from training.captioning import Captioning, CaptioningConfig  # heavy imports after parsing
+    from training.captioning_pretrain import refuse_first_stage, take_first_stage
     from training.finetuning import finetune
 
     config = parse(CaptioningConfig, settings, str(path))
+    if args.load_capt_pretrain:
+        take_first_stage(args)
+    else:
+        refuse_first_stage(args.weights)
     finetune(
         args,
         config,
         lambda model, tokenizer, folder, limit: Captioning(config, model, tokenizer, folder, args.skip_eval, limit),
         "captioning",
+        "after_first_stage" if args.load_capt_pretrain else "",
     )
 
 

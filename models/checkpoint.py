@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from console.errors import InputError
 from storage.tensors import read_tensors
 
+MASK_SUFFIX = "_pruning_mask"
+"""After the name of a parameter: the mask of it, in mask files and in weights files that contain their masks."""
+
 
 @dataclass
 class LoadReport:
@@ -60,16 +63,20 @@ class KeyRules:
 
 def read_state(path: Path | str, rules: KeyRules) -> dict[str, Tensor]:
     """The state dict inside a checkpoint file, whichever published layout it has."""
-    content: Any = read_tensors(path)
-    for key in rules.state_keys:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
+    content = inner_state(read_tensors(path), rules.state_keys)
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise InputError(f"{path} holds no dict of named tensors: give a model's state dict")
     if not content:
         raise InputError(f"{path} holds no tensors: give a model's state dict")
     return rules.prepare(content)
+
+
+def inner_state(content: Any, state_keys: tuple[str, ...] = KeyRules.state_keys) -> Any:
+    """What a training file keeps under one of `state_keys`; other content as it is."""
+    for key in state_keys:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            return content[key]
+    return content
 
 
 def load_state(model: nn.Module, state: dict[str, Tensor], rules: KeyRules, source: str) -> LoadReport:

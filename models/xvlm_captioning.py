@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from models.base import Batch, ImageShape
 from models.bert import Embeddings, Encoder, MLMHead
 from models.building import reset_weights
-from models.checkpoint import KeyRules
+from models.checkpoint import MASK_SUFFIX, KeyRules
 from models.clip_tower import CLIPTower
 from models.decoding import caption_labels, decoder_logits, mean_token_loss, xvlm_smoothing
 from models.gather import Gather, no_gather
@@ -23,9 +23,15 @@ UNUSED = ("temp", "vision_proj.", "text_proj.", "itm_head.", "bbox_head.")
 
 
 def captioning_name(key: str, keys: set[str]) -> str | None:
-    """Key of a pretraining or a captioning file -> name in the captioning model."""
+    """Key of a pretraining or a captioning file -> name in the captioning model.
+
+    The masks that a first stage's file contains are none of the model's tensors: `Mask.load` reads them.
+    """
+    if key == "text_decoder.cls.predictions.bias":  # a second name, as in the pretraining model
+        decoder = "text_decoder.cls.predictions.decoder.bias"
+        return None if decoder in keys else decoder
     name = official_name(key, keys)
-    if name is None or name.startswith(UNUSED):
+    if name is None or name.startswith(UNUSED) or name.endswith(MASK_SUFFIX):
         return None
     return name.replace("text_encoder.", "text_decoder.", 1) if name.startswith("text_encoder.") else name
 

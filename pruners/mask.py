@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from console.errors import InputError
 from pruners.groups import GroupCut
-from pruners.published_masks import read_published, write_published
+from pruners.published_masks import SUFFIX, masks_among, read_published, write_published
 from pruners.scores import Scores
 from pruners.select import Cut
 from pruners.threads import in_threads
@@ -238,14 +238,30 @@ class Mask(Mapping[str, Tensor]):
         tensors |= {f"{VALUES}{name}": torch.from_numpy(values) for name, values in self._values.items()}
         write_safetensors(path, tensors, metadata)
 
+    def inside_weights(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Tensors, named and made as in published files of weights, and metadata: what lets weights contain this mask.
+
+        `load` reads the mask out of such a file. Updated weights are left out: the file has weights of its own.
+        """
+        about = {"modalities": self.modalities, "source": self.source}
+        return {f"{name}{SUFFIX}": self[name] for name in self}, {"mask": json.dumps(about)}
+
     @classmethod
     def load(cls, path: Path | str) -> Mask:
-        """Read a mask file: our own, or a published `.pth`; InputError when it is missing, corrupt or no mask."""
+        """Read a mask file: our own, a published `.pth`, or weights of either kind that contain their mask.
+
+        InputError when the file is missing, corrupt or holds no mask.
+        """
         if Path(path).suffix != ".safetensors":
             return cls(read_published(path), source={"file": str(path), "format": "published"})
         tensors, metadata = read_safetensors(path)
         if metadata.get("format") != FORMAT:
-            raise InputError(f"{path} is no mask file: give one that prune.py wrote")
+            inside = masks_among(tensors, path)
+            if not inside:
+                raise InputError(f"{path} is no mask file: give one that prune.py wrote")
+            needs = ("modalities", "source")
+            about = parse_metadata(path, metadata, "mask", needs) if "mask" in metadata else dict.fromkeys(needs)
+            return cls(inside, about["modalities"], about["source"] or {"file": str(path)})
         about = parse_metadata(path, metadata, "about", ("shapes", "modalities", "source"))
         mask = cls({}, about["modalities"], about["source"])
         for name, shape in about["shapes"].items():

@@ -1,32 +1,41 @@
-"""Mask files as MULTIFLOW's authors write and release them.
+"""Mask files as MULTIFLOW's authors write and release them, and masks inside files of weights.
 
-A dict of `<module>.weight_pruning_mask` and `<module>.bias_pruning_mask` for all linear layers, those that are never
-pruned included (all ones); boolean or float. Only weights of prunable layers say anything.
+A mask file is a dict of `<module>.weight_pruning_mask` and `<module>.bias_pruning_mask` for all linear layers, those
+that are never pruned included (all ones); boolean or float. Only weights of prunable layers say anything.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from console.errors import InputError
+from models.checkpoint import MASK_SUFFIX as SUFFIX
+from models.checkpoint import inner_state
 from storage.tensors import read_tensors, write_torch
-
-SUFFIX = "_pruning_mask"
 
 
 def read_published(path: Path | str) -> dict[str, Tensor]:
-    """Parameter name -> boolean mask of every weight in the file.
+    """Parameter name -> boolean mask of every weight in the file, which may hold the weights, too.
 
-    Float entries other than 0 and 1 (TAMT's files hold such for heads that are not pruned) are left out. Raises
-    InputError when the file is no such dict.
+    Raises InputError when the file is no such dict.
     """
-    content = read_tensors(path)
+    content = inner_state(read_tensors(path))
     if not isinstance(content, dict) or not any(str(key).endswith(f".weight{SUFFIX}") for key in content):
         raise InputError(f"{path} is no mask file: it has no key ending in '.weight{SUFFIX}'")
+    return masks_among(content, path)
+
+
+def masks_among(content: Mapping[str, Any], path: Path | str) -> dict[str, Tensor]:
+    """Parameter name -> boolean mask, of the tensors that are masks of weights; {} where none is.
+
+    Float entries other than 0 and 1 (TAMT's files hold such for heads that are not pruned) are left out. Raises
+    InputError when a mask is no tensor.
+    """
     masks = {}
     for key, tensor in content.items():
         if not str(key).endswith(f".weight{SUFFIX}"):

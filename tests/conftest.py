@@ -79,6 +79,11 @@ def run_process():
 @pytest.fixture
 def run(monkeypatch):
     """The same in this process, which spares the seconds in which libraries are imported."""
+    return runner(monkeypatch)
+
+
+def runner(monkeypatch: pytest.MonkeyPatch):
+    """What `run` gives, for fixtures that live longer than a test."""
 
     def command(*arguments: str, cwd: Path = REPOSITORY, **environment: str):
         script, *rest = map(str, arguments)

@@ -45,7 +45,8 @@ class Finetuning:
     """How to train: the part of a task's configuration that is the same for all tasks.
 
     batch_size: samples a process and forward pass. effective_batch: samples an optimizer step (None: one pass of all
-    processes). model: what the task changes of the model's configuration.
+    processes). model: what the task changes of the model's configuration. snapshot_steps: save what resuming needs
+    after every so many steps, too.
     """
 
     epochs: int
@@ -56,10 +57,11 @@ class Finetuning:
     seed: int = 42
     precision: str = "32-true"
     model: dict[str, Any] = field(default_factory=dict)
+    snapshot_steps: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
+        for name in ("epochs", "batch_size", "snapshot_steps"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
 
     def accumulation(self, processes: int) -> int:
@@ -111,11 +113,17 @@ class Objective(nn.Module):
 
 
 def finetune(
-    args: argparse.Namespace, config: Finetuning, make_task: MakeTask, task_name: str, subfolder: str = ""
+    args: argparse.Namespace,
+    config: Finetuning,
+    make_task: MakeTask,
+    task_name: str,
+    subfolder: str = "",
+    mask_inside: bool = False,
 ) -> Metrics:
     """Train, evaluate, and leave in the output folder: weights (best, last), results.json, samples.png, epochs and log.
 
-    Returns what results.json holds.
+    mask_inside: let the last weights contain their mask, for a task that goes on from them. Returns what results.json
+    holds.
     """
     seed = config.seed if args.seed is None else args.seed
     precision = args.precision or config.precision
@@ -141,7 +149,7 @@ def finetune(
         "model": args.model,
         "weights": args.weights,
         "mask": None if lock is None else lock.mask.source | {"sparsity": lock.mask.sparsity()},
-        "config": asdict(config),
+        "config": {key: value for key, value in asdict(config).items() if key != "snapshot_steps"},
         "seed": seed,
         "processes": world,
         "precision": precision,
@@ -155,6 +163,7 @@ def finetune(
         identity=json.loads(json.dumps(identity)),
         accumulate=accumulate,
         snapshot_seconds=args.snapshot_seconds,
+        snapshot_steps=config.snapshot_steps,
         start=chosen_snapshot(args),
         epoch=epoch_steps,
     )
@@ -183,7 +192,7 @@ def finetune(
     fit(fabric, objective, micro_batches, loop)
     model.eval()
     if fabric.is_global_zero:
-        write_model(folder / "last.safetensors", model, epochs)
+        write_model(folder / "last.safetensors", model, epochs, lock.mask if lock is not None and mask_inside else None)
     fabric.barrier()
     best = load_best(folder, model, task.decides)
     if lock is not None:
@@ -229,8 +238,11 @@ def output_folder(args: argparse.Namespace, below: Path, seed: int) -> Path:
 
 
 def mask_label(args: argparse.Namespace) -> str:
-    """What the output folder is called after."""
-    return "dense" if args.dense or not args.mask else Path(args.mask).stem
+    """What the output folder is called after: the mask's file; the run that wrote it, where weights contain it."""
+    if args.dense or not args.mask:
+        return "dense"
+    path = Path(args.mask).resolve()
+    return path.parent.name if path.stem == "last" else path.stem
 
 
 def keep_epoch(folder: Path, epoch: int, found: Metrics, model: nn.Module, decides: str | None) -> None:
@@ -243,10 +255,11 @@ def keep_epoch(folder: Path, epoch: int, found: Metrics, model: nn.Module, decid
         write_model(folder / "best.safetensors", model, epoch)
 
 
-def write_model(path: Path, model: nn.Module, epoch: int) -> None:
-    """The state dict, each tied tensor once, with the number of the epoch it is of."""
+def write_model(path: Path, model: nn.Module, epoch: int, mask: Mask | None = None) -> None:
+    """The state dict, each tied tensor once, with the number of the epoch it is of; mask: to go with it."""
     state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    write_safetensors(path, untied(state), {"format": "pt", "epoch": str(epoch)})
+    masks, about = mask.inside_weights() if mask is not None else ({}, {})
+    write_safetensors(path, untied(state) | masks, {"format": "pt", "epoch": str(epoch)} | about)
 
 
 def read_epochs(folder: Path) -> list[Metrics]:

@@ -74,6 +74,7 @@ def test_every_shipped_file_parses(path):
     from models import family_config
     from pruners.command import PruneConfig
     from training.captioning import CaptioningConfig
+    from training.captioning_pretrain import FirstStageConfig
     from training.classification import ClassificationConfig
     from training.retrieval import RetrievalConfig
     from training.stages import PretrainConfig
@@ -90,6 +91,7 @@ def test_every_shipped_file_parses(path):
         "zero_shot": ZeroShotConfig,
         "retrieval": RetrievalConfig,
         "captioning": CaptioningConfig,
+        "captioning_pretrain": FirstStageConfig,
         "vqa": VQAConfig,
         "image_classification": ClassificationConfig,
     }[path.stem]
