@@ -9,6 +9,7 @@ Killed at any moment, the same command goes on where it was.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 
 from configs.schema import parse, read_yaml, task_file
 from console.errors import run_command
@@ -40,7 +41,7 @@ def main() -> None:
 
     config = parse(CaptioningConfig, settings, str(path))
     if args.load_capt_pretrain:
-        take_first_stage(args)
+        config = dataclasses.replace(config, model={**config.model, **take_first_stage(args)})
     else:
         refuse_first_stage(args.weights)
     finetune(

@@ -6,6 +6,8 @@ Zeng, Zhang and Li, ICML 2022. One class serves both stages: the first one witho
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -36,14 +38,21 @@ def captioning_name(key: str, keys: set[str]) -> str | None:
     return name.replace("text_encoder.", "text_decoder.", 1) if name.startswith("text_encoder.") else name
 
 
+@dataclass(frozen=True)
+class XVLMCaptioningConfig(XVLMConfig):
+    """own_head: the word prediction has a table of its own, as the published finetuning leaves it, which unties it."""
+
+    own_head: bool = False
+
+
 class XVLMCaptioning(nn.Module):
     """Names are those of the published captioning model."""
 
-    Config = XVLMConfig
+    Config = XVLMCaptioningConfig
     stateful = False
     key_rules = KeyRules(captioning_name, positions=("vision_encoder.pos_embed.weight",))
 
-    def __init__(self, config: XVLMConfig):
+    def __init__(self, config: XVLMCaptioningConfig):
         super().__init__()
         self.config = config
         self.vision_encoder = CLIPTower(config.vision)
@@ -55,7 +64,9 @@ class XVLMCaptioning(nn.Module):
         self.tie()
 
     def tie(self) -> None:
-        """Make the word prediction use the word table (again, after parameters were replaced)."""
+        """Make the word prediction use the word table (again, after parameters were replaced), if it is to."""
+        if self.config.own_head:
+            return
         words = self.text_decoder.bert.embeddings.word_embeddings
         self.text_decoder.cls.predictions.decoder.weight = words.weight
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from lightning.fabric import Fabric
@@ -25,6 +26,9 @@ from models import RANDOM
 from models.checkpoint import MASK_SUFFIX, KeyRules, read_state
 from training.finetuning import Finetuning, Metrics
 from training.merge import gather_shares
+
+HEAD = "text_decoder.cls.predictions.decoder.weight"
+WORDS = "text_decoder.bert.embeddings.word_embeddings.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,23 +72,25 @@ class FirstStage:
         return {"lm": round(sum(loss for loss, _ in parts) / sum(words for _, words in parts), 5)}
 
 
-def take_first_stage(args: argparse.Namespace) -> None:
+def take_first_stage(args: argparse.Namespace) -> dict[str, Any]:
     """Of a second stage's options: let `weights`, a file of the first stage, be the mask, too, unless all is dense.
 
+    Returns what the file changes of the model's configuration: published ones have a word prediction of their own.
     InputError for a model without a first stage, for a file of something else, and for one without masks.
     """
     task_file(args.model, "captioning_pretrain")
     if not args.weights:
         raise InputError("--load_capt_pretrain starts from a first stage: give the weights that it left with -pre FILE")
-    names = list(read_state(args.weights, KeyRules()))
-    if not any(name.startswith("text_decoder.") for name in names):
+    state = read_state(args.weights, KeyRules())
+    if not any(name.startswith("text_decoder.") for name in state):
         raise InputError(
             f"{args.weights} is of no first stage, since it has no text decoder: give the last.safetensors of "
             "captioning_pretrain.py, or leave --load_capt_pretrain out"
         )
+    changes = {"own_head": True} if not _tied(state) else {}
     if args.dense:
-        return
-    if not _contains_masks(names):
+        return changes
+    if not _contains_masks(state):
         raise InputError(
             f"{args.weights} contains no mask, so its first stage was dense: give --dense to train all weights, or the "
             "weights of a first stage under a mask"
@@ -92,6 +98,7 @@ def take_first_stage(args: argparse.Namespace) -> None:
     if args.mask:
         console.print(f"--mask is not used: the weights go on under the mask that {args.weights} contains")
     args.mask = args.weights
+    return changes
 
 
 def refuse_first_stage(weights: str | None) -> None:
@@ -106,3 +113,8 @@ def refuse_first_stage(weights: str | None) -> None:
 
 def _contains_masks(names: Iterable[str]) -> bool:
     return any(name.endswith(f".weight{MASK_SUFFIX}") for name in names)
+
+
+def _tied(state: dict[str, Tensor]) -> bool:
+    """Whether the words are predicted with the table that they are read with; a file may name that once."""
+    return HEAD not in state or WORDS not in state or torch.equal(state[HEAD], state[WORDS])

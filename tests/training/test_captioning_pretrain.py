@@ -1,5 +1,6 @@
 """The first stage of captioning and the second that goes on from it: recipe, loss, mask, refusals."""
 
+import argparse
 import dataclasses
 import json
 import random
@@ -26,7 +27,7 @@ from tests.conftest import REFERENCE, runner
 from tests.models.test_xvlm import listed
 from tests.training.test_finetuning import placed
 from tests.training.toy import one_process
-from training.captioning_pretrain import FirstStage, FirstStageConfig
+from training.captioning_pretrain import HEAD, FirstStage, FirstStageConfig, take_first_stage
 
 LAYERS = ("vision_encoder.encoder.layers.0.mlp.fc1", "text_decoder.bert.encoder.layer.3.crossattention.self.key")
 
@@ -201,7 +202,6 @@ def test_dense_ignores_the_mask_inside(first, config, run, tmp_path):
 
 def test_where_a_second_stage_writes(first, monkeypatch):
     from captioning import parse_args
-    from training.captioning_pretrain import take_first_stage
     from training.finetuning import output_folder
 
     args = parse_args(["-m", "xvlm-mini", "--load_capt_pretrain", "-pre", str(first["sparse"] / "last.safetensors")])
@@ -254,8 +254,8 @@ def test_full_size_names_of_a_first_stage():
     assert second["vision_encoder.pos_embed.weight"] == (577, 768)
 
 
-@pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
-def test_a_published_file_and_a_larger_image(dtype, tmp_path):
+@pytest.mark.parametrize(("dtype", "tied"), [(torch.bool, True), (torch.float32, False)])
+def test_a_published_file_and_a_larger_image(dtype, tied, tmp_path):
     """Under `model`, with masks of all linear layers, position ids and the second name of the word bias."""
     weights = REFERENCE / "vectors" / "xvlm" / "weights.safetensors"
     small = {"config": REFERENCE / "xvlm.yaml"}
@@ -271,9 +271,16 @@ def test_a_published_file_and_a_larger_image(dtype, tmp_path):
     state["vision_encoder.position_ids"] = torch.arange(17)[None]
     state["text_decoder.bert.embeddings.position_ids"] = torch.arange(32)[None]
     state["text_decoder.cls.predictions.bias"] = state["text_decoder.cls.predictions.decoder.bias"].clone()
+    if not tied:  # as the published masked layers leave it
+        state[HEAD] = state[HEAD] + 0.01
     path = tmp_path / "snapshot.pth"
     torch.save({"model": state, "epoch": 0}, path)
-    larger = load_task_model("xvlm", "captioning", weights=path, overrides={"vision": {"image_size": 48}}, **small)
+    args = argparse.Namespace(model="xvlm", weights=path, dense=False, mask=None)
+    changes = take_first_stage(args)
+    assert changes == ({} if tied else {"own_head": True}) and args.mask == path
+    larger = load_task_model(
+        "xvlm", "captioning", weights=path, overrides={"vision": {"image_size": 48}} | changes, **small
+    )
     assert larger.load_report.resized == {"vision_encoder.pos_embed.weight": "(17, 64) -> (37, 64), bicubic"}
     found = Mask.load(path).fitted(larger)
     assert found.keys() == kept.keys()
