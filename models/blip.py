@@ -197,8 +197,3 @@ class BLIP(BLIPEncoders):
         return {
             name: examples.images(size, side) | examples.texts(size, length, text.vocab_size - 2) for name in self.sides
         }
-
-    def moving_tensors(self) -> Iterator[Tensor]:
-        """Queues and momentum copies."""
-        yield from (self.image_queue, self.text_queue, self.queue_ptr)
-        yield from (slow for _, slow in self._momentum_pairs())

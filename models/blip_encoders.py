@@ -148,6 +148,11 @@ class BLIPEncoders(nn.Module):
             copies = getattr(self, f"{name}_m").parameters()
             yield from zip(getattr(self, name).parameters(), copies, strict=True)
 
+    def moving_tensors(self) -> Iterator[Tensor]:
+        """Queues and momentum copies."""
+        yield from (self.image_queue, self.text_queue, getattr(self, self.pointer))
+        yield from (slow for _, slow in self._momentum_pairs())
+
     # -- retrieval --------------------------------------------------------------------------------------
 
     def image_entry(self, image: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,8 @@ forward passes; the published pruning code has the two factors the wrong way rou
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -48,6 +50,11 @@ class BLIPRetrieval(BLIPEncoders):
 
     def tie(self) -> None:
         """Nothing is tied."""
+
+    def moving_tensors(self) -> Iterator[Tensor]:
+        """Queues and momentum copies, and whose features are in the queues."""
+        yield from super().moving_tensors()
+        yield self.idx_queue
 
     @torch.no_grad()
     def loaded(self, fresh: list[str]) -> None:
