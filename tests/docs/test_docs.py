@@ -38,6 +38,7 @@ PARSED = {
     "models.check": "models.check",
     "data.miniworld": "data.miniworld.__main__",
     "evaluation.zero_shot": "evaluation.zero_shot",
+    "evaluation.efficiency": "evaluation.efficiency",
 }
 """Command -> the module with its `parse_args`."""
 

@@ -1,0 +1,55 @@
+"""What sparsity buys: parameters, FLOPs, file sizes, latency and throughput of a model, dense and under a mask.
+
+python -m evaluation.efficiency --model xvlm-mini --mask pruned_weights/omp/xvlm-mini_omp_75_seed42.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from configs.schema import model_names
+from console.errors import InputError, run_command
+
+TASKS = ("retrieval", "captioning", "vqa", "image_classification")
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "-m", "--model", required=True, help=f"one of {', '.join(model_names())}, timm:<name> or hf:<id or folder>"
+    )
+    parser.add_argument("--weights", help="checkpoint, or random (default: the model's own)")
+    parser.add_argument("--mask", help="mask file (default: the dense model alone)")
+    parser.add_argument("--task", choices=TASKS, help="the task's model and pass (default: the pretraining model)")
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=20, help="timings of each model, in turn, after the warm-up")
+    parser.add_argument("--device", help="cpu, cuda or cuda:<number> (default: cuda where there is one)")
+    parser.add_argument("--threads", type=int, help="of the CPU (default: torch's)")
+    parser.add_argument("--precision", choices=("32", "16", "bf16"), default="32", help="of the timed models")
+    parser.add_argument("--json", help="also write the numbers to this file")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Measure, print two tables, and say in words what they mean."""
+    args = parse_args()
+    for name in ("batch_size", "repeats", "threads"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} must be at least 1, not {value}")
+
+    from evaluation.efficiency_table import measure, show  # heavy imports after the command line
+    from storage.atomic import check_writable, write_json
+
+    if args.json:
+        check_writable(Path(args.json).parent)
+    found = measure(args)
+    show(found)
+    if args.json:
+        write_json(args.json, found)
+
+
+if __name__ == "__main__":
+    run_command(main)

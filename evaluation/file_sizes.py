@@ -1,0 +1,74 @@
+"""What a model weighs on disk: plain, zipped, and packed as bits and kept values. Files are written and measured."""
+
+from __future__ import annotations
+
+import tempfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from models.base import PrunableModel
+from pruners.mask import Mask
+from storage.packed import halved, write_packed
+from storage.tensors import write_safetensors
+
+CHUNK = 1 << 20
+
+
+def shipped(model: PrunableModel) -> dict[str, Tensor]:
+    """Name -> tensor of what a forward pass may need, shared ones once, under their first name.
+
+    What only training moves along (BLIP's momentum copies and queues) is left out.
+    """
+    module: nn.Module = model  # type: ignore[assignment]
+    # Of wrapped modules, moving tensors are running statistics, which a forward pass does need.
+    moving = getattr(model, "moving_tensors", tuple)() if model.stateful else ()
+    seen = {id(tensor) for tensor in moving}
+    found = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            found[name] = tensor
+        seen.add(id(tensor))
+    return found
+
+
+def count_parameters(tensors: Mapping[str, Tensor]) -> int:
+    """Number of weights among them, buffers left out."""
+    return sum(tensor.numel() for tensor in tensors.values() if isinstance(tensor, nn.Parameter))
+
+
+def file_sizes(tensors: Mapping[str, Tensor], mask: Mask | None = None) -> dict[str, int]:
+    """Bytes of the files `fp32` and `fp16` (safetensors), of the latter `zipped`, and with a mask `packed`.
+
+    The tensors are those of the masked model; the folder for the files is gone afterwards.
+    """
+    sizes = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "fp32")
+        write_safetensors(path, _floats(tensors), {})
+        sizes["fp32"] = path.stat().st_size
+        path.unlink()  # large models: no two files at a time
+        path = Path(folder, "fp16")
+        write_safetensors(path, halved(tensors), {})
+        sizes["fp16"], sizes["zipped"] = path.stat().st_size, zipped_size(path)
+        path.unlink()
+        if mask is not None:
+            path = Path(folder, "packed")
+            write_packed(path, tensors, mask)
+            sizes["packed"] = path.stat().st_size
+    return sizes
+
+
+def _floats(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def zipped_size(path: Path) -> int:
+    """Bytes of a file after deflate, as zip and gzip have it, at its usual level."""
+    pack, size = zlib.compressobj(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            size += len(pack.compress(chunk))
+    return size + len(pack.flush())
