@@ -6,8 +6,6 @@ python -m benchmarks.semi_structured      # layers of full-size X-VLM, half prec
 from __future__ import annotations
 
 import argparse
-import statistics
-from collections.abc import Callable
 
 from console.errors import InputError, run_command
 
@@ -21,23 +19,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def milliseconds(work: Callable[[], object], repeats: int) -> float:
-    """Median of `repeats` calls on the device, after a few to warm up."""
-    import torch
-
-    for _ in range(5):
-        work()
-    times = []
-    for _ in range(repeats):
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        work()
-        stop.record()
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(stop))
-    return statistics.median(times)
-
-
 def main() -> None:
     """Measure each shape of layer once and print ratios, gain or not."""
     args = parse_args()
@@ -46,13 +27,13 @@ def main() -> None:
     from torch.nn.functional import linear
 
     from benchmarks.pruning import make_model
+    from evaluation.semi_structured import compressed, obstacle
+    from evaluation.timing import Spread, in_turn
     from pruners import prune
 
-    if not torch.cuda.is_available():
-        raise InputError(
-            "semi-structured matrices need a CUDA device, and there is none here: on a CPU a 2:4 mask costs and "
-            "saves nothing"
-        )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if why_not := obstacle(device, torch.half):
+        raise InputError(f"2:4 multiplication cannot be measured here: {why_not}")
     model = make_model(args.model)
     mask = prune(model, [], "omp", (0.5,), allocation="2:4")[0.5]
     mask.apply(model)
@@ -64,14 +45,16 @@ def main() -> None:
         first.setdefault(shape, layer.weight.detach())
     total = {"dense": 0.0, "2:4": 0.0}
     for shape, weight in first.items():
-        dense = weight.half().cuda()
-        sparse = torch.sparse.to_sparse_semi_structured(dense)
-        x = torch.randn(args.tokens, shape[1], device="cuda", dtype=torch.half)
+        dense = weight.half().to(device)
+        sparse = compressed(dense)
+        if sparse is None:
+            print(f"{counts[shape]:4d} layers {shape[0]:5d} x {shape[1]:5d}: no 2:4 format for this shape, left out")
+            continue
+        x = torch.randn(args.tokens, shape[1], device=device, dtype=torch.half)
         error = (linear(x, sparse) - linear(x, dense)).abs().max().item()
-        taken = {
-            "dense": milliseconds(lambda x=x, w=dense: linear(x, w), args.repeats),
-            "2:4": milliseconds(lambda x=x, w=sparse: linear(x, w), args.repeats),
-        }
+        works = {"dense": lambda x=x, w=dense: linear(x, w), "2:4": lambda x=x, w=sparse: linear(x, w)}
+        times = in_turn(works, args.repeats, device, warm_up=5)
+        taken = {kind: Spread.of(values).median for kind, values in times.items()}
         for kind, each in taken.items():
             total[kind] += counts[shape] * each
         print(
