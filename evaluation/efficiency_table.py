@@ -20,7 +20,7 @@ from evaluation import semi_structured
 from evaluation.file_sizes import count_parameters, file_sizes, shipped
 from evaluation.flops import count_flops
 from evaluation.passes import PASSES, example_batch, load_for
-from evaluation.timing import WARM_UP, Spread, in_turn, speed
+from evaluation.timing import WARM_UP, Speed, Spread, in_turn
 from pruners.mask import Mask
 
 PRECISIONS = {"32": torch.float32, "16": torch.float16, "bf16": torch.bfloat16}
@@ -29,6 +29,9 @@ FILES = ("fp32", "fp16", "zipped", "packed")
 
 GAIN = 1.05
 """A speed-up counts from here on; what is below is noise of the clock."""
+
+SCATTER = 0.2
+"""Quartiles of speeds further apart than this come from a disturbed machine."""
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -64,7 +67,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     for name, row in rows.items():
         latency = Spread.of(times[name])
         row |= {"latency_ms": asdict(latency), "samples_per_second": 1000 * args.batch_size / latency.median}
-    speeds = {name: speed(times["dense"], times[name]) for name in timed if name != "dense"}
+    speeds = {name: Speed.of(times["dense"], times[name]) for name in timed if name != "dense"}
     if mask is not None:
         words = [*size_words(rows), *(speed_words(name, ratio) for name, ratio in speeds.items()), *words]
     return {
@@ -139,15 +142,22 @@ def size_words(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def speed_words(name: str, ratio: Spread) -> str:
-    """Whether a model is faster than dense, and why not; `ratio`: how many times as fast."""
-    runs = f"{name} runs at {ratio.median:.2f} x the speed of dense (quartiles {ratio.low:.2f} to {ratio.high:.2f})"
-    faster = ratio.low > GAIN
+def speed_words(name: str, speed: Speed) -> str:
+    """Whether a model is faster than dense, why not, and whether the timings can tell."""
+    runs = (
+        f"{name} runs at {speed.median:.2f} x the speed of dense (quartiles {speed.low:.2f} to {speed.high:.2f}; "
+        f"the fastest pass of each: {speed.fastest:.2f} x)"
+    )
+    faster = speed.low > GAIN and speed.fastest > GAIN
     if name == "2:4":
-        return f"Speed: {runs}." if faster else f"No speed-up: even without half of the products, {runs}."
-    if faster:
-        return f"Speed: {runs}, but nothing here skips zeros: look for the reason elsewhere (other work, clock rates)."
-    return f"No speed-up: zeros are multiplied like any other number: {runs}."
+        words = f"Speed: {runs}." if faster else f"No speed-up: even without half of the products, {runs}."
+    elif faster:
+        words = f"Speed: {runs}, but nothing here skips zeros: look for the reason elsewhere (other work, clock rates)."
+    else:
+        words = f"No speed-up: zeros are multiplied like any other number: {runs}."
+    if speed.high - speed.low > SCATTER:
+        words += " The timings scatter much, as on a machine with other work: repeat it on a quiet one."
+    return words
 
 
 def show(found: Mapping[str, Any]) -> None:
@@ -167,7 +177,7 @@ def show(found: Mapping[str, Any]) -> None:
     threads = f", {found['threads']} thread(s)" if found["device"].startswith("cpu") else ""
     about = f"batch {found['batch_size']}, {found['device']}{threads}, precision {found['precision']}"
     computed = Table(title=f"{found['pass']}: {about}, {found['repeats']} timings in turn")
-    for column in ("", "GFLOPs", "nominal GFLOPs", "ms (median)", "ms (quartiles)", "samples / s"):
+    for column in ("", "GFLOPs", "nominal GFLOPs", "ms (median)", "ms (quartiles)", "ms (fastest)", "samples / s"):
         computed.add_column(column, justify="right" if column else "left")
     for row in rows:
         spread = row["latency_ms"]
@@ -177,6 +187,7 @@ def show(found: Mapping[str, Any]) -> None:
             f"{row['nominal_flops'] / 1e9:.3f}",
             f"{spread['median']:.2f}",
             f"{spread['low']:.2f} - {spread['high']:.2f}",
+            f"{spread['least']:.2f}",
             f"{row['samples_per_second']:.1f}",
         )
     console.print(computed)

@@ -14,17 +14,18 @@ WARM_UP = 3
 
 @dataclass(frozen=True)
 class Spread:
-    """Median and quartiles."""
+    """Median, quartiles, and the least value: of times, the one that other work disturbed least."""
 
     median: float
     low: float
     high: float
+    least: float
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
         """The quartiles of at least one value, interpolated linearly."""
-        low, median, high = np.percentile(values, (25, 50, 75))
-        return cls(float(median), float(low), float(high))
+        least, low, median, high = map(float, np.percentile(values, (0, 25, 50, 75)))
+        return cls(median, low, high, least)
 
 
 def in_turn(
@@ -65,6 +66,17 @@ def _on_cuda(work: Callable[[], object]) -> float:
     return start.elapsed_time(stop)
 
 
-def speed(dense: Sequence[float], other: Sequence[float]) -> Spread:
-    """How many times as fast as dense, from the two times of each round."""
-    return Spread.of([a / b for a, b in zip(dense, other, strict=True)])
+@dataclass(frozen=True)
+class Speed:
+    """How many times as fast as another work: median and quartiles over the rounds, and by the fastest of each."""
+
+    median: float
+    low: float
+    high: float
+    fastest: float
+
+    @classmethod
+    def of(cls, dense: Sequence[float], other: Sequence[float]) -> Speed:
+        """How many times as fast as dense, from the two times of each round."""
+        ratios = Spread.of([a / b for a, b in zip(dense, other, strict=True)])
+        return cls(ratios.median, ratios.low, ratios.high, min(dense) / min(other))

@@ -11,7 +11,7 @@ from safetensors.torch import save
 from evaluation import semi_structured
 from evaluation.efficiency_table import speed_words
 from evaluation.file_sizes import count_parameters, file_sizes, shipped
-from evaluation.timing import Spread, in_turn, speed
+from evaluation.timing import Speed, Spread, in_turn
 from models import load_model
 from models.tasks import load_task_model
 from pruners import prune
@@ -56,7 +56,7 @@ def test_the_command(dino, omp, tmp_path, run):
     assert masked["bytes"]["packed"] < masked["bytes"]["zipped"] < dense["bytes"]["zipped"] < dense["bytes"]["fp16"]
     for row in (dense, masked):
         latency = row["latency_ms"]
-        assert 0 < latency["low"] <= latency["median"] <= latency["high"]
+        assert 0 < latency["least"] <= latency["low"] <= latency["median"] <= latency["high"]
         assert row["samples_per_second"] == pytest.approx(2000 / latency["median"])
     assert found["speed"].keys() == {"masked"}
     shown = done.stdout
@@ -92,14 +92,17 @@ def test_a_mask_of_another_model(omp, run):
 
 
 def test_words_on_speed():
-    assert speed_words("masked", Spread(1.0, 0.97, 1.03)) == (
+    assert speed_words("masked", Speed(1.0, 0.97, 1.03, 0.99)) == (
         "No speed-up: zeros are multiplied like any other number: masked runs at 1.00 x the speed of dense "
-        "(quartiles 0.97 to 1.03)."
+        "(quartiles 0.97 to 1.03; the fastest pass of each: 0.99 x)."
     )
-    assert "No speed-up" in speed_words("masked", Spread(1.3, 0.9, 1.5))  # too uncertain
-    assert "nothing here skips zeros" in speed_words("masked", Spread(1.3, 1.2, 1.5))
-    assert speed_words("2:4", Spread(1.3, 1.2, 1.5)).startswith("Speed: 2:4 runs at 1.30 x")
-    assert "even without half of the products" in speed_words("2:4", Spread(0.9, 0.8, 1.0))
+    assert "nothing here skips zeros" in speed_words("masked", Speed(1.3, 1.25, 1.35, 1.3))
+    uncertain = speed_words("masked", Speed(1.3, 0.9, 2.5, 1.0))
+    assert "No speed-up" in uncertain
+    assert "The timings scatter" in uncertain
+    assert "No speed-up" in speed_words("masked", Speed(1.3, 1.2, 1.35, 1.0))  # the fastest passes are equal
+    assert speed_words("2:4", Speed(1.3, 1.25, 1.35, 1.3)).startswith("Speed: 2:4 runs at 1.30 x")
+    assert "even without half of the products" in speed_words("2:4", Speed(0.9, 0.85, 1.0, 0.9))
 
 
 def test_works_take_turns():
@@ -113,9 +116,9 @@ def test_works_take_turns():
 def test_spread_and_speed():
     values = [5.0, 1.0, 2.0, 9.0, 4.0]
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    assert Spread.of(values) == Spread(median, low, high)
-    assert Spread.of([2.0]) == Spread(2.0, 2.0, 2.0)
-    assert speed([2.0, 4.0, 3.0], [1.0, 1.0, 1.0]).median == 3.0
+    assert Spread.of(values) == Spread(median, low, high, 1.0)
+    assert Spread.of([2.0]) == Spread(2.0, 2.0, 2.0, 2.0)
+    assert Speed.of([2.0, 4.0, 3.0], [1.0, 1.0, 0.5]) == Speed(4.0, 3.0, 5.0, 4.0)
 
 
 def test_files_of_known_bytes():
