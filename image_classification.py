@@ -36,7 +36,7 @@ def main() -> None:
         config,
         lambda model, tokenizer, folder, limit: Classification(config, model, tokenizer, folder, limit),
         "image_classification",
-        subfolder=args.dataset or next(iter(settings["datasets"])),
+        dataset=args.dataset or next(iter(settings["datasets"])),
     )
 
 

@@ -25,6 +25,8 @@ def make_fabric(accelerator: str, devices: int, num_nodes: int, precision: str) 
         raise InputError(
             f"{devices} GPU(s) asked for, but {torch.cuda.device_count()} found: use --accelerator cpu or fewer devices"
         )
+    if accelerator == "mps" and (devices > 1 or not torch.backends.mps.is_available()):
+        raise InputError(f"{devices} MPS device(s) asked for, but there is at most one, on Apple's machines: use cpu")
     if accelerator == "auto":
         accelerator = "gpu" if torch.cuda.device_count() >= devices else "cpu"
     if accelerator == "cpu" and precision.startswith("16"):

@@ -27,17 +27,20 @@ from data.tokenizer import load_tokenizer
 from models.tasks import load_task_model
 from pruners.mask import Mask
 from storage.atomic import check_writable, write_json
-from storage.log import append_json_line, keep_json_lines
-from storage.tensors import read_safetensors, write_safetensors
+from training.clock import Clock
+from training.compiling import compile_blocks
+from training.epoch_weights import Metrics, keep_epoch, load_best, write_model
 from training.fabric import make_fabric
+from training.kept import as_json, count_kept, show_kept
+from training.logging_wandb import WandbLog, start_wandb
 from training.loop import Loop, fit
 from training.optimizer import Recipe
+from training.results import device_name, refuse_finished, versions, write_settings
 from training.samples import draw_samples
 from training.sparse import SparseLock
 
-Metrics = dict[str, Any]
-
 DEBUG_SAMPLES = 32
+SECONDS = "seconds.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,24 +120,30 @@ def finetune(
     config: Finetuning,
     make_task: MakeTask,
     task_name: str,
-    subfolder: str = "",
+    variant: str = "",
+    dataset: str = "",
     mask_inside: bool = False,
 ) -> Metrics:
-    """Train, evaluate, and leave in the output folder: weights (best, last), results.json, samples.png, epochs and log.
+    """Train, evaluate, and leave config.yaml, weights (best, last), results.json, logs and samples.png in the folder.
 
-    mask_inside: let the last weights contain their mask, for a task that goes on from them. Returns what results.json
-    holds.
+    variant: a folder of its own below the task's. dataset: the chosen one, of a task with several. mask_inside: let the
+    last weights contain their mask, for a task that goes on from them. Returns what results.json holds.
     """
     seed = config.seed if args.seed is None else args.seed
     precision = args.precision or config.precision
     mask = chosen_mask(args)
-    folder = output_folder(args, Path(task_name, subfolder), seed)
+    folder = output_folder(args, Path(task_name, dataset or variant), seed)
     check_writable(folder)
     accumulate = config.accumulation(args.devices * args.num_nodes)
     fabric = make_fabric(args.accelerator, args.devices, args.num_nodes, precision)
+    leads = fabric.is_global_zero
     interrupt.listen()
+    snapshot = chosen_snapshot(args)
+    clock = Clock(folder / SECONDS, earlier_seconds(folder, snapshot))
+    software = versions() if leads else {}
     model = load_task_model(args.model, task_name, weights=args.weights, overrides=config.model)
     lock = SparseLock(model, mask) if mask is not None else None
+    loaded = {"at the start" if lock is None else "after loading the mask": count_kept(model)}
     tokenizer = load_tokenizer(model.tokenizer)
     reader = make_reader(config.train, model.image_shape, tokenizer)
     side = Side("train", reader, config.batch_size, seed, whole=True)
@@ -153,6 +162,7 @@ def finetune(
         "seed": seed,
         "processes": world,
         "precision": precision,
+        "compile": args.compile or None,
     }
     loop = Loop(
         title=f"{args.model} {task_name}",
@@ -164,44 +174,90 @@ def finetune(
         accumulate=accumulate,
         snapshot_seconds=args.snapshot_seconds,
         snapshot_steps=config.snapshot_steps,
-        start=chosen_snapshot(args),
+        start=snapshot,
         epoch=epoch_steps,
     )
+    refuse_finished(folder / "results.json", loop.identity)
+    if args.compile:
+        compile_blocks(model, fabric.device)
+    wandb, begun, done = WandbLog(), False, False
 
     def micro_batches(first: int) -> Iterator[Batch]:
         numbers = range(first * world + fabric.global_rank, loop.steps * accumulate * world, world)
-        for loaded in load(side, numbers, args.num_workers):
-            yield loaded.batch
+        for item in load(side, numbers, args.num_workers):
+            yield item.batch
+
+    def started(step: int) -> None:
+        nonlocal wandb, begun
+        objective.step = step  # of a resumed run, too
+        about = {**loop.identity, "mask_file": args.mask, "device": device_name(fabric.device)}
+        wandb = start_wandb(fabric, folder, args.wandb, args.wdb_offline, args.experiment_name, about)
+        if step == loop.steps and (folder / "results.json").is_file():
+            clock.stand_still()
+        if leads:
+            write_settings(folder / "config.yaml", config, dataset, seed=seed, precision=precision)
+            for notice in getattr(task, "notices", ()):
+                console.print(notice)
+            show_kept(loaded)
+        begun = True
 
     def step_done(step: int) -> None:
         objective.step = step
+        if leads:
+            clock.save(now=False)
 
     def epoch_done(epoch: int) -> None:
         if lock is not None:
             lock.check()
         model.eval()
-        found = task.evaluate(fabric, model, "val", epoch)
-        if fabric.is_global_zero:
+        with clock.doing("evaluation"):
+            found = task.evaluate(fabric, model, "val", epoch)
+        if leads:
             keep_epoch(folder, epoch, found, model, task.decides)
+            clock.save()
+            wandb.epoch(epoch, found, epoch * epoch_steps)
         fabric.barrier()
 
+    loop.started.append(started)
     loop.after_step.append(step_done)
     loop.after_epoch.append(epoch_done)
+    loop.after_log.append(lambda row: wandb.training(row))
     if lock is not None:
         loop.before_step.append(lock.hold)
-    fit(fabric, objective, micro_batches, loop)
-    model.eval()
-    if fabric.is_global_zero:
-        write_model(folder / "last.safetensors", model, epochs, lock.mask if lock is not None and mask_inside else None)
-    fabric.barrier()
-    best = load_best(folder, model, task.decides)
-    if lock is not None:
-        lock.check()
-    result = {"metrics": task.evaluate(fabric, model, "test", best), "epoch": best, "run": loop.identity}
-    if fabric.is_global_zero:
-        write_json(folder / "results.json", result)
-        console.print(f"results: {folder / 'results.json'}")
-        draw_samples(task, folder / "samples.png", f"{args.model} {task_name}, {mask_label(args)}")
+    try:
+        with clock.doing("training"):
+            fit(fabric, objective, micro_batches, loop)
+        model.eval()
+        if leads:
+            write_model(folder / "last.safetensors", model, epochs, lock.mask if lock and mask_inside else None)
+        fabric.barrier()
+        best = load_best(folder, model, task.decides)
+        if lock is not None:
+            lock.check()
+        kept = loaded | {"after training": count_kept(model)}
+        with clock.doing("evaluation"):
+            metrics = task.evaluate(fabric, model, "test", best)
+        result = {
+            "metrics": metrics,
+            "epoch": best,
+            "run": loop.identity,
+            "mask_file": None if lock is None else args.mask,
+            "kept": dict(zip(("after_loading", "after_training"), map(as_json, kept.values()), strict=True)),
+            "seconds": clock.seconds(),
+            "machine": {"device": device_name(fabric.device), "processes": world, "nodes": args.num_nodes},
+            "versions": software,
+        }
+        if leads:
+            write_json(folder / "results.json", result)
+            show_kept(kept)
+            console.print(f"results: {folder / 'results.json'}")
+            wandb.results(result)
+            draw_samples(task, folder / "samples.png", f"{args.model} {task_name}, {mask_label(args)}")
+        done = True
+    finally:
+        wandb.close(failed=not done)
+        if leads and begun:  # else the folder may be another run's
+            clock.save()
     return result
 
 
@@ -225,6 +281,13 @@ def chosen_snapshot(args: argparse.Namespace) -> Path | None:
     return Path(args.snapshot)
 
 
+def earlier_seconds(folder: Path, start: Path | None) -> Path | None:
+    """The file with what the earlier sittings took: beside the snapshot that the run goes on from; None where none."""
+    own = folder / "snapshot.pt"
+    snapshot = own if own.is_file() else start
+    return None if snapshot is None else snapshot.parent / SECONDS
+
+
 def output_folder(args: argparse.Namespace, below: Path, seed: int) -> Path:
     """Where the run writes; with --incremental the first of <folder>, <folder>_2, ... that is not there yet."""
     name = args.output_dir or f"runs/{below}/{args.model}_{mask_label(args)}_seed{seed}"
@@ -243,49 +306,3 @@ def mask_label(args: argparse.Namespace) -> str:
         return "dense"
     path = Path(args.mask).resolve()
     return path.parent.name if path.stem == "last" else path.stem
-
-
-def keep_epoch(folder: Path, epoch: int, found: Metrics, model: nn.Module, decides: str | None) -> None:
-    """Log an epoch's numbers, and keep its weights when they are the best so far."""
-    log = folder / "epochs.jsonl"
-    keep_json_lines(log, lambda line: line["epoch"] < epoch)  # a resumed run comes by here again
-    before = read_epochs(folder)
-    append_json_line(log, {"epoch": epoch, **found})
-    if decides is not None and all(found[decides] > line[decides] for line in before):
-        write_model(folder / "best.safetensors", model, epoch)
-
-
-def write_model(path: Path, model: nn.Module, epoch: int, mask: Mask | None = None) -> None:
-    """The state dict, each tied tensor once, with the number of the epoch it is of; mask: to go with it."""
-    state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    masks, about = mask.inside_weights() if mask is not None else ({}, {})
-    write_safetensors(path, untied(state) | masks, {"format": "pt", "epoch": str(epoch)} | about)
-
-
-def read_epochs(folder: Path) -> list[Metrics]:
-    """The numbers of the epochs so far."""
-    log = folder / "epochs.jsonl"
-    return [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
-
-
-def load_best(folder: Path, model: nn.Module, decides: str | None) -> int | None:
-    """Put the best epoch's weights into the model and return its number; None where the last one counts."""
-    if decides is None:
-        return None
-    state, metadata = read_safetensors(folder / "best.safetensors")
-    own = model.state_dict()
-    with torch.no_grad():
-        for name, tensor in state.items():
-            own[name].copy_(tensor)
-    return int(metadata["epoch"])
-
-
-def untied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Each tied tensor once."""
-    seen: set[int] = set()
-    found = {}
-    for name, tensor in state.items():
-        if tensor.data_ptr() not in seen:
-            seen.add(tensor.data_ptr())
-            found[name] = tensor
-    return found

@@ -37,7 +37,9 @@ class Loop:
     start: a snapshot to go on from when the folder has none. snapshot_seconds: how often to save; snapshot_steps: save
     after every so many steps besides (None: by time alone). epoch: steps after which `after_epoch` is called with the
     epoch's number, and a snapshot is saved (0: none). before_step: called between the backward pass and the clipping
-    of gradients. after_step: called with the step number after each optimizer step.
+    of gradients. after_step: called with the step number after each optimizer step. started: called with the step that
+    training begins at, once a snapshot is read and found to be of this run. after_log: called on the first process
+    with each row of log.jsonl.
     """
 
     title: str
@@ -55,6 +57,8 @@ class Loop:
     after_epoch: list[Callable[[int], None]] = field(default_factory=list)
     before_step: list[Callable[[], None]] = field(default_factory=list)
     after_step: list[Callable[[int], None]] = field(default_factory=list)
+    started: list[Callable[[int], None]] = field(default_factory=list)
+    after_log: list[Callable[[dict[str, Any]], None]] = field(default_factory=list)
 
     @property
     def snapshot(self) -> Path:
@@ -77,6 +81,8 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
     first = loop.snapshot if loop.snapshot.is_file() else loop.start
     if first is not None:
         step = load_snapshot(first, module, optimizer, loop.identity)
+    for begin in loop.started:
+        begin(step)
     if fabric.is_global_zero:
         keep_json_lines(loop.folder / "log.jsonl", lambda line: line["step"] <= step)
     wrapped, optimizer = fabric.setup(module, optimizer)
@@ -109,7 +115,10 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
                 values = means.take()
                 advance(0, f"lr {rate:.1e} " + " ".join(f"{name} {value:.3f}" for name, value in values.items()))
                 if fabric.is_global_zero:
-                    append_json_line(loop.folder / "log.jsonl", {"step": step, "lr": rate} | values)
+                    row = {"step": step, "lr": rate} | values
+                    append_json_line(loop.folder / "log.jsonl", row)
+                    for tell in loop.after_log:
+                        tell(row)
             ended = loop.epoch > 0 and step % loop.epoch == 0
             if ended:
                 for look in loop.after_epoch:

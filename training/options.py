@@ -27,6 +27,7 @@ def finetuning_parser(description: str, task: str) -> argparse.ArgumentParser:
     run.add_argument("--devices", type=int, default=1, help="processes on this machine, one device each")
     run.add_argument("--num_nodes", type=int, default=1, help="machines")
     run.add_argument("--precision", help="32-true, bf16-mixed, 16-mixed (default: the configuration's)")
+    run.add_argument("--compile", action="store_true", help="compile the model's blocks (torch.compile)")
     run.add_argument("--num_workers", type=int, default=0, help="loader processes beside each device")
     run.add_argument(
         "--debug",
@@ -36,4 +37,8 @@ def finetuning_parser(description: str, task: str) -> argparse.ArgumentParser:
     run.add_argument(
         "--incremental", action="store_true", help="number the output folder instead of going on with an earlier run"
     )
+    log = parser.add_argument_group("logging to Weights & Biases")
+    log.add_argument("-wdb", "--wandb", action="store_true", help="log losses, metrics and results to it")
+    log.add_argument("--wdb_offline", action="store_true", help="the same into the output folder, without a network")
+    log.add_argument("-exp", "--experiment_name", help="name of the run (default: the output folder's name)")
     return parser

@@ -45,6 +45,8 @@ class Retrieval:
             split: Gallery(files, model.image_shape, config.max_words, limit)
             for split, files in (("val", config.val), ("test", config.test))
         }
+        self.notices = [capped(config.evaluation.k_test, split, found) for split, found in self._galleries.items()]
+        self.notices = [notice for notice in self.notices if notice]
 
     def losses(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Contrastive loss against the features of all processes, and matching loss."""
@@ -109,3 +111,11 @@ def ranked(scores: Tensor) -> list[int]:
 def place(scores: Tensor, order: list[int], number: int) -> str:
     """Where a number stands in the order, in words; candidates that were never matched have no place."""
     return "not re-ranked" if scores[number] == UNSCORED else f"place {order.index(number) + 1}"
+
+
+def capped(k_test: int, split: str, gallery: Gallery) -> str:
+    """What to say where a gallery is smaller than the candidates to re-rank; an empty text where it is not."""
+    images, texts = len(gallery), len(gallery.texts)
+    if k_test <= min(images, texts):
+        return ""
+    return f"k_test is {k_test}, but the {split} gallery has {images} images and {texts} texts: all of them are ranked"

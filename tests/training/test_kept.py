@@ -1,0 +1,59 @@
+"""Weights kept, against zeros put there by hand."""
+
+import torch
+from torch import nn
+
+from training.kept import Count, as_json, count_kept, in_all, show_kept
+
+
+class Towers(nn.Module):
+    """Two towers of vision and one of text; the head is not prunable."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.head = nn.Linear(4, 3), nn.Linear(3, 2), nn.Linear(5, 2), nn.Linear(2, 9)
+        for parameter in self.parameters():
+            nn.init.ones_(parameter)
+
+    def prunable_layers(self):
+        return {f"{name}.weight": getattr(self, name) for name in ("a", "b", "c")}
+
+    def modality_of(self, name):
+        return "text" if name.startswith("c") else "vision"
+
+
+def test_zeros_are_counted_by_modality():
+    model = Towers()
+    with torch.no_grad():
+        model.a.weight[0] = 0  # 4 of 12
+        model.b.weight[1, 2] = -0.0  # 1 of 6: a negative zero is one, too
+        model.c.weight[:, :3] = 0  # 6 of 10
+        model.c.bias.zero_()
+        model.head.weight.zero_()
+    counts = count_kept(model)
+    assert counts == {"vision": Count(13, 18), "text": Count(4, 10)}
+    assert in_all(counts) == Count(17, 28)
+    assert as_json(counts) == {
+        "all": {"kept": 17, "of": 28, "share": round(17 / 28, 6)},
+        "by_modality": {
+            "vision": {"kept": 13, "of": 18, "share": round(13 / 18, 6)},
+            "text": {"kept": 4, "of": 10, "share": 0.4},
+        },
+    }
+
+
+def test_the_table_has_a_row_a_modality_and_a_column_a_moment(capsys):
+    before, after = (
+        {"vision": Count(9, 12), "text": Count(1000, 4000)},
+        {"vision": Count(9, 12), "text": Count(0, 4000)},
+    )
+    show_kept({"after loading the mask": before, "after training": after})
+    printed = capsys.readouterr().out
+    assert "after loading the mask" in printed
+    assert "after training" in printed
+    rows = {line.split("│")[1].strip(): line for line in printed.splitlines() if line.startswith("│")}
+    assert list(rows) == ["vision", "text", "all"]
+    assert "1,000 (25.00 %)" in rows["text"]
+    assert "0 (0.00 %)" in rows["text"]
+    assert "1,009 (25.15 %)" in rows["all"]
+    assert "4,012" in rows["all"]

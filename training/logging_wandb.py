@@ -1,0 +1,145 @@
+"""Weights & Biases, on request: losses and rates, metrics of every epoch, the final results.
+
+Only the first process logs; the library is imported only when asked for. The run's id lies in the output folder, so a
+run that was killed goes on under it. Before training, what is missing (a login, the network) is an InputError; once
+training runs, no error of logging ends it.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric import Fabric
+
+from console.errors import InputError
+from console.progress import console
+from storage.atomic import write_text
+
+PROJECT = "vlm-pruning"
+ID_FILE = "wandb_id.txt"
+START_SECONDS, FINISH_SECONDS = 30.0, 120.0  # how long a server is waited for
+
+
+class WandbLog:
+    """A started run, or nothing at all: without a run every method returns at once."""
+
+    def __init__(self, run: Any = None):
+        self._run = run
+
+    def training(self, row: Mapping[str, Any]) -> None:
+        """A row of log.jsonl: step, lr and mean losses."""
+        values = {name: value for name, value in row.items() if name != "step"}
+        self._safely(lambda run: run.log(flat({"train": values}), step=row["step"]))
+
+    def epoch(self, number: int, metrics: Mapping[str, Any], step: int) -> None:
+        """The validation split's numbers after an epoch."""
+        self._safely(lambda run: run.log({"epoch": number, **flat({"val": metrics})}, step=step))
+
+    def results(self, results: Mapping[str, Any]) -> None:
+        """What results.json holds, into the run's summary."""
+        found = {"test": results["metrics"], **{key: results[key] for key in ("epoch", "kept", "seconds", "machine")}}
+        self._safely(lambda run: run.summary.update(flat(found)))
+
+    def close(self, failed: bool = False) -> None:
+        """End the run, sending what is left; a run that stopped half-way may go on later."""
+        self._safely(lambda run: run.finish(exit_code=int(failed)))
+        self._run = None
+
+    def _safely(self, call: Callable[[Any], Any]) -> None:
+        if self._run is None:
+            return
+        try:
+            call(self._run)
+        except Exception as error:  # whatever the service says: hours of training are worth more than a curve
+            self._run = None
+            console.print(f"Weights & Biases failed ({first_line(error)}); the run goes on without it", markup=False)
+
+
+def start_wandb(
+    fabric: Fabric, folder: Path, wanted: bool, offline: bool, name: str | None, config: Mapping[str, Any]
+) -> WandbLog:
+    """Start a run, or go on with the one whose id lies in `folder`; call it on every process.
+
+    wanted, offline: offline writes into `folder` alone and asks for no login. name: of the run; the folder's by
+    default. InputError, on every process, when there is no login or no answer.
+    """
+    if not (wanted or offline):
+        if name and fabric.is_global_zero:
+            console.print("--experiment_name names a run of Weights & Biases: without --wandb it does nothing")
+        return WandbLog()
+    run, problem = None, None
+    if fabric.is_global_zero:
+        try:
+            run = _start(folder, offline, name or folder.name, config)
+        except InputError as error:
+            problem = str(error)
+    problem = fabric.broadcast(problem)  # the others must not wait for a process that has given up
+    if problem is not None:
+        raise InputError(problem)
+    return WandbLog(run)
+
+
+def _start(folder: Path, offline: bool, name: str, config: Mapping[str, Any]) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise InputError("--wandb needs the package wandb: pip install -r deps/requirements.txt") from error
+    offline = offline or os.environ.get("WANDB_MODE") in ("offline", "dryrun")
+    way_out = "run `wandb login` or set WANDB_API_KEY, log offline with --wdb_offline, or leave --wandb out"
+    settings = wandb.Settings(
+        console="off",  # the terminal stays with the progress bar
+        silent=True,
+        save_code=False,
+        init_timeout=START_SECONDS,
+        finish_timeout=FINISH_SECONDS,
+    )
+    identity = run_id(folder)
+    try:
+        if not offline and not wandb.login(prompt=False, verify=False):
+            raise InputError(f"--wandb finds no login to Weights & Biases: {way_out}")
+        run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT") or PROJECT,
+            name=name,
+            id=identity,
+            resume=None if offline else "allow",  # offline runs are joined by their id when they are synchronised
+            dir=str(folder),
+            mode="offline" if offline else "online",
+            config=dict(config),
+            settings=settings,
+        )
+    except (wandb.Error, OSError, TimeoutError) as error:
+        raise InputError(f"Weights & Biases cannot be started ({first_line(error)}): {way_out}") from error
+    where = f"offline in {folder / 'wandb'}; `wandb sync` sends it later" if offline else run.url
+    console.print(f"Weights & Biases: run {identity}, {where}", markup=False)
+    return run
+
+
+def run_id(folder: Path) -> str:
+    """The id in the folder, made on first use; not drawn from the seed, so it changes nothing that is."""
+    path = folder / ID_FILE
+    known = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+    if not known:
+        known = uuid.uuid4().hex[:8]
+        write_text(path, known + "\n")
+    return known
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested numbers and texts under names joined by slashes; lists and None are left out."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float | str):
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def first_line(error: Exception) -> str:
+    """The start of an error's text, without the full stop."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip().rstrip(".") if lines else type(error).__name__
