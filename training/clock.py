@@ -34,7 +34,7 @@ class Clock:
 
     @contextlib.contextmanager
     def doing(self, name: str) -> Iterator[None]:
-        """Time inside counts as `training` or `evaluation`; evaluation inside training counts as evaluation alone."""
+        """Time inside counts as `training` or `evaluation`, or as neither with `total`; the innermost alone counts."""
         outer = self._doing
         self._turn(name)
         try:

@@ -191,7 +191,8 @@ def finetune(
         nonlocal wandb, begun
         objective.step = step  # of a resumed run, too
         about = {**loop.identity, "mask_file": args.mask, "device": device_name(fabric.device)}
-        wandb = start_wandb(fabric, folder, args.wandb, args.wdb_offline, args.experiment_name, about)
+        with clock.doing("total"):
+            wandb = start_wandb(fabric, folder, args.wandb, args.wdb_offline, args.experiment_name, about)
         if step == loop.steps and (folder / "results.json").is_file():
             clock.stand_still()
         if leads:

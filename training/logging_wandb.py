@@ -99,6 +99,7 @@ def _start(folder: Path, offline: bool, name: str, config: Mapping[str, Any]) ->
     )
     identity = run_id(folder)
     try:
+        wandb.setup(wandb.Settings(silent=True))  # else a login would be greeted, by asking the server who it is
         if not offline and not wandb.login(prompt=False, verify=False):
             raise InputError(f"--wandb finds no login to Weights & Biases: {way_out}")
         run = wandb.init(

@@ -174,6 +174,7 @@ def test_killed_and_started_again_it_ends_with_the_same_weights(config, mask, tm
         one, two = (load_file(tmp_path / run / name) for run in ("whole", "killed"))
         assert all(torch.equal(one[key], two[key]) for key in one)
     one, two = (json.loads((tmp_path / run / "results.json").read_text()) for run in ("whole", "killed"))
+    assert (one.pop("seconds")["sittings"], two.pop("seconds")["sittings"]) == (1, 2)
     assert one == two
 
 
