@@ -200,6 +200,7 @@ def finetune(
             for notice in getattr(task, "notices", ()):
                 console.print(notice)
             show_kept(loaded)
+            clock.save()  # a sitting counts from its start, however soon it is killed
         begun = True
 
     def step_done(step: int) -> None:
