@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 
 console = Console(stderr=True, soft_wrap=True)
@@ -41,3 +43,34 @@ def progress_bar(title: str, total: int | None, done: int = 0, show: bool = True
             bar.update(task, advance=steps, **({} if note is None else {"note": note}))
 
         yield advance
+
+
+class TransferBar:
+    """Bytes under way: how many, how fast, and for how long still."""
+
+    def __init__(self, bar: Progress, title: str):
+        self._bar = bar
+        self._task = bar.add_task(title, total=None)
+
+    def begin(self, done: int, total: int | None) -> None:
+        """Start, or start again, with `done` bytes there; the rate counts from here on."""
+        self._bar.reset(self._task, total=total, completed=done)
+
+    def advance(self, count: int) -> None:
+        """`count` more bytes have come."""
+        self._bar.update(self._task, advance=count)
+
+
+@contextlib.contextmanager
+def transfer_bar(title: str, show: bool = True) -> Iterator[TransferBar]:
+    """Show a bar of bytes on stderr. On something that is no terminal nothing is drawn but the last state."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not show, refresh_per_second=4) as bar:
+        yield TransferBar(bar, title)

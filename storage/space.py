@@ -1,0 +1,33 @@
+"""Whether there is room on a disk, asked before hours of work and not after."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from console.errors import InputError
+
+
+def check_room(folder: Path, needed: int, purpose: str) -> None:
+    """InputError when less than `needed` bytes are free where `folder` is, or will be.
+
+    purpose: reads like 'to fetch and unpack finetune.tar.gz'.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise InputError(
+            f"{in_bytes(needed)} are needed in {folder} {purpose}, but only {in_bytes(free)} are free: "
+            "free some space or choose another folder"
+        )
+
+
+def in_bytes(count: float) -> str:
+    """A number of bytes for people: '512 bytes', '1.5 GB' (powers of 1000)."""
+    if count < 1000:
+        return f"{count:.0f} bytes"
+    for unit in ("kB", "MB", "GB"):
+        count /= 1000
+        if count < 1000:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:,.1f} TB"
