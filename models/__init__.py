@@ -100,7 +100,8 @@ def weights_path(name: str, weights: str | Path | None, default: str | None) -> 
         raise InputError(f"{path} {what}: check the path given as weights")
     if not path.is_file():
         raise InputError(
-            f"no weights for '{name}': the file {path} does not exist; put the checkpoint there or give "
-            "one with --weights (the model 'xvlm-mini' runs without: its weights are in the repository)"
+            f"no weights for '{name}': the file {path} does not exist; put the checkpoint there (python -m "
+            "data.download weights fetches the published ones) or give one with --weights "
+            "(the model 'xvlm-mini' runs without: its weights are in the repository)"
         )
     return path

@@ -29,6 +29,7 @@ NOT_RUN = {
     r"ruff .*": "style; .ci/run checks it",
     r"python -m pytest.*": "these tests",
     r"python prune\.py --model (timm|hf):.*": "needs weights from the network",
+    r"python -m data\.download .*": "needs the network, or what came from it",
 }
 """Commands in `sh` blocks that this test does not run, with the reason; their options are checked all the same."""
 
@@ -36,6 +37,7 @@ PARSED = {
     "prune": "prune",
     "pretrain": "pretrain",
     "models.check": "models.check",
+    "data.download": "data.download",
     "data.miniworld": "data.miniworld.__main__",
     "evaluation.zero_shot": "evaluation.zero_shot",
     "evaluation.efficiency": "evaluation.efficiency",

@@ -1,0 +1,245 @@
+"""Fetch the public annotations and weights to where the configurations look for them, and check them later.
+
+python -m data.download --list                     # what there is, from where, where to, and what is here
+python -m data.download annotations weights        # groups, or single names from the list
+python -m data.download --check                    # sizes and SHA-256 against the record, without network
+
+A partial download is kept and gone on with. An archive fetched by hand is put where the command says, and unpacked by
+running it again. Files that are there already are left as they are, unless --force is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from console.errors import InputError, explain_os_error, run_command
+
+if TYPE_CHECKING:
+    from data.downloads import Download
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; nothing heavy is imported before it has been read."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data.download",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="annotations, weights, masks, or names from --list")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--list", action="store_true", help="say what there is, and fetch nothing")
+    what.add_argument("--check", action="store_true", help="compare what was fetched with its record, without network")
+    parser.add_argument("--force", action="store_true", help="fetch again, and replace files that are there")
+    parser.add_argument("--keep", action="store_true", help="keep archives after they were unpacked")
+    parser.add_argument("--root", type=Path, default=Path(), help="where data/ and weights/ are (default: here)")
+    parser.add_argument("--table", type=Path, help="another table in the form of data/downloads.yaml, for mirrors")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse, then list, check or fetch."""
+    args = parse_args(arguments)
+    from data.downloads import TABLE, choose, read_table
+
+    table = read_table(args.table or TABLE)
+    looks = args.list or args.check
+    if not args.names and not looks:
+        raise InputError(f"say what to fetch: {', '.join(table)}, or a name that --list shows")
+    chosen = choose(table, args.names or list(table) * looks, optional=looks)
+    if args.list:
+        _list(table, chosen, args.root)
+    elif args.check:
+        _check(chosen, args.root, bool(args.names))
+    else:
+        _fetch_all(chosen, args)
+
+
+def _fetch_all(chosen: dict[str, Download], args: argparse.Namespace) -> None:
+    """One after the other; one that fails does not keep the next from coming."""
+    failed = {}
+    for name, download in chosen.items():
+        try:
+            print(f"{name}: {_fetch(name, download, args.root, args.force, args.keep)}", flush=True)
+        except InputError as error:
+            failed[name] = error
+            if len(chosen) > 1:
+                print(f"error: {name}: {error}", file=sys.stderr)
+    if failed and len(chosen) == 1:
+        raise InputError(f"{name}: {failed[name]}")
+    if failed:
+        raise InputError(f"{len(failed)} of {len(chosen)} downloads are not here: {', '.join(failed)} (reasons above)")
+
+
+def _fetch(name: str, download: Download, root: Path, force: bool, keep: bool) -> str:
+    """Fetch, unpack and record one download; returns what came of it, in words."""
+    from data.downloads import add_to_record, read_record, record_path
+    from storage.lock import locked
+
+    folder = root / download.folder
+    if download.by_hand:
+        if _missing(download, None, root):
+            raise InputError(
+                f"this has to be fetched by hand, since {download.by_hand}: open {download.seen_at} in a browser, "
+                f"save what is there, and put it into {folder}"
+            )
+        return f"in {folder}, put there by hand"
+    store = download.store(root)
+    with locked(store.with_name(".lock"), f"download {name}", _waiting):
+        record = record_path(download, root)
+        known = read_record(record).get(name)
+        if not force and not _missing(download, known, root):
+            return f"already in {folder}" + ("" if known else ", put there by hand and not checked")
+        size, sha256 = _bring(name, download, store, known, record)
+        if download.archive:
+            hashes, words = _unpack(download, store, folder, force)
+        else:
+            hashes, words = _place(download, store, folder, sha256), f"in {folder / download.files[0]}"
+        files = {
+            f"{download.folder}/{path}": {"size": (folder / path).stat().st_size, "sha256": digest}
+            for path, digest in hashes.items()
+        }
+        day = datetime.datetime.now(datetime.UTC).date().isoformat()
+        entry = {"from": download.address, "fetched": day, "size": size, "sha256": sha256, "files": files}
+        add_to_record(record, name, entry)
+        if download.archive and not keep:
+            store.unlink()
+        return words
+
+
+def _bring(name: str, download: Download, store: Path, known: dict[str, Any] | None, record: Path) -> tuple[int, str]:
+    """Fetch to `store` unless it lies there; returns size in bytes and SHA-256, compared with what is known of it."""
+    from storage.drive import confirmed
+    from storage.fetch import fetch
+    from storage.hashing import hash_file
+    from storage.space import check_room
+
+    def room(missing: int, size: int) -> None:
+        unpacked = int(size * download.unpacks) if download.archive else 0
+        check_room(store.parent, missing + unpacked, f"for {name}" + (" and to unpack it" if unpacked else ""))
+
+    if not store.is_file():  # it may be: put there by hand, or left by a run that could not unpack it
+        try:
+            fetch(download.address, store, name, room, confirmed if download.drive else None)
+        except InputError as error:
+            raise InputError(
+                f"{error}; what has come stays and the same command goes on from there; "
+                f"by hand: save {download.seen_at} as {store} and run the command again"
+            ) from error
+    found = hash_file(store)
+    expected = download.sha256 or (known["sha256"] if known and known["from"] == download.address else found)
+    if found != expected:
+        accept = "" if download.sha256 else f"; to accept it, remove '{name}' from {record} and run the command again"
+        raise InputError(
+            f"{store} has the SHA-256 {found}, but it should be {expected}: it was damaged, or its source has changed; "
+            f"to fetch it anew, delete it and run the command again{accept}"
+        )
+    return store.stat().st_size, found
+
+
+def _unpack(download: Download, store: Path, folder: Path, force: bool) -> tuple[dict[str, str], str]:
+    """Path below `folder` -> SHA-256 of the files that are as in the archive; and words about it."""
+    from storage.unpack import unpack
+
+    only = download.files if download.select else None
+    unpacked = unpack(store, folder, download.insides(), only, force)
+    words = f"{_files(unpacked.written)} in {folder}"
+    if unpacked.kept:
+        kept = ", ".join(unpacked.kept)
+        words += f"; {kept} had other content and {_are(unpacked.kept)} left as before (--force replaces files)"
+    absent = [path for path in download.files if path not in unpacked.written and path not in unpacked.kept]
+    if absent:
+        words += f"; {', '.join(absent)} {_are(absent)} not in the archive"
+    return unpacked.written, words
+
+
+def _files(things: Collection[str]) -> str:
+    return "1 file" if len(things) == 1 else f"{len(things)} files"
+
+
+def _are(things: list[str]) -> str:
+    return "is" if len(things) == 1 else "are"
+
+
+def _place(download: Download, store: Path, folder: Path, sha256: str) -> dict[str, str]:
+    """Move a single file to its place."""
+    target = folder / download.files[0]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        store.replace(target)
+    except OSError as error:
+        raise explain_os_error(error, f"write {target}") from error
+    return {download.files[0]: sha256}
+
+
+def _missing(download: Download, known: dict[str, Any] | None, root: Path) -> list[str]:
+    """Which of its files are not there: of those recorded, else of those that the table names."""
+    if download.by_hand and not download.files:
+        folder = root / download.folder
+        return [] if folder.is_dir() and any(folder.iterdir()) else [download.folder]
+    paths = list(known["files"]) if known else [f"{download.folder}/{path}" for path in download.files]
+    return [path for path in paths if not (root / path).is_file()]
+
+
+def _waiting(holder: str) -> None:
+    print(f"waiting for process {holder}, which is downloading", file=sys.stderr)
+
+
+def _list(table: dict[str, dict[str, Download]], chosen: dict[str, Download], root: Path) -> None:
+    """The chosen downloads by group; addresses whole, so that they can be copied."""
+    from data.downloads import read_record, record_path
+    from storage.space import in_bytes
+
+    for group, entries in table.items():
+        shown = {name: download for name, download in entries.items() if name in chosen}
+        for i, (name, download) in enumerate(shown.items()):
+            if i == 0:
+                print(group)
+            known = read_record(record_path(download, root)).get(name)
+            size = known["size"] if known else download.size
+            missing, wanted = _missing(download, known, root), known["files"] if known else download.files
+            here = "not here" if missing else "here"
+            if 0 < len(missing) < len(wanted):
+                here = f"{len(missing)} of {len(wanted)} files are not here"
+            how = ", only when named" if download.optional else ", by hand" if download.by_hand else ""
+            print(f"  {name}: {here} ({in_bytes(size) if size else 'size not known'}{how})")
+            print(f"    {download.what}\n    from {download.seen_at}\n    to   {download.folder}/")
+
+
+def _check(chosen: dict[str, Download], root: Path, asked: bool) -> None:
+    """Compare files with the record; InputError when one is missing or has changed, or one asked for has none."""
+    from console.progress import progress_bar
+    from data.downloads import read_record, record_path
+    from storage.hashing import hash_file
+
+    wrong, checked = [], 0
+    for name, download in chosen.items():
+        known = read_record(record_path(download, root)).get(name)
+        if known is None:
+            if asked:
+                print(f"{name}: not fetched by this command, so there is nothing to compare with")
+            continue
+        found = []
+        with progress_bar(f"checking {name}", len(known["files"])) as advance:
+            for path, entry in known["files"].items():
+                file = root / path
+                if not file.is_file():
+                    found.append(f"{path} is missing")
+                elif file.stat().st_size != entry["size"] or hash_file(file) != entry["sha256"]:
+                    found.append(f"{path} is not as it was fetched on {known['fetched']}")
+                advance()
+        checked += len(known["files"])
+        print(f"{name}: {'; '.join(found) or _files(known['files']) + ' as fetched'}")
+        wrong += found
+    if wrong:
+        raise InputError(f"{wrong[0]} ({len(wrong)} of {checked} files wrong): fetch with --force to mend it")
+    if not checked:
+        raise InputError(f"nothing in {root} was fetched by this command, so there is nothing to check")
+
+
+if __name__ == "__main__":
+    run_command(main)
