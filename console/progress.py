@@ -50,11 +50,11 @@ class TransferBar:
 
     def __init__(self, bar: Progress, title: str):
         self._bar = bar
-        self._task = bar.add_task(title, total=None)
+        self._task = bar.add_task(title, total=None, visible=False)
 
     def begin(self, done: int, total: int | None) -> None:
         """Start, or start again, with `done` bytes there; the rate counts from here on."""
-        self._bar.reset(self._task, total=total, completed=done)
+        self._bar.reset(self._task, total=total, completed=done, visible=True)
 
     def advance(self, count: int) -> None:
         """`count` more bytes have come."""
@@ -63,7 +63,7 @@ class TransferBar:
 
 @contextlib.contextmanager
 def transfer_bar(title: str, show: bool = True) -> Iterator[TransferBar]:
-    """Show a bar of bytes on stderr. On something that is no terminal nothing is drawn but the last state."""
+    """Show a bar of bytes on stderr, from `begin` on; where that is no terminal, only its last state is drawn."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -126,8 +126,9 @@ def _bring(name: str, download: Download, store: Path, known: dict[str, Any] | N
         try:
             fetch(download.address, store, name, room, confirmed if download.drive else None)
         except InputError as error:
+            come = store.with_name(f"{store.name}.part").exists()
             raise InputError(
-                f"{error}; what has come stays and the same command goes on from there; "
+                f"{error}; {'what has come stays, and the same command goes on from there; ' * come}"
                 f"by hand: save {download.seen_at} as {store} and run the command again"
             ) from error
     found = hash_file(store)

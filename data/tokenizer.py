@@ -81,5 +81,6 @@ def load_tokenizer(source: str | Any) -> Any:
                 return Tokenizer(root / name)
     raise InputError(
         f"no vocabulary '{source}': put the vocab.txt of {source} at weights/{source}/vocab.txt "
-        "(python -m data.download bert-vocab fetches that of BERT; the model 'xvlm-mini' needs none: its vocabulary is in the repository)"
+        "(python -m data.download bert-vocab fetches that of BERT; the model 'xvlm-mini' needs none: "
+        "its vocabulary is in the repository)"
     )

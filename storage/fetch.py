@@ -237,7 +237,7 @@ def _trouble(url: str, reason: Any) -> str:
     """Why no connection came about."""
     host = urlsplit(url).hostname
     if isinstance(reason, socket.gaierror):
-        return f"the name {host} is not found; is this machine offline?"
+        return f"the name {host} is not found (is this machine offline?)"
     if isinstance(reason, ConnectionRefusedError):
         return f"{host} refuses the connection"
     if isinstance(reason, TimeoutError):
@@ -245,5 +245,5 @@ def _trouble(url: str, reason: Any) -> str:
     if isinstance(reason, ssl.SSLError):
         return f"the connection to {host} cannot be trusted ({reason})"
     if isinstance(reason, OSError) and reason.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN):
-        return f"there is no route to {host}; is this machine offline?"
+        return f"there is no route to {host} (is this machine offline?)"
     return f"the connection to {host} failed ({reason})"

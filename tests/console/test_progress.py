@@ -41,3 +41,18 @@ def test_a_total_may_be_unknown_and_a_bar_hidden(drawn):
     with progress.progress_bar("endless", None) as advance:
         advance(5)
     assert "5/?" in drawn.getvalue().replace(" ", "")
+
+
+def test_a_bar_of_bytes_appears_when_it_begins_and_may_begin_again(drawn):
+    with progress.transfer_bar("fetching"):
+        pass
+    assert drawn.getvalue().strip() == ""
+    with progress.transfer_bar("fetching") as bar:
+        bar.begin(900_000, 2_000_000)
+        bar.advance(50_000)
+        bar.begin(500_000, 1_500_000)
+        bar.advance(250_000)
+    lines = [line for line in drawn.getvalue().splitlines() if line.strip()]
+    assert len(lines) == 1
+    assert "fetching" in lines[0]
+    assert "750.0/1500.0kB" in lines[0].replace(" ", "") or "0.8/1.5MB" in lines[0].replace(" ", "")

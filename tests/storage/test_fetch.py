@@ -78,6 +78,24 @@ def test_a_cut_connection_is_taken_up_again_in_the_same_call(site, target):
     assert only(target)
 
 
+def test_an_interruption_keeps_what_has_come(site, target, monkeypatch):
+    chunks = []
+
+    def stop(response, size, read=fetching._read):
+        if len(chunks) == 2:
+            raise KeyboardInterrupt
+        chunks.append(read(response, size))
+        return chunks[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fetching, "_read", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(f"{site.address}/a.bin", target)
+    fetch(f"{site.address}/a.bin", target)
+    assert target.read_bytes() == BODY
+    assert ranges(site) == [None, f"bytes={len(b''.join(chunks))}-"]
+
+
 @pytest.mark.parametrize("said", ["tags", "dates", "nothing"])
 def test_a_later_call_goes_on(site, target, said):
     if said != "nothing":
@@ -218,8 +236,8 @@ def test_a_refused_connection(site, target):
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (socket.gaierror(-3, "Temporary failure in name resolution"), "the name example.org is not found; .* offline"),
-        (OSError(errno.ENETUNREACH, "Network is unreachable"), "no route to example.org; is this machine offline"),
+        (socket.gaierror(-3, "Temporary failure in name resolution"), "the name example.org is not found .*offline"),
+        (OSError(errno.ENETUNREACH, "Network is unreachable"), "no route to example.org .is this machine offline"),
         (TimeoutError("timed out"), "example.org does not answer"),
         (ssl.SSLCertVerificationError(1, "certificate has expired"), "example.org cannot be trusted"),
         (OSError("Tunnel connection failed: 407"), r"failed \(Tunnel connection failed: 407\)"),
