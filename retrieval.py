@@ -16,7 +16,13 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     from training.options import finetuning_parser
 
-    return finetuning_parser(__doc__ or "", "retrieval").parse_args(arguments)
+    parser = finetuning_parser(__doc__ or "", "retrieval")
+    parser.add_argument(
+        "--gather_negatives",
+        action="store_true",
+        help="contrast all pairs of the effective batch, not only those of one pass (or `gather_negatives: true`)",
+    )
+    return parser.parse_args(arguments)
 
 
 def main() -> None:
@@ -24,6 +30,8 @@ def main() -> None:
     args = parse_args()
     path = args.config or task_file(args.model, "retrieval")
     settings = read_yaml(path)
+    if args.gather_negatives:
+        settings["gather_negatives"] = True
 
     from training.finetuning import finetune
     from training.retrieval import Retrieval, RetrievalConfig  # heavy imports after parsing

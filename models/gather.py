@@ -1,6 +1,7 @@
 """Collect contrastive features of all processes, as the published training does.
 
 Gradients flow to the local slice only: each process learns from its own pairs, against everyone's negatives.
+`training/negatives.py` collects over the passes of an optimizer step, too.
 """
 
 from __future__ import annotations
@@ -19,11 +20,28 @@ def no_gather(features: Tensor) -> Tensor:
     return features
 
 
+def place() -> tuple[int, int]:
+    """This process's rank, and how many processes there are."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
+def of_all_processes(features: Tensor) -> list[Tensor]:
+    """Features [b, e] of this process -> those of each, in the order of ranks, without graph; same b everywhere."""
+    world = place()[1]
+    if world == 1:
+        return [features.detach()]
+    parts = [torch.empty_like(features, requires_grad=False) for _ in range(world)]
+    dist.all_gather(parts, features.detach().contiguous())
+    return parts
+
+
 def gather_processes(features: Tensor) -> Tensor:
     """Features [b, e] of this process -> [world * b, e] of all, in the order of ranks; same b everywhere."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    rank, world = place()
+    if world == 1:
         return features
-    parts = [torch.empty_like(features) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, features.detach().contiguous())
-    parts[dist.get_rank()] = features
+    parts = of_all_processes(features)
+    parts[rank] = features
     return torch.cat(parts)

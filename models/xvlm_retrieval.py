@@ -67,14 +67,15 @@ class XVLMRetrieval(XVLMEncoders):
         """Losses itc and itm of pairs: image [b, 3, H, W], text_ids, text_atts [b, t], idx [b] (which image).
 
         Pairs of one image are positives of each other in ITC and no negatives in ITM. gather: features and ids of all
-        processes. The temperature is not clamped here, as published.
+        pairs that are compared, asked for image features, text features and ids in this order. The temperature is not
+        clamped here, as published.
         """
         ids, atts, idx = batch["text_ids"], batch["text_atts"], batch["idx"]
-        image = self.vision_encoder(batch["image"])
-        text = self.text_states(ids, atts)
-        image_feature, text_feature = self.image_features(image), self.text_features(text)
-        similarity = gather(image_feature) @ gather(text_feature).t() / self.temp
-        targets = same_image_targets(gather(idx))
+        # In this order, by which `training.retrieval` replays the dropout of these two.
+        image, image_feature = self.image_entry(batch["image"])
+        text, text_feature = self.text_entry(ids, atts)
+        images, texts, targets = gather(image_feature), gather(text_feature), same_image_targets(gather(idx))
+        similarity = images @ texts.t() / self.temp
         itc = (soft_cross_entropy(similarity, targets) + soft_cross_entropy(similarity.t(), targets)) / 2
         return {"itc": itc, "itm": self._itm_loss(image, text, atts, image_feature, text_feature, idx)}
 

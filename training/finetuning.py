@@ -79,7 +79,11 @@ class Finetuning:
 
 
 class Task(Protocol):
-    """What a script tells of its task."""
+    """What a script tells of its task.
+
+    A task whose losses compare all batches of an optimizer step has `rehearses` = True and `rehearse(model, batch)`,
+    which is called with each of them before `losses` is.
+    """
 
     name: str
     decides: str | None
@@ -110,8 +114,11 @@ class Objective(nn.Module):
         self._task, self._epoch = task, epoch
         self.step = 0
 
-    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Named losses."""
+    def forward(self, batch: Batch, rehearsal: bool = False) -> dict[str, torch.Tensor]:
+        """Named losses; none in a rehearsal, in which the task looks at what its losses will need of all batches."""
+        if rehearsal:
+            self._task.rehearse(self.model, batch)
+            return {}
         return self._task.losses(self.model, batch, self.step / self._epoch)
 
 
@@ -176,6 +183,7 @@ def finetune(
         snapshot_steps=config.snapshot_steps,
         start=snapshot,
         epoch=epoch_steps,
+        rehearse=getattr(task, "rehearses", False),
     )
     refuse_finished(folder / "results.json", loop.identity)
     if args.compile:

@@ -8,7 +8,7 @@ with the same weights, bit for bit.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,11 @@ class Loop:
     steps: optimizer steps in all. accumulate: micro-batches a step and process. identity: what defines the run.
     start: a snapshot to go on from when the folder has none. snapshot_seconds: how often to save; snapshot_steps: save
     after every so many steps besides (None: by time alone). epoch: steps after which `after_epoch` is called with the
-    epoch's number, and a snapshot is saved (0: none). before_step: called between the backward pass and the clipping
-    of gradients. after_step: called with the step number after each optimizer step. started: called with the step that
-    training begins at, once a snapshot is read and found to be of this run. after_log: called on the first process
-    with each row of log.jsonl.
+    epoch's number, and a snapshot is saved (0: none). rehearse: call `module(batch, rehearsal=True)` with every
+    micro-batch of a step, without gradients, before the first is learnt from: for losses that compare all of them.
+    before_step: called between the backward pass and the clipping of gradients. after_step: called with the step number
+    after each optimizer step. started: called with the step that training begins at, once a snapshot is read and found
+    to be of this run. after_log: called on the first process with each row of log.jsonl.
     """
 
     title: str
@@ -54,6 +55,7 @@ class Loop:
     log_every: int = 50
     start: Path | None = None
     epoch: int = 0
+    rehearse: bool = False
     after_epoch: list[Callable[[int], None]] = field(default_factory=list)
     before_step: list[Callable[[], None]] = field(default_factory=list)
     after_step: list[Callable[[int], None]] = field(default_factory=list)
@@ -93,12 +95,18 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
     with progress_bar(loop.title, loop.steps, done=step, show=fabric.is_global_zero) as advance:
         while step < loop.steps:
             rate = set_rate(optimizer, loop.recipe.schedule.factor(step, loop.steps))
-            for micro in range(loop.accumulate):
-                number = micro * fabric.world_size + fabric.global_rank
-                torch.manual_seed(derive_seed(loop.seed, "step", step, 0, number))  # whoever computes it
+            parts: Iterable[Any] = (next(batches) for _ in range(loop.accumulate))
+            if loop.rehearse:
+                parts = list(parts)
+                for micro, batch in enumerate(parts):
+                    _set_randomness(fabric, loop.seed, step, micro)
+                    with torch.no_grad():
+                        wrapped(fabric.to_device(batch), rehearsal=True)
+            for micro, batch in enumerate(parts):
+                _set_randomness(fabric, loop.seed, step, micro)
                 last = micro == loop.accumulate - 1
                 with fabric.no_backward_sync(wrapped, enabled=not last):
-                    losses = wrapped(fabric.to_device(next(batches)))
+                    losses = wrapped(fabric.to_device(batch))
                     fabric.backward(sum(losses.values()) / loop.accumulate)
                 means.add(losses)
             for hold in loop.before_step:
@@ -138,6 +146,12 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
             if stop:
                 raise KeyboardInterrupt
     return module
+
+
+def _set_randomness(fabric: Fabric, seed: int, step: int, micro: int) -> None:
+    """Dropout and draws of a micro-batch: the same whoever computes it, and however often."""
+    number = micro * fabric.world_size + fabric.global_rank
+    torch.manual_seed(derive_seed(seed, "step", step, 0, number))
 
 
 class _Means:

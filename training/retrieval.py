@@ -1,4 +1,9 @@
-"""Retrieval as a finetuning task: contrastive and matching losses, recalls of both kinds of scores."""
+"""Retrieval as a finetuning task: contrastive and matching losses, recalls of both kinds of scores.
+
+X-VLM's contrastive loss knows no other pairs than those of one pass of all processes. With `gather_negatives` it is
+that of the whole effective batch (training/negatives.py); BLIP has its queue instead. The matching loss draws its
+hard negatives from the batch of one process and pass either way.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
+from console.errors import InputError
 from data.readers import Batch
 from data.retrieval import Gallery
 from data.sources import Files
@@ -15,8 +21,9 @@ from data.tokenizer import Tokenizer
 from data.transforms import to_picture
 from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
 from evaluation.retrieval import UNSCORED, RetrievalSettings, evaluate_retrieval
-from models.gather import gather_processes
+from models.gather import gather_processes, place
 from training.finetuning import Finetuning, Metrics
+from training.negatives import StepFeatures
 from training.samples import IMAGES, TEXTS
 
 FOUND = 4  # images that are shown of those found for a text
@@ -24,13 +31,18 @@ FOUND = 4  # images that are shown of those found for a text
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalConfig(Finetuning):
-    """val, test: the galleries, one annotation file each. alpha: weight of momentum targets (BLIP), ramped at first."""
+    """val, test: the galleries, one annotation file each. alpha: weight of momentum targets (BLIP), ramped at first.
+
+    gather_negatives: contrast all pairs of an effective batch, not only those of one pass; the gradient is exactly
+    that of one large batch and the encoders run once more (X-VLM).
+    """
 
     val: Files
     test: Files
     evaluation: RetrievalSettings = field(default_factory=RetrievalSettings)
     max_words: int = 30
     alpha: float = 0.4
+    gather_negatives: bool = False
 
 
 class Retrieval:
@@ -40,19 +52,30 @@ class Retrieval:
     decides = "r_mean"
 
     def __init__(self, config: RetrievalConfig, model: nn.Module, tokenizer: Tokenizer, limit: int | None = None):
+        if config.gather_negatives and model.stateful:
+            raise InputError(
+                "gather_negatives is for models that compare the pairs of a batch, but this one compares with a queue "
+                "of many earlier ones: leave it out"
+            )
         self._config, self._tokenizer, self._shape = config, tokenizer, model.image_shape
         self._galleries = {
             split: Gallery(files, model.image_shape, config.max_words, limit)
             for split, files in (("val", config.val), ("test", config.test))
         }
-        self.notices = [capped(config.evaluation.k_test, split, found) for split, found in self._galleries.items()]
-        self.notices = [notice for notice in self.notices if notice]
+        world = place()[1]
+        passes = config.accumulation(world)
+        self.rehearses = config.gather_negatives and passes * world > 1
+        self._features = StepFeatures()
+        notices = [capped(config.evaluation.k_test, split, found) for split, found in self._galleries.items()]
+        if passes > 1 and not (self.rehearses or model.stateful):
+            notices.append(fewer_negatives(config.batch_size * world, passes))
+        self.notices = [notice for notice in notices if notice]
 
     def losses(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
-        """Contrastive loss against the features of all processes, and matching loss."""
+        """Contrastive loss against the features of all processes (and passes), and matching loss."""
         if model.stateful:  # BLIP: the momentum model's targets come in over the first epoch
             return model(batch, gather=gather_processes, alpha=self._config.alpha * min(1.0, progress))
-        return model(batch, gather=gather_processes)
+        return model(batch, gather=self._features.gather() if self.rehearses else gather_processes)
 
     def evaluate(self, fabric: Fabric, model: nn.Module, split: str, epoch: int | None) -> Metrics:
         """Recalls after re-ranking under the published names, and those of similarity alone under `itc`."""
@@ -80,7 +103,7 @@ class Retrieval:
             lines = [Line(gallery.texts[order[0]], "strong"), Line(mark, mark)]
             if not right:
                 own = min(gallery.texts_of_image[i], key=order.index)
-                lines.append(Line(f"its own, {place(scores, order, own)}: {gallery.texts[own]}", "faint"))
+                lines.append(Line(f"its own, {standing(scores, order, own)}: {gallery.texts[own]}", "faint"))
             images.append(Sample([self._shown(i)], lines))
         for j, scores in by_text.items():
             order, own = ranked(scores), gallery.image_of_text[j]
@@ -89,8 +112,8 @@ class Retrieval:
             if where < FOUND:
                 found.insert(where, self._shown(own, f"place {where + 1}, its own", "right"))
             else:
-                found.append(self._shown(own, f"its own, {place(scores, order, own)}", "wrong"))
-            mark = Line(f"wrong, its own: {place(scores, order, own)}", "wrong") if where else Line("right", "right")
+                found.append(self._shown(own, f"its own, {standing(scores, order, own)}", "wrong"))
+            mark = Line(f"wrong, its own: {standing(scores, order, own)}", "wrong") if where else Line("right", "right")
             texts.append(Sample(found, [Line(gallery.texts[j], "strong"), mark]))
         return [
             Part(f"{len(images)} of {len(gallery)} test images, with the caption found for them", images),
@@ -108,9 +131,17 @@ def ranked(scores: Tensor) -> list[int]:
     return torch.argsort(scores, descending=True, stable=True).tolist()
 
 
-def place(scores: Tensor, order: list[int], number: int) -> str:
+def standing(scores: Tensor, order: list[int], number: int) -> str:
     """Where a number stands in the order, in words; candidates that were never matched have no place."""
     return "not re-ranked" if scores[number] == UNSCORED else f"place {order.index(number) + 1}"
+
+
+def fewer_negatives(seen: int, passes: int) -> str:
+    """What to say where the contrastive loss sees fewer pairs than the effective batch has."""
+    return (
+        f"the contrastive loss compares {seen} pairs, the effective batch has {seen * passes}: with --gather_negatives "
+        f"it compares all {seen * passes}, and the encoders run once more"
+    )
 
 
 def capped(k_test: int, split: str, gallery: Gallery) -> str:

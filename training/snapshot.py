@@ -45,12 +45,14 @@ def load_snapshot(path: Path, module: nn.Module, optimizer: torch.optim.Optimize
 def refuse_another_run(path: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
     """InputError naming the first difference between what defined the run that wrote `path` and this run.
 
-    A field that only one of them has does not count while it is empty: options may come or go between versions.
+    A field that only one of them has does not count while it is empty or False: options may come or go between
+    versions.
     """
     before, after = _flat(then), _flat(now)
     for key in {**before, **after}:
         sides = [side[key] for side in (before, after) if key in side]
-        if sides[0] != sides[-1] or (len(sides) == 1 and sides[0] not in (None, "", [], {})):
+        unused = sides[0] is False or sides[0] in (None, "", [], {})
+        if sides[0] != sides[-1] or (len(sides) == 1 and not unused):
             old, new = (repr(side[key]) if key in side else "not given" for side in (before, after))
             raise InputError(
                 f"{path} belongs to another run ({key} was {old}, now it is {new}): choose another output folder, or "

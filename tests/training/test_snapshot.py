@@ -74,7 +74,10 @@ def test_another_run_is_refused_naming_the_difference(change, message, tmp_path)
 
 
 def test_options_that_come_with_a_new_version_may_be_empty(tmp_path):
-    then, now = {"files": {"root": ""}, "old": []}, {"files": {"root": "", "folder": ""}, "none": None, "more": {}}
+    then, now = (
+        {"files": {"root": ""}, "old": []},
+        {"files": {"root": "", "folder": ""}, "none": None, "more": {}, "off": False},
+    )
     refuse_another_run(tmp_path, then, now)
     refuse_another_run(tmp_path, now, then)
     with pytest.raises(InputError, match=r"files\.folder was not given, now it is 'x'"):
