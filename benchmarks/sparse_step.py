@@ -1,0 +1,121 @@
+"""What a finetuning step under a mask costs over a dense one: X-VLM's retrieval recipe with random weights.
+
+    python -m benchmarks.sparse_step                          # full size, 384 px, two threads
+    python -m benchmarks.sparse_step --model xvlm-mini        # a quick look
+Both kinds of steps are made in turn by one model, whose weights' values do not matter to the time. No mask is
+multiplied in the forward pass: a sparse step takes the gradient from pruned weights before the optimizer sees it, and
+that is all. The cost is that of the weights, whatever the batch: the larger the batch, the smaller its share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+BOUND = 1.03
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="xvlm", help="model whose configurations are taken, with random weights")
+    parser.add_argument("--batch_size", type=int, default=4, help="pairs a step")
+    parser.add_argument("--sparsity", type=float, default=0.75)
+    parser.add_argument("--repeats", type=int, default=6, help="steps of each kind, in turn; at least 2")
+    parser.add_argument("--threads", type=int, default=2)
+    return parser.parse_args()
+
+
+def made_up_pairs(model, config, batch_size: int) -> dict:
+    """A batch with the shapes of the recipe: images [b, 3, H, W], texts of `max_tokens`, every pair another image."""
+    import torch
+
+    side, words = model.image_shape.image_size, config.train.max_tokens
+    ids = torch.randint(5, model.config.text.vocab_size, (batch_size, words))
+    image, idx = torch.randn(batch_size, 3, side, side), torch.arange(batch_size)
+    return {"image": image, "text_ids": ids, "text_atts": torch.ones_like(ids), "idx": idx}
+
+
+def make_steps(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
+    """A dense step, one under a mask, and what the mask adds, each to be called again and again."""
+    import torch
+
+    from configs.schema import parse, read_yaml, task_file
+    from models import load_model
+    from models.tasks import load_task_model
+    from pruners import prune
+    from training.allocator import keep_freed_memory
+    from training.optimizer import make_optimizer, set_rate
+    from training.retrieval import RetrievalConfig
+    from training.sparse import SparseLock
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    keep_freed_memory()
+    path = task_file(args.model, "retrieval")
+    config = parse(RetrievalConfig, read_yaml(path), str(path))
+    mask = prune(load_model(args.model, weights="random"), [], "omp", (args.sparsity,))[args.sparsity]
+    model = load_task_model(args.model, "retrieval", weights="random", overrides=config.model)
+    lock = SparseLock(model.train(), mask)
+    optimizer = make_optimizer(model, config.recipe)
+    set_rate(optimizer, 1.0)
+    batch = made_up_pairs(model, config, args.batch_size)
+
+    def step(hold: Callable[[], None] | None) -> None:
+        sum(model(batch).values()).backward()
+        if hold is not None:
+            hold()
+        if config.recipe.clip is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config.recipe.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    def hold_alone() -> float:
+        sum(model(batch).values()).backward()
+        started = time.perf_counter()
+        lock.hold()
+        seconds = time.perf_counter() - started
+        optimizer.zero_grad(set_to_none=True)
+        return seconds
+
+    return {"dense": lambda: step(None), "sparse": lambda: step(lock.hold), "hold": hold_alone}
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def spread(values: list[float]) -> str:
+    """Median, and the quartiles in brackets."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{middle:.4f} [{low:.4f}, {high:.4f}]"
+
+
+def main() -> None:
+    """Measure and print."""
+    args = parse_args()
+    steps = make_steps(args)
+    seconds: dict[str, list[float]] = {"dense": [], "sparse": []}
+    for kind in ("dense", "sparse") * 2:  # the optimizer makes its averages, the allocator its pools
+        steps[kind]()
+    for number in range(args.repeats):
+        for kind in ("dense", "sparse") if number % 2 else ("sparse", "dense"):  # neither always follows the other
+            seconds[kind].append(timed(steps[kind]))
+    hold = [steps["hold"]() for _ in range(3)]
+    print(f"{args.model}, {args.batch_size} pairs a step, {args.threads} threads, {args.repeats} steps of each kind")
+    for kind, values in seconds.items():
+        print(f"{kind:7s} step {spread(values)} s, least {min(values):.4f} s")
+    ratios = [sparse / dense for dense, sparse in zip(seconds["dense"], seconds["sparse"], strict=True)]
+    print(f"sparse / dense, neighbours: {spread(ratios)} (bound: {BOUND})")
+    print(f"sparse / dense, the least of each: {min(seconds['sparse']) / min(seconds['dense']):.4f} (bound: {BOUND})")
+    share = statistics.median(hold) / statistics.median(seconds["dense"])
+    print(f"taking the gradients alone: {1000 * statistics.median(hold):.2f} ms = {100 * share:.2f} % of a dense step")
+
+
+if __name__ == "__main__":
+    main()
