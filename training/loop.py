@@ -77,6 +77,7 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
     if fabric.device.type == "cpu":
         keep_freed_memory()
     optimizer = make_optimizer(module, loop.recipe)
+    wrapped = fabric.setup_module(module)  # before a snapshot is read: the optimizer's state takes the weights' type
     if fabric.is_global_zero:
         remove_parts(loop.snapshot)
     step = 0
@@ -87,7 +88,7 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
         begin(step)
     if fabric.is_global_zero:
         keep_json_lines(loop.folder / "log.jsonl", lambda line: line["step"] <= step)
-    wrapped, optimizer = fabric.setup(module, optimizer)
+    optimizer = fabric.setup_optimizers(optimizer)
     wrapped.train()
     batches = micro_batches(step * loop.accumulate)
     means = _Means()
