@@ -18,17 +18,14 @@ from models import load_model
 from pruners import prune
 from pruners.mask import Mask
 from tests.conftest import REPOSITORY
+from tests.training.small_finetuning import options, placed, small_world, write_config
 
 TASKS = ("retrieval", "captioning", "vqa")
-EXTRA = {"captioning": ["--skip_eval"]}
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    root = tmp_path_factory.mktemp("world")
-    for part in ("itr", "ic", "vqa"):
-        world = ensure(part, root, workers=1, show=False, scale=0.008)
-    return world
+    return small_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
@@ -38,32 +35,12 @@ def mask(tmp_path_factory):
     return path
 
 
-def placed(value, world):
-    """A configuration whose files lie in the small world."""
-    if isinstance(value, dict):
-        return {
-            ("root" if key == "miniworld" else key): (str(world) if key == "miniworld" else placed(below, world))
-            for key, below in value.items()
-        }
-    return value
-
-
 @pytest.fixture
 def config(world, tmp_path):
     def write(task, **changes):
-        settings = placed(yaml.safe_load(task_file("xvlm-mini", task).read_text()), world)
-        settings |= {"epochs": 2, "batch_size": 8} | changes
-        settings["train"]["files"]["annotations"] = settings["train"]["files"]["annotations"][:1]
-        path = tmp_path / f"{task}.yaml"
-        path.write_text(yaml.safe_dump(settings))
-        return path
+        return write_config(tmp_path / f"{task}.yaml", world, task, **changes)
 
     return write
-
-
-def options(task, config, out, *more):
-    options = [f"{task}.py", "--model", "xvlm-mini", "--config", str(config), "--output_dir", str(out)]
-    return [*options, "--accelerator", "cpu", *EXTRA.get(task, []), *map(str, more)]
 
 
 @pytest.mark.parametrize("task", TASKS)
