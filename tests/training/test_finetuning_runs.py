@@ -34,9 +34,12 @@ def mask(tmp_path_factory):
 
 
 def outcome(folder):
-    """Bytes of what a run leaves."""
-    names = ("last.safetensors", "best.safetensors", "results.json", "epochs.jsonl", "log.jsonl")
-    return {name: (folder / name).read_bytes() for name in names if (folder / name).exists()}
+    """What a run leaves: the weights as bytes, and the texts. The log is left out: its means begin anew."""
+    found = {name: (folder / name).read_text() for name in ("results.json", "epochs.jsonl")}
+    for kind in ("last", "best"):
+        weights = load_file(folder / f"{kind}.safetensors")
+        found |= {f"{kind} {name}": tensor.numpy().tobytes() for name, tensor in weights.items()}
+    return found
 
 
 @pytest.mark.parametrize("gather", [[], ["--gather_negatives"]])
@@ -52,7 +55,6 @@ def test_asked_to_stop_it_saves_ends_and_goes_on_bit_for_bit(gather, world, mask
     done = start("whole")
     assert done.returncode == 0, done.stderr
     whole = outcome(tmp_path / "whole_debug")
-    assert len(whole) == 5
     set_rate = training.loop.set_rate
     for number in (signal.SIGINT, signal.SIGTERM):
         folder = tmp_path / f"{number.name}_debug"
@@ -102,13 +104,13 @@ def test_how_many_pairs_are_compared_is_said_once(world, run, tmp_path):
     assert alone.stderr.count(said) == 1
     together = run(*options("retrieval", config, tmp_path / "together", "--dense", "--debug", "--gather_negatives"))
     assert together.returncode == 0, together.stderr
-    assert "pairs" not in together.stderr
+    assert "the contrastive loss" not in together.stderr
     one, two = (json.loads((tmp_path / f"{n}_debug" / "results.json").read_text()) for n in ("alone", "together"))
     assert (one["run"]["config"]["gather_negatives"], two["run"]["config"]["gather_negatives"]) == (False, True)
     whole = write_config(tmp_path / "whole.yaml", world, "retrieval", batch_size=8)
     one_pass = run(*options("retrieval", whole, tmp_path / "whole", "--dense", "--debug"))
     assert one_pass.returncode == 0, one_pass.stderr
-    assert "pairs" not in one_pass.stderr
+    assert "the contrastive loss" not in one_pass.stderr
 
 
 def test_blip_compares_with_its_queue(world, run, tmp_path):
@@ -116,7 +118,7 @@ def test_blip_compares_with_its_queue(world, run, tmp_path):
     command = options("retrieval", config, tmp_path / "out", "--dense", "--debug", mini="blip-mini")
     done = run(*command)
     assert done.returncode == 0, done.stderr
-    assert "pairs" not in done.stderr
+    assert "the contrastive loss" not in done.stderr
     refused = run(*command, "--gather_negatives")
     assert refused.returncode == 2
     assert "gather_negatives is for models that compare the pairs of a batch" in refused.stderr
