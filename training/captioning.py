@@ -21,9 +21,10 @@ from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
 from evaluation.generation import generate_captions
 from evaluation.truthfulness import load_scenes, told, truthfulness
 from models.beam_search import SearchSettings
-from training.finetuning import Finetuning, Metrics
+from training.epoch_weights import Metrics
 from training.merge import gather_shares
 from training.samples import IMAGES
+from training.task import Finetuning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class CaptioningConfig(Finetuning):
 
 
 class Captioning:
-    """See `training.finetuning.Task`. The epoch with the best CIDEr on `val` is tested."""
+    """See `training.task.Task`. The epoch with the best CIDEr on `val` is tested."""
 
     name = "captioning"
 

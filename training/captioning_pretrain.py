@@ -24,8 +24,9 @@ from data.readers import Batch, ReaderConfig, make_reader
 from data.tokenizer import Tokenizer
 from models import RANDOM
 from models.checkpoint import MASK_SUFFIX, KeyRules, read_state
-from training.finetuning import Finetuning, Metrics
+from training.epoch_weights import Metrics
 from training.merge import gather_shares
+from training.task import Finetuning
 
 HEAD = "text_decoder.cls.predictions.decoder.weight"
 WORDS = "text_decoder.bert.embeddings.word_embeddings.weight"
@@ -40,7 +41,7 @@ class FirstStageConfig(Finetuning):
 
 
 class FirstStage:
-    """See `training.finetuning.Task`. The last epoch counts."""
+    """See `training.task.Task`. The last epoch counts."""
 
     name = "captioning_pretrain"
     decides = None

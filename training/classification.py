@@ -18,9 +18,10 @@ from data.labelled import LabelledSet
 from data.readers import Batch
 from data.transforms import to_picture
 from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
-from training.finetuning import Finetuning, Metrics
+from training.epoch_weights import Metrics
 from training.merge import gather_shares
 from training.samples import IMAGES
+from training.task import Finetuning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ def config_for(settings: dict[str, Any], dataset: str | None, where: str) -> Cla
 
 
 class Classification:
-    """See `training.finetuning.Task`. The last epoch counts, as published."""
+    """See `training.task.Task`. The last epoch counts, as published."""
 
     name = "image_classification"
     decides = None

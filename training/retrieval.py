@@ -22,9 +22,10 @@ from data.transforms import to_picture
 from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
 from evaluation.retrieval import UNSCORED, RetrievalSettings, evaluate_retrieval
 from models.gather import gather_processes, place
-from training.finetuning import Finetuning, Metrics
+from training.epoch_weights import Metrics
 from training.negatives import StepFeatures
 from training.samples import IMAGES, TEXTS
+from training.task import Finetuning
 
 FOUND = 4  # images that are shown of those found for a text
 
@@ -46,7 +47,7 @@ class RetrievalConfig(Finetuning):
 
 
 class Retrieval:
-    """See `training.finetuning.Task`."""
+    """See `training.task.Task`."""
 
     name = "retrieval"
     decides = "r_mean"

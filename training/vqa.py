@@ -19,9 +19,10 @@ from data.transforms import to_picture
 from evaluation.answering import AnswerSearch, answer_questions, generate_answers
 from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
 from evaluation.vqa import answer_accuracy, read_truth, vqa_accuracy, write_answers
-from training.finetuning import Finetuning, Metrics
+from training.epoch_weights import Metrics
 from training.merge import gather_shares
 from training.samples import IMAGES
+from training.task import Finetuning
 
 INFERENCES = ("rank", "generate")
 
@@ -63,7 +64,7 @@ def with_validation(config: VQAConfig) -> VQAConfig:
 
 
 class VQA:
-    """See `training.finetuning.Task`. The last epoch counts, as published."""
+    """See `training.task.Task`. The last epoch counts, as published."""
 
     name = "vqa"
     decides = None

@@ -202,7 +202,7 @@ def test_dense_ignores_the_mask_inside(first, config, run, tmp_path):
 
 def test_where_a_second_stage_writes(first, monkeypatch):
     from captioning import parse_args
-    from training.finetuning import output_folder
+    from training.choices import output_folder
 
     args = parse_args(["-m", "xvlm-mini", "--load_capt_pretrain", "-pre", str(first["sparse"] / "last.safetensors")])
     take_first_stage(args)

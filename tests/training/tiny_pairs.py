@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from models.base import Batch
 from models.tasks import load_task_model
 from tests.conftest import REFERENCE
-from training.finetuning import Objective
 from training.loop import Loop, fit
 from training.negatives import StepFeatures
 from training.optimizer import Recipe
 from training.retrieval import Retrieval
+from training.task import Objective
 
 PAIRS, PASSES, SEED = 3, 4, 5  # a micro-batch, a step, of the run
 

@@ -1,0 +1,96 @@
+"""What a finetuning script supplies: its configuration, and its task (data, losses, evaluation)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from lightning.fabric import Fabric
+from torch import nn
+
+from console.errors import InputError
+from data.readers import Batch, ReaderConfig
+from training.epoch_weights import Metrics
+from training.optimizer import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetuning:
+    """How to train: the part of a task's configuration that is the same for all tasks.
+
+    batch_size: samples a process and forward pass. effective_batch: samples an optimizer step (None: one pass of all
+    processes). model: what the task changes of the model's configuration. snapshot_steps: save what resuming needs
+    after every so many steps, too.
+    """
+
+    epochs: int
+    batch_size: int
+    recipe: Recipe
+    train: ReaderConfig
+    effective_batch: int | None = None
+    seed: int = 42
+    precision: str = "32-true"
+    model: dict[str, Any] = field(default_factory=dict)
+    snapshot_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "snapshot_steps"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+    def accumulation(self, processes: int) -> int:
+        """Forward passes a process and step; InputError when the effective batch cannot be made of them."""
+        wanted, together = self.effective_batch or self.batch_size * processes, self.batch_size * processes
+        if wanted % together:
+            raise InputError(
+                f"an effective batch of {wanted} cannot be made of {processes} process(es) with {self.batch_size} "
+                "samples each: change batch_size, effective_batch or --devices so that it divides evenly"
+            )
+        return wanted // together
+
+
+class Task(Protocol):
+    """What a script tells of its task.
+
+    A task whose losses compare all batches of an optimizer step has `rehearses` = True and `rehearse(model, batch)`,
+    which is called with each of them before `losses` is.
+    """
+
+    name: str
+    decides: str | None
+    """Metric of the validation split whose highest value picks the epoch that is tested; None: the last epoch."""
+
+    def losses(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, torch.Tensor]:
+        """Named losses of a training batch; progress: epochs done, with fractions."""
+        ...
+
+    def evaluate(self, fabric: Fabric, model: nn.Module, split: str, epoch: int | None) -> Metrics:
+        """Numbers of a split, `val` or `test`, on every process alike; {} when there is nothing to evaluate.
+
+        A task may also have `samples()`, asked on the first process after the last evaluation: training/samples.py.
+        """
+        ...
+
+
+MakeTask = Callable[[nn.Module, Any, Path, int | None], Task]
+"""model, tokenizer, output folder, how many evaluation samples at most (None: all) -> the task, its data opened."""
+
+
+class Objective(nn.Module):
+    """The module that the loop trains: the model with the task's losses."""
+
+    def __init__(self, model: nn.Module, task: Task, epoch: int):
+        super().__init__()
+        self.model = model
+        self._task, self._epoch = task, epoch
+        self.step = 0
+
+    def forward(self, batch: Batch, rehearsal: bool = False) -> dict[str, torch.Tensor]:
+        """Named losses; none in a rehearsal, in which the task looks at what its losses will need of all batches."""
+        if rehearsal:
+            self._task.rehearse(self.model, batch)
+            return {}
+        return self._task.losses(self.model, batch, self.step / self._epoch)
