@@ -70,8 +70,8 @@ class PruneConfig:
             raise InputError(f"max_missing is a share of the images, from 0 to 1, not {self.max_missing}")
 
 
-def prune_command(args: dict[str, Any], settings: dict[str, Any], where: str) -> None:
-    """Prune as the command line `args` and the YAML `settings` (read from `where`) say."""
+def prune_command(args: dict[str, Any], settings: dict[str, Any], where: str) -> Outputs:
+    """Prune as the command line `args` and the YAML `settings` (read from `where`) say; returns where the files are."""
     config, options = merge(args, settings, where)
     percents = parse_percents(args["sparsities"] or config.sparsities)
     method = pruner_class(config.pruner)
@@ -123,6 +123,7 @@ def prune_command(args: dict[str, Any], settings: dict[str, Any], where: str) ->
         outputs.write(session, masks, source, save_scores=config.save_scores, processes=fabric.world_size)
         checkpoint.finish()
         print_result(masks, outputs, session.seconds, time.perf_counter() - started, failed)
+    return outputs
 
 
 def merge(args: dict[str, Any], settings: dict[str, Any], where: str) -> tuple[PruneConfig, dict[str, Any]]:

@@ -115,6 +115,14 @@ class Mask(Mapping[str, Tensor]):
         """Number of weights of a layer."""
         return int(np.prod(self._shapes[name]))
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a layer's weight."""
+        return self._shapes[name]
+
+    def bits(self, name: str) -> np.ndarray:
+        """A layer as it is kept: uint8, eight weights a byte, the last byte filled up with zeros. Not to be written."""
+        return self._bits[name]
+
     def kept(self, name: str) -> int:
         """Number of weights of a layer that stay."""
         return int(np.bitwise_count(self._bits[name]).sum())
