@@ -308,7 +308,8 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "command", [("prune.py",), ("pretrain.py",), ("-m", "data.miniworld"), ("-m", "evaluation.zero_shot")]
+    "command",
+    [("prune.py",), ("pretrain.py",), ("-m", "data.miniworld"), ("-m", "evaluation.zero_shot"), ("masks.py",)],
 )
 def test_help_answers_at_once(command, run_process):
     started = time.perf_counter()

@@ -35,6 +35,7 @@ NOT_RUN = {
 
 PARSED = {
     "prune": "prune",
+    "masks": "masks",
     "pretrain": "pretrain",
     "models.check": "models.check",
     "data.download": "data.download",

@@ -1,0 +1,90 @@
+"""What one mask leaves of every layer: weights, neurons that are cut off, and signs of collapse.
+
+An output neuron is dead when all weights of its row are gone (what it gives is its bias), an input when all of its
+column are (what it carries is lost). A convolution's inputs are channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pruners.mask import Mask
+from pruners.report import collapses, counted
+
+NEARLY_EMPTY = 0.01
+"""A layer that keeps a smaller share of its weights than this is said to be nearly empty."""
+
+MOSTLY_DEAD = 0.5
+"""A layer with a larger share of dead outputs or inputs than this is warned of."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Weights and neurons of a layer or of several together; they add up."""
+
+    size: int = 0
+    kept: int = 0
+    outputs: int = 0
+    dead_outputs: int = 0
+    inputs: int = 0
+    dead_inputs: int = 0
+
+    @property
+    def sparsity(self) -> float:
+        """Share of weights pruned."""
+        return 1 - self.kept / max(1, self.size)
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(getattr(self, field) + getattr(other, field) for field in self.__dataclass_fields__))
+
+
+def count_layers(mask: Mask) -> dict[str, Counts]:
+    """Layer -> its counts, in the order of the mask."""
+    return {name: count_layer(mask, name) for name in mask}
+
+
+def count_layer(mask: Mask, name: str) -> Counts:
+    """Counts of one layer, a matrix [o, i] or a convolution [o, i, ...]; rows of whole bytes are never unpacked."""
+    o, i, *kernel = (*mask.shape(name), 1)[: max(2, len(mask.shape(name)))]
+    if not kernel and i % 8 == 0:
+        rows = mask.bits(name).reshape(o, i // 8)
+        live_outputs = np.count_nonzero(rows.any(axis=1))
+        live_inputs = np.bitwise_count(np.bitwise_or.reduce(rows, axis=0)).sum(dtype=int)
+    else:
+        kept = mask[name].numpy().reshape(o, i, -1)
+        live_outputs = np.count_nonzero(kept.any(axis=(1, 2)))
+        live_inputs = np.count_nonzero(kept.any(axis=(0, 2)))
+    return Counts(mask.size(name), mask.kept(name), o, o - int(live_outputs), i, i - int(live_inputs))
+
+
+def total(counts: Iterable[Counts]) -> Counts:
+    """The sum of some layers."""
+    return sum(counts, Counts())
+
+
+def warnings(mask: Mask, counts: dict[str, Counts]) -> list[str]:
+    """Sentences on layers of which nothing or next to nothing is left, or most neurons are dead."""
+    live = {name: count for name, count in counts.items() if count.kept}
+    groups = (
+        (
+            f"fewer than {NEARLY_EMPTY:.0%} of the weights are kept",
+            [name for name, c in live.items() if c.kept < NEARLY_EMPTY * c.size],
+        ),
+        (
+            "more than half of the outputs are dead",
+            [name for name, c in live.items() if c.dead_outputs > MOSTLY_DEAD * c.outputs],
+        ),
+        (
+            "more than half of the inputs are dead",
+            [name for name, c in live.items() if c.dead_inputs > MOSTLY_DEAD * c.inputs],
+        ),
+    )
+    return collapses(mask) + [f"{what} in {_listed(names)}" for what, names in groups if names]
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{counted(len(names), 'layer')}: {', '.join(names[:3])}{more}"

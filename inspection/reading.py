@@ -1,0 +1,83 @@
+"""Read the masks that are to be looked at, and make sure that they can be held against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from console.errors import InputError
+from inspection.names import labels
+from pruners.mask import Mask
+from pruners.percents import percent
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask with the file it was read from and a short name among the others."""
+
+    label: str
+    path: Path
+    mask: Mask
+
+    @property
+    def origin(self) -> str:
+        """Where the mask came from, in a few words; empty where the file does not say."""
+        source = self.mask.source
+        parts = [str(source[key]) for key in ("model", "pruner") if key in source]
+        if source.get("allocation"):
+            parts.append(f"{source['allocation']} allocation")
+        if "sparsity_asked" in source:
+            parts.append(f"{percent(source['sparsity_asked'])} % asked")
+        if "seed" in source:
+            parts.append(f"seed {source['seed']}")
+        if source.get("format") == "published":
+            parts.append("in the published format")
+        return ", ".join(parts)
+
+
+def read_masks(paths: Sequence[str], model: str | None = None) -> list[MaskFile]:
+    """The masks of some files, fitted to `model` if one is named; InputError for files that are no masks."""
+    files = [Path(path) for path in paths]
+    masks = [Mask.load(path) for path in files]
+    for path, mask in zip(files, masks, strict=True):
+        if not len(mask):
+            raise InputError(f"{path} is a mask of no layer: give one that prune.py wrote")
+    if model is not None:
+        masks = fit(masks, model)
+    return [MaskFile(*parts) for parts in zip(labels(files), files, masks, strict=True)]
+
+
+def fit(masks: Sequence[Mask], model: str) -> list[Mask]:
+    """The masks under the model's own names, for its prunable layers only, with their modalities.
+
+    Names and shapes are all that counts here, so that the model's weights need not be there.
+    """
+    from models import RANDOM, load_model
+
+    built = load_model(model, weights=RANDOM)
+    fitted = [mask.fitted(built) for mask in masks]
+    for mask in fitted:
+        mask.modalities = {name: built.modality_of(name) for name in mask}
+    return fitted
+
+
+def check_same_layers(files: Sequence[MaskFile]) -> None:
+    """InputError naming the first layer that one mask has and another has not, or has in another shape."""
+    first = files[0]
+    for other in files[1:]:
+        problem = _difference(first, other) or _difference(other, first)
+        if problem:
+            raise InputError(
+                f"{problem}: give masks of one model, or fit files in the published format to it with --model"
+            )
+
+
+def _difference(a: MaskFile, b: MaskFile) -> str | None:
+    for name in a.mask:
+        if name not in b.mask:
+            return f"the masks are of different layers: {a.path} has '{name}', {b.path} has not"
+        if a.mask.shape(name) != b.mask.shape(name):
+            shapes = f"{a.mask.shape(name)} in {a.path} and {b.mask.shape(name)} in {b.path}"
+            return f"the masks are of different layers: '{name}' is {shapes}"
+    return None

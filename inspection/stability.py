@@ -1,0 +1,140 @@
+"""How far a mask hangs on chance: masks of one model, pruner and sparsity from several draws of calibration data.
+
+Besides the IoU of all pairs: by how many of the k masks each weight is kept. Weights kept by all are the core that the
+method finds whatever it looks at. Independent random masks of the same densities in every layer serve as comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from console.errors import InputError
+from inspection.comparison import Comparison, compare
+from inspection.reading import MaskFile
+from pruners.mask import Mask
+from pruners.percents import percent
+
+SAME = {"model": "models", "pruner": "pruners", "allocation": "allocations", "sparsity_asked": "sparsities"}
+"""What the masks must have in common, as their source says it, where it does."""
+
+TOLERANCE = 5e-4
+"""How far the sparsities counted may lie apart."""
+
+
+@dataclass(frozen=True)
+class Votes:
+    """By how many of k masks weights are kept: counts[j] weights by exactly j; expected[j] at random."""
+
+    counts: np.ndarray  # int64 [k + 1]
+    expected: np.ndarray  # float64 [k + 1]
+
+    def __add__(self, other: Votes) -> Votes:
+        return Votes(self.counts + other.counts, self.expected + other.expected)
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return int(self.counts.sum())
+
+    @property
+    def by_all(self) -> float:
+        """Share of the weights that every mask keeps."""
+        return float(self.counts[-1] / max(1, self.size))
+
+    @property
+    def by_some(self) -> float:
+        """Share of the weights that some masks keep and some do not."""
+        return float(self.counts[1:-1].sum() / max(1, self.size))
+
+    @property
+    def by_none(self) -> float:
+        """Share of the weights that no mask keeps."""
+        return float(self.counts[0] / max(1, self.size))
+
+    @property
+    def core(self) -> float:
+        """Among the weights that any mask keeps, the share that all keep; 1 where none is kept."""
+        return _share(self.counts)
+
+    @property
+    def core_by_chance(self) -> float:
+        """The same of random masks."""
+        return _share(self.expected)
+
+
+@dataclass(frozen=True)
+class Stability:
+    """Pairs of the masks, and the votes on the weights of each modality."""
+
+    comparison: Comparison
+    votes: dict[str, Votes]
+
+    @property
+    def overall(self) -> Votes:
+        """Votes on all weights."""
+        first, *rest = self.votes.values()
+        return sum(rest, first)
+
+    @property
+    def all_same(self) -> bool:
+        """Whether all masks are one and the same."""
+        return self.overall.by_some == 0
+
+
+def stability(files: Sequence[MaskFile]) -> Stability:
+    """How far masks agree that should be alike; InputError when they are no draws of one pruning."""
+    check_draws(files)
+    compared = compare(files)
+    masks = [file.mask for file in files]
+    votes = {}
+    for modality, names in compared.modalities.items():
+        first, *rest = (votes_on_layer(masks, name) for name in names)
+        votes[modality] = sum(rest, first)
+    return Stability(compared, votes)
+
+
+def votes_on_layer(masks: Sequence[Mask], name: str) -> Votes:
+    """The votes on one layer. At random, each mask keeps a weight with its density, independently of the others."""
+    size = masks[0].size(name)
+    votes = np.zeros(size, dtype=np.uint8 if len(masks) < 256 else np.uint16)
+    expected = np.ones(1)
+    for mask in masks:
+        votes += np.unpackbits(mask.bits(name), count=size)
+        density = mask.kept(name) / max(1, size)
+        expected = np.convolve(expected, [1 - density, density])
+    return Votes(np.bincount(votes, minlength=len(masks) + 1), size * expected)
+
+
+def check_draws(files: Sequence[MaskFile]) -> None:
+    """InputError in one sentence when the masks differ in more than the draw."""
+    if len(files) < 2:
+        raise InputError(f"stability needs at least two masks, not {len(files)}: give more files, or --draws")
+    first = files[0]
+    seen = {first.path.resolve()}
+    for other in files[1:]:
+        if other.path.resolve() in seen:
+            raise InputError(f"{other.path} is given twice: every draw counts once")
+        seen.add(other.path.resolve())
+        for key, what in SAME.items():
+            a, b = first.mask.source.get(key), other.mask.source.get(key)
+            if None not in (a, b) and a != b:
+                a, b = (f"{percent(x)} %" if key == "sparsity_asked" else x for x in (a, b))
+                raise _unlike(first, other, what, str(a), str(b))
+        a, b = first.mask.sparsity(), other.mask.sparsity()
+        if set(first.mask) == set(other.mask) and abs(a - b) > TOLERANCE:
+            raise _unlike(first, other, "sparsities", f"{100 * a:.2f} %", f"{100 * b:.2f} %")
+
+
+def _unlike(first: MaskFile, other: MaskFile, what: str, a: str, b: str) -> InputError:
+    return InputError(
+        f"{first.path} and {other.path} are masks of different {what} ({a} and {b}), but stability is about draws of "
+        "one pruning: give masks that differ in the seed only, or use `masks.py compare`"
+    )
+
+
+def _share(votes: np.ndarray) -> float:
+    kept = votes[1:].sum()
+    return float(votes[-1] / kept) if kept else 1.0
