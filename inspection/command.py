@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from console.errors import InputError
+from console.progress import console
 from console.results import result_console
 from inspection.comparison import compare
 from inspection.convert import convert
@@ -27,6 +28,8 @@ def inspect_command(args: Namespace) -> None:
     """One mask: its layers, dead neurons, warnings."""
     check_outputs(args, [args.file])
     file = read_masks([args.file], args.model)[0]
+    if file.mask.source.get("format") == "published" and args.model is None:
+        console.print("note: a published mask lists layers that are never pruned, too; --model MODEL leaves them out")
     counts = count_layers(file.mask)
     warned = warnings(file.mask, counts)
     show_inspection(result_console(), file, counts, warned, DEPTHS[args.depth])
@@ -71,9 +74,13 @@ def convert_command(args: Namespace) -> None:
 def check_outputs(args: Namespace, inputs: list[str]) -> None:
     """InputError now, where a page or record cannot be written or would take the place of a mask."""
     masks = {Path(path).resolve() for path in inputs}
+    seen: set[Path] = set()
     for path in wanted(args).values():
         if path.resolve() in masks:
             raise InputError(f"{path} is one of the masks: choose another name for what is written")
+        if path.resolve() in seen:
+            raise InputError(f"{path} cannot hold two things that are written: choose another name for one")
+        seen.add(path.resolve())
         if path.is_dir():
             raise InputError(f"{path} is a folder: name the file to write")
         check_writable(path.parent)

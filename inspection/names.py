@@ -13,8 +13,8 @@ def labels(paths: Sequence[Path]) -> list[str]:
 
     [.../xvlm-mini_omp_75_seed42.safetensors, .../xvlm-mini_lamp_75_seed42.safetensors] -> [omp, lamp]
     """
-    if len(paths) == 1:
-        return [paths[0].stem]
+    if len(paths) < 2:
+        return [path.stem for path in paths]
     stems = [path.stem for path in paths]
     if len(set(stems)) < len(stems):  # the same name in several folders: the folders tell
         stems = [str(path.with_suffix("")) for path in paths]

@@ -97,18 +97,8 @@ def stability_page(stability: Stability) -> str:
         shares = (votes.by_all, votes.by_some, votes.by_none, votes.core, votes.core_by_chance)
         shares += (spread.mean, spread.sd, compared.chance(names))
         rows.append(row([place, drawn, *(f"{100 * share:.2f}" for share in shares)]))
-    head = (
-        "",
-        "",
-        f"kept by all {k}",
-        "by some",
-        "by none",
-        "all among any",
-        "by chance",
-        "IoU",
-        "spread",
-        "by chance",
-    )
+    head = ("", "", f"kept by all {k}", "by some", "by none", "all among any", "by chance")
+    head += ("IoU", "spread", "by chance")
     parts = [
         cards(top),
         files_table(compared.files),

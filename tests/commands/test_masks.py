@@ -128,8 +128,12 @@ def test_cut_equals_prune_from_scores(run, tmp_path):
     assert masks(run, "cut", scores, *options, tmp_path / "ours").returncode == 0
     assert run("prune.py", "--from_scores", str(scores), *options, str(tmp_path / "theirs")).returncode == 0
     for sparsity in ("50", "62.5"):
-        name = f"omp/xvlm-mini_omp_{sparsity}_seed42.safetensors"
-        assert (tmp_path / "ours" / name).read_bytes() == (tmp_path / "theirs" / name).read_bytes()
+        ours, theirs = (
+            Mask.load(tmp_path / folder / f"omp/xvlm-mini_omp_{sparsity}_seed42.safetensors")
+            for folder in ("ours", "theirs")
+        )
+        assert ours == theirs
+        assert ours.source == theirs.source
     refused(masks(run, "cut", scores, "-s", "0.5"), "give percents")
     refused(masks(run, "cut", tmp_path / "none.safetensors", "-s", "50"), "no such file")
 
@@ -181,6 +185,8 @@ class TestBadInput:
         refused(masks(run, "inspect", made[0], "--json", made[0]), "is one of the masks")
         assert made[0].read_bytes() == before
         refused(masks(run, "inspect", made[0], "--html", tmp_path), "is a folder")
+        twice = ("--html", tmp_path / "x", "--json", tmp_path / "x")
+        refused(masks(run, "inspect", made[0], *twice), "cannot hold two things")
 
     @pytest.mark.parametrize(
         ("arguments", "text"),

@@ -17,6 +17,7 @@ from inspection.names import block_and_rest, labels
         (["m.safetensors", "m.safetensors"], ["m (1)", "m (2)"]),
         (["m_75.safetensors", "m_75_b.safetensors"], ["m_75", "m_75_b"]),
         (["only_one.safetensors"], ["only_one"]),
+        ([], []),
     ],
 )
 def test_labels(paths, expected):
