@@ -115,13 +115,13 @@ class CHITA(Pruner):
             alive,
         )
         with torch.no_grad():
-            found = problem.survivors().mask
+            found = problem.survivors()
             kept, values = {}, {}
             for name in self.layers:
                 support, updated = solve_layer(problem, name, found[name].numpy(), found.weights(name))
                 kept[name] = torch.from_numpy(support)
                 values[name] = torch.from_numpy(updated.astype(np.float32))
-        return Mask(kept, self.modality).with_values(values)
+        return Mask(kept, self.modality).with_values(values.items())
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,14 @@ class Columns(Protocol):
 
 
 class Block(NamedTuple):
-    """Blocks side by side: A [q, n, m], w and d [q, m], support [q, m], v = A d [q, n], objective [q]."""
+    """Blocks side by side: A [q, n, m], w and d [q, m], support [q, m], v = A d [q, n], objective [q].
+
+    empty [q, m]: columns without any gradient, as those that fill up the last block.
+    """
 
     a: Tensor
     w: Tensor
+    empty: Tensor
     d: Tensor
     support: Tensor
     v: Tensor
@@ -72,13 +76,20 @@ def _start(problem: Columns, a: Tensor, w: np.ndarray, b: np.ndarray, support: n
 
     a = torch.nn.functional.pad(a, (0, padding)).reshape(n, -1, m).transpose(0, 1).contiguous()
     original = split(w.astype(np.float64))
-    return _evaluated(problem, a, original, split(b) - original, split(support))
+    empty = (a == 0).all(dim=1)
+    return _evaluated(problem, a, original, empty, [(split(b) - original, split(support))])[0]
 
 
-def _evaluated(problem: Columns, a: Tensor, w: Tensor, d: Tensor, support: Tensor) -> Block:
-    v = torch.einsum("qnm,qm->qn", a, d)
-    objective = v.square().sum(1) / 2 + problem.inverse_batch * v.sum(1) + problem.mu / 2 * d.square().sum(1)
-    return Block(a, w, d, support, v, objective)
+def _evaluated(
+    problem: Columns, a: Tensor, w: Tensor, empty: Tensor, candidates: list[tuple[Tensor, Tensor]]
+) -> list[Block]:
+    """Pairs of d and support as blocks; A, which is much larger than they, is read once for all of them."""
+    together = torch.einsum("qnm,sqm->sqn", a, torch.stack([d for d, _ in candidates]))
+    found = []
+    for (d, support), v in zip(candidates, together, strict=True):
+        objective = v.square().sum(1) / 2 + problem.inverse_batch * v.sum(1) + problem.mu / 2 * d.square().sum(1)
+        found.append(Block(a, w, empty, d, support, v, objective))
+    return found
 
 
 def refine(problem: Columns, blocks: Block) -> Block:
@@ -87,34 +98,35 @@ def refine(problem: Columns, blocks: Block) -> Block:
     curvature = torch.linalg.eigvalsh(blocks.a @ blocks.a.transpose(1, 2))[:, -1:] + problem.mu
     for _ in range(problem.iterations):
         gradient = torch.einsum("qnm,qn->qm", blocks.a, blocks.v + problem.inverse_batch) + problem.mu * blocks.d
-        before = blocks.objective
+        before, candidates = blocks.objective, []
         for step in STEPS:
             u = blocks.w + blocks.d - step / curvature * gradient
-            support = _largest(u, kept, blocks.a)
-            candidate = _evaluated(problem, blocks.a, blocks.w, torch.where(support, u, 0) - blocks.w, support)
-            blocks = _better(blocks, candidate)
+            support = _largest(u, kept, blocks.empty)
+            candidates.append((torch.where(support, u, 0) - blocks.w, support))
+        start = blocks
+        for candidate in reversed(_evaluated(problem, start.a, start.w, start.empty, candidates)):
+            blocks = _chosen(candidate.objective < start.objective, candidate, blocks)  # the first that helps
         if not (blocks.objective < before).any():
             break
     return blocks
 
 
-def _largest(u: Tensor, kept: Tensor, a: Tensor) -> Tensor:
+def _largest(u: Tensor, kept: Tensor, empty: Tensor) -> Tensor:
     """Support of the `kept` [q, 1] largest |u| of each row [q, m]; of equal ones the later stay."""
-    padding = (a == 0).all(dim=1) & (u == 0)  # columns without gradient and weight never enter
-    order = torch.where(padding, -1.0, u.abs()).argsort(dim=1, stable=True)
+    # Columns without gradient and weight never enter.
+    order = torch.where(empty & (u == 0), -1.0, u.abs()).argsort(dim=1, stable=True)
     m = u.shape[1]
     stays = torch.arange(m, device=u.device) >= m - kept
     return torch.zeros_like(u, dtype=torch.bool).scatter(1, order, stays)
 
 
-def _better(one: Block, other: Block) -> Block:
-    """Block by block the one with the lower objective."""
-    take = other.objective < one.objective
+def _chosen(take: Tensor, one: Block, other: Block) -> Block:
+    """Block by block `one` where `take` [q], else `other`."""
 
-    def pick(mine: Tensor, yours: Tensor) -> Tensor:
-        return torch.where(take.reshape(-1, *[1] * (mine.dim() - 1)), yours, mine)
+    def pick(x: Tensor, y: Tensor) -> Tensor:
+        return torch.where(take.reshape(-1, *[1] * (x.dim() - 1)), x, y)
 
-    return Block(one.a, one.w, *(pick(x, y) for x, y in zip(one[2:], other[2:], strict=True)))
+    return Block(*one[:3], *(pick(x, y) for x, y in zip(one[3:], other[3:], strict=True)))
 
 
 def solve_exactly(problem: Columns, blocks: Block) -> Block:
@@ -125,4 +137,5 @@ def solve_exactly(problem: Columns, blocks: Block) -> Block:
     eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
     z = torch.linalg.solve(gram + problem.mu * eye, fixed + problem.inverse_batch)
     d = torch.where(blocks.support, -torch.einsum("qnm,qn->qm", blocks.a, z), -blocks.w)
-    return _better(blocks, _evaluated(problem, blocks.a, blocks.w, d, blocks.support))
+    exact = _evaluated(problem, blocks.a, blocks.w, blocks.empty, [(d, blocks.support)])[0]
+    return _chosen(exact.objective < blocks.objective, exact, blocks)

@@ -1,13 +1,15 @@
 """CHITA's first half: which weights survive, over the whole model, by iterative hard thresholding.
 
-Every step walks twice over the gradient matrix on disk. In memory are one vector of all weights and the
-survivors of the best point so far.
+The gradient matrix lies on disk and is larger than memory, so what counts is how often it is read: once at the start,
+and twice a step, once for the gradient and once for all trials of the step together. In memory are one vector of all
+weights (the gradient), the survivors of the best point so far, and one bit a weight for each trial.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,12 +21,32 @@ from pruners.mask import Mask
 from pruners.scores import Scores
 from pruners.statistics import Layers
 
+Values = Callable[[str], np.ndarray]
+"""Layer's name -> its weights [o, i] float32."""
 
-@dataclass
+
+@dataclass(frozen=True)
+class Trial:
+    """A support, as bits alone, and a way to the weights on it."""
+
+    support: Mask
+    values: Values
+
+    def weights(self, name: str) -> np.ndarray:
+        """b of a layer: zero where pruned."""
+        return np.where(self.support[name].numpy(), self.values(name), np.float32(0))
+
+    def settled(self) -> Trial:
+        """The same with the surviving values written down, layer by layer: what they came from may go."""
+        mask = self.support.with_values((name, torch.from_numpy(self.weights(name))) for name in self.support)
+        return Trial(mask, mask.weights)
+
+
+@dataclass(frozen=True)
 class Point:
-    """A candidate b: support and surviving values; v = A (b - w) [n], objective."""
+    """A trial with what is known of it: v = A (b - w) [n], and the objective."""
 
-    mask: Mask
+    trial: Trial
     v: Tensor
     objective: float
 
@@ -61,71 +83,105 @@ class Problem:
                 a *= alive[columns]
             yield columns, a.to(self._device)
 
-    def survivors(self) -> Point:
-        """The best point that hard thresholding finds, at least as good as magnitude pruning."""
-        curvature = self._curvature()
-        best = self._point(self.original)
-        ones = torch.full((self._rows.rows,), self.inverse_batch, dtype=torch.float64, device=self._device)
+    def survivors(self) -> Mask:
+        """The best that hard thresholding finds, with its weights: at least as good as magnitude pruning."""
+        magnitude = Trial(self._largest(self.original), self.original)
+        best, slope, curvature = self._start(magnitude)
         # From the dense weights (b = w, v = 0): the same step, but nothing is at zero yet.
-        for step in STEPS:
-            first = self._point(self._moved(self.original, ones, step / curvature))
-            best = min(best, first, key=lambda point: point.objective)
+        best = min([best, *self._step(self.original, slope, curvature)], key=lambda point: point.objective)
+        at = best.trial.settled()
         for _ in range(self.iterations - 1):
-            for step in STEPS:
-                moved = self._moved(lambda name, p=best: p.mask.weights(name), best.v + ones, step / curvature)
-                candidate = self._point(moved)
-                if candidate.objective < best.objective:
-                    best = candidate
-                    break
-            else:
+            slope = self._slope(best.v)
+            points = self._step(at.weights, slope, curvature)
+            better = next((point for point in points if point.objective < best.objective), None)
+            if better is None:
                 break
-        return best
+            best, at = better, better.trial.settled()
+        return at.support
 
-    def _curvature(self) -> float:
-        """Largest eigenvalue of A A' + mu, in float64."""
+    def _start(self, magnitude: Trial) -> tuple[Point, dict[str, np.ndarray], float]:
+        """The first walk: the magnitude point, the slope at the dense weights, and the curvature.
+
+        The latter is the largest eigenvalue of A A' + mu, in float64.
+        """
         n = self._rows.rows
         gram = torch.zeros(n, n, dtype=torch.float64, device=self._device)
+        ones = torch.full((n,), self.inverse_batch, dtype=torch.float64, device=self._device)
+        slope = {}
+        v, square = torch.zeros_like(ones), 0.0
         for name in self._layers:
-            for _, a in self.blocks(name):
-                a = a.double()
-                gram += a @ a.t()
-        return torch.linalg.eigvalsh(gram)[-1].item() + self.mu
-
-    def _moved(self, at: Callable[[str], np.ndarray], slope: Tensor, step: float) -> Callable[[str], np.ndarray]:
-        """b - step * gradient, layer by layer; slope = v + 1/B."""
-
-        def moved(name: str) -> np.ndarray:
-            b, w = at(name).reshape(-1), self.original(name).reshape(-1)
-            u = np.empty_like(b)
-            for columns, a in self.blocks(name):
-                gradient = (slope @ a.double()).cpu().numpy() + self.mu * (b[columns] - w[columns].astype(np.float64))
-                u[columns] = b[columns] - step * gradient
-            return u.reshape(self._layers[name].weight.shape)
-
-        return moved
-
-    def _point(self, of: Callable[[str], np.ndarray]) -> Point:
-        """Keep the largest of the weights `of(name)` and evaluate what that gives."""
-        mask = self._thresholded({name: of(name) for name in self._layers})
-        v = torch.zeros(self._rows.rows, dtype=torch.float64, device=self._device)
-        square = 0.0
-        for name in self._layers:
-            d = mask.weights(name).reshape(-1).astype(np.float64) - self.original(name).reshape(-1)
+            slope[name] = np.empty(self.original(name).size, dtype=np.float32)
+            d = self._distance(magnitude.weights(name), name)
             square += float(d @ d)
-            for columns, a in self.blocks(name):
-                v += a.double() @ torch.from_numpy(d[columns]).to(self._device)
-        objective = (v @ v) / 2 + self.inverse_batch * v.sum() + self.mu / 2 * square
-        return Point(mask, v, objective.item())
+            for columns, a in self._wide(name):
+                gram += a @ a.t()
+                slope[name][columns] = (ones @ a).float().cpu().numpy()
+                v += a @ torch.from_numpy(d[columns]).to(self._device)
+        curvature = torch.linalg.eigvalsh(gram)[-1].item() + self.mu
+        return self._point(magnitude, v, square), slope, curvature
 
-    def _thresholded(self, u: dict[str, np.ndarray]) -> Mask:
-        """The mask of the largest |u| among what is alive, with their values."""
+    def _slope(self, v: Tensor) -> dict[str, np.ndarray]:
+        """A' (v + 1/B) of each layer, flat float32: the gradient without its ridge part."""
+        slope, factors = {}, v + self.inverse_batch
+        for name in self._layers:
+            slope[name] = np.empty(self.original(name).size, dtype=np.float32)
+            for columns, a in self._wide(name):
+                slope[name][columns] = (factors @ a).float().cpu().numpy()
+        return slope
+
+    def _step(self, at: Values, slope: dict[str, np.ndarray], curvature: float) -> list[Point]:
+        """What thresholding leaves of a step from `at` against the gradient, for each length of `STEPS`."""
+
+        def moved(name: str, length: float) -> np.ndarray:
+            b, w = at(name), self.original(name)
+            return b - np.float32(length) * (slope[name].reshape(b.shape) + np.float32(self.mu) * (b - w))
+
+        trials = []
+        for step in STEPS:
+            values = partial(moved, length=step / curvature)
+            trials.append(Trial(self._largest(values), values))
+        return self._evaluated(trials)
+
+    def _evaluated(self, trials: list[Trial]) -> list[Point]:
+        """Trials as points, in one walk over A for all of them."""
+        v = torch.zeros(len(trials), self._rows.rows, dtype=torch.float64, device=self._device)
+        squares = [0.0] * len(trials)
+        for name in self._layers:
+            distances = np.stack([self._distance(trial.weights(name), name) for trial in trials])
+            squares = [square + float(d @ d) for square, d in zip(squares, distances, strict=True)]
+            for columns, a in self._wide(name):
+                v += torch.from_numpy(distances[:, columns]).to(self._device) @ a.t()
+        return [self._point(trial, v[i], squares[i]) for i, trial in enumerate(trials)]
+
+    def _point(self, trial: Trial, v: Tensor, square: float) -> Point:
+        """square: sum of squares of b - w."""
+        objective = (v @ v) / 2 + self.inverse_batch * v.sum() + self.mu / 2 * square
+        return Point(trial, v, objective.item())
+
+    def _distance(self, b: np.ndarray, name: str) -> np.ndarray:
+        """b - w of a layer, flat float64."""
+        return b.reshape(-1).astype(np.float64) - self.original(name).reshape(-1)
+
+    def _wide(self, name: str) -> Iterator[tuple[slice, Tensor]]:
+        """`blocks` in float64; each is valid until the next, for memory that is new costs more than the sums do."""
+        scratch = torch.empty(0, dtype=torch.float64, device=self._device)
+        for columns, a in self.blocks(name):
+            if scratch.numel() < a.numel():
+                scratch = torch.empty(a.numel(), dtype=torch.float64, device=self._device)
+            wide = scratch[: a.numel()].view(a.shape)
+            yield columns, wide.copy_(a)
+
+    def _largest(self, u: Values) -> Mask:
+        """The support of the largest |u| among what is alive."""
 
         def score(name: str) -> np.ndarray:  # anew at each look: all of them would be a second copy of the weights
-            magnitude = np.abs(u[name]).reshape(len(u[name]), -1)
+            values = u(name)
+            magnitude = np.abs(values).reshape(len(values), -1)
             if self._alive is not None:
                 magnitude[~self._alive[name].flatten(1).numpy()] = -1
             return magnitude
 
-        shapes = {name: (len(values), values[0].size) for name, values in u.items()}
-        mask = self._allocate(Scores(shapes, score))
-        return mask.with_values({name: torch.from_numpy(values) for name, values in u.items()})
+        shapes = {
+            name: (len(layer.weight), layer.weight.numel() // len(layer.weight)) for name, layer in self._layers.items()
+        }
+        return self._allocate(Scores(shapes, score))

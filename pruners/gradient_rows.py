@@ -88,28 +88,36 @@ class GradientRows:
         flat = part.detach().float().cpu().numpy().reshape(-1)
         at = self._at(name, row, 0)
         if not first:
-            flat = flat + self._read(at, flat.size)
+            before = np.empty_like(flat)
+            self._read(at, before)
+            flat = flat + before
         self._file.seek(at)
         self._file.write(flat.data)
 
     def blocks(self, name: str, width: int) -> Iterator[tuple[slice, Tensor]]:
-        """The layer's columns in order, `width` or a multiple of it at a time: (columns, A of them [n, columns])."""
+        """The layer's columns in order, `width` or a multiple of it at a time: (columns, A of them [n, columns]).
+
+        A is valid until the next one is asked for: they share their memory.
+        """
         size = self._layers[name].weight.numel()
         columns = max(1, BUFFER // (4 * self.rows * width)) * width
+        memory = np.empty(self.rows * min(columns, size), dtype=np.float32)
         for start in range(0, size, columns):
             stop = min(start + columns, size)
-            block = np.empty((self.rows, stop - start), dtype=np.float32)
+            block = memory[: self.rows * (stop - start)].reshape(self.rows, stop - start)
             for row in range(self.rows):
-                block[row] = self._read(self._at(name, row, start), stop - start)
+                self._read(self._at(name, row, start), block[row])
             yield slice(start, stop), torch.from_numpy(block)
 
     def _at(self, name: str, row: int, column: int) -> int:
         size = self._layers[name].weight.numel()
         return 4 * (self._offsets[name] * self._rows + row * size + column)
 
-    def _read(self, at: int, count: int) -> np.ndarray:
+    def _read(self, at: int, into: np.ndarray) -> None:
         self._file.seek(at)
-        return np.fromfile(self._file, dtype=np.float32, count=count)
+        left = memoryview(into).cast("B")
+        while left:  # one read may bring less than was asked for
+            left = left[self._file.readinto(left) :]
 
     def state(self) -> dict[str, Tensor]:
         """Rows are not carried over an interruption: they would be as large as the matrix."""

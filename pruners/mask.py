@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +97,13 @@ class Mask(Mapping[str, Tensor]):
         """Whether the mask carries updated weights."""
         return bool(self._values)
 
-    def with_values(self, weights: Mapping[str, Tensor]) -> Mask:
-        """The same mask, carrying the values that `weights` (of the parameters' shapes) have where it keeps."""
+    def with_values(self, weights: Iterable[tuple[str, Tensor]]) -> Mask:
+        """The same mask, carrying the values that `weights` (name, tensor of its shape) have where it keeps.
+
+        Taken one by one: they may be as many as the model's and need never be there together.
+        """
         mask = copy.copy(self)
-        mask._values = {name: weights[name].float().cpu().numpy()[self[name].numpy()] for name in self}
+        mask._values = {name: tensor.float().cpu().numpy()[self[name].numpy()] for name, tensor in weights}
         return mask
 
     def weights(self, name: str) -> np.ndarray:
@@ -173,7 +176,9 @@ class Mask(Mapping[str, Tensor]):
         mask = Mask({name: mask[name] for name in layers}, {n: model.modality_of(n) for n in layers}, self.source)
         if not self.has_values:
             return mask
-        return mask.with_values(_translated({name: torch.from_numpy(self.weights(name)) for name in self}, model))
+        return mask.with_values(
+            _translated({name: torch.from_numpy(self.weights(name)) for name in self}, model).items()
+        )
 
     def check_fits(self, layers: Mapping[str, nn.Module]) -> None:
         """InputError naming the first differing keys unless the mask covers exactly `layers`."""

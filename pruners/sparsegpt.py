@@ -64,7 +64,7 @@ class SparseGPT(Pruner):
                 support, weight = reconstruct(self.matrix(name), factor, lost, self.options.block, group)
                 kept[sparsity][name] = support.reshape(layer.weight.shape)
                 values[sparsity][name] = weight.reshape(layer.weight.shape)
-        return {s: Mask(kept[s], self.modality).with_values(values[s]) for s in sparsities}
+        return {s: Mask(kept[s], self.modality).with_values(values[s].items()) for s in sparsities}
 
     def _saliency(self, name: str) -> Tensor:
         """W^2 / [H^-1]_ii, what removing a weight alone would cost."""

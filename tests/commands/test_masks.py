@@ -107,7 +107,7 @@ def test_what_cannot_be_converted(made, run, tmp_path, mini):
     Mask(dict(mask)).save(tmp_path / "nameless.safetensors")
     refused(masks(run, "convert", tmp_path / "nameless.safetensors"), "--model")
     weights = {name: layer.weight.detach() for name, layer in mini.prunable_layers().items()}
-    mask.with_values(weights).save(tmp_path / "updated.safetensors")
+    mask.with_values(weights.items()).save(tmp_path / "updated.safetensors")
     refused(masks(run, "convert", tmp_path / "updated.safetensors"), "updated weights", "--without_values")
     assert masks(run, "convert", tmp_path / "updated.safetensors", "--without_values").returncode == 0
 
