@@ -30,6 +30,7 @@ class Clock:
         self._here = dict.fromkeys(NAMES, 0.0)
         self._doing = "total"
         self._standing = False
+        self._ended: dict[str, float] | None = None
         self._since = self._saved = time.monotonic()
 
     @contextlib.contextmanager
@@ -44,6 +45,8 @@ class Clock:
 
     def seconds(self) -> dict[str, float]:
         """{training, evaluation, total, sittings}, those of earlier sittings included; total holds loading, too."""
+        if self._ended is not None:
+            return self._ended
         self._turn(self._doing)
         sums = {name: round(self._before[name] + self._here[name], 2) for name in NAMES}
         return {**sums, "sittings": int(self._before["sittings"]) + int(not self._standing)}
@@ -52,6 +55,11 @@ class Clock:
         """Count nothing of this sitting: a finished run that is started again takes no longer than it did."""
         self._standing = True
         self._here = dict.fromkeys(NAMES, 0.0)
+
+    def end(self) -> dict[str, float]:
+        """The sums, which are final from here on: what follows is told of nowhere."""
+        self._ended = self.seconds()
+        return self._ended
 
     def save(self, now: bool = True) -> None:
         """Write the sums; with now=False only where the last time was more than SAVE_SECONDS ago."""

@@ -36,6 +36,8 @@ from training.sparse import SparseLock
 from training.task import Finetuning, MakeTask, Objective
 
 DEBUG_SAMPLES = 32
+NO_IDENTITY = ("snapshot_steps", "seed", "precision")
+"""Of a configuration: what does not change the run, and what the command line may set, which is told apart from it."""
 
 
 def finetune(
@@ -106,7 +108,7 @@ class _Run:
             "model": self.args.model,
             "weights": self.args.weights,
             "mask": None if self.lock is None else self.lock.mask.source | {"sparsity": self.lock.mask.sparsity()},
-            "config": {key: value for key, value in asdict(self.config).items() if key != "snapshot_steps"},
+            "config": {key: value for key, value in asdict(self.config).items() if key not in NO_IDENTITY},
             "seed": self.seed,
             "processes": self.world,
             "precision": self.precision,
@@ -224,7 +226,7 @@ class _Run:
             "run": self.loop.identity,
             "mask_file": None if self.lock is None else self.args.mask,
             "kept": dict(zip(("after_loading", "after_training"), map(as_json, self.kept.values()), strict=True)),
-            "seconds": self.clock.seconds(),
+            "seconds": self.clock.end(),
             "machine": {"device": device, "processes": self.world, "nodes": self.args.num_nodes},
             "versions": self.software,
         }

@@ -97,6 +97,7 @@ def test_a_run_tells_what_it_was_and_another_changes_nothing_of_it(config, run, 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_with_its_clock_and_its_log_and_the_same_weights(config, run, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    environment.pop("WANDB_SERVICE", None)  # of this process: it would outlive the kill and keep the run's id
     command = options(config, tmp_path / "killed", "--wdb_offline", "--snapshot_seconds", "0")
     killed = subprocess.Popen([sys.executable, *command], cwd=REPOSITORY, env=environment, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 250
@@ -115,8 +116,11 @@ def test_a_killed_run_goes_on_with_its_clock_and_its_log_and_the_same_weights(co
     seconds = results(tmp_path / "killed")["seconds"]
     assert seconds["sittings"] == 2
     assert all(seconds[name] > took[name] for name in ("training", "evaluation", "total"))
-    first, second = offline_runs(tmp_path / "killed")
-    assert first.id == second.id
+    identity = (tmp_path / "killed" / "wandb_id.txt").read_text().strip()
+    folders = list((tmp_path / "killed" / "wandb").glob(f"offline-run-*-{identity}"))
+    assert len(folders) == 2, "both sittings log under one id"
+    *_, second = offline_runs(tmp_path / "killed")
+    assert second.id == identity
     assert second.summary["test/top1"] == results(tmp_path / "killed")["metrics"]["top1"]
 
 
