@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from console.errors import InputError
+from models.memory import return_freed_memory
 from pruners.base import Pruner
 from pruners.chita_blocks import solve_layer
 from pruners.chita_problem import Problem
@@ -100,6 +101,7 @@ class CHITA(Pruner):
         except BaseException:
             rows.close()
             raise
+        return_freed_memory()  # of the backward passes
         return rows
 
     def _prune(self, rows: GradientRows, sparsity: float, alive: Mask | None = None) -> Mask:
@@ -116,12 +118,19 @@ class CHITA(Pruner):
         )
         with torch.no_grad():
             found = problem.survivors()
+            return_freed_memory()
             kept, values = {}, {}
             for name in self.layers:
                 support, updated = solve_layer(problem, name, found[name].numpy(), found.weights(name))
                 kept[name] = torch.from_numpy(support)
-                values[name] = torch.from_numpy(updated.astype(np.float32))
-        return Mask(kept, self.modality).with_values(values.items())
+                values[name] = updated[support].astype(np.float32)  # of the survivors alone
+
+        def full(name: str) -> torch.Tensor:
+            weights = torch.zeros(kept[name].shape)
+            weights[kept[name]] = torch.from_numpy(values[name])
+            return weights
+
+        return Mask(kept, self.modality).with_values((name, full(name)) for name in self.layers)
 
 
 @dataclass(frozen=True)

@@ -36,11 +36,6 @@ class Trial:
         """b of a layer: zero where pruned."""
         return np.where(self.support[name].numpy(), self.values(name), np.float32(0))
 
-    def settled(self) -> Trial:
-        """The same with the surviving values written down, layer by layer: what they came from may go."""
-        mask = self.support.with_values((name, torch.from_numpy(self.weights(name))) for name in self.support)
-        return Trial(mask, mask.weights)
-
 
 @dataclass(frozen=True)
 class Point:
@@ -49,6 +44,12 @@ class Point:
     trial: Trial
     v: Tensor
     objective: float
+
+    def settled(self) -> Point:
+        """The same with the surviving values written down, layer by layer: what they came from may go."""
+        bits = self.trial.support
+        mask = bits.with_values((name, torch.from_numpy(self.trial.weights(name))) for name in bits)
+        return Point(Trial(mask, mask.weights), self.v, self.objective)
 
 
 class Problem:
@@ -88,16 +89,18 @@ class Problem:
         magnitude = Trial(self._largest(self.original), self.original)
         best, slope, curvature = self._start(magnitude)
         # From the dense weights (b = w, v = 0): the same step, but nothing is at zero yet.
-        best = min([best, *self._step(self.original, slope, curvature)], key=lambda point: point.objective)
-        at = best.trial.settled()
+        best = min([best, *self._step(self.original, slope, curvature)], key=lambda point: point.objective).settled()
         for _ in range(self.iterations - 1):
+            del slope  # two of them would be there at a time
             slope = self._slope(best.v)
-            points = self._step(at.weights, slope, curvature)
+            points = self._step(best.trial.values, slope, curvature)
             better = next((point for point in points if point.objective < best.objective), None)
+            del points
             if better is None:
                 break
-            best, at = better, better.trial.settled()
-        return at.support
+            best = better.settled()
+            del better
+        return best.trial.support
 
     def _start(self, magnitude: Trial) -> tuple[Point, dict[str, np.ndarray], float]:
         """The first walk: the magnitude point, the slope at the dense weights, and the curvature.

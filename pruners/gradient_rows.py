@@ -21,7 +21,7 @@ from models.base import Batch, PrunableModel
 from pruners.group import Group
 from pruners.statistics import Layers
 
-BUFFER = 64 << 20
+BUFFER = 32 << 20
 """Bytes of A that are in memory at a time."""
 
 

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from console.interrupt import interrupt
 from console.progress import progress_bar
 from data.randomness import derive_seed
+from models.memory import keep_freed_memory
 from storage.atomic import remove_parts
 from storage.log import append_json_line, keep_json_lines
-from training.allocator import keep_freed_memory
 from training.optimizer import Recipe, make_optimizer, set_rate
 from training.snapshot import load_snapshot, save_snapshot
 
