@@ -21,6 +21,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--config", help="YAML file (default: configs/<model>/zero_shot.yaml)")
     parser.add_argument("--masks", nargs="*", default=[], help="mask files or patterns; the dense model comes first")
     parser.add_argument("--images", type=int, help="size of the retrieval gallery (default: the configuration's)")
+    parser.add_argument(
+        "--dense", action=argparse.BooleanOptionalAction, default=True, help="evaluate the dense model, too"
+    )
     parser.add_argument("--json", help="also write the numbers to this file")
     return parser.parse_args(arguments)
 
@@ -28,6 +31,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Evaluate the dense model and each mask; print a table."""
     args = parse_args()
+    if not (args.dense or args.masks):
+        raise InputError("--no-dense leaves nothing to evaluate: give mask files with --masks")
     path = args.config or task_file(args.model, "zero_shot")
     settings = read_yaml(path)
 

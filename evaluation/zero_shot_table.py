@@ -48,7 +48,7 @@ class ZeroShotConfig:
 
 
 def evaluate_masks(args: argparse.Namespace, config: ZeroShotConfig, masks: list[str]) -> list[dict[str, Any]]:
-    """Rows of numbers for the dense model and each mask file, printed as a table."""
+    """Rows of numbers for the dense model (unless --no-dense) and each mask file, printed as a table."""
     if args.images is not None and config.gallery is None:
         raise InputError("--images is the size of the gallery, but the configuration has no 'gallery' to retrieve from")
     if args.images is not None and args.images < 1:
@@ -56,8 +56,9 @@ def evaluate_masks(args: argparse.Namespace, config: ZeroShotConfig, masks: list
     model = load_model(args.model, weights=args.weights)
     measured = measurements(model, config, config.images if args.images is None else args.images)
     rows = []
-    with progress_bar("zero-shot", len(masks) + 1) as advance:
-        for file in [None, *masks]:
+    files = [None, *masks] if args.dense else masks
+    with progress_bar("zero-shot", len(files)) as advance:
+        for file in files:
             pruned = model if file is None else masked_copy(model, file)
             row: dict[str, Any] = {"mask": "dense" if file is None else Path(file).stem}
             for measure in measured.values():

@@ -7,6 +7,7 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 from console.errors import explain_os_error
 
@@ -35,3 +36,23 @@ def locked(path: Path, doing: str, waiting: Callable[[str], None] = lambda holde
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def try_lock(path: Path, doing: str) -> TextIO | None:
+    """Hold the lock file `path` without waiting: the open file, or None where another process holds it.
+
+    Closing the file lets go. A child process that inherits its descriptor holds the lock, too, until it ends.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
+        raise explain_os_error(error, doing) from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    except OSError:  # as above
+        pass
+    return file

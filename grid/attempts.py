@@ -1,0 +1,61 @@
+"""What a run took: a line when an attempt starts, a line when it ends. A killed runner leaves no second line."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from storage.log import append_json_line
+
+
+@dataclass(frozen=True)
+class Cost:
+    """seconds: of the attempts whose end was seen, None where none was. uninterrupted: there was one attempt."""
+
+    seconds: float | None
+    attempts: int
+    uninterrupted: bool
+    peak_memory_gb: float | None
+    threads: int | None
+
+
+def note_start(path: Path, threads: int) -> None:
+    """An attempt starts."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    append_json_line(path, {"started": now, "threads": threads, "host": socket.gethostname()})
+
+
+def note_end(path: Path, seconds: float, code: int, peak_memory_gb: float | None) -> None:
+    """It ended, with this exit code."""
+    append_json_line(path, {"seconds": round(seconds, 3), "code": code, "peak_memory_gb": peak_memory_gb})
+
+
+def read_cost(path: Path) -> Cost:
+    """All attempts together."""
+    lines = _lines(path)
+    starts = [line for line in lines if "started" in line]
+    ends = [line for line in lines if "seconds" in line]
+    seconds = round(sum(line["seconds"] for line in ends), 3) if ends else None
+    peaks = [line["peak_memory_gb"] for line in ends if line.get("peak_memory_gb") is not None]
+    attempts = max(len(starts), len(ends))
+    whole = attempts == 1 and len(ends) == 1 and ends[0].get("code") == 0
+    threads = starts[-1].get("threads") if starts else None
+    return Cost(seconds, attempts, whole, max(peaks, default=None), threads)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            value = json.loads(line)
+        except ValueError:  # the line that a killed process was writing
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+    return found

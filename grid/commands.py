@@ -1,0 +1,81 @@
+"""The command of a step: one of the toolkit's scripts, as a user would type it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from grid.places import Places, short
+from grid.schema import ZERO_SHOT
+from grid.steps import DENSE, PRUNE, Step
+from grid.version import REPOSITORY
+from pruners.percents import percent
+from storage.atomic import write_text
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What differs between machines and changes no result."""
+
+    accelerator: str | None = None
+    devices: int | None = None
+    num_workers: int | None = None
+
+    def arguments(self) -> list[str]:
+        """As the scripts take them."""
+        named = (("accelerator", self.accelerator), ("devices", self.devices), ("num_workers", self.num_workers))
+        return [text for name, value in named if value is not None for text in (f"--{name}", str(value))]
+
+
+Commands = Callable[[Step, Step | None], list[str]]
+"""step, the prune step that it needs -> its command line."""
+
+
+def make_commands(places: Places, machine: Machine) -> Commands:
+    """The command lines of steps whose files lie at `places`."""
+
+    def command(step: Step, prune: Step | None) -> list[str]:
+        common = ["--model", step.model, "--config", short(places.config(step.id))]
+        if step.kind == PRUNE:
+            missing = [s for s in step.sparsities if not places.mask(step, s).is_file()] or step.sparsities
+            allocation = [] if step.allocation is None else ["--allocation", step.allocation]
+            return [
+                sys.executable, script("prune.py"), *common, "--pruner", step.pruner, *allocation,
+                "--seed", str(step.seed), "--output_dir", short(places.of(step.id) / "masks"),
+                "--no-save_scores", "--resume", *machine.arguments(), "--sparsities", *percents(missing),
+            ]  # fmt: skip
+        mask = None if prune is None else short(places.mask(prune, step.sparsity or 0))
+        if step.kind == ZERO_SHOT:
+            which = [] if mask is None else ["--no-dense", "--masks", mask]
+            output = short(places.output(step))
+            return [sys.executable, "-m", "evaluation.zero_shot", *common, *which, "--json", output]
+        name, _, dataset = step.kind.partition(":")
+        return [
+            sys.executable, script(f"{name}.py"), *common,
+            *(["--dense"] if mask is None else ["--mask", mask]),
+            *(["--dataset", dataset] if dataset else []),
+            "--seed", str(step.seed), "--output_dir", short(places.output(step)),
+            *(["--debug"] if step.debug else []), *machine.arguments(),
+        ]  # fmt: skip
+
+    return command
+
+
+def write_config(step: Step, places: Places) -> None:
+    """The step's configuration, where its command looks for it."""
+    about = f"# {step.kind} of {step.model}" + ("" if step.label == DENSE else f", {step.label}") + "\n"
+    write_text(places.config(step.id), about + yaml.safe_dump(step.config, sort_keys=False, allow_unicode=True))
+
+
+def percents(sparsities: Iterable[float]) -> list[str]:
+    """Sparsities in percent, as text."""
+    return [percent(sparsity / 100) for sparsity in sparsities]
+
+
+def script(name: str) -> str:
+    """A script of the repository, seen from here."""
+    return short(Path(REPOSITORY) / name)

@@ -1,0 +1,185 @@
+"""One run: a process of its own, with a log, a lock that it holds as long as it lives, and its cost measured."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from console.errors import INTERRUPTED, InputError, explain_os_error
+from grid.attempts import note_end, note_start
+from grid.commands import Commands, write_config
+from grid.places import Places, short
+from grid.results import clean, collect
+from grid.steps import PRUNE, Plan, Step
+from grid.survey import has_result
+from grid.version import REPOSITORY
+from storage.atomic import write_json
+from storage.lock import try_lock
+
+STOPPED = (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM)
+"""Exit codes of a run that was asked to stop: it goes on another time."""
+
+CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+class Attempt:
+    """A run on its way. The process holds the lock, too: where its runner is killed, no other starts the same run."""
+
+    def __init__(self, step: Step, plan: Plan, places: Places, commands: Commands, threads: int, lock: TextIO):
+        """Start it; InputError where its files cannot be written. lock: held already, and let go by `finish`."""
+        self.step, self._places, self._lock = step, places, lock
+        self._need = plan.by_id().get(step.needs or "")
+        self._keep = plan.grid.keep_weights
+        self._started = time.monotonic()
+        _prepare(step, places)
+        command = commands(step, self._need)
+        note_start(places.attempts(step.id), threads)
+        try:
+            with places.log(step.id).open("ab") as log:
+                log.write(f"$ {shlex.join(command)}\n".encode())
+                log.flush()
+                self.process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=environment(threads),
+                    pass_fds=(lock.fileno(),),
+                    start_new_session=True,  # Ctrl-C is passed on once, by the runner
+                )
+        except OSError as error:
+            raise explain_os_error(error, f"start {step.id}") from error
+        self._peak: float | None = None
+
+    def poll(self) -> int | None:
+        """The exit code, None while it runs."""
+        if self.process.returncode is None:
+            number, status, used = os.wait4(self.process.pid, os.WNOHANG)
+            if number:
+                self.process.returncode = os.waitstatus_to_exitcode(status)
+                self._peak = round(used.ru_maxrss * 1024 / 1e9, 3)
+        return self.process.returncode
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Ask it to save and end."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(number)
+
+    def finish(self) -> str | None:
+        """Collect its result; None when that is there, else why not, in a sentence."""
+        code = self.process.returncode
+        step, places = self.step, self._places
+        try:
+            note_end(places.attempts(step.id), time.monotonic() - self._started, code, self._peak)
+            if collect(step, places, self._need):
+                places.failed(step.id).unlink(missing_ok=True)
+                if not self._keep:
+                    clean(step, places)
+                return None
+            why = _why(code, places.log(step.id))
+        except InputError as error:
+            why = str(error)
+        finally:
+            self._lock.close()
+        if code not in STOPPED:
+            note_failure(step, places, why)
+        return why
+
+
+def run_here(step: Step, plan: Plan, places: Places, commands: Commands, threads: int) -> str | None:
+    """Run one step to its end, after whoever works on it; None when its result is there, else why not.
+
+    SIGTERM is passed on, so that the run saves what it has.
+    """
+    while (lock := take(step, places)) is None:
+        time.sleep(1)
+    need = plan.by_id().get(step.needs or "")
+    if has_result(step, places) or collect(step, places, need):
+        lock.close()
+        return None
+    attempt = Attempt(step, plan, places, commands, threads, lock)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        signal.signal(signal.SIGTERM, lambda number, _: attempt.stop(number))
+    except ValueError:  # not the main thread: signals stay as they are
+        before = None
+    try:
+        while attempt.poll() is None:
+            time.sleep(0.1)
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+    return attempt.finish()
+
+
+def take(step: Step, places: Places) -> TextIO | None:
+    """The lock of a step's work, or None where another runner (or a run whose runner was killed) has it."""
+    return try_lock(places.lock(step.id), f"work in {places.of(step.id)}")
+
+
+def environment(threads: int) -> dict[str, str]:
+    """For a run: its share of the processor, and the toolkit's modules wherever the working directory is."""
+    paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+    variables["OMP_NUM_THREADS"] = str(threads)
+    return variables
+
+
+def threads_each(jobs: int) -> int:
+    """Threads of each of `jobs` runs: the cores divided, or OMP_NUM_THREADS where that is less."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    share = max(1, cores // jobs)
+    return min(share, int(asked)) if asked.isdigit() and int(asked) > 0 else share
+
+
+def _why(code: int, log: Path) -> str:
+    """Why a run without a result ended."""
+    if code == 0:
+        return "it ended without writing its result"
+    if code == -signal.SIGKILL:
+        return "it was killed (signal 9), as the system does when memory runs out"
+    return last_line(log) if code > 0 else f"it was ended by signal {-code}"
+
+
+def last_line(log: Path) -> str:
+    """What a run said last, without the terminal's colours."""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")[-20_000:]
+    except OSError:
+        return "it ended without a word"
+    lines = [CODES.sub("", line.split("\r")[-1]).strip() for line in text.splitlines()]
+    return next((line for line in reversed(lines) if line and not line.startswith("$ ")), "it ended without a word")
+
+
+def note_failure(step: Step, places: Places, why: str) -> None:
+    """For `status`, and for other runners, which do not try it again at once; on a full disk there is no note."""
+    now = datetime.datetime.now(datetime.UTC).timestamp()
+    with contextlib.suppress(InputError):
+        write_json(places.failed(step.id), {"time": now, "why": why, "log": short(places.log(step.id))})
+
+
+def _prepare(step: Step, places: Places) -> None:
+    """The configuration; and an unfinished pruning for other sparsities is no start for this one."""
+    write_config(step, places)
+    if step.kind != PRUNE:
+        return
+    missing = [sparsity for sparsity in step.sparsities if not places.mask(step, sparsity).is_file()]
+    asked = places.of(step.id) / "asked.json"
+    before: Any = None
+    with contextlib.suppress(OSError, ValueError):
+        before = json.loads(asked.read_text(encoding="utf-8"))
+    if before is not None and before != missing:
+        for file in (places.of(step.id) / "masks").glob("*/*_unfinished.safetensors"):
+            file.unlink()
+    write_json(asked, missing)

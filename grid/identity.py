@@ -1,0 +1,105 @@
+"""What defines a run: the contents of its configuration and of its weights, not the names or ages of files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from configs.schema import LIBRARIES, read_yaml, task_file
+from console.errors import InputError
+from grid.schema import Grid, Row
+from grid.version import version
+from models import read_config, weights_path
+from models.tasks import merged
+from storage.atomic import write_json
+from storage.hashing import hash_file
+
+NOT_DEFINING = (
+    "pruner", "allocation", "seed", "sparsities", "output_dir", "save_every", "save_scores", "num_workers",
+    "accelerator", "devices", "num_nodes", "max_missing",
+)  # fmt: skip
+"""Keys of a prune.yaml that say where and how long a run works, or that the plan sets itself."""
+
+DATA_FREE = ("omp", "localmp", "l2", "lamp", "rand")
+"""Methods that look at no data: the calibration's settings are no part of what defines their masks."""
+
+
+class Sources:
+    """Reads configurations and weights once. hashes: a file that remembers hashes of unchanged weights."""
+
+    def __init__(self, hashes: Path | None = None):
+        self.version = version()
+        self.missing: dict[str, str] = {}
+        """Model -> what is said of its weights, where they are not there."""
+        self.weights: dict[str, int] = {}
+        """Model -> bytes of its weights."""
+        self._hashes = hashes
+        self._models: dict[str, dict[str, Any]] = {}
+        self._yaml: dict[Path, dict[str, Any]] = {}
+
+    def model(self, name: str) -> dict[str, Any]:
+        """The model's configuration, and the hash of its weights."""
+        if name not in self._models:
+            self._models[name] = {"name": name, **self._content(name)}
+        return self._models[name]
+
+    def prune_config(self, grid: Grid, model: str, row: Row) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The configuration of a pruning, and the part of it that defines its masks."""
+        config = self._config(grid, model, "prune")
+        own = merged(config.get("methods", {}).get(row.pruner, {}), row.options)
+        config = {**config, "methods": {row.pruner: own} if own else {}}
+        config = {key: value for key, value in config.items() if key not in ("pruner", "allocation", "sparsities")}
+        if row.pruner in DATA_FREE:
+            return config, {"methods": config["methods"]}
+        return config, {key: value for key, value in config.items() if key not in NOT_DEFINING}
+
+    def task_config(self, grid: Grid, model: str, task: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The configuration of a task, and what of it defines its results: of the data sets, the one that is used."""
+        name, _, dataset = task.partition(":")
+        config = self._config(grid, model, name)
+        defining = {key: value for key, value in config.items() if key != "seed"}
+        if "datasets" in config:
+            chosen = dataset or next(iter(config["datasets"]))
+            defining = {**defining, "datasets": {chosen: config["datasets"][chosen]}}
+        return config, defining
+
+    def _config(self, grid: Grid, model: str, task: str) -> dict[str, Any]:
+        path = task_file(model, task)
+        if path not in self._yaml:
+            self._yaml[path] = read_yaml(path)
+        config = self._yaml[path]
+        for key in (task, f"{model}/{task}"):
+            config = merged(config, grid.overrides.get(key, {}))
+        return config
+
+    def _content(self, name: str) -> dict[str, Any]:
+        if name.startswith(LIBRARIES):
+            return {"config": "the library's", "weights": "the library's"}
+        config, _ = read_config(name, None)
+        default = config.pop("weights", None)
+        try:
+            path = weights_path(name, None, default)
+        except InputError as error:
+            self.missing[name] = str(error)
+            return {"config": config, "weights": f"missing: {default}"}
+        if path is None:
+            return {"config": config, "weights": "random"}
+        self.weights[name] = path.stat().st_size
+        return {"config": config, "weights": self._hash(path)}
+
+    def _hash(self, path: Path) -> str:
+        """SHA-256 of a file; remembered for its size and time, since full models take seconds."""
+        stat = path.stat()
+        key = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+        known: dict[str, str] = {}
+        if self._hashes is not None and self._hashes.is_file():
+            try:
+                known = json.loads(self._hashes.read_text(encoding="utf-8"))
+            except ValueError:  # a file cut short: only time is lost
+                known = {}
+        if key not in known:
+            known[key] = hash_file(path)
+            if self._hashes is not None and stat.st_size > 100e6:
+                write_json(self._hashes, known)
+        return known[key]

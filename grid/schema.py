@@ -1,0 +1,225 @@
+"""A grid's YAML file: its axes, checked name by name before anything runs.
+
+models: [xvlm-mini]
+pruners: [multiflow, omp]
+sparsities: [63, 75, 90]                 # percent
+tasks: [retrieval, zero_shot]            # or {xvlm-mini: [...], dino-mini: [...]}; with a data set: task:set
+seeds: [0, 1]
+dense: true                              # rows without a mask, too
+finetune: false                          # instead of the tasks: zero-shot evaluation right after pruning
+options: {itersnip: {num_batches: 50, epochs: 60}}
+variants: {multiflow-global: {pruner: multiflow, allocation: global}}
+overrides: {retrieval: {epochs: 1}, xvlm-mini/prune: {num_batches: 8}}
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from configs.schema import LIBRARIES, model_names, parse, read_yaml, task_file
+from console.errors import InputError, nearest
+from models import read_config
+from models.tasks import TASKS
+from pruners import PRUNERS, check_pruner
+from pruners.percents import parse_percents
+
+ZERO_SHOT = "zero_shot"
+FINETUNING = ("retrieval", "captioning", "vqa", "image_classification")
+"""Tasks with a script of their name."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of its own name: a pruner with another allocation, other options, or sparsities of its own."""
+
+    pruner: str
+    allocation: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    sparsities: list[Any] | None = None
+
+
+@dataclass(frozen=True)
+class GridFile:
+    """The keys of the file. debug: two steps a finetuning run. keep_weights: finetuned weights stay on the disk."""
+
+    models: list[str]
+    sparsities: list[Any]
+    seeds: list[int]
+    pruners: list[str] = field(default_factory=list)
+    tasks: Any = field(default_factory=list)
+    finetune: bool = True
+    dense: bool = False
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    variants: dict[str, Variant] = field(default_factory=dict)
+    overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
+    debug: bool = False
+    keep_weights: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """What masks come from: a pruner, or a variant of one. sparsities: percents."""
+
+    label: str
+    pruner: str
+    allocation: str | None
+    options: dict[str, Any]
+    sparsities: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A checked grid. tasks: model -> its tasks, each with `:dataset` where one is named."""
+
+    name: str
+    path: str
+    models: tuple[str, ...]
+    rows: tuple[Row, ...]
+    tasks: dict[str, tuple[str, ...]]
+    seeds: tuple[int, ...]
+    dense: bool
+    overrides: dict[str, dict[str, Any]]
+    debug: bool
+    keep_weights: bool
+
+
+def read_grid(path: Path | str) -> Grid:
+    """Read and check a grid; InputError for an unknown axis or value, with the nearest name."""
+    path = Path(path)
+    if not path.is_file() and not path.suffix:
+        raise InputError(f"there is no grid {path}: give a YAML file, for example configs/experiments/smoke.yaml")
+    return check_grid(read_yaml(path), path.stem, str(path))
+
+
+def check_grid(settings: dict[str, Any], name: str, where: str) -> Grid:
+    """The same of settings that were read from `where`."""
+    file = parse(GridFile, settings, where)
+    models = _unlike(file.models, f"{where}: models")
+    for model in models:
+        _check_model(model, where)
+    for pruner in (*file.pruners, *file.options, *(variant.pruner for variant in file.variants.values())):
+        _in_file(where, check_pruner, pruner)
+    tasks = _tasks(file, models, where)
+    seeds = _unlike(file.seeds, f"{where}: seeds")
+    if any(seed < 0 for seed in seeds):
+        raise InputError(f"{where}: seeds must be 0 or more, not {min(seeds)}")
+    rows = _rows(file, where)
+    for key in file.overrides:
+        _check_override(key, models, where)
+    if not (models and seeds and (rows or file.dense)) or not (rows or any(tasks.values())):
+        empty = next(
+            name
+            for name, axis in (("models", models), ("seeds", seeds), ("pruners", rows), ("tasks", None))
+            if not axis
+        )
+        raise InputError(f"{where}: the grid expands to nothing, since '{empty}' is empty: name at least one there")
+    return Grid(
+        name, where, tuple(models), tuple(rows), tasks, tuple(seeds),
+        file.dense, file.overrides, file.debug, file.keep_weights,
+    )  # fmt: skip
+
+
+def _rows(file: GridFile, where: str) -> list[Row]:
+    shared = _in_file(where, parse_percents, file.sparsities) if file.sparsities else []
+    rows = []
+    for pruner in _unlike(file.pruners, f"{where}: pruners"):
+        rows.append(Row(pruner, pruner, None, file.options.get(pruner, {}), tuple(shared)))
+    for label, variant in file.variants.items():
+        if label in file.pruners or label in PRUNERS or label == "dense":
+            raise InputError(f"{where}: the variant '{label}' has the name of a pruner: give it another one")
+        own = shared if variant.sparsities is None else _in_file(where, parse_percents, variant.sparsities)
+        options = {**file.options.get(variant.pruner, {}), **variant.options}
+        rows.append(Row(label, variant.pruner, variant.allocation, options, tuple(own)))
+    for row in rows:
+        if not row.sparsities:
+            raise InputError(f"{where}: the grid expands to nothing, since 'sparsities' is empty: name at least one")
+        _check_row(row, where)
+    return rows
+
+
+def _check_row(row: Row, where: str) -> None:
+    """Options and allocation that the method takes; imports it only where there is something to check."""
+    if row.allocation is not None:
+        from pruners.allocation import check_allocation
+
+        _in_file(where, check_allocation, row.allocation, [percent / 100 for percent in row.sparsities])
+    own = {key: value for key, value in row.options.items() if key not in ("num_batches", "batch_size")}
+    if own:
+        from pruners import pruner_class
+
+        parse(pruner_class(row.pruner).Options, own, f"{where}: options of {row.label}")
+
+
+def _check_model(model: str, where: str) -> None:
+    if not model.startswith(LIBRARIES) and model not in model_names():
+        raise InputError(
+            f"{where}: unknown model '{model}'{nearest(model, model_names())}: choose one of {', '.join(model_names())}"
+        )
+
+
+def _tasks(file: GridFile, models: list[str], where: str) -> dict[str, tuple[str, ...]]:
+    if isinstance(file.tasks, dict):
+        for model in file.tasks:
+            if model not in models:
+                raise InputError(
+                    f"{where}: tasks are given for '{model}'{nearest(str(model), models)}, "
+                    f"which is none of the grid's models: {', '.join(models)}"
+                )
+        wanted = {model: file.tasks.get(model, []) for model in models}
+    else:
+        wanted = dict.fromkeys(models, file.tasks)
+    if not file.finetune:
+        wanted = {model: [ZERO_SHOT] for model in models}
+    for model, tasks in wanted.items():
+        if not isinstance(tasks, list) or not all(isinstance(task, str) for task in tasks):
+            raise InputError(f"{where}: 'tasks' must be a list of names, or one for each model, not {tasks!r}")
+        for task in _unlike(tasks, f"{where}: tasks"):
+            _check_task(model, task, where)
+    return {model: tuple(tasks) for model, tasks in wanted.items()}
+
+
+def _check_task(model: str, task: str, where: str) -> None:
+    name, _, dataset = task.partition(":")
+    known = (*FINETUNING, ZERO_SHOT)
+    if name not in known:
+        raise InputError(f"{where}: unknown task '{name}'{nearest(name, known)}: choose one of {', '.join(known)}")
+    settings = read_yaml(_in_file(where, task_file, model, name))
+    if name != ZERO_SHOT:
+        family = "" if model.startswith(LIBRARIES) else read_config(model, None)[0].get("family", model)
+        if family not in TASKS[name]:
+            raise InputError(f"{where}: {model} has no model for {name}: give the task to other models only")
+    if dataset and dataset not in settings.get("datasets", {}):
+        choices = ", ".join(settings.get("datasets", {})) or "none"
+        raise InputError(
+            f"{where}: unknown data set '{dataset}'{nearest(dataset, settings.get('datasets', {}))} of {name}: "
+            f"{model} has {choices}"
+        )
+
+
+def _check_override(key: str, models: list[str], where: str) -> None:
+    model, slash, task = key.rpartition("/")
+    known = (*FINETUNING, ZERO_SHOT, "prune")
+    if task not in known:
+        raise InputError(
+            f"{where}: overrides: unknown task '{task}'{nearest(task, known)}: choose one of {', '.join(known)}, "
+            "or <model>/<task>"
+        )
+    if slash and model not in models:
+        raise InputError(f"{where}: overrides: '{model}'{nearest(model, models)} is none of the grid's models")
+
+
+def _unlike(values: list[Any], where: str) -> list[Any]:
+    for value in values:
+        if values.count(value) > 1:
+            raise InputError(f"{where}: {value} is given twice")
+    return values
+
+
+def _in_file(where: str, check: Any, *arguments: Any) -> Any:
+    """What `check` gives; its InputError says where the value stands."""
+    try:
+        return check(*arguments)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
