@@ -14,9 +14,12 @@ from storage.log import append_json_line
 
 @dataclass(frozen=True)
 class Cost:
-    """seconds: of the attempts whose end was seen, None where none was. uninterrupted: there was one attempt."""
+    """seconds: of the attempts whose end was seen, None where none was; cpu_seconds: of all cores, which other work on
+    the machine changes little. uninterrupted: there was one attempt.
+    """
 
     seconds: float | None
+    cpu_seconds: float | None
     attempts: int
     uninterrupted: bool
     peak_memory_gb: float | None
@@ -29,9 +32,10 @@ def note_start(path: Path, threads: int) -> None:
     append_json_line(path, {"started": now, "threads": threads, "host": socket.gethostname()})
 
 
-def note_end(path: Path, seconds: float, code: int, peak_memory_gb: float | None) -> None:
+def note_end(path: Path, seconds: float, code: int, cpu_seconds: float | None, peak_memory_gb: float | None) -> None:
     """It ended, with this exit code."""
-    append_json_line(path, {"seconds": round(seconds, 3), "code": code, "peak_memory_gb": peak_memory_gb})
+    line = {"seconds": round(seconds, 3), "code": code, "cpu_seconds": cpu_seconds, "peak_memory_gb": peak_memory_gb}
+    append_json_line(path, line)
 
 
 def read_cost(path: Path) -> Cost:
@@ -40,11 +44,12 @@ def read_cost(path: Path) -> Cost:
     starts = [line for line in lines if "started" in line]
     ends = [line for line in lines if "seconds" in line]
     seconds = round(sum(line["seconds"] for line in ends), 3) if ends else None
+    cores = [line["cpu_seconds"] for line in ends if line.get("cpu_seconds") is not None]
     peaks = [line["peak_memory_gb"] for line in ends if line.get("peak_memory_gb") is not None]
     attempts = max(len(starts), len(ends))
     whole = attempts == 1 and len(ends) == 1 and ends[0].get("code") == 0
     threads = starts[-1].get("threads") if starts else None
-    return Cost(seconds, attempts, whole, max(peaks, default=None), threads)
+    return Cost(seconds, round(sum(cores), 3) if cores else None, attempts, whole, max(peaks, default=None), threads)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

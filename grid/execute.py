@@ -59,6 +59,7 @@ class Attempt:
         except OSError as error:
             raise explain_os_error(error, f"start {step.id}") from error
         self._peak: float | None = None
+        self._cpu: float | None = None
 
     def poll(self) -> int | None:
         """The exit code, None while it runs."""
@@ -67,6 +68,7 @@ class Attempt:
             if number:
                 self.process.returncode = os.waitstatus_to_exitcode(status)
                 self._peak = round(used.ru_maxrss * 1024 / 1e9, 3)
+                self._cpu = round(used.ru_utime + used.ru_stime, 3)
         return self.process.returncode
 
     def stop(self, number: int = signal.SIGTERM) -> None:
@@ -80,7 +82,7 @@ class Attempt:
         code = self.process.returncode
         step, places = self.step, self._places
         try:
-            note_end(places.attempts(step.id), time.monotonic() - self._started, code, self._peak)
+            note_end(places.attempts(step.id), time.monotonic() - self._started, code, self._cpu, self._peak)
             if collect(step, places, self._need):
                 places.failed(step.id).unlink(missing_ok=True)
                 if not self._keep:

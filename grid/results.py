@@ -78,7 +78,7 @@ def collect(step: Step, places: Places, need: Step | None = None) -> bool:
         "items": None if items is None else items.name,
         **_costs(cost, found),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": {"cores": cost.threads, "processor": platform.machine()},
+        "machine": {"threads": cost.threads, "processor": platform.machine()},
         "commit": commit(),
         "version": version(),
         "packages": packages(),
@@ -109,6 +109,7 @@ def clean(step: Step, places: Places) -> None:
 def _costs(cost: Cost, found: Outcome) -> dict[str, Any]:
     return {
         "seconds": cost.seconds,
+        "cpu_seconds": cost.cpu_seconds,
         "attempts": cost.attempts,
         "uninterrupted": cost.uninterrupted,
         "peak_memory_gb": found.peak_memory_gb if found.peak_memory_gb is not None else cost.peak_memory_gb,

@@ -6,7 +6,11 @@ runner holds means that the step is being done: other steps come first, then thi
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -60,9 +64,7 @@ class Runner:
         self._waiting: list[Step] = found.missing
         self._running: list[Attempt] = []
         self._beside: set[str] = set()
-        interrupt.requested = False
-        interrupt.listen()
-        with progress_bar("runs", len(self.plan.steps), done=len(self._done), show=self.show) as advance:
+        with _listening(), progress_bar("runs", len(self.plan.steps), len(self._done), self.show) as advance:
             self._advance = advance
             try:
                 while self._running or (self._waiting and not self._closing()):
@@ -179,6 +181,21 @@ class Runner:
             time.sleep(self.pause)
         for attempt in self._running:
             self._waiting.insert(0, attempt.step)
+
+
+@contextlib.contextmanager
+def _listening() -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask to stop, as long as runs are looked after; then they do again what they did before."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    interrupt.requested = False
+    interrupt.listen()
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
 
 
 def tell(summary: Summary, places: Places) -> list[str]:

@@ -42,6 +42,7 @@ PARSED = {
     "data.miniworld": "data.miniworld.__main__",
     "evaluation.zero_shot": "evaluation.zero_shot",
     "evaluation.efficiency": "evaluation.efficiency",
+    "experiments": "experiments",
 }
 """Command -> the module with its `parse_args`."""
 

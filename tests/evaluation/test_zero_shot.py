@@ -74,6 +74,16 @@ def test_a_mask_by_its_name_and_fewer_images(config, tmp_path, monkeypatch):
     assert [row["mask"] for row in rows] == ["dense", "m"]  # named twice, evaluated once
 
 
+def test_masks_without_the_dense_model(config, tmp_path, monkeypatch):
+    layers = load_model("xvlm-mini", weights="random").prunable_layers()
+    Mask({name: layer.weight.abs() > 0.02 for name, layer in layers.items()}).save(tmp_path / "m.safetensors")
+    out = tmp_path / "out.json"
+    command(monkeypatch, config, "--no-dense", "--masks", tmp_path / "m.safetensors", "--images", "3", "--json", out)
+    assert [row["mask"] for row in json.loads(out.read_text())] == ["m"]
+    with pytest.raises(InputError, match="--no-dense leaves nothing to evaluate"):
+        command(monkeypatch, config, "--no-dense")
+
+
 def test_bad_input(config, tmp_path, monkeypatch, capsys):
     with pytest.raises(InputError, match=r"nowhere\.safetensors"):
         command(monkeypatch, config, "--masks", tmp_path / "nowhere.safetensors", "--images", "2")

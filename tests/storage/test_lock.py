@@ -1,13 +1,14 @@
 """The lock: one holder at a time, who waits is told for whom, and it ends with its holder."""
 
 import os
+import subprocess
 import threading
 import time
 
 import pytest
 
 from console.errors import InputError
-from storage.lock import locked
+from storage.lock import locked, try_lock
 
 
 def test_one_after_the_other(tmp_path):
@@ -48,3 +49,21 @@ def test_nowhere_to_write(tmp_path):
         locked(tmp_path / "file" / ".lock", "write the world"),
     ):
         pass
+
+
+def test_no_waiting_and_a_child_that_holds_it_on(tmp_path):
+    path = tmp_path / "deep" / "lock"
+    first = try_lock(path, "work")
+    assert first is not None
+    assert try_lock(path, "work") is None
+    child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=(first.fileno(),))
+    first.close()
+    assert try_lock(path, "work") is None, "the child has it still"
+    child.stdin.close()
+    child.wait()
+    last = try_lock(path, "work")
+    assert last is not None
+    last.close()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot work in x: "):
+        try_lock(tmp_path / "file" / "lock", "work in x")

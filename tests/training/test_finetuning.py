@@ -84,6 +84,16 @@ def test_classification(run, tmp_path):
     assert "unknown data set 'flower102' (did you mean 'flowers102'?)" in unknown.stderr
 
 
+def test_a_short_epoch_and_few_samples(config, run, tmp_path):
+    """Two epochs of three steps each, and five questions of the test split answered."""
+    path = config("vqa", short_epoch=3, samples=5)
+    done = run(*options("vqa", path, tmp_path / "out", "--dense"))
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "out" / "log.jsonl").read_text().splitlines()[-1])["step"] == 6
+    answers = json.loads((tmp_path / "out" / "result" / "test_vqa_result_epoch_last.json").read_text())
+    assert len(answers) == 5
+
+
 def test_dense_goes_before_a_mask(config, mask, run, tmp_path):
     done = run(*options("retrieval", config("retrieval", epochs=1), tmp_path / "out", "--mask", mask, "--dense"))
     assert done.returncode == 0, done.stderr
@@ -113,6 +123,7 @@ def test_a_finished_run_is_not_done_again_and_another_is_refused(config, run, tm
         ({}, ["--mask", "nothing.safetensors"], "nothing.safetensors"),
         ({"effective_batch": 12}, ["--dense"], "an effective batch of 12 cannot be made of 1 process"),
         ({"epochs": 0}, ["--dense"], "epochs must be at least 1, not 0"),
+        ({"short_epoch": 0}, ["--dense"], "short_epoch must be at least 1, not 0"),
         ({"k_test": 1000}, ["--dense"], "k_test asks for the best 1000"),
         ({"surprise": 1}, ["--dense"], "unknown key 'surprise'"),
         ({}, ["--dense", "--snapshot", "gone.pt"], "there is no snapshot gone.pt"),
