@@ -34,9 +34,14 @@ CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 class Attempt:
     """A run on its way. The process holds the lock, too: where its runner is killed, no other starts the same run."""
 
-    def __init__(self, step: Step, plan: Plan, places: Places, commands: Commands, threads: int, lock: TextIO):
-        """Start it; InputError where its files cannot be written. lock: held already, and let go by `finish`."""
-        self.step, self._places, self._lock = step, places, lock
+    def __init__(
+        self, step: Step, plan: Plan, places: Places, commands: Commands, threads: int, lock: TextIO, slot: int = 0
+    ):
+        """Start it; InputError where its files cannot be written.
+
+        lock: held already, and let go by `finish`. slot: which of the runner's places it takes, from 0.
+        """
+        self.step, self.slot, self._places, self._lock = step, slot, places, lock
         self._need = plan.by_id().get(step.needs or "")
         self._keep = plan.grid.keep_weights
         self._started = time.monotonic()
@@ -52,7 +57,7 @@ class Attempt:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env=environment(threads),
+                    env=environment(threads, slot),
                     pass_fds=(lock.fileno(),),
                     start_new_session=True,  # Ctrl-C is passed on once, by the runner
                 )
@@ -129,11 +134,17 @@ def take(step: Step, places: Places) -> TextIO | None:
     return try_lock(places.lock(step.id), f"work in {places.of(step.id)}")
 
 
-def environment(threads: int) -> dict[str, str]:
-    """For a run: its share of the processor, and the toolkit's modules wherever the working directory is."""
+def environment(threads: int, slot: int = 0) -> dict[str, str]:
+    """For a run: its share of the processor, and the toolkit's modules wherever the working directory is.
+
+    Where CUDA_VISIBLE_DEVICES names several GPUs, each run gets one, by its slot.
+    """
     paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     variables["OMP_NUM_THREADS"] = str(threads)
+    devices = [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]
+    if len(devices) > 1:
+        variables["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
     return variables
 
 

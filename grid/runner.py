@@ -147,7 +147,9 @@ class Runner:
             free = disk_free(self.places)
             if free < LEAST_DISK:
                 raise InputError(f"not started: the disk is full ({size(free)} free); free some space")
-            self._running.append(Attempt(step, self.plan, self.places, self.commands, self.threads, lock))
+            slot = min(set(range(self.jobs)) - {attempt.slot for attempt in self._running})
+            attempt = Attempt(step, self.plan, self.places, self.commands, self.threads, lock, slot)
+            self._running.append(attempt)
             self._advance(0, note=step.id)
         except InputError as error:
             lock.close()

@@ -13,7 +13,7 @@ import pytest
 from console.errors import InputError
 from grid import runner
 from grid.estimate import Times, disk_needed, duration
-from grid.execute import threads_each
+from grid.execute import environment, threads_each
 from grid.identity import Sources
 from grid.results import read_result
 from grid.show import is_running
@@ -291,6 +291,9 @@ def test_disk_and_threads(monkeypatch):
     assert [threads_each(jobs) for jobs in (1, 3, 16, 40)] == [16, 5, 1, 1]
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert threads_each(3) == 2
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert [environment(1, slot)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == ["4", "6", "4"]
+    assert environment(3)["OMP_NUM_THREADS"] == "3"
     assert [duration(seconds) for seconds in (5, 600, 9000)] == ["5 s", "10 min", "2.5 h"]
 
 
