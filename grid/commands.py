@@ -41,7 +41,7 @@ def make_commands(places: Places, machine: Machine) -> Commands:
     def command(step: Step, prune: Step | None) -> list[str]:
         common = ["--model", step.model, "--config", short(places.config(step.id))]
         if step.kind == PRUNE:
-            missing = [s for s in step.sparsities if not places.mask(step, s).is_file()] or step.sparsities
+            missing = places.missing_masks(step) or step.sparsities
             allocation = [] if step.allocation is None else ["--allocation", step.allocation]
             return [
                 sys.executable, script("prune.py"), *common, "--pruner", step.pruner, *allocation,

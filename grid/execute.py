@@ -187,7 +187,7 @@ def _prepare(step: Step, places: Places) -> None:
     write_config(step, places)
     if step.kind != PRUNE:
         return
-    missing = [sparsity for sparsity in step.sparsities if not places.mask(step, sparsity).is_file()]
+    missing = places.missing_masks(step)
     asked = places.of(step.id) / "asked.json"
     before: Any = None
     with contextlib.suppress(OSError, ValueError):

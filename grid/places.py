@@ -68,6 +68,10 @@ class Places:
         """A mask of a prune step; sparsity in percent."""
         return mask_file(prune, self.of(prune.id) / "masks", sparsity)
 
+    def missing_masks(self, prune: Step) -> list[float]:
+        """Sparsities in percent whose masks are not there; masks are written whole, so those that are there stay."""
+        return [sparsity for sparsity in prune.sparsities if not self.mask(prune, sparsity).is_file()]
+
     def output(self, step: Step) -> Path:
         """What the scripts of a task are given to write: a folder, or the file of a zero-shot evaluation."""
         assert step.kind != PRUNE

@@ -117,7 +117,7 @@ def _costs(cost: Cost, found: Outcome) -> dict[str, Any]:
 
 
 def _pruned(step: Step, places: Places) -> Outcome | None:
-    if not all(places.mask(step, sparsity).is_file() for sparsity in step.sparsities):
+    if places.missing_masks(step):
         return None
     table = places.mask(step, step.sparsities[0]).with_name("runtimes.csv")
     if not table.is_file():

@@ -71,6 +71,6 @@ def shell_script(plan: Plan, places: Places, commands: Commands, steps: list[Ste
 def last_output(step: Step, places: Places) -> Path:
     """The file that a step writes last."""
     if step.kind == PRUNE:
-        return places.mask(step, step.sparsities[-1])
+        return places.mask(step, (places.missing_masks(step) or step.sparsities)[-1])
     output = places.output(step)
     return output if output.suffix else places.run_folder(step) / "results.json"
