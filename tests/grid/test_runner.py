@@ -109,7 +109,7 @@ def test_a_failure_stops_nothing_else(tmp_path):
 def test_resumed_after_the_runner_was_killed(tmp_path):
     plan, places = make(tmp_path)
     journal = tmp_path / "journal"
-    process = start_runner(tmp_path, 0.3)
+    process = start_runner(tmp_path, 0.5)
     wait_for(lambda: len(told(journal, "end")) >= 3)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -126,7 +126,7 @@ def test_resumed_after_the_runner_was_killed(tmp_path):
 
 def test_a_run_outlives_its_runner_and_keeps_its_lock(tmp_path):
     plan, places = make(tmp_path)
-    process = start_runner(tmp_path, 2)
+    process = start_runner(tmp_path, 5)
     wait_for(lambda: told(tmp_path / "journal"))
     process.kill()
     process.wait()
@@ -297,10 +297,20 @@ def test_disk_and_threads(monkeypatch):
     assert [duration(seconds) for seconds in (5, 600, 9000)] == ["5 s", "10 min", "2.5 h"]
 
 
+def test_a_sitting_of_some_hours(tmp_path):
+    """What was begun in time is finished; nothing is begun later, and the next sitting does the rest."""
+    plan, places = make(tmp_path)
+    commands = Fake(places, tmp_path / "journal", 0.3)
+    sitting = runner.Runner(plan, places, commands, 1, hours=0.2 / 3600, pause=0.02, show=False).run()
+    assert (len(sitting.done), len(sitting.left), sitting.failed) == (1, COUNT - 1, {})
+    assert any(f"{COUNT - 1} runs are left" in line for line in runner.tell(sitting, places))
+    assert len(work(plan, places, tmp_path / "journal").done) == COUNT - 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_is_passed_on_and_leaves_the_rest(tmp_path, number):
     plan, places = make(tmp_path)
-    process = start_runner(tmp_path, 5)
+    process = start_runner(tmp_path, 20)
     wait_for(lambda: told(tmp_path / "journal"))
     process.send_signal(number)
     assert process.wait(60) == 0
