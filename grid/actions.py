@@ -10,6 +10,7 @@ from pathlib import Path
 from console.errors import INTERRUPTED, InputError
 from console.results import result_console
 from grid import runner
+from grid.check import check_configs
 from grid.cluster import Queue, submit
 from grid.commands import Commands, Machine, make_commands
 from grid.execute import threads_each
@@ -52,6 +53,8 @@ class Session:
                 raise InputError(self.sources.missing[step.model])
         check_writable(self.places.work)
         check_writable(self.places.folder)
+        if missing:
+            check_configs(self.plan, missing)
 
 
 def begin(args: argparse.Namespace, grid: str) -> Session:

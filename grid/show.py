@@ -40,7 +40,9 @@ def print_plan(plan: Plan, places: Places, found: Survey, sources: Sources, jobs
     table.add_row(f"all{beside}", "", str(len(plan.steps)), str(len(found.done)), "", left)
     screen.print(table)
     needed = disk_needed(found.missing, sources, jobs, plan.grid.keep_weights)
-    screen.print(f"disk: about {size(needed)} needed in {short(places.work)}/, {size(disk_free(places))} free")
+    blind = any(step.model in sources.missing for step in found.missing)
+    words = "an unknown size (weights are missing)" if blind else f"about {size(needed)}"
+    screen.print(f"disk: {words} needed in {short(places.work)}/, {size(disk_free(places))} free")
     for note in [*found.notes, *sources.missing.values()]:
         screen.print(f"note: {note}", markup=False, highlight=False)
 

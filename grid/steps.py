@@ -128,7 +128,7 @@ def _prune(grid: Grid, sources: Sources, model: str, row: Row, seed: int) -> Ste
     return Step(
         _name(PRUNE, model, row.pruner, row.allocation, None, seed, identity),
         PRUNE, model, row.label, row.pruner, row.allocation, seed, chance, None, row.sparsities,
-        config["methods"].get(row.pruner, {}), config, identity, hash_json(like),
+        config["methods"].get(row.pruner, {}), config, identity, hash_json({**like, "masks": len(row.sparsities)}),
     )  # fmt: skip
 
 

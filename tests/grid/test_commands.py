@@ -81,6 +81,7 @@ def test_missing_weights_are_told_by_plan_and_refused_by_run(cli, tmp_path):
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
     code, out, _ = cli("plan", "grid.yaml")
     assert (code, "dino_vitbase16_pretrain.pth does not exist" in out.replace("\n", "")) == (0, True)
+    assert "an unknown size (weights are missing)" in out
     code, _, err = cli("run", "grid.yaml")
     assert (code, "dino_vitbase16_pretrain.pth does not exist" in err) == (2, True)
 

@@ -9,6 +9,7 @@ import yaml
 import configs.schema
 import models
 from console.errors import InputError
+from grid.check import check_config, check_configs
 from grid.commands import Machine, make_commands
 from grid.identity import DATA_FREE, Sources
 from grid.places import Places
@@ -241,6 +242,32 @@ def test_bad_input(change, words):
     assert str(caught.value).startswith("small.yaml")
 
 
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"image_classification": {"epoch": 2}}, "unknown key 'epoch' (did you mean 'epochs'?)"),
+        ({"zero_shot": {"images": "many"}}, "'images' must be a whole number"),
+        ({"prune": {"num_batches": 0}}, "num_batches must be at least 1, not 0"),
+        ({"image_classification": {"recipe": {"lr": "1e-5"}}}, "write 1.0e-5"),
+    ],
+)
+def test_overrides_that_the_scripts_would_refuse(overrides, words):
+    """Told before anything runs; what is right passes."""
+    for step in plan_of().steps:
+        check_config(step.kind, step.config, "here")
+    (kind,) = overrides
+    step = next(step for step in plan_of(overrides=overrides).steps if step.kind == kind)
+    with pytest.raises(InputError) as caught:
+        check_config(step.kind, step.config, "here")
+    assert words in str(caught.value)
+
+
+def test_all_configurations_of_a_plan_are_checked():
+    plan = plan_of(overrides={"image_classification": {"epoch": 2}})
+    with pytest.raises(InputError, match=r"small\.yaml: image_classification of dino-mini: unknown key 'epoch'"):
+        check_configs(plan, list(plan.steps))
+
+
 @pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_shipped_grids(path):
     """Counted by hand, rows x sparsities x seeds x tasks x models; four methods have one mask for all seeds."""
@@ -256,6 +283,8 @@ def test_the_shipped_grids(path):
         "smoke": {PRUNE: 2, "tasks": 4, "dense": 0},
     }
     plan = expand(read_grid(path), Sources())
+    for step in {(step.kind, step.model, step.pruner): step for step in plan.steps}.values():
+        check_config(step.kind, step.config, path.name)
     found = Counter(PRUNE if step.kind == PRUNE else "dense" if step.needs is None else "tasks" for step in plan.steps)
     assert {key: found[key] for key in (PRUNE, "tasks", "dense")} == by_hand[path.stem]
 
