@@ -85,13 +85,21 @@ def test_classification(run, tmp_path):
 
 
 def test_a_short_epoch_and_few_samples(config, run, tmp_path):
-    """Two epochs of three steps each, and five questions of the test split answered."""
-    path = config("vqa", short_epoch=3, samples=5)
+    """Two epochs of three steps each, five questions of the test split answered, and `val` not looked at."""
+    path = config("vqa", short_epoch=3, samples=5, skip_val=True)
     done = run(*options("vqa", path, tmp_path / "out", "--dense"))
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "out" / "log.jsonl").read_text().splitlines()[-1])["step"] == 6
     answers = json.loads((tmp_path / "out" / "result" / "test_vqa_result_epoch_last.json").read_text())
     assert len(answers) == 5
+    assert [path.name for path in (tmp_path / "out" / "result").iterdir()] == ["test_vqa_result_epoch_last.json"]
+    found = run(
+        *options("retrieval", config("retrieval", epochs=1, samples=4, skip_val=True), tmp_path / "r", "--dense")
+    )
+    assert found.returncode == 0, found.stderr
+    assert json.loads((tmp_path / "r" / "results.json").read_text())["epoch"] is None
+    assert (tmp_path / "r" / "last.safetensors").is_file()
+    assert not (tmp_path / "r" / "best.safetensors").exists()
 
 
 def test_dense_goes_before_a_mask(config, mask, run, tmp_path):
