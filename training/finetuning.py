@@ -90,8 +90,10 @@ class _Run:
         tokenizer = load_tokenizer(self.model.tokenizer)
         reader = make_reader(config.train, self.model.image_shape, tokenizer)
         self.side = Side("train", reader, config.batch_size, self.seed, whole=True)
-        self.task = make_task(self.model, tokenizer, self.folder, DEBUG_SAMPLES if args.debug else None)
+        self.task = make_task(self.model, tokenizer, self.folder, DEBUG_SAMPLES if args.debug else config.samples)
+        self.decides = None if config.skip_val else self.task.decides
         self.epochs, self.epoch_steps = config.epochs, math.ceil(self.side.batches / (self.world * accumulate))
+        self.epoch_steps = min(self.epoch_steps, config.short_epoch or self.epoch_steps)
         if args.debug:
             self.epochs, self.epoch_steps = 1, 2
         self.objective = Objective(self.model, self.task, self.epoch_steps)
@@ -187,9 +189,9 @@ class _Run:
             self.lock.check()
         self.model.eval()
         with self.clock.doing("evaluation"):
-            found = self.task.evaluate(self.fabric, self.model, "val", epoch)
+            found = {} if self.config.skip_val else self.task.evaluate(self.fabric, self.model, "val", epoch)
         if self.leads:
-            keep_epoch(self.folder, epoch, found, self.model, self.task.decides)
+            keep_epoch(self.folder, epoch, found, self.model, self.decides)
             self.clock.save()
             self.wandb.epoch(epoch, found, epoch * self.epoch_steps)
         self.fabric.barrier()
@@ -202,7 +204,7 @@ class _Run:
         if self.leads:
             write_model(self.folder / "last.safetensors", self.model, self.epochs, self.mask_inside)
         self.fabric.barrier()
-        best = load_best(self.folder, self.model, self.task.decides)
+        best = load_best(self.folder, self.model, self.decides)
         if self.lock is not None:
             self.lock.check()
         self.kept["after training"] = count_kept(self.model)

@@ -23,7 +23,9 @@ class Finetuning:
 
     batch_size: samples a process and forward pass. effective_batch: samples an optimizer step (None: one pass of all
     processes). model: what the task changes of the model's configuration. snapshot_steps: save what resuming needs
-    after every so many steps, too.
+    after every so many steps, too. short_epoch: optimizer steps an epoch at most, for a quick look; each epoch then
+    sees other samples. samples: images or questions an evaluation at most. skip_val: do not look at `val` after each
+    epoch; then the last epoch counts.
     """
 
     epochs: int
@@ -35,9 +37,12 @@ class Finetuning:
     precision: str = "32-true"
     model: dict[str, Any] = field(default_factory=dict)
     snapshot_steps: int | None = None
+    short_epoch: int | None = None
+    samples: int | None = None
+    skip_val: bool | None = None  # not False: snapshots from before there was such a key are still of the same run
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "snapshot_steps"):
+        for name in ("epochs", "batch_size", "snapshot_steps", "short_epoch", "samples"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
 
