@@ -85,7 +85,7 @@ class _Run:
         self.software = versions() if self.leads else {}  # now: the files may change while it trains
         self.model = load_task_model(args.model, task_name, weights=args.weights, overrides=config.model)
         self.lock = SparseLock(self.model, mask) if mask is not None else None
-        self.mask_inside = mask if mask_inside else None
+        self.mask_inside = self.lock.mask if self.lock is not None and mask_inside else None
         self.kept = {"at the start" if mask is None else "after loading the mask": count_kept(self.model)}
         tokenizer = load_tokenizer(self.model.tokenizer)
         reader = make_reader(config.train, self.model.image_shape, tokenizer)
