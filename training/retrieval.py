@@ -72,6 +72,12 @@ class Retrieval:
             notices.append(fewer_negatives(config.batch_size * world, passes))
         self.notices = [notice for notice in notices if notice]
 
+    def rehearse(self, model: nn.Module, batch: Batch) -> None:
+        """Collect the features of a batch, computed in the order in which `forward` will do it again."""
+        image = model.image_entry(batch["image"])[1]
+        text = model.text_entry(batch["text_ids"], batch["text_atts"])[1]
+        self._features.collect(image, text, batch["idx"])
+
     def losses(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Contrastive loss against the features of all processes (and passes), and matching loss."""
         if model.stateful:  # BLIP: the momentum model's targets come in over the first epoch
