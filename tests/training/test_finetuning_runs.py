@@ -34,8 +34,10 @@ def mask(tmp_path_factory):
 
 
 def outcome(folder):
-    """What a run leaves: the weights as bytes, and the texts. The log is left out: its means begin anew."""
-    found = {name: (folder / name).read_text() for name in ("results.json", "epochs.jsonl")}
+    """What a run leaves: weights as bytes, numbers. Left out are seconds, and the log, whose means begin anew."""
+    results = json.loads((folder / "results.json").read_text())
+    results.pop("seconds")
+    found = {"results": results, "epochs": (folder / "epochs.jsonl").read_text()}
     for kind in ("last", "best"):
         weights = load_file(folder / f"{kind}.safetensors")
         found |= {f"{kind} {name}": tensor.numpy().tobytes() for name, tensor in weights.items()}
@@ -69,7 +71,7 @@ def test_asked_to_stop_it_saves_ends_and_goes_on_bit_for_bit(gather, world, mask
         assert done.returncode == 130, done.stderr
         assert "interrupted" in done.stderr
         assert "Traceback" not in done.stderr
-        assert {path.name for path in folder.iterdir()} == {"snapshot.pt"}
+        assert {path.name for path in folder.iterdir()} == {"snapshot.pt", "config.yaml", "seconds.json"}
         assert torch.load(folder / "snapshot.pt", weights_only=True)["step"] == 1, "the step in hand is finished"
         done = start(number.name)
         assert done.returncode == 0, done.stderr
