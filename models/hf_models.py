@@ -181,7 +181,7 @@ def wrap_hf(
         loss=family.loss,
         forward=family.forward,
         modality=lambda name: "text" if name.startswith(family.text) and family.text else "vision",
-        exclude=family.exclude,
+        exclude=tuple(part for part in family.exclude if any(part in name for name, _ in module.named_modules())),
         tokens=tokens,
         image_shape=shape,
         tokenizer=tokenizer,

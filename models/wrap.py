@@ -38,7 +38,16 @@ def wrap(
     more: image_shape, tokenizer, sides and example, for use from the command line and by models.check.
     Layers that cannot be pruned are named in `skipped`, with the reason. Raises InputError when none is left.
     """
-    return WrappedModel(module, loss, forward, modality, tuple(exclude), tokens, conv, **more)
+    if not isinstance(module, nn.Module) or isinstance(module, WrappedModel):
+        what = "a wrapped module" if isinstance(module, WrappedModel) else repr(module)
+        raise InputError(f"wrap takes a torch.nn.Module, not {what}")
+    if isinstance(modality, str):
+        raise InputError(f"modality must be a function of the parameter's name or a mapping, not '{modality}'")
+    exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+    for part in exclude:
+        if not any(part in name for name, _ in module.named_modules()):
+            raise InputError(f"exclude: '{part}' is in no name of a module: check its spelling")
+    return WrappedModel(module, loss, forward, modality, exclude, tokens, conv, **more)
 
 
 class WrappedModel(nn.Module):
@@ -122,7 +131,10 @@ class WrappedModel(nn.Module):
         if self._modality is None:
             return "all"
         if callable(self._modality):
-            return self._modality(name)
+            found = self._modality(name)
+            if not isinstance(found, str):
+                raise InputError(f"no modality for '{name}': the function gives {found!r}, not a name")
+            return found
         for prefix, modality in self._modality.items():
             if name.startswith(prefix):
                 return modality

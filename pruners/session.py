@@ -40,6 +40,11 @@ class Session:
     ):
         if num_batches is not None and num_batches < 1:
             raise InputError(f"num_batches must be at least 1, not {num_batches}")
+        if not hasattr(model, "prunable_layers"):
+            raise InputError(
+                f"a {type(model).__name__} does not say which of its layers can be pruned: wrap it first, "
+                "prune(wrap(module, loss=..., forward=...), ...)"
+            )
         self.model = model
         self.name = pruner
         self.pruner_class = pruner_class(pruner)
@@ -105,6 +110,8 @@ class Session:
 
 def check_sparsities(sparsities: Sequence[float]) -> None:
     """InputError unless all are different numbers in (0, 1)."""
+    if isinstance(sparsities, int | float | str):
+        raise InputError(f"sparsities must be a list or tuple, for example (0.75,), not {sparsities!r}")
     if not sparsities:
         raise InputError("no sparsity given: ask for at least one, for example 0.75")
     for sparsity in sparsities:

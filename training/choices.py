@@ -57,3 +57,10 @@ def mask_label(args: argparse.Namespace) -> str:
         return "dense"
     path = Path(args.mask).resolve()
     return path.parent.name if path.stem == "last" else path.stem
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """InputError for numbers of the command line that mean nothing."""
+    for name, least in (("devices", 1), ("num_nodes", 1), ("num_workers", 0), ("snapshot_seconds", 0)):
+        if getattr(args, name) < least:
+            raise InputError(f"{name} must be at least {least}, not {getattr(args, name)}")

@@ -22,7 +22,15 @@ from data.readers import Batch, make_reader
 from data.tokenizer import load_tokenizer
 from models.tasks import load_task_model
 from storage.atomic import check_writable, write_json
-from training.choices import SECONDS, chosen_mask, chosen_snapshot, earlier_seconds, mask_label, output_folder
+from training.choices import (
+    SECONDS,
+    check_numbers,
+    chosen_mask,
+    chosen_snapshot,
+    earlier_seconds,
+    mask_label,
+    output_folder,
+)
 from training.clock import Clock
 from training.compiling import compile_blocks
 from training.epoch_weights import Metrics, keep_epoch, load_best, write_model
@@ -70,6 +78,7 @@ class _Run:
         dataset: str,
         mask_inside: bool,
     ):
+        check_numbers(args)
         self.args, self.config, self.task_name, self.dataset = args, config, task_name, dataset
         self.seed = config.seed if args.seed is None else args.seed
         self.precision = args.precision or config.precision

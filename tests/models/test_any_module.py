@@ -220,7 +220,7 @@ class TestConformance:
         self.failed("prunable layers", model, "are one tensor: name it once")
 
     def test_modalities(self):
-        self.failed("modalities", hand_wrapped(modality=lambda name: None), "is None, not a name")
+        self.failed("modalities", hand_wrapped(modality=lambda name: None), "gives None, not a name")
 
     def test_losses(self):
         nan = hand_wrapped(loss=lambda module, batch: hand_forward(module, batch).sum() * float("nan"))
@@ -341,3 +341,33 @@ class TestTimm:
         stock = timm.create_model("vit_small_patch16_224", **SMALL_VIT)
         stock.load_state_dict(model.state_dict())
         assert (stock.blocks[0].attn.qkv.weight == 0).any()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"exclude": ["haed"]}, "'haed' is in no name of a module"),
+        ({"modality": "text"}, "must be a function of the parameter's name or a mapping, not 'text'"),
+        ({"modality": lambda name: None}, "the function gives None"),
+    ],
+)
+def test_slips_of_the_pen(more, message):
+    module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    with pytest.raises(InputError, match=message):
+        wrapped = wrap(module, loss=lambda m, b: m(b["x"]).sum(), forward=lambda m, b: m(b["x"]), **more)
+        prune(wrapped, [{"x": torch.ones(2, 4)}], "multiflow", (0.5,))
+
+
+def test_a_name_alone_is_one_part_and_not_letters():
+    module = nn.ModuleDict({"head": nn.Linear(4, 2), "down": nn.Linear(4, 4)})
+    assert list(wrap(module, exclude="head").prunable_layers()) == ["down.weight"]
+
+
+def test_modules_must_be_wrapped_once():
+    module = nn.Linear(4, 4)
+    with pytest.raises(InputError, match="wrap it first"):
+        prune(module, [], "omp", (0.5,))
+    with pytest.raises(InputError, match="not a wrapped module"):
+        wrap(wrap(module))
+    with pytest.raises(InputError, match=r"must be a list or tuple, for example \(0\.75,\), not 0\.5"):
+        prune(wrap(module), [], "omp", 0.5)

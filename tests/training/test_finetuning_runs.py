@@ -169,3 +169,15 @@ def test_two_processes_classify_like_one(one_thread, run, run_process, tmp_path)
     done = run_process(*command, "--devices", 2, timeout=PATIENCE, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr[-2000:]
     same_metrics(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "least"),
+    [("devices", "0", 1), ("num_nodes", "0", 1), ("num_workers", "-1", 0), ("snapshot_seconds", "-1", 0)],
+)
+def test_numbers_that_mean_nothing(option, value, least, world, run, tmp_path):
+    config = write_config(tmp_path / "vqa.yaml", world, "vqa")
+    done = run(*options("vqa", config, tmp_path / "out", "--dense", f"--{option}", value))
+    assert done.returncode == 2
+    assert f"{option} must be at least {least}, not {value}" in done.stderr
+    assert not (tmp_path / "out").exists()
