@@ -14,7 +14,7 @@ from models.answer_ranking import (
     first_word_probabilities,
     pick,
     read_out,
-    weighted_answer_loss,
+    training_loss,
 )
 from models.base import Batch
 from models.bert import self_attention_mask
@@ -68,19 +68,8 @@ class BLIPVQA(BLIPDecoderModel):
         return token_losses(logits, ids.masked_fill(atts == 0, IGNORED), SMOOTHING).sum(dim=1)
 
     def forward(self, batch: Batch, gather: Gather = no_gather) -> dict[str, Tensor]:
-        """Loss vqa: image [b, 3, H, W]; question_ids, question_atts [b, s]; the answers of all questions in a row.
-
-        answer_ids, answer_atts [n, t], answer_weights [n] float32; answer_counts [b] int64, which add up to n.
-        """
-        states = self.question_states(batch["image"], batch["question_ids"], batch["question_atts"])
-        counts = batch["answer_counts"]
-        losses = self.answer_losses(
-            batch["answer_ids"],
-            batch["answer_atts"],
-            torch.repeat_interleave(states, counts, dim=0),
-            torch.repeat_interleave(batch["question_atts"], counts, dim=0),
-        )
-        return {"vqa": weighted_answer_loss(losses, batch["answer_weights"], len(counts))}
+        """Loss vqa, of batches as `training_loss` reads them."""
+        return {"vqa": training_loss(self, batch)}
 
     def answer_start(self, states: Tensor) -> Tensor:
         """What an answer to each of the question states [b, s, d] starts with: [DEC], [b, 1] int64."""

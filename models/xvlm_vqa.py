@@ -16,7 +16,7 @@ from models.answer_ranking import (
     first_word_probabilities,
     pick,
     read_out,
-    weighted_answer_loss,
+    training_loss,
 )
 from models.base import Batch, ImageShape
 from models.bert import Embeddings, Encoder, MLMHead, cross_attention_mask, self_attention_mask
@@ -130,19 +130,8 @@ class XVLMVQA(nn.Module):
         return token_losses(logits, ids.masked_fill(atts == 0, IGNORED), smoothing=0.0).sum(dim=1)
 
     def forward(self, batch: Batch, gather: Gather = no_gather) -> dict[str, Tensor]:
-        """Loss vqa: image [b, 3, H, W]; question_ids, question_atts [b, s]; the answers of all questions in a row.
-
-        answer_ids, answer_atts [n, t], answer_weights [n] float32; answer_counts [b] int64, which add up to n.
-        """
-        states = self.question_states(batch["image"], batch["question_ids"], batch["question_atts"])
-        counts = batch["answer_counts"]
-        losses = self.answer_losses(
-            batch["answer_ids"],
-            batch["answer_atts"],
-            torch.repeat_interleave(states, counts, dim=0),
-            torch.repeat_interleave(batch["question_atts"], counts, dim=0),
-        )
-        return {"vqa": weighted_answer_loss(losses, batch["answer_weights"], len(counts))}
+        """Loss vqa, of batches as `training_loss` reads them."""
+        return {"vqa": training_loss(self, batch)}
 
     def rank(self, batch: Batch, answer_ids: Tensor, answer_atts: Tensor, k: int) -> Tensor:
         """Number of the best answer of each question [b].

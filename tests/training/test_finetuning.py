@@ -14,25 +14,11 @@ from safetensors.torch import load_file
 
 from configs.schema import task_file
 from data.miniworld import ensure
-from models import load_model
-from pruners import prune
 from pruners.mask import Mask
 from tests.conftest import REPOSITORY
-from tests.training.small_finetuning import options, placed, small_world, write_config
+from tests.training.small_finetuning import options, placed, write_config
 
 TASKS = ("retrieval", "captioning", "vqa")
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return small_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
-def mask(tmp_path_factory):
-    path = tmp_path_factory.mktemp("mask") / "omp75.safetensors"
-    prune(load_model("xvlm-mini"), [], "omp", (0.75,))[0.75].save(path)
-    return path
 
 
 @pytest.fixture

@@ -13,24 +13,10 @@ import training.loop
 from configs.schema import task_file
 from console.interrupt import interrupt
 from data.miniworld import ensure
-from models import load_model
-from pruners import prune
-from tests.training.small_finetuning import options, placed, small_world, write_config
+from tests.training.small_finetuning import options, placed, write_config
 
 TWO_PASSES = {"batch_size": 4, "effective_batch": 8, "model": {"text": {"dropout": 0.1}}}
 PATIENCE = 1200  # seconds, for machines that have other work
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return small_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
-def mask(tmp_path_factory):
-    path = tmp_path_factory.mktemp("mask") / "omp75.safetensors"
-    prune(load_model("xvlm-mini"), [], "omp", (0.75,))[0.75].save(path)
-    return path
 
 
 def outcome(folder):
