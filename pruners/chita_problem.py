@@ -1,8 +1,8 @@
 """CHITA's first half: which weights survive, over the whole model, by iterative hard thresholding.
 
 The gradient matrix lies on disk and is larger than memory, so what counts is how often it is read: once at the start,
-and twice a step, once for the gradient and once for all trials of the step together. In memory are one vector of all
-weights (the gradient), the survivors of the best point so far, and one bit a weight for each trial.
+and twice a step, once for the gradient and once for all trials of the step together. The gradient of a step lies on
+disk, too; in memory are the survivors of the best point so far, and one bit a weight for each trial.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ class Problem:
         self.inverse_batch = rows.rows / rows.samples
         self._layers, self._rows, self._allocate, self._alive = layers, rows, allocate, alive
         self._device = next(iter(layers.values())).weight.device
+        self._slope = rows.vector()  # A' (v + 1/B): the gradient without its ridge part
 
     def original(self, name: str) -> np.ndarray:
         """w of a layer, [o, i] float32."""
@@ -87,13 +88,12 @@ class Problem:
     def survivors(self) -> Mask:
         """The best that hard thresholding finds, with its weights: at least as good as magnitude pruning."""
         magnitude = Trial(self._largest(self.original), self.original)
-        best, slope, curvature = self._start(magnitude)
+        best, curvature = self._start(magnitude)
         # From the dense weights (b = w, v = 0): the same step, but nothing is at zero yet.
-        best = min([best, *self._step(self.original, slope, curvature)], key=lambda point: point.objective).settled()
+        best = min([best, *self._step(self.original, curvature)], key=lambda point: point.objective).settled()
         for _ in range(self.iterations - 1):
-            del slope  # two of them would be there at a time
-            slope = self._slope(best.v)
-            points = self._step(best.trial.values, slope, curvature)
+            self._find_slope(best.v)
+            points = self._step(best.trial.values, curvature)
             better = next((point for point in points if point.objective < best.objective), None)
             del points
             if better is None:
@@ -102,42 +102,37 @@ class Problem:
             del better
         return best.trial.support
 
-    def _start(self, magnitude: Trial) -> tuple[Point, dict[str, np.ndarray], float]:
-        """The first walk: the magnitude point, the slope at the dense weights, and the curvature.
+    def _start(self, magnitude: Trial) -> tuple[Point, float]:
+        """The first walk: the magnitude point, and the curvature; the slope becomes that at the dense weights.
 
-        The latter is the largest eigenvalue of A A' + mu, in float64.
+        The curvature is the largest eigenvalue of A A' + mu, in float64.
         """
         n = self._rows.rows
         gram = torch.zeros(n, n, dtype=torch.float64, device=self._device)
         ones = torch.full((n,), self.inverse_batch, dtype=torch.float64, device=self._device)
-        slope = {}
         v, square = torch.zeros_like(ones), 0.0
         for name in self._layers:
-            slope[name] = np.empty(self.original(name).size, dtype=np.float32)
             d = self._distance(magnitude.weights(name), name)
             square += float(d @ d)
             for columns, a in self._wide(name):
                 gram += a @ a.t()
-                slope[name][columns] = (ones @ a).float().cpu().numpy()
+                self._slope.write(name, columns.start, (ones @ a).float().cpu().numpy())
                 v += a @ torch.from_numpy(d[columns]).to(self._device)
         curvature = torch.linalg.eigvalsh(gram)[-1].item() + self.mu
-        return self._point(magnitude, v, square), slope, curvature
+        return self._point(magnitude, v, square), curvature
 
-    def _slope(self, v: Tensor) -> dict[str, np.ndarray]:
-        """A' (v + 1/B) of each layer, flat float32: the gradient without its ridge part."""
-        slope, factors = {}, v + self.inverse_batch
+    def _find_slope(self, v: Tensor) -> None:
+        factors = v + self.inverse_batch
         for name in self._layers:
-            slope[name] = np.empty(self.original(name).size, dtype=np.float32)
             for columns, a in self._wide(name):
-                slope[name][columns] = (factors @ a).float().cpu().numpy()
-        return slope
+                self._slope.write(name, columns.start, (factors @ a).float().cpu().numpy())
 
-    def _step(self, at: Values, slope: dict[str, np.ndarray], curvature: float) -> list[Point]:
+    def _step(self, at: Values, curvature: float) -> list[Point]:
         """What thresholding leaves of a step from `at` against the gradient, for each length of `STEPS`."""
 
         def moved(name: str, length: float) -> np.ndarray:
             b, w = at(name), self.original(name)
-            return b - np.float32(length) * (slope[name].reshape(b.shape) + np.float32(self.mu) * (b - w))
+            return b - np.float32(length) * (self._slope.read(name).reshape(b.shape) + np.float32(self.mu) * (b - w))
 
         trials = []
         for step in STEPS:

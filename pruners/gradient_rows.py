@@ -9,6 +9,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from console.progress import console
 from models.base import Batch, PrunableModel
 from pruners.group import Group
 from pruners.statistics import Layers
+from pruners.weight_vector import WeightVector
 
 BUFFER = 32 << 20
 """Bytes of A that are in memory at a time."""
@@ -38,12 +41,15 @@ class GradientRows:
         self.samples = 0
         self._model, self._layers, self._rows, self._sides = model, layers, rows, sides
         self._units = 0
+        self._alone = Group.current().size == 1
+        self._written: set[str] = set()
         self._offsets: dict[str, int] = {}
         weights = 0
         for name, layer in layers.items():
             self._offsets[name] = weights
             weights += layer.weight.numel()
-        self._folder = make_folder(folder, 4 * weights * rows, f"{rows} gradients of {weights / 1e6:.1f} M weights")
+        what = f"{rows} gradients of {weights / 1e6:.1f} M weights"
+        self._folder = make_folder(folder, 4 * weights * (rows + 1), what)  # and their sum, weighted
         self._file = (self._folder / "rows.f32").open("w+b", buffering=0)
         self._batch_samples = 0
 
@@ -59,26 +65,50 @@ class GradientRows:
         loss = self._model.loss(batch)
         if not loss.requires_grad:
             raise InputError("the model's loss has no gradient with respect to the prunable weights")
-        loss.backward()
+        with self._written_at_once():
+            loss.backward()
         self._batch_samples = len(batch.get("text_ids", next(iter(batch.values()))))  # regions count, not their images
 
     def pass_by(self, batch: Batch) -> None:
         """Queues and momentum copies move as at any batch."""
         self._model.pass_by(batch)
 
+    @contextmanager
+    def _written_at_once(self) -> Iterator[None]:
+        """A process alone writes each gradient, and frees it, as it comes: all of them would be a second model."""
+        self._written.clear()
+        weights = {name: layer.weight for name, layer in self._layers.items()} if self._alone else {}
+        hooks = [w.register_post_accumulate_grad_hook(partial(self._write, name)) for name, w in weights.items()]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _write(self, name: str, weight: Tensor) -> None:
+        assert weight.grad is not None
+        row, position = divmod(self._units, self._sides)
+        if row < self._rows:
+            self._add(name, row, weight.grad / self._sides, first=position == 0)
+        self._written.add(name)
+        weight.grad = None
+
     def merge(self, group: Group, ranks: list[int]) -> None:
         """Add each process's unit to its row; every process writes the whole matrix."""
+        device = next(iter(self._layers.values())).weight.device
         for rank in ranks:
             row, position = divmod(self._units, self._sides)
             if row < self._rows:
                 for name, layer in self._layers.items():
-                    part = group.from_rank(rank, layer.weight.grad, like=layer.weight)
+                    if name in self._written:
+                        continue
+                    part = None if self._alone else group.from_rank(rank, layer.weight.grad, like=layer.weight)
                     if part is None:
                         raise InputError(
                             f"the loss gives no gradient to '{name}': exclude the layer or let the loss use it"
                         )
                     self._add(name, row, part / self._sides, first=position == 0)
-                samples = torch.tensor([float(self._batch_samples)], device=part.device)
+                samples = torch.tensor([float(self._batch_samples)], device=device)
                 self.samples += int(group.from_rank(rank, samples, like=samples))
             self._units += 1
         for layer in self._layers.values():
@@ -118,6 +148,10 @@ class GradientRows:
         left = memoryview(into).cast("B")
         while left:  # one read may bring less than was asked for
             left = left[self._file.readinto(left) :]
+
+    def vector(self) -> WeightVector:
+        """Room on disk for one number a weight, beside the rows and as long as they."""
+        return WeightVector(self._folder / "vector.f32", {n: layer.weight.numel() for n, layer in self._layers.items()})
 
     def state(self) -> dict[str, Tensor]:
         """Rows are not carried over an interruption: they would be as large as the matrix."""

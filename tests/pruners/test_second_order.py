@@ -7,9 +7,11 @@ from torch import nn
 
 from console.errors import InputError
 from pruners import prune
+from pruners.gradient_rows import GradientRows
 from pruners.mask import Mask
 from pruners.session import Session
 from pruners.sparsegpt import inverse_factor, reconstruct
+from pruners.weight_vector import WeightVector
 from tests.pruners.test_methods import Toy
 
 
@@ -140,6 +142,29 @@ def test_chita_leaves_no_files_and_weights_as_they_were(model, batches, tmp_path
     prune(model, batches, "chita++", (0.5,), scratch_dir=str(tmp_path), epochs=3, num_batches=2)
     assert not list(tmp_path.iterdir())
     assert torch.equal(model.a.weight, before)
+
+
+def test_chita_holds_one_gradient_at_a_time(xvlm, xvlm_batches, monkeypatch):
+    """All of them together would be as large as the model."""
+    written, add = [], GradientRows._add
+
+    def counted(rows, name, *rest, **more):
+        written.append(sum(layer.weight.grad is not None for layer in rows._layers.values()))
+        add(rows, name, *rest, **more)
+
+    monkeypatch.setattr(GradientRows, "_add", counted)
+    prune(xvlm, xvlm_batches, "chita", (0.5,), block=1000, lambda_=1e-1, num_batches=2)
+    assert len(written) == 2 * 2 * len(xvlm.prunable_layers())
+    assert max(written) == 1
+
+
+def test_vectors_on_disk(tmp_path):
+    vector = WeightVector(tmp_path / "v", {"a": 5, "b": 3})
+    vector.write("b", 1, np.array([7, 8], dtype=np.float64))
+    vector.write("a", 0, np.arange(5))
+    vector.write("a", 3, np.array([9]))
+    np.testing.assert_array_equal(vector.read("a"), np.array([0, 1, 2, 9, 4], dtype=np.float32))
+    np.testing.assert_array_equal(vector.read("b"), np.array([0, 7, 8], dtype=np.float32))
 
 
 def test_chita_needs_space(model, batches, monkeypatch):
