@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,14 @@ class _LeftOut(Exception):
 
 
 def caption_scores(
-    references: Mapping[int, list[str]], generated: Mapping[int, str]
+    references: Mapping[int, list[str]],
+    generated: Mapping[int, str],
+    note: Callable[[str, dict[int, float]], None] = lambda *_: None,
 ) -> tuple[dict[str, float], list[str]]:
     """Scores times 100 by the names of `METRICS`, and a sentence for each program that was left out.
 
-    references: captions by people, by image id. generated: one caption for each of the same images.
+    references: captions by people, by image id. generated: one caption for each of the same images. note: is told the
+    CIDEr of single images, by image id; the score is 100 times their mean.
     InputError when an image lacks either, or a caption is empty.
     """
     from pycocoevalcap.bleu.bleu import Bleu
@@ -45,7 +48,8 @@ def caption_scores(
     truth, said = _tokenised(references, generated, left_out)
     scores = {f"Bleu_{n}": s for n, s in enumerate(Bleu(4).compute_score(truth, said, verbose=0)[0], start=1)}
     scores["ROUGE_L"] = Rouge().compute_score(truth, said)[0]
-    scores["CIDEr"] = Cider().compute_score(truth, said)[0]
+    scores["CIDEr"], single = Cider().compute_score(truth, said)
+    note("CIDEr", dict(zip(truth, single.tolist(), strict=True)))
     for name, score in ((METEOR, _meteor), (SPICE, _spice)):
         with _noted(name, left_out):
             scores[name] = score(truth, said)

@@ -52,13 +52,19 @@ class Neighbours:
         self._transform = centre_transform(shape, settings.centre)
         self.bank, self.queries = settings.bank.open(), settings.queries.open()
 
-    @torch.no_grad()
     def accuracy(self, model: nn.Module) -> float:
-        """Queries whose class wins the vote, in percent. model: answers `vision_tower()`, pixels -> [b, p, d]."""
+        """Queries whose class wins the vote, in percent."""
+        return 100 * self.right(model).double().mean().item()
+
+    @torch.no_grad()
+    def right(self, model: nn.Module) -> Tensor:
+        """Whether the class of each query wins the vote, [q] bool.
+
+        model: answers `vision_tower()`, pixels [b, 3, H, W] -> states [b, p, d].
+        """
         bank, labels = self._features(model, self.bank)
         queries, truth = self._features(model, self.queries)
-        found = vote(queries, bank, labels, self._settings.k, self._settings.temperature)
-        return 100 * (found == truth).double().mean().item()
+        return vote(queries, bank, labels, self._settings.k, self._settings.temperature) == truth
 
     def _features(self, model: nn.Module, source: LabelledImages | LabelledTable) -> tuple[Tensor, Tensor]:
         """Class-token states [n, d] and labels [n] of all images of a source."""

@@ -2,29 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from evaluation.items import Groups, Items
 
-def recalls(
+
+@dataclass(frozen=True)
+class Ranks:
+    """Where the right answers stand, from 0, int64: for each image its best caption, for each text its image."""
+
+    of_images: Tensor
+    of_texts: Tensor
+
+
+def ranks(
     image_to_text: Tensor, text_to_image: Tensor, texts_of_image: Sequence[Sequence[int]], image_of_text: Sequence[int]
-) -> dict[str, float]:
-    """The field's keys, in percent with two digits.
+) -> Ranks:
+    """image_to_text [images, texts], text_to_image [texts, images]: higher is better."""
+    of_images = [min(_ranks(image_to_text[i], own)) for i, own in enumerate(texts_of_image)]
+    of_texts = [_ranks(text_to_image[j], [own])[0] for j, own in enumerate(image_of_text)]
+    return Ranks(torch.tensor(of_images), torch.tensor(of_texts))
 
-    image_to_text [images, texts], text_to_image [texts, images]: higher is better. An image's rank is the best rank
-    among its captions.
-    """
-    texts = torch.tensor([min(_ranks(image_to_text[i], own)) for i, own in enumerate(texts_of_image)])
-    images = torch.tensor([_ranks(text_to_image[j], [own])[0] for j, own in enumerate(image_of_text)])
+
+def recalls(found: Ranks) -> dict[str, float]:
+    """The field's keys, in percent with two digits."""
     result = {}
-    for label, ranks in (("txt", texts), ("img", images)):
+    for label, places in (("txt", found.of_images), ("img", found.of_texts)):
         for k in (1, 5, 10):
-            result[f"{label}_r{k}"] = 100 * (ranks < k).double().mean().item()
+            result[f"{label}_r{k}"] = 100 * (places < k).double().mean().item()
         result[f"{label}_r_mean"] = sum(result[f"{label}_r{k}"] for k in (1, 5, 10)) / 3
     result["r_mean"] = (result["txt_r_mean"] + result["img_r_mean"]) / 2
     return {key: round(value, 2) for key, value in result.items()}
+
+
+def first_places(by_start: Mapping[str, Ranks]) -> Groups:
+    """Whether the right answer stands first, for each text and each image by its number (evaluation/items.py).
+
+    by_start: ranks by what the metric's name begins with.
+    """
+
+    def items(label: str, places: Mapping[str, Tensor]) -> Items:
+        count = len(next(iter(places.values())))
+        scores = {f"{start}{label}_r1": (of == 0).double().tolist() for start, of in places.items()}
+        return Items(list(range(count)), scores)
+
+    return {
+        "text": items("img", {start: found.of_texts for start, found in by_start.items()}),
+        "image": items("txt", {start: found.of_images for start, found in by_start.items()}),
+    }
 
 
 def _ranks(scores: Tensor, targets: Sequence[int]) -> list[int]:

@@ -1,4 +1,4 @@
-"""How well a model finds what a text names: mean IoU of predicted and true boxes."""
+"""How well a model finds what a text names: IoU of predicted and true boxes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from data.batches import Side
 
 
 @torch.no_grad()
-def mean_iou(model: nn.Module, side: Side, batches: int) -> float:
-    """Mean IoU, in percent, over the regions (not the whole images) of the first `batches` region batches.
+def region_ious(model: nn.Module, side: Side, batches: int) -> Tensor:
+    """IoU [n] of the regions (not the whole images) of the first `batches` region batches, in their order.
 
     model: answers `image_states`, `text_states` and `predict_boxes` (X-VLM).
     """
@@ -25,4 +25,9 @@ def mean_iou(model: nn.Module, side: Side, batches: int) -> float:
         region = batch["is_image"] == 0
         corners = [box_convert(b[region], "cxcywh", "xyxy") for b in (boxes, batch["target_bbox"])]
         found.append(box_iou(*corners).diagonal().cpu())
-    return 100 * torch.cat(found).mean().item()
+    return torch.cat(found)
+
+
+def mean_iou(model: nn.Module, side: Side, batches: int) -> float:
+    """Their mean, in percent."""
+    return 100 * region_ious(model, side, batches).mean().item()

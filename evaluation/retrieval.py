@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from data.retrieval import Gallery
 from data.tokenizer import Tokenizer
-from evaluation.recall import recalls
+from evaluation.recall import Ranks, ranks, recalls
 
 UNSCORED = -100.0  # of pairs that were not among the best k by similarity
 
@@ -38,12 +38,13 @@ def evaluate_retrieval(
     settings: RetrievalSettings,
     advance: Callable[..., None] = lambda *_: None,
     look: Callable[[Tensor, Tensor], None] = lambda *_: None,
+    note: Callable[[str, Ranks], None] = lambda *_: None,
 ) -> dict[str, dict[str, float]]:
     """Recalls by contrastive similarity alone (`itc`) and after re-ranking (`itm`).
 
     model: answers `image_entry(image)` and `text_entry(ids, atts)` -> (what `match` needs of each, feature), and
     `match(text_entries, text_atts, image_entries, similarity)` -> one score a pair. look: is shown the scores after
-    re-ranking, [images, texts] and [texts, images].
+    re-ranking, [images, texts] and [texts, images]. note: is told the ranks under `itc` and under `itm`.
     """
     device = next(model.parameters()).device
     image_states, image_features = _images(model, gallery, settings.image_batch, device)
@@ -51,8 +52,14 @@ def evaluate_retrieval(
     ids, atts = (tensor.to(device) for tensor in tokenizer.pad_batch(ids, settings.max_tokens))
     text_states, text_features = _batched(model.text_entry, settings.text_batch, ids, atts)
     similarity = image_features @ text_features.t()
-    pairs = (gallery.texts_of_image, gallery.image_of_text)
-    result = {"itc": recalls(similarity, similarity.t(), *pairs)}
+    result: dict[str, dict[str, float]] = {}
+
+    def judge(kind: str, by_image: Tensor, by_text: Tensor) -> None:
+        found = ranks(by_image, by_text, gallery.texts_of_image, gallery.image_of_text)
+        result[kind] = recalls(found)
+        note(kind, found)
+
+    judge("itc", similarity, similarity.t())
 
     def rerank(similarity: Tensor, pick: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]) -> Tensor:
         scores = torch.full_like(similarity, UNSCORED)
@@ -69,7 +76,7 @@ def evaluate_retrieval(
 
     by_image = rerank(similarity, lambda images, texts: (text_states[texts], atts[texts], image_states[images]))
     by_text = rerank(similarity.t(), lambda texts, images: (text_states[texts], atts[texts], image_states[images]))
-    result["itm"] = recalls(by_image, by_text, *pairs)
+    judge("itm", by_image, by_text)
     look(by_image, by_text)
     return result
 

@@ -6,12 +6,12 @@ caption in other words than the references' counts, and a fluent wrong one does 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from console.errors import InputError
-from data.miniworld.checker import check_caption, load_truth, parse_caption
+from data.miniworld.checker import Verdict, check_caption, load_truth, parse_caption
 from data.miniworld.meaning import Phrase, seats
 from data.miniworld.parts import SPLITS
 from data.miniworld.records import karpathy_id
@@ -67,11 +67,32 @@ def truthfulness(generated: Mapping[int, str], scenes: Mapping[int, Scene]) -> d
     generated, scenes: by the same image ids. Wholly true means that every word was understood and all of it holds. Who
     mentions one thing too many loses in `present`; who mentions nothing gains nothing, and is not true either.
     """
-    if not generated or generated.keys() != scenes.keys():
-        raise InputError(f"there are {len(generated)} captions for {len(scenes)} scenes: give one for each scene")
-    verdicts = [check_caption(" ".join(ptb_tokens(text)), scenes[image]) for image, text in generated.items()]
-    mentioned = sum(verdict.mentioned for verdict in verdicts)
+    verdicts = _verdicts(generated, scenes).values()
     return {
         "true": 100 * sum(verdict.true for verdict in verdicts) / len(verdicts),
-        "present": 100 * sum(verdict.present for verdict in verdicts) / max(1, mentioned),
+        "present": 100 * _share_present(verdicts),
     }
+
+
+def truth_of_images(generated: Mapping[int, str], scenes: Mapping[int, Scene]) -> dict[str, dict[int, float]]:
+    """The same of single captions, by metric and image id; 100 times their means are what `truthfulness` gives.
+
+    `present` is a ratio of two sums, r = P / M. The score of caption i, with p_i things there of m_i mentioned, is
+    linear in both: r + (p_i - r m_i) / mean(m). So the mean is r exactly, its spread is that of r to first order, and a
+    single score may lie outside of 0 to 1.
+    """
+    verdicts = _verdicts(generated, scenes)
+    share = _share_present(verdicts.values())
+    mean = sum(verdict.mentioned for verdict in verdicts.values()) / len(verdicts)
+    present = {i: share + (v.present - share * v.mentioned) / mean if mean else 0.0 for i, v in verdicts.items()}
+    return {"true": {i: float(verdict.true) for i, verdict in verdicts.items()}, "present": present}
+
+
+def _verdicts(generated: Mapping[int, str], scenes: Mapping[int, Scene]) -> dict[int, Verdict]:
+    if not generated or generated.keys() != scenes.keys():
+        raise InputError(f"there are {len(generated)} captions for {len(scenes)} scenes: give one for each scene")
+    return {i: check_caption(" ".join(ptb_tokens(text)), scenes[i]) for i, text in generated.items()}
+
+
+def _share_present(verdicts: Collection[Verdict]) -> float:
+    return sum(verdict.present for verdict in verdicts) / max(1, sum(verdict.mentioned for verdict in verdicts))

@@ -90,14 +90,22 @@ def vqa_accuracy(answers: Iterable[Answer], truth: Sequence[Record]) -> dict[str
     truth: records of `read_truth`; those without a question_type count overall only. InputError unless each of its
     questions has exactly one answer.
     """
-    given = merge_answers([answers], [record["question_id"] for record in truth])
-    overall: list[float] = []
+    single = question_accuracies(answers, truth)
     by_kind: dict[str, list[float]] = defaultdict(list)
-    for row, record in zip(given, truth, strict=True):
-        overall.append(answer_accuracy(row["answer"], record["answer"]))
+    for record in truth:
         if record.get("question_type"):
-            by_kind[record["question_type"]].append(overall[-1])
-    return {"overall": _percent(overall), "by_kind": {kind: _percent(by_kind[kind]) for kind in sorted(by_kind)}}
+            by_kind[record["question_type"]].append(single[record["question_id"]])
+    overall = _percent(list(single.values()))
+    return {"overall": overall, "by_kind": {kind: _percent(by_kind[kind]) for kind in sorted(by_kind)}}
+
+
+def question_accuracies(answers: Iterable[Answer], truth: Sequence[Record]) -> dict[int, float]:
+    """How right the answer to each question is, from 0 to 1, by question id as in `truth`; errors as above."""
+    given = merge_answers([answers], [record["question_id"] for record in truth])
+    return {
+        record["question_id"]: answer_accuracy(row["answer"], record["answer"])
+        for row, record in zip(given, truth, strict=True)
+    }
 
 
 def read_truth(path: Path | str) -> list[Record]:

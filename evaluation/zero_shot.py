@@ -24,7 +24,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--dense", action=argparse.BooleanOptionalAction, default=True, help="evaluate the dense model, too"
     )
-    parser.add_argument("--json", help="also write the numbers to this file")
+    parser.add_argument(
+        "--json",
+        help="also write the numbers to this file, and the scores of single items beside it: "
+        "items.json, or items_<mask>.json where several are evaluated",
+    )
     return parser.parse_args(arguments)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
 from console.errors import InputError
 from console.progress import progress_bar
@@ -20,14 +20,17 @@ from data.readers import ReaderConfig, make_reader
 from data.retrieval import Gallery
 from data.sources import Files
 from data.tokenizer import load_tokenizer
+from evaluation.items import FILE, Groups, Items, items_files, write_items
 from evaluation.neighbours import Neighbours, NeighbourSettings
-from evaluation.regions import mean_iou
+from evaluation.recall import Ranks, first_places
+from evaluation.regions import region_ious
 from evaluation.retrieval import RetrievalSettings, evaluate_retrieval
 from models import load_model
 from pruners.mask import Mask
 from storage.atomic import write_json
 
-Measurement = Callable[[nn.Module], dict[str, float]]
+Measurement = Callable[[nn.Module], tuple[dict[str, float], Groups]]
+"""model -> numbers in percent, and the scores of single items behind them."""
 
 
 @dataclass(frozen=True)
@@ -53,20 +56,27 @@ def evaluate_masks(args: argparse.Namespace, config: ZeroShotConfig, masks: list
         raise InputError("--images is the size of the gallery, but the configuration has no 'gallery' to retrieve from")
     if args.images is not None and args.images < 1:
         raise InputError(f"--images must be at least 1, not {args.images}")
+    if args.json and Path(args.json).name == FILE:
+        raise InputError(f"--json {args.json}: {FILE} is where the scores of single items go: choose another name")
     model = load_model(args.model, weights=args.weights)
     measured = measurements(model, config, config.images if args.images is None else args.images)
-    rows = []
+    rows, items = [], []
     files = [None, *masks] if args.dense else masks
     with progress_bar("zero-shot", len(files)) as advance:
         for file in files:
             pruned = model if file is None else masked_copy(model, file)
             row: dict[str, Any] = {"mask": "dense" if file is None else Path(file).stem}
+            groups: Groups = {}
             for measure in measured.values():
-                row |= measure(pruned)
+                numbers, single = measure(pruned)
+                row, groups = row | numbers, groups | single
             rows.append(row)
+            items.append(groups)
             advance(1)
     show(rows, f"{args.model}, zero-shot: {'; '.join(measured)}")
     if args.json:
+        for path, groups in zip(items_files(Path(args.json), [row["mask"] for row in rows]), items, strict=True):
+            write_items(path, groups)
         write_json(args.json, rows)
     return rows
 
@@ -82,25 +92,34 @@ def measurements(model: nn.Module, config: ZeroShotConfig, images: int) -> dict[
         _require(model, "gallery", "image_entry", "text_entry", "match")
         gallery = Gallery(config.gallery, model.image_shape, config.max_words, images)
 
-        def retrieve(pruned: nn.Module) -> dict[str, float]:
-            recalls = evaluate_retrieval(pruned, gallery, tokenizer, config.retrieval)
+        def retrieve(pruned: nn.Module) -> tuple[dict[str, float], Groups]:
+            ranks: dict[str, Ranks] = {}
+            recalls = evaluate_retrieval(pruned, gallery, tokenizer, config.retrieval, note=ranks.__setitem__)
             keys = ("img_r1", "txt_r1", "r_mean")
-            return {f"{kind} {key}": values[key] for kind, values in recalls.items() for key in keys}
+            numbers = {f"{kind} {key}": values[key] for kind, values in recalls.items() for key in keys}
+            return numbers, first_places({f"{kind} ": of for kind, of in ranks.items()})
 
         found[f"retrieval among {len(gallery)} images and {len(gallery.texts)} texts"] = retrieve
     if config.regions is not None:
         _require(model, "regions", "image_states", "text_states", "predict_boxes")
         side = Side("region", make_reader(config.regions, model.image_shape, tokenizer), 32, seed=0)
         batches = config.region_batches
-        found["boxes of regions"] = lambda pruned: {"IoU": round(mean_iou(pruned, side, batches), 2)}
+        found["boxes of regions"] = lambda pruned: means("region", "IoU", region_ious(pruned, side, batches))
     if config.neighbours is not None:
         _require(model, "neighbours", "vision_tower")
         near, k = Neighbours(config.neighbours, model.image_shape), config.neighbours.k
         title = f"classes of {len(near.queries)} images by their {k} nearest of {len(near.bank)}"
-        found[title] = lambda pruned: {f"{k}-NN": round(near.accuracy(pruned), 2)}
+        found[title] = lambda pruned: means("items", f"{k}-NN", near.right(pruned))
     if not found:
         raise InputError("the configuration names nothing to measure: give 'gallery', 'regions' or 'neighbours'")
     return found
+
+
+def means(group: str, metric: str, scores: Tensor) -> tuple[dict[str, float], Groups]:
+    """Scores [n] of the items 0 to n - 1 as a measurement: their mean in percent, with two digits."""
+    scores = scores.double()
+    items = Items(list(range(len(scores))), {metric: scores.tolist()})
+    return {metric: round(100 * scores.mean().item(), 2)}, {group: items}
 
 
 def _require(model: nn.Module, part: str, *methods: str) -> None:

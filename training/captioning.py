@@ -19,7 +19,8 @@ from data.transforms import to_picture
 from evaluation.captions import caption_scores, read_ground_truth, write_results
 from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
 from evaluation.generation import generate_captions
-from evaluation.truthfulness import load_scenes, told, truthfulness
+from evaluation.items import Groups, one_group
+from evaluation.truthfulness import load_scenes, told, truth_of_images, truthfulness
 from models.beam_search import SearchSettings
 from training.epoch_weights import Metrics
 from training.merge import gather_shares
@@ -92,17 +93,23 @@ class Captioning:
         written = generate_captions(model, share, self._tokenizer, config.prompt, config.search)
         written = self._written = gather_shares(fabric, written)
         scores: Metrics = {}
+        self._single: dict[str, dict[int, float]] = {}
         if fabric.is_global_zero:
             rows = [{"image_id": number, "caption": caption} for number, caption in written.items()]
             write_results(self._folder / "result" / f"captioning_{split}_result_epoch{epoch}.json", rows)
             if not self._skip:
                 # Of a caption of special tokens alone nothing is left; a full stop scores as no word, and is allowed.
                 worded = {number: caption.strip() or "." for number, caption in written.items()}
-                scores, left_out = caption_scores(self._references[split], worded)
+                scores, left_out = caption_scores(self._references[split], worded, self._single.__setitem__)
                 scores |= {"left_out": left_out} if left_out else {}
                 if self._scenes.get(split):
                     scores |= truthfulness(worded, self._scenes[split])
+                    self._single |= truth_of_images(worded, self._scenes[split])
         return fabric.broadcast(scores)
+
+    def items(self) -> Groups:
+        """CIDEr of single images, and of the mini world how true their captions are."""
+        return one_group(self._single)
 
     def samples(self) -> list[Part]:
         """Test images with the caption written, a reference, and of the mini world which things said are there."""

@@ -18,6 +18,7 @@ from data.labelled import LabelledSet
 from data.readers import Batch
 from data.transforms import to_picture
 from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
+from evaluation.items import Groups, one_group
 from training.epoch_weights import Metrics
 from training.merge import gather_shares
 from training.samples import IMAGES
@@ -81,6 +82,10 @@ class Classification:
         self._found = gather_shares(fabric, found)
         right = [label == true for label, true in self._found.values()]
         return {"top1": round(100 * sum(right) / len(right), 2)}
+
+    def items(self) -> Groups:
+        """Whether the class of each test image was found, by its number."""
+        return one_group({"top1": {number: float(label == true) for number, (label, true) in self._found.items()}})
 
     def samples(self) -> list[Part]:
         """Images with the class found and the true one."""

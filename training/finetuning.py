@@ -20,6 +20,7 @@ from console.progress import console
 from data.batches import Side, load
 from data.readers import Batch, make_reader
 from data.tokenizer import load_tokenizer
+from evaluation.items import FILE, write_items
 from models.tasks import load_task_model
 from storage.atomic import check_writable, write_json
 from training.choices import (
@@ -57,7 +58,7 @@ def finetune(
     dataset: str = "",
     mask_inside: bool = False,
 ) -> Metrics:
-    """Train, evaluate, and leave config.yaml, weights (best, last), results.json, logs and samples.png in the folder.
+    """Train, evaluate, and leave config.yaml, weights (best, last), items.json, results.json, logs and samples.png.
 
     variant: a folder of its own below the task's. dataset: the chosen one, of a task with several. mask_inside: let the
     last weights contain their mask, for a task that goes on from them. Returns what results.json holds.
@@ -221,7 +222,8 @@ class _Run:
             metrics = self.task.evaluate(self.fabric, self.model, "test", best)
         result = self._result(metrics, best)
         if self.leads:
-            write_json(self.folder / "results.json", result)
+            write_items(self.folder / FILE, self.task.items() if hasattr(self.task, "items") else {})
+            write_json(self.folder / "results.json", result)  # last, because it says that all is there
             show_kept(self.kept)
             console.print(f"results: {self.folder / 'results.json'}")
             self.wandb.results(result)

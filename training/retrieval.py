@@ -20,6 +20,8 @@ from data.sources import Files
 from data.tokenizer import Tokenizer
 from data.transforms import to_picture
 from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
+from evaluation.items import Groups
+from evaluation.recall import Ranks, first_places
 from evaluation.retrieval import UNSCORED, RetrievalSettings, evaluate_retrieval
 from models.gather import gather_processes, place
 from training.epoch_weights import Metrics
@@ -95,8 +97,14 @@ class Retrieval:
                 dict(zip(texts, by_text[texts].cpu(), strict=True)),
             )
 
-        found = evaluate_retrieval(model, gallery, self._tokenizer, self._config.evaluation, look=look)
+        ranks = self._ranks = dict[str, Ranks]()
+        settings, note = self._config.evaluation, ranks.__setitem__
+        found = evaluate_retrieval(model, gallery, self._tokenizer, settings, look=look, note=note)
         return {**found["itm"], "itc": found["itc"]}
+
+    def items(self) -> Groups:
+        """Texts whose image stands first, and images one of whose captions does."""
+        return first_places({"": self._ranks["itm"], "itc/": self._ranks["itc"]})
 
     def samples(self) -> list[Part]:
         """Test images with the caption found for them, and texts with the images found, by the scores of matching."""

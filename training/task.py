@@ -75,7 +75,8 @@ class Task(Protocol):
     def evaluate(self, fabric: Fabric, model: nn.Module, split: str, epoch: int | None) -> Metrics:
         """Numbers of a split, `val` or `test`, on every process alike; {} when there is nothing to evaluate.
 
-        A task may also have `samples()`, asked on the first process after the last evaluation: training/samples.py.
+        A task may also have two methods that are asked on the first process after the last evaluation: `items()`, the
+        scores of single test items (evaluation/items.py), and `samples()` (training/samples.py).
         """
         ...
 

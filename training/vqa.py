@@ -18,7 +18,8 @@ from data.tokenizer import Tokenizer
 from data.transforms import to_picture
 from evaluation.answering import AnswerSearch, answer_questions, generate_answers
 from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
-from evaluation.vqa import answer_accuracy, read_truth, vqa_accuracy, write_answers
+from evaluation.items import Groups, one_group
+from evaluation.vqa import Answer, answer_accuracy, question_accuracies, read_truth, vqa_accuracy, write_answers
 from training.epoch_weights import Metrics
 from training.merge import gather_shares
 from training.samples import IMAGES
@@ -106,11 +107,17 @@ class VQA:
         found: Metrics = {}
         if fabric.is_global_zero:
             name = f"{split}_vqa_result_epoch_{'last' if split == 'test' else epoch}.json"
-            rows = [{"question_id": number, "answer": answer} for number, answer in given.items()]
+            rows = answered(given)
             write_answers(self._folder / "result" / name, [rows], self._data[split].question_ids)
             if split in self._truth:
                 found = vqa_accuracy(rows, self._truth[split])
         return fabric.broadcast(found)
+
+    def items(self) -> Groups:
+        """How right the answers to the test questions are, where that is known."""
+        if "test" not in self._truth:
+            return {}
+        return one_group({"overall": question_accuracies(answered(self._given), self._truth["test"])})
 
     def samples(self) -> list[Part]:
         """Test images with question and answer, and where they are known people's answers with their shares."""
@@ -123,6 +130,11 @@ class VQA:
                 lines += judged(self._given[number], people[number])
             shown.append(Sample([Shown(to_picture(data[i][0], self._shape))], lines))
         return [Part(f"{len(shown)} of {len(data)} test questions, with the answer given", shown)]
+
+
+def answered(given: dict[int, str]) -> list[Answer]:
+    """Answers by question id, as EvalAI wants them."""
+    return [{"question_id": number, "answer": answer} for number, answer in given.items()]
 
 
 def judged(answer: str, people: list[str]) -> list[Line]:

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 import subprocess
+from collections import Counter
 
 import pytest
 from pycocoevalcap import eval as coco_evaluation
@@ -68,6 +69,54 @@ def test_by_hand(no_java):
         return (1 + 1.2**2) * precision * recall / (recall + 1.2**2 * precision)
 
     assert scores["ROUGE_L"] == pytest.approx(100 * (f(2 / 4, 2 / 3) + f(1, 1 / 2)) / 2)
+
+
+def cider_by_loops(references, generated):
+    """CIDEr-D of each image (Vedantam et al., CVPR 2015), written out from its definition; texts are split already."""
+
+    def counts(text, n):
+        words = text.split()
+        return Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
+
+    images = len(references)
+    found = {}
+    for image, texts in references.items():
+        total = 0.0
+        for n in (1, 2, 3, 4):
+
+            def weights(text, n=n):
+                in_images = {
+                    gram: sum(any(gram in counts(other, n) for other in others) for others in references.values())
+                    for gram in counts(text, n)
+                }
+                return {g: c * math.log(images / max(1, in_images[g])) for g, c in counts(text, n).items()}
+
+            said = weights(generated[image])
+            for text in texts:
+                true = weights(text)
+                length = math.sqrt(sum(w * w for w in said.values())) * math.sqrt(sum(w * w for w in true.values()))
+                dot = sum(min(w, true.get(gram, 0.0)) * true.get(gram, 0.0) for gram, w in said.items())
+                # lengths are counted in bigrams there
+                short = len(generated[image].split()) - len(text.split())
+                total += (dot / length if length else dot) * math.exp(-(short**2) / (2 * 6**2)) / len(texts)
+        found[image] = 10 * total / 4
+    return found
+
+
+def test_cider_of_single_images_by_loops(no_java):
+    truth = {
+        9: ["a red bus on a street", "the red bus stops near the street"],
+        2: ["two dogs play on the grass", "dogs run on grass"],
+        5: ["a man rides a tall wave"],
+    }
+    said = {9: "a red bus on the street", 2: "two dogs on a street", 5: "a man rides a wave"}
+    single = {}
+    scores, _ = caption_scores(truth, said, single.__setitem__)
+    assert list(single) == ["CIDEr"]
+    assert list(single["CIDEr"]) == [2, 5, 9]
+    assert single["CIDEr"] == pytest.approx(cider_by_loops(truth, said))
+    assert len({round(score, 3) for score in single["CIDEr"].values()}) == 3
+    assert 100 * sum(single["CIDEr"].values()) / 3 == pytest.approx(scores["CIDEr"])
 
 
 def test_the_best_and_the_worst(no_java):

@@ -17,6 +17,7 @@ from evaluation import zero_shot
 from evaluation.neighbours import Neighbours, NeighbourSettings, centre_transform, vote
 from models.base import ImageShape
 from pruners.mask import Mask
+from tests.evaluation.items_means import means
 
 
 def by_loops(queries, bank, labels, k, temperature):
@@ -95,6 +96,7 @@ def test_accuracy_of_class_tokens(colours):
     near = Neighbours(settings(colours), shape)
     assert (len(near.bank), len(near.queries)) == (12, 9)
     assert near.accuracy(Mean()) == pytest.approx(100 * 8 / 9)
+    assert near.right(Mean()).tolist() == [True] * 3 + [False] + [True] * 5  # sorted: 140, 180, 250, blue of n1
 
 
 def test_the_centre_is_cut_out():
@@ -162,6 +164,9 @@ class TestCommand:
         arguments = ("--masks", tmp_path / "none.safetensors", "--json", tmp_path / "out.json")
         self.call(monkeypatch, tmp_path, config, *arguments)
         dense, none = json.loads((tmp_path / "out.json").read_text())
+        for row, name in ((dense, "dense"), (none, "none")):
+            found = means(tmp_path / f"items_{name}.json")
+            assert found == {"items": {"20-NN": pytest.approx(row["20-NN"], abs=0.0051)}}
         assert list(dense) == ["mask", "20-NN"]
         assert none["20-NN"] == pytest.approx(100 / 24, abs=0.01)  # one state for all images: one class wins
         assert 0 <= dense["20-NN"] <= 100

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from evaluation.recall import recalls
+from evaluation.recall import first_places, ranks, recalls
 
 
 def recalls_by_loops(image_to_text, text_to_image, texts_of_image, image_of_text):
@@ -53,7 +53,7 @@ def test_against_loops(seed, ties):
         back[j, i] += 1
     if ties:
         there, back = there.round(), back.round()
-    found = recalls(there, back, *pairs)
+    found = recalls(ranks(there, back, *pairs))
     assert found == pytest.approx(recalls_by_loops(there, back, *pairs), abs=0.0051)
     assert 0 < found["txt_r1"] < found["txt_r10"] < 100
 
@@ -69,7 +69,7 @@ def test_a_case_by_hand():
     for j in range(12):
         back[j, j // 2] = 1.0
     back[0, 1:] = 2.0  # the right image comes last
-    found = recalls(there, back, *pairs)
+    found = recalls(ranks(there, back, *pairs))
     assert found == {
         "txt_r1": 66.67, "txt_r5": 83.33, "txt_r10": 83.33, "txt_r_mean": 77.78,
         "img_r1": 91.67, "img_r5": 91.67, "img_r10": 100.0, "img_r_mean": 94.44,
@@ -77,14 +77,45 @@ def test_a_case_by_hand():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("ties", [False, True])
+def test_single_items_against_loops(ties):
+    """One item at a time by the loops above; their means are the recalls."""
+    torch.manual_seed(1)
+    captions = torch.randint(1, 4, (25,)).tolist()
+    pairs = pairing(captions)
+    there, back = torch.randn(25, sum(captions)), torch.randn(sum(captions), 25)
+    for j, i in enumerate(pairs[1]):
+        there[i, j] += 1
+        back[j, i] += 1
+    if ties:
+        there, back = there.round(), back.round()
+    found = ranks(there, back, *pairs)
+    groups = first_places({"itc ": found, "itm ": found})
+    text, image = groups["text"], groups["image"]
+    assert (text.ids, image.ids) == (list(range(sum(captions))), list(range(25)))
+    assert list(text.scores) == ["itc img_r1", "itm img_r1"] and list(image.scores) == ["itc txt_r1", "itm txt_r1"]
+    for i, own in enumerate(pairs[0]):
+        alone = recalls_by_loops(there[i : i + 1], torch.ones(1, 25), [own], [0])
+        assert image.scores["itm txt_r1"][i] == alone["txt_r1"] / 100
+    for j, own in enumerate(pairs[1]):
+        row = back[j]
+        right = all(row[i] < row[own] or (row[i] == row[own] and i > own) for i in range(25) if i != own)
+        assert text.scores["itm img_r1"][j] == float(right)
+    expected = recalls(found)
+    for group, metric in ((text, "img_r1"), (image, "txt_r1")):
+        scores = group.scores[f"itm {metric}"]
+        assert 100 * sum(scores) / len(scores) == pytest.approx(expected[metric], abs=0.0051)
+        assert 0 < sum(scores) < len(scores)
+
+
 def test_equal_scores_gain_nothing_by_luck():
     """A model that cannot tell anything apart finds only what stands first."""
     pairs = pairing([1] * 20)
-    found = recalls(torch.zeros(20, 20), torch.zeros(20, 20), *pairs)
+    found = recalls(ranks(torch.zeros(20, 20), torch.zeros(20, 20), *pairs))
     assert (found["txt_r1"], found["txt_r5"], found["img_r10"]) == (5.0, 25.0, 50.0)
 
 
 def test_fewer_candidates_than_ten():
-    found = recalls(torch.eye(3).flip(0), torch.eye(3), *pairing([1] * 3))
+    found = recalls(ranks(torch.eye(3).flip(0), torch.eye(3), *pairing([1] * 3)))
     assert found["txt_r1"] == 33.33
     assert found["txt_r5"] == found["txt_r10"] == found["img_r1"] == 100.0

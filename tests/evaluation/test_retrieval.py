@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from evaluation.recall import recalls
+from evaluation.recall import ranks, recalls
 from evaluation.retrieval import UNSCORED, RetrievalSettings, evaluate_retrieval
 from tests.evaluation.test_recall import pairing, recalls_by_loops
 
@@ -113,7 +113,7 @@ def test_more_candidates_than_there_are():
     exact, more = (evaluate(Tables(similarity, matching), gallery, k) for k in (4, 256))
     assert exact == more
     pairs = gallery.texts_of_image, gallery.image_of_text
-    assert more["itm"] == recalls(matching, matching.t(), *pairs)  # all pairs matched: similarity plays no part
+    assert more["itm"] == recalls(ranks(matching, matching.t(), *pairs))  # all pairs matched: similarity plays no part
 
 
 def test_texts_are_encoded_as_asked_and_progress_is_told():

@@ -1,12 +1,13 @@
 """Truth of captions: cases by hand, and the captions of a small world about their own and about other pictures."""
 
+import numpy as np
 import pytest
 
 from console.errors import InputError
 from data.miniworld import ensure, scene_for
 from data.miniworld.scene import Scene, Thing
 from evaluation.captions import read_ground_truth
-from evaluation.truthfulness import load_scenes, truthfulness
+from evaluation.truthfulness import load_scenes, truth_of_images, truthfulness
 
 
 def thing(shape, colour, x, y):
@@ -40,6 +41,32 @@ def world(tmp_path_factory):
 def test_by_hand(texts, true, present):
     found = truthfulness(dict(zip((8, 9), texts, strict=True)), {8: TWO_AND_ONE, 9: RING})
     assert found == pytest.approx({"true": true, "present": present})
+    single = truth_of_images(dict(zip((8, 9), texts, strict=True)), {8: TWO_AND_ONE, 9: RING})
+    assert {metric: 50 * sum(of.values()) for metric, of in single.items()} == pytest.approx(found, abs=1e-9)
+
+
+def test_single_images_by_hand():
+    """4 of 6 things are there: 3 of 4 in the first caption, 1 of 2 in the second; three are mentioned on average."""
+    texts = {8: "three red circles and a star", 9: "a green ring and a heart"}
+    single = truth_of_images(texts, {8: TWO_AND_ONE, 9: RING})
+    assert single["true"] == {8: 0.0, 9: 0.0}
+    share = 4 / 6
+    assert single["present"] == pytest.approx({8: share + (3 - 4 * share) / 3, 9: share + (1 - 2 * share) / 3})
+    right = truth_of_images({8: "two red circles", 9: "a blue ring"}, {8: TWO_AND_ONE, 9: RING})
+    assert right["true"] == {8: 1.0, 9: 0.0}
+
+
+def test_the_spread_of_single_images_is_that_of_the_ratio():
+    """Draw captions anew many times: the ratio of sums varies as the mean of the linear scores does."""
+    rng = np.random.default_rng(0)
+    mentioned = rng.integers(1, 6, 300)
+    there = rng.binomial(mentioned, 0.2 + 0.1 * mentioned)
+    ratio = there.sum() / mentioned.sum()
+    linear = ratio + (there - ratio * mentioned) / mentioned.mean()
+    draws = rng.integers(0, 300, (4000, 300))
+    ratios = there[draws].sum(1) / mentioned[draws].sum(1)
+    assert linear.std() / 300**0.5 == pytest.approx(ratios.std(), rel=0.05)
+    assert np.abs(linear[draws].mean(1) - ratios).mean() < 0.1 * ratios.std()
 
 
 def test_scenes_by_image_id(world):

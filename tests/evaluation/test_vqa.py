@@ -8,7 +8,15 @@ import pytest
 
 from console.errors import InputError
 from data.miniworld import ensure
-from evaluation.vqa import answer_accuracy, merge_answers, normalise, read_truth, vqa_accuracy, write_answers
+from evaluation.vqa import (
+    answer_accuracy,
+    merge_answers,
+    normalise,
+    question_accuracies,
+    read_truth,
+    vqa_accuracy,
+    write_answers,
+)
 
 
 @pytest.mark.parametrize(
@@ -145,6 +153,13 @@ def test_the_mini_worlds_truth(tmp_path):
     best = [Counter(record["answer"]).most_common(1)[0][0] for record in truth]
     answers = [{"question_id": r["question_id"], "answer": a} for r, a in zip(truth, best, strict=True)]
     found = vqa_accuracy(reversed(answers), truth)
+    doubtful = [row | {"answer": r["answer"][0]} for row, r in zip(answers, truth, strict=True)]  # one person's
+    single = question_accuracies(doubtful, truth)
+    assert single == {r["question_id"]: pytest.approx(by_subsets(r["answer"][0], r["answer"])) for r in truth}
+    assert 100 * sum(single.values()) / len(single) == pytest.approx(
+        vqa_accuracy(doubtful, truth)["overall"], abs=0.0051
+    )
+    assert len(set(single.values())) > 1
     expected = 100 * sum(by_subsets(a, r["answer"]) for r, a in zip(truth, best, strict=True)) / len(truth)
     assert found["overall"] == pytest.approx(expected, abs=0.005) and expected == 100
     assert found["by_kind"].keys() == {record["question_type"] for record in truth}

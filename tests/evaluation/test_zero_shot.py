@@ -12,6 +12,7 @@ from data.miniworld import ensure
 from evaluation import zero_shot
 from models import load_model
 from pruners.mask import Mask
+from tests.evaluation.items_means import means
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,15 @@ def test_a_row_for_the_dense_model_and_each_mask(config, tmp_path, monkeypatch, 
     dense, none, everything = json.loads((tmp_path / "out.json").read_text())
     assert [row["mask"] for row in (dense, none, everything)] == ["dense", "a_none", "b_all"]
     assert {k: v for k, v in everything.items() if k != "mask"} == {k: v for k, v in dense.items() if k != "mask"}
+    for row in (dense, none, everything):
+        found = means(tmp_path / f"items_{row['mask']}.json")
+        assert {name: list(of) for name, of in found.items()} == {
+            "text": ["itc img_r1", "itm img_r1"],
+            "image": ["itc txt_r1", "itm txt_r1"],
+            "region": ["IoU"],
+        }
+        for metric, mean in (pair for of in found.values() for pair in of.items()):
+            assert mean == pytest.approx(row[metric], abs=0.0051)
     assert none["IoU"] != dense["IoU"]  # and the mask before it did not stay on the model
     shown = capsys.readouterr().out
     assert "12 images" in shown
@@ -71,6 +81,7 @@ def test_a_mask_by_its_name_and_fewer_images(config, tmp_path, monkeypatch):
     Mask({name: layer.weight.abs() > 0.02 for name, layer in layers.items()}).save(tmp_path / "m.safetensors")
     command(monkeypatch, config, "--masks", "m.safetensors", "*.safetensors", "--images", "3", "--json", "out.json")
     rows = json.loads((tmp_path / "out.json").read_text())
+    assert {path.name for path in tmp_path.glob("items*")} == {"items_dense.json", "items_m.json"}
     assert [row["mask"] for row in rows] == ["dense", "m"]  # named twice, evaluated once
 
 
@@ -79,9 +90,13 @@ def test_masks_without_the_dense_model(config, tmp_path, monkeypatch):
     Mask({name: layer.weight.abs() > 0.02 for name, layer in layers.items()}).save(tmp_path / "m.safetensors")
     out = tmp_path / "out.json"
     command(monkeypatch, config, "--no-dense", "--masks", tmp_path / "m.safetensors", "--images", "3", "--json", out)
-    assert [row["mask"] for row in json.loads(out.read_text())] == ["m"]
+    (row,) = json.loads(out.read_text())
+    assert row["mask"] == "m"
+    assert means(tmp_path / "items.json")["text"]["itm img_r1"] == pytest.approx(row["itm img_r1"], abs=0.0051)
     with pytest.raises(InputError, match="--no-dense leaves nothing to evaluate"):
         command(monkeypatch, config, "--no-dense")
+    with pytest.raises(InputError, match=r"items\.json is where the scores of single items go"):
+        command(monkeypatch, config, "--json", tmp_path / "items.json")
 
 
 def test_bad_input(config, tmp_path, monkeypatch, capsys):

@@ -14,6 +14,7 @@ from grid.places import Places
 from grid.shell import shell_script
 from grid.survey import has_result
 from grid.version import REPOSITORY
+from tests.evaluation.items_means import means
 from tests.grid.fakes import COUNT, SMALL, Fake, make, told, work
 
 
@@ -149,6 +150,13 @@ def test_the_smoke_grid_from_end_to_end(tmp_path):
     assert by_kind["zero_shot", "omp"]["metrics"] != by_kind["zero_shot", "rand"]["metrics"]
     assert 0 <= by_kind["image_classification", "omp"]["metrics"]["top1"] <= 100
     assert all(result["seconds"] > 0 for result in found)
+    for (task, pruner), result in by_kind.items():
+        path = tmp_path / "results" / "smoke" / result["id"] / "items.json"
+        if task == "prune":
+            assert result["items"] is None and not path.exists()
+            continue
+        metric = "20-NN" if task == "zero_shot" else "top1"
+        assert means(path) == {"items": {metric: pytest.approx(result["metrics"][metric], abs=0.0051)}}, pruner
     again = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600, check=False)
     assert again.returncode == 0
     assert "0 runs done, 6 were done before, 0 failed" in again.stdout

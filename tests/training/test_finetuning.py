@@ -16,7 +16,9 @@ from configs.schema import task_file
 from data.miniworld import ensure
 from pruners.mask import Mask
 from tests.conftest import REPOSITORY
+from tests.evaluation.items_means import means
 from tests.training.small_finetuning import options, placed, write_config
+from training.logging_wandb import flat
 
 TASKS = ("retrieval", "captioning", "vqa")
 
@@ -36,6 +38,16 @@ def test_a_sparse_run(task, config, mask, run, tmp_path):
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["metrics"] or task == "captioning"
     assert results["run"]["mask"]["pruner"] == "omp"
+    if task == "captioning":  # these runs do not score
+        assert not (tmp_path / "out" / "items.json").exists()
+    else:
+        found, metrics = means(tmp_path / "out" / "items.json"), flat(results["metrics"])
+        groups = {"text": ["img_r1", "itc/img_r1"], "image": ["txt_r1", "itc/txt_r1"]}
+        assert {name: list(of) for name, of in found.items()} == (
+            groups if task == "retrieval" else {"items": ["overall"]}
+        )
+        for metric, mean in (pair for of in found.values() for pair in of.items()):
+            assert mean == pytest.approx(metrics[metric], abs=0.0051)
     epochs = [json.loads(line) for line in (tmp_path / "out" / "epochs.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in epochs] == [1, 2]
     if task == "retrieval":
@@ -64,6 +76,7 @@ def test_classification(run, tmp_path):
     assert done.returncode == 0, done.stderr
     results = json.loads((out / "results.json").read_text())
     assert 0 <= results["metrics"]["top1"] <= 100
+    assert means(out / "items.json") == {"items": {"top1": pytest.approx(results["metrics"]["top1"], abs=0.0051)}}
     assert load_file(out / "last.safetensors")["classifier.weight"].shape == (24, 128)
     unknown = run(*command, "--dataset", "flower102")
     assert unknown.returncode == 2
