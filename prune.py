@@ -46,6 +46,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     method.add_argument("--schedule", help="how the sparsity grows over the rounds: exp, linear or const")
     method.add_argument("--lambda_", type=float, help="ridge penalty (chita, chita++)")
+    for part, what_it_is in (("reached", "reaches the output"), ("emitted", "the input emits")):
+        method.add_argument(
+            f"--{part}",
+            action=argparse.BooleanOptionalAction,
+            help=f"let the signal that {what_it_is} be part of the score (multiflow; default: yes)",
+        )
     run = parser.add_argument_group("run")
     run.add_argument("--output_dir", help="masks go to <output_dir>/<pruner>/ (default: pruned_weights)")
     run.add_argument("--resume", action="store_true", help="go on from the statistics an interrupted run saved")
@@ -60,6 +66,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+SWITCHES = ("reached", "emitted")
+"""Options whose `no` is a wish of its own."""
+
 WITH_SCORES = ("from_scores", "sparsities", "allocation", "output_dir")
 """Options that cutting saved scores looks at."""
 
@@ -72,7 +81,8 @@ def main() -> None:
     if args["sparsities"]:
         parse_percents(args["sparsities"])
     if args["from_scores"]:
-        idle = [name for name in args if args[name] not in (None, False) and name not in WITH_SCORES]
+        given = [name for name in args if args[name] or (name in SWITCHES and args[name] is not None)]
+        idle = [name for name in given if name not in WITH_SCORES]
         if idle:
             raise InputError(
                 f"--{idle[0]} has no meaning with --from_scores, which cuts the scores of a finished run: leave it out"

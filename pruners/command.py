@@ -30,8 +30,8 @@ from pruners.session import Session
 from storage.hashing import hash_file, hash_tensors
 from training.fabric import make_fabric
 
-METHOD_OPTIONS = {"epochs": "epochs", "schedule": "schedule", "lambda_": "lambda_"}
-"""Command-line option -> field of a method's Options."""
+METHOD_OPTIONS = ("epochs", "schedule", "lambda_", "reached", "emitted")
+"""Command-line options that are fields of some method's Options."""
 
 
 @dataclass(frozen=True)
@@ -139,10 +139,10 @@ def merge(args: dict[str, Any], settings: dict[str, Any], where: str) -> tuple[P
     shared = {key: special.pop(key) for key in list(special) if key in ("num_batches", "batch_size")}
     config = dataclasses.replace(config, **(shared | given | {"pruner": name}))
     own = {f.name for f in dataclasses.fields(method.Options)}
-    for option, field_name in METHOD_OPTIONS.items():
+    for option in METHOD_OPTIONS:
         if args.get(option) is not None:
-            if field_name in own:
-                special[field_name] = args[option]
+            if option in own:
+                special[option] = args[option]
             else:
                 console.print(f"note: --{option} has no meaning for {name} and is ignored")
     return config, special

@@ -3,9 +3,12 @@
 Farina et al., "MULTIFLOW: Shifting Towards Task-Agnostic Vision-Language Pruning", CVPR 2024, eq. 3-8.
 One pass over the calibration data, no gradients.
     python prune.py --pruner multiflow
+What a part of the score is worth is seen without it (--no-reached, --no-emitted); configs/experiments/ablation.yaml.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -13,11 +16,23 @@ from pruners.base import OneShot
 from pruners.statistics import InputNorms
 
 
+@dataclass(frozen=True)
+class MultiflowOptions:
+    """reached, emitted: whether the signal that reaches the output, or that the input emits, is part of the score.
+
+    Without either it is |W|; omp gives the same without a look at the data.
+    """
+
+    reached: bool = True
+    emitted: bool = True
+
+
 class Multiflow(OneShot):
     """Information flow as criterion, the multimodal prior as allocation."""
 
     allocation = "multimodal"
     uses_data = True
+    Options = MultiflowOptions
 
     def calibrate(self) -> None:
         """Gather the norm of every input channel."""
@@ -26,17 +41,22 @@ class Multiflow(OneShot):
 
     def score(self, name: str) -> Tensor:
         """Scores [o, i] of a layer."""
-        return flow_scores(self.matrix(name), self.norms.norms(name))
+        parts = self.options
+        return flow_scores(self.matrix(name), self.norms.norms(name), parts.reached, parts.emitted)
 
 
-def flow_scores(weight: Tensor, norm: Tensor) -> Tensor:
+def flow_scores(weight: Tensor, norm: Tensor, reached: bool = True, emitted: bool = True) -> Tensor:
     """Eq. 3-6. weight [o, i], norm [i] of the input channels -> scores [o, i] float32.
 
     Signal that reaches output o: mean over i of |W_oi| a_i. Signal that input i emits: a_i times the mean over o
-    of |W_oi|. Score: reached signal * |W| * emitted signal.
+    of |W_oi|. Score: reached signal * |W| * emitted signal; a part that is switched off counts as 1.
     """
-    _, i = weight.shape
+    o, i = weight.shape
     magnitude = weight.abs().float()
-    reached = magnitude @ norm / i
-    emitted = norm * magnitude.mean(dim=0)
-    return magnitude.mul_(reached[:, None]).mul_(emitted[None, :])
+    arriving = magnitude @ norm / i if reached else None
+    leaving = norm * magnitude.mean(dim=0) if emitted else None
+    if arriving is not None:
+        magnitude.mul_(arriving.view(o, 1))
+    if leaving is not None:
+        magnitude.mul_(leaving.view(1, i))
+    return magnitude

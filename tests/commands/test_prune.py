@@ -118,6 +118,16 @@ def test_allocation_crosses_with_any_criterion(run, tmp_path):
     assert all(share == pytest.approx(0.75, abs=1e-5) for share in mask.sparsity_by_modality().values())
 
 
+def test_a_part_of_the_score_left_out(made, run, tmp_path):
+    done = prune(run, tmp_path, "--no-reached", "-s", "75", *QUICK)
+    assert done.returncode == 0, done.stderr
+    name = "multiflow/xvlm-mini_multiflow_75_seed42.safetensors"
+    part, whole = Mask.load(tmp_path / name), Mask.load(made[0] / name)
+    assert part.source["options"] == {"reached": False, "emitted": True}
+    assert whole.source["options"] == {"reached": True, "emitted": True}
+    assert part != whole
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("pruner", ["multiflow", "snip", "itersnip"])
 def test_interrupted_and_resumed_gives_the_same_masks(pruner, run, tmp_path):
@@ -246,6 +256,8 @@ class TestBadInput:
         scores = made[0] / "multiflow" / "xvlm-mini_multiflow_seed42_scores.safetensors"
         done = run("prune.py", "--from_scores", str(scores), "-s", "40", "-p", "omp", "--output_dir", str(tmp_path))
         self.refused(done, "--pruner has no meaning with --from_scores")
+        done = run("prune.py", "--from_scores", str(scores), "-s", "40", "--no-reached", "--output_dir", str(tmp_path))
+        self.refused(done, "--reached has no meaning with --from_scores")
         assert not list(tmp_path.iterdir())
 
     def test_a_pattern_at_another_sparsity_leaves_no_folder(self, run, tmp_path):

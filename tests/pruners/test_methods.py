@@ -24,6 +24,41 @@ def test_flow_scores_by_loops():
         assert scores[o, i] == pytest.approx((reached * abs(weight[o, i]) * emitted).item(), rel=1e-5)
 
 
+@pytest.mark.parametrize(("reached", "emitted"), [(True, False), (False, True), (False, False)])
+def test_flow_scores_without_a_part_by_loops(reached, emitted):
+    generator = torch.Generator().manual_seed(1)
+    weight, norm = torch.randn(4, 3, generator=generator), torch.rand(3, generator=generator)
+    before = weight.clone()
+    scores = flow_scores(weight, norm, reached, emitted)
+    for o, i in itertools.product(range(4), range(3)):
+        expected = abs(weight[o, i])
+        if reached:
+            expected = expected * sum(abs(weight[o, k]) * norm[k] for k in range(3)) / 3
+        if emitted:
+            expected = expected * norm[i] * sum(abs(weight[k, i]) for k in range(4)) / 4
+        assert scores[o, i] == pytest.approx(expected.item(), rel=1e-5)
+    assert torch.equal(weight, before)
+
+
+def test_multiflow_without_its_parts(xvlm, xvlm_batches):
+    """Without both it is magnitude under the same prior; each part changes the mask; the origin tells."""
+
+    def mask(**options):
+        return prune(xvlm, xvlm_batches, "multiflow", (0.75,), **options)[0.75]
+
+    whole, bare = mask(), mask(reached=False, emitted=False)
+    magnitude = prune(xvlm, [], "omp", (0.75,), allocation="multimodal")[0.75]
+    names = list(xvlm.prunable_layers())
+    assert all(torch.equal(bare[name], magnitude[name]) for name in names)
+    found = {(True, True): whole, (False, False): bare}
+    found |= {parts: mask(reached=parts[0], emitted=parts[1]) for parts in ((True, False), (False, True))}
+    for (reached, emitted), made in found.items():
+        assert made.source["options"] == {"reached": reached, "emitted": emitted}
+        assert round(made.sparsity(), 4) == 0.75
+    for one, two in itertools.combinations(found.values(), 2):
+        assert any(not torch.equal(one[name], two[name]) for name in names)
+
+
 @pytest.mark.parametrize("weights", ["random", "ties", "zeros"])
 def test_lamp_scores_by_loops(weights):
     rng = np.random.default_rng(0)
