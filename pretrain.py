@@ -39,10 +39,13 @@ def main() -> None:
     path = args.config or task_file(args.model, "pretrain")
     settings = read_yaml(path)
 
+    from storage.atomic import no_empty_folder
     from training.stages import PretrainConfig, pretrain  # heavy imports after parsing
 
     config = parse(PretrainConfig, settings, str(path))
-    pretrain(args, config, Path(args.output_dir or f"runs/pretrain/{args.model}"))
+    folder = Path(args.output_dir or f"runs/pretrain/{args.model}")
+    with no_empty_folder(folder):
+        pretrain(args, config, folder)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from pruners.outputs import Outputs
 from pruners.percents import parse_percents
 from pruners.report import print_result
 from pruners.session import Session
+from storage.atomic import no_empty_folder
 from storage.hashing import hash_file, hash_tensors
 from training.fabric import make_fabric
 
@@ -77,7 +78,17 @@ def prune_command(args: dict[str, Any], settings: dict[str, Any], where: str) ->
     method = pruner_class(config.pruner)
     check_allocation(config.allocation or method.allocation, [percent / 100 for percent in percents])
     outputs = Outputs.of(config.output_dir, args["model"], config.pruner, config.allocation, config.seed)
+    with no_empty_folder(outputs.folder):
+        _prune(args, config, options, percents, outputs)
+    return outputs
+
+
+def _prune(
+    args: dict[str, Any], config: PruneConfig, options: dict[str, Any], percents: list[float], outputs: Outputs
+) -> None:
+    """Everything from the first look at the model and the data to the files in the folder."""
     outputs.check_folder()
+    method = pruner_class(config.pruner)
     fabric = make_fabric(config.accelerator, config.devices, config.num_nodes, config.precision)
     interrupt.listen()
     started = time.perf_counter()
@@ -123,7 +134,6 @@ def prune_command(args: dict[str, Any], settings: dict[str, Any], where: str) ->
         outputs.write(session, masks, source, save_scores=config.save_scores, processes=fabric.world_size)
         checkpoint.finish()
         print_result(masks, outputs, session.seconds, time.perf_counter() - started, failed)
-    return outputs
 
 
 def merge(args: dict[str, Any], settings: dict[str, Any], where: str) -> tuple[PruneConfig, dict[str, Any]]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from console.errors import explain_os_error
+from console.errors import InputError, explain_os_error
 
 
 @contextlib.contextmanager
@@ -63,6 +63,19 @@ def check_writable(folder: Path | str) -> None:
         probe.unlink()
     except OSError as error:
         raise explain_os_error(error, f"write to {folder}") from error
+
+
+@contextlib.contextmanager
+def no_empty_folder(folder: Path | str) -> Iterator[None]:
+    """Remove the folders on the way to `folder` that were not there before and that an InputError leaves empty."""
+    absent = [path for path in (Path(folder), *Path(folder).parents) if not path.exists()]  # from the inside out
+    try:
+        yield
+    except InputError:
+        with contextlib.suppress(OSError):  # something lies in it, or another process was faster
+            for path in absent:
+                path.rmdir()
+        raise
 
 
 def write_text(path: Path | str, text: str) -> None:

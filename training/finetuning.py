@@ -22,7 +22,7 @@ from data.readers import Batch, make_reader
 from data.tokenizer import load_tokenizer
 from evaluation.items import FILE, write_items
 from models.tasks import load_task_model
-from storage.atomic import check_writable, write_json
+from storage.atomic import check_writable, no_empty_folder, write_json
 from training.choices import (
     SECONDS,
     check_numbers,
@@ -63,7 +63,11 @@ def finetune(
     variant: a folder of its own below the task's. dataset: the chosen one, of a task with several. mask_inside: let the
     last weights contain their mask, for a task that goes on from them. Returns what results.json holds.
     """
-    return _Run(args, config, make_task, task_name, variant, dataset, mask_inside).go()
+    check_numbers(args)
+    seed = config.seed if args.seed is None else args.seed
+    folder = output_folder(args, Path(task_name, dataset or variant), seed)
+    with no_empty_folder(folder):
+        return _Run(args, config, make_task, task_name, dataset, mask_inside, folder, seed).go()
 
 
 class _Run:
@@ -75,16 +79,15 @@ class _Run:
         config: Finetuning,
         make_task: MakeTask,
         task_name: str,
-        variant: str,
         dataset: str,
         mask_inside: bool,
+        folder: Path,
+        seed: int,
     ):
-        check_numbers(args)
         self.args, self.config, self.task_name, self.dataset = args, config, task_name, dataset
-        self.seed = config.seed if args.seed is None else args.seed
+        self.folder, self.seed = folder, seed
         self.precision = args.precision or config.precision
         mask = chosen_mask(args)
-        self.folder = output_folder(args, Path(task_name, dataset or variant), self.seed)
         check_writable(self.folder)
         accumulate = config.accumulation(args.devices * args.num_nodes)
         self.fabric = make_fabric(args.accelerator, args.devices, args.num_nodes, self.precision)

@@ -202,7 +202,7 @@ class TestBadInput:
     )
     def test_command_line(self, arguments, message, run, tmp_path):
         self.refused(prune(run, tmp_path / "out", *arguments), message)
-        assert not list((tmp_path / "out").rglob("*.safetensors"))
+        assert not (tmp_path / "out").exists()
 
     def test_no_model(self, run):
         self.refused(run("prune.py"), "--model is missing: choose one of")

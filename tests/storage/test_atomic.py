@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from console.errors import InputError
-from storage.atomic import atomic_path, check_writable, remove_parts, write_json, write_text
+from storage.atomic import atomic_path, check_writable, no_empty_folder, remove_parts, write_json, write_text
 
 
 def names(folder):
@@ -143,6 +143,29 @@ def test_check_writable_makes_the_folder_and_leaves_it_empty(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="cannot write to"):
         check_writable(tmp_path / "file")
+
+
+def refused(folder, *files):
+    with pytest.raises(InputError, match="no good"), no_empty_folder(folder):
+        check_writable(folder)
+        for file in files:
+            (folder / file).write_text("x")
+        raise InputError("no good")
+
+
+def test_a_refusal_leaves_no_new_empty_folder(tmp_path):
+    refused(tmp_path / "a" / "b" / "c")
+    assert names(tmp_path) == []
+    (tmp_path / "there").mkdir()
+    refused(tmp_path / "there")
+    refused(tmp_path / "there" / "a")
+    assert names(tmp_path) == ["there"]
+    assert names(tmp_path / "there") == []
+    refused(tmp_path / "new" / "a", "log")
+    assert names(tmp_path / "new" / "a") == ["log"]
+    with no_empty_folder(tmp_path / "fine"):
+        check_writable(tmp_path / "fine")
+    assert names(tmp_path) == ["fine", "new", "there"]
 
 
 def test_json_is_readable_text(tmp_path):

@@ -135,14 +135,19 @@ def test_a_finished_run_is_not_done_again_and_another_is_refused(config, run, tm
         ({"surprise": 1}, ["--dense"], "unknown key 'surprise'"),
         ({}, ["--dense", "--snapshot", "gone.pt"], "there is no snapshot gone.pt"),
         ({}, ["--dense", "--precision", "16-mixed"], "precision 16-mixed needs a GPU"),
+        ({}, ["--mask", "OTHER"], "the mask belongs to another model"),
     ],
 )
 def test_bad_input(changes, more, message, config, run, tmp_path):
-    done = run(*options("vqa", config("vqa", **changes), tmp_path / "out", *more))
+    """It is refused in words, and leaves no folder behind."""
+    if "OTHER" in more:
+        Mask({"other.weight": torch.ones(2, 2, dtype=torch.bool)}).save(tmp_path / "other.safetensors")
+        more = ["--mask", tmp_path / "other.safetensors"]
+    done = run(*options("vqa", config("vqa", **changes), tmp_path / "runs" / "out", *more))
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "out" / "results.json").exists()
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.slow
