@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -37,3 +38,12 @@ def keep_json_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
         if wanted:
             kept.append(line + "\n")
     write_text(path, "".join(kept))
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log, without a last one that was cut short; none where there is no file."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found

@@ -56,6 +56,17 @@ def read_safetensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str
         raise _corrupt(path, error) from error
 
 
+def read_metadata(path: Path | str) -> dict[str, str]:
+    """The metadata alone of a `.safetensors` file; InputError when it is missing or corrupt."""
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except OSError as error:
+        raise explain_os_error(error, f"read {path}") from error
+    except SafetensorError as error:
+        raise _corrupt(path, error) from error
+
+
 def parse_metadata(path: Path | str, metadata: dict[str, str], key: str, needs: Iterable[str] = ()) -> Any:
     """The JSON value under `key` of a file's metadata; InputError when it is missing, broken, or lacks a needed key."""
     try:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from console.errors import InputError
 from pruners.mask import Mask
-from storage.log import append_json_line, keep_json_lines
-from storage.tensors import read_safetensors, write_safetensors
+from storage.atomic import atomic_path, write_text
+from storage.log import append_json_line, keep_json_lines, read_json_lines
+from storage.tensors import read_metadata, read_safetensors, write_safetensors
 
 Metrics = dict[str, Any]
+
+BEST = "best.safetensors"
 
 
 def keep_epoch(folder: Path, epoch: int, found: Metrics, model: nn.Module, decides: str | None) -> None:
@@ -23,7 +28,7 @@ def keep_epoch(folder: Path, epoch: int, found: Metrics, model: nn.Module, decid
     before = read_epochs(folder)
     append_json_line(log, {"epoch": epoch, **found})
     if decides is not None and all(found[decides] > line[decides] for line in before):
-        write_model(folder / "best.safetensors", model, epoch)
+        write_model(folder / BEST, model, epoch)
 
 
 def write_model(path: Path, model: nn.Module, epoch: int, mask: Mask | None = None) -> None:
@@ -35,15 +40,58 @@ def write_model(path: Path, model: nn.Module, epoch: int, mask: Mask | None = No
 
 def read_epochs(folder: Path) -> list[Metrics]:
     """The numbers of the epochs so far."""
-    log = folder / "epochs.jsonl"
-    return [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+    return read_json_lines(folder / "epochs.jsonl")
+
+
+def best_epoch(lines: list[Metrics], decides: str) -> int:
+    """The epoch whose weights `keep_epoch` keeps of these, at least one."""
+    best = lines[0]
+    for number, line in enumerate(lines):
+        if all(line[decides] > earlier[decides] for earlier in lines[:number]):
+            best = line
+    return best["epoch"]
+
+
+def check_epochs(snapshot: Path, epochs: int, decides: str | None) -> None:
+    """InputError unless what decides about the first `epochs` epochs lies beside the snapshot that has them behind it.
+
+    That are their numbers, and the weights of the best one; weights of a later epoch will be made again.
+    """
+    if decides is None or not epochs:
+        return
+    lines = [line for line in read_epochs(snapshot.parent) if line["epoch"] <= epochs]
+    way_out = "put the run's file there, or start anew without the snapshot"
+    if len(lines) < epochs:
+        raise InputError(
+            f"{snapshot} is {epochs} epochs on, but epochs.jsonl beside it tells of {len(lines)}: {way_out}"
+        )
+    weights, best = snapshot.with_name(BEST), best_epoch(lines, decides)
+    if not weights.is_file():
+        raise InputError(
+            f"{weights} is missing, the weights of epoch {best}, the best one before {snapshot}: {way_out}"
+        )
+    kept = int(read_metadata(weights).get("epoch", 0))
+    if kept != best and kept <= epochs:
+        raise InputError(f"{weights} is of epoch {kept}, but the best one before {snapshot} is {best}: {way_out}")
+
+
+def bring_epochs(source: Path, folder: Path, epochs: int) -> None:
+    """Have in `folder` what lies in `source` of the first `epochs` epochs: their numbers, and the best weights."""
+    if source.resolve() == folder.resolve() or not epochs:
+        return
+    lines = [json.dumps(line) + "\n" for line in read_epochs(source) if line["epoch"] <= epochs]
+    if lines:
+        write_text(folder / "epochs.jsonl", "".join(lines))
+    if (source / BEST).is_file():
+        with atomic_path(folder / BEST) as temporary:
+            shutil.copyfile(source / BEST, temporary)
 
 
 def load_best(folder: Path, model: nn.Module, decides: str | None) -> int | None:
     """Put the best epoch's weights into the model and return its number; None where the last one counts."""
     if decides is None:
         return None
-    state, metadata = read_safetensors(folder / "best.safetensors")
+    state, metadata = read_safetensors(folder / BEST)
     own = model.state_dict()
     with torch.no_grad():
         for name, tensor in state.items():

@@ -34,7 +34,7 @@ from training.choices import (
 )
 from training.clock import Clock
 from training.compiling import compile_blocks
-from training.epoch_weights import Metrics, keep_epoch, load_best, write_model
+from training.epoch_weights import Metrics, bring_epochs, check_epochs, keep_epoch, load_best, write_model
 from training.fabric import make_fabric
 from training.kept import as_json, count_kept, show_kept
 from training.logging_wandb import WandbLog, start_wandb
@@ -178,7 +178,11 @@ class _Run:
 
     def _started(self, step: int) -> None:
         self.objective.step = step  # of a resumed run, too
-        args = self.args
+        args, origin, epochs = self.args, self.loop.origin, step // self.epoch_steps
+        if origin is not None:
+            check_epochs(origin, epochs, self.decides)
+            if self.leads:
+                bring_epochs(origin.parent, self.folder, epochs)
         about = {**self.loop.identity, "mask_file": args.mask, "device": device_name(self.fabric.device)}
         self.wandb = start_wandb(self.fabric, self.folder, args.wandb, args.wdb_offline, args.experiment_name, about)
         if step == self.loop.steps and (self.folder / "results.json").is_file():

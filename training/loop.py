@@ -67,6 +67,11 @@ class Loop:
         """Where the run's state is kept."""
         return self.folder / "snapshot.pt"
 
+    @property
+    def origin(self) -> Path | None:
+        """The snapshot to go on from; None at the very beginning."""
+        return self.snapshot if self.snapshot.is_file() else self.start
+
 
 def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterator[Any]], loop: Loop) -> nn.Module:
     """Train `module` (in place) for `loop.steps` optimizer steps and return it.
@@ -81,9 +86,8 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
     if fabric.is_global_zero:
         remove_parts(loop.snapshot)
     step = 0
-    first = loop.snapshot if loop.snapshot.is_file() else loop.start
-    if first is not None:
-        step = load_snapshot(first, module, optimizer, loop.identity)
+    if loop.origin is not None:
+        step = load_snapshot(loop.origin, module, optimizer, loop.identity)
     for begin in loop.started:
         begin(step)
     if fabric.is_global_zero:

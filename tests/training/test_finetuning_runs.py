@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -82,6 +83,26 @@ def test_a_snapshot_is_gone_on_with_or_refused_with_the_difference(world, run, t
     assert run(*again).returncode == 0
     one, two = (load_file(tmp_path / name / "last.safetensors") for name in ("first_debug", "again_debug"))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_snapshot_in_another_folder_needs_the_best_epoch_so_far(world, run, tmp_path):
+    """Of a finished run, whose epochs are not trained again: their numbers and the best weights come along."""
+    config = write_config(tmp_path / "retrieval.yaml", world, "retrieval")
+    first, again = tmp_path / "first_debug", tmp_path / "again_debug"
+    done = run(*options("retrieval", config, tmp_path / "first", "--dense", "--debug"))
+    assert done.returncode == 0, done.stderr
+    command = options(
+        "retrieval", config, tmp_path / "again", "--dense", "--debug", "--snapshot", first / "snapshot.pt"
+    )
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
+    assert outcome(again) == outcome(first)
+    shutil.rmtree(again)
+    (first / "best.safetensors").unlink()
+    refused = run(*command)
+    assert refused.returncode == 2
+    assert "best.safetensors is missing, the weights of epoch 1" in refused.stderr
+    assert not again.exists()
 
 
 def test_how_many_pairs_are_compared_is_said_once(world, run, tmp_path):
