@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -76,8 +77,8 @@ class WrappedModel(nn.Module):
         self.tokenizer = tokenizer
         self.load_report = None
         self.skipped: list[str] = []
-        self._loss = loss or (lambda module, batch: module(**batch).loss)
-        self._forward = forward or (lambda module, batch: module(**batch))
+        self._loss = loss or own_loss
+        self._forward = forward or (lambda module, batch: called_by_name(module, batch, "forward"))
         self._modality, self._tokens, self._example = modality, tokens, example
         self._layers = dict(self._find(exclude, conv))
         if not self._layers:
@@ -161,6 +162,29 @@ class WrappedModel(nn.Module):
     def load_state_dict(self, *arguments: Any, **keywords: Any) -> Any:
         """The counterpart of `state_dict`."""
         return self.module.load_state_dict(*arguments, **keywords)
+
+
+def own_loss(module: nn.Module, batch: Batch) -> Tensor:
+    """The loss that a module computes itself, as those of Hugging Face do; InputError where it does not."""
+    loss = getattr(called_by_name(module, batch, "loss"), "loss", None)
+    if loss is None:
+        raise InputError(
+            f"the output of {type(module).__name__} has no loss: give wrap(module, loss=...), a function of module and "
+            "batch, or batches with what the module's own loss needs"
+        )
+    return loss
+
+
+def called_by_name(module: nn.Module, batch: Batch, argument: str) -> Any:
+    """`module(**batch)`; InputError naming the argument of `wrap` that is missing where the fields do not fit."""
+    try:
+        inspect.signature(module.forward).bind(**batch)
+    except TypeError as error:
+        raise InputError(
+            f"{type(module).__name__} cannot be called with the fields {', '.join(batch)} of a batch ({error}): give "
+            f"wrap(module, {argument}=...), a function of module and batch"
+        ) from error
+    return module(**batch)
 
 
 @contextlib.contextmanager

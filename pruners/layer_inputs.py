@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from console.errors import InputError
 from models.base import Batch, PrunableModel
 
 Look = Callable[[str, nn.Module, Tensor, Tensor | None], None]
@@ -21,11 +22,16 @@ def watch_inputs(model: PrunableModel, layers: Mapping[str, nn.Module], batch: B
     """Forward the batch without losses; `look(name, layer, x, real)` is called at the input x of every layer met,
     the same object for layers that read the same input.
 
-    real: [b, t], which tokens of x are no padding; None: all.
+    real: [b, t], which tokens of x are no padding; None: all. InputError where it does not fit x.
     """
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda layer, inputs: look(name, layer, inputs[0], model.real_tokens(name, batch))
+        def see(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            real = model.real_tokens(name, batch)
+            check_tokens(name, layer, inputs[0], real)
+            look(name, layer, inputs[0], real)
+
+        return see
 
     hooks = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
     try:
@@ -33,6 +39,18 @@ def watch_inputs(model: PrunableModel, layers: Mapping[str, nn.Module], batch: B
     finally:
         for handle in hooks:
             handle.remove()
+
+
+def check_tokens(name: str, layer: nn.Module, x: Tensor, real: Tensor | None) -> None:
+    """InputError unless `real` says of each token of a linear layer's input x [..., i] whether it counts."""
+    if real is None or not isinstance(layer, nn.Linear):
+        return
+    given = f"of shape {tuple(real.shape)}" if isinstance(real, Tensor) else f"a {type(real).__name__}"
+    if not isinstance(real, Tensor) or real.shape != x.shape[:-1]:
+        raise InputError(
+            f"the tokens of '{name}' must be a mask of shape {tuple(x.shape[:-1])}, since the layer reads "
+            f"{tuple(x.shape)}, but they are {given}: mend `tokens`, or let it give None where all of them count"
+        )
 
 
 def width(layer: nn.Module) -> int:

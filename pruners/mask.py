@@ -165,6 +165,11 @@ class Mask(Mapping[str, Tensor]):
         Other known names of the same parameters are translated; layers that the model has but does not prune are
         left out. Raises InputError naming the first differing keys when anything else does not match.
         """
+        if not hasattr(model, "prunable_layers"):
+            raise InputError(
+                f"a {type(model).__name__} does not say which of its layers can be pruned: wrap it as it was wrapped "
+                "for pruning, mask.apply(wrap(module, ...)); the zeros are then in the module itself"
+            )
         layers = model.prunable_layers()
         if list(self) == list(layers):
             self.check_fits(layers)

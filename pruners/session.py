@@ -18,7 +18,7 @@ from pruners.checkpoint import Checkpoint, no_checkpoint
 from pruners.group import Group
 from pruners.mask import Mask
 from pruners.preserve import preserved
-from pruners.units import Batches
+from pruners.units import Batches, check_batches
 
 
 class Session:
@@ -45,6 +45,7 @@ class Session:
                 f"a {type(model).__name__} does not say which of its layers can be pruned: wrap it first, "
                 "prune(wrap(module, loss=..., forward=...), ...)"
             )
+        check_batches(batches)
         self.model = model
         self.name = pruner
         self.pruner_class = pruner_class(pruner)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +33,17 @@ class Unit:
     batch: Batch
 
 
+def check_batches(batches: Batches) -> None:
+    """InputError for one batch in the place of a list of them."""
+    alone = isinstance(batches, Tensor | Mapping) and len(batches) > 0
+    if alone or (isinstance(batches, tuple) and any(isinstance(part, Tensor) for part in batches)):
+        what = "a dict" if isinstance(batches, Mapping) else f"a {type(batches).__name__}"
+        raise InputError(
+            f"the batches are {what}, which is one batch, not a list of them: give a list of dicts, for example "
+            "[{'image': tensor}]"
+        )
+
+
 def stream(
     batches: Batches,
     sides: tuple[str, ...],
@@ -53,6 +64,11 @@ def stream(
     for pair, loaded in _pairs(batches, start, stop, wrap):
         if len(sides) == 1 and isinstance(loaded, dict) and all(isinstance(v, Tensor) for v in loaded.values()):
             loaded = {sides[0]: loaded}  # a model with one side may be given its batches as they are
+        if len(sides) == 1 and not isinstance(loaded, dict):
+            raise InputError(
+                f"calibration batch {pair} must be a dict of named tensors, not a {type(loaded).__name__}: give, for "
+                "example, {'image': tensor}, and wrap(module, forward=..., loss=...) to say what becomes of them"
+            )
         if not isinstance(loaded, dict) or not all(side in loaded for side in sides):
             have = ", ".join(loaded) if isinstance(loaded, dict) else type(loaded).__name__
             raise InputError(
