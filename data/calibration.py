@@ -70,8 +70,7 @@ class CalibrationBatches:
 
     def _refuse(self, failed: list[str], planned: int) -> None:
         if len(failed) > self._max_missing * planned:
-            shown = "\n  ".join(failed[:50]) + (f"\n  ... and {len(failed) - 50} more" if len(failed) > 50 else "")
             raise InputError(
                 f"{len(failed)} of {planned} calibration images cannot be read, more than --max_missing "
-                f"{self._max_missing:.0%} allows: mend the image folders, or allow more. They are:\n  {shown}"
+                f"{self._max_missing:.0%} allows (first: {failed[0]}): mend the image folders, or allow more"
             )

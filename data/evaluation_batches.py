@@ -14,8 +14,6 @@ from console.errors import InputError
 from data.images import ImageError, read_image
 from data.readers import Batch
 
-SHOWN = 50  # missing files that an error lists
-
 
 class EvaluationData(Protocol):
     """Samples by number, and how they become a batch."""
@@ -51,14 +49,13 @@ def evaluation_batches(
 
 
 def check_files(data: EvaluationData) -> None:
-    """InputError that lists the missing image files: an evaluation needs them all, so look before the work starts."""
+    """InputError that counts the missing image files: an evaluation needs them all, so look before the work starts."""
     files = [file for file in map(data.file, range(len(data))) if file is not None]
     missing = [file for file in dict.fromkeys(files) if not Path(file).is_file()]
     if missing:
-        more = f"\n  ... and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         raise InputError(
-            f"{len(missing)} evaluation images are missing, and all of them are needed: mend the image folder, or "
-            "evaluate on fewer. They are:\n  " + "\n  ".join(missing[:SHOWN]) + more
+            f"{len(missing)} of {len(files)} evaluation images are missing (first: {missing[0]}), and all of them are "
+            "needed: mend the image folder, or evaluate on fewer"
         )
 
 

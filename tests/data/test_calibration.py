@@ -153,12 +153,16 @@ def test_few_unreadable_images_are_replaced_and_named(world, tokenizer, tmp_path
 def test_many_missing_images_stop_before_the_work_starts(world, tokenizer, tmp_path):
     config, _ = copy_of(world, tmp_path, dict.fromkeys(range(0, 40, 10), "missing"))
     readers = {"general": make_reader(config, SHAPE, tokenizer)}
-    with pytest.raises(InputError, match=r"4 of 40 calibration images cannot be read, more than --max_missing 5%"):
+    with pytest.raises(
+        InputError, match=r"4 of 40 calibration images cannot be read, more than --max_missing 5%"
+    ) as said:
         CalibrationBatches(readers, 8, 0).check_files(5)
+    assert "(missing)" in str(said.value)
+    assert "\n" not in str(said.value)
     CalibrationBatches(readers, 8, 0, max_missing=0.2).check_files(5)
 
 
-def test_many_broken_images_stop_the_run_with_the_list(world, tokenizer, tmp_path):
+def test_many_broken_images_stop_the_run_with_the_first(world, tokenizer, tmp_path):
     config, records = copy_of(world, tmp_path, dict.fromkeys(range(0, 40, 10), "broken"))
     readers = {"general": make_reader(config, SHAPE, tokenizer)}
     with pytest.raises(InputError, match=r"cannot be read") as error:

@@ -52,12 +52,11 @@ def test_impossible_batch_size():
         evaluation_batches(Numbers(3), 0)
 
 
-def test_missing_images_are_listed_before_the_work(tmp_path):
+def test_missing_images_are_counted_before_the_work(tmp_path):
     for i in (0, 2):
         Image.new("RGB", (2, 2)).save(tmp_path / f"{i}.png")
-    with pytest.raises(InputError, match=r"2 evaluation images are missing") as error:
+    with pytest.raises(InputError, match=r"^2 of 4 evaluation images are missing \(first: .*/1\.png\), [^\n]*$"):
         check_files(Numbers(4, tmp_path))
-    assert str(error.value).splitlines()[1:] == [f"  {tmp_path / '1.png'}", f"  {tmp_path / '3.png'}"]
     check_files(Numbers(1, tmp_path))
     check_files(Numbers(4))
     (tmp_path / "broken.png").write_bytes(b"no picture")
