@@ -13,6 +13,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from console.command_line import Parser
 from console.errors import InputError, run_command
 
 MOST = 200
@@ -20,7 +21,7 @@ MOST = 200
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     places = argparse.ArgumentParser(add_help=False)
     places.add_argument("--results", default="results", help="small result files (default: results)")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import prune
 from configs.schema import model_names, read_yaml, task_file
+from console.command_line import Parser
 from console.errors import InputError, run_command
 from pruners import check_pruner
 from pruners.percents import parse_percents
@@ -36,7 +37,7 @@ PRUNING = (
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     inspect = commands.add_parser("inspect", help="layers of a mask, dead neurons, signs of collapse")

@@ -11,12 +11,13 @@ import argparse
 from pathlib import Path
 
 from configs.schema import model_names, parse, read_yaml, task_file
+from console.command_line import Parser
 from console.errors import run_command
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-m", "--model", required=True, help=f"one of {', '.join(model_names())}")
     parser.add_argument("--config", help="YAML with the stages (default: configs/<model>/pretrain.yaml)")
     parser.add_argument("--weights", help="start from this checkpoint (default: random weights)")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 
 from configs.schema import model_names, read_yaml, task_file
+from console.command_line import Parser
 from console.errors import InputError, run_command
 from pruners import ALLOCATIONS, PRUNERS, check_pruner
 from pruners.percents import parse_percents
@@ -16,7 +17,7 @@ from pruners.percents import parse_percents
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; what is left out comes from configs/<model>/prune.yaml."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_argument_group("what")
     what.add_argument("-m", "--model", help=f"one of {', '.join(model_names())}, timm:NAME or hf:ID")
     what.add_argument("-p", "--pruner", help=f"one of {', '.join(PRUNERS)} (default: multiflow)")

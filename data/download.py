@@ -17,6 +17,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from console.command_line import Parser
 from console.errors import InputError, explain_os_error, run_command
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; nothing heavy is imported before it has been read."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data.download",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

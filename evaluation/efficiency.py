@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from configs.schema import model_names
+from console.command_line import Parser
 from console.errors import InputError, run_command
 
 TASKS = ("retrieval", "captioning", "vqa", "image_classification")
@@ -16,7 +17,7 @@ TASKS = ("retrieval", "captioning", "vqa", "image_classification")
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "-m", "--model", required=True, help=f"one of {', '.join(model_names())}, timm:<name> or hf:<id or folder>"
     )

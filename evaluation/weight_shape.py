@@ -12,6 +12,7 @@ import math
 from typing import TYPE_CHECKING
 
 from configs.schema import model_names
+from console.command_line import Parser
 from console.errors import run_command
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-m", "--model", required=True, help=f"one of {', '.join(model_names())}, timm:NAME or hf:ID")
     parser.add_argument("--weights", help="checkpoint (default: the model's own)")
     return parser.parse_args(arguments)

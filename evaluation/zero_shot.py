@@ -10,12 +10,13 @@ import glob
 from pathlib import Path
 
 from configs.schema import model_names, parse, read_yaml, task_file
+from console.command_line import Parser
 from console.errors import InputError, run_command
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-m", "--model", required=True, help=f"one of {', '.join(model_names())}")
     parser.add_argument("--weights", help="checkpoint (default: the model's own)")
     parser.add_argument("--config", help="YAML file (default: configs/<model>/zero_shot.yaml)")

@@ -10,12 +10,13 @@ import argparse
 import sys
 
 from configs.schema import model_names, read_yaml
+from console.command_line import Parser
 from console.errors import run_command
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help=f"a model: {', '.join(model_names())}, timm:<name> or hf:<id or folder>")
     parser.add_argument("--config", help="YAML with the model's sizes (default: its own)")
     parser.add_argument("--weights", default="random", help="checkpoint, or 'random' (default)")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 
 from configs.schema import model_names
+from console.command_line import Parser
 
 
 def finetuning_parser(description: str, task: str) -> argparse.ArgumentParser:
     """A parser with the shared options; the script adds its own."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_argument_group("what")
     what.add_argument("-m", "--model", required=True, help=f"one of {', '.join(model_names())}")
     what.add_argument("--config", help=f"YAML file (default: configs/<model>/{task}.yaml)")

@@ -14,12 +14,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from console.command_line import Parser
 from console.errors import InputError, nearest, run_command
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; nothing heavy is imported before it has been read."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data.miniworld",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from console.errors import InputError
 from tests.conftest import REPOSITORY
 from tests.docs.pages import anchors, blocks, commands, inline_code, links, pages
 
@@ -248,7 +249,7 @@ def test_this_test_sees_what_is_wrong(tmp_path):
     assert links("[a](b.md#c) [d](https://e) ```x```") == ["b.md#c"]
     assert anchors("# Part 1: any *module*\n") == {"part-1-any-module"}
     assert [block.language for block in blocks("```python\nx\n```\n\n```sh\ny\n```\n")] == ["python", "sh"]
-    with pytest.raises(SystemExit):
+    with pytest.raises(InputError):
         check_command("python prune.py --modle xvlm")
 
 
