@@ -16,6 +16,9 @@ from storage.tensors import read_tensors
 MASK_SUFFIX = "_pruning_mask"
 """After the name of a parameter: the mask of it, in mask files and in weights files that contain their masks."""
 
+FEW = 5
+"""Keys of a checkpoint that are reported with a line each; more of them are grouped."""
+
 
 @dataclass
 class LoadReport:
@@ -34,11 +37,23 @@ class LoadReport:
         return bool(self.renamed or self.dropped or self.resized or self.fresh)
 
     def __str__(self) -> str:
+        """A line for what happened to a few keys; those that happened to many are counted by the modules they are in.
+
+        All of them are in the fields.
+        """
+        said = {
+            "renamed": {old: f"{old} -> {new}" for old, new in self.renamed.items()},
+            "dropped": {name: name for name in self.dropped},
+            "resized": {name: f"{name} {change}" for name, change in self.resized.items()},
+            "fresh": {name: f"{name} (not in the file, made anew)" for name in self.fresh},
+        }
         lines = [f"{self.source}: {self.loaded} tensors loaded"]
-        lines += [f"  renamed  {old} -> {new}" for old, new in self.renamed.items()]
-        lines += [f"  dropped  {name}" for name in self.dropped]
-        lines += [f"  resized  {name} {change}" for name, change in self.resized.items()]
-        lines += [f"  fresh    {name} (not in the file, keeps its initial value)" for name in self.fresh]
+        for what, entries in said.items():
+            shown = list(entries.values())
+            if len(shown) > FEW:
+                about = {"dropped": "", "fresh": " (not in the file, made anew)"}.get(what, f" (first: {shown[0]})")
+                shown = [f"{len(entries)} keys{about}: {_grouped(entries)}"]
+            lines += [f"  {what:8} {line}" for line in shown]
         return "\n".join(lines)
 
 
@@ -196,6 +211,14 @@ def _mismatch(source: str, model: str, lacking: list[str], unknown: list[str], w
     if unknown:
         parts.append(f"{len(unknown)} keys are unknown (first: {_first(unknown)})")
     return f"{source} does not fit {model}: {' and '.join(parts)}; give a file of this model"
+
+
+def _grouped(names: Iterable[str]) -> str:
+    """Names counted by their first part: 'body.* (2), head.weight'."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.split(".")[0], []).append(name)
+    return ", ".join(f"{start}.* ({len(group)})" if len(group) > 1 else group[0] for start, group in groups.items())
 
 
 def _first(names: Iterable[str], n: int = 3) -> str:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from models import load_model
+from models.checkpoint import LoadReport
 from models.conformance import CHECKS
 from training.stages import save_weights
 
@@ -52,3 +53,30 @@ def test_pretraining_batches_divide_the_queue():
 
     stages = parse(PretrainConfig, read_yaml(task_file("blip-mini", "pretrain")), "blip-mini").stages
     assert load_model("blip-mini", weights="random").config.queue % stages[-1].batch_size == 0
+
+
+def test_what_a_checkpoint_lacks_is_told_in_a_few_lines():
+    """blip-mini's file leaves out its momentum copies and queues."""
+    report = load_model("blip-mini").load_report
+    head, *lines = str(report).splitlines()
+    assert head.endswith(f"{report.loaded} tensors loaded")
+    (line,) = lines
+    copies = sum(name.startswith("visual_encoder_m.") for name in report.fresh)
+    assert copies > 50
+    assert f"fresh    {len(report.fresh)} keys (not in the file, made anew): " in line
+    assert f"visual_encoder_m.* ({copies})" in line
+    assert "image_queue, text_queue, queue_ptr" in line
+    assert len(line) < 250
+
+
+def test_a_few_keys_have_a_line_each():
+    few = {f"a.{n}": f"b.{n}" for n in range(3)}
+    report = LoadReport("file", 9, renamed=few, dropped=["head.bias", *(f"body.{n}" for n in range(8))], fresh=["x.y"])
+    assert str(report).splitlines() == [
+        "file: 9 tensors loaded",
+        "  renamed  a.0 -> b.0",
+        "  renamed  a.1 -> b.1",
+        "  renamed  a.2 -> b.2",
+        "  dropped  9 keys: head.bias, body.* (8)",
+        "  fresh    x.y (not in the file, made anew)",
+    ]
