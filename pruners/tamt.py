@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from console.errors import InputError
+from console.progress import console
 from models.base import Batch
 from pruners.base import Pruner
 from pruners.group import Group
 from pruners.mask import Mask
+from pruners.percents import percent
 from pruners.preserve import moving_restored, weights_restored
 from pruners.progress import Progress
 from pruners.scores import Scores
@@ -70,7 +72,21 @@ class TAMT(Pruner):
                     self.model.eval()
             progress.finished[sparsity] = trained.mask
             self.scores_by_sparsity[sparsity] = trained.scores()
-        return {sparsity: progress.finished[sparsity] for sparsity in sparsities}
+        masks = {sparsity: progress.finished[sparsity] for sparsity in sparsities}
+        if self.work.group.rank == 0:
+            self._tell_of_magnitudes(masks, steps)
+        return masks
+
+    def _tell_of_magnitudes(self, masks: dict[float, Mask], steps: int) -> None:
+        """Print a line where training moved no weight across the cut, since the numbers look the same either way."""
+        start = self.cut_all(self.magnitudes(), list(masks))
+        same = [f"{percent(sparsity)} %" for sparsity, mask in masks.items() if mask == start[sparsity]]
+        if same:
+            console.print(
+                f"tamt: at {', '.join(same)} no bit differs from magnitude pruning, since {steps} steps at a learning "
+                f"rate of {self.options.lr:g} are too few to move a weight across the cut: give more batches "
+                "(--num_batches) or a larger `lr` (in the configuration under `methods: {tamt: {lr: ...}}`)"
+            )
 
     def largest(self, real: dict[str, Tensor], sparsity: float) -> Mask:
         """The mask that keeps the largest |M|, at exactly the sparsity."""

@@ -226,6 +226,20 @@ def test_tamt_by_hand(model, batches):
     np.testing.assert_allclose(scores, real.detach().abs().numpy(), rtol=1e-5)
 
 
+def test_tamt_that_moved_nothing_says_so(model, batches, capsys):
+    """A rate that cannot move a weight across the cut at one sparsity, and one that can."""
+    mask = prune(model, batches[:2], "tamt", (0.5, 0.75), lr=1e-6)
+    assert mask == prune(model, [], "omp", (0.5, 0.75))
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.startswith(
+        "tamt: at 50 %, 75 % no bit differs from magnitude pruning, since 2 steps at a learning rate"
+    )
+    assert "(--num_batches)" in said
+    mask = prune(model, batches, "tamt", (0.5,), lr=0.1)
+    assert mask != prune(model, [], "omp", (0.5,))
+    assert capsys.readouterr().err == ""
+
+
 def test_tamt_density_is_exact_at_every_step(xvlm, xvlm_batches, monkeypatch):
     from pruners import tamt
 
