@@ -12,12 +12,14 @@ from torch import nn
 
 from configs.schema import parse
 from console.errors import InputError
+from console.progress import console
 from pruners import allocation_named, pruner_class
 from pruners.base import Advance, Pruner, Work, silent
 from pruners.checkpoint import Checkpoint, no_checkpoint
 from pruners.group import Group
 from pruners.mask import Mask
 from pruners.preserve import preserved
+from pruners.statistics import Layers
 from pruners.units import Batches, check_batches
 
 
@@ -76,6 +78,8 @@ class Session:
         check_sparsities(sparsities)
         with preserved(self.model, self.pruner_class.uses_gradients):
             self.pruner = self.pruner_class(self.model, self._work, self.options, self.allocation)
+            if self._work.group.rank == 0:
+                tell_of_zeros(self.pruner.layers)
             started = time.perf_counter()
             preliminary = self._preliminary()
             self.pruner.calibrate()
@@ -107,6 +111,16 @@ class Session:
             self.pruner.gather(statistic, 0, self.pruner.pairs_in_all(), save=False)
             statistic.finish()
         return statistic
+
+
+def tell_of_zeros(layers: Layers) -> None:
+    """Print a warning where layers have no weight but zeros: no score tells such weights apart."""
+    empty = [name for name, layer in layers.items() if not layer.weight.any()]
+    if empty:
+        console.print(
+            f"warning: all weights of {len(empty)} of {len(layers)} layers are zero (first: {empty[0]}), so that which "
+            "of them stay means nothing: check the weights that were loaded"
+        )
 
 
 def check_sparsities(sparsities: Sequence[float]) -> None:

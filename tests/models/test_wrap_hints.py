@@ -87,3 +87,12 @@ def test_a_mask_on_a_module_that_is_not_wrapped():
             use(module)
     mask.apply(wrap(module))
     assert sum(int((layer.weight == 0).sum()) for layer in module) == 12
+
+
+def test_weights_that_are_all_zero_are_pruned_with_a_warning(capsys):
+    module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    prune(wrap(module), [], "omp", (0.5,))
+    assert capsys.readouterr().err == ""
+    nn.init.zeros_(module[1].weight)
+    prune(wrap(module), [], "omp", (0.5,))
+    assert "warning: all weights of 1 of 2 layers are zero (first: 1.weight)" in capsys.readouterr().err
