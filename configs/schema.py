@@ -73,16 +73,43 @@ def parse(schema: type[T], mapping: dict[str, Any], where: str) -> T:
     """
     hints = typing.get_type_hints(schema)
     fields = {field.name: field for field in dataclasses.fields(schema)}  # type: ignore[arg-type]
+    needed = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
+    if not needed <= set(mapping) <= set(fields):
+        other = other_task(mapping, needed, set(fields)) if Path(where).is_file() else None
+        if other is not None:
+            raise InputError(
+                f"{where} looks like a configuration of another task, {other}: give one of this task, or leave "
+                "--config out"
+            )
     for key in mapping:
         if key not in fields:
             raise InputError(f"{where}: unknown key '{key}'{nearest(str(key), fields)}")
     values = {}
-    for name, field in fields.items():
+    for name in fields:
         if name in mapping:
             values[name] = _convert(hints[name], mapping[name], where, name)
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+        elif name in needed:
             raise InputError(f"{where}: the key '{name}' is missing")
     return schema(**values)
+
+
+def other_task(mapping: dict[str, Any], needed: set[str], fields: set[str]) -> str | None:
+    """The task whose shipped configurations are most like `mapping`; None where these `fields` are a likelier reading.
+
+    Two configurations are the more alike, the fewer keys only one of them has. needed: fields that must be given.
+    """
+    keys, likest, own = set(mapping), {}, []
+    for path in sorted(CONFIGS.glob("*/*.yaml")):
+        if path.stem == "model" or path.parent.name == "experiments":
+            continue
+        shipped = set(read_yaml(path))
+        apart = len(keys ^ shipped)
+        if needed <= shipped <= fields:
+            own.append(apart)
+        elif 2 * len(keys & shipped) > len(shipped):
+            likest[path.stem] = min(apart, likest.get(path.stem, apart))
+    best = min(likest, key=likest.__getitem__, default=None)
+    return best if best is not None and likest[best] < min(own, default=len(keys)) else None
 
 
 def _convert(hint: Any, value: Any, where: str, key: str) -> Any:

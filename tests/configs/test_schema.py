@@ -1,8 +1,10 @@
 """Configurations: what is wrong is said in one sentence; every shipped file parses."""
 
-from dataclasses import dataclass, field
+import importlib
+from dataclasses import asdict, dataclass, field
 
 import pytest
+import yaml
 
 from configs.schema import CONFIGS, LIBRARIES, model_names, parse, read_yaml, task_file
 from console.errors import InputError
@@ -111,3 +113,50 @@ def test_every_model_folder_has_a_model():
     libraries = {prefix.rstrip(":") for prefix in LIBRARIES}
     folders = {path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name[0] != "_"}
     assert set(model_names()) == folders - libraries - {GRIDS}
+
+
+TASKS = {
+    "retrieval": "training.retrieval:RetrievalConfig",
+    "captioning": "training.captioning:CaptioningConfig",
+    "vqa": "training.vqa:VQAConfig",
+    "prune": "pruners.command:PruneConfig",
+    "pretrain": "training.stages:PretrainConfig",
+}
+
+
+def schema_of(task):
+    module, _, name = TASKS[task].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("given", [*TASKS, "image_classification", "captioning_pretrain", "zero_shot"])
+def test_a_configuration_of_another_task_is_recognised(task, given):
+    path = task_file("dino-mini" if given == "image_classification" else "xvlm-mini", given)
+    if task == given:
+        assert parse(schema_of(task), read_yaml(path), str(path))
+        return
+    with pytest.raises(
+        InputError, match=rf"{given}\.yaml looks like a configuration of another task, {given}: give one"
+    ):
+        parse(schema_of(task), read_yaml(path), str(path))
+
+
+@pytest.mark.parametrize("task", ["retrieval", "captioning"])
+def test_so_is_what_a_run_of_another_task_wrote(task, tmp_path):
+    """With all the keys that a shipped file leaves out."""
+    path = task_file("xvlm-mini", "vqa")
+    settings = asdict(parse(schema_of("vqa"), read_yaml(path), str(path)))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(InputError, match="looks like a configuration of another task, vqa"):
+        parse(schema_of(task), settings, str(tmp_path / "config.yaml"))
+
+
+def test_a_slip_is_no_other_task(tmp_path):
+    path = tmp_path / "config.yaml"
+    settings = read_yaml(task_file("xvlm-mini", "retrieval"))
+    path.write_text("")
+    with pytest.raises(InputError, match=r"unknown key 'alhpa' \(did you mean 'alpha'\?\)"):
+        parse(schema_of("retrieval"), settings | {"alhpa": 0.1}, str(path))
+    with pytest.raises(InputError, match="the key 'val' is missing"):
+        parse(schema_of("retrieval"), {key: settings[key] for key in settings if key != "val"}, str(path))
