@@ -13,6 +13,7 @@ from console.command_line import Parser
 from console.errors import InputError, run_command
 from pruners import ALLOCATIONS, PRUNERS, check_pruner
 from pruners.percents import parse_percents
+from training.precisions import PRECISIONS
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -63,7 +64,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     run.add_argument("--accelerator", help="cpu, gpu, mps or auto (default: auto)")
     run.add_argument("--devices", type=int, help="devices on this machine that share the calibration (default: 1)")
     run.add_argument("--num_nodes", type=int, help="machines (default: 1)")
-    run.add_argument("--precision", help="of the calibration's forward passes: 32-true (default), bf16-mixed, 16-mixed")
+    run.add_argument(
+        "--precision", help=f"of the calibration's forward passes: {', '.join(PRECISIONS)} (default: 32-true)"
+    )
     return parser.parse_args(arguments)
 
 

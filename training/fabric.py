@@ -9,8 +9,7 @@ from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
 
 from console.errors import InputError
-
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true")
+from training.precisions import PRECISIONS
 
 
 def make_fabric(accelerator: str, devices: int, num_nodes: int, precision: str) -> Fabric:

@@ -38,3 +38,15 @@ def test_one_sentence_and_no_usage(command, message, monkeypatch, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {message}")
     assert line.endswith("; --help lists what can be given")
+
+
+@pytest.mark.parametrize("script", ["prune", "pretrain", "retrieval", "captioning", "vqa", "image_classification"])
+def test_help_names_every_precision(script, monkeypatch, capsys):
+    """All that lightning is asked for; in a window so wide that no name is broken."""
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit) as caught:
+        importlib.import_module(script).parse_args(["--help"])
+    assert caught.value.code == 0
+    said = " ".join(capsys.readouterr().out.split()).split(" --precision PRECISION ")[1].split(" --")[0]
+    for precision in ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true"):
+        assert precision in said.replace(",", "").split()
