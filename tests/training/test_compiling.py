@@ -9,9 +9,12 @@ from torch import nn
 from console.errors import InputError
 from console.interrupt import interrupt
 from models import load_model
+from tests.training.test_negatives import distance
+from tests.training.tiny_pairs import PASSES, gradients, hardest, tiny_model
 from tests.training.toy import loop, micro_batches, one_process, same_weights
 from training.compiling import check_compiler, compile_blocks, repeated_blocks
 from training.loop import fit
+from training.negatives import StepFeatures
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 CPU = torch.device("cpu")
@@ -136,6 +139,31 @@ def test_generated_code_computes_the_same(monkeypatch, tmp_path):
         with torch.no_grad():
             torch.testing.assert_close(tower(batch)["square"], plain(batch)["square"])
     torch._dynamo.reset()
+
+
+@pytest.mark.slow
+def test_negatives_of_a_whole_step(quick, tmp_path, monkeypatch):
+    """--compile with --gather_negatives: features are those of the rehearsal, with dropout, too; gradients stay."""
+    gather, gaps = StepFeatures.gather, []
+
+    def watched(features):
+        own = iter([column[features._handed] for column in features._columns])
+        give = gather(features)
+
+        def look(tensor):
+            gaps.append(not torch.equal(tensor.detach(), next(own)))
+            return give(tensor)
+
+        return look
+
+    monkeypatch.setattr(StepFeatures, "gather", watched)
+    monkeypatch.setattr(torch, "multinomial", hardest)
+    plain, model = gradients(one_process(), tiny_model(0.3), tmp_path / "plain"), tiny_model(0.3)
+    assert compile_blocks(model, CPU) > 0
+    found = gradients(one_process(), model, tmp_path / "compiled")
+    assert len(gaps) == 2 * PASSES * 3, "images, texts and numbers of each pass"
+    assert not any(gaps)
+    assert distance(found, plain) < 1e-5
 
 
 def test_without_a_compiler(monkeypatch):
