@@ -227,7 +227,10 @@ def _tied(model: nn.Module) -> list[list[str]]:
 @torch.no_grad()
 def _observe(model: PrunableModel, batch: Batch, see: Callable[[str, Tensor], None]) -> None:
     hooks = [
-        layer.register_forward_pre_hook(lambda module, inputs, name=name: see(name, inputs[0]))
+        layer.register_forward_pre_hook(
+            lambda module, inputs, by_name, name=name: see(name, inputs[0] if inputs else by_name["input"]),
+            with_kwargs=True,
+        )
         for name, layer in model.prunable_layers().items()
     ]
     try:

@@ -25,15 +25,16 @@ def watch_inputs(model: PrunableModel, layers: Mapping[str, nn.Module], batch: B
     real: [b, t], which tokens of x are no padding; None: all. InputError where it does not fit x.
     """
 
-    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def see(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor]], None]:
+        def see(layer: nn.Module, inputs: tuple[Tensor, ...], by_name: dict[str, Tensor]) -> None:
+            x = inputs[0] if inputs else by_name["input"]
             real = model.real_tokens(name, batch)
-            check_tokens(name, layer, inputs[0], real)
-            look(name, layer, inputs[0], real)
+            check_tokens(name, layer, x, real)
+            look(name, layer, x, real)
 
         return see
 
-    hooks = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
+    hooks = [layer.register_forward_pre_hook(hook(name), with_kwargs=True) for name, layer in layers.items()]
     try:
         model.observe(batch)
     finally:

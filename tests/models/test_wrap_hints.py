@@ -96,3 +96,20 @@ def test_weights_that_are_all_zero_are_pruned_with_a_warning(capsys):
     nn.init.zeros_(module[1].weight)
     prune(wrap(module), [], "omp", (0.5,))
     assert "warning: all weights of 1 of 2 layers are zero (first: 1.weight)" in capsys.readouterr().err
+
+
+def test_layers_called_by_keyword():
+    """`layer(input=x)` is seen as `layer(x)` is."""
+
+    class Named(nn.Module):
+        def __init__(self, by_name):
+            super().__init__()
+            torch.manual_seed(0)
+            self.layer, self.by_name = nn.Linear(4, 4), by_name
+
+        def forward(self, x):
+            return self.layer(input=x) if self.by_name else self.layer(x)
+
+    batch = {"x": torch.arange(8.0).reshape(2, 4)}
+    one, other = (prune(wrap(Named(by_name)), [batch], "multiflow", (0.5,))[0.5] for by_name in (True, False))
+    assert one == other
