@@ -17,6 +17,7 @@ from typing import Any
 
 from console.errors import explain_os_error
 from grid.attempts import Cost, read_cost
+from grid.layers import count_layers
 from grid.places import Places, short
 from grid.schema import ZERO_SHOT
 from grid.steps import PRUNE, Step
@@ -73,7 +74,7 @@ def collect(step: Step, places: Places, need: Step | None = None) -> bool:
         "grid": places.grid,
         "kind": "prune" if step.kind == PRUNE else "task",
         "axes": step.axes,
-        **({"sparsities": list(step.sparsities)} if step.kind == PRUNE else {"mask": mask, "pruned_by": step.needs}),
+        **(_of_masks(step, places) if step.kind == PRUNE else {"mask": mask, "pruned_by": step.needs}),
         "metrics": found.metrics,
         "items": None if items is None else items.name,
         **_costs(cost, found),
@@ -114,6 +115,11 @@ def _costs(cost: Cost, found: Outcome) -> dict[str, Any]:
         "uninterrupted": cost.uninterrupted,
         "peak_memory_gb": found.peak_memory_gb if found.peak_memory_gb is not None else cost.peak_memory_gb,
     }
+
+
+def _of_masks(step: Step, places: Places) -> dict[str, Any]:
+    layers = {percent(sparsity / 100): count_layers(places.mask(step, sparsity)) for sparsity in step.sparsities}
+    return {"sparsities": list(step.sparsities), "layers": layers}
 
 
 def _pruned(step: Step, places: Places) -> Outcome | None:

@@ -52,12 +52,12 @@ figure { margin: 0; max-width: 100%; }
 """
 
 
-def page(title: str, subtitle: str, parts: Iterable[str]) -> str:
-    """The whole document; `parts` are HTML, title and subtitle plain text."""
+def page(title: str, subtitle: str, parts: Iterable[str], style: str = "") -> str:
+    """The whole document; `parts` are HTML, title and subtitle plain text. style: rules besides those of every page."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n<body>\n"
         f'<h1>{escape(title)}</h1>\n<p class="soft">{escape(subtitle)}</p>\n'
         + "\n".join(parts)
         + "\n</body>\n</html>\n"

@@ -1,0 +1,1 @@
+"""Tables, curves and a page from the results of a grid."""

@@ -1,0 +1,76 @@
+"""What pruning takes: seconds and memory of prune.py, for all sparsities of a grid together."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from console.errors import InputError, nearest
+from report.reading import Results, Run
+
+COSTS = {
+    "seconds": ("seconds of pruning", "s"),
+    "cpu_seconds": ("seconds of all cores, loading included", "s"),
+    "peak_memory_gb": ("peak memory", "GB"),
+}
+"""Axis -> words, unit."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A number over seeds."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return statistics.fmean(self.values)
+
+    @property
+    def sd(self) -> float | None:
+        """Over seeds; None of a single one."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+def check_cost(name: str) -> str:
+    """InputError with the nearest name for a cost that is not measured."""
+    if name not in COSTS:
+        raise InputError(f"--cost: unknown axis '{name}'{nearest(name, COSTS)}: choose one of {', '.join(COSTS)}")
+    return name
+
+
+def costs_of(results: Results, model: str, pruners: Sequence[str], cost: str) -> dict[str, Cost]:
+    """Pruner -> its cost. Times of runs that were interrupted are left out, since they lack what was done before."""
+    found: dict[str, Cost] = {}
+    for pruner in pruners:
+        runs = [run for run in results.prunings if (run.model, run.pruner) == (model, pruner)]
+        values = [value for run in runs if (value := cost_of(run, cost)) is not None]
+        if values:
+            found[pruner] = Cost(tuple(values))
+    return found
+
+
+def cost_of(run: Run, cost: str) -> float | None:
+    """Of one pruning; None where it was not measured."""
+    rows = [row for row in run.result["metrics"].values() if isinstance(row, dict)]
+    if cost == "peak_memory_gb":
+        value = run.result.get("peak_memory_gb")
+        return float(value) if value is not None else max((row[cost] for row in rows if cost in row), default=None)
+    if run.result.get("attempts", 0) > 1:
+        return None
+    if cost == "cpu_seconds":
+        return run.result.get("cpu_seconds")
+    # sparsities that were pruned together have the same seconds
+    together = {(row["seconds"], row.get("masks_in_this_run")) for row in rows if "seconds" in row}
+    return sum(seconds for seconds, _ in together) if together else None
+
+
+def front(points: dict[str, tuple[float, float]]) -> list[str]:
+    """Those of name -> (cost, score) that no other one beats in both, cheapest first."""
+    best: list[str] = []
+    for name in sorted(points, key=lambda name: (points[name][0], -points[name][1])):
+        if not best or points[name][1] > points[best[-1]][1]:
+            best.append(name)
+    return best

@@ -1,0 +1,239 @@
+"""Read the results of grids: whole files, of one version, of one configuration each; what is left out is said.
+
+A folder is results/<grid>, with <run>/result.json in it, or results/ itself with all its grids.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from configs.schema import read_yaml
+from console.errors import InputError, nearest
+from grid.places import short
+from grid.results import FORMAT, read_result
+from grid.steps import DENSE, PRUNE
+from grid.version import tell, version
+from pruners import PRUNERS
+from pruners.percents import percent
+from report.metrics import ORDER, flat
+from storage.hashing import hash_json
+
+AXES = ("model", "pruner", "sparsity", "task", "seed")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A result. task: PRUNE for a pruning. sparsity: percent, 0 for dense. chance: another seed may give another
+    result. recipe: of the masks, whatever the seed; None where it is not known.
+    """
+
+    id: str
+    model: str
+    pruner: str
+    method: str
+    sparsity: float
+    task: str
+    seed: int
+    chance: bool
+    metrics: dict[str, float]
+    path: Path
+    result: dict[str, Any]
+    recipe: str | None = None
+
+    @property
+    def items(self) -> Path | None:
+        """The file with scores of single test items, if the run left one."""
+        name = self.result.get("items")
+        return self.path.with_name(name) if name else None
+
+
+@dataclass(frozen=True)
+class Results:
+    """tasks: runs of tasks. prunings: runs of prune.py. notes: sentences on what was left out. order: of pruners."""
+
+    folders: tuple[Path, ...]
+    tasks: tuple[Run, ...]
+    prunings: tuple[Run, ...]
+    notes: tuple[str, ...]
+    order: tuple[str, ...] = ()
+    models: tuple[str, ...] = field(default=())
+
+
+def read_results(given: Sequence[str], results: Path, only: Sequence[str] = ()) -> Results:
+    """The results of some grids or folders.
+
+    given: YAML files of grids, whose results are in `results`, or folders. only: selections such as `pruner=omp,snip`.
+    InputError where there are none, one is half-written, or a selection names what there is not.
+    """
+    folders, orders = [], []
+    for name in given:
+        path = Path(name)
+        if path.suffix in (".yaml", ".yml"):
+            orders.append(read_yaml(path))
+            path = results / path.stem
+        folders.append(path)
+    runs: dict[str, Run] = {}
+    for folder in folders:
+        for file in result_files(folder):
+            run = read_run(file)
+            runs.setdefault(run.id, run)
+        orders += [read_yaml(copy) for copy in sorted([*folder.glob("*.yaml"), *folder.glob("*/*.yaml")])]
+    kept, notes = one_version(list(runs.values()))
+    kept = [replace(run, recipe=_recipe(run, runs)) for run in kept]
+    kept, more = one_recipe(kept)
+    kept = _selected(kept, only)
+    tasks = tuple(run for run in kept if run.task != PRUNE)
+    if not tasks:
+        raise InputError(f"{short(folders[0])} holds no result of a task yet, only prunings: run the grid further")
+    pruners = [name for grid in orders for key in ("pruners", "variants") for name in grid.get(key) or ()]
+    models = [name for grid in orders for name in grid.get("models") or ()]
+    return Results(
+        tuple(folders),
+        tasks,
+        tuple(run for run in kept if run.task == PRUNE),
+        (*notes, *more),
+        tuple(ordered({run.pruner for run in kept if run.pruner != DENSE}, pruners, PRUNERS)),
+        tuple(ordered({run.model for run in tasks}, models)),
+    )
+
+
+def result_files(folder: Path) -> list[Path]:
+    """The result files of a grid, or of all grids in a folder; InputError where there are none."""
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}: give a grid's YAML file, or the folder of its results")
+    files = sorted(folder.glob("*/result.json")) or sorted(folder.glob("*/*/result.json"))
+    if not files:
+        raise InputError(f"{folder} holds no results: run the grid first (python experiments.py run GRID)")
+    return files
+
+
+def read_run(path: Path) -> Run:
+    """One result; InputError where it is half of one, or not what a grid writes."""
+    result = read_result(path)
+    axes = result["axes"] if result else None
+    if result is None or not isinstance(axes, dict) or not isinstance(result["metrics"], dict):
+        raise InputError(
+            f"{path} is half-written or no result: remove it, and `experiments.py run` or `collect` makes it again"
+        )
+    if result["format"] != FORMAT:
+        raise InputError(f"{path} is of format {result['format']}, and this version reads {FORMAT}: update the toolkit")
+    try:
+        return Run(
+            result["id"], axes["model"], axes["pruner"], axes.get("method") or axes["pruner"],
+            float(axes.get("sparsity") or 0), axes["task"], int(axes["seed"]), bool(axes.get("chance", True)),
+            flat(result["metrics"]), path, result,
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} lacks where it stands in its grid ({error}): make it again with `collect`") from error
+
+
+def one_version(runs: list[Run]) -> tuple[list[Run], list[str]]:
+    """The runs of today's version, or where there is none of the newest one; and a sentence on each other version."""
+    by_version: dict[str, list[Run]] = {}
+    for run in runs:
+        by_version.setdefault(json.dumps(run.result["version"], sort_keys=True), []).append(run)
+    today = json.dumps(version(), sort_keys=True)
+    newest = max(by_version, key=lambda key: max(map(_finished, by_version[key])))
+    chosen = today if today in by_version else newest
+    notes = [
+        f"{len(others)} results of another version ({tell(others[0].result['version'])}) are left out"
+        for key, others in by_version.items()
+        if key != chosen
+    ]
+    if chosen != today:
+        told = tell(by_version[chosen][0].result["version"])
+        notes.insert(0, f"these results were made with another version than today's ({told})")
+    return by_version[chosen], notes
+
+
+def one_recipe(runs: list[Run]) -> tuple[list[Run], list[str]]:
+    """Runs that can stand in one table: a task configured in one way for all pruners, a pruner's masks made in one way
+    for all tasks, one result for each place. Of several, that of most results stays, and a sentence says so.
+    """
+    notes: list[str] = []
+
+    def keep(group: Callable[[Run], Any], kind: Callable[[Run], str | None], what: str, those: list[Run]) -> list[Run]:
+        found: dict[Any, Counter[str]] = {}
+        newest: dict[tuple[Any, str], str] = {}
+        for run in those:
+            if (name := kind(run)) is not None:
+                found.setdefault(group(run), Counter())[name] += 1
+                newest[group(run), name] = max(_finished(run), newest.get((group(run), name), ""))
+        best = {at: max(kinds, key=lambda k: (kinds[k], newest[at, k])) for at, kinds in found.items()}
+        for at, kinds in found.items():
+            if others := kinds.total() - kinds[best[at]]:
+                notes.append(f"{others} results of {' '.join(map(str, at))} {what} are left out")
+        return [run for run in those if kind(run) in (None, best.get(group(run)))]
+
+    tasks = [run for run in runs if run.task != PRUNE]
+    tasks = keep(lambda run: (run.model, run.task), lambda run: run.result["like"], "with another configuration", tasks)
+    both = [run for run in runs if run.task == PRUNE] + tasks
+    both = keep(lambda run: (run.model, run.pruner), lambda run: run.recipe, "pruned in another way", both)
+    places: dict[tuple[Any, ...], Run] = {}
+    for run in sorted(both, key=_finished):  # the newest stays
+        places[run.model, run.pruner, run.sparsity, run.task, run.seed] = run
+    if twice := len(both) - len(places):
+        notes.append(f"{twice} results are there twice with different ids: the newest of each is taken")
+    return list(places.values()), notes
+
+
+def ordered(names: Iterable[str], *preferences: Iterable[str]) -> list[str]:
+    """Names in the order of the first preference that has them, the rest by the alphabet."""
+    ranks: dict[str, int] = {}
+    for name in (name for preference in preferences for name in preference):
+        ranks.setdefault(name, len(ranks))
+    return sorted(names, key=lambda name: (ranks.get(name, len(ranks)), name))
+
+
+def tasks_ordered(tasks: Iterable[str]) -> list[str]:
+    """Tasks as the reader expects them; data sets of one task beside each other."""
+    known = {name: number for number, name in enumerate(ORDER)}
+    return sorted(tasks, key=lambda task: (known.get(task.partition(":")[0], len(known)), task))
+
+
+def _selected(runs: list[Run], only: Sequence[str]) -> list[Run]:
+    for word in only:
+        axis, sign, text = word.partition("=")
+        if not sign or axis not in AXES:
+            raise InputError(
+                f"--only takes AXIS=VALUE,VALUE, not '{word}'{nearest(axis, AXES)}: the axes are {', '.join(AXES)}"
+            )
+        known = {_value(run, axis) for run in runs if run.task != PRUNE or axis not in ("task", "sparsity")}
+        wanted = set(text.split(","))
+        for value in sorted(wanted - known):
+            raise InputError(
+                f"--only: unknown {axis} '{value}'{nearest(value, known)}: these results have "
+                f"{', '.join(sorted(known))}"
+            )
+        runs = [run for run in runs if _stays(run, axis, wanted)]
+    return runs
+
+
+def _stays(run: Run, axis: str, wanted: set[str]) -> bool:
+    """Dense rows and prunings stay where the selection says nothing of them, and runs that no seed changes."""
+    if axis in ("sparsity", "pruner") and run.pruner == DENSE:
+        return True
+    if axis in ("sparsity", "task") and run.task == PRUNE:
+        return True
+    return _value(run, axis) in wanted or (axis == "seed" and not run.chance)
+
+
+def _value(run: Run, axis: str) -> str:
+    return percent(run.sparsity / 100) if axis == "sparsity" else str(getattr(run, axis))
+
+
+def _recipe(run: Run, runs: dict[str, Run]) -> str | None:
+    made = run if run.task == PRUNE else runs.get(run.result.get("pruned_by") or "")
+    defined = made.result.get("defined_by") if made else None
+    if not isinstance(defined, dict):
+        return None
+    return hash_json({key: value for key, value in defined.items() if key != "seed"})
+
+
+def _finished(run: Run) -> str:
+    return str(run.result.get("finished") or "")
