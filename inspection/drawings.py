@@ -41,7 +41,7 @@ def keys(names: Sequence[tuple[str, str]]) -> str:
 
 def layer_chart(sparsities: Mapping[str, float], numbers: Mapping[str, int], overall: float) -> str:
     """A column a layer, in the model's order, as high as the share pruned; a dotted line at the whole mask's."""
-    left, width, height, top = 38, 922, 170, 8
+    left, width, height, top = 44, 916, 170, 8
     step = width / max(1, len(sparsities))
     drawn = []
     for share in (0, 0.5, 1):
@@ -60,8 +60,8 @@ def layer_chart(sparsities: Mapping[str, float], numbers: Mapping[str, int], ove
     )
     drawn.append(f'<text x="{left}" y="{top + height + 18}">layers, in the order of the model</text>')
     return (
-        f'<svg viewBox="0 0 960 {top + height + 24}" role="img" aria-label="share of weights pruned in every layer">'
-        f"{''.join(drawn)}</svg>"
+        f'<div class="wide chart"><svg viewBox="0 0 960 {top + height + 24}" role="img" '
+        f'aria-label="share of weights pruned in every layer">{"".join(drawn)}</svg></div>'
     )
 
 

@@ -16,7 +16,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 64rem; padding: 2rem 1.25rem 4rem; background: var(--page); color: var(--ink);
   font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .25rem; overflow-wrap: anywhere; }
+h1 { font-size: clamp(1.15rem, 5vw, 1.5rem); line-height: 1.25; margin: 0 0 .25rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.1rem; margin: 2.25rem 0 .5rem; }
 p { margin: .4rem 0; max-width: 46rem; }
 .soft { color: var(--soft); }
@@ -30,16 +30,20 @@ p { margin: .4rem 0; max-width: 46rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
 th, td { text-align: right; padding: .2rem .7rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 600; color: var(--soft); vertical-align: bottom; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; position: sticky; left: 0;
+  background: var(--page); }
+.texts th:last-child, .texts td:last-child { text-align: left; }
 tr.block td { font-weight: 600; border-bottom-color: transparent; padding-top: .55rem; }
 tr.leaf td:first-child { padding-left: 1.1rem; }
 td.bad { color: var(--warn); font-weight: 600; }
 details { border-top: 1px solid var(--line); padding: .4rem 0; }
-summary { cursor: pointer; padding: .2rem 0; }
+summary { cursor: pointer; padding: .2rem 0; white-space: nowrap; }
 summary svg { margin: 0 .6rem; }
 svg { max-width: 100%; height: auto; vertical-align: middle; }
-svg text { fill: var(--soft); font: 11px system-ui, sans-serif; }
-svg.bar { width: 11rem; height: .65rem; border-radius: 2px; }
+svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
+svg.bar { width: min(11rem, 38vw); height: .65rem; border-radius: 2px; }
+td svg.bar { width: clamp(4.5rem, 12vw, 10rem); max-width: none; }
+.chart svg { min-width: 44rem; }
 .track { fill: var(--track); } .mark { fill: var(--ink); } .grid { stroke: var(--line); } .asked { stroke: var(--ink); }
 .heat { fill: var(--heat); } svg text.on { fill: var(--on-heat); }
 svg text.off { fill: var(--ink); }
@@ -83,11 +87,15 @@ def heading(text: str) -> str:
     return f"<h2>{escape(text)}</h2>"
 
 
-def table(head: Sequence[str], rows: Iterable[str]) -> str:
-    """A table of rows made by `row`, in a box that scrolls on narrow screens."""
+def table(head: Sequence[str], rows: Iterable[str], kind: str = "") -> str:
+    """A table of rows made by `row`, in a box that scrolls on narrow screens.
+
+    kind: "texts" where the last column is of texts, and begins at its left.
+    """
+    opened = f'<table class="{kind}">' if kind else "<table>"
     names = "".join(f"<th>{escape(name)}</th>" for name in head)
     return (
-        f'<div class="wide"><table><thead><tr>{names}</tr></thead><tbody>\n'
+        f'<div class="wide">{opened}<thead><tr>{names}</tr></thead><tbody>\n'
         + "\n".join(rows)
         + "\n</tbody></table></div>"
     )

@@ -54,7 +54,7 @@ def inspection_page(file: MaskFile, counts: Mapping[str, Counts], warnings: Sequ
         layer_chart({name: count.sparsity for name, count in counts.items()}, numbers, everything.sparsity),
         heading("Layers"),
         paragraph("A dead output has lost all weights of its row, a dead input all of its column.", "soft"),
-        *layers_by_modality(modalities, measure, cells, ("pruned", "", "kept", "of", "dead outputs", "dead inputs")),
+        *layers_by_modality(modalities, measure, cells, ("", "pruned", "kept", "of", "dead outputs", "dead inputs")),
     ]
     return page(f"Mask {file.label}", file.origin or str(file.path), parts)
 
@@ -142,7 +142,7 @@ def files_table(files: Sequence[MaskFile]) -> str:
         row([f"{number} {file.label}", pct(file.mask.sparsity(), 3), file.origin or str(file.path)])
         for number, file in enumerate(files, 1)
     ]
-    return table(("mask", "pruned", "origin"), rows)
+    return table(("mask", "pruned", "origin"), rows, "texts")
 
 
 def heat_maps(comparison: Comparison) -> list[str]:
@@ -176,7 +176,7 @@ def iou_by_layer(comparison: Comparison) -> list[str]:
 
     labels = [file.label for file in comparison.files]
     more = ("pairs",) if many else (*(f"kept by {label}" for label in labels), "by both", "of the sparser")
-    head = ("IoU", "", "by chance", *more)
+    head = ("", "IoU", "by chance", *more)
     text = f"The bar is the IoU{', mean over all pairs' if many else ''}; the stroke on it, what chance would give."
     return [
         heading("Layers"),

@@ -16,7 +16,6 @@ from console.results import result_console
 from grid.places import short
 from grid.steps import DENSE
 from report.costs import COSTS, check_cost, costs_of
-from report.layer_map import WIDTH
 from report.layers import layer_shares
 from report.markup import csv_text, latex, markdown, table_csv
 from report.metrics import choose
@@ -121,5 +120,5 @@ def write_pictures(chapters: list[Chapter], folder: Path) -> None:
             if panels:
                 folder.mkdir(parents=True, exist_ok=True)
                 save([panel.draw for panel in panels], folder / f"{made.model.replace('/', '--')}_{kind}")
-        for panel, tall in made.maps():
-            save([panel.draw], folder / panel.name.replace("-layers-", "_layers_"), 1, WIDTH, tall)
+        for panel, size in made.maps():
+            save([panel.draw], folder / panel.name.replace("-layers-", "_layers_"), 1, **size)

@@ -10,8 +10,8 @@ from console.errors import InputError, nearest
 from report.reading import Results, Run
 
 COSTS = {
-    "seconds": ("seconds of pruning", "s"),
-    "cpu_seconds": ("seconds of all cores, loading included", "s"),
+    "seconds": ("pruning time", "s"),
+    "cpu_seconds": ("processor time of the whole run", "s"),
     "peak_memory_gb": ("peak memory", "GB"),
 }
 """Axis -> words, unit."""

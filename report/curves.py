@@ -12,7 +12,7 @@ from report.palette import LIGHT, Look
 from report.pictures import Draw
 from report.scores import Scores
 
-LABEL = 8.5
+LABEL = 9
 """Size of labels, in points."""
 
 
@@ -77,7 +77,7 @@ def label_ends(axis: Any, ends: Sequence[tuple[float, float, str, str]]) -> None
     start = right + 0.055 * (right - left)
     for (x, y, name, colour), label in zip(ends, where, strict=True):
         axis.plot(
-            [x, right, start - 0.008 * (right - left)], [y, y, label],
+            [right if name.startswith("dense") else x, right, start - 0.008 * (right - left)], [y, y, label],
             color=colour, linewidth=0.6, alpha=0.7, clip_on=False, zorder=1, scalex=False, scaley=False,
         )  # fmt: skip
         axis.text(start, label, name, color=colour, fontsize=LABEL, va="center", ha="left", clip_on=False)

@@ -65,9 +65,9 @@ def items_of(files: list[Path], metric: str) -> dict[str, float]:
     """Item -> its score, mean over runs (seeds). InputError where the runs are not about the same items."""
     found = [read_cached(file).of(metric) for file in files if metric in read_cached(file).scores]
     if len(found) < len(files) or not all(found):
-        raise InputError(f"not every run has items of '{metric}'")
+        raise InputError("the runs left no scores of single test items for the metric")
     if any(other.keys() != found[0].keys() for other in found):
-        raise InputError(f"runs were tested on different items of '{metric}'")
+        raise InputError("the runs were tested on different items")
     return {item: sum(one[item] for one in found) / len(found) for item in found[0]}
 
 

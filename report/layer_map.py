@@ -10,12 +10,21 @@ from report.layers import LayerShares
 from report.palette import LIGHT
 from report.pictures import Draw
 
+ABOVE, ROW, BELOW = 0.45, 0.24, 0.3
 WIDTH = 10.0
+"""In inches."""
 
 
 def height(shares: LayerShares) -> float:
     """Of the map in inches."""
-    return 1.1 + 0.24 * len(shares.pruned)
+    return ABOVE + BELOW + ROW * len(shares.pruned)
+
+
+def margins(shares: LayerShares) -> dict[str, float]:
+    """Where the map begins and ends within it, as shares."""
+    tall = height(shares)
+    longest = max(map(len, shares.pruned))
+    return {"left": 0.011 + 0.0083 * longest, "right": 0.99, "bottom": BELOW / tall, "top": 1 - ABOVE / tall}
 
 
 def layer_map(shares: LayerShares, pruners: Sequence[str], sparsity: float) -> Draw:
@@ -66,6 +75,6 @@ def _scale(axis: Any, most: float) -> None:
                 alpha=0.03 + 0.97 * step / 4, linewidth=0, clip_on=False,
             )
         )  # fmt: skip
-    words = {"va": "center", "fontsize": 8.5, "color": LIGHT["soft"], "transform": transform}
+    words = {"va": "center", "fontsize": 9, "color": LIGHT["soft"], "transform": transform}
     axis.text(0.853, bottom + tall / 2, "0", ha="right", **words)
     axis.text(0.957, bottom + tall / 2, f"{100 * most:.0f} %", ha="left", **words)

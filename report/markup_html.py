@@ -30,17 +30,20 @@ table.paper tr.dense td, table.paper tr.dense th { border-bottom: 1px solid var(
 table.paper tr.dense td[colspan] { text-align: center; }
 table.paper tr.section th { padding-top: .8rem; font-weight: 600; text-align: left; }
 table.paper tbody tr:hover td, table.paper tbody tr:hover th.row { background: var(--card); }
-td i { font-style: normal; color: var(--soft); font-size: .82em; margin-left: .25em; }
-td small { display: block; color: var(--soft); font-size: .78em; line-height: 1.2; }
+table.paper tbody th, table.paper tbody td { vertical-align: baseline; }
+.paper i { display: inline-block; min-width: 2.35rem; text-align: left; font-style: normal; color: var(--soft);
+  font-size: .74rem; padding-left: .25rem; }
+td small { display: block; color: var(--soft); font-size: .72rem; line-height: 1.2; }
 td u { text-underline-offset: .18em; text-decoration-thickness: 1.5px; }
-td sup { line-height: 0; }
+td sup { display: inline-block; width: 0; line-height: 0; }
 td b { font-weight: 700; }
 td.none { color: var(--soft); }
-svg.chip { width: 1.7rem; height: .7rem; margin-right: .45rem; }
+svg.chip { width: 1.7rem; height: .7rem; margin-right: .45rem; max-width: none; }
 .note { color: var(--soft); font-size: .85rem; max-width: 60rem; }
 .panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); gap: 1.5rem 2rem;
   margin: .75rem 0; }
 .panels svg, .map svg { display: block; width: 100%; }
+.panels figure { max-width: 35rem; }
 .map { overflow-x: auto; margin: .75rem 0; } .map svg { min-width: 40rem; max-width: 60rem; }
 """
 
@@ -48,17 +51,18 @@ svg.chip { width: 1.7rem; height: .7rem; margin-right: .45rem; }
 def html_table(table: Table, looks: Mapping[str, Look] | None = None) -> str:
     """looks: pruner -> how it looks in the pictures, shown before its name."""
     first = _first_columns(table)
-    head = []
+    head, spread = [], _columns_with_spread(table)
     for level, heads in enumerate(table.heads):
         last, column = level == len(table.heads) - 1, 0
         cells = [f'<th scope="col">{escape(table.first) if last else ""}</th>']
         for words, span in heads:
             kinds = ["new"] * (column in first) + ["over"] * (not last)
             over = f' colspan="{span}" scope="colgroup"' if span > 1 else ' scope="col"'
-            cells.append(f"<th{over}{_class(kinds)}>{escape(words)}</th>")
+            room = "<i></i>" if last and column in spread else ""
+            cells.append(f"<th{over}{_class(kinds)}>{escape(words)}{room}</th>")
             column += span
         head.append(f"<tr>{''.join(cells)}</tr>")
-    body = [_row(row, table, first, looks or {}) for row in table.rows]
+    body = [_row(row, table, first, spread, looks or {}) for row in table.rows]
     notes = "".join(f"<br>{escape(note)}" for note in table.notes).removeprefix("<br>")
     return (
         f'<div class="wide" tabindex="0" role="region" aria-label="{escape(table.caption)}"><table class="paper">'
@@ -83,7 +87,7 @@ def chip(look: Look) -> str:
     )
 
 
-def _row(row: Row, table: Table, first: set[int], looks: Mapping[str, Look]) -> str:
+def _row(row: Row, table: Table, first: set[int], spread: set[int], looks: Mapping[str, Look]) -> str:
     if row.kind == "section":
         width = len(table.heads[-1])
         name = f'<th class="row" scope="rowgroup">{escape(row.label)}</th>'
@@ -91,18 +95,24 @@ def _row(row: Row, table: Table, first: set[int], looks: Mapping[str, Look]) -> 
     drawn = chip(looks[row.label]) if row.label in looks else ""
     cells, column = [f'<th class="row" scope="row">{drawn}{escape(row.label)}</th>'], 0
     for cell in row.cells:
-        cells.append(_cell(cell, column in first))
+        cells.append(_cell(cell, column in first, column in spread))
         column += cell.span
     return f"<tr{_class([row.kind])}>{''.join(cells)}</tr>"
 
 
-def _cell(cell: Cell, first: bool) -> str:
+def _cell(cell: Cell, first: bool, spread: bool) -> str:
+    """spread: room for it is left, so that numbers stand below each other."""
     text = escape(cell.text) or "–"
     text = {1: f"<b>{text}</b>", 2: f"<u>{text}</u>"}.get(cell.rank, text)
     text += f"<sup>{cell.mark}</sup>" if cell.mark else ""
-    text += f"<i>±&#8239;{escape(cell.spread)}</i>" if cell.spread else ""
-    text += f"<i>({escape(cell.seeds)})</i>" if cell.seeds else ""
-    text += f"<small>{escape(cell.share)}&#8239;%</small>" if cell.share else ""
+    if cell.span == 1:
+        text += f"<i>{f'±&#8239;{escape(cell.spread)}' if cell.spread else ''}</i>" if spread else ""
+        seeds = f"({escape(cell.seeds)})" if cell.seeds else ""
+        share = f"{escape(cell.share)}&#8239;%" if cell.share else ""
+        if share or seeds:
+            text += f"<small>{share}{f'<i>{seeds}</i>' if spread or seeds else ''}</small>"
+    else:
+        text += f" <i>±&#8239;{escape(cell.spread)}</i>" if cell.spread else ""
     over = f' colspan="{cell.span}"' if cell.span > 1 else ""
     title = f' title="{escape(cell.title)}"' if cell.title else ""
     return f"<td{over}{title}{_class(['new'] * first + ['none'] * (not cell.text))}>{text}</td>"
@@ -111,6 +121,11 @@ def _cell(cell: Cell, first: bool) -> str:
 def _class(kinds: list[str]) -> str:
     words = " ".join(filter(None, kinds))
     return f' class="{words}"' if words else ""
+
+
+def _columns_with_spread(table: Table) -> set[int]:
+    rows = [row.cells for row in table.rows if all(cell.span == 1 for cell in row.cells)]
+    return {column for cells in rows for column, cell in enumerate(cells) if cell.spread or cell.seeds}
 
 
 def _first_columns(table: Table) -> set[int]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 from grid.places import short
 from grid.version import packages
@@ -12,7 +13,7 @@ from inspection.page import cards, heading, page, paragraph
 from pruners.percents import percent
 from report.costs import COSTS, Cost
 from report.curves import curve_panel
-from report.layer_map import WIDTH, height, layer_map
+from report.layer_map import WIDTH, height, layer_map, margins
 from report.layers import LayerShares
 from report.markup_html import STYLE, html_table
 from report.metrics import metric_words, task_words
@@ -47,8 +48,6 @@ class Chapter:
     cost: str
     layers: dict[float, LayerShares]
     published: Published | None = None
-    pareto_note: str = ""
-    _points: dict[float, dict[str, tuple[float, float]]] = field(default_factory=dict)
 
     @property
     def pruners(self) -> list[str]:
@@ -93,8 +92,8 @@ class Chapter:
                 )
         return panels
 
-    def maps(self) -> list[tuple[Panel, float]]:
-        """A map of layers for each sparsity, and its height."""
+    def maps(self) -> list[tuple[Panel, dict[str, Any]]]:
+        """A map of layers for each sparsity, and its size."""
         return [
             (
                 Panel(
@@ -102,15 +101,17 @@ class Chapter:
                     f"weights kept in every layer at {percent(sparsity / 100)} %, by pruner",
                     layer_map(shares, self.pruners, sparsity),
                 ),
-                height(shares),
+                {"width": WIDTH, "height": height(shares), "margins": margins(shares)},
             )
             for sparsity, shares in self.layers.items()
         ]
 
     def tables(self) -> dict[str, Table]:
         """Kind -> table; those that have no row are left out."""
-        made: dict[str, Table | None] = {"scores": main_table(self.scores, self.model, self.columns)}
-        made["shares"] = share_table(self.scores, self.model, self.columns)
+        made: dict[str, Table | None] = {}
+        if self.sparsities:  # else there is the dense model alone
+            made["scores"] = main_table(self.scores, self.model, self.columns)
+            made["shares"] = share_table(self.scores, self.model, self.columns)
         made["cost"] = cost_table(self.model, self.costs, self.pruners)
         if self.layers:
             made["modalities"] = modality_table(self.model, self.layers, self.pruners)
@@ -159,8 +160,8 @@ def _chapter(chapter: Chapter, alone: bool) -> list[str]:
     parts += _costs(chapter, tables)
     if "modalities" in tables:
         parts += [heading("Where the weights go"), html_table(tables["modalities"], looks)]
-        for panel, tall in chapter.maps():
-            drawn = inline(panel.draw, panel.name, panel.words, WIDTH, tall)
+        for panel, size in chapter.maps():
+            drawn = inline(panel.draw, panel.name, panel.words, **size)
             parts.append(f'<div class="map" tabindex="0" role="region" aria-label="{panel.words}">{drawn}</div>')
         parts.append('<p class="note">Mean over seeds. A cross: nothing is kept of a layer.</p>')
     details = [(task, tables[task]) for task in chapter.scores.tasks(chapter.model) if task in tables]

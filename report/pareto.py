@@ -10,11 +10,11 @@ from report.costs import COSTS, front
 from report.palette import LIGHT, Look
 from report.pictures import Draw
 
-LABEL = 8.5
+LABEL = 9
 
 SIDES = (
-    ("left", "center", 1, 0), ("right", "center", -1, 0), ("center", "bottom", 0, 1), ("center", "top", 0, -1),
-    ("left", "bottom", 1, 1), ("right", "bottom", -1, 1), ("left", "top", 1, -1), ("right", "top", -1, -1),
+    ("left", "center", 1, 0), ("center", "bottom", 0, 1), ("center", "top", 0, -1), ("right", "center", -1, 0),
+    ("left", "bottom", 1, 1), ("left", "top", 1, -1), ("right", "bottom", -1, 1), ("right", "top", -1, -1),
 )  # fmt: skip
 """Where a name may stand: how it is aligned, and on which side of its point."""
 
@@ -30,10 +30,10 @@ def pareto_panel(
         logarithmic = min(costs) > 0 and max(costs) > 15 * min(costs)
         if logarithmic:
             axis.set_xscale("log")
-            axis.set_xlim(min(costs) / 1.6, max(costs) * 2.6)
+            axis.set_xlim(min(costs) / 1.6, max(costs) * 1.6)
         else:
             room = max(max(costs) - min(costs), 0.1 * max(costs))
-            axis.set_xlim(min(costs) - 0.1 * room, max(costs) + 0.28 * room)
+            axis.set_xlim(min(costs) - 0.1 * room, max(costs) + 0.1 * room)
         room = max(max(values) - min(values), 1e-6)
         axis.set_ylim(min(values) - 0.12 * room, max(values) + 0.12 * room)
         best = front(dict(points))
@@ -49,7 +49,9 @@ def pareto_panel(
                 markerfacecolor=look.colour if name in best else LIGHT["page"], markeredgewidth=1.4, clip_on=False,
                 linestyle="none", zorder=3,
             )  # fmt: skip
-        place_labels(axis, points, {name: looks[name].colour for name in points})
+        line = [(a, b) for i, b in enumerate(y) for a in _between(x[i], [*x, right][i + 1], logarithmic)]
+        line += [(x[i], b) for i in range(1, len(x)) for b in _between(y[i - 1], y[i], False)]
+        place_labels(axis, points, {name: looks[name].colour for name in points}, line)
         words, unit = COSTS[cost]
         axis.set_xlabel(f"{words} ({unit})")
         axis.set_title(f"{score} at {percent(sparsity / 100)} %")
@@ -63,13 +65,21 @@ def pareto_panel(
     return draw
 
 
-def place_labels(axis: Any, points: Mapping[str, tuple[float, float]], colours: Mapping[str, str]) -> None:
-    """A name beside each point, where it covers no other name and no point, as far as there is such a place."""
+def place_labels(
+    axis: Any,
+    points: Mapping[str, tuple[float, float]],
+    colours: Mapping[str, str],
+    line: Sequence[tuple[float, float]] = (),
+) -> None:
+    """A name beside each point, where it covers no other name, no point and nothing of the line, as far as there is
+    such a place.
+    """
     axis.figure.canvas.draw()
     scale = 72 / axis.figure.dpi
     spots = {name: tuple(value * scale for value in axis.transData.transform(at)) for name, at in points.items()}
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in spots.values()]
-    corner = [tuple(value * scale for value in axis.transAxes.transform(at)) for at in ((0, 0), (1.12, 1))]
+    taken += [(x - 1, y - 1, x + 1, y + 1) for x, y in (axis.transData.transform(at) * scale for at in line)]
+    corner = [tuple(value * scale for value in axis.transAxes.transform(at)) for at in ((0, 0), (1.2, 1.04))]
     for name in sorted(spots, key=lambda name: spots[name]):
         x, y = spots[name]
         width, height = 0.58 * LABEL * len(name) + 2, LABEL + 1
@@ -95,6 +105,14 @@ def place_labels(axis: Any, points: Mapping[str, tuple[float, float]], colours: 
             if max(abs(dx), abs(dy)) > 11
             else None,
         )  # fmt: skip
+
+
+def _between(low: float, high: float, logarithmic: bool) -> list[float]:
+    """Places from one to the other, near enough to each other that no name goes between them."""
+    shares = [i / 60 for i in range(61)]
+    if logarithmic:
+        return [low * (high / low) ** share for share in shares]
+    return [low + (high - low) * share for share in shares]
 
 
 def _touch(one: Sequence[float], other: Sequence[float]) -> bool:

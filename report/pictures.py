@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
@@ -20,12 +20,15 @@ from storage.atomic import atomic_path
 Draw = Callable[[Any], None]
 """Draws on axes of matplotlib."""
 
-WIDTH, HEIGHT = 4.7, 3.3
+WIDTH, HEIGHT = 5.4, 3.6
 """Of a panel, in inches; 72 units an inch on the page."""
 
+MARGINS = {"left": 0.09, "right": 0.79, "bottom": 0.16, "top": 0.88}
+"""Shares of a panel at which its axes begin and end: the same for all, with room for names on the right."""
+
 SETTINGS = {
-    "font.size": 9.5,
-    "axes.titlesize": 10.5,
+    "font.size": 10,
+    "axes.titlesize": 11,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.titlepad": 10,
@@ -68,13 +71,16 @@ def figure(rows: int, columns: int, width: float, height: float, name: str) -> I
             plt.close(made)
 
 
-def inline(draw: Draw, name: str, words: str, width: float = WIDTH, height: float = HEIGHT) -> str:
+def inline(
+    draw: Draw, name: str, words: str, width: float = WIDTH, height: float = HEIGHT, margins: Mapping = MARGINS
+) -> str:
     """One panel as an `<svg>` of a page. words: what it shows, for those who cannot see it."""
     with figure(1, 1, width, height, name) as (made, axes):
+        made.subplots_adjust(**margins)
         draw(axes[0, 0])
         text = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        made.savefig(text, format="svg", transparent=True, bbox_inches="tight", pad_inches=0.05, metadata=nothing)
+        made.savefig(text, format="svg", transparent=True, metadata=nothing)
     return adapted(text.getvalue(), name, words)
 
 
@@ -87,25 +93,38 @@ def adapted(svg: str, name: str, words: str) -> str:
     box = re.search(r'viewBox="([^"]+)"', svg)[1]
     svg = re.sub(r"<svg[^>]*>", f'<svg viewBox="{box}" role="img" aria-label="{escape(words)}">', svg, count=1)
     svg = svg.replace("xlink:href", "href")
-    used = set(re.findall(r'href="#([^"]+)"', svg)) | set(re.findall(r"url\(#([^)]+)\)", svg))
+    # nothing is drawn outside of its axes that should not be seen there
+    svg = re.sub(r' clip-path="[^"]*"|<clipPath.*?</clipPath>', "", svg, flags=re.DOTALL)
+    used = set(re.findall(r'href="#([^"]+)"', svg))
     svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", svg)
-    svg = svg.replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
+    svg = svg.replace('href="#', f'href="#{name}-')
     for role, colour in LIGHT.items():
         svg = svg.replace(colour, f"var(--{role})")
     svg = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", svg)
     return re.sub(r"\n\s*", "\n", svg).strip()
 
 
-def save(panels: Sequence[Draw], path: Path, columns: int = 2, width: float = WIDTH, height: float = HEIGHT) -> None:
+def save(
+    panels: Sequence[Draw],
+    path: Path,
+    columns: int = 2,
+    width: float = WIDTH,
+    height: float = HEIGHT,
+    margins: Mapping = MARGINS,
+) -> None:
     """All panels in one picture, as `path`.png and `path`.svg, on white."""
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     with figure(rows, columns, width, height, path.name) as (made, axes):
-        for axis, draw in zip(axes.flat, panels, strict=False):
-            draw(axis)
-        for axis in list(axes.flat)[len(panels) :]:
-            axis.set_axis_off()
-        made.tight_layout(h_pad=2, w_pad=2)
+        across, up = margins["right"] - margins["left"], margins["top"] - margins["bottom"]
+        for number, axis in enumerate(axes.flat):
+            row, column = divmod(number, columns)
+            left, bottom = (column + margins["left"]) / columns, (rows - 1 - row + margins["bottom"]) / rows
+            axis.set_position((left, bottom, across / columns, up / rows))
+            if number < len(panels):
+                panels[number](axis)
+            else:
+                axis.set_axis_off()
         for ending, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
             with atomic_path(path.with_name(f"{path.name}.{ending}")) as temporary:
                 made.savefig(

@@ -167,10 +167,10 @@ class Scores:
         files = [[run.items for run in self._of(model, task, metric, name, sparsity)] for name in (first, second)]
         try:
             if not all(file is not None and file.is_file() for runs in files for file in runs):
-                raise InputError("no scores of single test items are there")
+                raise InputError("the runs left no scores of single test items for the metric")
             one, other = (items_of([file for file in runs if file], metric) for runs in files)
             if one.keys() != other.keys():
-                raise InputError("the two best were tested on different items")
+                raise InputError("the runs were tested on different items")
         except InputError as error:
             self.untested[str(error)] = self.untested.get(str(error), 0) + 1
             return None

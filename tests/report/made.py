@@ -69,7 +69,7 @@ seeds: [0, 1, 2]
 dense: true
 """
 
-STEEP = {"omp": 1.0, "lamp": 0.72, "snip": 0.85, "multiflow": 0.6}
+STEEP = {"omp": 1.3, "lamp": 0.9, "snip": 0.75, "multiflow": 0.42}
 SECONDS = {"omp": 0.04, "lamp": 0.09, "snip": 9.1, "multiflow": 7.3}
 SPARSITIES = (63.0, 75.0, 90.0, 95.0)
 KINDS = ("color", "count", "position", "shape")

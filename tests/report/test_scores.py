@@ -1,0 +1,181 @@
+"""Scores of made-up results against numbers written out by hand."""
+
+import pytest
+
+from report.items import items_of, read_items
+from report.reading import read_results
+from report.scores import Scores
+from report.tables import main_table, share_table, task_table
+from tests.report.made import put
+
+COLUMN = ("xvlm-mini", "vqa", "overall", 75.0)
+
+
+def scores_of(folder, only=()):
+    return Scores(read_results([str(folder)], folder.parent, only))
+
+
+def items(values, names=None):
+    return {"format": 1, "ids": names or [f"q{i}" for i in range(len(values))], "scores": {"overall": values}}
+
+
+@pytest.fixture
+def grid(tmp_path):
+    """dense 80; omp 60, 62, 64; snip 70, 71, 75; lamp 40 and 44, a seed missing."""
+    folder = tmp_path / "results" / "made"
+    for pruner, values in {"omp": (60, 62, 64), "snip": (70, 71, 75), "lamp": (40, 44), "dense": (79, 81, 80)}.items():
+        for seed, value in enumerate(values):
+            put(folder, {"overall": value}, pruner, 0 if pruner == "dense" else 75, seed=seed)
+    return folder
+
+
+def test_means_deviations_shares_and_ranks(grid):
+    scores = scores_of(grid)
+    found = scores.column(COLUMN)
+    assert scores.dense("xvlm-mini", "vqa", "overall").mean == 80
+    assert {name: score.mean for name, score in found.items()} == {"omp": 62, "snip": 72, "lamp": 42}
+    assert found["omp"].sd == 2  # (4 + 0 + 4) / 2 = 4
+    assert found["snip"].sd == pytest.approx(7**0.5)  # (4 + 1 + 9) / 2 = 7
+    assert found["lamp"].sd == pytest.approx(8**0.5)  # (4 + 4) / 1
+    assert {name: score.share for name, score in found.items()} == {"omp": 0.775, "snip": 0.9, "lamp": 0.525}
+    assert {name: score.rank for name, score in found.items()} == {"omp": 2, "snip": 1, "lamp": 0}
+    assert {name: score.missing for name, score in found.items()} == {"omp": 0, "snip": 0, "lamp": 1}
+    assert all(score.p is None for score in found.values())
+    assert sum(scores.untested.values()) == 1
+
+
+def test_the_table_says_so(grid):
+    table = main_table(scores_of(grid), "xvlm-mini", [("vqa", "overall")])
+    assert table.heads == [[("VQA", 1)], [("accuracy", 1)], [("75 %", 1)]]
+    shown = {row.label: row.cells[0] for row in table.rows}
+    assert list(shown) == ["dense", "snip", "omp", "lamp"], "dense on top, then in the toolkit's own order"
+    assert (shown["dense"].text, shown["dense"].spread, shown["dense"].share) == ("80.0", "1.0", "")
+    assert (shown["snip"].text, shown["snip"].spread, shown["snip"].share) == ("72.0", "2.6", "90.0")
+    assert (shown["lamp"].text, shown["lamp"].seeds, shown["omp"].seeds) == ("42.0", "2", "")
+    shares = {
+        row.label: [cell.text for cell in row.cells]
+        for row in share_table(scores_of(grid), "xvlm-mini", [("vqa", "overall")]).rows
+    }
+    assert shares == {"snip": ["90.0", "90.0"], "omp": ["77.5", "77.5"], "lamp": ["52.5", "52.5"]}
+
+
+def test_what_looks_equal_shares_a_rank(tmp_path):
+    folder = tmp_path / "made"
+    for pruner, value in {"omp": 50.01, "snip": 50.04, "lamp": 49.0, "l2": 49.04, "rand": 1}.items():
+        put(folder, {"overall": value}, pruner)
+    ranks = {name: score.rank for name, score in scores_of(folder).column(COLUMN).items()}
+    assert ranks == {"omp": 1, "snip": 1, "lamp": 2, "l2": 2, "rand": 0}
+
+
+def test_one_pruner_alone_is_not_the_best(tmp_path):
+    put(tmp_path / "made", {"overall": 50.0})
+    assert scores_of(tmp_path / "made").column(COLUMN)["omp"].rank == 0
+
+
+def test_without_chance_one_value_is_all_there_is(tmp_path):
+    folder = tmp_path / "made"
+    put(folder, {"itm r_mean": 30.0}, task="zero_shot", chance=False)
+    for seed in range(3):
+        put(folder, {"itm r_mean": 40.0 + seed}, "snip", task="zero_shot", seed=seed)
+    found = scores_of(folder).column(("xvlm-mini", "zero_shot", "itm r_mean", 75.0))
+    assert (found["omp"].sd, found["omp"].missing) == (None, 0)
+    assert (found["snip"].sd, found["snip"].missing) == (1, 0)
+    only = scores_of(folder, ["seed=1"]).column(("xvlm-mini", "zero_shot", "itm r_mean", 75.0))
+    assert (only["omp"].values, only["snip"].values) == ((30,), (41,))
+
+
+def test_a_dense_model_at_zero_has_no_share(tmp_path):
+    folder = tmp_path / "made"
+    put(folder, {"overall": 0.0}, "dense", 0)
+    put(folder, {"overall": 1.0})
+    assert scores_of(folder).column(COLUMN)["omp"].share is None
+
+
+def test_nested_metrics_and_words_among_them(tmp_path):
+    folder = tmp_path / "made"
+    put(folder, {"overall": 50, "by_kind": {"count": 30.5}, "left_out": ["METEOR"], "empty": None, "flag": True})
+    scores = scores_of(folder)
+    assert scores.metrics("xvlm-mini", "vqa") == ["overall", "by_kind count"]
+    assert task_table(scores, "xvlm-mini", "vqa").heads == [[("accuracy", 1), ("count", 1)]]
+
+
+def test_means_of_shares_are_over_tasks(tmp_path):
+    """VQA keeps 40 of 80, captioning 90 of 100: 0.7; without one of them there is no mean."""
+    folder = tmp_path / "made"
+    columns = [("captioning", "CIDEr"), ("vqa", "overall")]
+    put(folder, {"overall": 80.0}, "dense", 0)
+    put(folder, {"CIDEr": 100.0}, "dense", 0, "captioning")
+    put(folder, {"overall": 40.0})
+    put(folder, {"CIDEr": 90.0}, task="captioning")
+    put(folder, {"overall": 50.0}, "snip")
+    scores = scores_of(folder)
+    assert scores.mean_share("xvlm-mini", "omp", 75, columns) == pytest.approx(0.7)
+    assert scores.mean_share("xvlm-mini", "snip", 75, columns) is None
+
+
+# -- items ----------------------------------------------------------------------------------------------
+
+
+def test_best_and_second_are_tested_on_their_items(tmp_path):
+    """snip is right on all of 40 items and omp on 20 of them; lamp, who is third, has no items."""
+    folder = tmp_path / "made"
+    put(folder, {"overall": 100.0}, "snip", items=items([1] * 40))
+    put(folder, {"overall": 50.0}, "omp", items=items([1, 0] * 20))
+    put(folder, {"overall": 40.0}, "lamp")
+    found = scores_of(folder).column(COLUMN)
+    assert found["snip"].p < 0.001
+    assert found["snip"].against == "omp"
+    assert found["omp"].p is None
+    row = main_table(scores_of(folder), "xvlm-mini", [("vqa", "overall")]).rows[0]
+    assert (row.label, row.cells[0].mark) == ("snip", "*")
+
+
+def test_small_differences_get_no_star(tmp_path):
+    folder = tmp_path / "made"
+    put(folder, {"overall": 52.5}, "snip", items=items([1] * 21 + [0] * 19))
+    put(folder, {"overall": 50.0}, "omp", items=items([1] * 20 + [0] * 20))
+    table = main_table(scores_of(folder), "xvlm-mini", [("vqa", "overall")])
+    assert [row.cells[0].mark for row in table.rows] == ["", ""]
+    assert scores_of(folder).column(COLUMN)["snip"].p > 0.3
+
+
+def test_scores_are_averaged_over_seeds_item_by_item(tmp_path):
+    """Items stand in another order in the second seed; one has no score of the metric."""
+    first = put(tmp_path, {"overall": 1.0}, seed=0, items=items([1, 0, None, 0.5], ["a", "b", "c", "d"]))
+    second = put(tmp_path, {"overall": 1.0}, seed=1, items=items([0.5, 1, 1, None], ["d", "a", "b", "c"]))
+    files = [path.with_name("items.json") for path in (first, second)]
+    assert items_of(files, "overall") == {"a": 1, "b": 0.5, "d": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        (items([1, 0], ["a", "z"]), "different items"),
+        ({"format": 1, "ids": ["a", "b"], "scores": {"other": [1, 0]}}, "no scores of single test items"),
+        ({"format": 2, "ids": ["a", "b"], "scores": {"overall": [1, 0]}}, "another format"),
+        ({"format": 1, "ids": ["a", "a"], "scores": {"overall": [1, 0]}}, "twice"),
+        ({"format": 1, "ids": ["a", "b"], "scores": {"overall": [1]}}, "not one score"),
+        ({"format": 1, "ids": ["a", "b"], "scores": {"overall": [1, "x"]}}, "no number"),
+        ({"format": 1, "scores": {"overall": [1, 0]}}, "lacks 'ids'"),
+        ([], "another format"),
+    ],
+)
+def test_items_that_cannot_be_paired_are_not_tested(tmp_path, other, why):
+    """The table is made all the same, and the reason is kept."""
+    folder = tmp_path / "made"
+    put(folder, {"overall": 100.0}, "snip", items=items([1, 1], ["a", "b"]))
+    put(folder, {"overall": 50.0}, "omp", items=other)
+    scores = scores_of(folder)
+    assert scores.column(COLUMN)["snip"].p is None
+    assert why in next(iter(scores.untested))
+
+
+def test_items_are_read_whole(tmp_path):
+    path = tmp_path / "items.json"
+    path.write_text('{"format": 1, "ids": [7, 8], "scores": {"m": [1, null]}}')
+    found = read_items(path)
+    assert found.ids == ("7", "8")
+    assert found.of("m") == {"7": 1}
+    path.write_text('{"format": 1, "ids": [7')
+    with pytest.raises(Exception, match="cannot be read as scores of items"):
+        read_items(path)
