@@ -31,8 +31,8 @@ table.paper tr.dense td[colspan] { text-align: center; }
 table.paper tr.section th { padding-top: .8rem; font-weight: 600; text-align: left; }
 table.paper tbody tr:hover td, table.paper tbody tr:hover th.row { background: var(--card); }
 table.paper tbody th, table.paper tbody td { vertical-align: baseline; }
-.paper i { display: inline-block; min-width: 2.35rem; text-align: left; font-style: normal; color: var(--soft);
-  font-size: .74rem; padding-left: .25rem; }
+.paper i { display: inline-block; min-width: 2.6rem; text-align: left; font-style: normal; color: var(--soft);
+  font-size: .74rem; padding-left: .5rem; }
 td small { display: block; color: var(--soft); font-size: .72rem; line-height: 1.2; }
 td u { text-underline-offset: .18em; text-decoration-thickness: 1.5px; }
 td sup { display: inline-block; width: 0; line-height: 0; }

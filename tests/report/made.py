@@ -75,8 +75,8 @@ SPARSITIES = (63.0, 75.0, 90.0, 95.0)
 KINDS = ("color", "count", "position", "shape")
 
 
-def demo(folder: Path) -> None:
-    """Four pruners, four tasks, four sparsities, three seeds; a few runs are missing, one has lost its items."""
+def demo(folder: Path, sparsities: tuple[float, ...] = SPARSITIES) -> None:
+    """Four pruners, four tasks, three seeds; a few runs are missing."""
     draw = np.random.default_rng(7)
     folder.mkdir(parents=True)
     (folder / f"{folder.name}.yaml").write_text(GRID)
@@ -85,8 +85,8 @@ def demo(folder: Path) -> None:
             _one(folder, draw, "dense", 0.0, task, seed)
         for pruner in STEEP:
             if seed == 0 or pruner in ("snip", "multiflow"):
-                _pruned(folder, draw, pruner, seed)
-            for sparsity in SPARSITIES:
+                _pruned(folder, draw, pruner, seed, sparsities)
+            for sparsity in sparsities:
                 for task in ("zero_shot", "retrieval", "captioning", "vqa"):
                     chance = task != "zero_shot" or pruner in ("snip", "multiflow")
                     if (chance or seed == 0) and not (seed == 2 and pruner == "snip" and sparsity > 80):
@@ -126,13 +126,13 @@ def _one(folder: Path, draw: Any, pruner: str, sparsity: float, task: str, seed:
     put(folder, names, pruner, sparsity, task, seed, items, chance=chance)
 
 
-def _pruned(folder: Path, draw: Any, pruner: str, seed: int) -> None:
+def _pruned(folder: Path, draw: Any, pruner: str, seed: int, sparsities: tuple[float, ...]) -> None:
     seconds = SECONDS[pruner] * float(1 + draw.normal(0, 0.05))
     row = {"seconds": seconds, "calibration_seconds": 0.9 * seconds, "masks_in_this_run": 4}
     memory = {"omp": 0.71, "lamp": 0.79, "snip": 1.66, "multiflow": 0.92}[pruner] + float(draw.normal(0, 0.01))
-    layers = {percent(s / 100): _layers(draw, pruner, s) for s in SPARSITIES}
+    layers = {percent(s / 100): _layers(draw, pruner, s) for s in sparsities}
     metrics = {name: row | {"peak_memory_gb": memory} for name in layers}
-    put_pruning(folder, pruner, seed, seconds, memory, metrics=metrics, sparsities=list(SPARSITIES), layers=layers)
+    put_pruning(folder, pruner, seed, seconds, memory, metrics=metrics, sparsities=list(sparsities), layers=layers)
 
 
 def _layers(draw: Any, pruner: str, sparsity: float) -> dict[str, dict[str, list[int]]]:

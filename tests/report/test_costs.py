@@ -6,12 +6,15 @@ import torch
 
 from console.errors import InputError
 from grid.layers import count_layers
+from grid.results import collect, read_result
+from grid.steps import PRUNE
 from pruners.mask import Mask
 from report.costs import check_cost, costs_of, front
 from report.layers import layer_shares
 from report.published import published_table, read_published
 from report.reading import read_results
 from report.scores import Scores
+from tests.grid.fakes import make
 from tests.report.made import put, put_pruning
 
 
@@ -148,3 +151,16 @@ def test_published_numbers_that_are_wrong(tmp_path, scores, text, message):
         read_published(path, scores)
     with pytest.raises(InputError, match="no such file"):
         read_published(tmp_path / "none.csv", scores)
+
+
+def test_results_of_prunings_carry_the_counts(tmp_path):
+    """A grid's own prune step, with real masks: what `collect` writes is what the report reads."""
+    plan, places = make(tmp_path, pruners=["omp"])
+    step = next(step for step in plan.steps if step.kind == PRUNE)
+    for sparsity, kept in ((50, [True, True, False, False]), (75, [True, False, False, False])):
+        Mask({"a": torch.tensor([kept])}, {"a": "vision"}).save(places.mask(step, sparsity))
+    table = "sparsity,seconds,calibration_seconds,masks_in_this_run,peak_memory_gb\n50,2,1,2,0.5\n75,2,1,2,0.5\n"
+    places.mask(step, 50).with_name("runtimes.csv").write_text(table)
+    assert collect(step, places)
+    found = read_result(places.result(step.id))
+    assert found["layers"] == {"50": {"vision": {"a": [2, 4]}}, "75": {"vision": {"a": [1, 4]}}}
