@@ -16,11 +16,18 @@ LABEL = 9
 """Size of labels, in points."""
 
 
-def curve_panel(scores: Scores, model: str, task: str, metric: str, looks: Mapping[str, Look]) -> Draw:
-    """The panel of a metric."""
+MANY = 5
+"""Of more pruners than this, curves lie on each other; a panel of their differences stands beside."""
+
+
+def curve_panel(
+    scores: Scores, model: str, task: str, metric: str, looks: Mapping[str, Look], relative: bool = False
+) -> Draw:
+    """The panel of a metric. relative: less the mean of all pruners at each sparsity, which shows how they differ."""
     sparsities = scores.sparsities(model)
     places = positions(sparsities)
-    dense = scores.dense(model, task, metric)
+    dense = None if relative else scores.dense(model, task, metric)
+    level = {s: level_of(scores, model, task, metric, s) if relative else 0.0 for s in sparsities}
 
     def draw(axis: Any) -> None:
         ends: list[tuple[float, float, str, str]] = []
@@ -29,26 +36,37 @@ def curve_panel(scores: Scores, model: str, task: str, metric: str, looks: Mappi
         step = min(step, 0.09 * (places[-1] - places[0] or 1) / max(1, len(names)))
         for number, name in enumerate(names):
             look, aside = looks[name], (number - (len(names) - 1) / 2) * step
-            found = [(x, scores.get(model, task, metric, name, s)) for x, s in zip(places, sparsities, strict=True)]
-            points = [(x + aside, score.mean, score.sd or 0.0) for x, score in found if score]
+            found = [(x, s, scores.get(model, task, metric, name, s)) for x, s in zip(places, sparsities, strict=True)]
+            points = [(x + aside, score.mean - level[s], score.sd or 0.0) for x, s, score in found if score]
             x, y, sd = zip(*points, strict=True)
-            axis.errorbar(
+            drawn = axis.errorbar(
                 x, y, yerr=sd if any(sd) else None, color=look.colour, marker=look.marker, linestyle=look.dashes,
                 elinewidth=1, capsize=0, markeredgecolor=LIGHT["page"], markeredgewidth=0.6, clip_on=False, zorder=3,
             )  # fmt: skip
+            for stroke in drawn[2]:
+                stroke.set_alpha(0.5)
             ends.append((x[-1], y[-1], name, look.colour))
         if dense is not None:
             axis.axhline(dense.mean, color=LIGHT["ink"], linewidth=1, linestyle=(0, (2, 2)), clip_on=False, zorder=2)
             ends.append((places[-1], dense.mean, f"dense {dense.mean:.1f}", LIGHT["ink"]))
+        if relative:
+            axis.axhline(0, color=LIGHT["soft"], linewidth=1, clip_on=False, zorder=2)
         span = places[-1] - places[0] or 1
         axis.set_xlim(places[0] - 0.05 * span, places[-1] + 0.05 * span)
         axis.margins(y=0.06)
         axis.set_xticks(places, [f"{percent(s / 100)} %" for s in sparsities])
-        axis.set_title(f"{task_words(task)}: {metric_words(metric)}")
+        what = f"{task_words(task)}: {metric_words(metric)}"
+        axis.set_title(f"{what}, less the pruners' mean" if relative else what)
         axis.set_xlabel("weights pruned")
         label_ends(axis, ends)
 
     return draw
+
+
+def level_of(scores: Scores, model: str, task: str, metric: str, sparsity: float) -> float:
+    """Mean over all pruners at a sparsity; 0 where there is none."""
+    found = scores.column((model, task, metric, sparsity)).values()
+    return sum(score.mean for score in found) / len(found) if found else 0.0
 
 
 def positions(sparsities: Sequence[float]) -> list[float]:

@@ -13,6 +13,7 @@ whichever; higher is better.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,21 +62,15 @@ def read_items(path: Path) -> Items:
     return Items(names, made)
 
 
-def items_of(files: list[Path], metric: str) -> dict[str, float]:
-    """Item -> its score, mean over runs (seeds). InputError where the runs are not about the same items."""
-    found = [read_cached(file).of(metric) for file in files if metric in read_cached(file).scores]
+def items_of(files: list[Path], metric: str, read: Callable[[Path], Items] = read_items) -> dict[str, float]:
+    """Item -> its score, mean over runs (seeds). InputError where the runs are not about the same items.
+
+    read: reads a file, or remembers what was in it.
+    """
+    read_in = [read(file) for file in files]
+    found = [items.of(metric) for items in read_in if metric in items.scores]
     if len(found) < len(files) or not all(found):
         raise InputError("the runs left no scores of single test items for the metric")
     if any(other.keys() != found[0].keys() for other in found):
         raise InputError("the runs were tested on different items")
     return {item: sum(one[item] for one in found) / len(found) for item in found[0]}
-
-
-_READ: dict[Path, Items] = {}
-
-
-def read_cached(path: Path) -> Items:
-    """The same, read once: a file serves all metrics of its run."""
-    if path not in _READ:
-        _READ[path] = read_items(path)
-    return _READ[path]

@@ -12,7 +12,7 @@ from grid.version import packages
 from inspection.page import cards, heading, page, paragraph
 from pruners.percents import percent
 from report.costs import COSTS, Cost
-from report.curves import curve_panel
+from report.curves import MANY, curve_panel
 from report.layer_map import WIDTH, height, layer_map, margins
 from report.layers import LayerShares
 from report.markup_html import STYLE, html_table
@@ -65,14 +65,16 @@ class Chapter:
         return {name: share for name, share in found.items() if share is not None}
 
     def curves(self) -> list[Panel]:
-        """A panel for each column of the main table."""
+        """A panel for each column of the main table; of many pruners, their differences beside it."""
+        kinds = (False, True) if len(self.pruners) > MANY else (False,)
         return [
             Panel(
-                f"{file_name(self.model)}-{file_name(task)}-{metric}".replace(" ", "-"),
+                f"{file_name(self.model)}-{file_name(task)}-{metric}{'-differences' * relative}".replace(" ", "-"),
                 f"{task_words(task)}, {metric_words(metric)}, against sparsity",
-                curve_panel(self.scores, self.model, task, metric, self.looks),
+                curve_panel(self.scores, self.model, task, metric, self.looks, relative),
             )
             for task, metric in self.columns
+            for relative in kinds
             if self.sparsities
         ]
 

@@ -6,13 +6,13 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
 from console.errors import InputError
 from grid.steps import DENSE
-from report.items import items_of
+from report.items import items_of, read_items
 from report.metrics import main_metric
 from report.reading import Results, Run, ordered, tasks_ordered
 from report.significance import paired_bootstrap
@@ -72,6 +72,7 @@ class Scores:
             if run.chance:
                 self._seeds[run.model, run.task].add(run.seed)
         self._columns: dict[Column, dict[str, Score]] = {}
+        self._read = lru_cache(maxsize=64)(read_items)  # a file serves all metrics of its run
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -168,7 +169,7 @@ class Scores:
         try:
             if not all(file is not None and file.is_file() for runs in files for file in runs):
                 raise InputError("the runs left no scores of single test items for the metric")
-            one, other = (items_of([file for file in runs if file], metric) for runs in files)
+            one, other = (items_of([file for file in runs if file], metric, self._read) for runs in files)
             if one.keys() != other.keys():
                 raise InputError("the runs were tested on different items")
         except InputError as error:

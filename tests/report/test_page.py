@@ -12,7 +12,10 @@ import pytest
 
 from console.errors import InputError
 from report.command import main
+from report.curves import level_of
 from report.items import read_items
+from report.reading import read_results
+from report.scores import Scores
 from tests.browser import Browser, find_chromium
 from tests.conftest import REPOSITORY
 from tests.inspection.test_pages import Balance
@@ -112,6 +115,20 @@ def test_one_result_is_enough_and_two_models_have_a_chapter_each(tmp_path):
     text = (tmp_path / "made" / "report" / "index.html").read_text()
     assert '<h2 id="dino-mini">' in text
     assert '<h2 id="xvlm-mini">' in text
+
+
+def test_of_many_pruners_differences_are_shown_beside(tmp_path):
+    """Six of them at 10, 20, ... 60 points: 35 on the mean, so that the best is drawn at +25."""
+    for number, pruner in enumerate(("omp", "lamp", "l2", "snip", "rand", "tamt"), start=1):
+        for sparsity in (50, 75):
+            put(tmp_path / "made", {"overall": 10.0 * number}, pruner, sparsity)
+    scores = Scores(read_results([str(tmp_path / "made")], tmp_path))
+    assert level_of(scores, "xvlm-mini", "vqa", "overall", 75) == 35
+    main([str(tmp_path / "made")])
+    text = (tmp_path / "made" / "report" / "index.html").read_text()
+    assert text.count("less the pruners' mean") == 1
+    main([str(tmp_path / "made"), "--only", "pruner=omp,lamp,l2,snip,rand"])
+    assert "less the pruners" not in (tmp_path / "made" / "report" / "index.html").read_text()
 
 
 def test_a_report_made_again_is_the_same(tmp_path):
