@@ -12,6 +12,7 @@ from report.tables import Cell, Row, Table
 SPECIAL = {
     "\\": r"\textbackslash{}", "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$", "–": "--",
+    "<": "$<$", ">": "$>$", "|": r"\textbar{}",
 }  # fmt: skip
 """What LaTeX would not print as it stands."""
 

@@ -86,6 +86,7 @@ def test_escape():
     assert escape(r"50% a_b {x} \ ~ ^ $ & #") == (
         r"50\% a\_b \{x\} \textbackslash{} \textasciitilde{} \textasciicircum{} \$ \& \#"
     )
+    assert escape("p < 1 > 0 | −1") == r"p $<$ 1 $>$ 0 \textbar{} $-$1"
 
 
 def test_markdown_has_one_width():
