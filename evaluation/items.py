@@ -1,7 +1,7 @@
 """items.json: the scores of single test items beside a run's results, so that two runs can be compared item by item.
 
 {"format": 1, "groups": {"text": {"ids": [0, 1], "scores": {"img_r1": [1.0, 0.0]}}, "image": {...}}}
-A metric has the name that it has in the results, nested keys joined by slashes, and is 100 times the mean of its
+A metric has the name that it has in the results, nested keys joined by spaces, and is 100 times the mean of its
 scores, up to rounding. The same ids in two runs of one task and data set are the same test items. Where all items are
 of one kind their group is `items`.
 """
@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from console.errors import InputError
 from storage.atomic import write_text
 
 FORMAT = 1
@@ -52,6 +53,27 @@ def write_items(path: Path | str, groups: Groups) -> None:
         return
     content = {"format": FORMAT, "groups": {name: asdict(items) for name, items in groups.items()}}
     write_text(path, json.dumps(content, separators=(",", ":")) + "\n")
+
+
+def read_items(path: Path) -> Groups:
+    """What `write_items` wrote; InputError where it is not of the form above."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as scores of items: remove it, or collect the run again") from error
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise InputError(f"{path} is of another format than {FORMAT}: collect the run again with this version")
+    try:
+        return {str(name): _checked(**group) for name, group in found["groups"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} is no whole file of scores of items: collect the run again") from error
+
+
+def _checked(ids: list[int], scores: dict[str, list[float]]) -> Items:
+    """ValueError unless each metric has a number for each item, and each item is there once."""
+    if len(set(ids)) != len(ids) or any(len(values) != len(ids) for values in scores.values()):
+        raise ValueError("items and scores do not go together")
+    return Items(ids, {metric: [float(value) for value in values] for metric, values in scores.items()})
 
 
 def items_files(output: Path, labels: Sequence[str]) -> list[Path]:

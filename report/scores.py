@@ -11,8 +11,9 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from console.errors import InputError
+from evaluation.items import read_items
 from grid.steps import DENSE
-from report.items import items_of, read_items
+from report.items import items_of
 from report.metrics import main_metric
 from report.reading import Results, Run, ordered, tasks_ordered
 from report.significance import paired_bootstrap

@@ -104,7 +104,7 @@ class Retrieval:
 
     def items(self) -> Groups:
         """Texts whose image stands first, and images one of whose captions does."""
-        return first_places({"": self._ranks["itm"], "itc/": self._ranks["itc"]})
+        return first_places({"": self._ranks["itm"], "itc ": self._ranks["itc"]})
 
     def samples(self) -> list[Part]:
         """Test images with the caption found for them, and texts with the images found, by the scores of matching."""

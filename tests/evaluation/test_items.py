@@ -7,12 +7,12 @@ from evaluation.items import Items, items_files, one_group, write_items
 
 def test_the_format(tmp_path):
     groups = {
-        "text": Items([4, 2], {"img_r1": [1.0, 0.0], "itc/img_r1": [0.0, 0.25]}),
+        "text": Items([4, 2], {"img_r1": [1.0, 0.0], "itc img_r1": [0.0, 0.25]}),
         "image": Items([0], {"r": [1.0]}),
     }
     write_items(tmp_path / "items.json", groups)
     assert (tmp_path / "items.json").read_text() == (
-        '{"format":1,"groups":{"text":{"ids":[4,2],"scores":{"img_r1":[1.0,0.0],"itc/img_r1":[0.0,0.25]}},'
+        '{"format":1,"groups":{"text":{"ids":[4,2],"scores":{"img_r1":[1.0,0.0],"itc img_r1":[0.0,0.25]}},'
         '"image":{"ids":[0],"scores":{"r":[1.0]}}}}\n'
     )
     assert [path.name for path in tmp_path.iterdir()] == ["items.json"]

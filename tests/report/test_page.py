@@ -11,9 +11,9 @@ import threading
 import pytest
 
 from console.errors import InputError
+from evaluation.items import read_items
 from report.command import main
 from report.curves import level_of
-from report.items import read_items
 from report.reading import read_results
 from report.scores import Scores
 from tests.browser import Browser, find_chromium
@@ -170,7 +170,7 @@ def test_the_command_ends_with_one_sentence(tmp_path):
 
 def test_made_up_items_are_of_the_format(made):
     path = next((made.parent / "results" / "made").glob("vqa*/items.json"))
-    assert len(read_items(path).of("overall")) == 500
+    assert len(read_items(path)["items"].scores["overall"]) == 500
 
 
 # -- in a browser ---------------------------------------------------------------------------------------

@@ -2,7 +2,10 @@
 
 import pytest
 
-from report.items import items_of, read_items
+from console.errors import InputError
+from evaluation.items import Items, read_items, write_items
+from report.items import items_of
+from report.items import scores_of as scores_of_items
 from report.reading import read_results
 from report.scores import Scores
 from report.tables import main_table, share_table, task_table
@@ -16,7 +19,11 @@ def scores_of(folder, only=()):
 
 
 def items(values, names=None):
-    return {"format": 1, "ids": names or [f"q{i}" for i in range(len(values))], "scores": {"overall": values}}
+    return grouped(ids=names or [f"q{i}" for i in range(len(values))], scores={"overall": values})
+
+
+def grouped(**items):
+    return {"format": 1, "groups": {"items": items}}
 
 
 @pytest.fixture
@@ -140,9 +147,9 @@ def test_small_differences_get_no_star(tmp_path):
 
 
 def test_scores_are_averaged_over_seeds_item_by_item(tmp_path):
-    """Items stand in another order in the second seed; one has no score of the metric."""
-    first = put(tmp_path, {"overall": 1.0}, seed=0, items=items([1, 0, None, 0.5], ["a", "b", "c", "d"]))
-    second = put(tmp_path, {"overall": 1.0}, seed=1, items=items([0.5, 1, 1, None], ["d", "a", "b", "c"]))
+    """Items stand in another order in the second seed."""
+    first = put(tmp_path, {"overall": 1.0}, seed=0, items=items([1, 0, 0.5], ["a", "b", "d"]))
+    second = put(tmp_path, {"overall": 1.0}, seed=1, items=items([0.5, 1, 1], ["d", "a", "b"]))
     files = [path.with_name("items.json") for path in (first, second)]
     assert items_of(files, "overall") == {"a": 1, "b": 0.5, "d": 0.5}
 
@@ -151,12 +158,13 @@ def test_scores_are_averaged_over_seeds_item_by_item(tmp_path):
     ("other", "why"),
     [
         (items([1, 0], ["a", "z"]), "different items"),
-        ({"format": 1, "ids": ["a", "b"], "scores": {"other": [1, 0]}}, "no scores of single test items"),
-        ({"format": 2, "ids": ["a", "b"], "scores": {"overall": [1, 0]}}, "another format"),
-        ({"format": 1, "ids": ["a", "a"], "scores": {"overall": [1, 0]}}, "twice"),
-        ({"format": 1, "ids": ["a", "b"], "scores": {"overall": [1]}}, "not one score"),
-        ({"format": 1, "ids": ["a", "b"], "scores": {"overall": [1, "x"]}}, "no number"),
-        ({"format": 1, "scores": {"overall": [1, 0]}}, "lacks 'ids'"),
+        (grouped(ids=["a", "b"], scores={"other": [1, 0]}), "no scores of single test items"),
+        ({"format": 2, "groups": {}}, "another format"),
+        (grouped(ids=["a", "a"], scores={"overall": [1, 0]}), "no whole file"),
+        (grouped(ids=["a", "b"], scores={"overall": [1]}), "no whole file"),
+        (grouped(ids=["a", "b"], scores={"overall": [1, "x"]}), "no whole file"),
+        (grouped(scores={"overall": [1, 0]}), "no whole file"),
+        ({"format": 1, "groups": []}, "no whole file"),
         ([], "another format"),
     ],
 )
@@ -172,10 +180,12 @@ def test_items_that_cannot_be_paired_are_not_tested(tmp_path, other, why):
 
 def test_items_are_read_whole(tmp_path):
     path = tmp_path / "items.json"
-    path.write_text('{"format": 1, "ids": [7, 8], "scores": {"m": [1, null]}}')
+    groups = {"text": Items([7, 8], {"img_r1": [1.0, 0.0]}), "image": Items([7], {"txt_r1": [0.5]})}
+    write_items(path, groups)
     found = read_items(path)
-    assert found.ids == ("7", "8")
-    assert found.of("m") == {"7": 1}
-    path.write_text('{"format": 1, "ids": [7')
-    with pytest.raises(Exception, match="cannot be read as scores of items"):
+    assert found == groups
+    assert scores_of_items(found, "img_r1") == {7: 1.0, 8: 0.0}
+    assert scores_of_items(found, "txt_r1") == {7: 0.5}
+    path.write_text('{"format": 1, "groups": {"text"')
+    with pytest.raises(InputError, match="cannot be read as scores of items"):
         read_items(path)
