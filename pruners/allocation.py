@@ -62,7 +62,10 @@ def check_pattern(kept: int, width: int, sparsities: Sequence[float]) -> None:
     """InputError for a sparsity that the pattern cannot give."""
     only = 1 - kept / width
     if any(abs(sparsity - only) > 1e-9 for sparsity in sparsities):
-        raise InputError(f"the pattern {kept}:{width} prunes {100 * only:g} % and nothing else: ask for that sparsity")
+        raise InputError(
+            f"the pattern {kept}:{width} prunes {100 * only:g} % and nothing else: ask for that sparsity "
+            f"(-s {100 * only:g})"
+        )
 
 
 def pattern_allocation(kept: int, width: int) -> Allocation:
