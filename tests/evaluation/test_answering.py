@@ -14,7 +14,7 @@ from evaluation.answering import AnswerSearch, answer_questions, generate_answer
 from models.decoding import decoder_logits
 from models.tasks import load_task_model
 from tests.conftest import REFERENCE
-from tests.training.test_finetuning import placed
+from tests.training.small_finetuning import placed
 from training.vqa import VQA, VQAConfig
 
 SEP, PAD, DEC, WORDS = 3, 0, 200, 202  # of the reference BLIP: [DEC] and [ENC] are the last two

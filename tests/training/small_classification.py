@@ -6,15 +6,14 @@ from pathlib import Path
 
 import yaml
 
-from configs.schema import task_file
 from data.miniworld import ensure
-from tests.training.test_finetuning import placed
+from tests.training.small_finetuning import flowers
 
 
 def small_config(folder: Path, **changes: object) -> Path:
     """configs/dino-mini/image_classification.yaml in a small world below `folder`, with changes; returns its path."""
     world = ensure("flowers102", folder / "world", workers=1, show=False, scale=0.02)
-    settings = placed(yaml.safe_load(task_file("dino-mini", "image_classification").read_text()), world)
+    settings = flowers(world)
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(settings | {"epochs": 2, "batch_size": 8} | changes))
     return path

@@ -30,6 +30,12 @@ def placed(value: Any, world: Path) -> Any:
     return value
 
 
+def flowers(world: Path) -> dict[str, Any]:
+    """The mini DINO's configuration of classification in the small world, with the data set that lies there."""
+    settings = placed(yaml.safe_load(task_file("dino-mini", "image_classification").read_text()), world)
+    return settings | {"datasets": {"flowers102": settings["datasets"]["flowers102"]}}
+
+
 def write_config(path: Path, world: Path, task: str, mini: str = "xvlm-mini", **changes: Any) -> Path:
     """The mini's configuration of a task in `path`, with two epochs of the first file; changes: of its values."""
     settings = placed(yaml.safe_load(task_file(mini, task).read_text()), world)

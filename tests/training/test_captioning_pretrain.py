@@ -25,7 +25,7 @@ from pruners import prune
 from pruners.mask import Mask
 from tests.conftest import REFERENCE, runner
 from tests.models.test_xvlm import listed
-from tests.training.test_finetuning import placed
+from tests.training.small_finetuning import placed
 from tests.training.toy import one_process
 from training.captioning_pretrain import HEAD, FirstStage, FirstStageConfig, take_first_stage
 

@@ -12,13 +12,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from configs.schema import task_file
 from data.miniworld import ensure
 from pruners.mask import Mask
 from report.metrics import flat
 from tests.conftest import REPOSITORY
 from tests.evaluation.items_means import means
-from tests.training.small_finetuning import options, placed, write_config
+from tests.training.small_finetuning import flowers, options, write_config
 
 TASKS = ("retrieval", "captioning", "vqa")
 
@@ -66,7 +65,7 @@ def test_a_sparse_run(task, config, mask, run, tmp_path):
 def test_classification(run, tmp_path):
     """The mini DINO's full class on 24 classes of two images each."""
     world = ensure("flowers102", tmp_path / "world", workers=1, show=False, scale=0.02)
-    settings = placed(yaml.safe_load(task_file("dino-mini", "image_classification").read_text()), world)
+    settings = flowers(world)
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(settings | {"epochs": 1, "batch_size": 8}))
     out = tmp_path / "out"

@@ -21,7 +21,7 @@ from pruners import prune
 from pruners.mask import Mask
 from tests.conftest import REPOSITORY
 from tests.training.small_classification import options, small_config
-from tests.training.test_finetuning import placed
+from tests.training.small_finetuning import placed
 from tests.training.wandb_file import offline_runs
 from training.kept import count_kept
 from training.retrieval import capped

@@ -11,10 +11,9 @@ import yaml
 from safetensors.torch import load_file
 
 import training.loop
-from configs.schema import task_file
 from console.interrupt import interrupt
 from data.miniworld import ensure
-from tests.training.small_finetuning import options, placed, write_config
+from tests.training.small_finetuning import flowers, options, write_config
 
 TWO_PASSES = {"batch_size": 4, "effective_batch": 8, "model": {"text": {"dropout": 0.1}}}
 PATIENCE = 1200  # seconds, for machines that have other work
@@ -167,7 +166,7 @@ def test_two_processes_retrieve_like_one(world, mask, one_thread, run, run_proce
 @pytest.mark.slow
 def test_two_processes_classify_like_one(one_thread, run, run_process, tmp_path):
     world = ensure("flowers102", tmp_path / "world", workers=1, show=False, scale=0.02)
-    settings = placed(yaml.safe_load(task_file("dino-mini", "image_classification").read_text()), world)
+    settings = flowers(world)
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(settings | {"batch_size": 4, "effective_batch": 8}))
     command = options("image_classification", config, tmp_path / "one", "--dense", "--debug", mini="dino-mini")

@@ -193,12 +193,11 @@ def test_a_debug_run_leaves_its_samples(run, tmp_path):
     import yaml
     from PIL import Image
 
-    from configs.schema import task_file
     from data.miniworld import ensure
-    from tests.training.test_finetuning import placed
+    from tests.training.small_finetuning import flowers
 
     world = ensure("flowers102", tmp_path / "world", workers=1, show=False, scale=0.02)
-    settings = placed(yaml.safe_load(task_file("dino-mini", "image_classification").read_text()), world)
+    settings = flowers(world)
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(settings | {"batch_size": 8}))
     command = ["image_classification.py", "--model", "dino-mini", "--config", config, "--dense", "--debug"]
