@@ -59,6 +59,8 @@ def evaluate_masks(args: argparse.Namespace, config: ZeroShotConfig, masks: list
     if args.json and Path(args.json).name == FILE:
         raise InputError(f"--json {args.json}: {FILE} is where the scores of single items go: choose another name")
     model = load_model(args.model, weights=args.weights)
+    for file in masks:  # before the first expensive second
+        Mask.load(file).fitted(model)
     measured = measurements(model, config, config.images if args.images is None else args.images)
     rows, items = [], []
     files = [None, *masks] if args.dense else masks

@@ -200,10 +200,16 @@ def _panels(panels: list[Panel]) -> str:
     return f'<div class="panels">{drawn}</div>'
 
 
+def short_commit(commit: str | None) -> str:
+    """Twelve letters of it, and whether files differed from it."""
+    name, changed, _ = (commit or "unknown").partition("+")
+    return name[:12] + (" with changes" if changed else "")
+
+
 def _made_with(chapter: Chapter) -> list[str]:
     """Commits and versions of the results, and what was not tested."""
     runs = (*chapter.scores.results.tasks, *chapter.scores.results.prunings)
-    commits = Counter(str(run.result.get("commit") or "unknown")[:12] for run in runs)
+    commits = Counter(short_commit(run.result.get("commit")) for run in runs)
     used = Counter(", ".join(map(" ".join, (run.result.get("packages") or {}).items())) for run in runs)
     times = sorted(str(run.result["finished"])[:10] for run in runs if run.result.get("finished"))
     lines = [f"Commits: {', '.join(f'{name} ({count} runs)' for name, count in commits.most_common(5))}."]

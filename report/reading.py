@@ -90,6 +90,8 @@ def read_results(given: Sequence[str], results: Path, only: Sequence[str] = ()) 
     tasks = tuple(run for run in kept if run.task != PRUNE)
     if not tasks:
         raise InputError(f"{short(folders[0])} holds no result of a task yet, only prunings: run the grid further")
+    if tried := sum(bool((run.result.get("defined_by") or {}).get("debug")) for run in tasks):
+        more = [f"{tried} of these results are of trial runs of two steps (debug): their numbers mean nothing", *more]
     pruners = [name for grid in orders for key in ("pruners", "variants") for name in grid.get(key) or ()]
     models = [name for grid in orders for name in grid.get("models") or ()]
     return Results(

@@ -64,3 +64,5 @@ def check_numbers(args: argparse.Namespace) -> None:
     for name, least in (("devices", 1), ("num_nodes", 1), ("num_workers", 0), ("snapshot_seconds", 0)):
         if getattr(args, name) < least:
             raise InputError(f"{name} must be at least {least}, not {getattr(args, name)}")
+    if args.seed is not None and args.seed < 0:
+        raise InputError(f"seed must be at least 0, not {args.seed}")

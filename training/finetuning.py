@@ -39,7 +39,7 @@ from training.fabric import make_fabric
 from training.kept import as_json, count_kept, show_kept
 from training.logging_wandb import WandbLog, start_wandb
 from training.loop import Loop, fit
-from training.results import device_name, refuse_finished, versions, write_settings
+from training.results import device_name, refuse_finished, told, versions, write_settings
 from training.samples import draw_samples
 from training.sparse import SparseLock
 from training.task import Finetuning, MakeTask, Objective
@@ -190,6 +190,9 @@ class _Run:
         if self.leads:
             effective = {"seed": self.seed, "precision": self.precision}
             write_settings(self.folder / "config.yaml", self.config, self.dataset, **effective)
+            if step:
+                left = f"{self.loop.steps - step} steps are left" if step < self.loop.steps else "no step is left"
+                console.print(f"going on after step {step}, from {origin}: {left}")
             for notice in getattr(self.task, "notices", ()):
                 console.print(notice)
             show_kept(self.kept)
@@ -209,6 +212,8 @@ class _Run:
             found = {} if self.config.skip_val else self.task.evaluate(self.fabric, self.model, "val", epoch)
         if self.leads:
             keep_epoch(self.folder, epoch, found, self.model, self.decides)
+            if found:
+                console.print(f"epoch {epoch}, validation: {told(found)}")
             self.clock.save()
             self.wandb.epoch(epoch, found, epoch * self.epoch_steps)
         self.fabric.barrier()
@@ -232,6 +237,8 @@ class _Run:
             write_items(self.folder / FILE, self.task.items() if hasattr(self.task, "items") else {})
             write_json(self.folder / "results.json", result)  # last, because it says that all is there
             show_kept(self.kept)
+            if metrics:
+                console.print(f"test: {told(metrics)}")
             console.print(f"results: {self.folder / 'results.json'}")
             self.wandb.results(result)
             title = f"{self.args.model} {self.task_name}, {mask_label(self.args)}"

@@ -18,7 +18,7 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from console.interrupt import interrupt
-from console.progress import progress_bar
+from console.progress import console, progress_bar
 from data.randomness import derive_seed
 from models.memory import keep_freed_memory
 from storage.atomic import remove_parts
@@ -149,6 +149,8 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
                     save_snapshot(loop.snapshot, module, optimizer, step, loop.identity)
                 saved = time.monotonic()
             if stop:
+                if fabric.is_global_zero:
+                    console.print(f"stopped after step {step} of {loop.steps}: the same command goes on from there")
                 raise KeyboardInterrupt
     return module
 

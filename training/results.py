@@ -7,6 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import yaml
 
 from data.records import read_json
 from storage.atomic import write_text
+from training.logging_wandb import flat
 from training.snapshot import refuse_another_run
 
 LIBRARIES = ("torch", "torchvision", "transformers", "timm", "lightning")
@@ -37,6 +39,12 @@ def write_settings(path: Path, config: Any, dataset: str = "", **effective: Any)
 def command_line() -> str:
     """The command that runs, as a shell would read it, on one line."""
     return shlex.join(["python", *sys.argv]).replace("\n", " ")
+
+
+def told(metrics: Mapping[str, Any]) -> str:
+    """The numbers among metrics in one line: 'r_mean 80.31, itc/r_mean 72.3'."""
+    numbers = {name: value for name, value in flat(metrics).items() if isinstance(value, int | float)}
+    return ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
 
 
 def refuse_finished(path: Path, identity: dict[str, Any]) -> None:

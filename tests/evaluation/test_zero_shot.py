@@ -9,7 +9,7 @@ import yaml
 
 from console.errors import InputError, run_command
 from data.miniworld import ensure
-from evaluation import zero_shot
+from evaluation import zero_shot, zero_shot_table
 from models import load_model
 from pruners.mask import Mask
 from tests.evaluation.items_means import means
@@ -103,8 +103,9 @@ def test_bad_input(config, tmp_path, monkeypatch, capsys):
     with pytest.raises(InputError, match=r"nowhere\.safetensors"):
         command(monkeypatch, config, "--masks", tmp_path / "nowhere.safetensors", "--images", "2")
     Mask({"another.weight": torch.ones(2, 2, dtype=torch.bool)}).save(tmp_path / "other.safetensors")
-    with pytest.raises(InputError, match=r"another\.weight"):
-        command(monkeypatch, config, "--masks", tmp_path / "other.safetensors", "--images", "2")
+    with monkeypatch.context() as early, pytest.raises(InputError, match=r"another\.weight"):
+        early.setattr(zero_shot_table, "measurements", lambda *rest: pytest.fail("the dense model was evaluated first"))
+        command(early, config, "--masks", tmp_path / "other.safetensors", "--images", "2")
     monkeypatch.setattr(sys, "argv", ["evaluation.zero_shot", "--model", "xvlm-mimi"])
     with pytest.raises(SystemExit) as caught:
         run_command(zero_shot.main)

@@ -189,3 +189,11 @@ def test_items_are_read_whole(tmp_path):
     path.write_text('{"format": 1, "groups": {"text"')
     with pytest.raises(InputError, match="cannot be read as scores of items"):
         read_items(path)
+
+
+def test_trial_runs_are_called_so(tmp_path):
+    folder = tmp_path / "made"
+    put(folder, {"overall": 52.5}, "snip", defined_by={"kind": "vqa", "debug": True})
+    put(folder, {"overall": 50.0}, "omp")
+    notes = read_results([str(folder)], folder.parent).notes
+    assert any(note.startswith("1 of these results are of trial runs of two steps") for note in notes)

@@ -15,7 +15,7 @@ from configs.schema import parse, read_yaml, task_file
 from console.errors import InputError
 from storage.atomic import write_json
 from training.captioning import CaptioningConfig
-from training.results import commit, device_name, refuse_finished, versions, write_settings
+from training.results import commit, device_name, refuse_finished, told, versions, write_settings
 from training.retrieval import RetrievalConfig
 from training.vqa import VQAConfig, with_validation
 
@@ -99,3 +99,8 @@ def test_the_command_stands_above_the_settings(monkeypatch, tmp_path):
     text = (tmp_path / "config.yaml").read_text()
     assert "python vqa.py --mask 'a mask .safetensors'" in text.splitlines()[1]
     assert yaml.safe_load(text)["seed"] == 42
+
+
+def test_metrics_in_one_line():
+    found = {"r_mean": 80.3125, "itc": {"r_mean": 72.0}, "left_out": ["METEOR"], "note": "none"}
+    assert told(found) == "r_mean 80.31, itc/r_mean 72"
