@@ -34,12 +34,7 @@ class Unit:
 
 
 def check_batches(batches: Batches) -> None:
-    """InputError for one batch in the place of a list of them, and for what can be read once only."""
-    if isinstance(batches, Iterator):
-        raise InputError(
-            f"the batches are a {type(batches).__name__}, which can be read once only: give a list, or anything that "
-            "starts anew at each `for`"
-        )
+    """InputError for one batch in the place of a list of them."""
     alone = isinstance(batches, Tensor | Mapping) and len(batches) > 0
     if alone or (isinstance(batches, tuple) and any(isinstance(part, Tensor) for part in batches)):
         what = "a dict" if isinstance(batches, Mapping) else f"a {type(batches).__name__}"

@@ -71,9 +71,10 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
         cuts = self.server.site.cuts
-        self.wfile.write(body[: cuts.pop(0)] if cuts else body)
+        sent = body[: cuts.pop(0)] if cuts else body  # before the client can ask for more, in another thread
+        self.end_headers()
+        self.wfile.write(sent)
 
     def log_message(self, *_: object) -> None:
         """Nothing."""

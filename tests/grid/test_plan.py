@@ -281,6 +281,7 @@ def test_the_shipped_grids(path):
         },
         "ablation": {PRUNE: 2 * (7 * 3 + 1), "tasks": 2 * 3 * (7 * 3 + 1) + 2 * 1 * 8 * 3 * 3, "dense": 2 * 1 + 2 * 3},
         "smoke": {PRUNE: 2, "tasks": 4, "dense": 0},
+        "mini-results": {PRUNE: 3 * 3, "tasks": (2 * 3 + 2) * 3 * 2, "dense": 2 * 3 + 2},
     }
     plan = expand(read_grid(path), Sources())
     for step in {(step.kind, step.model, step.pruner): step for step in plan.steps}.values():
