@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from console.errors import InputError, nearest
+from report.over_seeds import OverSeeds
 from report.reading import Results, Run
 
 COSTS = {
@@ -17,23 +16,6 @@ COSTS = {
 """Axis -> words, unit."""
 
 
-@dataclass(frozen=True)
-class Cost:
-    """A number over seeds."""
-
-    values: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        """Over seeds."""
-        return statistics.fmean(self.values)
-
-    @property
-    def sd(self) -> float | None:
-        """Over seeds; None of a single one."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
-
-
 def check_cost(name: str) -> str:
     """InputError with the nearest name for a cost that is not measured."""
     if name not in COSTS:
@@ -41,14 +23,14 @@ def check_cost(name: str) -> str:
     return name
 
 
-def costs_of(results: Results, model: str, pruners: Sequence[str], cost: str) -> dict[str, Cost]:
+def costs_of(results: Results, model: str, pruners: Sequence[str], cost: str) -> dict[str, OverSeeds]:
     """Pruner -> its cost. Times of runs that were interrupted are left out, since they lack what was done before."""
-    found: dict[str, Cost] = {}
+    found: dict[str, OverSeeds] = {}
     for pruner in pruners:
         runs = [run for run in results.prunings if (run.model, run.pruner) == (model, pruner)]
         values = [value for run in runs if (value := cost_of(run, cost)) is not None]
         if values:
-            found[pruner] = Cost(tuple(values))
+            found[pruner] = OverSeeds(tuple(values))
     return found
 
 

@@ -11,12 +11,13 @@ from grid.places import short
 from grid.version import packages
 from inspection.page import cards, heading, page, paragraph
 from pruners.percents import percent
-from report.costs import COSTS, Cost
+from report.costs import COSTS
 from report.curves import MANY, curve_panel
 from report.layer_map import WIDTH, height, layer_map, margins
 from report.layers import LayerShares
 from report.markup_html import STYLE, html_table
 from report.metrics import metric_words, task_words
+from report.over_seeds import OverSeeds
 from report.palette import Look, style
 from report.pareto import pareto_panel
 from report.pictures import Draw, inline
@@ -44,7 +45,7 @@ class Chapter:
     scores: Scores
     columns: list[tuple[str, str]]
     looks: dict[str, Look]
-    costs: dict[str, dict[str, Cost]]
+    costs: dict[str, dict[str, OverSeeds]]
     cost: str
     layers: dict[float, LayerShares]
     published: Published | None = None

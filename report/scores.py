@@ -15,6 +15,7 @@ from evaluation.items import read_items
 from grid.steps import DENSE
 from report.items import items_of
 from report.metrics import main_metric
+from report.over_seeds import OverSeeds
 from report.reading import Results, Run, ordered, tasks_ordered
 from report.significance import paired_bootstrap
 
@@ -29,29 +30,18 @@ Column = tuple[str, str, str, float]
 
 
 @dataclass(frozen=True)
-class Score:
+class Score(OverSeeds):
     """What a pruner comes to in a column.
 
     values: by seed. share: of the dense model's mean, None without one. rank: 1 for the best pruner, 2 for the second,
     else 0. p: of the best against the second, None where it was not tested. expected: seeds there should be.
     """
 
-    values: tuple[float, ...]
     expected: int
     share: float | None = None
     rank: int = 0
     p: float | None = None
     against: str = ""
-
-    @property
-    def mean(self) -> float:
-        """Over seeds."""
-        return statistics.fmean(self.values)
-
-    @property
-    def sd(self) -> float | None:
-        """Over seeds, of a sample (n - 1); None of a single one."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     @property
     def missing(self) -> int:

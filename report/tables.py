@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from pruners.percents import percent
-from report.costs import COSTS, Cost
+from report.costs import COSTS
 from report.layers import LayerShares
 from report.metrics import metric_words, task_words
+from report.over_seeds import OverSeeds
 from report.scores import DIGITS, LEVEL, Score, Scores
 from report.significance import RESAMPLES
 
@@ -108,10 +109,10 @@ def task_table(scores: Scores, model: str, task: str) -> Table:
     return Table(name, f"{model}: every metric of {task_words(task)}", heads, rows, notes=_notes(rows))
 
 
-def cost_table(model: str, costs: dict[str, dict[str, Cost]], pruners: Sequence[str]) -> Table:
+def cost_table(model: str, costs: dict[str, dict[str, OverSeeds]], pruners: Sequence[str]) -> Table:
     """costs: axis of `COSTS` -> pruner -> cost."""
 
-    def cell(cost: Cost | None) -> Cell:
+    def cell(cost: OverSeeds | None) -> Cell:
         if cost is None:
             return Cell()
         return Cell(number(cost.mean), "" if cost.sd is None else number(cost.sd, like=cost.mean))
