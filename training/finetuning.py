@@ -41,6 +41,7 @@ from training.logging_wandb import WandbLog, start_wandb
 from training.loop import Loop, fit
 from training.results import device_name, refuse_finished, told, versions, write_settings
 from training.samples import draw_samples
+from training.sole_run import sole_run
 from training.sparse import SparseLock
 from training.task import Finetuning, MakeTask, Objective
 
@@ -67,7 +68,9 @@ def finetune(
     seed = config.seed if args.seed is None else args.seed
     folder = output_folder(args, Path(task_name, dataset or variant), seed)
     with no_empty_folder(folder):
-        return _Run(args, config, make_task, task_name, dataset, mask_inside, folder, seed).go()
+        run = _Run(args, config, make_task, task_name, dataset, mask_inside, folder, seed)
+        with sole_run(run.fabric, folder):
+            return run.go()
 
 
 class _Run:

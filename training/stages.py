@@ -29,6 +29,7 @@ from training.loop import Loop, fit
 from training.optimizer import Recipe
 from training.pretraining import OBJECTIVES
 from training.snapshot import refuse_another_run
+from training.sole_run import sole_run
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ def pretrain(args: argparse.Namespace, config: PretrainConfig, folder: Path) -> 
     check_writable(folder)
     fabric = make_fabric(args.accelerator, args.devices, args.num_nodes, args.precision)
     interrupt.listen()
+    with sole_run(fabric, folder):
+        _run_stages(fabric, args, config, folder, seed)
+
+
+def _run_stages(fabric: Fabric, args: argparse.Namespace, config: PretrainConfig, folder: Path, seed: int) -> None:
     model = load_model(args.model, weights=args.weights or "random")
     if args.weights is None:
         with torch.random.fork_rng(devices=[]):

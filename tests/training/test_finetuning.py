@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from data.miniworld import ensure
 from pruners.mask import Mask
 from report.metrics import flat
+from storage.lock import claim, release
 from tests.conftest import REPOSITORY
 from tests.evaluation.items_means import means
 from tests.training.small_finetuning import flowers, options, write_config
@@ -147,6 +148,16 @@ def test_bad_input(changes, more, message, config, run, tmp_path):
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_second_run_in_the_same_folder_is_refused(config, run_process, tmp_path):
+    out = tmp_path / "out"
+    other = claim(out / "lock", "work")
+    done = run_process(*options("vqa", config("vqa"), out, "--dense"))
+    assert done.returncode == 2
+    assert f"another run (process {os.getpid()}) is at work in {out}: wait for its end, or choose" in done.stderr
+    assert [path.name for path in out.iterdir()] == ["lock"]
+    release(out / "lock", other)
 
 
 @pytest.mark.slow
