@@ -82,40 +82,76 @@ class QuestionRecords:
         return read_image(self._records[index]["image"]), self._records[index]
 
 
+class QuestionGroups:
+    """The same records as a list of groups: questions of one image, in the files' order, at most `most` together."""
+
+    def __init__(self, records: QuestionRecords, most: int):
+        self._records, self.paths = records, records.paths
+        of_image: dict[str, list[int]] = {}
+        for index in range(len(records)):
+            of_image.setdefault(records.name(index), []).append(index)
+        cut = [found[start : start + most] for found in of_image.values() for start in range(0, len(found), most)]
+        self._groups = sorted(cut) if most > 1 else [[index] for index in range(len(records))]
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def name(self, index: int) -> str:
+        """The image's path."""
+        return self._records.name(self._groups[index][0])
+
+    file = name
+
+    def read(self, index: int) -> tuple[Image.Image, list[Record]]:
+        """The image and the records; ImageError when the image cannot be read."""
+        return read_image(self.name(index)), [self._records.record(number) for number in self._groups[index]]
+
+
 class Questions:
     """Reader of training batches: images, questions, and all their answers one after another.
 
-    The image is mirrored with probability `augmentation.flip`, unless question or answers say left or right.
+    A sample is one question, or up to `most_of_image` of one image: then the image goes through the tower once, which
+    is most of the work of a step, and the batch size counts images. It is mirrored with probability
+    `augmentation.flip`, unless a question or an answer says left or right.
     """
 
     def __init__(self, config: ReaderConfig, shape: ImageShape, tokenizer: Tokenizer):
         if config.single_answer_weight <= 0:
             raise InputError(f"single_answer_weight must be above 0, not {config.single_answer_weight}")
-        self.source = QuestionRecords(config.files, answered=True)
+        if config.most_of_image < 1:
+            raise InputError(f"most_of_image must be at least 1, not {config.most_of_image}")
+        self.source = QuestionGroups(QuestionRecords(config.files, answered=True), config.most_of_image)
         self._config, self._tokenizer = config, tokenizer
         self._transform = training_transform(shape, replace(config.augmentation, flip=0.0))
 
     def sample(self, index: int, rng: random.Random) -> Sample:
-        """Image [3, H, W], question ids, the ids of each answer, the weight of each answer."""
-        image, record = self.source.read(index)
-        config, question = self._config, record["question"]
-        answers, weights = weighted_answers(record["answer"], config.single_answer_weight)
+        """Image [3, H, W] and its questions: for each the ids, the ids of each answer, the weight of each answer."""
+        image, records = self.source.read(index)
+        config, texts = self._config, []
         mirrored = rng.random() < config.augmentation.flip
-        if mirrored and not says_left_or_right([question, *answers]):
+        asked = []
+        for record in records:
+            answers, weights = weighted_answers(record["answer"], config.single_answer_weight)
+            texts += [record["question"], *answers]
+            question = pre_question(record["question"], config.max_words)
+            ids = self._tokenizer.encode(question, config.sep, config.max_tokens)
+            asked.append((ids, encode_answers(answers, self._tokenizer, config.double_sep), weights))
+        if mirrored and not says_left_or_right(texts):
             image = ImageOps.mirror(image)
-        ids = self._tokenizer.encode(pre_question(question, config.max_words), config.sep, config.max_tokens)
-        return self._transform(image), ids, encode_answers(answers, self._tokenizer, config.double_sep), weights
+        return self._transform(image), asked
 
     def collate(self, samples: list[Sample], size: int, rng: random.Random) -> Batch:
-        """Letters: t tokens of the longest question, a answers of all questions, u tokens of the longest answer.
+        """Letters: i images, b questions, t tokens of the longest, a answers of all, u tokens of the longest answer.
 
-        image [b, 3, H, W]; question_ids, question_atts [b, t]; answer_ids, answer_atts [a, u] and answer_weights [a]
-        float32, those of the first question first; answer_counts [b] int64, which add up to a.
+        image [i, 3, H, W]; question_ids, question_atts [b, t]; answer_ids, answer_atts [a, u] and answer_weights [a]
+        float32, those of the first question first; answer_counts [b] int64, which add up to a; where an image may have
+        several questions, image_of [b] int64, the number of each question's image.
         """
-        images, questions, answers, weights = zip(*samples, strict=True)
+        images, asked = zip(*samples, strict=True)
+        questions, answers, weights = zip(*(one for of_image in asked for one in of_image), strict=True)
         question_ids, question_atts = self._tokenizer.pad_batch(questions)
         answer_ids, answer_atts = self._tokenizer.pad_batch([ids for of_one in answers for ids in of_one])
-        return {
+        batch = {
             "image": torch.stack(images),
             "question_ids": question_ids,
             "question_atts": question_atts,
@@ -124,12 +160,16 @@ class Questions:
             "answer_weights": torch.tensor([weight for of_one in weights for weight in of_one]),
             "answer_counts": torch.tensor([len(of_one) for of_one in answers]),
         }
+        if self._config.most_of_image > 1:
+            batch["image_of"] = torch.tensor([number for number, of_image in enumerate(asked) for _ in of_image])
+        return batch
 
 
 class QuestionsToAnswer(Dataset[Any]):
-    """Evaluation data (data/evaluation_batches.py): sample i is an image [3, H, W], question ids and the question's id.
+    """Evaluation data (data/evaluation_batches.py): image file, image [3, H, W], question ids and the question's id.
 
-    Questions keep their first 50 words and are padded to the longest of the batch.
+    Questions keep their first 50 words and are padded to the longest of the batch. Questions of one image that follow
+    each other share it: it is read and seen once.
     """
 
     def __init__(
@@ -145,25 +185,30 @@ class QuestionsToAnswer(Dataset[Any]):
         check_fields(records, where, {"question_id": is_number})
         self.question_ids: list[int] = [record["question_id"] for record in records]
         refuse_repeats(self.question_ids, where)
+        self._latest: tuple[str, Tensor] | None = None
 
     def __len__(self) -> int:
         return self._n
 
-    def __getitem__(self, i: int) -> tuple[Tensor, list[int], int]:
+    def __getitem__(self, i: int) -> tuple[str, Tensor, list[int], int]:
         record = self.source.record(i)
         ids = self._tokenizer.encode(pre_question(record["question"], EVALUATION_WORDS), self._sep, None)
-        return self._transform(needed_image(record["image"])), ids, self.question_ids[i]
+        if self._latest is None or self._latest[0] != record["image"]:
+            self._latest = record["image"], self._transform(needed_image(record["image"]))
+        return *self._latest, ids, self.question_ids[i]
 
     def file(self, i: int) -> str:
         """The image file."""
         return self.source.file(i)
 
     def collate(self, samples: list[Any]) -> Batch:
-        """image [b, 3, H, W], question_ids, question_atts [b, t], question_id [b] int64."""
-        images, questions, numbers = zip(*samples, strict=True)
+        """image [i, 3, H, W], image_of [b] int64, question_ids, question_atts [b, t], question_id [b] int64."""
+        files, images, questions, numbers = zip(*samples, strict=True)
         ids, atts = self._tokenizer.pad_batch(questions)
+        place = {file: number for number, file in enumerate(dict.fromkeys(files))}
         return {
-            "image": torch.stack(images),
+            "image": torch.stack([images[files.index(file)] for file in place]),
+            "image_of": torch.tensor([place[file] for file in files]),
             "question_ids": ids,
             "question_atts": atts,
             "question_id": torch.tensor(numbers),

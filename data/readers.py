@@ -35,8 +35,9 @@ class ReaderConfig:
     careful_flip: do not mirror where a text says left or right (regions only). small_crops: views of an image besides
     the two large ones, and `views` how all of them vary (self-distillation only; none: as DINO's). prompt: what goes
     before every caption (captioning only). single_answer_weight: of a question with one answer; double_sep: whether a
-    second `[SEP]` ends an answer, as in the published BLIP runs (questions only). splits: of a table or an image folder
-    (classification only; none: all).
+    second `[SEP]` ends an answer, as in the published BLIP runs; most_of_image: so many questions of one image, at
+    most, are one sample, and the image is seen once for all of them (questions only). splits: of a table or an image
+    folder (classification only; none: all).
     """
 
     reader: str
@@ -50,6 +51,7 @@ class ReaderConfig:
     prompt: str = "a picture of "
     single_answer_weight: float = 0.5
     double_sep: bool = False
+    most_of_image: int = 1
     splits: list[str] = field(default_factory=list)
     augmentation: Augmentation = field(default_factory=Augmentation)
     masking: Masking = field(default_factory=Masking)

@@ -29,6 +29,8 @@ def answer_questions(
 ) -> dict[int, str]:
     """Question id -> answer, for batches with `image`, `question_ids`, `question_atts` and `question_id` [b].
 
+    `image_of` [b] says which image is whose, where there are fewer images than questions.
+
     model: answers `rank(batch, answer_ids, answer_atts, k)`. k_test: answers that are read out for each question.
     """
     device = next(model.parameters()).device
@@ -48,13 +50,15 @@ def generate_answers(
 ) -> dict[int, str]:
     """Question id -> answer by beam search, for batches as in `answer_questions`.
 
-    model: answers `question_states(image, ids, atts)`, `answer_start(states)` and `next_word(ids, states, atts)`.
+    model: answers `question_states(image, ids, atts, image_of)`, `answer_start(states)` and
+    `next_word(ids, states, atts)`.
     """
     device = next(model.parameters()).device
     given: dict[int, str] = {}
     for batch in batches:
         here = {name: tensor.to(device) for name, tensor in batch.items()}
-        states = model.question_states(here["image"], here["question_ids"], here["question_atts"])
+        questions = here["question_ids"], here["question_atts"]
+        states = model.question_states(here["image"], *questions, here.get("image_of"))
         start = model.answer_start(states)
         beams, atts = repeated(states, settings.beams), repeated(here["question_atts"], settings.beams)
 

@@ -50,8 +50,11 @@ def weighted_answer_loss(losses: Tensor, weights: Tensor, questions: int) -> Ten
 class Answers(Protocol):
     """What a VQA model computes of questions and answers, each in its own way."""
 
-    def question_states(self, image: Tensor, ids: Tensor, atts: Tensor) -> Tensor:
-        """Questions ids, atts [b, s] that look at images [b, 3, H, W] -> [b, s, d]."""
+    def question_states(self, image: Tensor, ids: Tensor, atts: Tensor, image_of: Tensor | None = None) -> Tensor:
+        """Questions ids, atts [b, s] that look at images [i, 3, H, W] -> [b, s, d].
+
+        image_of: [b] int64, the image of each question; None: one of its own each.
+        """
         ...
 
     def answer_losses(self, ids: Tensor, atts: Tensor, states: Tensor, states_atts: Tensor) -> Tensor:
@@ -59,13 +62,19 @@ class Answers(Protocol):
         ...
 
 
+def for_questions(states: Tensor, image_of: Tensor | None) -> Tensor:
+    """The states [i, p, d] of images, one row for each question [b, p, d]; image_of as in `Answers`."""
+    return states if image_of is None else states.index_select(0, image_of)
+
+
 def training_loss(model: Answers, batch: Batch) -> Tensor:
     """Weighted loss of the answers of all questions. Scalar.
 
-    batch: image [b, 3, H, W]; question_ids, question_atts [b, s]; the answers of all questions in a row, answer_ids,
-    answer_atts [n, t], answer_weights [n] float32; answer_counts [b] int64, which add up to n.
+    batch: image [i, 3, H, W]; image_of [b] int64 where images are shared; question_ids, question_atts [b, s]; the
+    answers of all questions in a row, answer_ids, answer_atts [n, t], answer_weights [n] float32; answer_counts [b]
+    int64, which add up to n.
     """
-    states = model.question_states(batch["image"], batch["question_ids"], batch["question_atts"])
+    states = model.question_states(batch["image"], batch["question_ids"], batch["question_atts"], batch.get("image_of"))
     counts = batch["answer_counts"]
     losses = model.answer_losses(
         batch["answer_ids"],

@@ -12,6 +12,7 @@ from torch import Tensor
 from models.answer_ranking import (
     best_answers,
     first_word_probabilities,
+    for_questions,
     pick,
     read_out,
     training_loss,
@@ -56,9 +57,12 @@ class BLIPVQA(BLIPDecoderModel):
         """Id of [ENC], which starts what the image-grounded encoder reads."""
         return self.config.text.vocab_size - 1
 
-    def question_states(self, image: Tensor, ids: Tensor, atts: Tensor) -> Tensor:
-        """Questions ids, atts [b, t] (the first id becomes [ENC]) that look at images [b, 3, H, W] -> [b, t, d]."""
-        states = self.visual_encoder(image)
+    def question_states(self, image: Tensor, ids: Tensor, atts: Tensor, image_of: Tensor | None = None) -> Tensor:
+        """Questions ids, atts [b, t] (the first id becomes [ENC]) that look at images [i, 3, H, W] -> [b, t, d].
+
+        image_of: [b], the image of each question; None: one of its own each.
+        """
+        states = for_questions(self.visual_encoder(image), image_of)
         return self.text_encoder(starting(ids, self.enc), self_attention_mask(atts, states.dtype), states)
 
     def answer_losses(self, ids: Tensor, atts: Tensor, states: Tensor, states_atts: Tensor) -> Tensor:
@@ -82,11 +86,12 @@ class BLIPVQA(BLIPDecoderModel):
     def rank(self, batch: Batch, answer_ids: Tensor, answer_atts: Tensor, k: int) -> Tensor:
         """Number of the best answer of each question [b].
 
-        batch: image, question_ids, question_atts; answer_ids, answer_atts [a, t]: the list, `[CLS] words [SEP]`. The
-        answer with the lowest smoothed loss among the k whose first words are likeliest.
+        batch: image, image_of (where images are shared), question_ids, question_atts; answer_ids, answer_atts [a, t]:
+        the list, `[CLS] words [SEP]`. The answer with the lowest smoothed loss among the k whose first words
+        are likeliest.
         """
         atts = batch["question_atts"]
-        states = self.question_states(batch["image"], batch["question_ids"], atts)
+        states = self.question_states(batch["image"], batch["question_ids"], atts, batch.get("image_of"))
         logits = self.next_word(self.answer_start(states), states, atts)
         _, numbers = best_answers(first_word_probabilities(logits, answer_ids[:, 1]), k)
         return pick(-read_out(self.answer_losses, answer_ids, answer_atts, numbers, states, atts), numbers)

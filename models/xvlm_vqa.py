@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from models.answer_ranking import (
     best_answers,
     first_word_probabilities,
+    for_questions,
     pick,
     read_out,
     training_loss,
@@ -113,9 +114,9 @@ class XVLMVQA(nn.Module):
         """Side and patch of the images."""
         return ImageShape(self.config.vision.image_size, self.config.vision.patch_size)
 
-    def question_states(self, image: Tensor, ids: Tensor, atts: Tensor) -> Tensor:
-        """Questions ids, atts [b, t] that look at images [b, 3, H, W] -> [b, t, d]."""
-        states = self.vision_encoder(image)
+    def question_states(self, image: Tensor, ids: Tensor, atts: Tensor, image_of: Tensor | None = None) -> Tensor:
+        """Questions ids, atts [b, t] that look at images [i, 3, H, W] -> [b, t, d]; image_of [b], or one image each."""
+        states = for_questions(self.vision_encoder(image), image_of)
         x = self.text_encoder.embeddings(ids)
         mask = self_attention_mask(atts, x.dtype)
         seen = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
@@ -136,11 +137,11 @@ class XVLMVQA(nn.Module):
     def rank(self, batch: Batch, answer_ids: Tensor, answer_atts: Tensor, k: int) -> Tensor:
         """Number of the best answer of each question [b].
 
-        batch: image, question_ids, question_atts; answer_ids, answer_atts [a, t]: the list, `[CLS] words [SEP]`. The
-        first word counts twice, in both steps, as published.
+        batch: image, image_of (where images are shared), question_ids, question_atts; answer_ids, answer_atts [a, t]:
+        the list, `[CLS] words [SEP]`. The first word counts twice, in both steps, as published.
         """
         atts = batch["question_atts"]
-        states = self.question_states(batch["image"], batch["question_ids"], atts)
+        states = self.question_states(batch["image"], batch["question_ids"], atts, batch.get("image_of"))
         start, ones = answer_ids[:1, :1].expand(len(states), 1), torch.ones_like(atts[:, :1])
         logits = decoder_logits(self.text_decoder, start, ones, states, atts)[:, 0]
         first, numbers = best_answers(first_word_probabilities(logits, answer_ids[:, 1]), k)

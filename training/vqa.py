@@ -128,7 +128,7 @@ class VQA:
             lines = [Line(data.source.record(i)["question"]), Line(f"answer: {self._given[number]}", "strong")]
             if number in people:
                 lines += judged(self._given[number], people[number])
-            shown.append(Sample([Shown(to_picture(data[i][0], self._shape))], lines))
+            shown.append(Sample([Shown(to_picture(data[i][1], self._shape))], lines))
         return [Part(f"{len(shown)} of {len(data)} test questions, with the answer given", shown)]
 
 

@@ -92,6 +92,43 @@ def test_a_batch_by_hand(tmp_path, tokenizer):
     assert batch["answer_counts"].tolist() == [2, 1] and batch["answer_counts"].dtype == torch.int64
 
 
+def test_questions_of_one_image_together(tmp_path, tokenizer):
+    """At most two of an image, in the file's order, wherever they stand in it."""
+    other = {"answer": "dog", "question": "Is it at home?"}
+    files = write(tmp_path, [COCO, VG, COCO | other, COCO])
+    made = reader(files, tokenizer, most_of_image=2)
+    assert [made.source.name(i).rpartition("/")[2] for i in range(len(made.source))] == ["a.png", "107.png", "a.png"]
+    batch = made.collate([made.sample(0, _Never()), made.sample(1, _Never())], 2, _Never())
+    assert batch["image"].shape == (2, 3, 16, 16)
+    assert batch["image_of"].tolist() == [0, 0, 1]
+    assert batch["question_ids"].tolist() == [[CLS, WHAT, IS, IT, PAD], *[[CLS, IS, IT, AT, HOME]] * 2]
+    assert batch["answer_counts"].tolist() == [2, 1, 1]
+    assert batch["answer_ids"][2].tolist() == [CLS, DOG, SEP, PAD]
+    assert "image_of" not in reader(files, tokenizer).collate([made.sample(0, _Never())], 1, _Never())
+    with pytest.raises(InputError, match="most_of_image must be at least 1, not 0"):
+        reader(files, tokenizer, most_of_image=0)
+
+
+def test_one_question_of_an_image_that_names_a_side_keeps_it(tmp_path, tokenizer):
+    files = write(tmp_path, [COCO, COCO | {"question": "what is left"}])
+    made = reader(files, tokenizer, augmentation=Augmentation(crop=[1.0, 1.0], flip=1.0, ops=0), most_of_image=2)
+    alone = reader(files, tokenizer, augmentation=Augmentation(crop=[1.0, 1.0], flip=1.0, ops=0))
+    together, (first, second) = images(made), images(alone)
+    assert torch.equal(together[0], second) and not torch.equal(together[0], first)
+
+
+def images(made):
+    """The images of all samples, every draw 0."""
+    return torch.stack([made.sample(i, _Always())[0] for i in range(len(made.source))])
+
+
+class _Always:
+    """Draws that mirror wherever that may be."""
+
+    def random(self):
+        return 0.0
+
+
 class _Never:
     """Draws that mirror nothing."""
 
@@ -102,11 +139,11 @@ class _Never:
 def test_options_of_texts(tmp_path, tokenizer):
     files = write(tmp_path, [COCO])
     made = reader(files, tokenizer, sep=True, double_sep=True, max_words=2, single_answer_weight=0.2)
-    _, question, answers, _ = made.sample(0, _Never())
+    _, [(question, answers, _)] = made.sample(0, _Never())
     assert question == [CLS, WHAT, IS, SEP]
     assert answers == [[CLS, CAT, SEP, SEP], [CLS, DOG, SEP, SEP]]
-    assert reader(files, tokenizer, max_tokens=3).sample(0, _Never())[1] == [CLS, WHAT, IS]
-    assert reader(files, tokenizer, max_tokens=3, sep=True).sample(0, _Never())[1] == [CLS, WHAT, SEP]
+    assert reader(files, tokenizer, max_tokens=3).sample(0, _Never())[1][0][0] == [CLS, WHAT, IS]
+    assert reader(files, tokenizer, max_tokens=3, sep=True).sample(0, _Never())[1][0][0] == [CLS, WHAT, SEP]
     with pytest.raises(InputError, match="single_answer_weight must be above 0"):
         reader(files, tokenizer, single_answer_weight=0.0)
 
@@ -169,18 +206,20 @@ def test_evaluation_asks_every_question_once(tmp_path, tokenizer):
         [CLS, WHAT, IS, IT, AT, HOME],
     ]
     assert batches[0]["question_atts"].sum(dim=1).tolist() == [4, 6]
+    assert [batch["image_of"].tolist() for batch in batches] == [[0, 0], [0, 0], [0]]
+    assert batches[0]["image"].shape == (1, 3, 16, 16)
     assert batches[2]["image"].shape == (1, 3, 16, 16) and batches[2]["image"][0, 0, 0, 0] > 0.9
     few = QuestionsToAnswer(files, SHAPE, tokenizer, sep=True, limit=2)
-    assert len(few) == 2 and few[0][1] == [CLS, WHAT, IS, IT, SEP]
+    assert len(few) == 2 and few[0][2] == [CLS, WHAT, IS, IT, SEP]
     (tmp_path / "images/coco/a.png").unlink()
     with pytest.raises(InputError, match=r"needs all its images, but one cannot be read: .*a\.png \(missing\)"):
-        data[0]
+        QuestionsToAnswer(files, SHAPE, tokenizer)[0]
 
 
 def test_long_questions_keep_fifty_words(tmp_path, tokenizer):
     files = write(tmp_path, [COCO | {"question": "cat " * 60}])
-    assert len(QuestionsToAnswer(files, SHAPE, tokenizer)[0][1]) == 51
-    assert len(reader(files, tokenizer, max_words=30).sample(0, _Never())[1]) == 31
+    assert len(QuestionsToAnswer(files, SHAPE, tokenizer)[0][2]) == 51
+    assert len(reader(files, tokenizer, max_words=30).sample(0, _Never())[1][0][0]) == 31
 
 
 @pytest.mark.parametrize(
