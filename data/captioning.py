@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from console.errors import InputError
 from data.evaluation_batches import needed_image
+from data.groups import ByImage
 from data.readers import Batch, ReaderConfig, Sample, one_text
 from data.records import check_fields, is_box, is_text, join_root, read_json_list, refuse_repeats
 from data.regions import RegionError
@@ -27,10 +28,15 @@ from models.base import ImageShape
 
 
 class Captions:
-    """Reader of training batches: images, and texts `[CLS] prompt caption [SEP]`."""
+    """Reader of training batches: images, and texts `[CLS] prompt caption [SEP]`.
+
+    A sample is one caption, or up to `most_of_image` of one image, which is then seen once for all of them; the batch
+    size counts images.
+    """
 
     def __init__(self, config: ReaderConfig, shape: ImageShape, tokenizer: Tokenizer):
-        self.source = Pairs(config.files)
+        self._pairs = Pairs(config.files)
+        self.source = ByImage(self._pairs, config.most_of_image)
         self._config, self._tokenizer = config, tokenizer
         self._prompt = config.prompt.strip()
         self.prompt_length = len(tokenizer.encode(self._prompt, False, None))  # with [CLS]
@@ -42,18 +48,28 @@ class Captions:
         self._transform = training_transform(shape, config.augmentation)
 
     def sample(self, index: int, rng: random.Random) -> Sample:
-        """Image [3, H, W] and token ids, at most `max_tokens` of them."""
-        image, caption = self.source.read(index)
-        text = one_text(caption, self.source.name(index), self._config.max_words, rng)
-        text = f"{self._prompt} {text}" if self._prompt else text
-        return self._transform(image), self._tokenizer.encode(text, True, self._config.max_tokens)
+        """Image [3, H, W] and the token ids of each text, at most `max_tokens` of them."""
+        first, *others = self.source.records(index)
+        image, caption = self._pairs.read(first)
+        texts = []
+        for one in [caption, *map(self._pairs.caption, others)]:
+            text = one_text(one, self.source.name(index), self._config.max_words, rng)
+            text = f"{self._prompt} {text}" if self._prompt else text
+            texts.append(self._tokenizer.encode(text, True, self._config.max_tokens))
+        return self._transform(image), texts
 
     def collate(self, samples: list[Sample], size: int, rng: random.Random) -> Batch:
-        """image [b, 3, H, W]; text_ids, text_atts [b, t], t the longest; prompt_length [b] int64, `[CLS]` counted."""
+        """image [i, 3, H, W]; text_ids, text_atts [b, t], t the longest; prompt_length [b] int64, `[CLS]` counted.
+
+        Where an image may have several texts, image_of [b] int64, the number of each text's image.
+        """
         images, texts = zip(*samples, strict=True)
-        ids, atts = self._tokenizer.pad_batch(texts)
-        length = torch.full((len(images),), self.prompt_length)
-        return {"image": torch.stack(images), "text_ids": ids, "text_atts": atts, "prompt_length": length}
+        ids, atts = self._tokenizer.pad_batch([text for of_image in texts for text in of_image])
+        length = torch.full((len(ids),), self.prompt_length)
+        batch = {"image": torch.stack(images), "text_ids": ids, "text_atts": atts, "prompt_length": length}
+        if self._config.most_of_image > 1:
+            batch["image_of"] = torch.tensor([number for number, of_image in enumerate(texts) for _ in of_image])
+        return batch
 
 
 class FirstStageCaptions:

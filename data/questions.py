@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from console.errors import InputError
 from data.evaluation_batches import needed_image
+from data.groups import ByImage
 from data.images import read_image
 from data.readers import Batch, ReaderConfig, Sample
 from data.records import (
@@ -82,31 +83,6 @@ class QuestionRecords:
         return read_image(self._records[index]["image"]), self._records[index]
 
 
-class QuestionGroups:
-    """The same records as a list of groups: questions of one image, in the files' order, at most `most` together."""
-
-    def __init__(self, records: QuestionRecords, most: int):
-        self._records, self.paths = records, records.paths
-        of_image: dict[str, list[int]] = {}
-        for index in range(len(records)):
-            of_image.setdefault(records.name(index), []).append(index)
-        cut = [found[start : start + most] for found in of_image.values() for start in range(0, len(found), most)]
-        self._groups = sorted(cut) if most > 1 else [[index] for index in range(len(records))]
-
-    def __len__(self) -> int:
-        return len(self._groups)
-
-    def name(self, index: int) -> str:
-        """The image's path."""
-        return self._records.name(self._groups[index][0])
-
-    file = name
-
-    def read(self, index: int) -> tuple[Image.Image, list[Record]]:
-        """The image and the records; ImageError when the image cannot be read."""
-        return read_image(self.name(index)), [self._records.record(number) for number in self._groups[index]]
-
-
 class Questions:
     """Reader of training batches: images, questions, and all their answers one after another.
 
@@ -118,19 +94,19 @@ class Questions:
     def __init__(self, config: ReaderConfig, shape: ImageShape, tokenizer: Tokenizer):
         if config.single_answer_weight <= 0:
             raise InputError(f"single_answer_weight must be above 0, not {config.single_answer_weight}")
-        if config.most_of_image < 1:
-            raise InputError(f"most_of_image must be at least 1, not {config.most_of_image}")
-        self.source = QuestionGroups(QuestionRecords(config.files, answered=True), config.most_of_image)
+        self._questions = QuestionRecords(config.files, answered=True)
+        self.source = ByImage(self._questions, config.most_of_image)
         self._config, self._tokenizer = config, tokenizer
         self._transform = training_transform(shape, replace(config.augmentation, flip=0.0))
 
     def sample(self, index: int, rng: random.Random) -> Sample:
         """Image [3, H, W] and its questions: for each the ids, the ids of each answer, the weight of each answer."""
-        image, records = self.source.read(index)
-        config, texts = self._config, []
+        numbers = self.source.records(index)
+        image, _ = self._questions.read(numbers[0])
+        config = self._config
         mirrored = rng.random() < config.augmentation.flip
-        asked = []
-        for record in records:
+        texts, asked = [], []
+        for record in map(self._questions.record, numbers):
             answers, weights = weighted_answers(record["answer"], config.single_answer_weight)
             texts += [record["question"], *answers]
             question = pre_question(record["question"], config.max_words)

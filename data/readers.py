@@ -35,9 +35,9 @@ class ReaderConfig:
     careful_flip: do not mirror where a text says left or right (regions only). small_crops: views of an image besides
     the two large ones, and `views` how all of them vary (self-distillation only; none: as DINO's). prompt: what goes
     before every caption (captioning only). single_answer_weight: of a question with one answer; double_sep: whether a
-    second `[SEP]` ends an answer, as in the published BLIP runs; most_of_image: so many questions of one image, at
-    most, are one sample, and the image is seen once for all of them (questions only). splits: of a table or an image
-    folder (classification only; none: all).
+    second `[SEP]` ends an answer, as in the published BLIP runs (questions only). most_of_image: so many texts of one
+    image, at most, are one sample, and the image is seen once for all of them (questions and captioning only). splits:
+    of a table or an image folder (classification only; none: all).
     """
 
     reader: str

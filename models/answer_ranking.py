@@ -62,11 +62,6 @@ class Answers(Protocol):
         ...
 
 
-def for_questions(states: Tensor, image_of: Tensor | None) -> Tensor:
-    """The states [i, p, d] of images, one row for each question [b, p, d]; image_of as in `Answers`."""
-    return states if image_of is None else states.index_select(0, image_of)
-
-
 def training_loss(model: Answers, batch: Batch) -> Tensor:
     """Weighted loss of the answers of all questions. Scalar.
 

@@ -14,7 +14,7 @@ from models.blip import BLIPConfig
 from models.blip_decoder import BLIPDecoderModel, decoder_name, with_decoder
 from models.building import reset_weights
 from models.checkpoint import KeyRules
-from models.decoding import caption_labels, decoder_logits, mean_token_loss
+from models.decoding import caption_labels, decoder_logits, for_texts, mean_token_loss
 from models.gather import Gather, no_gather
 from models.med import TextDecoder, starting
 from models.vit import vision_transformer
@@ -49,13 +49,14 @@ class BLIPCaptioning(BLIPDecoderModel):
     def forward(
         self, batch: Batch, gather: Gather = no_gather, prompt: int = 4, smoothing: float = 0.1
     ) -> dict[str, Tensor]:
-        """Loss lm of captions: image [b, 3, H, W], text_ids, text_atts [b, t].
+        """Loss lm of captions: image [i, 3, H, W], text_ids, text_atts [b, t]; image_of [b] where images are shared.
 
         prompt: how many first positions are given and not learnt, the start mark among them.
         """
         ids = self.caption_start(batch["text_ids"])
         labels = caption_labels(ids, batch["text_atts"], prompt)
-        logits = self.caption_logits(ids, batch["text_atts"], self.visual_encoder(batch["image"]))
+        states = for_texts(self.visual_encoder(batch["image"]), batch.get("image_of"))
+        logits = self.caption_logits(ids, batch["text_atts"], states)
         return {"lm": mean_token_loss(logits, labels, smoothing)}
 
     def image_states(self, image: Tensor) -> Tensor:

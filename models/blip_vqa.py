@@ -12,7 +12,6 @@ from torch import Tensor
 from models.answer_ranking import (
     best_answers,
     first_word_probabilities,
-    for_questions,
     pick,
     read_out,
     training_loss,
@@ -23,7 +22,7 @@ from models.blip import BLIPConfig
 from models.blip_decoder import BLIPDecoderModel, decoder_name, with_decoder
 from models.building import reset_weights
 from models.checkpoint import KeyRules
-from models.decoding import IGNORED, decoder_logits, token_losses
+from models.decoding import IGNORED, decoder_logits, for_texts, token_losses
 from models.gather import Gather, no_gather
 from models.med import TextDecoder, TextEncoder, starting
 from models.vit import vision_transformer
@@ -62,7 +61,7 @@ class BLIPVQA(BLIPDecoderModel):
 
         image_of: [b], the image of each question; None: one of its own each.
         """
-        states = for_questions(self.visual_encoder(image), image_of)
+        states = for_texts(self.visual_encoder(image), image_of)
         return self.text_encoder(starting(ids, self.enc), self_attention_mask(atts, states.dtype), states)
 
     def answer_losses(self, ids: Tensor, atts: Tensor, states: Tensor, states_atts: Tensor) -> Tensor:

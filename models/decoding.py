@@ -66,6 +66,11 @@ def mean_token_loss(logits: Tensor, labels: Tensor, smoothing: float, rule: Smoo
     return token_losses(logits, labels, smoothing, rule).sum() / counted
 
 
+def for_texts(states: Tensor, image_of: Tensor | None) -> Tensor:
+    """States of images [i, p, d], one row for each text [b, p, d]; image_of: [b] int64, None where i = b already."""
+    return states if image_of is None else states.index_select(0, image_of)
+
+
 def repeated(tensor: Tensor, times: int) -> Tensor:
     """Each row of [b, ...] `times` times in a row: [b * times, ...]."""
     return torch.repeat_interleave(tensor, times, dim=0)

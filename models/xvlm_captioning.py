@@ -16,7 +16,7 @@ from models.bert import Embeddings, Encoder, MLMHead
 from models.building import reset_weights
 from models.checkpoint import MASK_SUFFIX, KeyRules
 from models.clip_tower import CLIPTower
-from models.decoding import caption_labels, decoder_logits, mean_token_loss, xvlm_smoothing
+from models.decoding import caption_labels, decoder_logits, for_texts, mean_token_loss, xvlm_smoothing
 from models.gather import Gather, no_gather
 from models.xvlm import XVLMConfig, official_name
 from models.xvlm_encoders import modality_by_layer, prunable_linears
@@ -84,12 +84,13 @@ class XVLMCaptioning(nn.Module):
     def forward(
         self, batch: Batch, gather: Gather = no_gather, prompt: int = 4, smoothing: float = 0.1
     ) -> dict[str, Tensor]:
-        """Loss lm of captions: image [b, 3, H, W], text_ids, text_atts [b, t].
+        """Loss lm of captions: image [i, 3, H, W], text_ids, text_atts [b, t]; image_of [b] where images are shared.
 
         prompt: how many first positions are given and not learnt (with [CLS]); 0 in the first stage, and smoothing 0.
         """
         labels = caption_labels(batch["text_ids"], batch["text_atts"], prompt)
-        logits = self.caption_logits(batch["text_ids"], batch["text_atts"], self.vision_encoder(batch["image"]))
+        states = for_texts(self.vision_encoder(batch["image"]), batch.get("image_of"))
+        logits = self.caption_logits(batch["text_ids"], batch["text_atts"], states)
         return {"lm": mean_token_loss(logits, labels, smoothing, xvlm_smoothing)}
 
     def image_states(self, image: Tensor) -> Tensor:

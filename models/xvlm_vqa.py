@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from models.answer_ranking import (
     best_answers,
     first_word_probabilities,
-    for_questions,
     pick,
     read_out,
     training_loss,
@@ -24,7 +23,7 @@ from models.bert import Embeddings, Encoder, MLMHead, cross_attention_mask, self
 from models.building import reset_weights
 from models.checkpoint import KeyRules
 from models.clip_tower import CLIPTower
-from models.decoding import IGNORED, decoder_logits, token_losses
+from models.decoding import IGNORED, decoder_logits, for_texts, token_losses
 from models.gather import Gather, no_gather
 from models.xvlm import XVLMConfig, official_name
 from models.xvlm_encoders import modality_by_layer, prunable_linears
@@ -116,7 +115,7 @@ class XVLMVQA(nn.Module):
 
     def question_states(self, image: Tensor, ids: Tensor, atts: Tensor, image_of: Tensor | None = None) -> Tensor:
         """Questions ids, atts [b, t] that look at images [i, 3, H, W] -> [b, t, d]; image_of [b], or one image each."""
-        states = for_questions(self.vision_encoder(image), image_of)
+        states = for_texts(self.vision_encoder(image), image_of)
         x = self.text_encoder.embeddings(ids)
         mask = self_attention_mask(atts, x.dtype)
         seen = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)

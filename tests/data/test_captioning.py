@@ -75,6 +75,23 @@ def test_a_training_batch_by_hand(tmp_path, tokenizer):
     assert batch["image"].shape == (2, 3, 16, 16)
 
 
+def test_captions_of_one_image_together(tmp_path, tokenizer):
+    """At most two of an image, in the file's order."""
+    said = [("a.png", "a red dog"), ("b.png", "blue grass"), ("a.png", "a dog"), ("a.png", "red")]
+    name = write(tmp_path, [{"image": image, "caption": caption} for image, caption in said])
+    made = reader("captions", tmp_path, tokenizer, name, most_of_image=2, prompt="")
+    assert [made.source.name(i).rpartition("/")[2] for i in range(len(made.source))] == ["a.png", "b.png", "a.png"]
+    batch = batch_of(made, 1, 0)
+    assert batch["text_ids"].tolist() == [
+        [CLS, BLUE, GRASS, SEP, PAD],
+        [CLS, A, RED, DOG, SEP],
+        [CLS, A, DOG, SEP, PAD],
+    ]
+    assert batch["image_of"].tolist() == [0, 1, 1] and batch["image"].shape == (2, 3, 16, 16)
+    assert batch["prompt_length"].tolist() == [1, 1, 1]
+    assert batch_of(made, 2)["text_ids"].tolist() == [[CLS, RED, SEP]]
+
+
 def test_prompts_and_limits(tmp_path, tokenizer):
     name = write(tmp_path, [{"image": "a.png", "caption": "a dog on blue grass"}])
     without = batch_of(reader("captions", tmp_path, tokenizer, name, prompt=""), 0)
