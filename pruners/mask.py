@@ -18,6 +18,7 @@ from pruners.published_masks import SUFFIX, masks_among, read_published, write_p
 from pruners.scores import Scores
 from pruners.select import Cut
 from pruners.threads import in_threads
+from storage.hashing import hash_tensors
 from storage.tensors import parse_metadata, read_safetensors, write_safetensors
 
 FORMAT = "vlm-pruning-mask-1"
@@ -251,10 +252,10 @@ class Mask(Mapping[str, Tensor]):
         if format != "safetensors":
             raise InputError(f"unknown mask format '{format}': choose safetensors or pth")
         about = {"shapes": self._shapes, "modalities": self.modalities, "source": self.source}
-        metadata = {"format": FORMAT, "sparsity": f"{self.sparsity():.6f}", "about": json.dumps(about)}
         tensors = {name: torch.from_numpy(bits) for name, bits in self._bits.items()}
         tensors |= {f"{VALUES}{name}": torch.from_numpy(values) for name, values in self._values.items()}
-        write_safetensors(path, tensors, metadata)
+        metadata = {"format": FORMAT, "sparsity": f"{self.sparsity():.6f}", "about": json.dumps(about)}
+        write_safetensors(path, tensors, metadata | {"sha256": hash_tensors(tensors)})
 
     def inside_weights(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Tensors, named and made as in published files of weights, and metadata: what lets weights contain this mask.
@@ -280,6 +281,8 @@ class Mask(Mapping[str, Tensor]):
             needs = ("modalities", "source")
             about = parse_metadata(path, metadata, "mask", needs) if "mask" in metadata else dict.fromkeys(needs)
             return cls(inside, about["modalities"], about["source"] or {"file": str(path)})
+        if metadata.get("sha256", found := hash_tensors(tensors)) != found:  # older files have no fingerprint
+            raise InputError(f"{path} is damaged: its bits are not what was written; copy it again, or prune anew")
         about = parse_metadata(path, metadata, "about", ("shapes", "modalities", "source"))
         mask = cls({}, about["modalities"], about["source"])
         for name, shape in about["shapes"].items():

@@ -80,14 +80,31 @@ def parse_metadata(path: Path | str, metadata: dict[str, str], key: str, needs: 
 
 
 def write_safetensors(path: Path | str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write named tensors and metadata to `path` atomically; tensors on the CPU are not copied."""
+    """Write named tensors and metadata to `path` atomically: the same content, the same bytes.
+
+    Tensors on the CPU are not copied.
+    """
     with atomic_path(path) as temporary:
         try:
             save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata)
         except SafetensorError as error:
             raise InputError(f"cannot write {path}: {error}; free some disk space or choose another folder") from error
+        _order_metadata(temporary)
         os.umask(umask := os.umask(0))
         temporary.chmod(0o666 & ~umask)  # the library lets nobody else read its files
+
+
+def _order_metadata(path: Path) -> None:
+    """Sort the metadata of a new file in place: the library writes it in another order each time."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        if "__metadata__" in header:
+            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+            text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+            if len(text) == length:  # spaces may follow the header; it may not grow
+                file.seek(8)
+                file.write(text)
 
 
 def write_torch(path: Path | str, content: Any) -> None:

@@ -35,6 +35,16 @@ def test_file_gives_back_every_bit_and_its_origin(mask, tmp_path):
     assert loaded.modalities == mask.modalities
 
 
+def test_a_bit_that_flipped_is_noticed(mask, tmp_path):
+    path = tmp_path / "mask.safetensors"
+    mask.save(path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="is damaged: its bits are not what was written"):
+        Mask.load(path)
+
+
 def test_one_bit_a_weight_on_disk(tmp_path):
     mask = Mask({"w": torch.rand(1000, 800) < 0.5})
     mask.save(tmp_path / "mask.safetensors")

@@ -47,6 +47,15 @@ def test_safetensors_come_back_as_they_were(tmp_path):
     assert names(tmp_path) == ["a.safetensors"]
 
 
+def test_the_same_content_is_the_same_file(tmp_path):
+    """The library alone writes metadata in an order of chance."""
+    metadata = {f"key {i}": f"é {i}" for i in range(10)}
+    for number in range(4):
+        write_safetensors(tmp_path / f"{number}.safetensors", TENSORS, metadata)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    assert read_safetensors(tmp_path / "0.safetensors")[1] == metadata
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_pytorch_files_of_both_formats(zipped, tmp_path):
     torch.save({"model": TENSORS, "step": 3}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
