@@ -139,7 +139,9 @@ class LabelledImages:
     def __init__(self, files: Files):
         files = files.resolved()
         folder = Path(files.path(files.folder))
-        self.classes = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+        if not folder.is_dir():
+            raise InputError(f"there is no folder {folder}: unpack the images there, one folder a class")
+        self.classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
         if not self.classes:
             raise InputError(f"{folder} has no class folders: unpack the images there, one folder a class")
         self.paths: list[str] = []
