@@ -50,6 +50,9 @@ def test_tensors_hash_by_name_type_shape_and_values():
     turned = weights["b"].t().contiguous().t()  # the same values, in another order in memory
     assert not turned.is_contiguous()
     assert found == hash_tensors({"a": weights["a"], "b": turned})
+    single = torch.tensor([7.0]).expand(1).as_strided((1,), (0,))  # one value, and no step to the next
+    assert hash_tensors({"a": single}) == hash_tensors({"a": torch.tensor([7.0])})
+    assert hash_tensors({"a": single[:0]}) == hash_tensors({"a": torch.zeros(0)})
     others = [
         {"b": weights["b"]},
         weights | {"b": weights["b"].view(3, 2)},

@@ -75,12 +75,19 @@ def test_classification():
     assert lines(part.samples[1]) == [("strong", "found: rose"), ("wrong", "wrong"), ("plain", "true: tulip")]
 
 
+class Questions(Data):
+    """The same with the image file before the image."""
+
+    def __getitem__(self, i):
+        return f"{i}.png", grey(i), [], self.question_ids[i]
+
+
 def test_answers():
     given = dict.fromkeys(Data.question_ids, "red")
     truth = [
         {"question_id": 70 + i, "answer": ["red"] * red + ["blue"] * (10 - red)} for i, red in enumerate((10, 2, 0))
     ]
-    (part,) = made(VQA, _data={"test": Data()}, _given=given, _truth={"test": truth}).samples()
+    (part,) = made(VQA, _data={"test": Questions()}, _given=given, _truth={"test": truth}).samples()
     asked = [("plain", "What is 0?"), ("strong", "answer: red")]
     assert lines(part.samples[0]) == [*asked, ("right", "right"), ("faint", "people: red\u00a0100\u00a0%")]
     # 2 of 10 say so: leaving one of them out 1 of 3, else 2 of 3
