@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import EncoderDecoderCache
 
 from data.questions import encode_answers
 from data.readers import Batch
 from data.tokenizer import Tokenizer
 from models.beam_search import SearchSettings, beam_search
-from models.decoding import repeated
+from models.decoding import NextWords, repeated
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def generate_answers(
     """Question id -> answer by beam search, for batches as in `answer_questions`.
 
     model: answers `question_states(image, ids, atts, image_of)`, `answer_start(states)` and
-    `next_word(ids, states, atts)`.
+    `answer_logits(ids, atts, states, states_atts, past)`.
     """
     device = next(model.parameters()).device
     given: dict[int, str] = {}
@@ -62,10 +63,10 @@ def generate_answers(
         start = model.answer_start(states)
         beams, atts = repeated(states, settings.beams), repeated(here["question_atts"], settings.beams)
 
-        def next_word(ids: Tensor, states: Tensor = beams, atts: Tensor = atts) -> Tensor:
-            return model.next_word(ids, states, atts)
+        def logits(ids: Tensor, all_atts: Tensor, past: EncoderDecoderCache, over: tuple = (beams, atts)) -> Tensor:
+            return model.answer_logits(ids, all_atts, *over, past)
 
-        found = beam_search(next_word, start, tokenizer.sep, tokenizer.pad, settings)
+        found = beam_search(NextWords(logits), start, tokenizer.sep, tokenizer.pad, settings)
         for question, ids in zip(batch["question_id"].tolist(), found[:, 1:].tolist(), strict=True):
             given[question] = tokenizer.text(ids)
     return given

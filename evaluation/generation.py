@@ -6,11 +6,12 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import EncoderDecoderCache
 
 from data.readers import Batch
 from data.tokenizer import Tokenizer
 from models.beam_search import SearchSettings, beam_search
-from models.decoding import repeated
+from models.decoding import NextWords, repeated
 
 
 @torch.no_grad()
@@ -19,7 +20,7 @@ def generate_captions(
 ) -> dict[int, str]:
     """Image id -> caption, without the prompt, for batches with `image` [b, 3, H, W] and `image_id` [b].
 
-    model: answers `image_states(image)`, `caption_start(ids)` and `caption_logits(ids, atts, states)`.
+    model: answers `image_states(image)`, `caption_start(ids)` and `caption_logits(ids, atts, states, past)`.
     """
     device = next(model.parameters()).device
     start = torch.tensor([tokenizer.encode(prompt.strip(), False, None)], device=device)
@@ -27,11 +28,11 @@ def generate_captions(
     for batch in batches:
         states = repeated(model.image_states(batch["image"].to(device)), settings.beams)
 
-        def next_word(ids: Tensor, states: Tensor = states) -> Tensor:
-            return model.caption_logits(ids, torch.ones_like(ids), states)[:, -1]
+        def logits(ids: Tensor, atts: Tensor, past: EncoderDecoderCache, states: Tensor = states) -> Tensor:
+            return model.caption_logits(ids, atts, states, past)
 
         first = model.caption_start(start.expand(len(batch["image"]), -1))
-        found = beam_search(next_word, first, tokenizer.sep, tokenizer.pad, settings)
+        found = beam_search(NextWords(logits), first, tokenizer.sep, tokenizer.pad, settings)
         for number, ids in zip(batch["image_id"].tolist(), found[:, start.shape[1] :].tolist(), strict=True):
             written[number] = tokenizer.text(ids)
     return written

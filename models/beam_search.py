@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-NextWord = Callable[[Tensor], Tensor]
-"""ids [b * beams, t] -> logits of the next word [b * beams, V]; row i * beams + j belongs to sample i."""
+NextWord = Callable[[Tensor, Tensor | None], Tensor]
+"""ids [b * beams, t], and which row of the call before each row continues [b * beams] (None in the first call) ->
+logits of the next word [b * beams, V]. Row i * beams + j belongs to sample i; a row continues one of the same sample."""
 
 IMPOSSIBLE = -1.0e9  # score of beams that do not count yet: at first all are equal
 
@@ -45,15 +46,16 @@ def beam_search(next_word: NextWord, prompt: Tensor, end: int, pad: int, setting
     def normalised(score: float, length: int) -> float:
         return score / max(1, length if settings.count_prompt else length - first)
 
+    origin: Tensor | None = None
     while ids.shape[1] < settings.max_length and not all(done):
         length = ids.shape[1]
-        words = next_word(ids).float().log_softmax(dim=-1)
+        words = next_word(ids, origin).float().log_softmax(dim=-1)
         if length < settings.min_length:
             words[:, end] = -torch.inf
         v = words.shape[1]
         total = (scores.reshape(-1, 1) + words).reshape(b, beams * v)
         best, places = total.topk(min(2 * beams, beams * v), dim=1)  # as many may end as go on
-        rows: list[Tensor] = []
+        rows: list[tuple[int, int]] = []
         for i in range(b):
             kept: list[tuple[float, int, int]] = []
             for rank, (score, place) in enumerate(zip(best[i].tolist(), places[i].tolist(), strict=True)):
@@ -65,11 +67,11 @@ def beam_search(next_word: NextWord, prompt: Tensor, end: int, pad: int, setting
                     kept.append((score, i * beams + beam, word))
             kept += [(IMPOSSIBLE, i * beams, pad)] * (beams - len(kept))
             scores[i] = torch.tensor([score for score, _, _ in kept])
-            for _, row, word in kept:
-                rows.append(torch.cat([ids[row], ids.new_tensor([word])]))
+            rows += [(row, word) for _, row, word in kept]
             if len(finished[i]) == beams:  # no open text can still become better than the worst that ended
                 done[i] = done[i] or finished[i][-1][0] >= normalised(best[i, 0].item(), length)
-        ids = torch.stack(rows)
+        origin, added = ids.new_tensor(rows).unbind(dim=1)
+        ids = torch.cat([ids[origin], added[:, None]], dim=1)
     for i in range(b):
         if not done[i]:
             for j in range(beams):

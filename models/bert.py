@@ -82,15 +82,18 @@ class Embeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.width, eps=1e-12)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """ids [b, t] int64 -> [b, t, d]; InputError when a text is longer than the position table."""
-        _, t = ids.shape
+    def forward(self, ids: Tensor, first: int = 0) -> Tensor:
+        """ids [b, t] int64, from position `first` on -> [b, t, d].
+
+        InputError when a text is longer than the position table.
+        """
+        t = first + ids.shape[1]
         if t > len(self.position_embeddings.weight):
             raise InputError(
                 f"a text of {t} tokens is too long for this model, which has {len(self.position_embeddings.weight)} "
                 "positions: set max_tokens in the configuration to that or less"
             )
-        x = self.word_embeddings(ids) + self.position_embeddings.weight[:t]
+        x = self.word_embeddings(ids) + self.position_embeddings.weight[first:t]
         if self.token_type_embeddings is not None:
             x = x + self.token_type_embeddings.weight[0]
         return self.dropout(self.LayerNorm(x))
@@ -102,7 +105,8 @@ class Encoder(nn.Module):
     def __init__(self, config: TextConfig):
         super().__init__()
         self.layer = nn.ModuleList(
-            BertLayer(bert_config(config, cross_attention=n >= config.fusion_layer)) for n in range(config.layers)
+            BertLayer(bert_config(config, cross_attention=n >= config.fusion_layer), layer_idx=n)
+            for n in range(config.layers)
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import EncoderDecoderCache
 
 from models.base import Batch
 from models.blip import BLIPConfig
@@ -67,7 +68,9 @@ class BLIPCaptioning(BLIPDecoderModel):
         """Ids [b, t] as tokenised -> as the decoder wants them: [DEC] first."""
         return starting(ids, self.dec)
 
-    def caption_logits(self, ids: Tensor, atts: Tensor, image: Tensor) -> Tensor:
-        """Word logits [b, t, V] of ids [b, t] over image states [b, p, d]."""
+    def caption_logits(
+        self, ids: Tensor, atts: Tensor, image: Tensor, past: EncoderDecoderCache | None = None
+    ) -> Tensor:
+        """Word logits [b, t, V] of ids [b, t] over image states [b, p, d]; past: see `decoder_logits`."""
         seen = torch.ones(image.shape[:2], dtype=torch.long, device=image.device)
-        return decoder_logits(self.text_decoder, ids, atts, image, seen)
+        return decoder_logits(self.text_decoder, ids, atts, image, seen, past)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import EncoderDecoderCache
 
 from models.answer_ranking import (
     best_answers,
@@ -78,9 +79,14 @@ class BLIPVQA(BLIPDecoderModel):
         """What an answer to each of the question states [b, s, d] starts with: [DEC], [b, 1] int64."""
         return torch.full((len(states), 1), self.dec, device=states.device)
 
-    def next_word(self, ids: Tensor, states: Tensor, states_atts: Tensor) -> Tensor:
-        """Logits [n, V] of the word after answers so far, ids [n, t], over question states [n, s, d], atts [n, s]."""
-        return decoder_logits(self.text_decoder, ids, torch.ones_like(ids), states, states_atts)[:, -1]
+    def answer_logits(
+        self, ids: Tensor, atts: Tensor, states: Tensor, states_atts: Tensor, past: EncoderDecoderCache | None = None
+    ) -> Tensor:
+        """Word logits [n, t, V] of answers so far, ids [n, t], over question states [n, s, d], atts [n, s].
+
+        past: see `decoder_logits`.
+        """
+        return decoder_logits(self.text_decoder, ids, atts, states, states_atts, past)
 
     def rank(self, batch: Batch, answer_ids: Tensor, answer_atts: Tensor, k: int) -> Tensor:
         """Number of the best answer of each question [b].
@@ -91,6 +97,7 @@ class BLIPVQA(BLIPDecoderModel):
         """
         atts = batch["question_atts"]
         states = self.question_states(batch["image"], batch["question_ids"], atts, batch.get("image_of"))
-        logits = self.next_word(self.answer_start(states), states, atts)
+        start = self.answer_start(states)
+        logits = self.answer_logits(start, torch.ones_like(start), states, atts)[:, -1]
         _, numbers = best_answers(first_word_probabilities(logits, answer_ids[:, 1]), k)
         return pick(-read_out(self.answer_losses, answer_ids, answer_atts, numbers, states, atts), numbers)

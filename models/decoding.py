@@ -7,23 +7,49 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from models.bert import causal_mask, cross_attention_mask
 
 IGNORED = -100  # label of positions that count in no loss
 
 
-def decoder_logits(decoder: nn.Module, ids: Tensor, atts: Tensor, states: Tensor, states_atts: Tensor) -> Tensor:
+def decoder_logits(
+    decoder: nn.Module,
+    ids: Tensor,
+    atts: Tensor,
+    states: Tensor,
+    states_atts: Tensor,
+    past: EncoderDecoderCache | None = None,
+) -> Tensor:
     """Word logits [b, t, V] of `decoder` (`bert` and `cls`) that reads ids [b, t] and looks at states [b, p, d].
 
-    Layers with cross-attention look at the states (atts [b, p]); every layer sees the tokens before only.
+    Layers with cross-attention look at the states (atts [b, p]); every layer sees the tokens before only. past: what
+    was read before and is not read again; ids are then the new tokens alone, atts [b, all] those of all tokens.
     """
-    x = decoder.bert.embeddings(ids)
-    mask = causal_mask(atts, x.dtype)
+    first = 0 if past is None else past.get_seq_length()
+    x = decoder.bert.embeddings(ids, first)
+    mask = causal_mask(atts, x.dtype)[:, :, first:]
     seen = cross_attention_mask(states_atts, x.dtype)
     for layer in decoder.bert.encoder.layer:
-        x = layer(x, mask, states, seen)
+        x = layer(x, mask, states, seen, past)
     return decoder.cls(x)
+
+
+class NextWords:
+    """Logits of the next word of growing texts, of which each token is read once. See `models.beam_search.NextWord`."""
+
+    def __init__(self, logits: Callable[[Tensor, Tensor, EncoderDecoderCache], Tensor]):
+        """logits: new ids [n, t], atts of all [n, all], what was read -> word logits [n, t, V]."""
+        self._logits = logits
+        self._past = EncoderDecoderCache(DynamicCache(), DynamicCache())
+
+    def __call__(self, ids: Tensor, origin: Tensor | None) -> Tensor:
+        """ids [n, t], origin [n] -> [n, V]. Rows go on from rows of the same sample, so what they look at stays."""
+        if origin is not None:
+            self._past.self_attention_cache.reorder_cache(origin)
+        new = ids[:, self._past.get_seq_length() :]
+        return self._logits(new, torch.ones_like(ids), self._past)[:, -1]
 
 
 def caption_labels(ids: Tensor, atts: Tensor, prompt: int) -> Tensor:

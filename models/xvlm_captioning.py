@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import EncoderDecoderCache
 
 from models.base import Batch, ImageShape
 from models.bert import Embeddings, Encoder, MLMHead
@@ -101,10 +102,12 @@ class XVLMCaptioning(nn.Module):
         """Prompt ids [b, t] as tokenised -> as the decoder wants them: unchanged."""
         return ids
 
-    def caption_logits(self, ids: Tensor, atts: Tensor, image: Tensor) -> Tensor:
-        """Word logits [b, t, V] of ids [b, t] over image states [b, p, d]."""
+    def caption_logits(
+        self, ids: Tensor, atts: Tensor, image: Tensor, past: EncoderDecoderCache | None = None
+    ) -> Tensor:
+        """Word logits [b, t, V] of ids [b, t] over image states [b, p, d]; past: see `decoder_logits`."""
         seen = torch.ones(image.shape[:2], dtype=torch.long, device=image.device)
-        return decoder_logits(self.text_decoder, ids, atts, image, seen)
+        return decoder_logits(self.text_decoder, ids, atts, image, seen, past)
 
     def prunable_layers(self) -> dict[str, nn.Linear]:
         """See `models.base.PrunableModel`."""

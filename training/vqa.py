@@ -79,7 +79,7 @@ class VQA:
         self._answers: list[str] = []
         if config.inference == "rank":
             self._answers = read_answer_list(root.path(config.answers), config.k_test)
-        elif not hasattr(model, "next_word"):
+        elif not hasattr(model, "answer_logits"):
             raise InputError("this model only ranks answers: set inference to rank, or take a BLIP model")
         self._data, self._truth = {}, {}
         for split, files in (("val", config.val), ("test", config.test)):

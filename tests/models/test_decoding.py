@@ -60,7 +60,7 @@ class Table(nn.Module):
         super().__init__()
         self.table = 2 * torch.randn(v, v, v, generator=torch.Generator().manual_seed(seed))
 
-    def forward(self, ids):
+    def forward(self, ids, origin=None):
         return self.table[ids[:, -2], ids[:, -1]]
 
 
@@ -126,7 +126,7 @@ def test_the_library_finds_the_same(seed):
         early_stopping=False,
     )
     settings = SearchSettings(beams=3, max_length=14, min_length=6, count_prompt=False)
-    found = beam_search(lambda ids: model(ids).logits[:, -1], prompt, END, PAD, settings)
+    found = beam_search(lambda ids, origin: model(ids).logits[:, -1], prompt, END, PAD, settings)
     for mine, theirs in zip(found.tolist(), expected.tolist(), strict=True):
         assert [x for x in mine if x != PAD] == [x for x in theirs if x not in (PAD, END)]
 
