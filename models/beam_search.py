@@ -14,7 +14,8 @@ from torch import Tensor
 
 NextWord = Callable[[Tensor, Tensor | None], Tensor]
 """ids [b * beams, t], and which row of the call before each row continues [b * beams] (None in the first call) ->
-logits of the next word [b * beams, V]. Row i * beams + j belongs to sample i; a row continues one of the same sample."""
+logits of the next word [b * beams, V]. Row i * beams + j belongs to sample i; rows continue those of their own sample.
+"""
 
 IMPOSSIBLE = -1.0e9  # score of beams that do not count yet: at first all are equal
 
