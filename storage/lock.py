@@ -18,11 +18,7 @@ def locked(path: Path, doing: str, waiting: Callable[[str], None] = lambda holde
 
     doing: reads like 'write the mini world to cache', for the InputError where the file cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
-    except OSError as error:
-        raise explain_os_error(error, doing) from error
+    file = _opened(path, doing)
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -43,11 +39,7 @@ def try_lock(path: Path, doing: str) -> TextIO | None:
 
     Closing the file lets go. A child process that inherits its descriptor holds the lock, too, until it ends.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
-    except OSError as error:
-        raise explain_os_error(error, doing) from error
+    file = _opened(path, doing)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -65,11 +57,7 @@ def claim(path: Path, doing: str) -> TextIO | str:
     workers live on for seconds. `release` lets go. doing: as in `locked`.
     """
     while True:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("a+")
-        except OSError as error:
-            raise explain_os_error(error, doing) from error
+        file = _opened(path, doing)
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
@@ -91,6 +79,14 @@ def release(path: Path, file: TextIO) -> None:
     """Let go of what `claim` gave, and remove the file."""
     path.unlink(missing_ok=True)
     file.close()
+
+
+def _opened(path: Path, doing: str) -> TextIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a+")
+    except OSError as error:
+        raise explain_os_error(error, doing) from error
 
 
 def _is_still(path: Path, file: TextIO) -> bool:
