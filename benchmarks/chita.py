@@ -120,9 +120,10 @@ def main() -> None:
     print(f"a loop over single blocks     {loop:8.1f} s (no global part)")
     print(f"(gradients + loop) / CHITA = {(backward + loop) / (gathered + solved):.2f} (wanted: 3)")
     print(f"loop / CHITA's solution = {loop / solved:.2f}")
-    print(f"the model loaded: {start / 1e9:.2f} GB, of which weights {weights / 1e9:.2f} GB")
+    print(f"held before: {start / 1e9:.2f} GB = weights {weights / 1e9:.2f} GB + {(start - weights) / 1e9:.2f} GB")
     for phase, held in (("gradients", backward_peak), ("solution", peak)):
-        print(f"peak memory, {phase:9} {held / 1e9:.2f} GB = model + {(held - start) / 1e9:.2f} GB (bound: 1.5)")
+        print(f"peak memory, {phase:9} {held / 1e9:.2f} GB = weights + {(held - weights) / 1e9:.2f} GB (bound: 1.5)")
+        print(f"{'':22} {(held - start) / 1e9:.2f} GB more than was held before")
 
 
 if __name__ == "__main__":
