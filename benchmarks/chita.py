@@ -9,11 +9,16 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.pruning import bare_backward, largest_resident_set, make_batches, make_model, timed
+from benchmarks.pruning import bare_backward, largest_resident_set, make_model, timed
+
+if TYPE_CHECKING:
+    from models.base import PrunableModel
 
 SPARSITY = 0.75
 
@@ -32,6 +37,23 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--scratch_dir", help="where the gradients lie meanwhile")
     return parser.parse_args()
+
+
+@dataclass(frozen=True)
+class MadeUp:
+    """Batches with the real shapes, made when asked for, as a loader reads them: a list would be memory of its own."""
+
+    model: PrunableModel
+    size: int
+    count: int
+    every: int = 1
+
+    def __iter__(self) -> Iterator[dict]:
+        import torch
+
+        for number in range(0, self.count, self.every):
+            torch.manual_seed(number)
+            yield self.model.example(self.size)
 
 
 def single_blocks(rows, layers, block: int, every: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -84,16 +106,17 @@ def main() -> None:
     """Measure and print."""
     args = parse_args()
 
+    from models.memory import freed_memory_returned
     from pruners.chita import CHITA
     from pruners.preserve import preserved
     from pruners.session import Session
 
     model = make_model(args.model)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    batches = make_batches(model, args.batch_size, args.rows)
     start = largest_resident_set()
+    batches = MadeUp(model, args.batch_size, args.rows)
     session = Session(model, batches, "chita", num_batches=args.rows, scratch_dir=args.scratch_dir)
-    with preserved(model, gradients=True):
+    with preserved(model, gradients=True), freed_memory_returned():
         chita = CHITA(model, session._work, session.options, session.allocation)
         started = time.perf_counter()
         rows = chita._gather_rows(0)
@@ -110,7 +133,7 @@ def main() -> None:
             loop = args.every * (time.perf_counter() - started)
         finally:
             rows.close()
-    backward = args.every * timed(lambda: bare_backward(model, batches[:: args.every]))
+    backward = args.every * timed(lambda: bare_backward(model, replace(batches, every=args.every)))
     print(f"{args.rows} rows of {args.batch_size} samples a side, {args.model}, one sparsity")
     if args.every > 1:
         print(f"gradients alone and the loop: every {args.every}. one measured, times scaled up")

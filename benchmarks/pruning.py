@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 SPARSITIES = (0.63, 0.75, 0.9)
@@ -67,7 +67,7 @@ def bare_forward(model, batches: list[dict]) -> None:
                 model.observe(batch)
 
 
-def bare_backward(model, batches: list[dict]) -> None:
+def bare_backward(model, batches: Iterable[dict]) -> None:
     """Forward and backward of the same losses that SNIP differentiates, into the prunable weights."""
     layers = model.prunable_layers()
     for parameter in model.parameters():

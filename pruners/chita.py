@@ -12,11 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from console.errors import InputError
-from models.memory import return_freed_memory
+from models.memory import freed_memory_returned, return_freed_memory
 from pruners.base import Pruner
 from pruners.chita_blocks import solve_layer
 from pruners.chita_problem import Problem
@@ -69,13 +68,14 @@ class CHITA(Pruner):
 
     def masks(self, sparsities: Sequence[float]) -> dict[float, Mask]:
         """Each sparsity from the same weights; the masks carry the updated weights."""
-        if self.options.epochs > 1:
-            return {sparsity: self._rounds(sparsity) for sparsity in sparsities}
-        rows = self._gather_rows(0)
-        try:
-            return {sparsity: self._prune(rows, sparsity) for sparsity in sparsities}
-        finally:
-            rows.close()
+        with freed_memory_returned():
+            if self.options.epochs > 1:
+                return {sparsity: self._rounds(sparsity) for sparsity in sparsities}
+            rows = self._gather_rows(0)
+            try:
+                return {sparsity: self._prune(rows, sparsity) for sparsity in sparsities}
+            finally:
+                rows.close()
 
     def _rounds(self, sparsity: float) -> Mask:
         mask = None
@@ -101,7 +101,7 @@ class CHITA(Pruner):
         except BaseException:
             rows.close()
             raise
-        return_freed_memory()  # of the backward passes
+        return_freed_memory()  # small pieces of the backward passes
         return rows
 
     def _prune(self, rows: GradientRows, sparsity: float, alive: Mask | None = None) -> Mask:
@@ -116,21 +116,13 @@ class CHITA(Pruner):
             lambda scores: self.cut(scores, sparsity),
             alive,
         )
+        mask = Mask({}, self.modality)
         with torch.no_grad():
             found = problem.survivors()
-            return_freed_memory()
-            kept, values = {}, {}
             for name in self.layers:
-                support, updated = solve_layer(problem, name, found[name].numpy(), found.weights(name))
-                kept[name] = torch.from_numpy(support)
-                values[name] = updated[support].astype(np.float32)  # of the survivors alone
-
-        def full(name: str) -> torch.Tensor:
-            weights = torch.zeros(kept[name].shape)
-            weights[kept[name]] = torch.from_numpy(values[name])
-            return weights
-
-        return Mask(kept, self.modality).with_values((name, full(name)) for name in self.layers)
+                support, updated = solve_layer(problem, name, found[name].numpy(), found.pop_weights(name))
+                mask.add(name, torch.from_numpy(support), torch.from_numpy(updated))
+        return mask
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from torch import Tensor
 from console.errors import InputError
 from console.progress import console
 from models.base import Batch, PrunableModel
+from models.recomputation import activations_recomputed
 from pruners.group import Group
 from pruners.statistics import Layers
 from pruners.weight_vector import WeightVector
@@ -62,11 +63,12 @@ class GradientRows:
         """Back-propagate one unit."""
         for layer in self._layers.values():
             layer.weight.grad = None
-        loss = self._model.loss(batch)
-        if not loss.requires_grad:
-            raise InputError("the model's loss has no gradient with respect to the prunable weights")
-        with self._written_at_once():
-            loss.backward()
+        with activations_recomputed(self._model):  # else they would be the largest part of what CHITA holds
+            loss = self._model.loss(batch)
+            if not loss.requires_grad:
+                raise InputError("the model's loss has no gradient with respect to the prunable weights")
+            with self._written_at_once():
+                loss.backward()
         self._batch_samples = len(batch.get("text_ids", next(iter(batch.values()))))  # regions count, not their images
 
     def pass_by(self, batch: Batch) -> None:

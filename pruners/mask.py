@@ -42,15 +42,24 @@ class Mask(Mapping[str, Tensor]):
     ):
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._bits: dict[str, np.ndarray] = {}
-        for name, tensor in kept.items():
-            array = tensor.detach().cpu().numpy()
-            if array.dtype != np.bool_:
-                raise InputError(f"the mask of '{name}' must be boolean, not {array.dtype}")
-            self._shapes[name] = array.shape
-            self._bits[name] = np.packbits(array)
         self.modalities = dict(modalities or {})
         self.source = dict(source or {})
         self._values: dict[str, np.ndarray] = {}  # of the weights kept, where a method updated them
+        for name, tensor in kept.items():
+            self.add(name, tensor)
+
+    def add(self, name: str, kept: Tensor, weights: Tensor | None = None) -> None:
+        """One layer more, packed: boolean `kept` and, where a method updates them, `weights` of the same shape.
+
+        A method that adds each layer once it is solved never holds them all unpacked.
+        """
+        array = kept.detach().cpu().numpy()
+        if array.dtype != np.bool_:
+            raise InputError(f"the mask of '{name}' must be boolean, not {array.dtype}")
+        self._shapes[name] = array.shape
+        self._bits[name] = np.packbits(array)
+        if weights is not None:
+            self._values[name] = weights[kept].float().cpu().numpy()
 
     @classmethod
     def cut(
@@ -111,6 +120,12 @@ class Mask(Mapping[str, Tensor]):
         """The updated weights of a layer, float32 of its shape, zero where pruned."""
         full = np.zeros(self._shapes[name], dtype=np.float32)
         full[self[name].numpy()] = self._values[name]
+        return full
+
+    def pop_weights(self, name: str) -> np.ndarray:
+        """`weights(name)`, which the mask then no longer carries."""
+        full = self.weights(name)
+        del self._values[name]
         return full
 
     # -- counting ---------------------------------------------------------------------------------------

@@ -53,8 +53,7 @@ class SparseGPT(Pruner):
         """All sparsities from the same moments; the masks carry the updated weights."""
         obs = Scores.of({name: self.to_host(name, self._saliency(name)) for name in self.layers})
         cuts = self.allocate(obs, self.magnitudes(), self.modality, sparsities)
-        kept: dict[float, dict[str, Tensor]] = {sparsity: {} for sparsity in sparsities}
-        values: dict[float, dict[str, Tensor]] = {sparsity: {} for sparsity in sparsities}
+        masks = {sparsity: Mask({}, self.modality) for sparsity in sparsities}
         for name, layer in self.layers.items():
             factor = inverse_factor(self.hessians.of(name), self.options.damping)
             for sparsity in sparsities:
@@ -62,9 +61,9 @@ class SparseGPT(Pruner):
                 lost = cut.below(obs[name])
                 group = cut.width if isinstance(cut, GroupCut) and cut.width < width(layer) else None
                 support, weight = reconstruct(self.matrix(name), factor, lost, self.options.block, group)
-                kept[sparsity][name] = support.reshape(layer.weight.shape)
-                values[sparsity][name] = weight.reshape(layer.weight.shape)
-        return {s: Mask(kept[s], self.modality).with_values(values[s].items()) for s in sparsities}
+                shape = layer.weight.shape
+                masks[sparsity].add(name, support.reshape(shape), weight.reshape(shape))
+        return masks
 
     def _saliency(self, name: str) -> Tensor:
         """W^2 / [H^-1]_ii, what removing a weight alone would cost."""

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from console.errors import InputError
+from models.repeated_blocks import repeated_blocks
 
 VARIANTS = (
     64  # of one compiled frame: all blocks share it, with and without gradients, with and without cross-attention
@@ -34,24 +35,6 @@ def compile_blocks(model: nn.Module, device: torch.device) -> int:
         # and a resumed run would end with other last bits.
         block.compile(dynamic=True)
     return len(blocks)
-
-
-def repeated_blocks(model: nn.Module) -> list[nn.Module]:
-    """The members of lists of two or more modules of one class with linear layers inside; none within another."""
-    found: list[nn.Module] = []
-    inside: set[int] = set()
-    for parent in model.modules():  # outer modules come before what they hold
-        if id(parent) in inside or not isinstance(parent, nn.ModuleList | nn.Sequential):
-            continue
-        members = list(parent)
-        if len(members) > 1 and len({type(member) for member in members}) == 1 and all(map(_has_linear, members)):
-            found += members
-            inside |= {id(module) for member in members for module in member.modules()}
-    return found
-
-
-def _has_linear(member: nn.Module) -> bool:
-    return any(isinstance(module, nn.Linear) for module in member.modules() if module is not member)
 
 
 def check_compiler(device: torch.device) -> None:

@@ -1,0 +1,63 @@
+"""Backward passes that compute activations twice: the same gradients, blocks as they were before."""
+
+import pytest
+import torch
+from torch import nn
+
+from models import load_model
+from models.recomputation import activations_recomputed
+from models.repeated_blocks import repeated_blocks
+
+
+def gradients(model, batch):
+    model.zero_grad()
+    torch.manual_seed(3)  # of the negatives
+    model.loss(batch).backward()
+    return {name: layer.weight.grad.clone() for name, layer in model.prunable_layers().items()}
+
+
+@pytest.mark.parametrize("name", ["xvlm-mini", "blip-mini", "dino-mini"])
+def test_gradients_are_the_same_bit_for_bit(name):
+    model = load_model(name, weights="random")
+    for side, batch in model.example(3).items():
+        moving = [tensor.detach().clone() for tensor in model.moving_tensors()]
+        kept = gradients(model, batch)
+        with torch.no_grad():
+            for tensor, value in zip(model.moving_tensors(), moving, strict=True):
+                tensor.copy_(value)
+        with activations_recomputed(model):
+            again = gradients(model, batch)
+        for layer, gradient in kept.items():
+            assert torch.equal(gradient, again[layer]), f"{side}: {layer}"
+
+
+def test_every_block_is_computed_twice():
+    model = load_model("dino-mini", weights="random")
+    blocks = repeated_blocks(model)
+    inner = []
+    linears = [next(module for module in block.modules() if isinstance(module, nn.Linear)) for block in blocks]
+    hooks = [linear.register_forward_hook(lambda *_: inner.append(1)) for linear in linears]
+    (batch,) = model.example(2).values()
+
+    with activations_recomputed(model):
+        loss = model.loss(batch)
+        assert len(inner) == len(blocks)
+        loss.backward()
+    assert len(inner) == 2 * len(blocks), "once for the loss, once for its gradient"
+    for hook in hooks:
+        hook.remove()
+
+
+def test_blocks_are_put_back_whatever_happens():
+    model = load_model("xvlm-mini", weights="random")
+    own = {name: module.forward.__func__ for name, module in model.named_modules()}
+    with pytest.raises(RuntimeError, match="on the way"), activations_recomputed(model):
+        raise RuntimeError("on the way")
+    assert {name: module.forward.__func__ for name, module in model.named_modules()} == own
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_a_model_without_repeated_blocks_is_left_alone():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    with activations_recomputed(model):
+        assert not any("forward" in vars(module) for module in model.modules())
