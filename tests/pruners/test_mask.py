@@ -26,6 +26,20 @@ def test_counts_against_plain_sums(mask):
     assert mask.sparsity_by_modality()["vision"] == pytest.approx(1 - vision.float().mean().item())
 
 
+def test_layers_come_one_by_one(mask):
+    """Solved layers are packed as they come; a layer's weights can be taken out, and are then no longer carried."""
+    weights = {name: torch.randn(kept.shape, dtype=torch.float64) for name, kept in mask.items()}
+    grown = Mask({}, mask.modalities)
+    for name, kept in mask.items():
+        grown.add(name, kept, weights[name])
+    assert grown == mask.with_values(weights.items())
+    for name, kept in mask.items():
+        expected = torch.where(kept, weights[name], 0).float()
+        assert torch.equal(torch.from_numpy(grown.pop_weights(name)), expected)
+    assert grown == mask
+    assert not grown.has_values
+
+
 def test_file_gives_back_every_bit_and_its_origin(mask, tmp_path):
     mask.save(tmp_path / "mask.safetensors")
     loaded = Mask.load(tmp_path / "mask.safetensors")

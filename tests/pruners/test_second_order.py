@@ -7,6 +7,7 @@ from torch import nn
 
 from console.errors import InputError
 from pruners import prune
+from pruners.chita_blocks import _largest
 from pruners.gradient_rows import GradientRows
 from pruners.mask import Mask
 from pruners.session import Session
@@ -127,6 +128,20 @@ def test_chita_blocks_stay_within_layers_and_keep_their_counts(xvlm, xvlm_batche
     assert total - sum(map(mask.kept, mask)) == round(0.9 * total)
     again = prune(xvlm, xvlm_batches, "chita", (0.75, 0.9), block=1000, lambda_=1e-1)[0.9]
     assert again == mask
+
+
+def test_largest_of_a_block_by_sorting():
+    """Ties, rows that keep nothing or all, and empty columns: as a stable sort has it."""
+    generator = torch.Generator().manual_seed(5)
+    for _ in range(100):
+        m = int(torch.randint(1, 30, (), generator=generator))
+        u = torch.randint(-3, 4, (4, m), generator=generator).double()
+        empty = torch.rand(4, m, generator=generator) < 0.3
+        kept = torch.randint(0, m + 1, (4,), generator=generator).tolist()
+        for row, k, support in zip(range(4), kept, _largest(u, kept, empty), strict=True):
+            never = empty[row] & (u[row] == 0)
+            order = sorted(range(m), key=lambda j: (-1.0 if never[j] else abs(float(u[row, j])), j))
+            assert support.nonzero()[:, 0].tolist() == sorted(order[m - k :])
 
 
 def test_fewer_rows_are_counted_rightly(model, batches):
