@@ -48,6 +48,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     method.add_argument("--schedule", help="how the sparsity grows over the rounds: exp, linear or const")
     method.add_argument("--lambda_", type=float, help="ridge penalty (chita, chita++)")
+    method.add_argument(
+        "--scratch_dir", help="where gradients lie meanwhile (chita, chita++; default: the system's temporary folder)"
+    )
     for part, what_it_is in (("reached", "reaches the output"), ("emitted", "the input emits")):
         method.add_argument(
             f"--{part}",

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from console.errors import InputError
+from console.interrupt import interrupt
 from models.base import Batch, PrunableModel
 from pruners import allocation_named
 from pruners.checkpoint import Checkpoint, State, no_checkpoint
@@ -65,6 +66,7 @@ class Pruner(ABC):
     uses_data: ClassVar[bool] = False
     uses_gradients: ClassVar[bool] = False
     uses_rounds: ClassVar[bool] = False  # each mask needs passes through the data of its own
+    resumes: ClassVar[bool] = True  # an interrupted run goes on from what it saved
     Options: ClassVar[type] = NoOptions
 
     def __init__(self, model: PrunableModel, work: Work, options: Any, allocation: str | None = None):
@@ -133,17 +135,18 @@ class Pruner(ABC):
         """Feed the units of the pairs start <= pair < stop (None: to the end of the data) to a statistic.
 
         wrap: begin the data anew when it ends before `stop`. also: what the checkpoint must hold besides the statistic
-        (tensors, progress of rounds). save: whether this pass is saved now and then; a short preliminary one is
-        simply done again.
+        (tensors, progress of rounds). save: whether this pass is saved now and then; one that is short, or too large
+        to be saved, is simply done again.
         """
         work = self.work
         seen = 0
         for ranks in self._rounds_of_units(statistic, start, stop, wrap):
             statistic.merge(work.group, ranks)
             seen += len(ranks)
-            if save:
-                work.advance(len(ranks) / len(work.sides))
-            if save and seen % len(work.sides) == 0:
+            work.advance(len(ranks) / len(work.sides))
+            if not save:
+                interrupt.check()
+            elif seen % len(work.sides) == 0:
                 progress = also[1] | {"pairs": start + seen // len(work.sides)}
                 work.checkpoint.offer(lambda progress=progress: (statistic.state() | also[0], progress))
         if seen == 0 and start == 0:

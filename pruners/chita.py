@@ -10,7 +10,8 @@ With rows of A the gradients, B the samples a row, d = b - w the change of the w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -37,12 +38,14 @@ class CHITAOptions:
     schedule: str = "exp"
     block: int = 10_000
     iterations: int = 5
-    scratch_dir: str | None = None
+    scratch_dir: str | None = field(default=None, compare=False)  # changes no result
 
     def __post_init__(self) -> None:
         check_rounds(self.epochs, self.schedule)
         if self.block < 1 or self.iterations < 0:
             raise InputError("chita's block must be at least 1, its iterations at least 0")
+        if self.scratch_dir is not None and not Path(self.scratch_dir).is_dir():
+            raise InputError(f"scratch_dir {self.scratch_dir} is no folder: make it, or choose another")
         if not self.lambda_ > 0:
             raise InputError(f"--lambda_ must be above 0, not {self.lambda_}: without it the problem has no one answer")
 
@@ -53,6 +56,7 @@ class CHITA(Pruner):
     uses_data = True
     uses_gradients = True
     uses_rounds = True
+    resumes = False
     Options = CHITAOptions
 
     @classmethod
@@ -97,7 +101,7 @@ class CHITA(Pruner):
         rows = GradientRows(self.model, self.layers, count, len(self.work.sides), folder)
         try:
             # In the first round, a row is not taken twice when the data ends early: there are just fewer.
-            self.gather(rows, turn * count, (turn + 1) * count, save=True, wrap=turn > 0)
+            self.gather(rows, turn * count, (turn + 1) * count, save=False, wrap=turn > 0)
         except BaseException:
             rows.close()
             raise

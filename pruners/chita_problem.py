@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from console.errors import InputError
 from pruners.chita_blocks import STEPS
 from pruners.gradient_rows import GradientRows
 from pruners.mask import Mask
@@ -118,6 +119,10 @@ class Problem:
                 gram += a @ a.t()
                 self._slope.write(name, columns.start, (ones @ a).float().cpu().numpy())
                 v += a @ torch.from_numpy(d[columns]).to(self._device)
+        if not torch.isfinite(gram).all():
+            raise InputError(
+                "the loss has gradients that are NaN or infinite: check the weights, the data and --precision"
+            )
         curvature = torch.linalg.eigvalsh(gram)[-1].item() + self.mu
         return self._point(magnitude, v, square), curvature
 

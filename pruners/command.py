@@ -26,12 +26,12 @@ from pruners.checkpoint import Checkpoint
 from pruners.outputs import Outputs
 from pruners.percents import parse_percents
 from pruners.report import print_result
-from pruners.session import Session
+from pruners.session import Session, needs_preliminary
 from storage.atomic import no_empty_folder
 from storage.hashing import hash_file, hash_tensors
 from training.fabric import make_fabric
 
-METHOD_OPTIONS = ("epochs", "schedule", "lambda_", "reached", "emitted")
+METHOD_OPTIONS = ("epochs", "schedule", "lambda_", "scratch_dir", "reached", "emitted")
 """Command-line options that are fields of some method's Options."""
 
 
@@ -89,6 +89,9 @@ def _prune(
     """Everything from the first look at the model and the data to the files in the folder."""
     outputs.check_folder()
     method = pruner_class(config.pruner)
+    own = parse(method.Options, options, f"pruner '{config.pruner}'")
+    if args["resume"] and not method.resumes:
+        console.print(f"note: {config.pruner} keeps nothing of an interrupted run: --resume starts at the beginning")
     fabric = make_fabric(config.accelerator, config.devices, config.num_nodes, config.precision)
     interrupt.listen()
     started = time.perf_counter()
@@ -108,9 +111,10 @@ def _prune(
         write=fabric.is_global_zero,
         notes=lambda: sorted(batches.failed) if batches is not None else [],
     )
-    own = parse(method.Options, options, f"pruner '{config.pruner}'")
     a_round, steps = method.plan(own, config.num_batches, 0 if batches is None else len(batches), len(percents))
-    with progress_bar("calibrating", steps or 1, show=fabric.is_global_zero and method.uses_data) as advance:
+    seen = method.plan(own, config.num_batches, 0 if batches is None else len(batches), 1)[1]  # by one mask
+    first = min(seen, len(batches)) if batches is not None and needs_preliminary(model, method) else 0
+    with progress_bar("calibrating", first + steps or 1, show=fabric.is_global_zero and method.uses_data) as advance:
         session = Session(
             fabric.to_device(model),
             [] if batches is None else batches,
@@ -127,7 +131,6 @@ def _prune(
     failed = all_failures(batches, checkpoint)
     if fabric.is_global_zero:
         if batches is not None:
-            seen = steps // len(percents) if method.uses_rounds else steps
             manifest = make_manifest(batches, seen, config.seed, failed)
             outputs.write_manifest(manifest)
             source["calibration"] = {"manifest": outputs.manifest.name, "hash": manifest["hash"]}
@@ -154,7 +157,8 @@ def merge(args: dict[str, Any], settings: dict[str, Any], where: str) -> tuple[P
             if option in own:
                 special[option] = args[option]
             else:
-                console.print(f"note: --{option} has no meaning for {name} and is ignored")
+                typed = f"no-{option}" if args[option] is False else option
+                console.print(f"note: --{typed} has no meaning for {name} and is ignored")
     return config, special
 
 

@@ -156,7 +156,7 @@ class GradientRows:
         return WeightVector(self._folder / "vector.f32", {n: layer.weight.numel() for n, layer in self._layers.items()})
 
     def state(self) -> dict[str, Tensor]:
-        """Rows are not carried over an interruption: they would be as large as the matrix."""
+        """Rows are not carried over an interruption: they are as large as the matrix, and never saved."""
         return {}
 
     def restore(self, state: dict[str, Tensor]) -> None:

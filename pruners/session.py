@@ -92,7 +92,9 @@ class Session:
             mask.source = {
                 "pruner": self.name,
                 "allocation": self.allocation,
-                "options": dataclasses.asdict(self.options),
+                "options": {
+                    f.name: getattr(self.options, f.name) for f in dataclasses.fields(self.options) if f.compare
+                },
                 "num_batches": self._work.pairs,
                 "seed": self.seed,
                 "sparsity_asked": sparsity,
@@ -102,15 +104,19 @@ class Session:
         return masks
 
     def _preliminary(self) -> Any:
-        """What some models gather before gradients mean something (DINO fits its classifier), over all the data."""
+        """What some models gather before gradients mean something (DINO fits its classifier), in one pass at most."""
         assert self.pruner is not None
-        if not self.pruner_class.uses_gradients or not hasattr(self.model, "preliminary"):
+        if not needs_preliminary(self.model, self.pruner_class):
             return None
         statistic = self.model.preliminary()
-        if statistic is not None:
-            self.pruner.gather(statistic, 0, self.pruner.pairs_in_all(), save=False)
-            statistic.finish()
+        self.pruner.gather(statistic, 0, self.pruner.pairs_in_all(), save=False, wrap=False)
+        statistic.finish()
         return statistic
+
+
+def needs_preliminary(model: nn.Module, method: type[Pruner]) -> bool:
+    """Whether a pass over the data comes before the method's own."""
+    return method.uses_gradients and hasattr(model, "preliminary") and model.preliminary() is not None
 
 
 def tell_of_zeros(layers: Layers) -> None:

@@ -73,6 +73,8 @@ class SparseGPT(Pruner):
 
 def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
     """Upper Cholesky factor of the inverse of the damped H [i, i], float64. Inputs that are always zero count as 1."""
+    if not torch.isfinite(hessian).all():
+        raise InputError("a layer has inputs that are NaN or infinite: check the weights, the data and --precision")
     h = hessian.double().clone()
     dead = h.diagonal() == 0
     h.diagonal()[dead] = 1

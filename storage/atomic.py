@@ -67,11 +67,11 @@ def check_writable(folder: Path | str) -> None:
 
 @contextlib.contextmanager
 def no_empty_folder(folder: Path | str) -> Iterator[None]:
-    """Remove the folders on the way to `folder` that were not there before and that an InputError leaves empty."""
+    """Remove the new folders on the way to `folder` that an InputError or a stop leaves empty."""
     absent = [path for path in (Path(folder), *Path(folder).parents) if not path.exists()]  # from the inside out
     try:
         yield
-    except InputError:
+    except (InputError, KeyboardInterrupt):
         with contextlib.suppress(OSError):  # something lies in it, or another process was faster
             for path in absent:
                 path.rmdir()

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from console.errors import InputError
+from console.interrupt import interrupt
 from pruners import prune
 from pruners.chita_blocks import _largest
 from pruners.gradient_rows import GradientRows
@@ -142,6 +143,25 @@ def test_largest_of_a_block_by_sorting():
             never = empty[row] & (u[row] == 0)
             order = sorted(range(m), key=lambda j: (-1.0 if never[j] else abs(float(u[row, j])), j))
             assert support.nonzero()[:, 0].tolist() == sorted(order[m - k :])
+
+
+def test_gradients_and_inputs_that_are_no_numbers(model, batches):
+    for name, field in (("chita", "y"), ("sparsegpt", "x")):
+        broken = [{"general": {**batch["general"], field: batch["general"][field] * torch.nan}} for batch in batches]
+        with pytest.raises(InputError, match="that are NaN or infinite"):
+            prune(model, broken, name, (0.5,))
+
+
+def test_a_stop_is_heeded_while_gradients_are_gathered(model, batches, tmp_path):
+    def stop(*_):
+        interrupt.requested = True
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Session(model, batches, "chita", scratch_dir=str(tmp_path), advance=stop).masks((0.5,))
+    finally:
+        interrupt.requested = False
+    assert not list(tmp_path.iterdir())
 
 
 def test_fewer_rows_are_counted_rightly(model, batches):
@@ -336,7 +356,7 @@ def test_hessians_are_shared_and_right(xvlm, xvlm_batches):
     [
         ("chita", {"lambda_": 0.0}, "must be above 0"),
         ("chita", {"epochs": 0}, "must be at least 1"),
-        ("chita", {"scratch_dir": "/nowhere"}, "cannot make a scratch folder in /nowhere"),
+        ("chita", {"scratch_dir": "/nowhere"}, "scratch_dir /nowhere is no folder"),
         ("tamt", {"lr": -1.0}, "lr must be above 0"),
         ("sparsegpt", {"damping": 0.0}, "damping must be above 0"),
     ],
