@@ -7,8 +7,8 @@ The file `paused` in the working directory says that it waits.
 
 from __future__ import annotations
 
-import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pretrain
 import storage.atomic
 import training.loop
 from console.errors import run_command
+from console.interrupt import interrupt
 
 
 def install(stage: str, step: int, moment: str) -> None:
@@ -24,7 +25,8 @@ def install(stage: str, step: int, moment: str) -> None:
 
     def pause() -> None:
         Path("paused").touch()
-        signal.pause()
+        while not interrupt.requested:  # signal.pause() would miss one that came a moment too early
+            time.sleep(0.01)
 
     def pausing_flush(path: Path) -> None:
         flush(path)

@@ -53,6 +53,9 @@ def test_an_offline_run_holds_everything_and_goes_on_under_its_id(tmp_path):
     again.epoch(2, {"r_mean": 50.5}, 120)
     again.results(RESULTS)
     again.close()
+    import wandb
+
+    wandb.teardown()  # its service may still be writing when `finish` returns
     first, second = offline_runs(folder)
     assert first.id == second.id == (folder / ID_FILE).read_text().strip()
     assert (first.name, second.name) == ("my-run", "second sitting")
