@@ -41,15 +41,43 @@ class DenseLabels(nn.Module):
     def forward(self, sides: dict[str, Batch]) -> Losses:
         """Side `scenes`: image [b, 3, H, W], labels [b, p - 1, kinds] int64, -1 where a patch has none."""
         batch = sides["scenes"]
-        states = self.tower(batch["image"])[:, 1:]
+        return self.patch_losses(self.tower(batch["image"])[:, 1:], batch["labels"])
+
+    def patch_losses(self, states: Tensor, labels: Tensor) -> Losses:
+        """Cross-entropy of each kind of label; states [b, p - 1, d], labels [b, p - 1, kinds]."""
         return {
-            name: F.cross_entropy(head(states).flatten(0, 1), batch["labels"][..., k].flatten(), ignore_index=-1)
+            name: F.cross_entropy(head(states).flatten(0, 1), labels[..., k].flatten(), ignore_index=-1)
             for k, (name, head) in enumerate(self.heads.items())
         }
 
     def finish(self) -> None:
         """Let the model's copies of the tower (BLIP's momentum encoder) start from it."""
         self._trained("vision")
+
+
+class WholeImages(DenseLabels):
+    """The same, and the class token tells which labels occur anywhere in the picture.
+
+    What the patches know does not get into the class token by itself: classifiers above it find the colours and then
+    stay there for a thousand steps. Its heads are thrown away afterwards, too.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__(model)
+        self.whole = nn.ModuleDict(
+            {name: nn.Linear(model.vision_width, head.out_features) for name, head in self.heads.items()}
+        )
+
+    def forward(self, sides: dict[str, Batch]) -> Losses:
+        """Side `scenes` as for dense labels: what occurs is read from them."""
+        batch = sides["scenes"]
+        states = self.tower(batch["image"])
+        losses = self.patch_losses(states[:, 1:], batch["labels"])
+        for k, (name, head) in enumerate(self.whole.items()):
+            labels = batch["labels"][..., k]
+            there = F.one_hot(labels + 1, head.out_features + 1).amax(dim=1)[:, 1:]  # -1, no label, comes first
+            losses[f"whole.{name}"] = F.binary_cross_entropy_with_logits(head(states[:, 0]), there.to(states.dtype))
+        return losses
 
 
 class DensePlaces(DenseLabels):
@@ -141,6 +169,7 @@ class Guided(Together):
 
 OBJECTIVES = {
     "dense_labels": DenseLabels,
+    "whole_images": WholeImages,
     "dense_places": DensePlaces,
     "masked_text": MaskedText,
     "self_distillation": SelfDistillation,

@@ -43,6 +43,7 @@ CASES = {
     ("dense_labels", "xvlm"): dense_batch,
     ("dense_labels", "blip"): dense_batch,
     ("dense_labels", "dino"): dense_batch,
+    ("whole_images", "dino"): dense_batch,
     ("dense_places", "xvlm"): lambda model: dense_batch(model) | {"region": model.example(SIZE)["region"]},
     ("masked_text", "xvlm"): lambda model: {"texts": model.example(SIZE)["general"]},
     ("masked_text", "blip"): lambda model: {"texts": masked_words(model.example(SIZE)["general"])},
@@ -140,6 +141,24 @@ def test_dense_labels_by_loops():
                         norm = most + math.log(sum(math.exp(x - most) for x in logits))
                         terms.append(norm - logits[labels[b, patch, k]])
             assert losses[name].item() == pytest.approx(sum(terms) / len(terms), rel=1e-5)
+
+
+def test_whole_images_by_loops():
+    """The class token's mean over pictures and labels of -log sigmoid of whether a patch has the label."""
+    objective, sides = build(("whole_images", "dino"))
+    losses = objective(sides)
+    labels = sides["scenes"]["labels"]
+    with torch.no_grad():
+        states = objective.tower(sides["scenes"]["image"])
+        for k, name in enumerate(LABELS):
+            head, terms = objective.whole[name], []
+            for b in range(SIZE):
+                logits = (head.weight @ states[b, 0] + head.bias).tolist()
+                found = set(labels[b, :, k].tolist())
+                terms += [math.log1p(math.exp(-x if kind in found else x)) for kind, x in enumerate(logits)]
+            assert losses[f"whole.{name}"].item() == pytest.approx(sum(terms) / len(terms), rel=1e-5)
+    patches = DenseLabels.forward(objective, sides)
+    assert {name: loss.item() for name, loss in patches.items()} == {name: losses[name].item() for name in patches}
 
 
 def test_dense_labels_know_nothing_at_first():
