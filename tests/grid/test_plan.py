@@ -163,7 +163,7 @@ def test_names_follow_values_and_not_comments(own_configs):
     assert names() == before
     changed(own_configs / "prune.yaml", "num_workers: 0", "num_workers: 3")
     assert names() == before, "loader processes change no mask"
-    changed(own_configs / "image_classification.yaml", "epochs: 4", "epochs: 5")
+    changed(own_configs / "image_classification.yaml", "epochs: 6", "epochs: 7")
     new = names()
     assert [old.startswith("image") for old in before] == [a != b for a, b in zip(before, new, strict=True)]
 
