@@ -91,7 +91,7 @@ class GradientRows:
         assert weight.grad is not None
         row, position = divmod(self._units, self._sides)
         if row < self._rows:
-            self._add(name, row, weight.grad / self._sides, first=position == 0)
+            self._add(name, row, weight.grad.div_(self._sides), first=position == 0)
         self._written.add(name)
         weight.grad = None
 
@@ -122,7 +122,7 @@ class GradientRows:
         if not first:
             before = np.empty_like(flat)
             self._read(at, before)
-            flat = flat + before
+            flat = np.add(flat, before, out=before)
         self._file.seek(at)
         self._file.write(flat.data)
 
