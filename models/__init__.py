@@ -78,7 +78,8 @@ def read_config(name: str, config: str | Path | dict[str, Any] | None) -> tuple[
     else:
         if name not in FAMILIES and name not in model_names():
             raise InputError(
-                f"unknown model '{name}'{nearest(name, model_names())}: choose one of {', '.join(model_names())}"
+                f"unknown model '{name}'{nearest(name, model_names())}: choose one of {', '.join(model_names())} "
+                "(prune.py and models.check also take timm:NAME and hf:ID)"
             )
         path = Path(config)
     return read_yaml(path), str(path)
