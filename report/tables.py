@@ -222,7 +222,10 @@ def _notes(rows: Sequence[Row]) -> list[str]:
             f"{RESAMPLES:,} resamples, scores averaged over seeds. It says nothing of the choice of seeds."
         )
     else:
-        notes.append("Whether differences are chance was not tested: the runs left no scores of single test items.")
+        notes.append(
+            "Whether differences are chance was not tested: that takes two pruners of unlike scores whose runs left "
+            "the scores of single test items."
+        )
     if any(cell.seeds for cell in cells):
         notes.append("A number in brackets: seeds so far, where some are missing.")
     return notes
