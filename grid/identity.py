@@ -70,7 +70,7 @@ class Sources:
             self._yaml[path] = read_yaml(path)
         config = self._yaml[path]
         for key in (task, f"{model}/{task}"):
-            config = merged(config, grid.overrides.get(key, {}))
+            config = _overridden(config, grid.overrides.get(key, {}))
         return config
 
     def _content(self, name: str) -> dict[str, Any]:
@@ -103,3 +103,16 @@ class Sources:
             if self._hashes is not None and stat.st_size > 100e6:
                 write_json(self._hashes, known)
         return known[key]
+
+
+def _overridden(config: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with the grid's values, which also go before those that one of its data sets has of its own."""
+    config = merged(config, overrides)
+    if isinstance(sets := config.get("datasets"), dict):
+        config["datasets"] = {
+            name: merged(own, {key: overrides[key] for key in own if key in overrides})
+            if isinstance(own, dict)
+            else own
+            for name, own in sets.items()
+        }
+    return config

@@ -200,7 +200,10 @@ def test_overrides_reach_the_configuration():
     )
     for step in plan.steps:
         if step.kind == "image_classification":
+            digits = step.config["datasets"]["digits"]
             assert (step.config["epochs"], step.config["recipe"]["lr"]) == (2, 0.5)
+            assert (digits["epochs"], digits["recipe"]["lr"]) == (2, 0.5), "it has values of its own"
+            assert digits["recipe"]["lr_scale"] != step.config["recipe"]["lr_scale"]
             assert step.config["recipe"]["schedule"]["decay"] == "cosine", "what is not overridden stays"
         if step.kind == PRUNE:
             assert step.config["num_batches"] == 3
