@@ -65,10 +65,11 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     return value
 
 
-def parse(schema: type[T], mapping: dict[str, Any], where: str) -> T:
+def parse(schema: type[T], mapping: dict[str, Any], where: str, inner: bool = False) -> T:
     """Build the dataclass `schema` from `mapping`.
 
-    where: names the source in error messages, for example a file name.
+    where: names the source in error messages, for example a file name. inner: this is a section of it, so that a
+    number the dataclass refuses comes from there; one beside the sections may come from the command line.
     Raises InputError for an unknown key, a missing key or a value of the wrong type.
     """
     hints = typing.get_type_hints(schema)
@@ -78,8 +79,8 @@ def parse(schema: type[T], mapping: dict[str, Any], where: str) -> T:
         other = other_task(mapping, needed, set(fields)) if Path(where).is_file() else None
         if other is not None:
             raise InputError(
-                f"{where} looks like a configuration of another task, {other}: give one of this task, or leave "
-                "--config out"
+                f"{where} looks like a configuration of another task, {other}: give one of this task, or "
+                "none where there is a default"
             )
     for key in mapping:
         if key not in fields:
@@ -90,7 +91,10 @@ def parse(schema: type[T], mapping: dict[str, Any], where: str) -> T:
             values[name] = _convert(hints[name], mapping[name], where, name)
         elif name in needed:
             raise InputError(f"{where}: the key '{name}' is missing")
-    return schema(**values)
+    try:
+        return schema(**values)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") if inner else error from None
 
 
 def other_task(mapping: dict[str, Any], needed: set[str], fields: set[str]) -> str | None:
@@ -128,7 +132,7 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise _wrong_type(value, "a mapping", where, key)
-        return parse(typing.cast(type, hint), value, f"{where}: {key}")
+        return parse(typing.cast(type, hint), value, f"{where}: {key}", inner=True)
     if origin is list:
         if not isinstance(value, list):
             raise _wrong_type(value, "a list", where, key)

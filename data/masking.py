@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from configs.limits import at_least, probabilities
 from data.tokenizer import Tokenizer
 
 IGNORED = -100
@@ -19,6 +20,11 @@ class Masking:
     most: int = 8
     skipgram: float = 0.2
     span: int = 3
+
+    def __post_init__(self) -> None:
+        probabilities(self, "probability", "skipgram")
+        at_least(self, 1, "most")
+        at_least(self, 2, "span")
 
 
 def mask_tokens(

@@ -13,6 +13,8 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 
 GREY = (128, 128, 128)
+LEVELS = 10
+"""The highest level."""
 
 Op = Callable[[Image.Image, float], Image.Image]
 

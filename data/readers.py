@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from configs.limits import at_least
 from console.errors import InputError, nearest
 from data.masking import Masking, mask_tokens
 from data.regions import Region, RegionSampling, sample_view
@@ -56,6 +57,11 @@ class ReaderConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
     masking: Masking = field(default_factory=Masking)
     regions: RegionSampling = field(default_factory=RegionSampling)
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "max_words", "most_of_image")
+        at_least(self, 2, "max_tokens")  # [CLS] and a word
+        at_least(self, 0, "small_crops", "single_answer_weight")
 
 
 class Source(Protocol):

@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from configs.limits import at_least, probabilities
+
 
 @dataclass(frozen=True)
 class RegionSampling:
@@ -21,6 +23,10 @@ class RegionSampling:
 
     most: int = 1
     visible: float = 0.5
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "most")
+        probabilities(self, "visible")
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,8 @@ class LabelledImages:
         files = files.resolved()
         folder = Path(files.path(files.folder))
         if not folder.is_dir():
-            raise InputError(f"there is no folder {folder}: unpack the images there, one folder a class")
+            hint = "; python -m data.digits writes the digits" if folder.name == "sklearn_digits" else ""
+            raise InputError(f"there is no folder {folder}: unpack the images there, one folder a class{hint}")
         self.classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
         if not self.classes:
             raise InputError(f"{folder} has no class folders: unpack the images there, one folder a class")

@@ -10,8 +10,9 @@ from torch import Tensor
 from torchvision import transforms as T
 from torchvision.transforms import InterpolationMode
 
+from configs.limits import at_least, probabilities, shares_of_area
 from console.errors import InputError
-from data.randaugment import ALL_OPS, COLOUR_OPS, RandAugment
+from data.randaugment import ALL_OPS, COLOUR_OPS, LEVELS, RandAugment
 from models.base import ImageShape
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -32,6 +33,13 @@ class Augmentation:
     ops: int = 2
     level: int = 7
 
+    def __post_init__(self) -> None:
+        shares_of_area("crop", self.crop)
+        probabilities(self, "flip")
+        at_least(self, 0, "ops", "level")
+        if self.level > LEVELS:
+            raise InputError(f"level is one of RandAugment's, from 0 to {LEVELS}, not {self.level}")
+
 
 @dataclass(frozen=True)
 class Views:
@@ -50,14 +58,11 @@ class Views:
     grey: float = 0.2
 
     def __post_init__(self) -> None:
-        for name, shares in (("large", self.large), ("small", self.small)):
-            if len(shares) != 2 or not 0 < shares[0] <= shares[1] <= 1:
-                raise InputError(f"views: {name} is two rising shares of the area, above 0 and up to 1, not {shares}")
+        shares_of_area("views: large", self.large)
+        shares_of_area("views: small", self.small)
+        probabilities(self, "flip", "jitter_chance", "grey")
         if len(self.jitter) != 4 or min(self.jitter) < 0 or self.jitter[3] > 0.5:
             raise InputError(f"views: jitter is four numbers from 0 up, the last (hue) up to 0.5, not {self.jitter}")
-        for name, chance in (("flip", self.flip), ("jitter_chance", self.jitter_chance), ("grey", self.grey)):
-            if not 0 <= chance <= 1:
-                raise InputError(f"views: {name} is a probability, not {chance}")
 
     def transform(self, side: int, area: list[float], shape: ImageShape) -> T.Compose:
         """PIL image -> a view of `side` pixels that keeps a share of the area in the range `area`, normalised."""

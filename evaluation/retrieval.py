@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from configs.limits import at_least
 from data.retrieval import Gallery
 from data.tokenizer import Tokenizer
 from evaluation.recall import Ranks, ranks, recalls
@@ -28,6 +29,10 @@ class RetrievalSettings:
     max_tokens: int = 40
     sep: bool = False
     pairs: int = 256
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "k_test", "image_batch", "text_batch", "pairs")
+        at_least(self, 2, "max_tokens")
 
 
 @torch.no_grad()

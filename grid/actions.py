@@ -11,7 +11,7 @@ from console.errors import INTERRUPTED, InputError
 from console.results import result_console
 from grid import runner
 from grid.check import check_configs
-from grid.cluster import Queue, submit
+from grid.cluster import Queue, make_executor, submit
 from grid.commands import Commands, Machine, make_commands
 from grid.execute import threads_each
 from grid.identity import Sources
@@ -76,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
     """The plan, the runs, and what became of them."""
     session = begin(args, args.grid)
     jobs = positive(args.jobs)
+    if args.hours is not None and not args.hours > 0:
+        raise InputError(f"--hours must be above 0, not {args.hours:g}")
     print_plan(session.plan, session.places, session.found, session.sources, jobs)
     session.check_ready(args)
     keep_grid(session)
@@ -110,10 +112,11 @@ def submit_jobs(args: argparse.Namespace) -> int:
     session = begin(args, args.grid)
     print_plan(session.plan, session.places, session.found, session.sources, positive(args.parallel))
     session.check_ready(args)
-    keep_grid(session)
     queue = Queue(
         args.cluster, args.minutes, args.partition, args.gpus, args.cores, args.memory_gb, positive(args.parallel)
     )
+    make_executor(session.places, queue)  # there is none without a cluster: nothing is to be left behind then
+    keep_grid(session)
     found = submit(session.plan, session.places, session.commands(args), session.found.missing, queue)
     screen = result_console()
     if args.cluster == "slurm":

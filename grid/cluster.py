@@ -60,7 +60,7 @@ class Queue:
 
 def submit(plan: Plan, places: Places, commands: Commands, steps: list[Step], queue: Queue) -> dict[str, str | None]:
     """Submit the steps; returns id -> job id on a cluster, or of the local executor why it failed (None: done)."""
-    executor = _executor(places, queue)
+    executor = make_executor(places, queue)
     job = Job(plan, places, commands, queue.cores)
     prunes = [step for step in steps if step.kind == PRUNE]
     tasks = [step for step in steps if step.kind != PRUNE]
@@ -83,7 +83,7 @@ def submit(plan: Plan, places: Places, commands: Commands, steps: list[Step], qu
     return found
 
 
-def _executor(places: Places, queue: Queue) -> Any:
+def make_executor(places: Places, queue: Queue) -> Any:
     try:
         import submitit
     except ImportError as error:

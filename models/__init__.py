@@ -102,7 +102,7 @@ def weights_path(name: str, weights: str | Path | None, default: str | None) -> 
     if not path.is_file():
         raise InputError(
             f"no weights for '{name}': the file {path} does not exist; put the checkpoint there (python -m "
-            "data.download weights fetches the published ones) or give one with --weights "
+            "data.download weights fetches the published ones) or name another (--weights; -pre where one finetunes) "
             "(the model 'xvlm-mini' runs without: its weights are in the repository)"
         )
     return path

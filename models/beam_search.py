@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from configs.limits import at_least
+from console.errors import InputError
+
 NextWord = Callable[[Tensor, Tensor | None], Tensor]
 """ids [b * beams, t], and which row of the call before each row continues [b * beams] (None in the first call) ->
 logits of the next word [b * beams, V]. Row i * beams + j belongs to sample i; rows continue those of their own sample.
@@ -28,6 +31,12 @@ class SearchSettings:
     max_length: int = 20
     min_length: int = 5
     count_prompt: bool = True
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "beams", "max_length")
+        at_least(self, 0, "min_length")
+        if self.min_length > self.max_length:
+            raise InputError(f"min_length ({self.min_length}) is above max_length ({self.max_length})")
 
 
 @torch.no_grad()

@@ -92,7 +92,7 @@ def check_ties(model: PrunableModel) -> str:
     for kind, other in (("a copy", copy.deepcopy(model)), ("a change of type", copy.deepcopy(model).to(torch.float64))):
         if _tied(other) != groups:
             raise Wrong(f"tensors that were tied are not after {kind}: tie parameters, do not copy values")
-    return f"{len(groups)} groups of tied names"
+    return f"{len(groups)} group{'s' * (len(groups) != 1)} of tied names"
 
 
 def check_modalities(model: PrunableModel) -> str:

@@ -11,14 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 from console.errors import InputError
 from pruners import allocation_named
-from pruners.groups import GroupCut, parse_pattern
+from pruners.groups import GroupCut, GuardedCut, guarded, parse_pattern
 from pruners.scores import Scores
 from pruners.select import Cut, cut_layer, cut_layers, split_ties
 from pruners.threads import in_threads
 
 Modality = Mapping[str, str]
-Cuts = dict[float, dict[str, Cut | GroupCut]]
+Cuts = dict[float, dict[str, Cut | GroupCut | GuardedCut]]
 Allocation = Callable[[Scores, Scores, Modality, Sequence[float]], Cuts]
+EXACT = 1e-9
+"""How far a sparsity may lie from the pattern's: rounding."""
 
 
 def cut_globally(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> Cuts:
@@ -50,38 +52,50 @@ def cut_by_row(scores: Scores, magnitudes: Scores, modality: Modality, sparsitie
     }
 
 
-def check_allocation(name: str, sparsities: Sequence[float]) -> None:
-    """InputError when there is no allocation `name`, or it cannot give one of the sparsities."""
+def check_allocation(
+    name: str, sparsities: Sequence[float], shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> None:
+    """InputError when there is no allocation `name`, or it cannot give one of the sparsities or shapes [o, i]."""
     allocation_named(name)
     pattern = parse_pattern(name)
-    if pattern is not None:
-        check_pattern(*pattern, sparsities)
-
-
-def check_pattern(kept: int, width: int, sparsities: Sequence[float]) -> None:
-    """InputError for a sparsity that the pattern cannot give."""
+    if pattern is None:
+        return
+    kept, width = pattern
     only = 1 - kept / width
-    if any(abs(sparsity - only) > 1e-9 for sparsity in sparsities):
+    if any(abs(sparsity - only) > EXACT for sparsity in sparsities):
         raise InputError(
-            f"the pattern {kept}:{width} prunes {100 * only:g} % and nothing else: ask for that sparsity "
-            f"(-s {100 * only:g})"
+            f"the pattern {name} prunes {100 * only:g} % and nothing else: ask for that sparsity (-s {100 * only:g})"
         )
+    for layer, shape in (shapes or {}).items():
+        if shape[1] % width:
+            raise InputError(
+                f"layer '{layer}' has {shape[1]} inputs, which {name} cannot divide into {width}s: take another "
+                "pattern or another allocation"
+            )
 
 
 def pattern_allocation(kept: int, width: int) -> Allocation:
-    """n:m sparsity: of every `width` inputs in a row, `kept` stay; there is one sparsity it can give."""
+    """n:m sparsity: of every `width` inputs in a row, `kept` stay; there is one sparsity it can give.
+
+    On the way there, after the first rounds of a method that has several, fewer weights are gone: the lowest of all
+    but the `kept` best of each group, so that the pattern can still be reached.
+    """
 
     def cut_by_pattern(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> Cuts:
-        check_pattern(kept, width, sparsities)
-        for name, shape in scores.shapes.items():
-            if shape[1] % width:
-                raise InputError(
-                    f"layer '{name}' has {shape[1]} inputs, which {kept}:{width} cannot divide into {width}s"
-                )
-        lost = {name: GroupCut(scores.size(name) // width * (width - kept), width) for name in scores}
-        return dict.fromkeys(sparsities, lost)
+        whole = {name: GroupCut(scores.size(name) // width * (width - kept), width) for name in scores}
+        cuts: Cuts = {sparsity: dict(whole) for sparsity in sparsities}
+        if early := [sparsity for sparsity in sparsities if sparsity < 1 - kept / width - EXACT]:
+            others = Scores(scores.shapes, lambda name: guarded(scores[name], kept, width))
+            for sparsity, found in cut_globally(others, magnitudes, modality, early).items():
+                cuts[sparsity] = {name: GuardedCut(cut, kept, width) for name, cut in found.items()}
+        return cuts
 
     return cut_by_pattern
+
+
+def cuts_small_groups(name: str) -> bool:
+    """Whether an allocation says how many weights stay in parts smaller than a layer."""
+    return name == "row" or parse_pattern(name) is not None
 
 
 def cut_multimodally(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> Cuts:

@@ -77,7 +77,8 @@ class Pruner(ABC):
         if not self.layers:
             raise InputError("the model has no prunable layer: nothing to prune")
         self.modality = {name: model.modality_of(name) for name in self.layers}
-        self.allocate = allocation_named(allocation or self.allocation)
+        self.allocation_name = allocation or self.allocation
+        self.allocate = allocation_named(self.allocation_name)
         self.scores_by_sparsity: dict[float, Scores] = {}  # of methods whose scores serve one sparsity only
 
     def calibrate(self) -> None:  # noqa: B027 - methods without data inherit it

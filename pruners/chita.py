@@ -17,6 +17,7 @@ import torch
 
 from console.errors import InputError
 from models.memory import freed_memory_returned, return_freed_memory
+from pruners.allocation import cuts_small_groups
 from pruners.base import Pruner
 from pruners.chita_blocks import solve_layer
 from pruners.chita_problem import Problem
@@ -119,6 +120,7 @@ class CHITA(Pruner):
             options.iterations,
             lambda scores: self.cut(scores, sparsity),
             alive,
+            settled=cuts_small_groups(self.allocation_name),
         )
         mask = Mask({}, self.modality)
         with torch.no_grad():

@@ -26,6 +26,7 @@ class Columns(Protocol):
     inverse_batch: float
     block: int
     iterations: int
+    settled: bool
 
     def blocks(self, name: str) -> Iterable[tuple[slice, Tensor]]: ...
 
@@ -50,6 +51,7 @@ class Block(NamedTuple):
 def solve_layer(problem: Columns, name: str, support: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Refine the support and weights [o, i] of a layer, block by block; as many survive as before.
 
+    Where the problem's support is settled, since rows or groups of neighbours keep so many each, the weights alone.
     Returns boolean support and updated weights (zero where pruned), both of the layer's shape, float64 weights.
     """
     flat_support, flat_weights = support.reshape(-1).copy(), weights.reshape(-1).astype(np.float64)
@@ -57,7 +59,7 @@ def solve_layer(problem: Columns, name: str, support: np.ndarray, weights: np.nd
     for columns, a in problem.blocks(name):
         m = min(problem.block, a.shape[1])
         blocks = _start(problem, a, original[columns], flat_weights[columns], flat_support[columns], m)
-        blocks = solve_exactly(problem, refine(problem, blocks))
+        blocks = solve_exactly(problem, blocks if problem.settled else refine(problem, blocks))
         size = a.shape[1]
         flat_support[columns] = blocks.support.reshape(-1)[:size].cpu().numpy()
         flat_weights[columns] = (blocks.w + blocks.d).reshape(-1)[:size].cpu().numpy()

@@ -65,9 +65,13 @@ class Problem:
         iterations: int,
         allocate: Callable[[Scores], Mask],
         alive: Mask | None,
+        settled: bool = False,
     ):
-        """allocate: scores -> the mask that keeps the largest, at the sparsity of this round."""
-        self.block, self.iterations = block, iterations
+        """allocate: scores -> the mask that keeps the largest, at the sparsity of this round.
+
+        settled: no weight may take another's place within a block, since the allocation cuts smaller parts.
+        """
+        self.block, self.iterations, self.settled = block, iterations, settled
         self.mu = rows.rows * lambda_
         self.inverse_batch = rows.rows / rows.samples
         self._layers, self._rows, self._allocate, self._alive = layers, rows, allocate, alive

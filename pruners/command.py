@@ -25,6 +25,7 @@ from pruners.allocation import check_allocation
 from pruners.checkpoint import Checkpoint
 from pruners.outputs import Outputs
 from pruners.percents import parse_percents
+from pruners.replaced import replaced
 from pruners.report import print_result
 from pruners.session import Session, needs_preliminary
 from storage.atomic import no_empty_folder
@@ -65,7 +66,7 @@ class PruneConfig:
             ("save_every", self.save_every, 0),
             ("seed", self.seed, 0),
         ):
-            if value < least:
+            if not value >= least:  # nor NaN
                 raise InputError(f"{what} must be at least {least}, not {value}")
         if not 0 <= self.max_missing <= 1:
             raise InputError(f"max_missing is a share of the images, from 0 to 1, not {self.max_missing}")
@@ -77,7 +78,8 @@ def prune_command(args: dict[str, Any], settings: dict[str, Any], where: str) ->
     percents = parse_percents(args["sparsities"] or config.sparsities)
     method = pruner_class(config.pruner)
     check_allocation(config.allocation or method.allocation, [percent / 100 for percent in percents])
-    outputs = Outputs.of(config.output_dir, args["model"], config.pruner, config.allocation, config.seed)
+    left_out = [part for part in ("reached", "emitted") if args.get(part) is False and part in options]
+    outputs = Outputs.of(config.output_dir, args["model"], config.pruner, config.allocation, config.seed, left_out)
     with no_empty_folder(outputs.folder):
         _prune(args, config, options, percents, outputs)
     return outputs
@@ -100,6 +102,8 @@ def _prune(
         describe(model, args["model"])
     batches = make_batches(model, config) if method.uses_data else None
     source = {"model": args["model"], "weights": weights_identity(model), "precision": config.precision}
+    if outputs.left_out:
+        source["left_out"] = list(outputs.left_out)
     checkpoint = Checkpoint(
         outputs.checkpoint,
         source
@@ -113,6 +117,13 @@ def _prune(
     )
     a_round, steps = method.plan(own, config.num_batches, 0 if batches is None else len(batches), len(percents))
     seen = method.plan(own, config.num_batches, 0 if batches is None else len(batches), 1)[1]  # by one mask
+    if fabric.is_global_zero:
+        about = source | {"options": {f.name: getattr(own, f.name) for f in dataclasses.fields(own) if f.compare}}
+        loss = replaced(outputs, [percent / 100 for percent in percents], about, None if batches is None else seen)
+        if loss is not None:
+            console.print(f"note: {loss}")
+        if batches is not None and len(batches) < config.num_batches:
+            console.print(f"note: the data ends after {len(batches)} of the {config.num_batches} batches asked for")
     first = min(seen, len(batches)) if batches is not None and needs_preliminary(model, method) else 0
     with progress_bar("calibrating", first + steps or 1, show=fabric.is_global_zero and method.uses_data) as advance:
         session = Session(

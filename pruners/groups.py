@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from console.errors import InputError
+from pruners.select import Cut
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,29 @@ class GroupCut:
     def below(self, scores: np.ndarray) -> int:
         """How many of `scores` go."""
         return self.lost
+
+
+@dataclass(frozen=True)
+class GuardedCut:
+    """A cut that spares the `kept` best of every `width` neighbours: on the way to a pattern in several rounds."""
+
+    cut: Cut
+    kept: int
+    width: int
+
+    def keep(self, scores: np.ndarray) -> np.ndarray:
+        """scores [o, i] float32 -> boolean [o, i], True where the weight stays."""
+        return self.cut.keep(guarded(scores, self.kept, self.width))
+
+    def below(self, scores: np.ndarray) -> int:
+        """How many of `scores` go."""
+        return self.cut.below(guarded(scores, self.kept, self.width))
+
+
+def guarded(scores: np.ndarray, kept: int, width: int) -> np.ndarray:
+    """scores [o, i] with the `kept` best of every `width` neighbours above everything else."""
+    best = GroupCut(scores.size // width * (width - kept), width).keep(scores)
+    return np.where(best, np.float32("inf"), scores)
 
 
 def parse_pattern(name: str) -> tuple[int, int] | None:

@@ -169,7 +169,8 @@ class Mask(Mapping[str, Tensor]):
     def check_pattern(self, kept: int, width: int) -> None:
         """InputError naming the first layer in which not every group of `width` inputs keeps exactly `kept`."""
         for name in self:
-            groups = self[name].reshape(-1, width) if self._shapes[name][-1] % width == 0 else None
+            rows = self[name].flatten(1)  # of a convolution: channels x kernel
+            groups = rows.reshape(-1, width) if rows.shape[1] % width == 0 else None
             if groups is None or bool((groups.sum(dim=1) != kept).any()):
                 raise InputError(f"layer '{name}' does not keep {kept} of every {width} inputs")
 

@@ -7,6 +7,7 @@ import datetime
 import io
 import json
 import resource
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,21 @@ class Outputs:
     label: str
     seed: int
     cut: str = ""  # sparsities that were cut later from saved scores
+    left_out: tuple[str, ...] = ()  # parts of the method's score
 
     @classmethod
-    def of(cls, output_dir: str, model: str, pruner: str, allocation: str | None, seed: int) -> Outputs:
-        """The files of a run; an allocation that is not the method's own is part of their names."""
-        label = pruner if allocation is None else f"{pruner}-{allocation.replace(':', 'of')}"
-        return cls(Path(output_dir) / label, model.replace("/", "--").replace(":", "-"), label, seed)
+    def of(
+        cls, output_dir: str, model: str, pruner: str, allocation: str | None, seed: int, left_out: Sequence[str] = ()
+    ) -> Outputs:
+        """The files of a run; an allocation that is not the method's own is part of their names.
+
+        left_out: parts of the method's score that are, too: `reached` makes multiflow-noreached.
+        """
+        parts = [allocation.replace(":", "of")] if allocation is not None else []
+        label = "-".join([pruner, *parts, *(f"no{part}" for part in left_out)])
+        return cls(
+            Path(output_dir) / label, model.replace("/", "--").replace(":", "-"), label, seed, left_out=tuple(left_out)
+        )
 
     def mask(self, sparsity: float) -> Path:
         """The mask of a sparsity in (0, 1)."""

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from console.errors import InputError
-from pruners import allocation_named
+from pruners import allocation_named, pruner_class
+from pruners.allocation import check_allocation
 from pruners.mask import Mask
 from pruners.outputs import SCORES_FORMAT, Outputs
 from pruners.percents import parse_percents
@@ -27,11 +28,10 @@ def recut(args: dict[str, Any]) -> None:
     percents = parse_percents(args["sparsities"] or [63, 75, 90])
     scores, weights, about = read_scores(path)
     modality, source = about["modality"], about["source"]
-    own = source["allocation"]
-    allocation = args["allocation"] or own
-    special = allocation if allocation != own else source.get("allocation_asked")
+    allocation = args["allocation"] or source["allocation"]
+    special = allocation if allocation != pruner_class(source["pruner"]).allocation else None
     folder = args["output_dir"] or str(path.parent.parent)
-    outputs = Outputs.of(folder, source["model"], source["pruner"], special, source["seed"])
+    outputs = Outputs.of(folder, source["model"], source["pruner"], special, source["seed"], source.get("left_out", ()))
     outputs = dataclasses.replace(outputs, cut="-".join(f"{percent:.10g}" for percent in percents))
     outputs.check_folder()
     masks = cut_masks(scores, weights, modality, about["shapes"], allocation, [percent / 100 for percent in percents])
@@ -84,6 +84,7 @@ def cut_masks(
         return np.abs(weights[name])
 
     magnitudes = Scores(scores.shapes, magnitude)
+    check_allocation(allocation, sparsities, scores.shapes)
     cuts = allocation_named(allocation)(scores, magnitudes, modality, sparsities)
     masks = {}
     for sparsity in sparsities:

@@ -14,9 +14,11 @@ from configs.schema import parse
 from console.errors import InputError
 from console.progress import console
 from pruners import allocation_named, pruner_class
+from pruners.allocation import check_allocation
 from pruners.base import Advance, Pruner, Work, silent
 from pruners.checkpoint import Checkpoint, no_checkpoint
 from pruners.group import Group
+from pruners.groups import parse_pattern
 from pruners.mask import Mask
 from pruners.preserve import preserved
 from pruners.statistics import Layers
@@ -78,6 +80,7 @@ class Session:
         check_sparsities(sparsities)
         with preserved(self.model, self.pruner_class.uses_gradients):
             self.pruner = self.pruner_class(self.model, self._work, self.options, self.allocation)
+            check_allocation(self.allocation, sparsities, self.pruner.shapes)
             if self._work.group.rank == 0:
                 tell_of_zeros(self.pruner.layers)
             started = time.perf_counter()
@@ -88,6 +91,9 @@ class Session:
             self.seconds = {"calibration": calibrated - started, "masks": time.perf_counter() - calibrated}
             if preliminary is not None:
                 preliminary.undo()
+        if pattern := parse_pattern(self.allocation):
+            for mask in masks.values():
+                mask.check_pattern(*pattern)
         for sparsity, mask in masks.items():
             mask.source = {
                 "pruner": self.name,

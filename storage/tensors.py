@@ -37,8 +37,8 @@ def read_tensors(path: Path | str) -> Any:
     except pickle.UnpicklingError as error:
         if "weights_only" in str(error).lower():
             raise InputError(
-                f"{path} holds Python objects besides tensors and is refused, since loading them could run code: "
-                "save a plain dict of tensors instead"
+                f"{path} is no file of tensors, or holds other Python objects besides, whose loading could run code: "
+                "it is refused; save a plain dict of tensors instead"
             ) from error
         raise _corrupt(path, error) from error
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:

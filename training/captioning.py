@@ -9,6 +9,7 @@ from pathlib import Path
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
+from configs.limits import at_least, probabilities
 from console.errors import InputError
 from data.captioning import ImagesToCaption
 from data.evaluation_batches import check_files, evaluation_batches
@@ -36,6 +37,9 @@ class Captioned:
     ground_truth: str
     limit: int | None = None
 
+    def __post_init__(self) -> None:
+        at_least(self, 1, "limit")
+
 
 @dataclass(frozen=True, kw_only=True)
 class CaptioningConfig(Finetuning):
@@ -48,6 +52,12 @@ class CaptioningConfig(Finetuning):
     search: SearchSettings = field(default_factory=SearchSettings)
     eval_batch: int = 64
     start_eval: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        probabilities(self, "smoothing")
+        at_least(self, 1, "eval_batch")
+        at_least(self, 0, "start_eval")
 
 
 class Captioning:

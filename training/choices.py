@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from configs.limits import at_least
 from console.errors import InputError
 from console.progress import console
 from pruners.mask import Mask
@@ -61,8 +62,5 @@ def mask_label(args: argparse.Namespace) -> str:
 
 def check_numbers(args: argparse.Namespace) -> None:
     """InputError for numbers of the command line that mean nothing."""
-    for name, least in (("devices", 1), ("num_nodes", 1), ("num_workers", 0), ("snapshot_seconds", 0)):
-        if getattr(args, name) < least:
-            raise InputError(f"{name} must be at least {least}, not {getattr(args, name)}")
-    if args.seed is not None and args.seed < 0:
-        raise InputError(f"seed must be at least 0, not {args.seed}")
+    at_least(args, 1, "devices", "num_nodes")
+    at_least(args, 0, "num_workers", "snapshot_seconds", "seed")

@@ -10,6 +10,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
+from configs.limits import at_least
 from configs.schema import parse
 from console.errors import InputError, nearest
 from data.classification import ImagesToClassify, same_classes
@@ -31,6 +32,10 @@ class ClassificationConfig(Finetuning):
 
     test: LabelledSet
     eval_batch: int = 128
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "eval_batch")
 
 
 def config_for(settings: dict[str, Any], dataset: str | None, where: str) -> ClassificationConfig:

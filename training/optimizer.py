@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from console.errors import InputError
+from console.errors import InputError, nearest
 from training.schedule import Schedule
 
 
@@ -39,7 +39,17 @@ class Recipe:
 
 
 def make_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW over the parameters that ask for gradients, grouped by decay and rate."""
+    """AdamW over the parameters that ask for gradients, grouped by decay and rate.
+
+    InputError for a part of `lr_scale` that no parameter has in its name: a rate would be lost without a word.
+    """
+    names = [name for name, _ in module.named_parameters()]
+    if strange := [part for part in recipe.lr_scale if not any(part in name for name in names)]:
+        parts = sorted({part for name in names for part in name.split(".")[:2]})
+        raise InputError(
+            f"recipe: lr_scale: no parameter has '{strange[0]}'{nearest(strange[0], parts)} in its name: "
+            f"they begin with {', '.join(sorted({name.split('.')[0] for name in names}))}"
+        )
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:

@@ -29,7 +29,7 @@ def load_snapshot(path: Path, module: nn.Module, optimizer: torch.optim.Optimize
     """Restore a snapshot of the same run and return its step; InputError names the first difference otherwise."""
     content = read_tensors(path)
     if not isinstance(content, dict) or not {"model", "optimizer", "step", "identity"} <= set(content):
-        raise InputError(f"{path} is no snapshot of a training run")
+        raise InputError(f"{path} is no snapshot of a training run: give the snapshot.pt of an output folder")
     refuse_another_run(path, content["identity"], identity)
     try:
         module.load_state_dict(content["model"])
@@ -56,7 +56,7 @@ def refuse_another_run(path: Path, then: dict[str, Any], now: dict[str, Any]) ->
             old, new = (repr(side[key]) if key in side else "not given" for side in (before, after))
             raise InputError(
                 f"{path} belongs to another run ({key} was {old}, now it is {new}): choose another output folder, or "
-                "the same options"
+                "the same options; --snapshot takes one of the same run only"
             )
 
 

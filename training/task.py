@@ -11,6 +11,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import nn
 
+from configs.limits import at_least
 from console.errors import InputError
 from data.readers import Batch, ReaderConfig
 from training.epoch_weights import Metrics
@@ -42,9 +43,8 @@ class Finetuning:
     skip_val: bool | None = None  # not False: snapshots from before there was such a key are still of the same run
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "snapshot_steps", "short_epoch", "samples"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        at_least(self, 1, "epochs", "batch_size", "effective_batch", "snapshot_steps", "short_epoch", "samples")
+        at_least(self, 0, "seed")
 
     def accumulation(self, processes: int) -> int:
         """Forward passes a process and step; InputError when the effective batch cannot be made of them."""

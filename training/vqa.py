@@ -9,6 +9,7 @@ from pathlib import Path
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
+from configs.limits import at_least
 from console.errors import InputError, nearest
 from data.evaluation_batches import check_files, evaluation_batches
 from data.questions import QuestionsToAnswer, read_answer_list
@@ -50,6 +51,7 @@ class VQAConfig(Finetuning):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        at_least(self, 1, "k_test", "eval_batch")
         if self.inference not in INFERENCES:
             raise InputError(
                 f"unknown inference '{self.inference}'{nearest(self.inference, INFERENCES)}: choose one of "

@@ -122,10 +122,28 @@ def test_a_part_of_the_score_left_out(made, run, tmp_path):
     done = prune(run, tmp_path, "--no-reached", "-s", "75", *QUICK)
     assert done.returncode == 0, done.stderr
     name = "multiflow/xvlm-mini_multiflow_75_seed42.safetensors"
-    part, whole = Mask.load(tmp_path / name), Mask.load(made[0] / name)
+    part, whole = Mask.load(tmp_path / name.replace("multiflow", "multiflow-noreached")), Mask.load(made[0] / name)
     assert part.source["options"] == {"reached": False, "emitted": True}
     assert whole.source["options"] == {"reached": True, "emitted": True}
     assert part != whole
+    scores = tmp_path / "multiflow-noreached" / "xvlm-mini_multiflow-noreached_seed42_scores.safetensors"
+    assert run("prune.py", "--from_scores", str(scores), "-s", "40").returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["multiflow-noreached"], "the whole score is left alone"
+
+
+def test_masks_of_other_settings_are_not_replaced_without_a_word(run, tmp_path):
+    options = ("--pruner", "snip", "-s", "75", "--batch_size", "4", "--num_batches")
+    for number, said in (("2", False), ("2", False), ("3", True)):
+        done = prune(run, tmp_path, *options, number)
+        assert done.returncode == 0, done.stderr
+        assert ("made with other settings (num_batches: 2, now 3)" in done.stdout + done.stderr) == said
+
+
+def test_new_masks_of_another_allocation_stay_in_its_folder(run, tmp_path):
+    assert prune(run, tmp_path, "--pruner", "omp", "--allocation", "layer", "-s", "75").returncode == 0
+    scores = tmp_path / "omp-layer" / "xvlm-mini_omp-layer_seed42_scores.safetensors"
+    assert run("prune.py", "--from_scores", str(scores), "-s", "40").returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["omp-layer"]
 
 
 @pytest.mark.slow

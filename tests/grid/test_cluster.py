@@ -52,7 +52,7 @@ def test_slurm_arrays_in_order(tmp_path, monkeypatch):
             arrays.append(list(runs))
             return [types.SimpleNamespace(job_id=f"{len(arrays)}_{i}") for i in range(len(runs))]
 
-    monkeypatch.setattr(cluster, "_executor", lambda places, queue: Executor())
+    monkeypatch.setattr(cluster, "make_executor", lambda places, queue: Executor())
     monkeypatch.setattr(cluster, "ARRAY", 2)
     plan, places = make(tmp_path)
     found = submit(plan, places, Fake(places, tmp_path / "journal"), list(plan.steps), Queue())

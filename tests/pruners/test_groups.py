@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from console.errors import InputError
-from pruners import prune
+from pruners import allocation_named, prune
 from pruners.groups import GroupCut, parse_pattern
 from pruners.mask import Mask
+from pruners.scores import Scores
 from pruners.session import Session
 
 
@@ -43,6 +44,40 @@ def test_patterns_hold_in_every_group(pattern, sparsity, pruner, xvlm, xvlm_batc
         scores = session.pruner.scores()[name].reshape(-1, width)
         for group, keep in zip(scores[:50], mask[name].reshape(-1, width).numpy()[:50], strict=True):
             assert set(np.flatnonzero(keep)) == set(np.argsort(group, kind="stable")[width - kept :])
+
+
+@pytest.mark.parametrize(("pattern", "sparsity"), [("2:4", 0.2), ("2:4", 0.45), ("1:4", 0.6)])
+def test_on_the_way_to_a_pattern_each_groups_best_stay(pattern, sparsity):
+    """Of the others, the lowest go: counted one by one, equal scores by position."""
+    kept, width = parse_pattern(pattern)
+    rng = np.random.default_rng(3)
+    layers = {name: rng.integers(0, 30, (6, 8)).astype(np.float32) for name in ("a", "b")}
+    cuts = allocation_named(pattern)(Scores.of(layers), Scores.of(layers), dict.fromkeys(layers, "text"), [sparsity])
+    free = []
+    for name, scores in layers.items():
+        for start in range(0, scores.size, width):
+            order = start + np.argsort(scores.reshape(-1)[start : start + width], kind="stable")
+            free += [(scores.reshape(-1)[i], name, i) for i in order[: width - kept]]
+    gone = {(name, i) for _, name, i in sorted(free)[: round(sparsity * 96)]}
+    for name, scores in layers.items():
+        keep = cuts[sparsity][name].keep(scores)
+        assert {i for i in range(scores.size) if not keep.reshape(-1)[i]} == {i for layer, i in gone if layer == name}
+        assert cuts[sparsity][name].below(scores) == scores.size - keep.sum()
+
+
+@pytest.mark.parametrize("pruner", ["itersnip", "chita", "chita++"])
+def test_patterns_of_methods_that_move_weights_about(pruner, xvlm, xvlm_batches):
+    epochs = 1 if pruner == "chita" else 3
+    mask = prune(xvlm, xvlm_batches[:2], pruner, (0.5,), allocation="2:4", epochs=epochs)[0.5]
+    mask.check_pattern(2, 4)
+    assert mask.sparsity() == 0.5
+
+
+def test_chita_keeps_the_counts_of_rows(xvlm, xvlm_batches):
+    mask = prune(xvlm, xvlm_batches[:2], "chita", (0.75,), allocation="row")[0.75]
+    for name in mask:
+        rows = mask[name].sum(dim=1)
+        assert rows.max() - rows.min() <= 1, name
 
 
 def test_a_broken_pattern_is_named():

@@ -1,0 +1,44 @@
+"""Say before a run which masks of other settings it will replace: options and data are no part of their names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from console.errors import InputError
+from data.records import read_json
+from pruners.mask import Mask
+from pruners.outputs import Outputs
+
+
+def replaced(outputs: Outputs, sparsities: Sequence[float], source: dict[str, Any], steps: int | None) -> str | None:
+    """What is about to be lost, in a sentence; None where nothing is.
+
+    source: options, weights and precision as masks keep them. steps: batches that one mask's calibration looks at
+    (None: no data).
+    """
+    there = [path for path in map(outputs.mask, sparsities) if path.is_file()]
+    now = _settings(source, steps)
+    for path in there:
+        try:
+            before = _settings(Mask.load(path).source, _steps(outputs.manifest))
+        except (InputError, KeyError):  # no mask of such a run, or a damaged one: nothing to lose
+            continue
+        for name, value in now.items():
+            if name in before and before[name] != value:
+                return (
+                    f"{path} was made with other settings ({name}: {before[name]}, now {value}) and will be replaced; "
+                    "--output_dir keeps both"
+                )
+    return None
+
+
+def _settings(source: dict[str, Any], steps: int | None) -> dict[str, Any]:
+    weights = {"weights": source["weights"]["file"], "sha256 of weights": source["weights"]["sha256"]}
+    data = {} if steps is None else {"num_batches": steps}
+    return source["options"] | weights | {"precision": source["precision"]} | data
+
+
+def _steps(manifest: Path) -> int | None:
+    return read_json(manifest).get("steps") if manifest.is_file() else None
