@@ -159,7 +159,7 @@ class TestWhatAnotherRunLeft:
 
     def test_code_in_a_snapshot(self, finished, unfinished, refused, tmp_path):
         torch.save({"model": Bomb(tmp_path / "it-ran")}, unfinished / "1-vision" / "snapshot.pt")
-        refused("is refused, since loading them could run code", *options(finished[0], unfinished))
+        refused("whose loading could run code: it is refused", *options(finished[0], unfinished))
         assert not (tmp_path / "it-ran").exists()
 
     def test_weights_of_another_model_under_a_stages_name(self, finished, out, refused):
