@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+
 from console.errors import InputError
 from pruners import allocation_named
 from pruners.groups import GroupCut, GuardedCut, guarded, parse_pattern
@@ -85,9 +87,11 @@ def pattern_allocation(kept: int, width: int) -> Allocation:
         whole = {name: GroupCut(scores.size(name) // width * (width - kept), width) for name in scores}
         cuts: Cuts = {sparsity: dict(whole) for sparsity in sparsities}
         if early := [sparsity for sparsity in sparsities if sparsity < 1 - kept / width - EXACT]:
-            others = Scores(scores.shapes, lambda name: guarded(scores[name], kept, width))
+            bits = in_threads(lambda name: np.packbits(whole[name].keep(scores[name])), scores)
+            best = dict(zip(scores, bits, strict=True))
+            others = Scores(scores.shapes, lambda name: guarded(scores[name], best[name]))
             for sparsity, found in cut_globally(others, magnitudes, modality, early).items():
-                cuts[sparsity] = {name: GuardedCut(cut, kept, width) for name, cut in found.items()}
+                cuts[sparsity] = {name: GuardedCut(cut, best[name]) for name, cut in found.items()}
         return cuts
 
     return cut_by_pattern

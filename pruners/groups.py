@@ -37,27 +37,29 @@ class GroupCut:
         return self.lost
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GuardedCut:
-    """A cut that spares the `kept` best of every `width` neighbours: on the way to a pattern in several rounds."""
+    """A cut that spares the best of every few neighbours: on the way to a pattern n:m in several rounds.
+
+    best: which they are, one bit a weight, found once, since scores are looked at many times for one cut.
+    """
 
     cut: Cut
-    kept: int
-    width: int
+    best: np.ndarray
 
     def keep(self, scores: np.ndarray) -> np.ndarray:
         """scores [o, i] float32 -> boolean [o, i], True where the weight stays."""
-        return self.cut.keep(guarded(scores, self.kept, self.width))
+        return self.cut.keep(guarded(scores, self.best))
 
     def below(self, scores: np.ndarray) -> int:
         """How many of `scores` go."""
-        return self.cut.below(guarded(scores, self.kept, self.width))
+        return self.cut.below(guarded(scores, self.best))
 
 
-def guarded(scores: np.ndarray, kept: int, width: int) -> np.ndarray:
-    """scores [o, i] with the `kept` best of every `width` neighbours above everything else."""
-    best = GroupCut(scores.size // width * (width - kept), width).keep(scores)
-    return np.where(best, np.float32("inf"), scores)
+def guarded(scores: np.ndarray, best: np.ndarray) -> np.ndarray:
+    """scores [o, i] with those at the bits of `best` above everything else."""
+    spared = np.unpackbits(best, count=scores.size).view(bool).reshape(scores.shape)
+    return np.where(spared, np.float32("inf"), scores)
 
 
 def parse_pattern(name: str) -> tuple[int, int] | None:
