@@ -123,7 +123,7 @@ def _prune(
         if loss is not None:
             console.print(f"note: {loss}")
         if batches is not None and len(batches) < config.num_batches:
-            console.print(f"note: the data ends after {len(batches)} of the {config.num_batches} batches asked for")
+            console.print(f"note: the data has {len(batches)} batches, fewer than the {config.num_batches} asked for")
     first = min(seen, len(batches)) if batches is not None and needs_preliminary(model, method) else 0
     with progress_bar("calibrating", first + steps or 1, show=fabric.is_global_zero and method.uses_data) as advance:
         session = Session(
