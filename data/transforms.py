@@ -58,11 +58,11 @@ class Views:
     grey: float = 0.2
 
     def __post_init__(self) -> None:
-        shares_of_area("views: large", self.large)
-        shares_of_area("views: small", self.small)
+        shares_of_area("large", self.large)
+        shares_of_area("small", self.small)
         probabilities(self, "flip", "jitter_chance", "grey")
         if len(self.jitter) != 4 or min(self.jitter) < 0 or self.jitter[3] > 0.5:
-            raise InputError(f"views: jitter is four numbers from 0 up, the last (hue) up to 0.5, not {self.jitter}")
+            raise InputError(f"jitter is four numbers from 0 up, the last (hue) up to 0.5, not {self.jitter}")
 
     def transform(self, side: int, area: list[float], shape: ImageShape) -> T.Compose:
         """PIL image -> a view of `side` pixels that keeps a share of the area in the range `area`, normalised."""

@@ -84,6 +84,7 @@ def submit(plan: Plan, places: Places, commands: Commands, steps: list[Step], qu
 
 
 def make_executor(places: Places, queue: Queue) -> Any:
+    """What submits jobs as `queue` says; InputError where submitit or the cluster is not there."""
     try:
         import submitit
     except ImportError as error:

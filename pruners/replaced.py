@@ -8,8 +8,8 @@ from typing import Any
 
 from console.errors import InputError
 from data.records import read_json
-from pruners.mask import Mask
 from pruners.outputs import Outputs
+from storage.tensors import parse_metadata, read_metadata
 
 
 def replaced(outputs: Outputs, sparsities: Sequence[float], source: dict[str, Any], steps: int | None) -> str | None:
@@ -22,7 +22,8 @@ def replaced(outputs: Outputs, sparsities: Sequence[float], source: dict[str, An
     now = _settings(source, steps)
     for path in there:
         try:
-            before = _settings(Mask.load(path).source, _steps(outputs.manifest))
+            about = parse_metadata(path, read_metadata(path), "about", ("source",))  # not the bits, nor CHITA's weights
+            before = _settings(about["source"], _steps(outputs.manifest))
         except (InputError, KeyError):  # no mask of such a run, or a damaged one: nothing to lose
             continue
         for name, value in now.items():
