@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from grid.check import check_configs
 from grid.cluster import Queue, make_executor, submit
 from grid.commands import Commands, Machine, make_commands
 from grid.execute import threads_each
+from grid.forked import Forks
 from grid.identity import Sources
 from grid.places import Places, short
 from grid.results import collect
@@ -81,10 +83,16 @@ def run(args: argparse.Namespace) -> int:
     print_plan(session.plan, session.places, session.found, session.sources, jobs)
     session.check_ready(args)
     keep_grid(session)
-    work = runner.Runner(
-        session.plan, session.places, session.commands(args), jobs, threads_each(jobs), hours=args.hours
-    )
-    summary = work.run()
+    with contextlib.closing(Forks()) as forks:
+        summary = runner.Runner(
+            session.plan,
+            session.places,
+            session.commands(args),
+            jobs,
+            threads_each(jobs),
+            args.hours,
+            start=forks.start,
+        ).run()
     screen = result_console()
     for line in runner.tell(summary, session.places):
         screen.print(line, markup=False, highlight=False)

@@ -9,7 +9,6 @@ import os
 import re
 import shlex
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,6 +17,7 @@ from console.errors import INTERRUPTED, InputError, explain_os_error
 from grid.attempts import note_end, note_start
 from grid.commands import Commands, write_config
 from grid.places import Places, short
+from grid.processes import Spawned, Start
 from grid.results import clean, collect
 from grid.steps import PRUNE, Plan, Step
 from grid.survey import has_result
@@ -35,7 +35,15 @@ class Attempt:
     """A run on its way. The process holds the lock, too: where its runner is killed, no other starts the same run."""
 
     def __init__(
-        self, step: Step, plan: Plan, places: Places, commands: Commands, threads: int, lock: TextIO, slot: int = 0
+        self,
+        step: Step,
+        plan: Plan,
+        places: Places,
+        commands: Commands,
+        threads: int,
+        lock: TextIO,
+        slot: int = 0,
+        start: Start = Spawned,
     ):
         """Start it; InputError where its files cannot be written.
 
@@ -49,45 +57,29 @@ class Attempt:
         command = commands(step, self._need)
         note_start(places.attempts(step.id), threads)
         try:
-            with places.log(step.id).open("ab") as log:
-                log.write(f"$ {shlex.join(command)}\n".encode())
-                log.flush()
-                self.process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=environment(threads, slot),
-                    pass_fds=(lock.fileno(),),
-                    start_new_session=True,  # Ctrl-C is passed on once, by the runner
-                )
+            with places.log(step.id).open("a") as log:
+                log.write(f"$ {shlex.join(command)}\n")
+            self._process = start(command, places.log(step.id), lock, environment(threads, slot))
         except OSError as error:
             raise explain_os_error(error, f"start {step.id}") from error
-        self._peak: float | None = None
-        self._cpu: float | None = None
 
     def poll(self) -> int | None:
         """The exit code, None while it runs."""
-        if self.process.returncode is None:
-            number, status, used = os.wait4(self.process.pid, os.WNOHANG)
-            if number:
-                self.process.returncode = os.waitstatus_to_exitcode(status)
-                self._peak = round(used.ru_maxrss * 1024 / 1e9, 3)
-                self._cpu = round(used.ru_utime + used.ru_stime, 3)
-        return self.process.returncode
+        ended = self._process.poll()
+        return None if ended is None else ended.code
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """Ask it to save and end."""
-        if self.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.send_signal(number)
+        self._process.send(number)
 
     def finish(self) -> str | None:
-        """Collect its result; None when that is there, else why not, in a sentence."""
-        code = self.process.returncode
-        step, places = self.step, self._places
+        """Collect its result, once it ended; None when that is there, else why not, in a sentence."""
+        ended = self._process.poll()
+        assert ended is not None, "it runs"
+        step, places, code = self.step, self._places, ended.code
+        seconds = time.monotonic() - self._started
         try:
-            note_end(places.attempts(step.id), time.monotonic() - self._started, code, self._cpu, self._peak)
+            note_end(places.attempts(step.id), seconds, code, ended.cpu_seconds, ended.peak_memory_gb)
             if collect(step, places, self._need):
                 places.failed(step.id).unlink(missing_ok=True)
                 if not self._keep:

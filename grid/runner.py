@@ -21,6 +21,7 @@ from grid.commands import Commands
 from grid.estimate import disk_free, size
 from grid.execute import STOPPED, Attempt, take
 from grid.places import Places, short
+from grid.processes import Spawned, Start
 from grid.results import collect, outcome
 from grid.steps import PRUNE, Plan, Step
 from grid.survey import Survey, failure, has_result, prune_done, survey
@@ -42,7 +43,10 @@ class Summary:
 
 @dataclass
 class Runner:
-    """jobs: runs at once. threads: of each. hours: no run is started later than that (None: no limit)."""
+    """jobs: runs at once. threads: of each. hours: no run is started later than that (None: no limit).
+
+    start: how their processes are started.
+    """
 
     plan: Plan
     places: Places
@@ -52,6 +56,7 @@ class Runner:
     hours: float | None = None
     pause: float = 0.2
     show: bool = True
+    start: Start = Spawned
 
     def run(self) -> Summary:
         """Until nothing is left that could be done, or a stop was asked for (Ctrl-C, SIGTERM)."""
@@ -101,7 +106,7 @@ class Runner:
             why = attempt.finish()
             if why is None:
                 self._finished(attempt.step)
-            elif interrupt.requested and attempt.process.returncode in STOPPED:
+            elif interrupt.requested and attempt.poll() in STOPPED:
                 self._waiting.insert(0, attempt.step)
             else:
                 self._fail(attempt.step, why)
@@ -148,7 +153,7 @@ class Runner:
             if free < LEAST_DISK:
                 raise InputError(f"not started: the disk is full ({size(free)} free); free some space")
             slot = min(set(range(self.jobs)) - {attempt.slot for attempt in self._running})
-            attempt = Attempt(step, self.plan, self.places, self.commands, self.threads, lock, slot)
+            attempt = Attempt(step, self.plan, self.places, self.commands, self.threads, lock, slot, self.start)
             self._running.append(attempt)
             self._advance(0, note=step.id)
         except InputError as error:
