@@ -44,12 +44,26 @@ def explain_os_error(error: OSError, doing: str) -> InputError:
     return InputError(f"cannot {doing}: {reason}")
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed, Python's, or torch's on a GPU or the CPU; torch itself need not be imported."""
+    words = ("can't allocate memory", "out of memory")  # torch's CPU allocator; CUDA's libraries
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
 def run_command(main: Callable[[], None]) -> None:
     """Run a command's `main`; mendable errors end it with one line on stderr and exit code 2."""
     try:
         main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(
+            "error: the memory of the device does not suffice: take a smaller batch_size or model, or a larger device",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -11,6 +11,9 @@ from lightning.fabric.strategies import DDPStrategy
 from console.errors import InputError
 from training.precisions import PRECISIONS
 
+LEAST_MOST = 8
+"""Processes on a CPU that are always let through, however few its cores: enough to try what several do."""
+
 
 def make_fabric(accelerator: str, devices: int, num_nodes: int, precision: str) -> Fabric:
     """A launched Fabric; InputError for devices that are not there and precisions they cannot do."""
@@ -20,20 +23,24 @@ def make_fabric(accelerator: str, devices: int, num_nodes: int, precision: str) 
         raise InputError(f"unknown accelerator '{accelerator}': choose auto, cpu, gpu or mps")
     if devices < 1 or num_nodes < 1:
         raise InputError(f"devices and num_nodes must be at least 1, not {devices} and {num_nodes}")
-    if accelerator in ("gpu", "cuda") and torch.cuda.device_count() < devices:
-        raise InputError(
-            f"{devices} GPU(s) asked for, but {torch.cuda.device_count()} found: use --accelerator cpu or fewer devices"
-        )
+    gpus = torch.cuda.device_count()
+    if gpus < devices and (accelerator in ("gpu", "cuda") or (accelerator == "auto" and gpus)):
+        raise InputError(f"{devices} GPU(s) asked for, but {gpus} found: use --accelerator cpu or fewer devices")
     if accelerator == "mps" and (devices > 1 or not torch.backends.mps.is_available()):
         raise InputError(f"{devices} MPS device(s) asked for, but there is at most one, on Apple's machines: use cpu")
     if accelerator == "auto":
-        accelerator = "gpu" if torch.cuda.device_count() >= devices else "cpu"
+        accelerator = "gpu" if gpus else "cpu"
     if accelerator == "cpu" and precision.startswith("16"):
         raise InputError(f"precision {precision} needs a GPU: use 32-true or bf16-mixed on the CPU")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if accelerator == "cpu" and devices > max(LEAST_MOST, cores):
+        raise InputError(
+            f"{devices} processes asked for on {cores} CPU core(s), each with a model of its own: use fewer"
+        )
     processes = devices * num_nodes
     if accelerator == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         # Processes share the machine's cores: more threads than cores would slow all of them down.
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // devices))
+        torch.set_num_threads(max(1, cores // devices))
     strategy = DDPStrategy(find_unused_parameters=False) if processes > 1 else "auto"
     fabric = Fabric(
         accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy, precision=precision

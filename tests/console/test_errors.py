@@ -4,6 +4,7 @@ import errno
 import os
 
 import pytest
+import torch
 
 from console.errors import InputError, explain_os_error, nearest, run_command
 
@@ -81,6 +82,18 @@ def test_success_and_bugs_pass_through(capsys):
     assert capsys.readouterr().out == "done\n"
     with pytest.raises(ZeroDivisionError):  # a bug keeps its traceback
         run_command(lambda: 1 / 0)
+
+
+@pytest.mark.parametrize("ask", [lambda: torch.empty(1 << 60), lambda: bytearray(1 << 62)])
+def test_more_memory_than_there_is(ask, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run_command(ask)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith(
+        "error: the memory of the device does not suffice: take a smaller batch_size"
+    )
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        run_command(lambda: torch.ones(2) + torch.ones(3))
 
 
 @pytest.mark.parametrize(

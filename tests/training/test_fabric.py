@@ -25,7 +25,8 @@ def threads_as_before():
         (("cpu", 1, -1, "32-true"), "not 1 and -1"),
         (("gpu", 3, 1, "32-true"), r"3 GPU\(s\) asked for, but 2 found"),
         (("cpu", 1, 1, "16-mixed"), "precision 16-mixed needs a GPU"),
-        (("auto", 3, 1, "16-true"), "precision 16-true needs a GPU"),  # too few GPUs, so the CPU is meant
+        (("auto", 3, 1, "32-true"), r"3 GPU\(s\) asked for, but 2 found: use --accelerator cpu or fewer"),
+        (("cpu", 1000, 1, "32-true"), r"1000 processes asked for on \d+ CPU core\(s\)"),
     ],
 )
 def test_bad_requests(arguments, message, monkeypatch):
