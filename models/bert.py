@@ -122,3 +122,15 @@ class MLMHead(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         """states [..., d] -> word logits [..., V]."""
         return self.predictions.decoder(self.predictions.transform(states))
+
+
+def first_token_looks(layer: nn.Module, heads: int, states: Tensor, mask: Tensor, image: Tensor) -> Tensor:
+    """Where the first token looks in image states [b, p, d], in a layer that gets states [b, t, d]: [b, heads, p].
+
+    mask: of the layer's self-attention. The shares of each head add up to 1.
+    """
+    asking = layer.attention(states, mask)[0][:, :1]
+    cross = layer.crossattention.self
+    query = cross.query(asking).unflatten(-1, (heads, -1)).transpose(1, 2)
+    key = cross.key(image).unflatten(-1, (heads, -1)).transpose(1, 2)
+    return (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1).squeeze(2)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models import examples
 from models.base import Batch
-from models.bert import TextConfig, causal_mask
+from models.bert import TextConfig, causal_mask, cross_attention_mask, first_token_looks, self_attention_mask
 from models.blip_encoders import FRESH, BLIPEncoders
 from models.checkpoint import KeyRules
 from models.contrastive import TEMP_RANGE, hard_negatives, matching_loss, similarity_weights
@@ -162,6 +162,20 @@ class BLIP(BLIPEncoders):
         at = batch["masked_pos"][:, :, None].expand(-1, -1, states.shape[-1])
         logits = self.text_decoder.cls(states.gather(1, at))
         return F.cross_entropy(logits.flatten(0, 1).float(), batch["masked_ids"].flatten())
+
+    def grounding(self, ids: Tensor, atts: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        """What [ENC] knows in the end, [b, d], and where it looks in the second layer, [b, h, p].
+
+        In the first layer it has not read the text yet when it looks. ids, atts [b, t]; image states [b, p, d].
+        """
+        encoder, mask = self.text_encoder, self_attention_mask(atts, image.dtype)
+        seen = cross_attention_mask(torch.ones(image.shape[:2], dtype=torch.long, device=image.device), image.dtype)
+        states = encoder.embeddings(starting(ids, self.enc))
+        for number, layer in enumerate(encoder.encoder.layer):
+            if number == 1:
+                looks = first_token_looks(layer, self.config.text.heads, states, mask, image)
+            states = layer(states, mask, image, seen)
+        return states[:, 0], looks
 
     @torch.no_grad()
     def tower_trained(self, tower: str) -> None:

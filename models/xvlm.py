@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models import examples
 from models.base import Batch
-from models.bert import Embeddings, Encoder, MLMHead, TextConfig, self_attention_mask
+from models.bert import Embeddings, Encoder, MLMHead, TextConfig, first_token_looks, self_attention_mask
 from models.boxes import box_losses, guidance_loss, patch_box_loss
 from models.building import reset_weights
 from models.checkpoint import KeyRules
@@ -152,11 +152,7 @@ class XVLM(XVLMEncoders):
     def glance(self, text: Tensor, text_atts: Tensor, image: Tensor) -> Tensor:
         """Where the CLS of text states [b, t, d] looks first in image states [b, p, d]: attention [b, h, p]."""
         layer = self.bert.encoder.layer[self.config.text.fusion_layer]
-        asking = layer.attention(text, self_attention_mask(text_atts, text.dtype))[0][:, :1]
-        cross, heads = layer.crossattention.self, self.config.text.heads
-        query = cross.query(asking).unflatten(-1, (heads, -1)).transpose(1, 2)
-        key = cross.key(image).unflatten(-1, (heads, -1)).transpose(1, 2)
-        return (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1).squeeze(2)
+        return first_token_looks(layer, self.config.text.heads, text, self_attention_mask(text_atts, text.dtype), image)
 
     def _itm_loss(self, image: Tensor, image_atts: Tensor, text: Tensor, atts: Tensor, similarity: Tensor) -> Tensor:
         b = text.shape[0]

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from models import load_model
 from models.boxes import box_losses, guidance_loss, patch_box_loss
+from tests.conftest import REFERENCE
 
 
 def test_glance_is_the_attention_of_the_first_fusion_layer(xvlm, xvlm_batches):
@@ -36,6 +38,33 @@ def test_glance_is_the_attention_of_the_first_fusion_layer(xvlm, xvlm_batches):
             expected = torch.softmax(keys @ query / math.sqrt(d), dim=0)
             torch.testing.assert_close(found[row, h], expected, rtol=1e-5, atol=1e-6)
     assert p == full.shape[1]
+
+
+def test_what_blip_knows_and_where_it_looks():
+    """Against the image-grounded encoder itself, with queries and keys caught on the way."""
+    weights = REFERENCE / "vectors" / "blip" / "weights.safetensors"
+    blip = load_model("blip", config=REFERENCE / "blip.yaml", weights=weights)
+    batch = blip.example(3)["general"]
+    layer, caught = blip.text_encoder.encoder.layer[1], {}
+    hooks = [
+        getattr(layer.crossattention.self, part).register_forward_hook(
+            lambda m, i, out, part=part: caught.setdefault(part, out)
+        )
+        for part in ("query", "key")
+    ]
+    with torch.no_grad():
+        image = blip.visual_encoder(batch["image"])
+        states = blip.grounded_states(batch["text_ids"], batch["text_atts"], image)
+        for hook in hooks:
+            hook.remove()
+        knows, looks = blip.grounding(batch["text_ids"], batch["text_atts"], image)
+    torch.testing.assert_close(knows, states[:, 0])
+    heads, d = looks.shape[1], states.shape[-1] // looks.shape[1]
+    for row in range(3):
+        for h in range(heads):
+            keys = caught["key"][row, :, h * d : (h + 1) * d]
+            expected = torch.softmax(keys @ caught["query"][row, 0, h * d : (h + 1) * d] / math.sqrt(d), dim=0)
+            torch.testing.assert_close(looks[row, h], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_guidance_loss_by_hand():
