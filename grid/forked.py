@@ -1,6 +1,7 @@
 """Runs as forks of one process that has the libraries loaded: importing them takes a short run's first seconds.
 
-Only on Linux without a GPU. Elsewhere, and where that process cannot start or ends, runs begin from nothing.
+Only on Linux without a GPU. Elsewhere, and where that process cannot start or ends, runs begin from nothing. The peak
+memory of a fork reads up to 0.3 GB lower than that of a run that imports everything itself.
 """
 
 from __future__ import annotations
