@@ -209,7 +209,7 @@ def _spice(truth: Captions, said: Captions) -> float:
     folder = Path(models.__file__).parent / models.SPICELIB
     for jar in (folder / f"{models.JAR}.jar", folder / f"{models.JAR}-models.jar"):
         if not jar.is_file():
-            raise _LeftOut(f"its Stanford models are not there ({jar}): `python -m {models.__name__}` fetches them")
+            raise _LeftOut(f"its Stanford models are not there ({jar.name}): run `python -m {models.__name__}`")
     from pycocoevalcap.spice.spice import Spice
 
     try:
