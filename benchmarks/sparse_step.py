@@ -59,7 +59,7 @@ def make_steps(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
     mask = prune(load_model(args.model, weights="random"), [], "omp", (args.sparsity,))[args.sparsity]
     model = load_task_model(args.model, "retrieval", weights="random", overrides=config.model)
     lock = SparseLock(model.train(), mask)
-    optimizer = make_optimizer(model, config.recipe)
+    optimizer = make_optimizer(model, config.recipe, fused=True)
     set_rate(optimizer, 1.0)
     batch = made_up_pairs(model, config, args.batch_size)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from storage.atomic import write_json
 Captions = dict[int, list[str]]
 METRICS = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr", "SPICE")
 PTB, METEOR, SPICE = "Java's PTBTokenizer", "METEOR", "SPICE"
+SLOW = (METEOR, SPICE)
+"""Java programs of ten seconds and more a call, which short trials may leave out."""
 
 
 class _LeftOut(Exception):
@@ -32,11 +34,12 @@ def caption_scores(
     references: Mapping[int, list[str]],
     generated: Mapping[int, str],
     note: Callable[[str, dict[int, float]], None] = lambda *_: None,
+    leave_out: Collection[str] = (),
 ) -> tuple[dict[str, float], list[str]]:
     """Scores times 100 by the names of `METRICS`, and a sentence for each program that was left out.
 
     references: captions by people, by image id. generated: one caption for each of the same images. note: is told the
-    CIDEr of single images, by image id; the score is 100 times their mean.
+    CIDEr of single images, by image id; the score is 100 times their mean. leave_out: programs not to start.
     InputError when an image lacks either, or a caption is empty.
     """
     from pycocoevalcap.bleu.bleu import Bleu
@@ -50,8 +53,10 @@ def caption_scores(
     scores["ROUGE_L"] = Rouge().compute_score(truth, said)[0]
     scores["CIDEr"], single = Cider().compute_score(truth, said)
     note("CIDEr", dict(zip(truth, single.tolist(), strict=True)))
-    for name, score in ((METEOR, _meteor), (SPICE, _spice)):
+    for name, score in zip(SLOW, (_meteor, _spice), strict=True):
         with _noted(name, left_out):
+            if name in leave_out:
+                raise _LeftOut("the configuration leaves it out")
             scores[name] = score(truth, said)
     return {name: 100 * float(scores[name]) for name in METRICS if name in scores}, left_out
 

@@ -17,7 +17,7 @@ from data.readers import Batch
 from data.sources import Files
 from data.tokenizer import Tokenizer
 from data.transforms import to_picture
-from evaluation.captions import caption_scores, read_ground_truth, write_results
+from evaluation.captions import SLOW, caption_scores, read_ground_truth, write_results
 from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
 from evaluation.generation import generate_captions
 from evaluation.items import Groups, one_group
@@ -43,7 +43,10 @@ class Captioned:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptioningConfig(Finetuning):
-    """smoothing: of the labels. search: how captions are written. start_eval: first epoch that is evaluated, from 0."""
+    """smoothing: of the labels. search: how captions are written. start_eval: first epoch that is evaluated, from 0.
+
+    leave_out: slow metrics (METEOR, SPICE) not to compute.
+    """
 
     val: Captioned
     test: Captioned
@@ -52,12 +55,15 @@ class CaptioningConfig(Finetuning):
     search: SearchSettings = field(default_factory=SearchSettings)
     eval_batch: int = 64
     start_eval: int = 0
+    leave_out: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         probabilities(self, "smoothing")
         at_least(self, 1, "eval_batch")
         at_least(self, 0, "start_eval")
+        if strange := [name for name in self.leave_out if name not in SLOW]:
+            raise InputError(f"leave_out: '{strange[0]}' cannot be left out, only {' and '.join(SLOW)} can")
 
 
 class Captioning:
@@ -110,7 +116,9 @@ class Captioning:
             if not self._skip:
                 # Of a caption of special tokens alone nothing is left; a full stop scores as no word, and is allowed.
                 worded = {number: caption.strip() or "." for number, caption in written.items()}
-                scores, left_out = caption_scores(self._references[split], worded, self._single.__setitem__)
+                scores, left_out = caption_scores(
+                    self._references[split], worded, self._single.__setitem__, config.leave_out
+                )
                 scores |= {"left_out": left_out} if left_out else {}
                 if self._scenes.get(split):
                     scores |= truthfulness(worded, self._scenes[split])

@@ -79,9 +79,10 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
     micro_batches(n): this process's micro-batches from the n-th on, in order, already cut to its share.
     module(batch): named scalar losses; their sum is minimised.
     """
-    if fabric.device.type == "cpu":
+    on_cpu = fabric.device.type == "cpu"
+    if on_cpu:
         keep_freed_memory()
-    optimizer = make_optimizer(module, loop.recipe)
+    optimizer = make_optimizer(module, loop.recipe, fused=on_cpu)
     wrapped = fabric.setup_module(module)  # before a snapshot is read: the optimizer's state takes the weights' type
     if fabric.is_global_zero:
         remove_parts(loop.snapshot)

@@ -38,9 +38,11 @@ class Recipe:
             raise InputError(f"clip must be above 0, not {self.clip}; leave it out for no clipping")
 
 
-def make_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+def make_optimizer(module: nn.Module, recipe: Recipe, fused: bool = False) -> torch.optim.AdamW:
     """AdamW over the parameters that ask for gradients, grouped by decay and rate.
 
+    fused: a single kernel for each parameter, several times faster on a CPU than a loop over its operations; not for
+    float16 with clipping, where it would undo the loss scale itself, after gradients were clipped.
     InputError for a part of `lr_scale` that no parameter has in its name: a rate would be lost without a word.
     """
     names = [name for name, _ in module.named_parameters()]
@@ -65,6 +67,7 @@ def make_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
         ],
         betas=(recipe.betas[0], recipe.betas[1]),
         eps=recipe.eps,
+        fused=fused,
     )
 
 

@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from configs.schema import parse
+from configs.schema import parse, read_yaml, task_file
 from console.errors import InputError
 from data.masking import Masking
 from data.readers import ReaderConfig
@@ -11,6 +11,7 @@ from data.regions import RegionSampling
 from data.transforms import Augmentation
 from evaluation.retrieval import RetrievalSettings
 from models.beam_search import SearchSettings
+from training.captioning import CaptioningConfig
 from training.optimizer import Recipe, make_optimizer
 
 READER = {"reader": "captions", "files": {"annotations": ["x.json"], "image_roots": {"coco": "x"}}}
@@ -40,6 +41,13 @@ BAD = [
 def test_refused(kind, settings, words):
     with pytest.raises(InputError, match=words):
         parse(kind, settings, "some.yaml")
+
+
+def test_only_slow_metrics_are_left_out():
+    settings = read_yaml(task_file("xvlm-mini", "captioning"))
+    assert parse(CaptioningConfig, settings | {"leave_out": ["METEOR"]}, "some.yaml").leave_out == ["METEOR"]
+    with pytest.raises(InputError, match="'CIDEr' cannot be left out, only METEOR and SPICE can"):
+        parse(CaptioningConfig, settings | {"leave_out": ["CIDEr"]}, "some.yaml")
 
 
 def test_a_section_is_named():

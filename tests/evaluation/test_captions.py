@@ -219,6 +219,11 @@ def test_against_coco_s_own_evaluation(tmp_path, monkeypatch):
         patch.setattr(shutil, "which", lambda name: None)
         alone, _ = caption_scores(truth, said)
     assert alone == {name: scores[name] for name in WITHOUT_JAVA}
+    with monkeypatch.context() as patch:
+        patch.setattr("evaluation.captions._meteor", None)  # not even called
+        few, left_out = caption_scores(truth, said, leave_out=["METEOR"])
+    assert few == {name: scores[name] for name in scores if name != "METEOR"}
+    assert left_out[0] == "METEOR: the configuration leaves it out"
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,29 @@ def test_one_step_by_hand():
     assert module.bias.item() == pytest.approx(3 - 0.1 * 1 / 1.5)
 
 
+def filled():
+    """33 weights a row: no whole number of a processor's vectors."""
+    module = nn.Linear(33, 7)
+    nn.init.constant_(module.bias, 0.5)
+    module.weight.data = torch.linspace(-1, 1, 33 * 7).reshape(7, 33)
+    return module
+
+
+def test_one_kernel_takes_the_same_steps():
+    trained = []
+    for fused in (False, True):
+        module = filled()
+        optimizer = make_optimizer(module, Recipe(lr=0.1, weight_decay=0.3, no_decay=["bias"]), fused=fused)
+        for number in range(5):
+            module(torch.full((2, 33), number - 1.5)).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        trained.append(module)
+    plain, fused = trained
+    torch.testing.assert_close(fused.state_dict(), plain.state_dict())
+    assert not torch.equal(plain.weight, filled().weight)
+
+
 def test_betas_reach_the_optimizer():
     optimizer = make_optimizer(Small(), Recipe(lr=0.1, betas=[0.5, 0.75]))
     assert all(group["betas"] == (0.5, 0.75) for group in optimizer.param_groups)

@@ -79,7 +79,7 @@ class Squared(nn.Module):
 def test_pruned_weights_are_zero_after_every_epoch_of_the_loop(optimizer, precision, mask, tmp_path, monkeypatch):
     """Three epochs of two steps of two micro-batches, with clipping and a rate that changes; a crash in the second."""
 
-    def make_optimizer(module, recipe):
+    def make_optimizer(module, recipe, fused):
         made = OPTIMIZERS[optimizer](module.parameters())
         for group in made.param_groups:
             group["peak"] = group["lr"]
