@@ -53,11 +53,11 @@ def output_folder(args: argparse.Namespace, below: Path, seed: int) -> Path:
 
 
 def mask_label(args: argparse.Namespace) -> str:
-    """What the output folder is called after: the mask's file; the run that wrote it, where weights contain it."""
+    """What the output folder is called after the model: the mask, or the run that wrote the weights that hold it."""
     if args.dense or not args.mask:
         return "dense"
     path = Path(args.mask).resolve()
-    return path.parent.name if path.stem == "last" else path.stem
+    return (path.parent.name if path.stem == "last" else path.stem).removeprefix(f"{args.model}_")
 
 
 def check_numbers(args: argparse.Namespace) -> None:

@@ -207,6 +207,8 @@ def test_where_a_second_stage_writes(first, monkeypatch):
     args = parse_args(["-m", "xvlm-mini", "--load_capt_pretrain", "-pre", str(first["sparse"] / "last.safetensors")])
     take_first_stage(args)
     assert str(output_folder(args, "captioning", 1)) == "runs/captioning/xvlm-mini_sparse_debug_seed1"
+    args = parse_args(["-m", "xvlm-mini", "--mask", "masks/xvlm-mini_omp_75_seed42.safetensors"])
+    assert str(output_folder(args, "captioning", 1)) == "runs/captioning/xvlm-mini_omp_75_seed42_seed1"
 
 
 @pytest.mark.parametrize(
