@@ -28,7 +28,6 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     places.add_argument("--work", default="runs/experiments", help="masks, logs, weights (default: runs/experiments)")
     machine = argparse.ArgumentParser(add_help=False)
     machine.add_argument("--accelerator", help="of pruning and finetuning: cpu, gpu, mps or auto")
-    machine.add_argument("--devices", type=int, help="devices of each run")
     machine.add_argument("--num_workers", type=int, help="loader processes of each run")
     many = argparse.ArgumentParser(add_help=False)
     many.add_argument("--yes", action="store_true", help=f"even where more than --most runs are missing ({MOST})")

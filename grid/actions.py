@@ -40,7 +40,7 @@ class Session:
 
     def commands(self, args: argparse.Namespace) -> Commands:
         """Command lines for this machine."""
-        return make_commands(self.places, Machine(args.accelerator, args.devices, args.num_workers))
+        return make_commands(self.places, Machine(args.accelerator, args.num_workers))
 
     def check_ready(self, args: argparse.Namespace) -> None:
         """InputError where the runs could not even start, or are more than one may have meant."""
@@ -156,7 +156,9 @@ def collect_results(args: argparse.Namespace) -> int:
     steps = session.plan.by_id()
     new: list[Step] = []
     for step in session.plan.steps:
-        if not has_result(step, session.places) and collect(step, session.places, steps.get(step.needs or "")):
+        if not has_result(step, session.places) and collect(
+            step, session.places, steps.get(step.needs or ""), session.plan.grid.keep_weights
+        ):
             new.append(step)
     missing = survey(session.plan, session.places).missing
     result_console().print(f"{len(new)} new results in {short(session.places.folder)}/, {len(missing)} runs missing")

@@ -13,7 +13,7 @@ from typing import Any
 from console.errors import InputError
 from grid.commands import Commands
 from grid.execute import run_here
-from grid.places import Places
+from grid.places import Places, short
 from grid.steps import PRUNE, Plan, Step
 from grid.version import REPOSITORY
 
@@ -35,7 +35,7 @@ class Job:
         step = self.plan.by_id()[run]
         need = self.plan.by_id().get(step.needs or "")
         if need is not None and not self.places.mask(need, step.sparsity or 0).is_file():
-            return f"its mask is missing, since {need.id} failed: see {self.places.log(need.id)}"
+            return f"its mask is missing: {need.id} did not make it ({short(self.places.log(need.id))} says why)"
         return run_here(step, self.plan, self.places, self.commands, self.threads)
 
     def checkpoint(self, run: str) -> Any:

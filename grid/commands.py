@@ -22,12 +22,12 @@ class Machine:
     """What differs between machines and changes no result."""
 
     accelerator: str | None = None
-    devices: int | None = None
     num_workers: int | None = None
 
-    def arguments(self) -> list[str]:
-        """As the scripts take them."""
-        named = (("accelerator", self.accelerator), ("devices", self.devices), ("num_workers", self.num_workers))
+    def arguments(self, devices: int) -> list[str]:
+        """As the scripts take them, with the devices of a step."""
+        shared = None if devices == 1 else devices
+        named = (("accelerator", self.accelerator), ("devices", shared), ("num_workers", self.num_workers))
         return [text for name, value in named if value is not None for text in (f"--{name}", str(value))]
 
 
@@ -46,7 +46,7 @@ def make_commands(places: Places, machine: Machine) -> Commands:
             return [
                 sys.executable, script("prune.py"), *common, "--pruner", step.pruner, *allocation,
                 "--seed", str(step.seed), "--output_dir", short(places.of(step.id) / "masks"),
-                "--no-save_scores", "--resume", *machine.arguments(), "--sparsities", *percents(missing),
+                "--no-save_scores", "--resume", *machine.arguments(step.devices), "--sparsities", *percents(missing),
             ]  # fmt: skip
         mask = None if prune is None else short(places.mask(prune, step.sparsity or 0))
         if step.kind == ZERO_SHOT:
@@ -59,7 +59,7 @@ def make_commands(places: Places, machine: Machine) -> Commands:
             *(["--dense"] if mask is None else ["--mask", mask]),
             *(["--dataset", dataset] if dataset else []),
             "--seed", str(step.seed), "--output_dir", short(places.output(step)),
-            *(["--debug"] if step.debug else []), *machine.arguments(),
+            *(["--debug"] if step.debug else []), *machine.arguments(step.devices),
         ]  # fmt: skip
 
     return command

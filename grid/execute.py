@@ -18,7 +18,7 @@ from grid.attempts import note_end, note_start
 from grid.commands import Commands, write_config
 from grid.places import Places, short
 from grid.processes import Spawned, Start
-from grid.results import clean, collect
+from grid.results import collect
 from grid.steps import PRUNE, Plan, Step
 from grid.survey import has_result
 from grid.version import REPOSITORY
@@ -53,7 +53,7 @@ class Attempt:
         self._need = plan.by_id().get(step.needs or "")
         self._keep = plan.grid.keep_weights
         self._started = time.monotonic()
-        _prepare(step, places)
+        prepare(step, places)
         command = commands(step, self._need)
         note_start(places.attempts(step.id), threads)
         try:
@@ -80,19 +80,19 @@ class Attempt:
         seconds = time.monotonic() - self._started
         try:
             note_end(places.attempts(step.id), seconds, code, ended.cpu_seconds, ended.peak_memory_gb)
-            if collect(step, places, self._need):
+            if collect(step, places, self._need, self._keep):
                 places.failed(step.id).unlink(missing_ok=True)
-                if not self._keep:
-                    clean(step, places)
                 return None
             why = _why(code, places.log(step.id))
+            if code not in STOPPED:
+                note_failure(step, places, why)  # before the lock goes: another runner, which waits for it, looks here
+            return why
         except InputError as error:
-            why = str(error)
+            if code not in STOPPED:
+                note_failure(step, places, str(error))
+            return str(error)
         finally:
             self._lock.close()
-        if code not in STOPPED:
-            note_failure(step, places, why)
-        return why
 
 
 def run_here(step: Step, plan: Plan, places: Places, commands: Commands, threads: int) -> str | None:
@@ -103,7 +103,8 @@ def run_here(step: Step, plan: Plan, places: Places, commands: Commands, threads
     while (lock := take(step, places)) is None:
         time.sleep(1)
     need = plan.by_id().get(step.needs or "")
-    if has_result(step, places) or collect(step, places, need):
+    done = step.kind != PRUNE and has_result(step, places)  # masks are asked for: their result alone is not enough
+    if done or collect(step, places, need, plan.grid.keep_weights):
         lock.close()
         return None
     attempt = Attempt(step, plan, places, commands, threads, lock)
@@ -174,8 +175,8 @@ def note_failure(step: Step, places: Places, why: str) -> None:
         write_json(places.failed(step.id), {"time": now, "why": why, "log": short(places.log(step.id))})
 
 
-def _prepare(step: Step, places: Places) -> None:
-    """The configuration; and an unfinished pruning for other sparsities is no start for this one."""
+def prepare(step: Step, places: Places) -> None:
+    """Write the configuration; and an unfinished pruning for other sparsities is no start for this one."""
     write_config(step, places)
     if step.kind != PRUNE:
         return

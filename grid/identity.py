@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,11 @@ class Sources:
         own = merged(config.get("methods", {}).get(row.pruner, {}), row.options)
         config = {**config, "methods": {row.pruner: own} if own else {}}
         config = {key: value for key, value in config.items() if key not in ("pruner", "allocation", "sparsities")}
+        telling = _telling(row.pruner, own)
+        methods = {"methods": {row.pruner: telling} if telling else {}}
         if row.pruner in DATA_FREE:
-            return config, {"methods": config["methods"]}
-        return config, {key: value for key, value in config.items() if key not in NOT_DEFINING}
+            return config, methods
+        return config, {key: value for key, value in config.items() if key not in NOT_DEFINING} | methods
 
     def task_config(self, grid: Grid, model: str, task: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """The configuration of a task, and what of it defines its results: of the data sets, the one that is used."""
@@ -75,7 +78,9 @@ class Sources:
 
     def _content(self, name: str) -> dict[str, Any]:
         if name.startswith(LIBRARIES):
-            return {"config": "the library's", "weights": "the library's"}
+            folder = Path(name.partition(":")[2])
+            weights = {path.name: self._hash(path) for path in sorted(folder.glob("*")) if path.is_file()}
+            return {"config": "the library's", "weights": weights or "the library's"}
         config, _ = read_config(name, None)
         default = config.pop("weights", None)
         try:
@@ -103,6 +108,23 @@ class Sources:
             if self._hashes is not None and stat.st_size > 100e6:
                 write_json(self._hashes, known)
         return known[key]
+
+
+def _telling(pruner: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Options without those that change nothing: defaults written out, a place for scratch files, batches of no data.
+
+    A method's class takes seconds to import, so it is asked only where there are options.
+    """
+    if not options:
+        return {}
+    from pruners import pruner_class
+
+    fields = {field.name: field for field in dataclasses.fields(pruner_class(pruner).Options)}
+    known = {key: value for key, value in options.items() if key in fields}
+    of_data = {} if pruner in DATA_FREE else {key: value for key, value in options.items() if key not in fields}
+    return of_data | {
+        key: value for key, value in known.items() if fields[key].compare and value != fields[key].default
+    }
 
 
 def _overridden(config: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

@@ -56,8 +56,11 @@ def outcome(step: Step, places: Places) -> Outcome | None:
     return Outcome(found["metrics"], _items(folder))
 
 
-def collect(step: Step, places: Places, need: Step | None = None) -> bool:
-    """Write the result of a step whose work is finished; False where it is not."""
+def collect(step: Step, places: Places, need: Step | None = None, keep_weights: bool = False) -> bool:
+    """Write the result of a step whose work is finished; False where it is not.
+
+    keep_weights: else those that a finetuning left are removed, since only its numbers are asked for.
+    """
     found = outcome(step, places)
     if found is None:
         return False
@@ -87,6 +90,8 @@ def collect(step: Step, places: Places, need: Step | None = None) -> bool:
         "defined_by": step.identity,
     }
     write_json(places.result(step.id), result)
+    if not keep_weights:
+        clean(step, places)
     return True
 
 
@@ -97,7 +102,7 @@ def read_result(path: Path) -> dict[str, Any] | None:
 
 
 def clean(step: Step, places: Places) -> None:
-    """Remove the weights that a finished finetuning left: only its numbers are asked for."""
+    """Remove the weights that a finished finetuning left."""
     if step.kind not in (PRUNE, ZERO_SHOT):
         for pattern in ("*.safetensors", "*.pt", "*.pth", "*.ckpt"):
             for file in places.run_folder(step).glob(pattern):

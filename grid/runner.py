@@ -92,11 +92,10 @@ class Runner:
 
     def _collect_finished(self, found: Survey) -> None:
         """Finished work that has no result here yet: of another grid, a shell script, or a runner that was killed."""
-        steps = self.plan.by_id()
         for step in self.plan.steps:
             if step.id in found.done and not has_result(step, self.places):
                 try:
-                    collect(step, self.places, steps.get(step.needs or ""))
+                    self._collect(step)
                 except InputError as error:
                     self._summary.failed[step.id] = str(error)
 
@@ -140,8 +139,8 @@ class Runner:
         """Start a step whose lock is held, unless another runner has just done it, or failed at it."""
         try:
             if self._is_done(step):
+                self._collect(step)
                 lock.close()
-                collect(step, self.places, self.plan.by_id().get(step.needs or ""))
                 self._finished(step)
                 return
             lately = failure(step, self.places)
@@ -159,6 +158,10 @@ class Runner:
         except InputError as error:
             lock.close()
             self._fail(step, str(error))
+
+    def _collect(self, step: Step) -> None:
+        need = self.plan.by_id().get(step.needs or "")
+        collect(step, self.places, need, self.plan.grid.keep_weights)
 
     def _is_done(self, step: Step) -> bool:
         if step.kind == PRUNE:

@@ -10,6 +10,7 @@ finetune: false                          # instead of the tasks: zero-shot evalu
 options: {itersnip: {num_batches: 50, epochs: 60}}
 variants: {multiflow-global: {pruner: multiflow, allocation: global}}
 overrides: {retrieval: {epochs: 1}, xvlm-mini/prune: {num_batches: 8}}
+devices: 1                               # of each run; several change what a finetuning step sees
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from configs.limits import at_least
 from configs.schema import LIBRARIES, model_names, parse, read_yaml, task_file
 from console.errors import InputError, nearest
 from models import read_config
@@ -56,6 +58,7 @@ class GridFile:
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
     debug: bool = False
     keep_weights: bool = False
+    devices: int = 1
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class Grid:
     overrides: dict[str, dict[str, Any]]
     debug: bool
     keep_weights: bool
+    devices: int
 
 
 def read_grid(path: Path | str) -> Grid:
@@ -105,6 +109,7 @@ def check_grid(settings: dict[str, Any], name: str, where: str) -> Grid:
     seeds = _unlike(file.seeds, f"{where}: seeds")
     if any(seed < 0 for seed in seeds):
         raise InputError(f"{where}: seeds must be 0 or more, not {min(seeds)}")
+    _in_file(where, at_least, file, 1, "devices")
     rows = _rows(file, where)
     for key in file.overrides:
         _check_override(key, models, where)
@@ -117,7 +122,7 @@ def check_grid(settings: dict[str, Any], name: str, where: str) -> Grid:
         raise InputError(f"{where}: the grid expands to nothing, since '{empty}' is empty: name at least one there")
     return Grid(
         name, where, tuple(models), tuple(rows), tasks, tuple(seeds),
-        file.dense, file.overrides, file.debug, file.keep_weights,
+        file.dense, file.overrides, file.debug, file.keep_weights, file.devices,
     )  # fmt: skip
 
 
@@ -131,12 +136,21 @@ def _rows(file: GridFile, where: str) -> list[Row]:
             raise InputError(f"{where}: the variant '{label}' has the name of a pruner: give it another one")
         own = shared if variant.sparsities is None else _in_file(where, parse_percents, variant.sparsities)
         options = {**file.options.get(variant.pruner, {}), **variant.options}
-        rows.append(Row(label, variant.pruner, variant.allocation, options, tuple(own)))
+        rows.append(Row(label, variant.pruner, _unusual(variant), options, tuple(own)))
     for row in rows:
         if not row.sparsities:
             raise InputError(f"{where}: the grid expands to nothing, since 'sparsities' is empty: name at least one")
         _check_row(row, where)
     return rows
+
+
+def _unusual(variant: Variant) -> str | None:
+    """A variant's allocation, where it is not the one that its pruner has anyway."""
+    if variant.allocation is None:
+        return None
+    from pruners import pruner_class
+
+    return None if variant.allocation == pruner_class(variant.pruner).allocation else variant.allocation
 
 
 def _check_row(row: Row, where: str) -> None:
@@ -177,6 +191,8 @@ def _tasks(file: GridFile, models: list[str], where: str) -> dict[str, tuple[str
             raise InputError(f"{where}: 'tasks' must be a list of names, or one for each model, not {tasks!r}")
         for task in _unlike(tasks, f"{where}: tasks"):
             _check_task(model, task, where)
+            if (same := f"{task}:{_first_set(model, task)}") in tasks:
+                raise InputError(f"{where}: tasks: '{task}' and '{same}' are the same for {model}: leave one out")
     return {model: tuple(tasks) for model, tasks in wanted.items()}
 
 
@@ -196,6 +212,11 @@ def _check_task(model: str, task: str, where: str) -> None:
             f"{where}: unknown data set '{dataset}'{nearest(dataset, settings.get('datasets', {}))} of {name}: "
             f"{model} has {choices}"
         )
+
+
+def _first_set(model: str, task: str) -> str | None:
+    """The data set that a task takes where none is named; None where it has no choice, or one is named."""
+    return None if ":" in task else next(iter(read_yaml(task_file(model, task)).get("datasets", {})), None)
 
 
 def _check_override(key: str, models: list[str], where: str) -> None:

@@ -10,7 +10,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from grid.commands import Commands, script, write_config
+from grid.commands import Commands, script
+from grid.execute import prepare
 from grid.places import Places, short
 from grid.steps import PRUNE, Plan, Step
 from grid.version import REPOSITORY
@@ -25,8 +26,10 @@ failed=0
 
 run() {{  # run FOLDER LAST_OUTPUT COMMAND...
     folder=$1 output=$2; shift 2
-    if [ -e "$output" ]; then return; fi
+    # an attempt without an end was killed, maybe after this file but before its last
+    if [ -e "$output" ] && ! tail -n 1 "$folder/attempts.jsonl" 2>/dev/null | grep -q '"started"'; then return; fi
     start=$(date +%s)
+    printf '{{"started": "%s"}}\n' "$(date -u +%Y-%m-%dT%H:%M:%S+00:00)" >>"$folder/attempts.jsonl"
     "$@" >>"$folder/log.txt" 2>&1
     code=$?
     printf '{{"seconds": %d, "code": %d}}\\n' $(($(date +%s) - start)) "$code" >>"$folder/attempts.jsonl"
@@ -53,7 +56,7 @@ def shell_script(plan: Plan, places: Places, commands: Commands, steps: list[Ste
         )
     ]
     for step in sorted(steps, key=lambda step: step.kind != PRUNE):
-        write_config(step, places)
+        prepare(step, places)
         command = commands(step, by_id.get(step.needs or ""))
         python, *rest = command
         words = ['"$PYTHON"' if python == sys.executable else shlex.quote(python), *map(shlex.quote, rest)]

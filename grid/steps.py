@@ -30,7 +30,7 @@ class Step:
 
     sparsity: percent, 0 for dense, None of a prune step, which has all `sparsities`. chance: whether another seed
     could give another result. config: the content of its configuration file. like: equal for steps that take about
-    equally long. needs: the id of the prune step whose mask it takes. order: where the reader expects it.
+    equally long. needs: the id of the prune step whose mask it takes.
     """
 
     id: str
@@ -49,6 +49,7 @@ class Step:
     like: str = ""
     needs: str | None = None
     debug: bool = False
+    devices: int = 1
 
     @property
     def axes(self) -> dict[str, Any]:
@@ -129,6 +130,7 @@ def _prune(grid: Grid, sources: Sources, model: str, row: Row, seed: int) -> Ste
         _name(PRUNE, model, row.pruner, row.allocation, None, seed, identity),
         PRUNE, model, row.label, row.pruner, row.allocation, seed, chance, None, row.sparsities,
         config["methods"].get(row.pruner, {}), config, identity, hash_json({**like, "masks": len(row.sparsities)}),
+        devices=grid.devices,
     )  # fmt: skip
 
 
@@ -147,6 +149,8 @@ def _task(
     debug = grid.debug and task != ZERO_SHOT
     config, defining = sources.task_config(grid, model, task)
     like = {"kind": task, "model": sources.model(model), "config": defining, "debug": debug}
+    if grid.devices > 1 and task != ZERO_SHOT:  # they change the batch of a step, or at least the pairs it compares
+        like["devices"] = grid.devices
     mask = None if prune is None else {"pruned": hash_json(prune.identity), "sparsity": sparsity}
     identity = {**like, "mask": mask, "seed": seed, "version": sources.version}
     label, pruner, allocation = (DENSE, DENSE, None) if row is None else (row.label, row.pruner, row.allocation)
@@ -154,7 +158,7 @@ def _task(
         _name(task, model, pruner, allocation, sparsity, seed, identity),
         task, model, label, pruner, allocation, seed, chance, sparsity or 0.0, (),
         {} if prune is None else prune.options, config, identity, hash_json(like),
-        None if prune is None else prune.id, debug,
+        None if prune is None else prune.id, debug, grid.devices,
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """The plan on a cluster: submitit's local executor runs it; for SLURM, what would be asked for."""
 
+import shutil
 import types
 
 import submitit
@@ -38,6 +39,19 @@ def test_a_job_without_its_mask_says_so(tmp_path):
     assert isinstance(delayed, submitit.helpers.DelayedSubmission)
     assert delayed.function == job
     assert delayed.args == (task.id,)
+
+
+def test_masks_that_are_gone_are_made_again(tmp_path):
+    """As in a fresh clone: results are committed, masks are not."""
+    plan, places = make(tmp_path, **TINY)
+    prune, task = plan.steps
+    job = Job(plan, places, Fake(places, tmp_path / "journal"), 1)
+    assert job(prune.id) is None
+    shutil.rmtree(places.work)
+    assert has_result(prune, places)
+    assert job(prune.id) is None
+    assert job(task.id) is None
+    assert told(tmp_path / "journal") == [prune.id, prune.id, task.id]
 
 
 def test_slurm_arrays_in_order(tmp_path, monkeypatch):

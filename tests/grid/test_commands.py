@@ -10,6 +10,7 @@ import yaml
 
 import experiments
 from console.errors import run_command
+from grid.attempts import read_cost
 from grid.places import Places
 from grid.shell import shell_script
 from grid.survey import has_result
@@ -121,6 +122,25 @@ def test_the_shell_script_runs(tmp_path, monkeypatch):
     (tmp_path / "all.sh").write_text(shell_script(plan, where, commands, list(plan.steps)))
     assert subprocess.run(["sh", "all.sh"], capture_output=True, timeout=300, check=False).returncode == 0
     assert len(told(tmp_path / "journal")) == COUNT + 1, "what was done is skipped"
+
+
+def test_an_attempt_that_was_killed_is_made_again_by_the_script(tmp_path, monkeypatch):
+    """After its masks and before its table; and what it took is no uninterrupted run's."""
+    plan, places = make(tmp_path, pruners=["omp"], tasks=["zero_shot"], sparsities=[50], seeds=[0])
+    monkeypatch.chdir(tmp_path)
+    prune = plan.steps[0]
+    text = shell_script(plan, places, Fake(places, tmp_path / "journal"), list(plan.steps))
+    mask = places.mask(prune, 50)
+    mask.parent.mkdir(parents=True)
+    mask.write_text("mask")
+    places.attempts(prune.id).write_text('{"started": "2026-01-01T00:00:00+00:00"}\n')
+    (tmp_path / "all.sh").write_text(text)
+    for _ in range(2):
+        assert subprocess.run(["sh", "all.sh"], capture_output=True, timeout=300, check=False).returncode == 0
+    assert told(tmp_path / "journal").count(prune.id) == 1
+    cost = read_cost(places.attempts(prune.id))
+    assert (cost.attempts, cost.uninterrupted) == (2, False)
+    assert read_cost(places.attempts(plan.steps[1].id)).uninterrupted
 
 
 def test_the_script_of_real_commands(cli, tmp_path):

@@ -78,6 +78,43 @@ def test_two_names_for_the_same_runs():
     with pytest.raises(InputError, match="'omp' and 'again' are the same runs"):
         plan_of(variants={"again": {"pruner": "omp"}})
 
+    with pytest.raises(InputError, match="'snip' and 'global' are the same runs"):
+        plan_of(variants={"global": {"pruner": "snip", "allocation": "global"}})  # its own
+
+
+def test_options_that_change_nothing_change_no_name(tmp_path):
+    def ids(**options):
+        return {step.id for step in plan_of(pruners=["chita", "omp"], options=options).steps}
+
+    scratch, batches = {"chita": {"scratch_dir": str(tmp_path)}}, {"omp": {"num_batches": 5}}
+    assert ids() == ids(**scratch) == ids(**batches) == ids(chita={"epochs": 1}), "it has one round anyway"
+    assert not ids(chita={"epochs": 2}) & {name for name in ids() if "chita" in name}
+    assert not ids(chita={"num_batches": 5}) & {name for name in ids() if "chita" in name}
+
+
+def test_several_devices_are_another_finetuning_of_the_same_masks(tmp_path):
+    one, two = plan_of(), plan_of(devices=2)
+    for first, second in zip(one.steps, two.steps, strict=True):
+        assert (first.id == second.id) == (first.kind != "image_classification")
+    commands = make_commands(Places(tmp_path, tmp_path, "g"), Machine())
+    for plan, devices in ((one, False), (two, True)):
+        steps = plan.by_id()
+        for step in plan.steps:
+            command = commands(step, steps.get(step.needs or ""))
+            assert ("--devices" in command) == (devices and step.kind != "zero_shot")
+
+
+def test_a_local_folder_of_a_library_is_known_by_its_contents(tmp_path):
+    def defined():
+        return Sources().model(f"hf:{tmp_path}")
+
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    first = defined()
+    (tmp_path / "model.safetensors").write_bytes(b"two")
+    assert defined() != first
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    assert defined() == first
+
 
 def test_commands_are_those_of_the_scripts(tmp_path):
     """Every command is accepted by the script that it names, and says what the plan says."""
@@ -103,7 +140,7 @@ def test_commands_are_those_of_the_scripts(tmp_path):
     }
     plan = expand(check_grid(grid, "g", "g.yaml"), Sources())
     places = Places(tmp_path / "results", tmp_path / "work", "g")
-    commands, steps = make_commands(places, Machine("cpu", 1, 2)), plan.by_id()
+    commands, steps = make_commands(places, Machine("cpu", 2)), plan.by_id()
     for step in plan.steps:
         name = step.kind.partition(":")[0]
         command = commands(step, steps.get(step.needs or ""))
@@ -216,6 +253,8 @@ BAD = [
     ({"tasks": ["zero-shot"]}, "unknown task 'zero-shot' (did you mean 'zero_shot'?)"),
     ({"tasks": ["retrieval"]}, "'dino-mini' has no configuration for 'retrieval'"),
     ({"tasks": ["image_classification:flower102"]}, "unknown data set 'flower102' (did you mean 'flowers102'?)"),
+    ({"tasks": ["image_classification", "image_classification:flowers102"]}, "are the same for dino-mini: leave one"),
+    ({"devices": 0}, "devices must be at least 1"),
     ({"tasks": {"xvlm-mini": ["vqa"]}}, "tasks are given for 'xvlm-mini'"),
     ({"tasks": "retrieval"}, "'tasks' must be a list"),
     ({"sparsities": [0.75]}, "sparsity 0.75 is below 1 %"),

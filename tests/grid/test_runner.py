@@ -13,7 +13,7 @@ import pytest
 from console.errors import InputError
 from grid import runner
 from grid.estimate import Times, disk_needed, duration
-from grid.execute import environment, threads_each
+from grid.execute import environment, take, threads_each
 from grid.identity import Sources
 from grid.results import read_result
 from grid.show import is_running
@@ -146,6 +146,36 @@ def test_a_run_killed_in_the_middle_is_run_again(tmp_path):
     work(plan, places, tmp_path / "journal")
     assert told(tmp_path / "journal").count(step.id) == 1
     assert read_result(places.result(step.id))["metrics"] == {"top1": 62.5}
+
+
+def test_weights_of_collected_work_are_removed(tmp_path):
+    """Of work that another grid did, or a script; unless they are asked for."""
+    for keep in (False, True):
+        (folder := tmp_path / str(keep)).mkdir()
+        plan, places = make(folder, keep_weights=keep)
+        step = next(step for step in plan.steps if step.kind == "image_classification")
+        places.run_folder(step).mkdir(parents=True)
+        weights = places.run_folder(step) / "last.safetensors"
+        weights.write_text("heavy")
+        (places.run_folder(step) / "results.json").write_text('{"metrics": {"top1": 62.5}}')
+        work(plan, places, folder / "journal")
+        assert step.id not in told(folder / "journal")
+        assert weights.exists() == keep
+
+
+def test_a_failure_is_noted_before_others_may_look(tmp_path, monkeypatch):
+    """The other runner takes the lock the moment that it is free."""
+    plan, places = make(tmp_path, pruners=["omp"], tasks=["zero_shot"], sparsities=[50], seeds=[0])
+    free = []
+
+    def noted(step, places, why):
+        free.append((lock := take(step, places)) is not None)
+        if lock is not None:
+            lock.close()
+
+    monkeypatch.setattr("grid.execute.note_failure", noted)
+    work(plan, places, tmp_path / "journal", fail=("prune",))
+    assert free == [False]
 
 
 def test_two_runners_never_run_the_same_run_twice(tmp_path):
