@@ -15,7 +15,7 @@ from storage.log import append_json_line
 @dataclass(frozen=True)
 class Cost:
     """seconds: of the attempts whose end was seen, None where none was; cpu_seconds: of all cores, which other work on
-    the machine changes little. uninterrupted: there was one attempt.
+    the machine changes little. uninterrupted: there was one attempt. ended_well: all attempts that there were did.
     """
 
     seconds: float | None
@@ -24,6 +24,7 @@ class Cost:
     uninterrupted: bool
     peak_memory_gb: float | None
     threads: int | None
+    ended_well: bool = False
 
 
 def note_start(path: Path, threads: int) -> None:
@@ -47,9 +48,10 @@ def read_cost(path: Path) -> Cost:
     cores = [line["cpu_seconds"] for line in ends if line.get("cpu_seconds") is not None]
     peaks = [line["peak_memory_gb"] for line in ends if line.get("peak_memory_gb") is not None]
     attempts = max(len(starts), len(ends))
-    whole = attempts == 1 and len(ends) == 1 and ends[0].get("code") == 0
+    well = bool(ends) and len(ends) >= len(starts) and all(end.get("code") == 0 for end in ends)
     threads = starts[-1].get("threads") if starts else None
-    return Cost(seconds, round(sum(cores), 3) if cores else None, attempts, whole, max(peaks, default=None), threads)
+    cpu_seconds, peak = round(sum(cores), 3) if cores else None, max(peaks, default=None)
+    return Cost(seconds, cpu_seconds, attempts, well and attempts == 1, peak, threads, well)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

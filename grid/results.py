@@ -118,6 +118,7 @@ def _costs(cost: Cost, found: Outcome) -> dict[str, Any]:
         "cpu_seconds": cost.cpu_seconds,
         "attempts": cost.attempts,
         "uninterrupted": cost.uninterrupted,
+        "ended_well": cost.ended_well,
         "peak_memory_gb": found.peak_memory_gb if found.peak_memory_gb is not None else cost.peak_memory_gb,
     }
 

@@ -2,12 +2,15 @@
 
     python experiments.py report configs/experiments/mini.yaml
     python experiments.py report results/mini results/ablation --output reports/both --published paper.csv
-Writes index.html, which stands alone, and its parts: tables/ (Markdown, LaTeX for booktabs, CSV), pictures/ (PNG, SVG).
+Writes index.html, which stands alone, and its parts: tables/ (Markdown, LaTeX for booktabs, CSV), pictures/ (PNG, SVG);
+parts.json lists them, so that the next report there removes those that it has not.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import os
 from pathlib import Path
 
@@ -26,7 +29,7 @@ from report.published import Published, read_published
 from report.reading import Results, read_results
 from report.records import LAYERS, PUBLISHED, RUNS, SCORES, layer_records, published_records, run_records, score_records
 from report.scores import Scores
-from storage.atomic import check_writable, write_text
+from storage.atomic import check_writable, write_json, write_text
 
 
 def parse_args(arguments: list[str]) -> argparse.Namespace:
@@ -61,16 +64,18 @@ def main(arguments: list[str]) -> None:
         raise InputError(f"{folder} is a file: name a folder with --output")
     check_writable(folder)
     chapters = [chapter(results, scores, model, chosen, args.cost, published) for model in results.models]
-    write_tables(chapters, folder / "tables")
-    write_text(folder / "tables" / "scores.csv", csv_text(score_records(scores), SCORES))
-    write_text(folder / "tables" / "runs.csv", csv_text(run_records(results), RUNS))
-    layers = [row for made in chapters for row in layer_records(made.model, made.layers)]
-    if layers:
-        write_text(folder / "tables" / "layers.csv", csv_text(layers, LAYERS))
+    tables = made_tables(chapters)
+    tables["scores.csv"] = csv_text(score_records(scores), SCORES)
+    tables["runs.csv"] = csv_text(run_records(results), RUNS)
+    if layers := [row for made in chapters for row in layer_records(made.model, made.layers)]:
+        tables["layers.csv"] = csv_text(layers, LAYERS)
     if published is not None:
-        write_text(folder / "tables" / "published.csv", csv_text(published_records(scores, published), PUBLISHED))
-    write_pictures(chapters, folder / "pictures")
+        tables["published.csv"] = csv_text(published_records(scores, published), PUBLISHED)
+    for name, text in tables.items():
+        write_text(folder / "tables" / name, text)
+    pictures = write_pictures(chapters, folder / "pictures")
     write_text(folder / "index.html", report_page(chapters))
+    forget_earlier(folder, [*(f"tables/{name}" for name in tables), *(f"pictures/{name}" for name in pictures)])
     screen = result_console()
     for note in results.notes:
         screen.print(f"note: {note}", markup=False, highlight=False)
@@ -105,20 +110,38 @@ def common(results: Results) -> Path:
     return Path(os.path.commonpath([folder.absolute() for folder in results.folders]))
 
 
-def write_tables(chapters: list[Chapter], folder: Path) -> None:
-    """Every table in three formats."""
-    for made in chapters:
-        for table in made.tables().values():
-            for ending, text in (("md", markdown(table)), ("tex", latex(table)), ("csv", table_csv(table))):
-                write_text(folder / f"{table.name}.{ending}", text)
+def made_tables(chapters: list[Chapter]) -> dict[str, str]:
+    """File name -> text of every table, in three formats."""
+    return {
+        f"{table.name}.{ending}": write(table)
+        for made in chapters
+        for table in made.tables().values()
+        for ending, write in (("md", markdown), ("tex", latex), ("csv", table_csv))
+    }
 
 
-def write_pictures(chapters: list[Chapter], folder: Path) -> None:
-    """Curves and Pareto plots of a model in one picture each, and a map of layers for each sparsity."""
+def write_pictures(chapters: list[Chapter], folder: Path) -> list[str]:
+    """Curves and Pareto plots of a model in one picture each, and a map of layers for each sparsity; their names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = []
     for made in chapters:
         for kind, panels in (("curves", made.curves()), ("pareto", made.paretos())):
             if panels:
-                folder.mkdir(parents=True, exist_ok=True)
-                save([panel.draw for panel in panels], folder / f"{made.model.replace('/', '--')}_{kind}")
+                names.append(f"{made.model.replace('/', '--')}_{kind}")
+                save([panel.draw for panel in panels], folder / names[-1])
         for panel, size in made.maps():
-            save([panel.draw], folder / panel.name.replace("-layers-", "_layers_"), 1, **size)
+            names.append(panel.name.replace("-layers-", "_layers_"))
+            save([panel.draw], folder / names[-1], 1, **size)
+    return [f"{name}.{ending}" for name in names for ending in ("png", "svg")]
+
+
+def forget_earlier(folder: Path, parts: list[str]) -> None:
+    """Remove the parts of an earlier report that this one does not have; what nobody listed stays."""
+    listed = folder / "parts.json"
+    before = []
+    if listed.is_file():
+        with contextlib.suppress(ValueError):
+            before = json.loads(listed.read_text(encoding="utf-8"))
+    for name in set(before) - set(parts):
+        (folder / name).unlink(missing_ok=True)
+    write_json(listed, sorted(parts))

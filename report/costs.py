@@ -27,7 +27,7 @@ def costs_of(results: Results, model: str, pruners: Sequence[str], cost: str) ->
     """Pruner -> its cost. Times of runs that were interrupted are left out, since they lack what was done before."""
     found: dict[str, OverSeeds] = {}
     for pruner in pruners:
-        runs = [run for run in results.prunings if (run.model, run.pruner) == (model, pruner)]
+        runs = results.prunings_of(model, pruner)
         values = [value for run in runs if (value := cost_of(run, cost)) is not None]
         if values:
             found[pruner] = OverSeeds(tuple(values))
@@ -35,12 +35,12 @@ def costs_of(results: Results, model: str, pruners: Sequence[str], cost: str) ->
 
 
 def cost_of(run: Run, cost: str) -> float | None:
-    """Of one pruning; None where it was not measured."""
+    """Of one pruning, in as many sittings as sparsities were added; None where it was not measured."""
     rows = [row for row in run.result["metrics"].values() if isinstance(row, dict)]
     if cost == "peak_memory_gb":
         value = run.result.get("peak_memory_gb")
         return float(value) if value is not None else max((row[cost] for row in rows if cost in row), default=None)
-    if run.result.get("attempts", 0) > 1:
+    if run.result.get("attempts", 0) > 1 and not run.result.get("ended_well"):
         return None
     if cost == "cpu_seconds":
         return run.result.get("cpu_seconds")

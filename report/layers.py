@@ -49,7 +49,7 @@ def layer_shares(results: Results, model: str, pruners: list[str], sparsity: flo
 
 def _counts(results: Results, model: str, pruner: str, sparsity: float) -> list[Layers]:
     """By seed; results of earlier versions of the toolkit do not carry them."""
-    runs = [run for run in results.prunings if (run.model, run.pruner) == (model, pruner)]
+    runs = results.prunings_of(model, pruner)
     recorded = [(run.result.get("layers") or {}).get(percent(sparsity / 100)) for run in runs]
     if any(recorded):
         return [counts for counts in recorded if counts]

@@ -7,14 +7,17 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from report.tables import Cell, Row, Table
+from report.tables import DAGGER, Cell, Row, Table
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$", "–": "--",
-    "<": "$<$", ">": "$>$", "|": r"\textbar{}",
+    "<": "$<$", ">": "$>$", "|": r"\textbar{}", DAGGER: r"$\dagger$",
 }  # fmt: skip
 """What LaTeX would not print as it stands."""
+
+MARKS = {DAGGER: r"\dagger"}
+"""The same within a formula."""
 
 
 def markdown(table: Table) -> str:
@@ -121,7 +124,7 @@ def _latex_cell(cell: Cell) -> str:
     if cell.rank:
         text = rf"\{'textbf' if cell.rank == 1 else 'underline'}{{{text}}}"
     if cell.mark:
-        text += rf"$^{{{cell.mark}}}$"
+        text += rf"$^{{{MARKS.get(cell.mark, cell.mark)}}}$"
     if cell.spread:
         text += rf"{{\scriptsize$\pm${escape(cell.spread)}}}"
     if cell.seeds:

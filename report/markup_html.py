@@ -73,7 +73,7 @@ def html_table(table: Table, looks: Mapping[str, Look] | None = None) -> str:
 
 def chip(look: Look) -> str:
     """A piece of a pruner's curve."""
-    dashes = {0: "", 1: "6 3", 2: "2 2.5", 3: "8 2 2 2", 4: "12 3"}[look.number % 5]
+    dashes = ("", "6 3", "2 2.5", "8 2 2 2", "12 3")[look.dashing]
     marks = {
         "o": '<circle cx="14" cy="6" r="3.6"/>',
         "s": '<rect x="10.8" y="2.8" width="6.4" height="6.4"/>',
@@ -113,6 +113,7 @@ def _cell(cell: Cell, first: bool, spread: bool) -> str:
             text += f"<small>{share}{f'<i>{seeds}</i>' if spread or seeds else ''}</small>"
     else:
         text += f" <i>±&#8239;{escape(cell.spread)}</i>" if cell.spread else ""
+        text += f" <i>({escape(cell.seeds)})</i>" if cell.seeds else ""
     over = f' colspan="{cell.span}"' if cell.span > 1 else ""
     title = f' title="{escape(cell.title)}"' if cell.title else ""
     return f"<td{over}{title}{_class(['new'] * first + ['none'] * (not cell.text))}>{text}</td>"

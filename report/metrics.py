@@ -103,5 +103,5 @@ def check_metric(task: str, metric: str, known: Collection[str], where: str) -> 
 
 
 def _example(known: Mapping[str, Collection[str]]) -> str:
-    task = next(iter(known))
-    return f"{task}/{main_metric(task, known[task])}"
+    task = next((task for task in known if known[task]), None)
+    return "vqa/overall" if task is None else f"{task}/{main_metric(task, known[task])}"

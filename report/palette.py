@@ -59,7 +59,7 @@ FAMILIES = {
 """Method -> hue; methods that are not here take the hues in turn."""
 
 SHAPES = (("o", "solid"), ("s", (0, (4, 2))), ("^", (0, (1.2, 1.6))), ("D", (0, (5, 1.5, 1, 1.5))), ("v", (0, (8, 2))))
-"""Marker and dashes of the first, second, ... of a hue."""
+"""Marker and dashes of the first, second, ... of a hue; from the sixth on, the dashes of another marker."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,14 @@ class Look:
         return SHAPES[self.number % len(SHAPES)][0]
 
     @property
+    def dashing(self) -> int:
+        """Whose dashes it has, of SHAPES."""
+        return (self.number + self.number // len(SHAPES)) % len(SHAPES)
+
+    @property
     def dashes(self) -> object:
         """Of matplotlib."""
-        return SHAPES[self.number % len(SHAPES)][1]
+        return SHAPES[self.dashing][1]
 
 
 def looks(pruners: Sequence[str], methods: Mapping[str, str]) -> dict[str, Look]:

@@ -54,7 +54,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Results:
-    """tasks: runs of tasks. prunings: runs of prune.py. notes: sentences on what was left out. order: of pruners."""
+    """tasks: runs of tasks. prunings: runs of prune.py. notes: sentences on what was left out. order: of pruners.
+
+    planned: (model, task) -> seeds that the grids ask for.
+    """
 
     folders: tuple[Path, ...]
     tasks: tuple[Run, ...]
@@ -62,6 +65,12 @@ class Results:
     notes: tuple[str, ...]
     order: tuple[str, ...] = ()
     models: tuple[str, ...] = field(default=())
+    planned: dict[tuple[str, str], set[int]] = field(default_factory=dict)
+
+    def prunings_of(self, model: str, pruner: str) -> list[Run]:
+        """Those that made a pruner's masks; rows that differ in their sparsities alone share one."""
+        used = {run.result.get("pruned_by") for run in self.tasks if (run.model, run.pruner) == (model, pruner)}
+        return [run for run in self.prunings if run.model == model and (run.pruner == pruner or run.id in used)]
 
 
 def read_results(given: Sequence[str], results: Path, only: Sequence[str] = ()) -> Results:
@@ -81,7 +90,7 @@ def read_results(given: Sequence[str], results: Path, only: Sequence[str] = ()) 
     for folder in folders:
         for file in result_files(folder):
             run = read_run(file)
-            runs.setdefault(run.id, run)
+            runs[run.id] = together(runs[run.id], run) if run.id in runs else run
         orders += [read_yaml(copy) for copy in sorted([*folder.glob("*.yaml"), *folder.glob("*/*.yaml")])]
     kept, notes = one_version(list(runs.values()))
     kept = [replace(run, recipe=_recipe(run, runs)) for run in kept]
@@ -101,7 +110,30 @@ def read_results(given: Sequence[str], results: Path, only: Sequence[str] = ()) 
         (*notes, *more),
         tuple(ordered({run.pruner for run in kept if run.pruner != DENSE}, pruners, PRUNERS)),
         tuple(ordered({run.model for run in tasks}, models)),
+        planned_seeds(orders, only),
     )
+
+
+def together(one: Run, other: Run) -> Run:
+    """A run that several grids have: of a pruning, each has the sparsities that it asked for."""
+    if one.task != PRUNE:
+        return one
+    parts = {key: {**(other.result.get(key) or {}), **(one.result.get(key) or {})} for key in ("metrics", "layers")}
+    return replace(one, metrics=flat(parts["metrics"]), result=one.result | parts)
+
+
+def planned_seeds(grids: Iterable[dict[str, Any]], only: Sequence[str] = ()) -> dict[tuple[str, str], set[int]]:
+    """(model, task) -> seeds that some grid asks for, of those that a selection leaves."""
+    left = [set(word.partition("=")[2].split(",")) for word in only if word.startswith("seed=")]
+    found: dict[tuple[str, str], set[int]] = {}
+    for grid in grids:
+        tasks = grid.get("tasks") or []
+        seeds = {seed for seed in grid.get("seeds") or () if all(str(seed) in names for names in left)}
+        for model in grid.get("models") or ():
+            own = tasks.get(model) if isinstance(tasks, dict) else tasks
+            for task in (own or ()) if grid.get("finetune", True) else ("zero_shot",):
+                found.setdefault((model, task), set()).update(seeds)
+    return found
 
 
 def result_files(folder: Path) -> list[Path]:

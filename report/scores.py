@@ -58,6 +58,8 @@ class Scores:
         """Why columns were not tested -> how many."""
         self._runs: dict[tuple[str, str, str, float], list[Run]] = defaultdict(list)
         self._seeds: dict[tuple[str, str], set[int]] = defaultdict(set)
+        for place, seeds in results.planned.items():
+            self._seeds[place] |= seeds
         for run in results.tasks:
             self._runs[run.model, run.task, run.pruner, run.sparsity].append(run)
             if run.chance:

@@ -14,6 +14,7 @@ from report.scores import DIGITS, LEVEL, Score, Scores
 from report.significance import RESAMPLES
 
 DENSE = "dense"
+DAGGER = "†"
 Heads = list[tuple[str, int]]
 """Words and how many columns they stand over."""
 
@@ -22,7 +23,8 @@ Heads = list[tuple[str, int]]
 class Cell:
     """text: the number; empty where there is none. share: below it, in percent of dense. rank: 1 bold, 2 underlined.
 
-    mark: a star for what is significant. seeds: how many it is from, where that is fewer than there should be.
+    mark: a star for what is significant, a dagger for what was not tested. seeds: how many it is from, where that is
+    fewer than there should be.
     """
 
     text: str = ""
@@ -152,6 +154,7 @@ def cell_of(score: Score | None, dense: bool = False) -> Cell:
     if score is None:
         return Cell()
     tested = score.p is not None and score.p < LEVEL
+    untested = score.p is None and bool(score.against)
     words = f"seeds: {', '.join(f'{value:.2f}' for value in score.values)}"
     if score.p is not None:
         words += f"; p = {score.p:.4f} against {score.against}"
@@ -160,14 +163,14 @@ def cell_of(score: Score | None, dense: bool = False) -> Cell:
         "" if score.sd is None else f"{score.sd:.{DIGITS}f}",
         "" if score.share is None or dense else _percent(score.share),
         score.rank,
-        "*" if tested else "",
+        "*" if tested else DAGGER if untested else "",
         str(len(score.values)) if score.missing else "",
         words,
     )
 
 
 def number(value: float, like: float | None = None) -> str:
-    """Three digits that count: 0.0312, 4.51, 132; `like`: as many decimals as another number has."""
+    """Three digits that count, but no more than three decimals: 0.031, 4.51, 132; `like`: as many decimals as that."""
     size = abs(value if like is None else like)
     digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
     return f"{value:,.{digits}f}"
@@ -213,19 +216,21 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     """What the signs in a table mean, of those that it has."""
     cells = [cell for row in rows for cell in row.cells]
     notes = [
-        "Mean ± standard deviation over seeds, one number where nothing is left to chance. Bold: best, underlined: "
-        "second, of what is shown."
+        "Mean ± standard deviation over seeds; a number alone is of one seed, or nothing in it is left to chance. "
+        "Bold: best, underlined: second, of what is shown."
     ]
-    if any(" p = " in cell.title for cell in cells):
+    tested, untested = any(" p = " in cell.title for cell in cells), any(cell.mark == DAGGER for cell in cells)
+    if tested:
         notes.append(
             f"* the best differs from the second with p < {LEVEL:g}: paired bootstrap over the test items, "
             f"{RESAMPLES:,} resamples, scores averaged over seeds. It says nothing of the choice of seeds."
         )
-    else:
+    if untested:
         notes.append(
-            "Whether differences are chance was not tested: that takes two pruners of unlike scores whose runs left "
-            "the scores of single test items."
+            f"{DAGGER} not tested: the runs left no scores of single test items for it, or of different items."
         )
+    if not (tested or untested):
+        notes.append("Whether differences are chance was not tested: that takes two pruners of unlike scores.")
     if any(cell.seeds for cell in cells):
         notes.append("A number in brackets: seeds so far, where some are missing.")
     return notes

@@ -46,6 +46,19 @@ def test_sparsities_pruned_later_add_their_time(tmp_path):
     assert costs_of(results, "xvlm-mini", ["omp"], "peak_memory_gb")["omp"].values == (1.5,)
 
 
+def test_sittings_that_ended_well_are_no_interruption(tmp_path):
+    """One for each sparsity that was added."""
+    put_pruning(tmp_path / "made", "omp", 0, 2.0, 1.0, attempts=2, ended_well=True)
+    assert costs_of(results_of(tmp_path / "made"), "xvlm-mini", ["omp"], "seconds")["omp"].values == (2,)
+
+
+def test_a_row_of_other_sparsities_has_the_cost_of_the_pruning_that_it_shares(tmp_path):
+    made = put_pruning(tmp_path / "made", "snip", 0, 2.0, 1.0)
+    put(tmp_path / "made", {"overall": 1.0}, "high", 90, pruned_by=made.parent.name, method="snip")
+    costs = costs_of(results_of(tmp_path / "made"), "xvlm-mini", ["snip", "high", "omp"], "seconds")
+    assert {name: cost.values for name, cost in costs.items()} == {"snip": (2,), "high": (2,)}
+
+
 def test_the_front_is_what_plain_loops_find():
     draw = np.random.default_rng(0)
     points = {str(i): tuple(draw.integers(0, 12, 2).tolist()) for i in range(40)}

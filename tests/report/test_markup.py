@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -116,6 +117,7 @@ def test_html_is_balanced_and_says_what_it_shows():
     assert "<u>50.0</u>" in text
     assert '<th scope="col" class="new over">VQA</th>' in text
     assert '<td colspan="2" class="new">70.4</td>' in text
+    assert "<i>(1)</i>" in html_table(replace(TABLE, rows=[Row("dense", [Cell("70.4", seeds="1", span=2)], "dense")]))
 
 
 def test_numbers_have_three_digits_that_count():

@@ -54,7 +54,22 @@ def test_every_part_is_there(made):
     expected |= {f"tables/{name}.csv" for name in ("scores", "runs", "layers", "published")}
     pictures = ("curves", "pareto", "layers_63", "layers_90")
     expected |= {f"pictures/xvlm-mini_{name}.{ending}" for name in pictures for ending in ("png", "svg")}
-    assert names == expected | {"index.html"}
+    assert names == expected | {"index.html", "parts.json"}
+    assert set(json.loads((made / "parts.json").read_text())) == expected
+
+
+def test_parts_of_an_earlier_report_go_and_other_files_stay(tmp_path):
+    put(tmp_path / "grid", {"overall": 50.0})
+    put(tmp_path / "grid", {"CIDEr": 60.0}, task="captioning")
+    (tmp_path / "out" / "tables").mkdir(parents=True)
+    (tmp_path / "out" / "tables" / "mine.md").write_text("mine")
+    main([str(tmp_path / "grid"), "--output", str(tmp_path / "out")])
+    table = tmp_path / "out" / "tables" / "xvlm-mini_captioning.md"
+    assert table.is_file()
+    main([str(tmp_path / "grid"), "--output", str(tmp_path / "out"), "--only", "task=vqa"])
+    assert not table.exists()
+    assert (tmp_path / "out" / "tables" / "xvlm-mini_vqa.md").is_file()
+    assert (tmp_path / "out" / "tables" / "mine.md").read_text() == "mine"
 
 
 def test_latex_of_all_tables(made):

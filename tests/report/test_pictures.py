@@ -9,6 +9,7 @@ import pytest
 from inspection.page import STYLE
 from pruners import PRUNERS
 from report.curves import positions, spread
+from report.markup_html import chip
 from report.palette import DARK, FAMILIES, LIGHT, OWN, looks
 from report.pictures import inline, save
 
@@ -62,6 +63,9 @@ def test_a_pruner_looks_the_same_in_every_report_and_like_no_other():
     assert set(FAMILIES) == set(PRUNERS)
     for names in (["omp", "lamp"], ["multiflow", "omp"], ["chita++"]):
         assert looks(names, {}) == {name: everyone[name] for name in names}
+    names = ["multiflow", *(f"multiflow-{number}" for number in range(9))]
+    many = looks(names, dict.fromkeys(names, "multiflow")).values()
+    assert len({(look.marker, str(look.dashes)) for look in many}) == len({chip(look) for look in many}) == 10
     variants = looks(["multiflow", "multiflow-global", "new"], {"multiflow-global": "multiflow"})
     assert variants["multiflow-global"].hue == "blue"
     assert len(set(variants.values())) == 3

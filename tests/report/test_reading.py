@@ -34,6 +34,16 @@ def test_the_same_run_in_two_grids_counts_once(tmp_path):
     assert values(read(tmp_path / "one", tmp_path / "two")) == [1]
 
 
+def test_a_pruning_that_two_grids_share_has_the_sparsities_of_both(tmp_path):
+    for grid, sparsity in (("one", "75"), ("two", "90")):
+        layers = {sparsity: {"text": {"layer": [1, 4]}}}
+        put_pruning(tmp_path / grid, "omp", 0, 1, 1, id="same", metrics={sparsity: {"seconds": 1.0}}, layers=layers)
+        put(tmp_path / grid, {"overall": 1.0}, sparsity=float(sparsity))
+    (pruning,) = read(tmp_path / "one", tmp_path / "two").prunings
+    assert set(pruning.result["layers"]) == set(pruning.result["metrics"]) == {"75", "90"}
+    assert pruning.metrics == {"75 seconds": 1.0, "90 seconds": 1.0}
+
+
 def test_rows_are_in_the_order_of_the_grid(tmp_path):
     for pruner in ("zebra", "omp", "multiflow", "snip"):
         put(tmp_path / "made", {"overall": 1.0}, pruner)

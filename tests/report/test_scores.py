@@ -59,6 +59,8 @@ def test_the_table_says_so(grid):
     assert (shown["dense"].text, shown["dense"].spread, shown["dense"].share) == ("80.0", "1.0", "")
     assert (shown["snip"].text, shown["snip"].spread, shown["snip"].share) == ("72.0", "2.6", "90.0")
     assert (shown["lamp"].text, shown["lamp"].seeds, shown["omp"].seeds) == ("42.0", "2", "")
+    assert (shown["snip"].mark, shown["omp"].mark) == ("†", "")
+    assert any(note.startswith("† not tested") for note in table.notes)
     shares = {
         row.label: [cell.text for cell in row.cells]
         for row in share_table(scores_of(grid), "xvlm-mini", [("vqa", "overall")]).rows
@@ -89,6 +91,20 @@ def test_without_chance_one_value_is_all_there_is(tmp_path):
     assert (found["snip"].sd, found["snip"].missing) == (1, 0)
     only = scores_of(folder, ["seed=1"]).column(("xvlm-mini", "zero_shot", "itm r_mean", 75.0))
     assert (only["omp"].values, only["snip"].values) == ((30,), (41,))
+
+
+def test_seeds_that_no_run_has_yet_are_missing(tmp_path):
+    """The grid's own copy says how many there are to be; a selection asks for fewer."""
+    folder = tmp_path / "made"
+    put(folder, {"overall": 50.0})
+    put(folder, {"overall": 60.0}, "snip", chance=False)
+    assert scores_of(folder).column(COLUMN)["omp"].missing == 0, "nobody asked for more"
+    (folder / "made.yaml").write_text("models: [xvlm-mini]\ntasks: [vqa]\nseeds: [0, 1, 2]\n")
+    found = scores_of(folder).column(COLUMN)
+    assert (found["omp"].missing, found["snip"].missing) == (2, 0)
+    assert scores_of(folder, ["seed=0"]).column(COLUMN)["omp"].missing == 0
+    (folder / "made.yaml").write_text("models: [xvlm-mini]\ntasks: {xvlm-mini: [retrieval]}\nseeds: [0, 1, 2]\n")
+    assert scores_of(folder).column(COLUMN)["omp"].missing == 0, "of another task"
 
 
 def test_a_dense_model_at_zero_has_no_share(tmp_path):
