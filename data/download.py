@@ -79,6 +79,7 @@ def _fetch_all(chosen: dict[str, Download], args: argparse.Namespace) -> None:
 def _fetch(name: str, download: Download, root: Path, force: bool, keep: bool) -> str:
     """Fetch, unpack and record one download; returns what came of it, in words."""
     from data.downloads import add_to_record, read_record, record_path
+    from storage.hashing import hash_file
     from storage.lock import locked
 
     folder = root / download.folder
@@ -95,9 +96,12 @@ def _fetch(name: str, download: Download, root: Path, force: bool, keep: bool) -
         known = read_record(record).get(name)
         if not force and not _missing(download, known, root):
             return f"already in {folder}" + ("" if known else ", put there by hand and not checked")
+        if force and known and store.is_file() and hash_file(store) == known["sha256"]:
+            store.unlink()  # what an earlier run fetched and kept; what was put there by hand since is taken
         size, sha256 = _bring(name, download, store, known, record)
+        kept: list[str] = []
         if download.archive:
-            hashes, words = _unpack(download, store, folder, force)
+            hashes, kept, words = _unpack(download, store, folder, force)
         else:
             hashes, words = _place(download, store, folder, sha256), f"in {folder / download.files[0]}"
         files = {
@@ -106,6 +110,7 @@ def _fetch(name: str, download: Download, root: Path, force: bool, keep: bool) -
         }
         day = datetime.datetime.now(datetime.UTC).date().isoformat()
         entry = {"from": download.address, "fetched": day, "size": size, "sha256": sha256, "files": files}
+        entry |= {"kept": [f"{download.folder}/{path}" for path in kept]} if kept else {}
         add_to_record(record, name, entry)
         if download.archive and not keep:
             store.unlink()
@@ -143,8 +148,8 @@ def _bring(name: str, download: Download, store: Path, known: dict[str, Any] | N
     return store.stat().st_size, found
 
 
-def _unpack(download: Download, store: Path, folder: Path, force: bool) -> tuple[dict[str, str], str]:
-    """Path below `folder` -> SHA-256 of the files that are as in the archive; and words about it."""
+def _unpack(download: Download, store: Path, folder: Path, force: bool) -> tuple[dict[str, str], list[str], str]:
+    """Path below `folder` -> SHA-256 of the files that are as in the archive; those left alone; words about it."""
     from storage.unpack import unpack
 
     only = download.files if download.select else None
@@ -156,7 +161,7 @@ def _unpack(download: Download, store: Path, folder: Path, force: bool) -> tuple
     absent = [path for path in download.files if path not in unpacked.written and path not in unpacked.kept]
     if absent:
         words += f"; {', '.join(absent)} {_are(absent)} not in the archive"
-    return unpacked.written, words
+    return unpacked.written, unpacked.kept, words
 
 
 def _files(things: Collection[str]) -> str:
@@ -179,11 +184,13 @@ def _place(download: Download, store: Path, folder: Path, sha256: str) -> dict[s
 
 
 def _missing(download: Download, known: dict[str, Any] | None, root: Path) -> list[str]:
-    """Which of its files are not there: of those recorded, else of those that the table names."""
+    """Which of its files are not there: of those fetched or left as they were, else of those that the table names."""
     if download.by_hand and not download.files:
         folder = root / download.folder
         return [] if folder.is_dir() and any(folder.iterdir()) else [download.folder]
-    paths = list(known["files"]) if known else [f"{download.folder}/{path}" for path in download.files]
+    paths = (
+        [*known["files"], *known.get("kept", ())] if known else [f"{download.folder}/{path}" for path in download.files]
+    )
     return [path for path in paths if not (root / path).is_file()]
 
 

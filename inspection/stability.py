@@ -17,7 +17,17 @@ from inspection.reading import MaskFile
 from pruners.mask import Mask
 from pruners.percents import percent
 
-SAME = {"model": "models", "pruner": "pruners", "allocation": "allocations", "sparsity_asked": "sparsities"}
+SAME = {
+    "model": "models",
+    "weights": "weights",
+    "precision": "precisions",
+    "pruner": "pruners",
+    "allocation": "allocations",
+    "options": "options",
+    "left_out": "scores",
+    "num_batches": "numbers of batches",
+    "sparsity_asked": "sparsities",
+}
 """What the masks must have in common, as their source says it, where it does."""
 
 TOLERANCE = 5e-4
@@ -119,13 +129,25 @@ def check_draws(files: Sequence[MaskFile]) -> None:
             raise InputError(f"{other.path} is given twice: every draw counts once")
         seen.add(other.path.resolve())
         for key, what in SAME.items():
-            a, b = first.mask.source.get(key), other.mask.source.get(key)
+            a, b = (_said(file, key) for file in (first, other))
             if None not in (a, b) and a != b:
-                a, b = (f"{percent(x)} %" if key == "sparsity_asked" else x for x in (a, b))
                 raise _unlike(first, other, what, str(a), str(b))
         a, b = first.mask.sparsity(), other.mask.sparsity()
         if set(first.mask) == set(other.mask) and abs(a - b) > TOLERANCE:
             raise _unlike(first, other, "sparsities", f"{100 * a:.2f} %", f"{100 * b:.2f} %")
+
+
+def _said(file: MaskFile, key: str) -> str | None:
+    """What a mask's source says of a key, for comparison and for people; None where it says nothing."""
+    source = file.mask.source
+    if key == "left_out" and "pruner" in source:  # said only where something is
+        return f"all but {', '.join(left_out)}" if (left_out := source.get(key)) else "all of the score"
+    value = source.get(key)
+    if key == "weights" and isinstance(value, dict):  # the same file may lie elsewhere
+        value = value.get("sha256", value)
+    if key == "sparsity_asked" and value is not None:
+        return f"{percent(value)} %"
+    return None if value is None else str(value)
 
 
 def _unlike(first: MaskFile, other: MaskFile, what: str, a: str, b: str) -> InputError:

@@ -265,6 +265,26 @@ def test_files_that_are_there_are_left(download, site, root):
     assert (root / "weights/dino.pth").read_bytes() == WEIGHTS
 
 
+def test_a_file_that_was_left_and_is_gone_is_fetched(download, site, root):
+    own = root / "data/finetune/answer_list.json"
+    own.parent.mkdir(parents=True)
+    own.write_text('["mine"]')
+    ok(download("finetune"))
+    ok(download("finetune"))
+    own.unlink()
+    site.requests.clear()
+    ok(download("finetune"))
+    assert len(site.requests) == 1
+    assert own.read_bytes() == ANNOTATIONS["data/finetune/answer_list.json"]
+
+
+def test_force_fetches_what_was_kept_again(download, site, root):
+    ok(download("finetune", "--keep"))
+    site.requests.clear()
+    ok(download("finetune", "--keep", "--force"))
+    assert len(site.requests) == 1
+
+
 @pytest.mark.parametrize("name", ["../prune.py", "data/finetune/../../../prune.py", "prune.py"])
 def test_an_archive_that_leads_elsewhere(download, site, root, name):
     site.files["/finetune.tar.gz"] = tarball({**ANNOTATIONS, name: b"import os"})

@@ -9,7 +9,10 @@ from inspection.stability import stability, votes_on_layer
 from pruners.mask import Mask
 from tests.inspection.masks import files_of, mask_of
 
-OMP = {"model": "m", "pruner": "omp", "allocation": "global", "sparsity_asked": 0.5}
+OMP = {
+    "model": "m", "weights": {"file": "a", "sha256": "1"}, "pruner": "omp", "allocation": "global", "options": {},
+    "num_batches": 2, "sparsity_asked": 0.5,
+}  # fmt: skip
 
 
 def test_votes_by_hand():
@@ -51,6 +54,10 @@ def test_the_same_mask_from_every_draw():
     [
         ({"model": "n"}, r"a\.safetensors and b\.safetensors are masks of different models \(m and n\)"),
         ({"pruner": "rand"}, "different pruners"),
+        ({"options": {"epochs": 3}}, "different options"),
+        ({"left_out": ["reached"]}, "different scores"),
+        ({"num_batches": 3}, "different numbers of batches"),
+        ({"weights": {"file": "a", "sha256": "2"}}, "different weights"),
         ({"sparsity_asked": 0.75}, r"different sparsities \(50 % and 75 %\)"),
     ],
 )
@@ -59,6 +66,11 @@ def test_masks_that_differ_in_more_than_the_draw(other, message):
     with pytest.raises(InputError, match=message) as caught:
         stability(files)
     assert "\n" not in str(caught.value)
+
+
+def test_the_same_weights_may_lie_elsewhere():
+    one, other = (OMP | {"weights": {"file": name, "sha256": "1"}} for name in "ab")
+    stability(files_of(mask_of(None, one, x=[[1, 0]]), mask_of(None, other, x=[[0, 1]])))
 
 
 def test_sparsities_are_counted_where_the_files_do_not_say():
