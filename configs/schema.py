@@ -51,7 +51,8 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     """Read a YAML mapping; InputError when the file is missing, broken, or no mapping."""
     path = Path(path)
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        value = yaml.safe_load(text)
     except OSError as error:
         raise explain_os_error(error, f"read the configuration {path}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -62,7 +63,28 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise InputError(f"{path} must hold a mapping of keys to values, not a {type(value).__name__}")
+    _check_twice(yaml.compose(text, Loader=yaml.SafeLoader), path)
     return value
+
+
+def _check_twice(root: yaml.Node, path: Path) -> None:
+    """InputError for a key that a mapping has twice: YAML would take the last without a word."""
+    left, known = [root], set()
+    while left:
+        node = left.pop()
+        if id(node) in known:  # an alias
+            continue
+        known.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            left += node.value
+        elif isinstance(node, yaml.MappingNode):
+            keys: set[str] = set()
+            for key, value in node.value:
+                if key.value in keys:
+                    line = key.start_mark.line + 1
+                    raise InputError(f"{path} has the key '{key.value}' twice, again at line {line}: leave one out")
+                keys.add(key.value)
+                left.append(value)
 
 
 def parse(schema: type[T], mapping: dict[str, Any], where: str, inner: bool = False) -> T:

@@ -194,6 +194,7 @@ READERS = {
     "mlm_pairs": "data.readers:MLMPairs",
     "mlm_regions": "data.readers:MLMRegions",
     "pairs": "data.readers:PlainPairs",
+    "opposed_pairs": "data.opposites:OpposedPairs",
     "labelled_images": "data.readers:Labelled",
     "dense_scenes": "data.scenes:DenseScenes",
     "multi_crops": "data.crops:MultiCrops",

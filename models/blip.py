@@ -138,6 +138,10 @@ class BLIP(BLIPEncoders):
         )
         return matching_loss(self.itm_head(torch.cat([right[:, 0], wrong[:, 0]])), pairs=b)
 
+    def match_logits(self, ids: Tensor, atts: Tensor, image: Tensor) -> Tensor:
+        """Whether texts match images: [b, 2], the second for a match. ids, atts [b, t]; image states [b, p, d]."""
+        return self.itm_head(self.grounded_states(ids, atts, image)[:, 0])
+
     # -- towers alone (first stages of pretraining) -----------------------------------------------------
 
     @property

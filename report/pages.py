@@ -85,7 +85,7 @@ class Chapter:
         for sparsity in self.sparsities:
             shares, costs = self.shares(sparsity), self.costs.get(self.cost, {})
             points = {name: (costs[name].mean, 100 * share) for name, share in shares.items() if name in costs}
-            if points:
+            if len(points) > 1:
                 panels.append(
                     Panel(
                         f"{file_name(self.model)}-pareto-{percent(sparsity / 100)}",
@@ -176,10 +176,10 @@ def _chapter(chapter: Chapter, alone: bool) -> list[str]:
 
 
 def _best(chapter: Chapter) -> str:
-    """Who keeps most of the dense model at each sparsity."""
+    """Who keeps most of the dense model at each sparsity, where all pruners have all tasks."""
     made = []
     for sparsity in chapter.sparsities:
-        if shares := chapter.shares(sparsity):
+        if len(shares := chapter.shares(sparsity)) == len(chapter.pruners) > 1:
             name = max(shares, key=lambda pruner: shares[pruner])
             made.append((f"{100 * shares[name]:.1f} %", f"of dense kept at {percent(sparsity / 100)} %, by {name}"))
     return cards(made) if made else ""

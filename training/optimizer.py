@@ -31,7 +31,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise InputError(f"betas are two numbers from 0 to below 1, not {self.betas}")
-        for name, value in (("lr", self.lr), ("weight_decay", self.weight_decay), ("eps", self.eps)):
+        scales = [(f"lr_scale of {part}", scale) for part, scale in self.lr_scale.items()]
+        for name, value in (("lr", self.lr), ("weight_decay", self.weight_decay), ("eps", self.eps), *scales):
             if not 0 <= value < float("inf"):
                 raise InputError(f"{name} must be a number from 0 up, not {value}")
         if self.clip is not None and not self.clip > 0:

@@ -6,11 +6,13 @@ labels of the mini world and from masked language modelling of its captions.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.base import Batch
 from models.boxes import box_losses, guidance_loss, patch_box_loss
+from models.contrastive import matching_loss
 from models.gather import gather_processes
 from models.xvlm import mlp_head
 from training.self_distillation import SelfDistillation
@@ -173,11 +175,12 @@ class Grounded(Together):
 
     From captions alone a model this small and this shortly trained learns no left from right. Here [ENC] tells the box
     of what a region's text says, half of the heads of a layer are asked to look there, and each patch tells the box it
-    lies in. The heads are thrown away afterwards.
+    lies in. The heads are thrown away afterwards. Where the pairs have opposites (reader `opposed_pairs`), matching
+    tells captions from them, too.
     """
 
     sides = ("general", "region")
-    asks = ("clamp_temperature", "vision_tower", "vision_width", "grounding")
+    asks = ("clamp_temperature", "vision_tower", "vision_width", "grounding", "match_logits")
 
     def __init__(self, model: nn.Module):
         super().__init__(model)
@@ -195,7 +198,16 @@ class Grounded(Together):
         losses["region.glance"] = guidance_loss(looks[:, : looks.shape[1] // 2], batch["image_atts"])
         places = patch_box_loss(self.places(full).sigmoid(), batch["target_bbox"], batch["image_atts"])
         losses["region.patches"] = PLACE_WEIGHT * places
+        if len(sides["general"].get("opposed_of", ())):
+            losses["general.opposed"] = self._opposed_loss(sides["general"])
         return losses
+
+    def _opposed_loss(self, batch: Batch) -> Tensor:
+        """Cross-entropy of matching over captions with a direction and their opposites, as many of each."""
+        of = batch["opposed_of"]
+        ids, atts = (torch.cat([batch[f"text_{name}"][of], batch[f"opposed_{name}"]]) for name in ("ids", "atts"))
+        logits = self.model.match_logits(ids, atts, self.model.vision_tower()(batch["image"][of]).repeat(2, 1, 1))
+        return matching_loss(logits, pairs=len(of))
 
 
 OBJECTIVES = {

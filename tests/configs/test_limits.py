@@ -43,6 +43,11 @@ def test_refused(kind, settings, words):
         parse(kind, settings, "some.yaml")
 
 
+def test_a_negative_factor_of_the_rate():
+    with pytest.raises(InputError, match=r"lr_scale of head must be a number from 0 up, not -0\.5"):
+        Recipe(lr=1.0, lr_scale={"head": -0.5})
+
+
 def test_only_slow_metrics_are_left_out():
     settings = read_yaml(task_file("xvlm-mini", "captioning"))
     assert parse(CaptioningConfig, settings | {"leave_out": ["METEOR"]}, "some.yaml").leave_out == ["METEOR"]

@@ -50,6 +50,15 @@ def test_bad_values(mapping, message):
         parse(Outer, mapping, "f")
 
 
+def test_keys_given_twice(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("a: {epochs: 1}\nb:\n  c: 1\n  d: 2\n  c: 3\n")
+    with pytest.raises(InputError, match=r"has the key 'c' twice, again at line 5"):
+        read_yaml(path)
+    path.write_text("a: &a {b: 1}\nc: {<<: *a, b: 2}\nd: &d [*d]\n")
+    assert read_yaml(path)["c"] == {"b": 2}
+
+
 def test_bad_files(tmp_path):
     (tmp_path / "a.yaml").write_text("a: [1\nb: 2")
     with pytest.raises(InputError, match=r"a\.yaml is not valid YAML at line 2"):

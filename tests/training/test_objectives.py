@@ -47,6 +47,13 @@ def regions(model):
     return batch | {"text_ids": batch["text_ids"].clamp(max=model.config.text.vocab_size - 3)}
 
 
+def opposed(model):
+    """BLIP's pairs, and for the second a text of other words."""
+    batch = model.example(SIZE)["general"]
+    other = {"opposed_ids": batch["text_ids"][1:2].flip(1), "opposed_atts": batch["text_atts"][1:2].flip(1)}
+    return batch | other | {"opposed_of": torch.tensor([1])}
+
+
 CASES = {
     ("dense_labels", "xvlm"): dense_batch,
     ("dense_labels", "blip"): dense_batch,
@@ -61,8 +68,9 @@ CASES = {
     ("together", "blip"): lambda model: model.example(SIZE),
     ("guided", "xvlm"): lambda model: model.example(SIZE),
     ("grounded", "blip"): lambda model: {"general": model.example(SIZE)["general"], "region": regions(model)},
+    ("grounded", "blip", "opposites"): lambda model: {"general": opposed(model), "region": regions(model)},
 }
-MOMENTUM = [("together", "blip"), ("grounded", "blip")]
+MOMENTUM = [("together", "blip"), ("grounded", "blip"), ("grounded", "blip", "opposites")]
 """BLIP's own losses move its slow copies."""
 
 
@@ -77,6 +85,18 @@ def build(case):
 def total(objective, sides):
     torch.manual_seed(1)  # hard negatives are drawn
     return sum(objective(sides).values())
+
+
+def test_opposites_are_matched_with_the_picture_of_their_pair():
+    """By hand: the caption is a match, its opposite none."""
+    objective, sides = build(("grounded", "blip", "opposites"))
+    objective.eval()
+    batch, model = sides["general"], objective.model
+    image = model.visual_encoder(batch["image"])[1:2]
+    said = model.match_logits(batch["text_ids"][1:2], batch["text_atts"][1:2], image)
+    turned = model.match_logits(batch["opposed_ids"], batch["opposed_atts"], image)
+    by_hand = -(said.log_softmax(1)[0, 1] + turned.log_softmax(1)[0, 0]) / 2
+    torch.testing.assert_close(objective(sides)["general.opposed"], by_hand)
 
 
 def test_every_objective_is_tried():
