@@ -48,6 +48,8 @@ class CaptioningConfig(Finetuning):
     leave_out: slow metrics (METEOR, SPICE) not to compute.
     """
 
+    reads = "captions"
+
     val: Captioned
     test: Captioned
     smoothing: float = 0.1

@@ -36,6 +36,8 @@ WORDS = "text_decoder.bert.embeddings.word_embeddings.weight"
 class FirstStageConfig(Finetuning):
     """val: captions that are not trained on, whose loss is measured after every epoch (none: nothing is measured)."""
 
+    reads = "first_stage_captions"
+
     val: ReaderConfig | None = None
     eval_batch: int = 64
 

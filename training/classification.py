@@ -30,6 +30,8 @@ from training.task import Finetuning
 class ClassificationConfig(Finetuning):
     """test: the images that are classified after every epoch."""
 
+    reads = "classification"
+
     test: LabelledSet
     eval_batch: int = 128
 

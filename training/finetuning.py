@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from console.errors import InputError
 from console.interrupt import interrupt
 from console.progress import console
 from data.batches import Side, load
@@ -105,6 +106,8 @@ class _Run:
         self.kept = {"at the start" if mask is None else "after loading the mask": count_kept(self.model)}
         tokenizer = load_tokenizer(self.model.tokenizer)
         reader = make_reader(config.train, self.model.image_shape, tokenizer)
+        if (there := len(reader.source)) < config.batch_size:
+            raise InputError(f"a batch of {config.batch_size} takes more than the {there} samples: lower batch_size")
         self.side = Side("train", reader, config.batch_size, self.seed, whole=True)
         self.task = make_task(self.model, tokenizer, self.folder, DEBUG_SAMPLES if args.debug else config.samples)
         self.decides = None if config.skip_val else self.task.decides

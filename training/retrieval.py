@@ -40,6 +40,8 @@ class RetrievalConfig(Finetuning):
     that of one large batch and the encoders run once more (X-VLM).
     """
 
+    reads = "retrieval_pairs"
+
     val: Files
     test: Files
     evaluation: RetrievalSettings = field(default_factory=RetrievalSettings)
@@ -60,6 +62,8 @@ class Retrieval:
                 "gather_negatives is for models that compare the pairs of a batch, but this one compares with a queue "
                 "of many earlier ones: leave it out"
             )
+        if (asked := config.evaluation.max_tokens) > (most := model.config.text.positions):
+            raise InputError(f"evaluation: max_tokens is {asked}, but the model has {most} positions: lower it")
         self._config, self._tokenizer, self._shape = config, tokenizer, model.image_shape
         self._galleries = {
             split: Gallery(files, model.image_shape, config.max_words, limit)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from lightning.fabric import Fabric
@@ -26,8 +26,10 @@ class Finetuning:
     processes). model: what the task changes of the model's configuration. snapshot_steps: save what resuming needs
     after every so many steps, too. short_epoch: optimizer steps an epoch at most, for a quick look; each epoch then
     sees other samples. samples: images or questions an evaluation at most. skip_val: do not look at `val` after each
-    epoch; then the last epoch counts.
+    epoch; then the last epoch counts. reads: the reader whose batches the task's losses take (None: any).
     """
+
+    reads: ClassVar[str | None] = None
 
     epochs: int
     batch_size: int
@@ -45,6 +47,8 @@ class Finetuning:
     def __post_init__(self) -> None:
         at_least(self, 1, "epochs", "batch_size", "effective_batch", "snapshot_steps", "short_epoch", "samples")
         at_least(self, 0, "seed")
+        if self.reads is not None and self.train.reader != self.reads:
+            raise InputError(f"train: the reader of this task is '{self.reads}', not '{self.train.reader}'")
 
     def accumulation(self, processes: int) -> int:
         """Forward passes a process and step; InputError when the effective batch cannot be made of them."""

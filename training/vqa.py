@@ -38,6 +38,8 @@ class VQAConfig(Finetuning):
     says (BLIP only, and in no published result).
     """
 
+    reads = "questions"
+
     val: Files
     test: Files
     answers: str

@@ -55,6 +55,13 @@ def test_only_slow_metrics_are_left_out():
         parse(CaptioningConfig, settings | {"leave_out": ["CIDEr"]}, "some.yaml")
 
 
+def test_the_reader_of_another_task():
+    settings = read_yaml(task_file("xvlm-mini", "captioning"))
+    settings["train"]["reader"] = "questions"
+    with pytest.raises(InputError, match="the reader of this task is 'captions', not 'questions'"):
+        parse(CaptioningConfig, settings, "some.yaml")
+
+
 def test_a_section_is_named():
     settings = {**READER, "augmentation": {"flip": 7.0}}
     with pytest.raises(InputError, match=r"some\.yaml: augmentation: flip is a probability, from 0 to 1, not 7\.0"):

@@ -20,7 +20,10 @@ SHAPE = ImageShape(image_size=64, patch_size=8)
 SIZE, LENGTH, CROPS = 6, 20, 3
 LETTERS = {"b": SIZE, "n": SIZE, "L": LENGTH, "m": Masking().most, "H": 64, "p": 65, "s": CROPS}
 
-MEASURED = (("t", "text_ids", 1), ("t", "question_ids", 1), ("a", "answer_ids", 0), ("u", "answer_ids", 1))
+MEASURED = (
+    ("t", "text_ids", 1), ("t", "question_ids", 1), ("a", "answer_ids", 0), ("u", "answer_ids", 1),
+    ("k", "opposed_ids", 0),
+)  # fmt: skip
 """Letters that depend on the texts of a batch: the field and the axis that they are read from."""
 
 PAIRS = {"annotations": ["data/pretrain/cc3m_pretrain.json"], "image_roots": {"cc3m": "images/cc3m"}}
@@ -30,6 +33,7 @@ FILES = {
     "mlm_pairs": PAIRS,
     "mlm_regions": {"annotations": ["data/pretrain/vg_regions.json"]},
     "pairs": PAIRS,
+    "opposed_pairs": PAIRS,
     "labelled_images": CLASSES,
     "masked_texts": PAIRS,
     "dense_scenes": {},

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -123,6 +124,15 @@ def test_a_finished_run_is_not_done_again_and_another_is_refused(config, run, tm
     assert (tmp_path / "out_2" / "results.json").is_file()
 
 
+def test_texts_longer_than_the_model_reads(config, run, tmp_path):
+    """Known before the first step, not after the last."""
+    changed = config("retrieval", evaluation={"max_tokens": 300})
+    done = run(*options("retrieval", changed, tmp_path / "out", "--dense"))
+    assert done.returncode == 2
+    assert re.search(r"evaluation: max_tokens is 300, but the model has \d+ positions", done.stderr.replace("\n", " "))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "more", "message"),
     [
@@ -133,6 +143,7 @@ def test_a_finished_run_is_not_done_again_and_another_is_refused(config, run, tm
         ({"short_epoch": 0}, ["--dense"], "short_epoch must be at least 1, not 0"),
         ({"k_test": 1000}, ["--dense"], "k_test asks for the best 1000"),
         ({"surprise": 1}, ["--dense"], "unknown key 'surprise'"),
+        ({"batch_size": 100_000}, ["--dense"], "a batch of 100000 takes more than the "),
         ({}, ["--dense", "--snapshot", "gone.pt"], "there is no snapshot gone.pt"),
         ({}, ["--dense", "--precision", "16-mixed"], "precision 16-mixed needs a GPU"),
         ({}, ["--mask", "OTHER"], "the mask belongs to another model"),
