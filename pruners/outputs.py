@@ -6,6 +6,7 @@ import csv
 import datetime
 import io
 import json
+import re
 import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,6 +55,13 @@ class Outputs:
     def mask(self, sparsity: float) -> Path:
         """The mask of a sparsity in (0, 1)."""
         return self.folder / f"{self.model}_{self.label}_{percent(sparsity)}_seed{self.seed}.safetensors"
+
+    def masks(self) -> list[Path]:
+        """The masks of this run's name that are there, of whatever sparsity."""
+        name = re.compile(
+            rf"{re.escape(f'{self.model}_{self.label}_')}[\d.]+{re.escape(f'_seed{self.seed}.safetensors')}"
+        )
+        return sorted(path for path in self.folder.glob("*.safetensors") if name.fullmatch(path.name))
 
     def _beside(self, ending: str) -> Path:
         return self.folder / f"{self.model}_{self.label}_seed{self.seed}_{ending}"

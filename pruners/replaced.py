@@ -1,4 +1,4 @@
-"""Say before a run which masks of other settings it will replace: options and data are no part of their names."""
+"""Say before a run what of other settings it will replace: options and data are no part of its files' names."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def replaced(outputs: Outputs, sparsities: Sequence[float], source: dict[str, An
     source: options, weights and precision as masks keep them. steps: batches that one mask's calibration looks at
     (None: no data).
     """
-    there = [path for path in map(outputs.mask, sparsities) if path.is_file()]
+    asked = {outputs.mask(sparsity) for sparsity in sparsities}
     now = _settings(source, steps)
-    for path in there:
+    for path in sorted(outputs.masks(), key=lambda path: path not in asked):
         try:
             about = parse_metadata(path, read_metadata(path), "about", ("source",))  # not the bits, nor CHITA's weights
             before = _settings(about["source"], _steps(outputs.manifest))
@@ -28,9 +28,10 @@ def replaced(outputs: Outputs, sparsities: Sequence[float], source: dict[str, An
             continue
         for name, value in now.items():
             if name in before and before[name] != value:
+                goes = "it and" if path in asked else "it stays, but"
                 return (
-                    f"{path} was made with other settings ({name}: {before[name]}, now {value}) and will be replaced; "
-                    "--output_dir keeps both"
+                    f"{path} was made with other settings ({name}: {before[name]}, now {value}): {goes} the scores, "
+                    "the picture and the record of calibration beside it will be replaced; --output_dir keeps both"
                 )
     return None
 

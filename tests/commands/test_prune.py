@@ -137,6 +137,9 @@ def test_masks_of_other_settings_are_not_replaced_without_a_word(run, tmp_path):
         done = prune(run, tmp_path, *options, number)
         assert done.returncode == 0, done.stderr
         assert ("made with other settings (num_batches: 2, now 3)" in done.stdout + done.stderr) == said
+    done = prune(run, tmp_path, "--pruner", "snip", "-s", "63", "--batch_size", "4", "--num_batches", "4")
+    assert "snip_75_seed42.safetensors was made with other settings" in (told := " ".join(done.stderr.split()))
+    assert "it stays, but the scores, the picture and the record of calibration beside it will be replaced" in told
 
 
 def test_new_masks_of_another_allocation_stay_in_its_folder(run, tmp_path):
