@@ -37,7 +37,7 @@ def explain_os_error(error: OSError, doing: str) -> InputError:
         errno.ENOENT: "no such file or folder; check the path",
         errno.ENOTDIR: "a part of the path is a file, not a folder; check the path",
         errno.EEXIST: "something else is in the way there; choose another name",
-        errno.EISDIR: "a folder of that name is in the way; choose another name",
+        errno.EISDIR: "it is a folder; name a file",
         errno.ENODEV: "it is no file, perhaps a folder; name the file",
         errno.ENAMETOOLONG: "the name is too long for the file system; choose a shorter one",
     }.get(code, f"{error.strerror or error}; check the path")

@@ -71,6 +71,8 @@ def show_plan(args: argparse.Namespace) -> int:
     """The plan as a table."""
     session = begin(args, args.grid)
     print_plan(session.plan, session.places, session.found, session.sources, positive(args.jobs))
+    if session.found.missing:
+        check_configs(session.plan, session.found.missing)
     return 0
 
 

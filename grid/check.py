@@ -50,7 +50,7 @@ def check_config(kind: str, settings: dict[str, Any], where: str) -> None:
     if "datasets" in settings:
         chosen = settings["datasets"][dataset or next(iter(settings["datasets"]))]
         settings = {key: value for key, value in settings.items() if key != "datasets"} | chosen
-    parse(getattr(importlib.import_module(module), class_name), settings, where)
+    parse(getattr(importlib.import_module(module), class_name), settings, where, inner=True)
 
 
 def main() -> None:

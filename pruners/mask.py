@@ -219,7 +219,8 @@ class Mask(Mapping[str, Tensor]):
                 f"{tuple(layers[name].weight.shape)} in the model)"
             )
         if problems:
-            raise InputError(f"the mask belongs to another model: {'; '.join(problems)}")
+            made_for = f", {self.source['model']}" if self.source.get("model") else ""
+            raise InputError(f"the mask belongs to another model{made_for}: {'; '.join(problems)}")
 
     @torch.no_grad()
     def apply(self, model: nn.Module) -> None:

@@ -52,6 +52,18 @@ def flat(metrics: Mapping[str, Any], before: str = "") -> dict[str, float]:
     return found
 
 
+def without_number(metrics: Mapping[str, Any], before: str = "") -> list[str]:
+    """The metrics that came to nothing: NaN or infinite, as those of a run whose loss diverged."""
+    found = []
+    for key, value in metrics.items():
+        name = f"{before} {key}".strip()
+        if isinstance(value, Mapping):
+            found += without_number(value, name)
+        elif isinstance(value, float) and not math.isfinite(value):
+            found.append(name)
+    return found
+
+
 def main_metric(task: str, metrics: Collection[str]) -> str:
     """The metric that stands for a task, of those that there are."""
     for pattern in MAIN.get(task.partition(":")[0], ()):

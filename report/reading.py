@@ -20,7 +20,7 @@ from grid.steps import DENSE, PRUNE
 from grid.version import tell, version
 from pruners import PRUNERS
 from pruners.percents import percent
-from report.metrics import ORDER, flat
+from report.metrics import ORDER, flat, without_number
 from storage.hashing import hash_json
 
 AXES = ("model", "pruner", "sparsity", "task", "seed")
@@ -97,6 +97,9 @@ def read_results(given: Sequence[str], results: Path, only: Sequence[str] = ()) 
     kept, more = one_recipe(kept)
     kept = _selected(kept, only)
     tasks = tuple(run for run in kept if run.task != PRUNE)
+    for run in tasks:
+        if names := without_number(run.result["metrics"]):
+            more.append(f"{run.id}: {', '.join(names)} is no number")
     if not tasks:
         raise InputError(f"{short(folders[0])} holds no result of a task yet, only prunings: run the grid further")
     if tried := sum(bool((run.result.get("defined_by") or {}).get("debug")) for run in tasks):

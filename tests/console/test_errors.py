@@ -21,7 +21,7 @@ from console.errors import InputError, explain_os_error, nearest, run_command
         (errno.ENOENT, "no such file or folder"),
         (errno.ENOTDIR, "is a file, not a folder"),
         (errno.EEXIST, "something else is in the way"),
-        (errno.EISDIR, "a folder of that name is in the way"),
+        (errno.EISDIR, "it is a folder; name a file"),
         (errno.ENAMETOOLONG, "name is too long"),
         (errno.ELOOP, os.strerror(errno.ELOOP)),
     ],

@@ -122,6 +122,13 @@ def test_nested_metrics_and_words_among_them(tmp_path):
     assert task_table(scores, "xvlm-mini", "vqa").heads == [[("accuracy", 1), ("count", 1)]]
 
 
+def test_what_diverged_is_told(tmp_path):
+    put(tmp_path / "made", {"overall": float("nan"), "by_kind": {"count": float("inf"), "colour": 3.0}}, "omp")
+    put(tmp_path / "made", {"overall": 50.0}, "snip")
+    (note,) = read_results([str(tmp_path / "made")], tmp_path).notes
+    assert note.endswith("omp-75-seed0: overall, by_kind count is no number")
+
+
 def test_means_of_shares_are_over_tasks(tmp_path):
     """VQA keeps 40 of 80, captioning 90 of 100: 0.7; without one of them there is no mean."""
     folder = tmp_path / "made"
