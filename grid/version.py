@@ -13,7 +13,8 @@ from importlib import metadata
 from pathlib import Path
 
 RESULTS_VERSION = 1
-"""Raised by hand where a change of the code makes the same run give other numbers."""
+"""Raised by hand where a change of the code makes the same run give other numbers, beyond the rounding that another
+minor version of torch changes, too."""
 
 COMPUTING = ("torch", "torchvision", "transformers", "timm", "lightning", "numpy")
 

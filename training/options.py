@@ -23,7 +23,9 @@ def finetuning_parser(description: str, task: str) -> argparse.ArgumentParser:
     run = parser.add_argument_group("run")
     run.add_argument("--output_dir", help=f"folder of the run (default: runs/{task}/<model>_<mask or dense>_seed<n>)")
     run.add_argument("--snapshot", help="go on from this snapshot of the same run (default: the output folder's)")
-    run.add_argument("--snapshot_seconds", type=float, default=120.0, help="how often to save, besides every epoch")
+    run.add_argument(
+        "--snapshot_seconds", type=float, default=120.0, help="how often to save, besides every epoch (default: 120)"
+    )
     run.add_argument("--seed", type=int, help="of data order, augmentation and dropout (default: 42)")
     run.add_argument("--accelerator", default="auto", help="cpu, gpu, mps or auto")
     run.add_argument("--devices", type=int, default=1, help="processes on this machine, one device each")
