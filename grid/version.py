@@ -48,11 +48,14 @@ def tell(found: dict[str, str]) -> str:
 
 @functools.cache
 def commit() -> str | None:
-    """The commit of the code, with `+changes` where files differ from it; None outside a git checkout."""
+    """The commit of the code, with `+changes` where its files differ; None outside a git checkout.
+
+    Results are no code: a grid writes them while it runs.
+    """
     found = _git("rev-parse", "HEAD")
     if not found:
         return None
-    return found + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    return found + ("+changes" if _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results") else "")
 
 
 def _git(*arguments: str) -> str:
