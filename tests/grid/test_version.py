@@ -2,12 +2,21 @@
 
 import subprocess
 
+import pytest
+
 from grid import version
 
 
 def git(folder, *arguments):
     command = ["git", "-c", "user.name=x", "-c", "user.email=x@y", *arguments]
     return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture(autouse=True)
+def not_remembered():
+    version.commit.cache_clear()
+    yield
+    version.commit.cache_clear()
 
 
 def test_changed_code_is_told_and_changed_results_are_not(tmp_path, monkeypatch):
@@ -20,9 +29,11 @@ def test_changed_code_is_told_and_changed_results_are_not(tmp_path, monkeypatch)
     monkeypatch.setattr(version, "REPOSITORY", tmp_path)
     head = git(tmp_path, "rev-parse", "HEAD")
     assert version.commit() == head
+    version.commit.cache_clear()
     (tmp_path / "results/made.json").write_text("second\n")
     (tmp_path / "new.txt").write_text("new\n")
     assert version.commit() == head
+    version.commit.cache_clear()
     (tmp_path / "code.py").write_text("second\n")
     assert version.commit() == f"{head}+changes"
 
