@@ -100,9 +100,10 @@ def weights_path(name: str, weights: str | Path | None, default: str | None) -> 
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise InputError(f"{path} {what}: check the path given as weights")
     if not path.is_file():
+        mini = f"{name}-mini" if f"{name}-mini" in model_names() else "xvlm-mini"
         raise InputError(
             f"no weights for '{name}': the file {path} does not exist; put the checkpoint there (python -m "
             "data.download weights fetches the published ones) or name another (--weights; -pre where one finetunes) "
-            "(the model 'xvlm-mini' runs without: its weights are in the repository)"
+            f"(the model '{mini}' runs without: its weights are in the repository)"
         )
     return path

@@ -48,8 +48,8 @@ def captioned(world, tmp_path, monkeypatch):
         monkeypatch.setattr(captioning, "generate_captions", lambda *arguments: written)
         monkeypatch.setattr(captioning, "evaluation_batches", lambda *arguments: None)
         return made(
-            Captioning, _config=SimpleNamespace(eval_batch=2, prompt="", search=None), _tokenizer=None, _skip=skip,
-            _folder=tmp_path, _data={"test": None},
+            Captioning, _config=SimpleNamespace(eval_batch=2, prompt="", search=None, leave_out=[]),
+            _tokenizer=None, _skip=skip, _folder=tmp_path, _data={"test": None},
             _references={"test": references},
             _scenes={"test": load_scenes(world, numbers)} if scenes else {},
         )  # fmt: skip
