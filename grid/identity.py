@@ -78,8 +78,9 @@ class Sources:
 
     def _content(self, name: str) -> dict[str, Any]:
         if name.startswith(LIBRARIES):
-            folder = Path(name.partition(":")[2])
-            weights = {path.name: self._hash(path) for path in sorted(folder.glob("*")) if path.is_file()}
+            place = name.partition(":")[2]  # a local folder, perhaps
+            files = sorted(Path(place).glob("*")) if place else []
+            weights = {path.name: self._hash(path) for path in files if path.is_file()}
             return {"config": "the library's", "weights": weights or "the library's"}
         config, _ = read_config(name, None)
         default = config.pop("weights", None)

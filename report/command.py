@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from console.errors import InputError
 from console.results import result_console
@@ -136,12 +137,17 @@ def write_pictures(chapters: list[Chapter], folder: Path) -> list[str]:
 
 
 def forget_earlier(folder: Path, parts: list[str]) -> None:
-    """Remove the parts of an earlier report that this one does not have; what nobody listed stays."""
+    """Remove the parts of an earlier report that this one does not have; what nobody listed stays.
+
+    The list may come from elsewhere: of what it names, only files right in tables/ and pictures/ are touched.
+    """
     listed = folder / "parts.json"
-    before = []
+    before: Any = None
     if listed.is_file():
         with contextlib.suppress(ValueError):
             before = json.loads(listed.read_text(encoding="utf-8"))
-    for name in set(before) - set(parts):
-        (folder / name).unlink(missing_ok=True)
+    names = {name for name in before if isinstance(name, str)} if isinstance(before, list) else set()
+    for name in names - set(parts):
+        if str(Path(name).parent) in ("tables", "pictures") and (folder / name).is_file():
+            (folder / name).unlink()
     write_json(listed, sorted(parts))

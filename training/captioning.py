@@ -57,14 +57,14 @@ class CaptioningConfig(Finetuning):
     search: SearchSettings = field(default_factory=SearchSettings)
     eval_batch: int = 64
     start_eval: int = 0
-    leave_out: list[str] = field(default_factory=list)
+    leave_out: list[str] | None = None  # not []: snapshots from before there was such a key are still of the same run
 
     def __post_init__(self) -> None:
         super().__post_init__()
         probabilities(self, "smoothing")
         at_least(self, 1, "eval_batch")
         at_least(self, 0, "start_eval")
-        if strange := [name for name in self.leave_out if name not in SLOW]:
+        if strange := [name for name in self.leave_out or () if name not in SLOW]:
             raise InputError(f"leave_out: '{strange[0]}' cannot be left out, only {' and '.join(SLOW)} can")
 
 
@@ -119,7 +119,7 @@ class Captioning:
                 # Of a caption of special tokens alone nothing is left; a full stop scores as no word, and is allowed.
                 worded = {number: caption.strip() or "." for number, caption in written.items()}
                 scores, left_out = caption_scores(
-                    self._references[split], worded, self._single.__setitem__, config.leave_out
+                    self._references[split], worded, self._single.__setitem__, config.leave_out or ()
                 )
                 scores |= {"left_out": left_out} if left_out else {}
                 if self._scenes.get(split):

@@ -66,7 +66,14 @@ def test_parts_of_an_earlier_report_go_and_other_files_stay(tmp_path):
     main([str(tmp_path / "grid"), "--output", str(tmp_path / "out")])
     table = tmp_path / "out" / "tables" / "xvlm-mini_captioning.md"
     assert table.is_file()
+    outside = tmp_path / "outside.md"
+    outside.write_text("another's")
+    listed = json.loads((tmp_path / "out" / "parts.json").read_text())
+    strange = ["../outside.md", str(outside), "index.html", "tables/../../outside.md", "tables/..", 7]
+    (tmp_path / "out" / "parts.json").write_text(json.dumps(listed + strange))
     main([str(tmp_path / "grid"), "--output", str(tmp_path / "out"), "--only", "task=vqa"])
+    assert outside.is_file()
+    assert (tmp_path / "out" / "index.html").is_file()
     assert not table.exists()
     assert (tmp_path / "out" / "tables" / "xvlm-mini_vqa.md").is_file()
     assert (tmp_path / "out" / "tables" / "mine.md").read_text() == "mine"
