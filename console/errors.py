@@ -6,8 +6,10 @@ Bad input is an `InputError` whose text is one sentence: what is wrong, where, a
 
 from __future__ import annotations
 
+import atexit
 import difflib
 import errno
+import os
 import sys
 from collections.abc import Callable, Iterable
 
@@ -52,11 +54,20 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def run_command(main: Callable[[], None]) -> None:
     """Run a command's `main`; mendable errors end it with one line on stderr and exit code 2."""
+    code = _code(main)
+    if _has_companions():
+        _end_at_once(code)
+    if code:
+        sys.exit(code)
+
+
+def _code(main: Callable[[], None]) -> int:
+    """Run `main` and say how it ended: 0, 2 or `INTERRUPTED`."""
     try:
         main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -64,7 +75,26 @@ def run_command(main: Callable[[], None]) -> None:
             "error: the memory of the device does not suffice: take a smaller batch_size or model, or a larger device",
             file=sys.stderr,
         )
-        sys.exit(2)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        return INTERRUPTED
+    return 0
+
+
+def _has_companions() -> bool:
+    """Whether this process is one of several that talk to each other; torch itself need not be imported."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
+
+
+def _end_at_once(code: int) -> None:
+    """End the process after its exit functions, but without Python's own end.
+
+    gloo's threads let go of the last messages' tensors after the main thread has gone on. For one that comes by while
+    the interpreter is being taken down, that is the end of the process by SIGABRT, with all of its work done.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)

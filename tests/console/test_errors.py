@@ -108,3 +108,26 @@ def test_codes_as_a_shell_sees_them(body, code, err, run_process):
     program = f"import signal\nfrom console.errors import *\ndef main():\n    {body}\nrun_command(main)"
     done = run_process("-c", program)
     assert (done.returncode, done.stderr) == (code, err)
+
+
+@pytest.mark.parametrize(("body", "code"), [("raise InputError('no such model')", 2), ("pass", 0)])
+def test_one_of_several_processes_ends_before_the_interpreter_is_taken_down(body, code, run_process, tmp_path):
+    """gloo's threads may still want the interpreter then, and would end the process with SIGABRT instead."""
+    program = f"""
+import atexit, sys
+import torch.distributed as dist
+from console.errors import *
+class Late:
+    def __del__(self):
+        print("taken down", flush=True)
+late = Late()
+atexit.register(print, "exit function")
+def main():
+    dist.init_process_group("gloo", init_method="file://{tmp_path}/store", rank=0, world_size=1)
+    print("done")
+    {body}
+run_command(main)"""
+    done = run_process("-c", program)
+    assert (done.returncode, done.stdout) == (code, "done\nexit function\n"), done.stderr
+    alone = run_process("-c", program.replace("    dist.init", "    0 and dist.init"))
+    assert (alone.returncode, alone.stdout) == (code, "done\nexit function\ntaken down\n"), alone.stderr
