@@ -36,6 +36,7 @@ from training.choices import (
 from training.clock import Clock
 from training.compiling import compile_blocks
 from training.epoch_weights import Metrics, bring_epochs, check_epochs, keep_epoch, load_best, write_model
+from training.evaluating import Evaluation
 from training.fabric import make_fabric
 from training.kept import as_json, count_kept, show_kept
 from training.logging_wandb import WandbLog, start_wandb
@@ -215,7 +216,7 @@ class _Run:
             self.lock.check()
         self.model.eval()
         with self.clock.doing("evaluation"):
-            found = {} if self.config.skip_val else self.task.evaluate(self.fabric, self.model, "val", epoch)
+            found = {} if self.config.skip_val else self._evaluate("val", epoch)
         if self.leads:
             keep_epoch(self.folder, epoch, found, self.model, self.decides)
             if found:
@@ -223,6 +224,9 @@ class _Run:
             self.clock.save()
             self.wandb.epoch(epoch, found, epoch * self.epoch_steps)
         self.fabric.barrier()
+
+    def _evaluate(self, split: str, epoch: int | None) -> Metrics:
+        return self.task.evaluate(self.model, Evaluation(self.fabric, split, epoch, self.args.num_workers))
 
     # -- the end ----------------------------------------------------------------------------------------
 
@@ -237,7 +241,7 @@ class _Run:
             self.lock.check()
         self.kept["after training"] = count_kept(self.model)
         with self.clock.doing("evaluation"), torch.no_grad():
-            metrics = self.task.evaluate(self.fabric, self.model, "test", best)
+            metrics = self._evaluate("test", best)
         result = self._result(metrics, best)
         if self.leads:
             write_items(self.folder / FILE, self.task.items() if hasattr(self.task, "items") else {})

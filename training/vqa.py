@@ -6,12 +6,11 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from configs.limits import at_least
 from console.errors import InputError, nearest
-from data.evaluation_batches import check_files, evaluation_batches
+from data.evaluation_batches import check_files
 from data.questions import QuestionsToAnswer, read_answer_list
 from data.readers import Batch
 from data.sources import Files
@@ -22,6 +21,7 @@ from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
 from evaluation.items import Groups, one_group
 from evaluation.vqa import Answer, answer_accuracy, question_accuracies, read_truth, vqa_accuracy, write_answers
 from training.epoch_weights import Metrics
+from training.evaluating import Evaluation
 from training.merge import gather_shares
 from training.samples import IMAGES
 from training.task import Finetuning
@@ -97,12 +97,12 @@ class VQA:
         """Cross-entropy of the answers, weighted."""
         return model(batch)
 
-    def evaluate(self, fabric: Fabric, model: nn.Module, split: str, epoch: int | None) -> Metrics:
+    def evaluate(self, model: nn.Module, look: Evaluation) -> Metrics:
         """Answers into result/, and their accuracy where the right ones are known."""
-        config = self._config
+        config, split, fabric = self._config, look.split, look.fabric
         if split == "val" and not config.hold_out:
             return {}
-        share = evaluation_batches(self._data[split], config.eval_batch, fabric.global_rank, fabric.world_size)
+        share = look.batches(self._data[split], config.eval_batch)
         if config.inference == "rank":
             given = answer_questions(model, share, self._tokenizer, self._answers, config.k_test)
         else:
@@ -110,7 +110,7 @@ class VQA:
         given = self._given = gather_shares(fabric, given)
         found: Metrics = {}
         if fabric.is_global_zero:
-            name = f"{split}_vqa_result_epoch_{'last' if split == 'test' else epoch}.json"
+            name = f"{split}_vqa_result_epoch_{'last' if split == 'test' else look.epoch}.json"
             rows = answered(given)
             write_answers(self._folder / "result" / name, [rows], self._data[split].question_ids)
             if split in self._truth:
