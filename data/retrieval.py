@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from console.errors import InputError
 from data.evaluation_batches import needed_image
 from data.records import check_fields, is_caption, is_text, join_root, read_json_list
 from data.sources import Files
@@ -35,7 +36,13 @@ class Gallery(Dataset[Tensor]):
             self.images.append(join_root(root, record["image"]))
             self.texts_of_image.append(list(range(len(self.texts), len(self.texts) + len(captions))))
             self.image_of_text += [i] * len(captions)
-            self.texts += [pre_caption(caption, max_words) for caption in captions]
+            try:
+                self.texts += [pre_caption(caption, max_words) for caption in captions]
+            except ValueError as error:
+                raise InputError(
+                    f"{path}: a caption of {record['image']} has no word: remove it, since each has its place in the "
+                    "recalls"
+                ) from error
         self._transform = evaluation_transform(shape)
 
     def __len__(self) -> int:

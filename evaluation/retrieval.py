@@ -14,6 +14,7 @@ from data.retrieval import Gallery
 from data.tokenizer import Tokenizer
 from evaluation.recall import Ranks, ranks, recalls
 from models.gather import add_processes, place
+from models.placing import placed
 
 UNSCORED = -100.0  # of pairs that were not among the best k by similarity
 
@@ -59,7 +60,7 @@ def evaluate_retrieval(
     images]. note: is told the ranks under `itc` and under `itm`. workers: loader processes for the images.
     """
     device = next(model.parameters()).device
-    image_states, image_features = _images(model, gallery, settings.image_batch, device, workers)
+    image_states, image_features = _images(model, gallery, settings.image_batch, workers)
     ids = [tokenizer.encode(text, settings.sep, settings.max_tokens) for text in gallery.texts]
     ids, atts = (tensor.to(device) for tensor in tokenizer.pad_batch(ids, settings.max_tokens))
     text_states, text_features = _batched(model.text_entry, settings.text_batch, ids, atts)
@@ -74,7 +75,7 @@ def evaluate_retrieval(
     judge("itc", similarity, similarity.t())
 
     def rerank(similarity: Tensor, pick: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-        scores = torch.zeros_like(similarity)
+        scores = torch.zeros(similarity.shape, dtype=similarity.dtype, device=device)  # contiguous, to be sent
         n, k = similarity.shape[0], min(settings.k_test, similarity.shape[1])
         best, candidates = similarity.topk(k, dim=1)
         together = max(1, settings.pairs // k)
@@ -98,10 +99,10 @@ def evaluate_retrieval(
     return result
 
 
-def _images(model: nn.Module, gallery: Gallery, size: int, device: torch.device, workers: int) -> tuple[Tensor, Tensor]:
+def _images(model: nn.Module, gallery: Gallery, size: int, workers: int) -> tuple[Tensor, Tensor]:
     parts = []
     for batch in evaluation_batches(gallery, size, num_workers=workers):
-        parts.append(model.image_entry(batch["image"].to(device)))
+        parts.append(model.image_entry(placed(batch, model)["image"]))
     states, features = zip(*parts, strict=True)
     return torch.cat(states), torch.cat(features)
 

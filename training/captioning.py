@@ -64,6 +64,15 @@ class CaptioningConfig(Finetuning):
         probabilities(self, "smoothing")
         at_least(self, 1, "eval_batch")
         at_least(self, 0, "start_eval")
+        if not self.skip_val and self.start_eval >= self.epochs:
+            raise InputError(
+                f"start_eval is {self.start_eval}, so none of {self.epochs} epoch(s) is evaluated: lower it"
+            )
+        if self.train.prompt.strip() != self.prompt.strip():
+            raise InputError(
+                f"captions are trained after {self.train.prompt!r} (train: prompt) and written after {self.prompt!r} "
+                "(prompt): give the same"
+            )
         if strange := [name for name in self.leave_out or () if name not in SLOW]:
             raise InputError(f"leave_out: '{strange[0]}' cannot be left out, only {' and '.join(SLOW)} can")
 
@@ -114,7 +123,7 @@ class Captioning:
         self._single: dict[str, dict[int, float]] = {}
         if fabric.is_global_zero:
             rows = [{"image_id": number, "caption": caption} for number, caption in written.items()]
-            write_results(self._folder / "result" / f"captioning_{split}_result_epoch{look.epoch}.json", rows)
+            write_results(self._folder / "result" / f"captioning_{split}_result_epoch{look.epoch or 'last'}.json", rows)
             if not self._skip:
                 # Of a caption of special tokens alone nothing is left; a full stop scores as no word, and is allowed.
                 worded = {number: caption.strip() or "." for number, caption in written.items()}

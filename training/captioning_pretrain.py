@@ -23,6 +23,7 @@ from data.readers import Batch, ReaderConfig, make_reader
 from data.tokenizer import Tokenizer
 from models import RANDOM
 from models.checkpoint import MASK_SUFFIX, KeyRules, read_state
+from models.placing import placed
 from training.epoch_weights import Metrics
 from training.evaluating import Evaluation
 from training.merge import gather_shares
@@ -71,7 +72,7 @@ class FirstStage:
         numbers = range(fabric.global_rank, self._batches, fabric.world_size)
         with look.bar(len(numbers)) as advance:
             for t, item in zip(numbers, load(self._held_out, numbers, look.workers), strict=True):
-                batch = fabric.to_device(item.batch)
+                batch = placed(item.batch, model)
                 words = int(batch["text_atts"][:, 1:].sum())  # [CLS] is given
                 share[t] = (self.losses(model, batch, 0.0)["lm"].item() * words, words)
                 advance(1)

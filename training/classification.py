@@ -19,6 +19,7 @@ from data.readers import Batch
 from data.transforms import to_picture
 from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
 from evaluation.items import Groups, one_group
+from models.placing import placed
 from training.epoch_weights import Metrics
 from training.evaluating import Evaluation
 from training.merge import gather_shares
@@ -82,7 +83,7 @@ class Classification:
         rank, size = look.fabric.global_rank, look.fabric.world_size
         found, batch_size = {}, self._config.eval_batch
         for number, batch in enumerate(look.batches(self._data, batch_size)):
-            best = model.logits(batch["image"].to(look.fabric.device)).argmax(dim=1).tolist()
+            best = model.logits(placed(batch, model)["image"]).argmax(dim=1).tolist()
             first = (number * size + rank) * batch_size
             found |= {first + i: pair for i, pair in enumerate(zip(best, batch["label"].tolist(), strict=True))}
         self._found = gather_shares(look.fabric, found)

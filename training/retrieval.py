@@ -76,6 +76,7 @@ class Retrieval:
         passes = config.accumulation(world)
         self.rehearses = config.gather_negatives and passes * world > 1
         self._features = StepFeatures()
+        self._moved: float | None = None
         notices = [capped(config.evaluation.k_test, split, found) for split, found in self._galleries.items()]
         if passes > 1 and not (self.rehearses or model.stateful):
             notices.append(fewer_negatives(config.batch_size * world, passes))
@@ -90,7 +91,8 @@ class Retrieval:
     def losses(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Contrastive loss against the features of all processes (and passes), and matching loss."""
         if model.stateful:  # BLIP: the momentum model's targets come in over the first epoch
-            return model(batch, gather=gather_processes, alpha=self._config.alpha * min(1.0, progress))
+            first, self._moved = progress != self._moved, progress  # of the passes of an optimizer step
+            return model(batch, gather=gather_processes, alpha=self._config.alpha * min(1.0, progress), move=first)
         return model(batch, gather=self._features.gather() if self.rehearses else gather_processes)
 
     def evaluate(self, model: nn.Module, look: Evaluation) -> Metrics:

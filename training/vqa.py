@@ -13,6 +13,7 @@ from console.errors import InputError, nearest
 from data.evaluation_batches import check_files
 from data.questions import QuestionsToAnswer, read_answer_list
 from data.readers import Batch
+from data.records import Record
 from data.sources import Files
 from data.tokenizer import Tokenizer
 from data.transforms import to_picture
@@ -91,7 +92,7 @@ class VQA:
             check_files(self._data[split])
         self._truth["val"] = [record for path in self._data["val"].source.paths for record in read_truth(path)][:limit]
         if config.test_answers is not None:
-            self._truth["test"] = read_truth(root.path(config.test_answers))[:limit]
+            self._truth["test"] = truth_of(self._data["test"].question_ids, root.path(config.test_answers))
 
     def losses(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Cross-entropy of the answers, weighted."""
@@ -134,6 +135,17 @@ class VQA:
                 lines += judged(self._given[number], people[number])
             shown.append(Sample([Shown(to_picture(data[i][1], self._shape))], lines))
         return [Part(f"{len(shown)} of {len(data)} test questions, with the answer given", shown)]
+
+
+def truth_of(questions: list[int], path: Path | str) -> list[Record]:
+    """The records of a file of answers that belong to these questions, in their order; InputError where one lacks."""
+    records = {record["question_id"]: record for record in read_truth(path)}
+    if missing := [number for number in questions if number not in records]:
+        raise InputError(
+            f"{path} has no answer to {len(missing)} of {len(questions)} test questions (the first is {missing[0]}): "
+            "name the file that belongs to `test` under test_answers, or leave that out"
+        )
+    return [records[number] for number in questions]
 
 
 def answered(given: dict[int, str]) -> list[Answer]:
