@@ -21,12 +21,15 @@ console = Console(stderr=True, soft_wrap=True)
 
 
 @contextlib.contextmanager
-def progress_bar(title: str, total: int | None, done: int = 0, show: bool = True) -> Iterator[Callable[..., None]]:
-    """Show a bar on stderr; yields `advance(n=1, note="")`.
+def progress_bar(
+    title: str, total: int | None, done: int = 0, show: bool = True, keep: bool = True
+) -> Iterator[Callable[..., None]]:
+    """Show a bar on stderr, below one that is there already; yields `advance(n=1, note="")`.
 
-    total: steps in all (None: unknown), done: steps finished before (a resumed run).
+    total: steps in all (None: unknown), done: steps finished before (a resumed run). keep: leave the last state there.
     On something that is no terminal nothing is drawn but the last state.
     """
+    show = show and (keep or console.is_terminal)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -36,7 +39,8 @@ def progress_bar(title: str, total: int | None, done: int = 0, show: bool = True
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, disable=not show, refresh_per_second=4) as bar:
+    options = {"disable": not show, "refresh_per_second": 4, "transient": not keep}
+    with Progress(*columns, console=console, **options) as bar:
         task = bar.add_task(title, total=total, completed=done, note="")
 
         def advance(steps: int = 1, note: str | None = None) -> None:

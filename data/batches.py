@@ -16,9 +16,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from console.errors import InputError
 from data.images import ImageError
+from data.loading import plainly
 from data.randomness import permutation, seeded
 from data.readers import Batch, Reader
 from data.regions import RegionError
+from data.text import TextError
 
 Unit = tuple[int, str]
 """Number of a batch and its side."""
@@ -71,11 +73,13 @@ class Side(Dataset[Loaded]):
         for _ in range(RETRIES):
             try:
                 return self.reader.sample(index, rng), index
-            except (ImageError, RegionError) as error:
+            except (ImageError, RegionError, TextError) as error:
                 name = self.reader.source.name(index)
-                failed.append(str(error) if isinstance(error, ImageError) else f"{name} ({error})")
+                failed.append(f"{name} ({error})" if isinstance(error, RegionError) else str(error))
                 index = rng.randrange(len(self.reader.source))
-        raise InputError(f"{RETRIES} images in a row cannot be read (last: {failed[-1]}): check the image folder")
+        raise InputError(
+            f"{RETRIES} samples in a row cannot be read (last: {failed[-1]}): check images and annotations"
+        )
 
 
 class Sides(Dataset[Loaded]):
@@ -101,4 +105,5 @@ def load(batches: Dataset[Loaded], wanted: Sequence[Any], num_workers: int = 0) 
     """The wanted items of a `Side` or `Sides` in order, loaded ahead by `num_workers` processes."""
     # A generator of its own: the loader would otherwise draw from the global one.
     generator = torch.Generator().manual_seed(0)
-    return iter(DataLoader(batches, batch_size=None, sampler=wanted, num_workers=num_workers, generator=generator))
+    loader = DataLoader(batches, batch_size=None, sampler=wanted, num_workers=num_workers, generator=generator)
+    return plainly(loader)

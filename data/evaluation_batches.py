@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from console.errors import InputError
 from data.images import ImageError, read_image
+from data.loading import plainly
 from data.readers import Batch
 
 
@@ -45,7 +46,7 @@ def evaluation_batches(
     loader = DataLoader(
         data, batch_sampler=wanted, num_workers=num_workers, collate_fn=data.collate, generator=generator
     )
-    return iter(loader)
+    return plainly(loader)
 
 
 def check_files(data: EvaluationData) -> None:

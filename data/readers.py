@@ -19,7 +19,7 @@ from console.errors import InputError, nearest
 from data.masking import Masking, mask_tokens
 from data.regions import Region, RegionSampling, sample_view
 from data.sources import Files, LabelledImages, Pairs, RegionRecords
-from data.text import pre_caption
+from data.text import TextError, pre_caption
 from data.tokenizer import Tokenizer
 from data.transforms import Augmentation, Views, region_transform, training_transform
 from models.base import ImageShape
@@ -228,14 +228,12 @@ def make_reader(config: ReaderConfig, shape: ImageShape, tokenizer: Tokenizer | 
 
 
 def one_text(caption: str | list[str], name: str, max_words: int, rng: random.Random) -> str:
-    """One caption of a list, drawn uniformly, after preprocessing; InputError when nothing is left of it."""
+    """One caption of a list, drawn uniformly, after preprocessing; TextError when nothing is left of it."""
     text = rng.choice(caption) if isinstance(caption, list) else caption
     try:
         return pre_caption(text, max_words)
     except ValueError as error:
-        raise InputError(
-            f"{name}: the caption {text!r} is empty after preprocessing: remove or mend the record"
-        ) from error
+        raise TextError(f"{name} (the caption {text!r} has no word)") from error
 
 
 def says_side(record: dict[str, Any]) -> bool:

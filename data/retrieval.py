@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from console.errors import InputError
-from data.images import ImageError, read_image
+from data.evaluation_batches import needed_image
 from data.records import check_fields, is_caption, is_text, join_root, read_json_list
 from data.sources import Files
 from data.text import pre_caption
 from data.transforms import evaluation_transform
-from models.base import ImageShape
+from models.base import Batch, ImageShape
 
 
 class Gallery(Dataset[Tensor]):
@@ -35,14 +36,25 @@ class Gallery(Dataset[Tensor]):
             self.images.append(join_root(root, record["image"]))
             self.texts_of_image.append(list(range(len(self.texts), len(self.texts) + len(captions))))
             self.image_of_text += [i] * len(captions)
-            self.texts += [pre_caption(caption, max_words) for caption in captions]
+            try:
+                self.texts += [pre_caption(caption, max_words) for caption in captions]
+            except ValueError as error:
+                raise InputError(
+                    f"{path}: a caption of {record['image']} has no word: remove it, since each has its place in the "
+                    "recalls"
+                ) from error
         self._transform = evaluation_transform(shape)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, i: int) -> Tensor:
-        try:
-            return self._transform(read_image(self.images[i]))
-        except ImageError as error:
-            raise InputError(f"a gallery needs all its images, but one cannot be read: {error}") from error
+        return self._transform(needed_image(self.images[i]))
+
+    def file(self, i: int) -> str:
+        """The file of image i."""
+        return self.images[i]
+
+    def collate(self, images: list[Tensor]) -> Batch:
+        """`image` [b, 3, H, W]."""
+        return {"image": torch.stack(images)}

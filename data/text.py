@@ -8,6 +8,10 @@ _DELETED = re.compile(r"[,.'!?\"()*#:;~]")
 _WHITESPACE = re.compile(r"\s{2,}")
 
 
+class TextError(Exception):
+    """A caption of which preprocessing leaves nothing; the message names its record."""
+
+
 def _clean(text: str) -> str:
     text = _DELETED.sub("", text.lower())
     return text.replace("-", " ").replace("/", " ").replace("<person>", "person")

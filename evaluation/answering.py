@@ -14,6 +14,7 @@ from data.readers import Batch
 from data.tokenizer import Tokenizer
 from models.beam_search import SearchSettings, beam_search
 from models.decoding import NextWords, repeated
+from models.placing import placed
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def answer_questions(
     ids, atts = (tensor.to(device) for tensor in tokenizer.pad_batch(encode_answers(answers, tokenizer)))
     given: dict[int, str] = {}
     for batch in batches:
-        here = {name: tensor.to(device) for name, tensor in batch.items()}
+        here = placed(batch, model)
         best = model.rank(here, ids, atts, k_test)
         for question, number in zip(batch["question_id"].tolist(), best.tolist(), strict=True):
             given[question] = answers[number]
@@ -54,10 +55,9 @@ def generate_answers(
     model: answers `question_states(image, ids, atts, image_of)`, `answer_start(states)` and
     `answer_logits(ids, atts, states, states_atts, past)`.
     """
-    device = next(model.parameters()).device
     given: dict[int, str] = {}
     for batch in batches:
-        here = {name: tensor.to(device) for name, tensor in batch.items()}
+        here = placed(batch, model)
         questions = here["question_ids"], here["question_atts"]
         states = model.question_states(here["image"], *questions, here.get("image_of"))
         start = model.answer_start(states)

@@ -12,6 +12,7 @@ from data.readers import Batch
 from data.tokenizer import Tokenizer
 from models.beam_search import SearchSettings, beam_search
 from models.decoding import NextWords, repeated
+from models.placing import placed
 
 
 @torch.no_grad()
@@ -26,7 +27,7 @@ def generate_captions(
     start = torch.tensor([tokenizer.encode(prompt.strip(), False, None)], device=device)
     written: dict[int, str] = {}
     for batch in batches:
-        states = repeated(model.image_states(batch["image"].to(device)), settings.beams)
+        states = repeated(model.image_states(placed(batch, model)["image"]), settings.beams)
 
         def logits(ids: Tensor, atts: Tensor, past: EncoderDecoderCache, states: Tensor = states) -> Tensor:
             return model.caption_logits(ids, atts, states, past)

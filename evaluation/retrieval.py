@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from configs.limits import at_least
+from data.evaluation_batches import evaluation_batches
 from data.retrieval import Gallery
 from data.tokenizer import Tokenizer
 from evaluation.recall import Ranks, ranks, recalls
+from models.gather import add_processes, place
+from models.placing import placed
 
 UNSCORED = -100.0  # of pairs that were not among the best k by similarity
 
@@ -44,15 +47,20 @@ def evaluate_retrieval(
     advance: Callable[..., None] = lambda *_: None,
     look: Callable[[Tensor, Tensor], None] = lambda *_: None,
     note: Callable[[str, Ranks], None] = lambda *_: None,
+    workers: int = 0,
 ) -> dict[str, dict[str, float]]:
     """Recalls by contrastive similarity alone (`itc`) and after re-ranking (`itm`).
 
+    Where there are several processes all of them must call: each re-ranks a share of the rows, in the passes that one
+    process would make, so that the numbers are the same. All of them encode everything, which is little beside that.
+
     model: answers `image_entry(image)` and `text_entry(ids, atts)` -> (what `match` needs of each, feature), and
-    `match(text_entries, text_atts, image_entries, similarity)` -> one score a pair. look: is shown the scores after
-    re-ranking, [images, texts] and [texts, images]. note: is told the ranks under `itc` and under `itm`.
+    `match(text_entries, text_atts, image_entries, similarity)` -> one score a pair. advance: is told how many more rows
+    are re-ranked, images and texts in all. look: is shown the scores after re-ranking, [images, texts] and [texts,
+    images]. note: is told the ranks under `itc` and under `itm`. workers: loader processes for the images.
     """
     device = next(model.parameters()).device
-    image_states, image_features = _images(model, gallery, settings.image_batch, device)
+    image_states, image_features = _images(model, gallery, settings.image_batch, workers)
     ids = [tokenizer.encode(text, settings.sep, settings.max_tokens) for text in gallery.texts]
     ids, atts = (tensor.to(device) for tensor in tokenizer.pad_batch(ids, settings.max_tokens))
     text_states, text_features = _batched(model.text_entry, settings.text_batch, ids, atts)
@@ -67,17 +75,22 @@ def evaluate_retrieval(
     judge("itc", similarity, similarity.t())
 
     def rerank(similarity: Tensor, pick: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-        scores = torch.full_like(similarity, UNSCORED)
+        scores = torch.zeros(similarity.shape, dtype=similarity.dtype, device=device)  # contiguous, to be sent
         n, k = similarity.shape[0], min(settings.k_test, similarity.shape[1])
         best, candidates = similarity.topk(k, dim=1)
         together = max(1, settings.pairs // k)
-        for start in range(0, n, together):
-            columns = candidates[start : start + together].flatten()
-            rows = torch.arange(start, min(start + together, n), device=device).repeat_interleave(k)
-            found = model.match(*pick(rows, columns), best[start : start + together].flatten())
-            scores[rows, columns] = found.to(scores.dtype)
-            advance(len(rows) // k)
-        return scores
+        rank, world = place()
+        for turn in range(0, n, together * world):
+            start = turn + rank * together
+            end = min(start + together, n)
+            if start < end:
+                columns = candidates[start:end].flatten()
+                rows = torch.arange(start, end, device=device).repeat_interleave(k)
+                found = model.match(*pick(rows, columns), best[start:end].flatten())
+                scores[start:end] = UNSCORED
+                scores[rows, columns] = found.to(scores.dtype)
+            advance(min(n - turn, together * world))
+        return add_processes(scores)
 
     by_image = rerank(similarity, lambda images, texts: (text_states[texts], atts[texts], image_states[images]))
     by_text = rerank(similarity.t(), lambda texts, images: (text_states[texts], atts[texts], image_states[images]))
@@ -86,11 +99,10 @@ def evaluate_retrieval(
     return result
 
 
-def _images(model: nn.Module, gallery: Gallery, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _images(model: nn.Module, gallery: Gallery, size: int, workers: int) -> tuple[Tensor, Tensor]:
     parts = []
-    for start in range(0, len(gallery), batch):
-        images = torch.stack([gallery[i] for i in range(start, min(start + batch, len(gallery)))])
-        parts.append(model.image_entry(images.to(device)))
+    for batch in evaluation_batches(gallery, size, num_workers=workers):
+        parts.append(model.image_entry(placed(batch, model)["image"]))
     states, features = zip(*parts, strict=True)
     return torch.cat(states), torch.cat(features)
 

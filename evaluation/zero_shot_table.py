@@ -16,6 +16,7 @@ from console.errors import InputError
 from console.progress import progress_bar
 from console.results import result_console
 from data.batches import Side
+from data.evaluation_batches import check_files
 from data.readers import ReaderConfig, make_reader
 from data.retrieval import Gallery
 from data.sources import Files
@@ -93,6 +94,7 @@ def measurements(model: nn.Module, config: ZeroShotConfig, images: int) -> dict[
     if config.gallery is not None:
         _require(model, "gallery", "image_entry", "text_entry", "match")
         gallery = Gallery(config.gallery, model.image_shape, config.max_words, images)
+        check_files(gallery)
 
         def retrieve(pruned: nn.Module) -> tuple[dict[str, float], Groups]:
             ranks: dict[str, Ranks] = {}

@@ -79,7 +79,7 @@ def beam_search(next_word: NextWord, prompt: Tensor, end: int, pad: int, setting
             scores[i] = torch.tensor([score for score, _, _ in kept])
             rows += [(row, word) for _, row, word in kept]
             if len(finished[i]) == beams:  # no open text can still become better than the worst that ended
-                done[i] = done[i] or finished[i][-1][0] >= normalised(best[i, 0].item(), length)
+                done[i] = done[i] or finished[i][-1][0] >= normalised(best[i, 0].item(), length + 1)
         origin, added = ids.new_tensor(rows).unbind(dim=1)
         ids = torch.cat([ids[origin], added[:, None]], dim=1)
     for i in range(b):

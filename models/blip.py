@@ -112,11 +112,6 @@ class BLIP(BLIPEncoders):
 
     losses = forward
 
-    @torch.no_grad()
-    def clamp_temperature(self) -> None:
-        """Keep the learnt temperature in its range, between optimizer steps."""
-        self.temp.clamp_(*TEMP_RANGE)
-
     def loss(self, batch: Batch) -> Tensor:
         """ITA + ITM + LM with hard targets, as pruners differentiate it."""
         return torch.stack(list(self.losses(batch).values())).sum()

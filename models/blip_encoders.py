@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from models.base import Batch, ImageShape
 from models.bert import self_attention_mask
 from models.building import reset_weights
+from models.contrastive import TEMP_RANGE
 from models.med import TextEncoder, starting, without_padding
 from models.vit import vision_transformer
 
@@ -121,9 +122,17 @@ class BLIPEncoders(nn.Module):
         return F.normalize(self.text_proj(states[:, 0]), dim=-1)
 
     @torch.no_grad()
-    def momentum_features(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Move the momentum copies one step towards the originals and let them encode the batch: two [b, e]."""
-        for original, slow in self._momentum_pairs():
+    def clamp_temperature(self) -> None:
+        """Keep the learnt temperature in its range, between optimizer steps."""
+        self.temp.clamp_(*TEMP_RANGE)
+
+    @torch.no_grad()
+    def momentum_features(self, batch: Batch, move: bool = True) -> tuple[Tensor, Tensor]:
+        """Move the momentum copies one step towards the originals and let them encode the batch: two [b, e].
+
+        move: False where an optimizer step has several passes, for all but its first.
+        """
+        for original, slow in self._momentum_pairs() if move else ():
             slow.mul_(MOMENTUM).add_(original, alpha=1 - MOMENTUM)
         ids, atts = without_padding(batch["text_ids"], batch["text_atts"])
         image = self.visual_encoder_m(batch["image"])
@@ -178,6 +187,15 @@ class BLIPEncoders(nn.Module):
                     layers[f"{name}.weight"] = module
                 seen.add(id(module.weight))
         return layers
+
+    def followers(self) -> dict[str, nn.Linear]:
+        """The momentum copies of prunable layers, by the names of the originals, whose mask they carry."""
+        found = {}
+        for name in self.prunable_layers():
+            part, _, rest = name.removesuffix(".weight").partition(".")
+            if hasattr(self, f"{part}_m"):
+                found[name] = self.get_submodule(f"{part}_m.{rest}")
+        return found
 
     def modality_of(self, name: str) -> str:
         """vision, or text: encoder and decoder together."""

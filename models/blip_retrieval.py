@@ -63,18 +63,21 @@ class BLIPRetrieval(BLIPEncoders):
         if "idx_queue" in fresh:
             self.idx_queue = torch.full((1, self.config.queue), UNKNOWN)
 
-    def forward(self, batch: Batch, gather: Gather = no_gather, alpha: float = 0.4) -> dict[str, Tensor]:
+    def forward(
+        self, batch: Batch, gather: Gather = no_gather, alpha: float = 0.4, move: bool = True
+    ) -> dict[str, Tensor]:
         """Losses ita and itm of pairs: image [b, 3, H, W], text_ids, text_atts [b, t], idx [b] (which image).
 
         alpha: weight of the momentum model's soft targets, 0.4 after a ramp over the first epoch. gather: features and
-        ids of all processes, for the queues.
+        ids of all processes, for the queues. move: whether the momentum copies move, once an optimizer step.
         """
+        self.clamp_temperature()
         ids, atts = without_padding(batch["text_ids"], batch["text_atts"])
         idx = batch["idx"]
         image, text = self.visual_encoder(batch["image"]), self.text_states(ids, atts)
         image_feature, text_feature = self.image_features(image), self.text_features(text)
         with torch.no_grad():
-            image_m, text_m = self.momentum_features(batch)
+            image_m, text_m = self.momentum_features(batch, move)
             images = torch.cat([image_m.t(), self.image_queue], dim=1)
             texts = torch.cat([text_m.t(), self.text_queue], dim=1)
             same = (idx[:, None] == torch.cat([idx, self.idx_queue[0]])[None, :]).float()

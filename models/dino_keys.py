@@ -122,7 +122,8 @@ def classifier_of(content: object, config: object) -> tuple[nn.Linear, str]:
     if classes != config.classes or width not in (config.width, 2 * config.width):
         raise InputError(
             f"{config.head} holds a classifier of shape {tuple(weight.shape)}, but {config.classes} classes over "
-            f"{config.width} or {2 * config.width} features are needed"
+            f"{config.width} or {2 * config.width} features are needed: give the file that fits, or put "
+            "`model: {head: null}` into the task's configuration for a new classifier"
         )
     head = nn.Linear(width, classes)
     with torch.no_grad():

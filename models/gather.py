@@ -45,3 +45,10 @@ def gather_processes(features: Tensor) -> Tensor:
     parts = of_all_processes(features)
     parts[rank] = features
     return torch.cat(parts)
+
+
+def add_processes(tensor: Tensor) -> Tensor:
+    """A tensor of which each process has a share, and zeros elsewhere -> the whole one, on all; same shape on each."""
+    if place()[1] > 1:
+        dist.all_reduce(tensor)  # NCCL takes contiguous tensors only
+    return tensor

@@ -51,17 +51,22 @@ class Checkpoint:
         if not self.path.is_file():
             console.print(f"nothing to go on from ({self.path} is not there): starting at the beginning")
             return None
-        tensors, metadata = read_safetensors(self.path)
-        identity = parse_metadata(self.path, metadata, "identity")
+        try:
+            tensors, metadata = read_safetensors(self.path)
+            identity, progress, notes = (
+                parse_metadata(self.path, metadata, key) for key in ("identity", "progress", "notes")
+            )
+        except InputError as error:
+            raise InputError(f"{self.path} is damaged, so nothing can go on from it: run without --resume") from error
         for key in {**identity, **self.identity}:
             if identity.get(key) != self.identity.get(key):
                 raise InputError(
                     f"{self.path} was written by another run ({key}: {identity.get(key)!r} then, "
                     f"{self.identity.get(key)!r} now): run without --resume, or with the same options"
                 )
-        self.remembered = parse_metadata(self.path, metadata, "notes")
+        self.remembered = notes
         console.print(f"going on from {self.path}")
-        return tensors, parse_metadata(self.path, metadata, "progress")
+        return tensors, progress
 
     def offer(self, state: Callable[[], State]) -> None:
         """A good moment to stop: save if the last save is long ago, or if a stop was asked for."""

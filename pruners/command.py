@@ -192,8 +192,15 @@ def make_batches(model: nn.Module, config: PruneConfig) -> CalibrationBatches:
     if missing:
         raise InputError(f"the configuration has no data for the side '{missing[0]}': add it under `sides:`")
     tokenizer = load_tokenizer(model.tokenizer)
+    readers = {name: make_reader(config.sides[name], model.image_shape, tokenizer) for name in model.sides}
+    for name, reader in readers.items():
+        if config.batch_size > (there := len(reader.source)):
+            raise InputError(
+                f"a batch of {config.batch_size} takes more than the {there} samples of the side '{name}': lower "
+                "--batch_size"
+            )
     batches = CalibrationBatches(
-        {name: make_reader(config.sides[name], model.image_shape, tokenizer) for name in model.sides},
+        readers,
         config.batch_size,
         config.seed,
         config.num_workers,

@@ -6,13 +6,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from configs.limits import at_least, probabilities
 from console.errors import InputError
 from data.captioning import ImagesToCaption
-from data.evaluation_batches import check_files, evaluation_batches
+from data.evaluation_batches import check_files
 from data.readers import Batch
 from data.sources import Files
 from data.tokenizer import Tokenizer
@@ -24,6 +23,7 @@ from evaluation.items import Groups, one_group
 from evaluation.truthfulness import load_scenes, told, truth_of_images, truthfulness
 from models.beam_search import SearchSettings
 from training.epoch_weights import Metrics
+from training.evaluating import Evaluation
 from training.merge import gather_shares
 from training.samples import IMAGES
 from training.task import Finetuning
@@ -64,6 +64,15 @@ class CaptioningConfig(Finetuning):
         probabilities(self, "smoothing")
         at_least(self, 1, "eval_batch")
         at_least(self, 0, "start_eval")
+        if not self.skip_val and self.start_eval >= self.epochs:
+            raise InputError(
+                f"start_eval is {self.start_eval}, so none of {self.epochs} epoch(s) is evaluated: lower it"
+            )
+        if self.train.prompt.strip() != self.prompt.strip():
+            raise InputError(
+                f"captions are trained after {self.train.prompt!r} (train: prompt) and written after {self.prompt!r} "
+                "(prompt): give the same"
+            )
         if strange := [name for name in self.leave_out or () if name not in SLOW]:
             raise InputError(f"leave_out: '{strange[0]}' cannot be left out, only {' and '.join(SLOW)} can")
 
@@ -104,17 +113,17 @@ class Captioning:
         """Cross-entropy of the caption's words after the prompt."""
         return model(batch, prompt=self._prompt, smoothing=self._config.smoothing)
 
-    def evaluate(self, fabric: Fabric, model: nn.Module, split: str, epoch: int | None) -> Metrics:
+    def evaluate(self, model: nn.Module, look: Evaluation) -> Metrics:
         """Captions into result/, and their scores."""
-        config = self._config
-        share = evaluation_batches(self._data[split], config.eval_batch, fabric.global_rank, fabric.world_size)
+        config, split, fabric = self._config, look.split, look.fabric
+        share = look.batches(self._data[split], config.eval_batch)
         written = generate_captions(model, share, self._tokenizer, config.prompt, config.search)
         written = self._written = gather_shares(fabric, written)
         scores: Metrics = {}
         self._single: dict[str, dict[int, float]] = {}
         if fabric.is_global_zero:
             rows = [{"image_id": number, "caption": caption} for number, caption in written.items()]
-            write_results(self._folder / "result" / f"captioning_{split}_result_epoch{epoch}.json", rows)
+            write_results(self._folder / "result" / f"captioning_{split}_result_epoch{look.epoch or 'last'}.json", rows)
             if not self._skip:
                 # Of a caption of special tokens alone nothing is left; a full stop scores as no word, and is allowed.
                 worded = {number: caption.strip() or "." for number, caption in written.items()}

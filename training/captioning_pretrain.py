@@ -13,18 +13,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from configs.schema import task_file
 from console.errors import InputError
 from console.progress import console
-from data.batches import Side
+from data.batches import Side, load
 from data.readers import Batch, ReaderConfig, make_reader
 from data.tokenizer import Tokenizer
 from models import RANDOM
 from models.checkpoint import MASK_SUFFIX, KeyRules, read_state
+from models.placing import placed
 from training.epoch_weights import Metrics
+from training.evaluating import Evaluation
 from training.merge import gather_shares
 from training.task import Finetuning
 
@@ -62,15 +63,19 @@ class FirstStage:
         return model(batch, prompt=0, smoothing=0.0)
 
     @torch.no_grad()
-    def evaluate(self, fabric: Fabric, model: nn.Module, split: str, epoch: int | None) -> Metrics:
+    def evaluate(self, model: nn.Module, look: Evaluation) -> Metrics:
         """`lm`: mean loss of a word of the held-out captions, the same ones for either split."""
         if self._held_out is None:
             return {}
         share: dict[int, tuple[float, int]] = {}
-        for t in range(fabric.global_rank, self._batches, fabric.world_size):
-            batch = fabric.to_device(self._held_out[t].batch)
-            words = int(batch["text_atts"][:, 1:].sum())  # [CLS] is given
-            share[t] = (self.losses(model, batch, 0.0)["lm"].item() * words, words)
+        fabric = look.fabric
+        numbers = range(fabric.global_rank, self._batches, fabric.world_size)
+        with look.bar(len(numbers)) as advance:
+            for t, item in zip(numbers, load(self._held_out, numbers, look.workers), strict=True):
+                batch = placed(item.batch, model)
+                words = int(batch["text_atts"][:, 1:].sum())  # [CLS] is given
+                share[t] = (self.losses(model, batch, 0.0)["lm"].item() * words, words)
+                advance(1)
         parts = gather_shares(fabric, share).values()
         return {"lm": round(sum(loss for loss, _ in parts) / sum(words for _, words in parts), 5)}
 

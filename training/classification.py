@@ -7,20 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from configs.limits import at_least
 from configs.schema import parse
 from console.errors import InputError, nearest
 from data.classification import ImagesToClassify, same_classes
-from data.evaluation_batches import check_files, evaluation_batches
+from data.evaluation_batches import check_files
 from data.labelled import LabelledSet
 from data.readers import Batch
 from data.transforms import to_picture
 from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
 from evaluation.items import Groups, one_group
+from models.placing import placed
 from training.epoch_weights import Metrics
+from training.evaluating import Evaluation
 from training.merge import gather_shares
 from training.samples import IMAGES
 from training.task import Finetuning
@@ -77,16 +78,15 @@ class Classification:
         return model(batch)
 
     @torch.no_grad()
-    def evaluate(self, fabric: Fabric, model: nn.Module, split: str, epoch: int | None) -> Metrics:
+    def evaluate(self, model: nn.Module, look: Evaluation) -> Metrics:
         """`top1`: percent of the test images whose class is found."""
-        rank, size = fabric.global_rank, fabric.world_size
+        rank, size = look.fabric.global_rank, look.fabric.world_size
         found, batch_size = {}, self._config.eval_batch
-        batches = evaluation_batches(self._data, batch_size, rank, size)
-        for number, batch in enumerate(batches):
-            best = model.logits(batch["image"].to(fabric.device)).argmax(dim=1).tolist()
+        for number, batch in enumerate(look.batches(self._data, batch_size)):
+            best = model.logits(placed(batch, model)["image"]).argmax(dim=1).tolist()
             first = (number * size + rank) * batch_size
             found |= {first + i: pair for i, pair in enumerate(zip(best, batch["label"].tolist(), strict=True))}
-        self._found = gather_shares(fabric, found)
+        self._found = gather_shares(look.fabric, found)
         right = [label == true for label, true in self._found.values()]
         return {"top1": round(100 * sum(right) / len(right), 2)}
 

@@ -25,9 +25,8 @@ def keep_epoch(folder: Path, epoch: int, found: Metrics, model: nn.Module, decid
     """Log an epoch's numbers, and keep its weights when they are the best so far."""
     log = folder / "epochs.jsonl"
     keep_json_lines(log, lambda line: line["epoch"] < epoch)  # a resumed run comes by here again
-    before = read_epochs(folder)
     append_json_line(log, {"epoch": epoch, **found})
-    if decides is not None and all(found[decides] > line[decides] for line in before):
+    if decides is not None and best_epoch(read_epochs(folder), decides) == epoch:
         write_model(folder / BEST, model, epoch)
 
 
@@ -43,13 +42,10 @@ def read_epochs(folder: Path) -> list[Metrics]:
     return read_json_lines(folder / "epochs.jsonl")
 
 
-def best_epoch(lines: list[Metrics], decides: str) -> int:
-    """The epoch whose weights `keep_epoch` keeps of these, at least one."""
-    best = lines[0]
-    for number, line in enumerate(lines):
-        if all(line[decides] > earlier[decides] for earlier in lines[:number]):
-            best = line
-    return best["epoch"]
+def best_epoch(lines: list[Metrics], decides: str) -> int | None:
+    """The epoch whose weights `keep_epoch` keeps of these: the first of the best; None where none was evaluated."""
+    looked = [line for line in lines if decides in line]
+    return max(looked, key=lambda line: line[decides])["epoch"] if looked else None
 
 
 def check_epochs(snapshot: Path, epochs: int, decides: str | None) -> None:
@@ -66,6 +62,8 @@ def check_epochs(snapshot: Path, epochs: int, decides: str | None) -> None:
             f"{snapshot} is {epochs} epochs on, but epochs.jsonl beside it tells of {len(lines)}: {way_out}"
         )
     weights, best = snapshot.with_name(BEST), best_epoch(lines, decides)
+    if best is None:
+        return
     if not weights.is_file():
         raise InputError(
             f"{weights} is missing, the weights of epoch {best}, the best one before {snapshot}: {way_out}"

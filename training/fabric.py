@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import subprocess
 
 import torch
 from lightning.fabric import Fabric
@@ -10,6 +12,11 @@ from lightning.fabric.strategies import DDPStrategy
 
 from console.errors import InputError
 from training.precisions import PRECISIONS
+
+MOST_LOADERS = 8
+
+PATIENCE = 10.0
+"""Seconds that processes of other devices have to end when the first one does."""
 
 LEAST_MOST = 8
 """Processes on a CPU that are always let through, however few its cores: enough to try what several do."""
@@ -32,7 +39,7 @@ def make_fabric(accelerator: str, devices: int, num_nodes: int, precision: str) 
         accelerator = "gpu" if gpus else "cpu"
     if accelerator == "cpu" and precision.startswith("16"):
         raise InputError(f"precision {precision} needs a GPU: use 32-true or bf16-mixed on the CPU")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     if accelerator == "cpu" and devices > max(LEAST_MOST, cores):
         raise InputError(
             f"{devices} processes asked for on {cores} CPU core(s), each with a model of its own: use fewer"
@@ -41,9 +48,33 @@ def make_fabric(accelerator: str, devices: int, num_nodes: int, precision: str) 
     if accelerator == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         # Processes share the machine's cores: more threads than cores would slow all of them down.
         torch.set_num_threads(max(1, cores // devices))
-    strategy = DDPStrategy(find_unused_parameters=False) if processes > 1 else "auto"
+    # Buffers (BLIP's queues, large ones) are made of what all processes gathered: equal everywhere, not to be sent.
+    strategy = DDPStrategy(find_unused_parameters=False, broadcast_buffers=False) if processes > 1 else "auto"
     fabric = Fabric(
         accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy, precision=precision
     )
     fabric.launch()
+    if fabric.is_global_zero:
+        atexit.register(_end_children, getattr(fabric.strategy.launcher, "procs", []))
     return fabric
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def loader_processes(fabric: Fabric, asked: int | None, devices: int) -> int:
+    """Loader processes beside each device: as asked; else up to 8 where a GPU would wait for them, none on a CPU."""
+    if asked is not None:
+        return asked
+    return 0 if fabric.device.type == "cpu" else max(1, min(MOST_LOADERS, usable_cores() // devices - 1))
+
+
+def _end_children(children: list[subprocess.Popen[bytes]]) -> None:
+    """Let no process that was started for another device outlive the first: alone, it would wait for it for ever."""
+    for child in children:
+        try:
+            child.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            child.kill()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric import Fabric
 
 from console.errors import InputError
 from console.interrupt import interrupt
@@ -36,10 +37,12 @@ from training.choices import (
 from training.clock import Clock
 from training.compiling import compile_blocks
 from training.epoch_weights import Metrics, bring_epochs, check_epochs, keep_epoch, load_best, write_model
-from training.fabric import make_fabric
+from training.evaluating import Evaluation
+from training.fabric import loader_processes, make_fabric
 from training.kept import as_json, count_kept, show_kept
 from training.logging_wandb import WandbLog, start_wandb
 from training.loop import Loop, fit
+from training.replaced import Replaced, missing_images
 from training.results import device_name, refuse_finished, told, versions, write_settings
 from training.samples import draw_samples
 from training.sole_run import sole_run
@@ -66,11 +69,15 @@ def finetune(
     last weights contain their mask, for a task that goes on from them. Returns what results.json holds.
     """
     check_numbers(args)
+    config.accumulation(args.devices * args.num_nodes)
     seed = config.seed if args.seed is None else args.seed
-    folder = output_folder(args, Path(task_name, dataset or variant), seed)
+    precision = args.precision or config.precision
+    fabric = make_fabric(args.accelerator, args.devices, args.num_nodes, precision)
+    # --incremental looks at what is there: processes that each did so would find each other's folder in the way.
+    folder = fabric.broadcast(output_folder(args, Path(task_name, dataset or variant), seed))
     with no_empty_folder(folder):
-        run = _Run(args, config, make_task, task_name, dataset, mask_inside, folder, seed)
-        with sole_run(run.fabric, folder):
+        run = _Run(args, config, make_task, task_name, dataset, mask_inside, fabric, folder, seed, precision)
+        with sole_run(fabric, folder):
             return run.go()
 
 
@@ -85,17 +92,18 @@ class _Run:
         task_name: str,
         dataset: str,
         mask_inside: bool,
+        fabric: Fabric,
         folder: Path,
         seed: int,
+        precision: str,
     ):
         self.args, self.config, self.task_name, self.dataset = args, config, task_name, dataset
-        self.folder, self.seed = folder, seed
-        self.precision = args.precision or config.precision
+        self.fabric, self.folder, self.seed, self.precision = fabric, folder, seed, precision
+        self.leads, self.world = fabric.is_global_zero, fabric.world_size
+        accumulate = config.accumulation(self.world)
         mask = chosen_mask(args)
         check_writable(self.folder)
-        accumulate = config.accumulation(args.devices * args.num_nodes)
-        self.fabric = make_fabric(args.accelerator, args.devices, args.num_nodes, self.precision)
-        self.leads, self.world = self.fabric.is_global_zero, self.fabric.world_size
+        self.workers = loader_processes(fabric, args.num_workers, args.devices)
         interrupt.listen()
         snapshot = chosen_snapshot(args)
         self.clock = Clock(self.folder / SECONDS, earlier_seconds(self.folder, snapshot))
@@ -108,6 +116,7 @@ class _Run:
         reader = make_reader(config.train, self.model.image_shape, tokenizer)
         if (there := len(reader.source)) < config.batch_size:
             raise InputError(f"a batch of {config.batch_size} takes more than the {there} samples: lower batch_size")
+        self.replaced, self.missing = Replaced(), missing_images(reader.source)
         self.side = Side("train", reader, config.batch_size, self.seed, whole=True)
         self.task = make_task(self.model, tokenizer, self.folder, DEBUG_SAMPLES if args.debug else config.samples)
         self.decides = None if config.skip_val else self.task.decides
@@ -134,6 +143,7 @@ class _Run:
             "processes": self.world,
             "precision": self.precision,
             "compile": self.args.compile or None,
+            "skip_eval": getattr(self.args, "skip_eval", None) or None,
         }
         return json.loads(json.dumps(found))
 
@@ -177,7 +187,8 @@ class _Run:
     def _micro_batches(self, first: int) -> Iterator[Batch]:
         last = self.loop.steps * self.loop.accumulate * self.world
         numbers = range(first * self.world + self.fabric.global_rank, last, self.world)
-        for item in load(self.side, numbers, self.args.num_workers):
+        for item in load(self.side, numbers, self.workers):
+            self.replaced.note(item.failed)
             yield item.batch
 
     # -- what the loop calls ----------------------------------------------------------------------------
@@ -199,8 +210,9 @@ class _Run:
             if step:
                 left = f"{self.loop.steps - step} steps are left" if step < self.loop.steps else "no step is left"
                 console.print(f"going on after step {step}, from {origin}: {left}")
-            for notice in getattr(self.task, "notices", ()):
-                console.print(notice)
+            for notice in (self.missing, *getattr(self.task, "notices", ())):
+                if notice:
+                    console.print(notice)
             show_kept(self.kept)
             self.clock.save()  # a sitting counts from its start, however soon it is killed
         self.begun = True
@@ -215,7 +227,8 @@ class _Run:
             self.lock.check()
         self.model.eval()
         with self.clock.doing("evaluation"):
-            found = {} if self.config.skip_val else self.task.evaluate(self.fabric, self.model, "val", epoch)
+            early = epoch <= getattr(self.config, "start_eval", 0)
+            found = {} if self.config.skip_val or early else self._evaluate("val", epoch)
         if self.leads:
             keep_epoch(self.folder, epoch, found, self.model, self.decides)
             if found:
@@ -223,6 +236,9 @@ class _Run:
             self.clock.save()
             self.wandb.epoch(epoch, found, epoch * self.epoch_steps)
         self.fabric.barrier()
+
+    def _evaluate(self, split: str, epoch: int | None) -> Metrics:
+        return self.task.evaluate(self.model, Evaluation(self.fabric, split, epoch, self.workers))
 
     # -- the end ----------------------------------------------------------------------------------------
 
@@ -237,7 +253,7 @@ class _Run:
             self.lock.check()
         self.kept["after training"] = count_kept(self.model)
         with self.clock.doing("evaluation"), torch.no_grad():
-            metrics = self.task.evaluate(self.fabric, self.model, "test", best)
+            metrics = self._evaluate("test", best)
         result = self._result(metrics, best)
         if self.leads:
             write_items(self.folder / FILE, self.task.items() if hasattr(self.task, "items") else {})
@@ -245,6 +261,8 @@ class _Run:
             show_kept(self.kept)
             if metrics:
                 console.print(f"test: {told(metrics)}")
+            if told_of := self.replaced.told():
+                console.print(told_of)
             console.print(f"results: {self.folder / 'results.json'}")
             self.wandb.results(result)
             title = f"{self.args.model} {self.task_name}, {mask_label(self.args)}"

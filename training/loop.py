@@ -88,7 +88,7 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
         remove_parts(loop.snapshot)
     step = 0
     if loop.origin is not None:
-        step = load_snapshot(loop.origin, module, optimizer, loop.identity)
+        step = load_snapshot(loop.origin, module, optimizer, loop.identity, fabric.strategy.precision)
     for begin in loop.started:
         begin(step)
     if fabric.is_global_zero:
@@ -138,16 +138,16 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
                 for look in loop.after_epoch:
                     look(step // loop.epoch)
                 wrapped.train()
-            stop = _any_process(fabric, interrupt.requested)
+            stop, late = _any_process(fabric, interrupt.requested, time.monotonic() - saved > loop.snapshot_seconds)
             if (
                 stop
                 or ended
                 or step == loop.steps
                 or (loop.snapshot_steps is not None and step % loop.snapshot_steps == 0)
-                or _any_process(fabric, time.monotonic() - saved > loop.snapshot_seconds)
+                or late
             ):
                 if fabric.is_global_zero:
-                    save_snapshot(loop.snapshot, module, optimizer, step, loop.identity)
+                    save_snapshot(loop.snapshot, module, optimizer, step, loop.identity, fabric.strategy.precision)
                 saved = time.monotonic()
             if stop:
                 if fabric.is_global_zero:
@@ -180,8 +180,9 @@ class _Means:
         return values
 
 
-def _any_process(fabric: Fabric, flag: bool) -> bool:
-    """Whether any process raised the flag: all must stop or save at the same step."""
+def _any_process(fabric: Fabric, *flags: bool) -> list[bool]:
+    """Of each flag, whether any process raised it: all must stop or save at the same step."""
     if fabric.world_size == 1:
-        return flag
-    return bool(fabric.all_reduce(torch.tensor(float(flag), device=fabric.device), reduce_op="sum"))
+        return list(flags)
+    raised = torch.tensor(flags, dtype=torch.float32, device=fabric.device)
+    return [bool(count) for count in fabric.all_reduce(raised, reduce_op="sum").tolist()]

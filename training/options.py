@@ -32,7 +32,11 @@ def finetuning_parser(description: str, task: str) -> argparse.ArgumentParser:
     run.add_argument("--num_nodes", type=int, default=1, help="machines")
     run.add_argument("--precision", help=f"{', '.join(PRECISIONS)} (default: the configuration's)")
     run.add_argument("--compile", action="store_true", help="compile the model's blocks (torch.compile)")
-    run.add_argument("--num_workers", type=int, default=0, help="loader processes beside each device")
+    run.add_argument(
+        "--num_workers",
+        type=int,
+        help="loader processes beside each device (default: with a GPU 8 at most, else none)",
+    )
     run.add_argument(
         "--debug",
         action="store_true",

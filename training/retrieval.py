@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from console.errors import InputError
+from data.evaluation_batches import check_files
 from data.readers import Batch
 from data.retrieval import Gallery
 from data.sources import Files
@@ -25,6 +25,7 @@ from evaluation.recall import Ranks, first_places
 from evaluation.retrieval import UNSCORED, RetrievalSettings, evaluate_retrieval
 from models.gather import gather_processes, place
 from training.epoch_weights import Metrics
+from training.evaluating import Evaluation
 from training.negatives import StepFeatures
 from training.samples import IMAGES, TEXTS
 from training.task import Finetuning
@@ -69,10 +70,13 @@ class Retrieval:
             split: Gallery(files, model.image_shape, config.max_words, limit)
             for split, files in (("val", config.val), ("test", config.test))
         }
+        for gallery in self._galleries.values():
+            check_files(gallery)
         world = place()[1]
         passes = config.accumulation(world)
         self.rehearses = config.gather_negatives and passes * world > 1
         self._features = StepFeatures()
+        self._moved: float | None = None
         notices = [capped(config.evaluation.k_test, split, found) for split, found in self._galleries.items()]
         if passes > 1 and not (self.rehearses or model.stateful):
             notices.append(fewer_negatives(config.batch_size * world, passes))
@@ -87,14 +91,15 @@ class Retrieval:
     def losses(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Contrastive loss against the features of all processes (and passes), and matching loss."""
         if model.stateful:  # BLIP: the momentum model's targets come in over the first epoch
-            return model(batch, gather=gather_processes, alpha=self._config.alpha * min(1.0, progress))
+            first, self._moved = progress != self._moved, progress  # of the passes of an optimizer step
+            return model(batch, gather=gather_processes, alpha=self._config.alpha * min(1.0, progress), move=first)
         return model(batch, gather=self._features.gather() if self.rehearses else gather_processes)
 
-    def evaluate(self, fabric: Fabric, model: nn.Module, split: str, epoch: int | None) -> Metrics:
+    def evaluate(self, model: nn.Module, look: Evaluation) -> Metrics:
         """Recalls after re-ranking under the published names, and those of similarity alone under `itc`."""
-        gallery = self._galleries[split]
+        gallery = self._galleries[look.split]
 
-        def look(by_image: Tensor, by_text: Tensor) -> None:  # a few rows are kept; the whole is large
+        def keep(by_image: Tensor, by_text: Tensor) -> None:  # a few rows are kept; the whole is large
             images, texts = spread(len(gallery), IMAGES), spread(len(gallery.texts), TEXTS)
             self._rows = (
                 dict(zip(images, by_image[images].cpu(), strict=True)),
@@ -103,7 +108,8 @@ class Retrieval:
 
         ranks = self._ranks = dict[str, Ranks]()
         settings, note = self._config.evaluation, ranks.__setitem__
-        found = evaluate_retrieval(model, gallery, self._tokenizer, settings, look=look, note=note)
+        with look.bar(len(gallery) + len(gallery.texts)) as advance:
+            found = evaluate_retrieval(model, gallery, self._tokenizer, settings, advance, keep, note, look.workers)
         return {**found["itm"], "itc": found["itc"]}
 
     def items(self) -> Groups:

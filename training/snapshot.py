@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins import Precision
 from torch import nn
 
 from console.errors import InputError
@@ -13,19 +14,31 @@ from storage.tensors import read_tensors, write_torch
 
 
 def save_snapshot(
-    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, step: int, identity: dict[str, Any]
+    path: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    identity: dict[str, Any],
+    precision: Precision,
 ) -> None:
-    """Write weights, optimizer state and step count; random states are functions of the step."""
+    """Write weights, optimizer state, the loss scale of 16-mixed and step count; random states follow from the step."""
     content = {
         "model": module.state_dict(),
         "optimizer": optimizer.state_dict(),
         "step": step,
         "identity": identity,
+        "precision": precision.state_dict(),
     }
     write_torch(path, content)
 
 
-def load_snapshot(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, identity: dict[str, Any]) -> int:
+def load_snapshot(
+    path: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    identity: dict[str, Any],
+    precision: Precision,
+) -> int:
     """Restore a snapshot of the same run and return its step; InputError names the first difference otherwise."""
     content = read_tensors(path)
     if not isinstance(content, dict) or not {"model", "optimizer", "step", "identity"} <= set(content):
@@ -34,6 +47,8 @@ def load_snapshot(path: Path, module: nn.Module, optimizer: torch.optim.Optimize
     try:
         module.load_state_dict(content["model"])
         optimizer.load_state_dict(content["optimizer"])
+        if scale := content.get("precision"):
+            precision.load_state_dict(scale)
     except (RuntimeError, ValueError) as error:  # of the same run, but the model's configuration was edited since
         raise InputError(
             f"{path} does not fit the model ({_last_line(error)}): choose another output folder, or restore the "

@@ -20,8 +20,12 @@ class SparseLock:
         fitted = mask.fitted(model)
         fitted.apply(model)
         self.mask = fitted
-        self._layers = model.prunable_layers()
         self._pruned: dict[str, Tensor] = {}
+        self._layers = model.prunable_layers()
+        self._followers: dict[str, nn.Linear] = model.followers() if hasattr(model, "followers") else {}
+        with torch.no_grad():  # a moving average of zeros stays zero
+            for name, layer in self._followers.items():
+                layer.weight.masked_fill_(self._pruned_of(name), 0)
 
     def _pruned_of(self, name: str) -> Tensor:
         """True where the layer is pruned, on its device."""
@@ -41,7 +45,7 @@ class SparseLock:
     @torch.no_grad()
     def check(self) -> None:
         """RuntimeError naming the first layer in which a pruned weight is not exactly zero."""
-        for name, layer in self._layers.items():
+        for name, layer in (*self._layers.items(), *self._followers.items()):
             moved = int(layer.weight.masked_select(self._pruned_of(name)).count_nonzero())
             if moved:
                 raise RuntimeError(f"{moved} pruned weights of '{name}' have moved: this is a bug, or the optimizer's")

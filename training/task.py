@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
-from lightning.fabric import Fabric
 from torch import nn
 
 from configs.limits import at_least
 from console.errors import InputError
 from data.readers import Batch, ReaderConfig
 from training.epoch_weights import Metrics
+from training.evaluating import Evaluation
 from training.optimizer import Recipe
 
 
@@ -76,8 +76,8 @@ class Task(Protocol):
         """Named losses of a training batch; progress: epochs done, with fractions."""
         ...
 
-    def evaluate(self, fabric: Fabric, model: nn.Module, split: str, epoch: int | None) -> Metrics:
-        """Numbers of a split, `val` or `test`, on every process alike; {} when there is nothing to evaluate.
+    def evaluate(self, model: nn.Module, look: Evaluation) -> Metrics:
+        """Numbers of a split, on every process alike; {} when there is nothing to evaluate.
 
         A task may also have two methods that are asked on the first process after the last evaluation: `items()`, the
         scores of single test items (evaluation/items.py), and `samples()` (training/samples.py).

@@ -6,14 +6,14 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from configs.limits import at_least
 from console.errors import InputError, nearest
-from data.evaluation_batches import check_files, evaluation_batches
+from data.evaluation_batches import check_files
 from data.questions import QuestionsToAnswer, read_answer_list
 from data.readers import Batch
+from data.records import Record
 from data.sources import Files
 from data.tokenizer import Tokenizer
 from data.transforms import to_picture
@@ -22,6 +22,7 @@ from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
 from evaluation.items import Groups, one_group
 from evaluation.vqa import Answer, answer_accuracy, question_accuracies, read_truth, vqa_accuracy, write_answers
 from training.epoch_weights import Metrics
+from training.evaluating import Evaluation
 from training.merge import gather_shares
 from training.samples import IMAGES
 from training.task import Finetuning
@@ -91,18 +92,18 @@ class VQA:
             check_files(self._data[split])
         self._truth["val"] = [record for path in self._data["val"].source.paths for record in read_truth(path)][:limit]
         if config.test_answers is not None:
-            self._truth["test"] = read_truth(root.path(config.test_answers))[:limit]
+            self._truth["test"] = truth_of(self._data["test"].question_ids, root.path(config.test_answers))
 
     def losses(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Cross-entropy of the answers, weighted."""
         return model(batch)
 
-    def evaluate(self, fabric: Fabric, model: nn.Module, split: str, epoch: int | None) -> Metrics:
+    def evaluate(self, model: nn.Module, look: Evaluation) -> Metrics:
         """Answers into result/, and their accuracy where the right ones are known."""
-        config = self._config
+        config, split, fabric = self._config, look.split, look.fabric
         if split == "val" and not config.hold_out:
             return {}
-        share = evaluation_batches(self._data[split], config.eval_batch, fabric.global_rank, fabric.world_size)
+        share = look.batches(self._data[split], config.eval_batch)
         if config.inference == "rank":
             given = answer_questions(model, share, self._tokenizer, self._answers, config.k_test)
         else:
@@ -110,7 +111,7 @@ class VQA:
         given = self._given = gather_shares(fabric, given)
         found: Metrics = {}
         if fabric.is_global_zero:
-            name = f"{split}_vqa_result_epoch_{'last' if split == 'test' else epoch}.json"
+            name = f"{split}_vqa_result_epoch_{'last' if split == 'test' else look.epoch}.json"
             rows = answered(given)
             write_answers(self._folder / "result" / name, [rows], self._data[split].question_ids)
             if split in self._truth:
@@ -134,6 +135,17 @@ class VQA:
                 lines += judged(self._given[number], people[number])
             shown.append(Sample([Shown(to_picture(data[i][1], self._shape))], lines))
         return [Part(f"{len(shown)} of {len(data)} test questions, with the answer given", shown)]
+
+
+def truth_of(questions: list[int], path: Path | str) -> list[Record]:
+    """The records of a file of answers that belong to these questions, in their order; InputError where one lacks."""
+    records = {record["question_id"]: record for record in read_truth(path)}
+    if missing := [number for number in questions if number not in records]:
+        raise InputError(
+            f"{path} has no answer to {len(missing)} of {len(questions)} test questions (the first is {missing[0]}): "
+            "name the file that belongs to `test` under test_answers, or leave that out"
+        )
+    return [records[number] for number in questions]
 
 
 def answered(given: dict[int, str]) -> list[Answer]:

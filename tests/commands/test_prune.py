@@ -189,6 +189,10 @@ def test_statistics_of_another_run_are_refused(run, tmp_path):
     done = prune(run, tmp_path, "--resume", *QUICK)
     assert done.returncode == 2
     assert "was written by another run (model: 'another' then, 'xvlm-mini' now)" in done.stderr
+    file.write_bytes(file.read_bytes()[:100])
+    done = prune(run, tmp_path, "--resume", *QUICK)
+    assert done.returncode == 2
+    assert "is damaged, so nothing can go on from it: run without --resume" in done.stderr.replace("\n", " ")
 
 
 class TestBadInput:
@@ -211,6 +215,7 @@ class TestBadInput:
             (("-s", "nan"), "sparsity nan is not between"),
             (("--num_batches", "0"), "num_batches must be at least 1"),
             (("--batch_size", "0"), "batch size must be at least 1"),
+            (("--batch_size", "100000000"), "a batch of 100000000 takes more than the"),
             (("--num_workers", "-1"), "num_workers must be at least 0"),
             (("--max_missing", "2"), "max_missing is a share of the images"),
             (("--precision", "8"), "unknown precision '8'"),

@@ -43,6 +43,20 @@ def test_a_total_may_be_unknown_and_a_bar_hidden(drawn):
     assert "5/?" in drawn.getvalue().replace(" ", "")
 
 
+def test_a_bar_within_a_bar_is_gone_when_it_is_done(drawn, monkeypatch):
+    with progress.progress_bar("inner", 2, keep=False) as advance:
+        advance(2)
+    assert drawn.getvalue() == ""  # no terminal, and no last state to keep
+    monkeypatch.setattr(progress, "console", Console(file=drawn, width=120, force_terminal=True))
+    with progress.progress_bar("outer", 3) as advance:
+        with progress.progress_bar("inner", 2, keep=False) as inner:
+            inner(2)
+        advance(3)
+    assert "inner" in drawn.getvalue()
+    last = [line for line in drawn.getvalue().splitlines() if "er " in line][-1]
+    assert "outer" in last.rpartition("\r")[2]
+
+
 def test_a_bar_of_bytes_appears_when_it_begins_and_may_begin_again(drawn):
     with progress.transfer_bar("fetching"):
         pass

@@ -188,9 +188,20 @@ def test_manifest_says_what_was_used(world, tokenizer):
     assert manifest["hash"] == again["hash"] != other["hash"]
 
 
-def test_empty_captions_name_their_record(world, tokenizer, tmp_path):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_records_whose_caption_has_no_word_are_replaced_and_named(workers, world, tokenizer, tmp_path):
     config, records = copy_of(world, tmp_path, {})
     records[5]["caption"] = "?!"
     (tmp_path / "pairs.json").write_text(json.dumps(records))
-    with pytest.raises(InputError, match="is empty after preprocessing"):
-        list(CalibrationBatches({"general": make_reader(config, SHAPE, tokenizer)}, 8, 0))
+    batches = CalibrationBatches({"general": make_reader(config, SHAPE, tokenizer)}, 8, 0, workers)
+    assert all(len(batch["general"]["text_ids"]) == 8 for batch in batches)
+    (name,) = batches.failed
+    assert records[5]["image"] in name
+    assert "the caption '?!' has no word" in name
+    for record in records:
+        record["caption"] = "..."
+    (tmp_path / "pairs.json").write_text(json.dumps(records))
+    batches = CalibrationBatches({"general": make_reader(config, SHAPE, tokenizer)}, 8, 0, workers)
+    with pytest.raises(InputError, match=r"^10 samples in a row cannot be read") as caught:
+        list(batches)
+    assert "Traceback" not in str(caught.value)  # nor where a worker met it

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from evaluation import retrieval
 from evaluation.recall import ranks, recalls
 from evaluation.retrieval import UNSCORED, RetrievalSettings, evaluate_retrieval
 from tests.evaluation.test_recall import pairing, recalls_by_loops
@@ -21,6 +22,9 @@ class Pictures:
 
     def __getitem__(self, i):
         return torch.full((3, 2, 2), float(i))
+
+    def collate(self, images):
+        return {"image": torch.stack(images)}
 
 
 class Numbers:
@@ -94,6 +98,31 @@ def test_against_loops(k, together):
     there, back = reranked_by_loops(similarity, matching, k), reranked_by_loops(similarity.t(), matching.t(), k)
     assert found["itm"] == pytest.approx(recalls_by_loops(there, back, *pairs), abs=0.0051)
     assert model.asked == 12 * min(k, 30) + 30 * min(k, 12)
+
+
+@pytest.mark.parametrize("world", [2, 3, 7])
+def test_several_processes_match_each_pair_once_and_find_the_same(world, monkeypatch):
+    """One after the other; the last one adds what the others left, as the collective does for all of them."""
+    torch.manual_seed(world)
+    gallery = Pictures([2, 3, 1, 3, 2, 4, 1, 2, 3, 4, 3, 2])
+    similarity, matching = torch.randn(12, 30), torch.randn(12, 30)
+    alone = Tables(similarity, matching)
+    wanted = evaluate(alone, gallery, k=5, pairs=10)
+    shares, asked, told = [], 0, []
+    for rank in range(world):
+        left = []
+        monkeypatch.setattr(retrieval, "place", lambda rank=rank: (rank, world))
+        monkeypatch.setattr(retrieval, "add_processes", lambda scores, left=left: left.append(scores) or scores)
+        model = Tables(similarity, matching)
+        evaluate_retrieval(model, gallery, Numbers(), RetrievalSettings(k_test=5, pairs=10), told.append)
+        shares.append(left)
+        asked += model.asked
+    assert asked == alone.asked
+    assert all(share.is_contiguous() for left in shares for share in left)  # or NCCL would refuse them
+    assert sum(told) == world * (12 + 30)
+    sums = iter([sum(parts) for parts in zip(*shares, strict=True)])
+    monkeypatch.setattr(retrieval, "add_processes", lambda scores: next(sums))
+    assert evaluate(Tables(similarity, matching), gallery, k=5, pairs=10) == wanted
 
 
 def test_matching_mends_what_similarity_gets_wrong():

@@ -3,15 +3,21 @@
 import copy
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from torch import nn
 
 from models import load_model
 from models.med import without_padding
+from models.tasks import load_task_model
+from pruners import prune
 from tests.conftest import REFERENCE, REPOSITORY
+from training.retrieval import Retrieval
+from training.sparse import SparseLock
 
 SIZE, STEPS = 4, 3
 
@@ -29,7 +35,9 @@ torch.set_num_threads(1)
 dist.init_process_group("gloo")
 rank, folder = dist.get_rank(), sys.argv[1]
 model = load_model("blip", config=REFERENCE / "blip.yaml", weights="random").train()
-wrapped = DistributedDataParallel(Together(model), find_unused_parameters=False)  # as training/fabric.py does
+wrapped = DistributedDataParallel(  # as training/fabric.py does
+    Together(model), find_unused_parameters=False, broadcast_buffers=False
+)
 optimizer = make_optimizer(wrapped, Recipe(lr=1e-3))
 features, owned = {{}}, []
 moment = model.momentum_features
@@ -150,3 +158,64 @@ def test_padding_behind_the_longest_text_is_left_out(blip):
         with torch.no_grad():
             values.append(copy.deepcopy(blip).losses(variant))
     assert all(torch.equal(values[0][name], values[1][name]) for name in values[0])
+
+
+def pairs(model):
+    """Four pairs of different images."""
+    generator = torch.Generator().manual_seed(3)
+    side, words = model.image_shape.image_size, model.config.text.vocab_size - 2
+    ids = torch.randint(5, words, (4, 6), generator=generator)
+    image = torch.randn(4, 3, side, side, generator=generator)
+    return {"image": image, "text_ids": ids, "text_atts": torch.ones_like(ids), "idx": torch.arange(4)}
+
+
+def test_in_retrieval_the_copies_move_once_a_step_and_the_temperature_stays_in_its_range():
+    model = load_task_model("blip-mini", "retrieval")
+    with torch.no_grad():
+        model.visual_encoder.norm.weight.add_(1)
+        model.temp.fill_(9.0)
+    slow, start = model.visual_encoder_m.norm.weight, model.visual_encoder_m.norm.weight.clone()
+    model(pairs(model), move=False)
+    assert torch.equal(slow, start)
+    assert model.temp.item() == 0.5
+    model(pairs(model))
+    torch.testing.assert_close(slow, 0.995 * start + 0.005 * model.visual_encoder.norm.weight)
+
+
+def test_of_the_passes_of_a_step_the_first_one_moves_the_copies():
+    """Two steps of two passes, and a run that goes on with the second step."""
+    asked = []
+
+    class Remembering(nn.Module):
+        stateful = True
+
+        def forward(self, batch, gather, alpha, move):
+            asked.append(move)
+            return {}
+
+    for progresses in ((0.0, 0.0, 0.5, 0.5), (0.5, 0.5)):
+        task = Retrieval.__new__(Retrieval)
+        task._config, task._moved = SimpleNamespace(alpha=0.4), None
+        for progress in progresses:
+            task.losses(Remembering(), {}, progress)
+    assert asked == [True, False, True, False, True, False]
+
+
+def test_the_momentum_copies_carry_the_mask():
+    mask = prune(load_model("blip-mini"), [], "omp", (0.75,))[0.75]
+    model = load_task_model("blip-mini", "retrieval")
+    dense = model.visual_encoder_m.blocks[0].mlp.fc1.weight.clone()
+    lock = SparseLock(model, mask)
+    copies = model.followers()
+    assert set(copies) == set(lock.mask)
+    for name, copied in copies.items():
+        assert (copied.weight[~lock.mask[name]] == 0).all(), name
+    kept = lock.mask["visual_encoder.blocks.0.mlp.fc1.weight"]
+    assert torch.equal(model.visual_encoder_m.blocks[0].mlp.fc1.weight[kept], dense[kept])
+    for _ in range(3):
+        model(pairs(model))
+    lock.check()
+    with torch.no_grad():
+        model.text_encoder_m.encoder.layer[0].output.dense.weight.fill_(1)
+    with pytest.raises(RuntimeError, match="pruned weights of 'text_encoder"):
+        lock.check()

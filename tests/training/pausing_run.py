@@ -32,12 +32,12 @@ def install(stage: str, step: int, moment: str) -> None:
         flush(path)
         pause()
 
-    def pausing_save(path: Path, module: Any, optimizer: Any, at: int, identity: Any) -> None:
+    def pausing_save(path: Path, module: Any, optimizer: Any, at: int, *more: Any) -> None:
         here = (path.parent.name, at) == (stage, step)
         if here and moment == "before":
             pause()
         storage.atomic._flush_to_disk = pausing_flush if here and moment == "during" else flush
-        save(path, module, optimizer, at, identity)
+        save(path, module, optimizer, at, *more)
         storage.atomic._flush_to_disk = flush
         if here and moment == "after":
             pause()

@@ -28,6 +28,7 @@ from tests.models.test_xvlm import listed
 from tests.training.small_finetuning import placed
 from tests.training.toy import one_process
 from training.captioning_pretrain import HEAD, FirstStage, FirstStageConfig, take_first_stage
+from training.evaluating import Evaluation
 
 LAYERS = ("vision_encoder.encoder.layers.0.mlp.fc1", "text_decoder.bert.encoder.layer.3.crossattention.self.key")
 
@@ -144,9 +145,10 @@ def test_the_held_out_loss_by_hand(world):
                 total -= row[position - 1, ids[position]].item()
                 words += 1
     assert words > 10
-    found = task.evaluate(one_process(), model, "val", 1)
+    look = Evaluation(one_process(), "val", 1)
+    found = task.evaluate(model, look)
     assert found["lm"] == pytest.approx(total / words, abs=2e-4)
-    assert FirstStage(dataclasses.replace(config, val=None), model, None).evaluate(None, model, "val", 1) == {}
+    assert FirstStage(dataclasses.replace(config, val=None), model, None).evaluate(model, look) == {}
 
 
 # -- two stages -----------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -62,6 +63,47 @@ def test_a_sparse_run(task, config, mask, run, tmp_path):
     text = [name for name in last if name.endswith("encoder.layer.3.crossattention.self.key.weight")]
     own = kept["text_encoder.bert.encoder.layer.3.crossattention.self.key.weight"]
     assert (last[text[0]][~own] == 0).all()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_half_precision_from_training_to_captions_and_answers(task, config, mask, run, tmp_path):
+    command = options(task, config(task), tmp_path / "out", "--mask", mask, "--precision", "bf16-true", "--debug")
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
+    last = load_file(tmp_path / "out_debug" / "last.safetensors")
+    name = "vision_encoder.encoder.layers.0.mlp.fc1.weight"
+    assert last[name].dtype == torch.bfloat16
+    assert (last[name][~Mask.load(mask)[name]] == 0).all()
+
+
+def test_images_that_are_missing_are_counted_before_training(config, run, tmp_path):
+    settings = yaml.safe_load(config("vqa", epochs=1).read_text())
+    (path,) = settings["train"]["files"]["annotations"]
+    records = json.loads((Path(settings["train"]["files"]["root"]) / path).read_text())
+    gone = [record | {"image": f"gone{number}.png"} for number, record in enumerate(records)]
+    (tmp_path / "train.json").write_text(json.dumps([*gone, *records]))
+    settings["train"]["files"]["annotations"] = [str(tmp_path / "train.json")]
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings))
+    done = run(*options("vqa", tmp_path / "c.yaml", tmp_path / "out", "--dense"))
+    assert done.returncode == 2
+    there = len({record["image"] for record in records})
+    told = " ".join(done.stderr.split())
+    assert f"{len(gone)} of {len(gone) + there} training images are missing, more than 5% (first: " in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_captions_are_looked_at_from_start_eval_on(config, run, tmp_path):
+    path = config("captioning", epochs=2, start_eval=1, leave_out=["METEOR", "SPICE"])
+    command = options("captioning", path, tmp_path / "out", "--dense")
+    done = run(*(part for part in command if part != "--skip_eval"))
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads(line) for line in (tmp_path / "out" / "epochs.jsonl").read_text().splitlines())
+    assert first == {"epoch": 1}
+    assert "CIDEr" in second
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["epoch"] == 2
+    other = run(*command)
+    assert other.returncode == 2
+    assert "(skip_eval was None, now it is True)" in " ".join(other.stderr.split())
 
 
 def test_classification(run, tmp_path):
@@ -147,6 +189,7 @@ def test_texts_longer_than_the_model_reads(config, run, tmp_path):
         ({}, ["--dense", "--snapshot", "gone.pt"], "there is no snapshot gone.pt"),
         ({}, ["--dense", "--precision", "16-mixed"], "precision 16-mixed needs a GPU"),
         ({}, ["--mask", "OTHER"], "the mask belongs to another model"),
+        ({"test_answers": "OTHER"}, ["--dense"], "has no answer to"),
     ],
 )
 def test_bad_input(changes, more, message, config, run, tmp_path):
@@ -154,6 +197,10 @@ def test_bad_input(changes, more, message, config, run, tmp_path):
     if "OTHER" in more:
         Mask({"other.weight": torch.ones(2, 2, dtype=torch.bool)}).save(tmp_path / "other.safetensors")
         more = ["--mask", tmp_path / "other.safetensors"]
+    if "test_answers" in changes:
+        people = [{"question_id": 1, "answer": ["red"] * 10}]
+        (tmp_path / "other.json").write_text(json.dumps(people))
+        changes = {"test_answers": str(tmp_path / "other.json")}
     done = run(*options("vqa", config("vqa", **changes), tmp_path / "runs" / "out", *more))
     assert done.returncode == 2
     assert message in done.stderr

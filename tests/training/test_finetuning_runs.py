@@ -157,9 +157,12 @@ def test_two_processes_retrieve_like_one(world, mask, one_thread, run, run_proce
     config = write_config(tmp_path / "retrieval.yaml", world, "retrieval", **TWO_PASSES, gather_negatives=True)
     command = options("retrieval", config, tmp_path / "one", "--mask", mask, "--debug")
     assert run(*command, OMP_NUM_THREADS="1").returncode == 0
-    command = options("retrieval", config, tmp_path / "two", "--mask", mask, "--debug", "--devices", 2)
-    done = run_process(*command, timeout=PATIENCE, OMP_NUM_THREADS="1")
+    (tmp_path / "first_debug").mkdir()
+    command = options("retrieval", config, tmp_path / "first", "--mask", mask, "--debug", "--devices", 2)
+    done = run_process(*command, "--incremental", timeout=PATIENCE, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr[-2000:]
+    assert sorted(path.name for path in tmp_path.glob("first_*")) == ["first_debug", "first_debug_2"]
+    (tmp_path / "first_debug_2").rename(tmp_path / "two_debug")
     same_metrics(tmp_path)
 
 

@@ -14,6 +14,7 @@ from training.classification import Classification
 from training.vqa import VQA
 
 ALONE = SimpleNamespace(global_rank=0, world_size=1, is_global_zero=True, broadcast=lambda value: value)
+LOOK = SimpleNamespace(fabric=ALONE, split="test", epoch=1, batches=lambda data, size: None)
 
 
 def made(task, **fields):
@@ -46,7 +47,6 @@ def captioned(world, tmp_path, monkeypatch):
     def task(captions, skip=False, scenes=True):
         written = dict(zip(numbers, captions, strict=True))
         monkeypatch.setattr(captioning, "generate_captions", lambda *arguments: written)
-        monkeypatch.setattr(captioning, "evaluation_batches", lambda *arguments: None)
         return made(
             Captioning, _config=SimpleNamespace(eval_batch=2, prompt="", search=None, leave_out=[]),
             _tokenizer=None, _skip=skip, _folder=tmp_path, _data={"test": None},
@@ -59,7 +59,7 @@ def captioned(world, tmp_path, monkeypatch):
 
 def test_captions(captioned):
     task = captioned(["a blue star", "a red circle and a green ring", ""])
-    metrics = task.evaluate(ALONE, None, "test", 1)
+    metrics = task.evaluate(None, LOOK)
     (group,) = task.items().values()
     assert group.ids == [300001, 300002, 300003]
     assert list(group.scores) == ["CIDEr", "true", "present"]
@@ -75,10 +75,10 @@ def test_captions(captioned):
 
 def test_captions_without_a_scene_or_without_scores(captioned):
     task = captioned(["a blue star", "a red circle", "a ring"], scenes=False)
-    metrics = task.evaluate(ALONE, None, "test", 1)
+    metrics = task.evaluate(None, LOOK)
     (group,) = task.items().values()
     assert list(group.scores) == ["CIDEr"]
     assert 100 * sum(group.scores["CIDEr"]) / 3 == pytest.approx(metrics["CIDEr"])
     unscored = captioned(["a blue star", "a red circle", "a ring"], skip=True)
-    assert unscored.evaluate(ALONE, None, "test", 1) == {}
+    assert unscored.evaluate(None, LOOK) == {}
     assert unscored.items() == {}

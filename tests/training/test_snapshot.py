@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 import torch
+from lightning.fabric.plugins import Precision
 from torch import nn
 
 from console.errors import InputError
@@ -26,20 +27,20 @@ def saved(path):
     module = Toy()
     optimizer = make_optimizer(module, RECIPE)
     step(module, optimizer)
-    save_snapshot(path, module, optimizer, 7, IDENTITY)
+    save_snapshot(path, module, optimizer, 7, IDENTITY, Precision())
     return module, optimizer
 
 
 def load(path, identity=IDENTITY, module=None):
     module = module or Toy(99)
-    return load_snapshot(path, module, make_optimizer(module, RECIPE), identity)
+    return load_snapshot(path, module, make_optimizer(module, RECIPE), identity, Precision())
 
 
 def test_weights_and_the_optimizers_memory_come_back(tmp_path):
     module, optimizer = saved(tmp_path / "snapshot.pt")
     other = Toy(99)
     other_optimizer = make_optimizer(other, RECIPE)
-    assert load_snapshot(tmp_path / "snapshot.pt", other, other_optimizer, IDENTITY) == 7
+    assert load_snapshot(tmp_path / "snapshot.pt", other, other_optimizer, IDENTITY, Precision()) == 7
     assert same_weights(other, module)
     for _ in range(3):  # equal weights alone would part ways here: Adam's averages differ
         step(module, optimizer)
@@ -121,3 +122,23 @@ def test_a_model_whose_sizes_were_edited_meanwhile(tmp_path):
         with pytest.raises(InputError, match=r"snapshot\.pt does not fit the model") as caught:
             load(tmp_path / "snapshot.pt", module=module)
         assert "\n" not in str(caught.value)
+
+
+def test_the_loss_scale_of_half_precision_comes_back(tmp_path):
+    """A scaler that forgot its scale would take other steps than the run that was never stopped."""
+
+    class Scaled(Precision):
+        def __init__(self, scale):
+            self.scale = scale
+
+        def state_dict(self):
+            return {"scale": self.scale, "_growth_tracker": 3}
+
+        def load_state_dict(self, state):
+            self.scale = state["scale"]
+
+    module = Toy()
+    save_snapshot(tmp_path / "a.pt", module, make_optimizer(module, RECIPE), 7, IDENTITY, Scaled(128.0))
+    fresh = Scaled(65536.0)
+    load_snapshot(tmp_path / "a.pt", module, make_optimizer(module, RECIPE), IDENTITY, fresh)
+    assert fresh.scale == 128.0

@@ -1,0 +1,49 @@
+"""Training images that cannot be read: some may be missing, others take their place, and the run says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from console.errors import InputError
+from console.progress import console
+from data.readers import Source
+
+MOST = 0.05
+"""Largest share of the image files that may be missing."""
+
+NAMED = 3
+
+
+def missing_images(source: Source) -> str:
+    """What to say of image files that are not there, before training; an empty text where all are.
+
+    InputError when they are more than `MOST` of all.
+    """
+    files = dict.fromkeys(file for file in map(source.file, range(len(source))) if file is not None)
+    missing = [file for file in files if not Path(file).is_file()]
+    if len(missing) > MOST * len(files):
+        raise InputError(
+            f"{len(missing)} of {len(files)} training images are missing, more than {MOST:.0%} (first: {missing[0]}): "
+            "mend the image folder, or take the records of missing images out of the annotations"
+        )
+    if not missing:
+        return ""
+    return f"{len(missing)} of {len(files)} training images are missing (first: {missing[0]}); others take their place"
+
+
+class Replaced:
+    """What could not be read in this process and sitting: the first ones are named at once, all are counted."""
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+
+    def note(self, failed: list[str]) -> None:
+        """Take in the names that a batch could not read."""
+        for name in failed:
+            if name not in self._names and len(self._names) < NAMED:
+                console.print(f"cannot be read, another image takes its place: {name}")
+            self._names.add(name)
+
+    def told(self) -> str:
+        """How many there were, for the end; an empty text where there was none."""
+        return f"{len(self._names)} training images could not be read, and others took their place" * bool(self._names)
