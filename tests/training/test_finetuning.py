@@ -40,6 +40,7 @@ def test_a_sparse_run(task, config, mask, run, tmp_path):
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["metrics"] or task == "captioning"
     assert results["run"]["mask"]["pruner"] == "omp"
+    assert (tmp_path / "out" / "samples.png").stat().st_size > 10_000
     if task == "captioning":  # these runs do not score
         assert not (tmp_path / "out" / "items.json").exists()
     else:
@@ -68,8 +69,9 @@ def test_a_sparse_run(task, config, mask, run, tmp_path):
 @pytest.mark.parametrize("task", TASKS)
 def test_half_precision_from_training_to_captions_and_answers(task, config, mask, run, tmp_path):
     command = options(task, config(task), tmp_path / "out", "--mask", mask, "--precision", "bf16-true", "--debug")
-    done = run(*command)
+    done = run(*command, "--no_samples")
     assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "out_debug" / "samples.png").exists()
     last = load_file(tmp_path / "out_debug" / "last.safetensors")
     name = "vision_encoder.encoder.layers.0.mlp.fc1.weight"
     assert last[name].dtype == torch.bfloat16
