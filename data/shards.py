@@ -14,6 +14,8 @@ from pathlib import Path
 from braceexpand import braceexpand
 
 from console.errors import InputError, explain_os_error
+from data.records import is_caption
+from data.text import TextError
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 TEXTS = (".txt", ".json", ".caption")
@@ -38,17 +40,20 @@ class ShardSample:
     is_json: bool
 
     def read(self) -> tuple[bytes, str]:
-        """Encoded image and caption; InputError when the caption cannot be read."""
+        """Encoded image and caption; TextError when there is no caption."""
         with Path(self.shard).open("rb") as file:
             file.seek(self.image.offset)
             image = file.read(self.image.size)
             file.seek(self.text.offset)
             text = file.read(self.text.size).decode("utf-8", errors="replace")
         if self.is_json:
+            lacking = TextError(f"{self.shard}: {self.key}.json has no 'caption' that is a text")
             try:
                 text = json.loads(text)["caption"]
             except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise InputError(f"{self.shard}: {self.key}.json has no 'caption'") from error
+                raise lacking from error
+            if not is_caption(text):
+                raise lacking
         return image, text
 
 

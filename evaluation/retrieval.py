@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -100,14 +100,23 @@ def evaluate_retrieval(
 
 
 def _images(model: nn.Module, gallery: Gallery, size: int, workers: int) -> tuple[Tensor, Tensor]:
-    parts = []
-    for batch in evaluation_batches(gallery, size, num_workers=workers):
-        parts.append(model.image_entry(placed(batch, model)["image"]))
-    states, features = zip(*parts, strict=True)
-    return torch.cat(states), torch.cat(features)
+    batches = evaluation_batches(gallery, size, num_workers=workers)
+    return _collected(len(gallery), (model.image_entry(placed(batch, model)["image"]) for batch in batches))
 
 
 def _batched(function: Callable[..., tuple[Tensor, Tensor]], batch: int, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-    parts = [function(*(t[i : i + batch] for t in tensors)) for i in range(0, len(tensors[0]), batch)]
-    states, features = zip(*parts, strict=True)
-    return torch.cat(states), torch.cat(features)
+    n = len(tensors[0])
+    return _collected(n, (function(*(t[i : i + batch] for t in tensors)) for i in range(0, n, batch)))
+
+
+def _collected(n: int, parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Parts of n rows as two tensors. Each part goes to its place at once: there is no room for all of it twice."""
+    whole: tuple[Tensor, ...] = ()
+    done = 0
+    for part in parts:
+        whole = whole or tuple(tensor.new_empty(n, *tensor.shape[1:]) for tensor in part)
+        for into, tensor in zip(whole, part, strict=True):
+            into[done : done + len(tensor)] = tensor
+        done += len(part[0])
+    states, features = whole
+    return states, features

@@ -58,7 +58,7 @@ def make_commands(places: Places, machine: Machine) -> Commands:
             sys.executable, script(f"{name}.py"), *common,
             *(["--dense"] if mask is None else ["--mask", mask]),
             *(["--dataset", dataset] if dataset else []),
-            "--seed", str(step.seed), "--output_dir", short(places.output(step)),
+            "--seed", str(step.seed), "--output_dir", short(places.output(step)), "--no_samples",
             *(["--debug"] if step.debug else []), *machine.arguments(step.devices),
         ]  # fmt: skip
 

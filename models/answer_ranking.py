@@ -17,6 +17,9 @@ from models.decoding import repeated
 Losses = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """ids, atts [n, t], question states [n, s, d], their atts [n, s] -> summed loss of each answer [n]."""
 
+AT_ONCE = 2048
+"""Answers read out in one pass: their logits of 30 thousand words take a quarter of a gigabyte a token."""
+
 
 def first_word_probabilities(logits: Tensor, first_words: Tensor) -> Tensor:
     """logits [b, V] of the word after the start mark, first_words [a] ids -> probability of each answer [b, a]."""
@@ -32,9 +35,13 @@ def best_answers(probabilities: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def read_out(losses: Losses, ids: Tensor, atts: Tensor, numbers: Tensor, states: Tensor, states_atts: Tensor) -> Tensor:
     """Summed loss of each candidate: answers ids, atts [a, t]; numbers [b, k] of the list -> [b, k]."""
     b, k = numbers.shape
-    chosen = numbers.reshape(-1)
-    found = losses(ids[chosen], atts[chosen], repeated(states, k), repeated(states_atts, k))
-    return found.reshape(b, k)
+    together = max(1, AT_ONCE // k)
+    found = []
+    for start in range(0, b, together):
+        part = slice(start, start + together)
+        chosen = numbers[part].reshape(-1)
+        found.append(losses(ids[chosen], atts[chosen], repeated(states[part], k), repeated(states_atts[part], k)))
+    return torch.cat(found).reshape(b, k)
 
 
 def pick(scores: Tensor, numbers: Tensor) -> Tensor:

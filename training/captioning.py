@@ -26,7 +26,7 @@ from training.epoch_weights import Metrics
 from training.evaluating import Evaluation
 from training.merge import gather_shares
 from training.samples import IMAGES
-from training.task import Finetuning
+from training.task import Finetuning, check_positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +92,8 @@ class Captioning:
         limit: int | None = None,
     ):
         """skip_eval: write captions without scoring them; then the last epoch counts."""
+        asked = {"train: max_tokens": config.train.max_tokens, "search: max_length": config.search.max_length}
+        check_positions(model, asked)
         self.decides = None if skip_eval else "CIDEr"
         self._config, self._tokenizer, self._folder, self._skip = config, tokenizer, folder, skip_eval
         self._shape = model.image_shape

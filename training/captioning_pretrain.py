@@ -27,7 +27,7 @@ from models.placing import placed
 from training.epoch_weights import Metrics
 from training.evaluating import Evaluation
 from training.merge import gather_shares
-from training.task import Finetuning
+from training.task import Finetuning, check_positions
 
 HEAD = "text_decoder.cls.predictions.decoder.weight"
 WORDS = "text_decoder.bert.embeddings.word_embeddings.weight"
@@ -50,6 +50,7 @@ class FirstStage:
     decides = None
 
     def __init__(self, config: FirstStageConfig, model: nn.Module, tokenizer: Tokenizer, limit: int | None = None):
+        check_positions(model, {"train: max_tokens": config.train.max_tokens})
         self._held_out: Side | None = None
         self._batches = 0
         if config.val is not None:

@@ -265,8 +265,9 @@ class _Run:
                 console.print(told_of)
             console.print(f"results: {self.folder / 'results.json'}")
             self.wandb.results(result)
-            title = f"{self.args.model} {self.task_name}, {mask_label(self.args)}"
-            draw_samples(self.task, self.folder / "samples.png", title)
+            if not self.args.no_samples:
+                title = f"{self.args.model} {self.task_name}, {mask_label(self.args)}"
+                draw_samples(self.task, self.folder / "samples.png", title)
         return result
 
     def _result(self, metrics: Metrics, epoch: int | None) -> Metrics:

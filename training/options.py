@@ -45,6 +45,7 @@ def finetuning_parser(description: str, task: str) -> argparse.ArgumentParser:
     run.add_argument(
         "--incremental", action="store_true", help="number the output folder instead of going on with an earlier run"
     )
+    run.add_argument("--no_samples", action="store_true", help="draw no samples.png, as in grids of many runs")
     log = parser.add_argument_group("logging to Weights & Biases")
     log.add_argument("-wdb", "--wandb", action="store_true", help="log losses, metrics and results to it")
     log.add_argument("--wdb_offline", action="store_true", help="the same into the output folder, without a network")

@@ -28,7 +28,7 @@ from training.epoch_weights import Metrics
 from training.evaluating import Evaluation
 from training.negatives import StepFeatures
 from training.samples import IMAGES, TEXTS
-from training.task import Finetuning
+from training.task import Finetuning, check_positions
 
 FOUND = 4  # images that are shown of those found for a text
 
@@ -63,8 +63,8 @@ class Retrieval:
                 "gather_negatives is for models that compare the pairs of a batch, but this one compares with a queue "
                 "of many earlier ones: leave it out"
             )
-        if (asked := config.evaluation.max_tokens) > (most := model.config.text.positions):
-            raise InputError(f"evaluation: max_tokens is {asked}, but the model has {most} positions: lower it")
+        asked = {"train: max_tokens": config.train.max_tokens, "evaluation: max_tokens": config.evaluation.max_tokens}
+        check_positions(model, asked)
         self._config, self._tokenizer, self._shape = config, tokenizer, model.image_shape
         self._galleries = {
             split: Gallery(files, model.image_shape, config.max_words, limit)

@@ -28,6 +28,7 @@ from training.fabric import make_fabric
 from training.loop import Loop, fit
 from training.optimizer import Recipe
 from training.pretraining import OBJECTIVES
+from training.replaced import Replaced, missing_images
 from training.snapshot import refuse_another_run
 from training.sole_run import sole_run
 
@@ -140,6 +141,10 @@ def _run_stage(
 ) -> None:
     required = {parameter: parameter.requires_grad for parameter in model.parameters()}
     data = stage_data(model, stage, stage.batch_size // fabric.world_size, seed)
+    replaced = Replaced()
+    for side in data.sides.values():
+        if (notice := missing_images(side.reader.source)) and fabric.is_global_zero:
+            console.print(notice)
 
     def micro_batches(first: int) -> Iterator[dict[str, Batch]]:
         numbers = [step * fabric.world_size + fabric.global_rank for step in range(first, stage.steps)]
@@ -147,6 +152,7 @@ def _run_stage(
         sides: dict[str, Batch] = {}
         for _, side, loaded in data.load(wanted, args.num_workers):
             sides[side] = loaded.batch
+            replaced.note(loaded.failed)
             if len(sides) == len(data.sides):
                 yield sides
                 sides = {}
@@ -166,6 +172,8 @@ def _run_stage(
     if hasattr(objective, "after_step"):
         loop.after_step.append(lambda step: objective.after_step(step, stage.steps))
     fit(fabric, objective, micro_batches, loop)
+    if told := replaced.told():
+        console.print(told)
     if hasattr(objective, "finish"):
         objective.finish()
     for parameter, value in required.items():

@@ -61,6 +61,17 @@ class Finetuning:
         return wanted // together
 
 
+def check_positions(model: nn.Module, asked: dict[str, int]) -> None:
+    """InputError now, and not in the middle of the run, for texts longer than the model's table of positions.
+
+    asked: key of the configuration -> tokens.
+    """
+    most = model.config.text.positions
+    for key, tokens in asked.items():
+        if tokens > most:
+            raise InputError(f"{key} is {tokens}, but the model has {most} positions: lower it")
+
+
 class Task(Protocol):
     """What a script tells of its task.
 

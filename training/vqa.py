@@ -25,7 +25,7 @@ from training.epoch_weights import Metrics
 from training.evaluating import Evaluation
 from training.merge import gather_shares
 from training.samples import IMAGES
-from training.task import Finetuning
+from training.task import Finetuning, check_positions
 
 INFERENCES = ("rank", "generate")
 
@@ -78,6 +78,9 @@ class VQA:
     def __init__(
         self, config: VQAConfig, model: nn.Module, tokenizer: Tokenizer, folder: Path, limit: int | None = None
     ):
+        check_positions(model, {"train: max_tokens": config.train.max_tokens})
+        if config.inference == "generate":
+            check_positions(model, {"search: max_length": config.search.max_length})
         self._config, self._tokenizer, self._folder = config, tokenizer, folder
         self._shape = model.image_shape
         root = config.val.resolved()

@@ -12,6 +12,7 @@ from console.errors import InputError
 from data.images import ImageError
 from data.shards import index_shard
 from data.sources import Files, Pairs, RegionRecords
+from data.text import TextError
 
 
 def save_image(path, level=100):
@@ -66,6 +67,16 @@ def test_webdataset_shards_are_read_at_random(tmp_path):
         assert caption == f"caption {i}"
         assert np.asarray(image)[0, 0, 0] == 10 * i
     assert pairs.name(7).endswith("00001.tar:001.dir/000002")
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b'{"caption": null}', b'{"caption": [3]}'])
+def test_a_shards_caption_that_is_none_is_named(content, tmp_path):
+    """It is one of millions: another sample takes its place (data/batches.py)."""
+    with webdataset.TarWriter(str(tmp_path / "a.tar")) as sink:
+        sink.write({"__key__": "7", "png": b"", "json": content})
+    (pair,) = index_shard(str(tmp_path / "a.tar"))
+    with pytest.raises(TextError, match=r"a\.tar: 7\.json has no 'caption' that is a text"):
+        pair.read()
 
 
 def test_broken_shards_are_named(tmp_path):

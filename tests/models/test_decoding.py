@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.answer_ranking import best_answers, first_word_probabilities, pick, weighted_answer_loss
+from models import answer_ranking
+from models.answer_ranking import best_answers, first_word_probabilities, pick, read_out, weighted_answer_loss
 from models.beam_search import SearchSettings, beam_search
 from models.decoding import IGNORED, caption_labels, mean_token_loss, xvlm_smoothing
 
@@ -152,3 +153,21 @@ def test_ranking_by_hand():
     assert pick(first.log() - losses, numbers).tolist() == [2]
     weighted = weighted_answer_loss(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0.5, 0.5, 1.0]), questions=2)
     assert weighted.item() == pytest.approx((0.5 + 1.0 + 4.0) / 2)
+
+
+@pytest.mark.parametrize("at_once", [1, 6, 8, 1000])
+def test_answers_are_read_out_in_passes_of_whole_questions(at_once, monkeypatch):
+    """Five questions of three candidates each; a made-up loss that tells answer and question apart."""
+    monkeypatch.setattr(answer_ranking, "AT_ONCE", at_once)
+    generator = torch.Generator().manual_seed(0)
+    ids, numbers = torch.arange(7)[:, None].expand(7, 2), torch.randint(0, 7, (5, 3), generator=generator)
+    states, atts = torch.arange(5.0)[:, None, None].expand(5, 4, 2), torch.ones(5, 4)
+    passes = []
+
+    def losses(ids, atts, states, states_atts):
+        passes.append(len(ids))
+        return ids[:, 0] + 10 * states[:, 0, 0]
+
+    found = read_out(losses, ids, torch.ones(7, 2), numbers, states, atts)
+    assert torch.equal(found, numbers + 10 * torch.arange(5.0)[:, None])
+    assert max(passes) <= max(at_once, 3)

@@ -40,6 +40,7 @@ def test_a_sparse_run(task, config, mask, run, tmp_path):
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["metrics"] or task == "captioning"
     assert results["run"]["mask"]["pruner"] == "omp"
+    assert (tmp_path / "out" / "samples.png").stat().st_size > 10_000
     if task == "captioning":  # these runs do not score
         assert not (tmp_path / "out" / "items.json").exists()
     else:
@@ -68,8 +69,9 @@ def test_a_sparse_run(task, config, mask, run, tmp_path):
 @pytest.mark.parametrize("task", TASKS)
 def test_half_precision_from_training_to_captions_and_answers(task, config, mask, run, tmp_path):
     command = options(task, config(task), tmp_path / "out", "--mask", mask, "--precision", "bf16-true", "--debug")
-    done = run(*command)
+    done = run(*command, "--no_samples")
     assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "out_debug" / "samples.png").exists()
     last = load_file(tmp_path / "out_debug" / "last.safetensors")
     name = "vision_encoder.encoder.layers.0.mlp.fc1.weight"
     assert last[name].dtype == torch.bfloat16
@@ -166,13 +168,30 @@ def test_a_finished_run_is_not_done_again_and_another_is_refused(config, run, tm
     assert (tmp_path / "out_2" / "results.json").is_file()
 
 
-def test_texts_longer_than_the_model_reads(config, run, tmp_path):
+@pytest.mark.parametrize(
+    ("task", "section", "key"),
+    [
+        ("retrieval", "evaluation", "max_tokens"),
+        ("retrieval", "train", "max_tokens"),
+        ("captioning", "search", "max_length"),
+        ("vqa", "train", "max_tokens"),
+    ],
+)
+def test_texts_longer_than_the_model_reads(task, section, key, config, run, tmp_path):
     """Known before the first step, not after the last."""
-    changed = config("retrieval", evaluation={"max_tokens": 300})
-    done = run(*options("retrieval", changed, tmp_path / "out", "--dense"))
+    settings = yaml.safe_load(config(task).read_text())
+    settings[section][key] = 300
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings))
+    done = run(*options(task, tmp_path / "c.yaml", tmp_path / "out", "--dense"))
     assert done.returncode == 2
-    assert re.search(r"evaluation: max_tokens is 300, but the model has \d+ positions", done.stderr.replace("\n", " "))
+    assert re.search(rf"{section}: {key} is 300, but the model has \d+ positions", done.stderr.replace("\n", " "))
     assert not (tmp_path / "out").exists()
+
+
+def test_captions_are_written_after_the_prompt_that_they_are_trained_with(config, run, tmp_path):
+    done = run(*options("captioning", config("captioning", prompt="a photo of "), tmp_path / "out", "--dense"))
+    assert done.returncode == 2
+    assert "give the same" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -190,6 +209,7 @@ def test_texts_longer_than_the_model_reads(config, run, tmp_path):
         ({}, ["--dense", "--precision", "16-mixed"], "precision 16-mixed needs a GPU"),
         ({}, ["--mask", "OTHER"], "the mask belongs to another model"),
         ({"test_answers": "OTHER"}, ["--dense"], "has no answer to"),
+        ({"inference": "generate"}, ["--dense"], "this model only ranks answers"),
     ],
 )
 def test_bad_input(changes, more, message, config, run, tmp_path):
