@@ -7,6 +7,8 @@ with the same weights, bit for bit.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,6 +19,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
+from console.errors import InputError
 from console.interrupt import interrupt
 from console.progress import console, progress_bar
 from data.randomness import derive_seed
@@ -27,6 +30,9 @@ from training.optimizer import Recipe, make_optimizer, set_rate
 from training.snapshot import load_snapshot, save_snapshot
 
 Losses = dict[str, Tensor]
+
+FAR = 1.0e10
+"""Weights and gradients as large as that are on their way to no number."""
 
 
 @dataclass
@@ -108,17 +114,21 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
                     _set_randomness(fabric, loop.seed, step, micro)
                     with torch.no_grad():
                         wrapped(fabric.to_device(batch), rehearsal=True)
-            for micro, batch in enumerate(parts):
-                _set_randomness(fabric, loop.seed, step, micro)
-                last = micro == loop.accumulate - 1
-                with fabric.no_backward_sync(wrapped, enabled=not last):
-                    losses = wrapped(fabric.to_device(batch))
-                    fabric.backward(sum(losses.values()) / loop.accumulate)
-                means.add(losses)
-            for hold in loop.before_step:
-                hold()
-            if loop.recipe.clip is not None:
-                fabric.clip_gradients(wrapped, optimizer, max_norm=loop.recipe.clip)
+            with _explained(module, step):
+                for micro, batch in enumerate(parts):
+                    _set_randomness(fabric, loop.seed, step, micro)
+                    last = micro == loop.accumulate - 1
+                    with fabric.no_backward_sync(wrapped, enabled=not last):
+                        losses = wrapped(fabric.to_device(batch))
+                        fabric.backward(sum(losses.values()) / loop.accumulate)
+                    means.add(losses)
+                for hold in loop.before_step:
+                    hold()
+                if loop.recipe.clip is not None:
+                    # Infinite gradients are part of half precision: its scaler leaves such a step out.
+                    strict = fabric.strategy.precision.precision != "16-mixed"
+                    norm = loop.recipe.clip
+                    fabric.clip_gradients(wrapped, optimizer, max_norm=norm, error_if_nonfinite=strict)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             step += 1
@@ -127,6 +137,8 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
             advance(1)
             if step % loop.log_every == 0 or step == loop.steps:
                 values = means.take()
+                if any(_any_process(fabric, not all(map(math.isfinite, values.values())))):
+                    raise _diverged(step)
                 advance(0, f"lr {rate:.1e} " + " ".join(f"{name} {value:.3f}" for name, value in values.items()))
                 if fabric.is_global_zero:
                     row = {"step": step, "lr": rate} | values
@@ -154,6 +166,25 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
                     console.print(f"stopped after step {step} of {loop.steps}: the same command goes on from there")
                 raise KeyboardInterrupt
     return module
+
+
+@contextlib.contextmanager
+def _explained(module: nn.Module, step: int) -> Iterator[None]:
+    """Say that training has diverged, where that is behind an error of drawing or clipping what is no number."""
+    try:
+        yield
+    except RuntimeError as error:
+        tensors = (t for p in module.parameters() for t in (p, p.grad) if t is not None)
+        if all(bool((tensor.abs() < FAR).all()) for tensor in tensors):  # NaN is not
+            raise
+        raise _diverged(step) from error
+
+
+def _diverged(step: int) -> InputError:
+    return InputError(
+        f"training has diverged: at step {step} the loss is no finite number any more; lower lr, raise warmup, or clip "
+        "gradients (recipe:), and start anew in another folder"
+    )
 
 
 def _set_randomness(fabric: Fabric, seed: int, step: int, micro: int) -> None:

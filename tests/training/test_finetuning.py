@@ -108,6 +108,17 @@ def test_captions_are_looked_at_from_start_eval_on(config, run, tmp_path):
     assert "(skip_eval was None, now it is True)" in " ".join(other.stderr.split())
 
 
+@pytest.mark.parametrize(("task", "clip"), [("retrieval", None), ("vqa", 1.0), ("vqa", None)])
+def test_a_rate_far_too_high_ends_in_one_sentence(task, clip, config, run, tmp_path):
+    settings = yaml.safe_load(config(task, epochs=2, skip_val=True).read_text())
+    settings["recipe"] |= {"lr": 1.0e30, "clip": clip}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings))
+    done = run(*options(task, tmp_path / "c.yaml", tmp_path / "out", "--dense"))
+    assert done.returncode == 2, done.stderr
+    assert "training has diverged: at step " in done.stderr
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
 def test_classification(run, tmp_path):
     """The mini DINO's full class on 24 classes of two images each."""
     world = ensure("flowers102", tmp_path / "world", workers=1, show=False, scale=0.02)
