@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from pruners.mask import Mask
 
+INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Bytes of a number -> integers of that size."""
+
 
 class SparseLock:
     """Applies a mask to a model and keeps it: call `hold` between backward and the optimizer's step."""
@@ -20,33 +23,49 @@ class SparseLock:
         fitted = mask.fitted(model)
         fitted.apply(model)
         self.mask = fitted
-        self._pruned: dict[str, Tensor] = {}
+        self._bits: dict[str, Tensor] = {}
+        self._wide: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self._layers = model.prunable_layers()
         self._followers: dict[str, nn.Linear] = model.followers() if hasattr(model, "followers") else {}
         with torch.no_grad():  # a moving average of zeros stays zero
             for name, layer in self._followers.items():
-                layer.weight.masked_fill_(self._pruned_of(name), 0)
+                layer.weight.masked_fill_(self._kept(name) == 0, 0)
 
-    def _pruned_of(self, name: str) -> Tensor:
-        """True where the layer is pruned, on its device."""
+    def _kept(self, name: str) -> Tensor:
+        """int8 in the layer's shape and on its device: all bits set where a weight is kept, none where it is pruned."""
         weight = self._layers[name].weight
-        pruned = self._pruned.get(name)
-        if pruned is None or pruned.device != weight.device:
-            pruned = self._pruned[name] = (~self.mask[name]).to(weight.device)
-        return pruned
+        bits = self._bits.get(name)
+        if bits is None or bits.device != weight.device:
+            bits = self._bits[name] = -self.mask[name].to(weight.device, torch.int8)
+        return bits
+
+    def _widened(self, name: str, kind: torch.dtype) -> Tensor:
+        """The same in another integer type, in memory that all layers use in turn."""
+        kept = self._kept(name)
+        place = (kind, kept.device)
+        if place not in self._wide:
+            largest = max(layer.weight.numel() for layer in self._layers.values())
+            self._wide[place] = torch.empty(largest, dtype=kind, device=kept.device)
+        return self._wide[place][: kept.numel()].view(kept.shape).copy_(kept)
 
     @torch.no_grad()
     def hold(self) -> None:
-        """Take the gradient from pruned weights, before it counts in a norm or reaches the optimizer."""
+        """Take the gradient from pruned weights, before it counts in a norm or reaches the optimizer.
+
+        Its bits are cut: an infinite one becomes zero like any other, and a CPU takes a quarter of the time of
+        `masked_fill_`, which goes through numbers one by one.
+        """
         for name, layer in self._layers.items():
-            if layer.weight.grad is not None:
-                layer.weight.grad.masked_fill_(self._pruned_of(name), 0)
+            gradient = layer.weight.grad
+            if gradient is not None:
+                kind = INTEGERS[gradient.element_size()]
+                gradient.view(kind).bitwise_and_(self._widened(name, kind))
 
     @torch.no_grad()
     def check(self) -> None:
         """RuntimeError naming the first layer in which a pruned weight is not exactly zero."""
         for name, layer in (*self._layers.items(), *self._followers.items()):
-            moved = int(layer.weight.masked_select(self._pruned_of(name)).count_nonzero())
+            moved = int(layer.weight.masked_select(self._kept(name) == 0).count_nonzero())
             if moved:
                 raise RuntimeError(f"{moved} pruned weights of '{name}' have moved: this is a bug, or the optimizer's")
 

@@ -129,6 +129,24 @@ def test_gradients_of_pruned_weights_do_not_count_in_the_norm(mask):
     assert found.item() == pytest.approx(expected.item())
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_whatever_a_gradient_is_it_goes_where_the_weight_is_pruned_and_stays_elsewhere(dtype, mask):
+    model = Two().to(dtype)
+    lock = SparseLock(model, mask)
+    strange = torch.tensor([torch.inf, -torch.inf, torch.nan, -0.0, 1e-7, -3.25, 6e4], dtype=dtype)
+    for name, layer in model.prunable_layers().items():
+        for shift in range(len(strange)):
+            layer.weight.grad = strange.roll(shift).repeat(10)[: layer.weight.numel()].view_as(layer.weight).clone()
+            before = layer.weight.grad.clone()
+            lock.hold()
+            torch.testing.assert_close(
+                layer.weight.grad, before.masked_fill(~mask[name], 0), equal_nan=True, rtol=0, atol=0
+            )
+            layer.weight.grad = layer.weight.grad.t().contiguous().t()  # in another order in memory
+            lock.hold()
+            assert (layer.weight.grad[~mask[name]] == 0).all()
+
+
 def test_a_weight_that_moves_is_found(mask):
     model = Two()
     lock = SparseLock(model, mask)
