@@ -182,8 +182,9 @@ def _wrong_type(value: Any, wanted: str, where: str, key: str) -> InputError:
     message = f"{where}: '{key}' must be {wanted}, not {value!r}"
     if isinstance(value, str):
         try:
-            float(value)
-            message += f" (YAML reads this as text: write {_with_dot(value)})"
+            number = float(value)
+            whole = "whole" in wanted and number.is_integer()
+            message += f" (YAML reads this as text: write {int(number) if whole else _with_dot(value)})"
         except ValueError:
             pass
     return InputError(message)

@@ -18,6 +18,9 @@ MOST_LOADERS = 8
 PATIENCE = 10.0
 """Seconds that processes of other devices have to end when the first one does."""
 
+RENDEZVOUS = ("MASTER_ADDR", "SLURM_NTASKS", "TORCHELASTIC_RUN_ID", "LSB_JOBID", "KUBERNETES_SERVICE_HOST")
+"""Variables of which a launcher of several machines sets one."""
+
 LEAST_MOST = 8
 """Processes on a CPU that are always let through, however few its cores: enough to try what several do."""
 
@@ -43,6 +46,11 @@ def make_fabric(accelerator: str, devices: int, num_nodes: int, precision: str) 
     if accelerator == "cpu" and devices > max(LEAST_MOST, cores):
         raise InputError(
             f"{devices} processes asked for on {cores} CPU core(s), each with a model of its own: use fewer"
+        )
+    if num_nodes > 1 and not any(name in os.environ for name in RENDEZVOUS):
+        raise InputError(
+            f"{num_nodes} machines asked for, but nothing says how they find each other: start the command by srun or "
+            "torchrun, or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each of them"
         )
     processes = devices * num_nodes
     if accelerator == "cpu" and "OMP_NUM_THREADS" not in os.environ:

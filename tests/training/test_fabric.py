@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from console.errors import InputError
-from training.fabric import make_fabric
+from training.fabric import RENDEZVOUS, make_fabric
 
 
 @pytest.fixture(autouse=True)
@@ -26,10 +26,13 @@ def threads_as_before():
         (("gpu", 3, 1, "32-true"), r"3 GPU\(s\) asked for, but 2 found"),
         (("cpu", 1, 1, "16-mixed"), "precision 16-mixed needs a GPU"),
         (("auto", 3, 1, "32-true"), r"3 GPU\(s\) asked for, but 2 found: use --accelerator cpu or fewer"),
+        (("cpu", 1, 2, "32-true"), "2 machines asked for, but nothing says how they find each other"),
         (("cpu", 1000, 1, "32-true"), r"1000 processes asked for on \d+ CPU core\(s\)"),
     ],
 )
 def test_bad_requests(arguments, message, monkeypatch):
+    for name in RENDEZVOUS:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(InputError, match=message):
         make_fabric(*arguments)
