@@ -34,10 +34,11 @@ def main() -> None:
     settings = read_yaml(path)
 
     from training.finetuning import finetune
-    from training.vqa import VQA, VQAConfig, with_validation  # heavy imports after parsing
+    from training.vqa import VQA, VQAConfig, refuse_inheritance, with_validation  # heavy imports after parsing
 
     config = parse(VQAConfig, settings, str(path))
     if args.inherit_mask:
+        refuse_inheritance(args.model)
         config = dataclasses.replace(config, model={**config.model, "inherit_mask": True})
     if args.train_on_val:
         config = with_validation(config)

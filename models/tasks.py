@@ -43,8 +43,7 @@ def load_task_model(
     if family not in TASKS[task]:
         raise InputError(f"{name} has no model for {task}: choose a model of the families {', '.join(TASKS[task])}")
     extras = {key: settings.pop(key) for key in ("weights", "tokenizer") if key in settings}
-    module, _, class_name = TASKS[task][family].partition(":")
-    model_class = getattr(importlib.import_module(module), class_name)
+    model_class = task_class(family, task)
     parsed = parse(model_class.Config, merged(settings, overrides or {}), where)
 
     from models.building import build  # torch only when a model is really built
@@ -52,6 +51,12 @@ def load_task_model(
     model = build(model_class, parsed, weights_path(name, weights, extras.get("weights")))
     model.tokenizer = extras.get("tokenizer")
     return model.eval()
+
+
+def task_class(family: str, task: str) -> type[nn.Module]:
+    """The class of a family's task model, both from `TASKS`."""
+    module, _, class_name = TASKS[task][family].partition(":")
+    return getattr(importlib.import_module(module), class_name)
 
 
 def merged(settings: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

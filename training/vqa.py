@@ -21,6 +21,8 @@ from evaluation.answering import AnswerSearch, answer_questions, generate_answer
 from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
 from evaluation.items import Groups, one_group
 from evaluation.vqa import Answer, answer_accuracy, question_accuracies, read_truth, vqa_accuracy, write_answers
+from models import read_config
+from models.tasks import TASKS, task_class
 from training.epoch_weights import Metrics
 from training.evaluating import Evaluation
 from training.merge import gather_shares
@@ -138,6 +140,16 @@ class VQA:
                 lines += judged(self._given[number], people[number])
             shown.append(Sample([Shown(to_picture(data[i][1], self._shape))], lines))
         return [Part(f"{len(shown)} of {len(data)} test questions, with the answer given", shown)]
+
+
+def refuse_inheritance(model: str) -> None:
+    """InputError for --inherit_mask with a model whose answer decoder has no such choice."""
+    family = read_config(model, None)[0].get("family", model)
+    if family in TASKS["vqa"] and not hasattr(task_class(family, "vqa").Config, "inherit_mask"):
+        raise InputError(
+            f"--inherit_mask is for models that may leave their answer decoder dense; {model}'s always has the mask: "
+            "leave it out"
+        )
 
 
 def truth_of(questions: list[int], path: Path | str) -> list[Record]:

@@ -199,6 +199,13 @@ def test_texts_longer_than_the_model_reads(task, section, key, config, run, tmp_
     assert not (tmp_path / "out").exists()
 
 
+def test_a_decoder_that_always_has_the_mask(config, run, tmp_path):
+    path = config("vqa", mini="blip-mini")
+    done = run(*options("vqa", path, tmp_path / "out", "--dense", "--inherit_mask", mini="blip-mini"))
+    assert done.returncode == 2
+    assert "blip-mini's always has the mask: leave it out" in " ".join(done.stderr.split())
+
+
 def test_captions_are_written_after_the_prompt_that_they_are_trained_with(config, run, tmp_path):
     done = run(*options("captioning", config("captioning", prompt="a photo of "), tmp_path / "out", "--dense"))
     assert done.returncode == 2
