@@ -19,7 +19,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from console.errors import InputError
+from console.errors import InputError, is_out_of_memory
 from console.interrupt import interrupt
 from console.progress import console, progress_bar
 from data.randomness import derive_seed
@@ -174,6 +174,8 @@ def _explained(module: nn.Module, step: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         tensors = (t for p in module.parameters() for t in (p, p.grad) if t is not None)
         if all(bool((tensor.abs() < FAR).all()) for tensor in tensors):  # NaN is not
             raise
