@@ -23,12 +23,24 @@ def derive_seed(*path: int | str) -> int:
 def seeded(*path: int | str) -> Iterator[random.Random]:
     """Start torch's global generator (image transforms draw from it) from the path; yields Python's of the same seed.
 
-    torch's generator is put back afterwards.
+    torch's generator is put back afterwards. Devices' generators are left alone.
     """
     seed = derive_seed(*path)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        seed_generators(seed, torch.device("cpu"))
         yield random.Random(seed)
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Start torch's global generators of the CPU and of `device`, as `torch.manual_seed` does.
+
+    That one seeds all kinds of devices, and for those not in use yet it writes down the call and its stack for later:
+    on a CPU a hundred times the work, for every sample.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 def permutation(n: int, *path: int | str) -> list[int]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from console.errors import InputError
+from data.randomness import seed_generators
 from models.base import Batch
 from pruners.group import Group
 
@@ -136,5 +137,5 @@ def check_fields(unit: Unit, error: KeyError) -> InputError:
 def seeded(seed: int, index: int, device: torch.device) -> Iterator[None]:
     """Start torch's generators from the unit's seed; they are put back afterwards."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(unit_seed(seed, index))
+        seed_generators(unit_seed(seed, index), device)
         yield

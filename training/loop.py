@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from console.errors import InputError, is_out_of_memory
 from console.interrupt import interrupt
 from console.progress import console, progress_bar
-from data.randomness import derive_seed
+from data.randomness import derive_seed, seed_generators
 from models.memory import keep_freed_memory
 from storage.atomic import remove_parts
 from storage.log import append_json_line, keep_json_lines
@@ -192,7 +192,7 @@ def _diverged(step: int) -> InputError:
 def _set_randomness(fabric: Fabric, seed: int, step: int, micro: int) -> None:
     """Dropout and draws of a micro-batch: the same whoever computes it, and however often."""
     number = micro * fabric.world_size + fabric.global_rank
-    torch.manual_seed(derive_seed(seed, "step", step, 0, number))
+    seed_generators(derive_seed(seed, "step", step, 0, number), fabric.device)
 
 
 class _Means:
