@@ -23,7 +23,7 @@ UNSCORED = -100.0  # of pairs that were not among the best k by similarity
 class RetrievalSettings:
     """k_test: candidates re-ranked. max_tokens: length texts are cut and padded to. sep: whether [SEP] ends a text.
 
-    pairs: how many pairs of text and image are matched in one forward pass (at least one row's candidates).
+    pairs: how many texts are matched with an image in one forward pass.
     """
 
     k_test: int = 256
@@ -51,13 +51,17 @@ def evaluate_retrieval(
 ) -> dict[str, dict[str, float]]:
     """Recalls by contrastive similarity alone (`itc`) and after re-ranking (`itm`).
 
-    Where there are several processes all of them must call: each re-ranks a share of the rows, in the passes that one
+    Candidates are re-ranked image by image: all texts that are among the image's best, and those that have it among
+    theirs. A pair that both want is matched once, and what the layers compute of an image alone serves all its texts.
+
+    Where there are several processes all of them must call: each matches a share of the images, in the passes that one
     process would make, so that the numbers are the same. All of them encode everything, which is little beside that.
 
     model: answers `image_entry(image)` and `text_entry(ids, atts)` -> (what `match` needs of each, feature), and
-    `match(text_entries, text_atts, image_entries, similarity)` -> one score a pair. advance: is told how many more rows
-    are re-ranked, images and texts in all. look: is shown the scores after re-ranking, [images, texts] and [texts,
-    images]. note: is told the ranks under `itc` and under `itm`. workers: loader processes for the images.
+    `match(text_entries, text_atts, image_entry, similarity)` -> a score for each text with the one image, which depends
+    on nothing but the pair. advance: is told how many more images are done. look: is shown the scores after re-ranking,
+    [images, texts] and [texts, images]. note: is told the ranks under `itc` and under `itm`. workers: loader processes
+    for the images.
     """
     device = next(model.parameters()).device
     image_states, image_features = _images(model, gallery, settings.image_batch, workers)
@@ -74,29 +78,31 @@ def evaluate_retrieval(
 
     judge("itc", similarity, similarity.t())
 
-    def rerank(similarity: Tensor, pick: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-        scores = torch.zeros(similarity.shape, dtype=similarity.dtype, device=device)  # contiguous, to be sent
-        n, k = similarity.shape[0], min(settings.k_test, similarity.shape[1])
-        best, candidates = similarity.topk(k, dim=1)
-        together = max(1, settings.pairs // k)
-        rank, world = place()
-        for turn in range(0, n, together * world):
-            start = turn + rank * together
-            end = min(start + together, n)
-            if start < end:
-                columns = candidates[start:end].flatten()
-                rows = torch.arange(start, end, device=device).repeat_interleave(k)
-                found = model.match(*pick(rows, columns), best[start:end].flatten())
-                scores[start:end] = UNSCORED
-                scores[rows, columns] = found.to(scores.dtype)
-            advance(min(n - turn, together * world))
-        return add_processes(scores)
-
-    by_image = rerank(similarity, lambda images, texts: (text_states[texts], atts[texts], image_states[images]))
-    by_text = rerank(similarity.t(), lambda texts, images: (text_states[texts], atts[texts], image_states[images]))
+    asked = _best(similarity, settings.k_test), _best(similarity.t(), settings.k_test)  # of images, of texts
+    wanted = asked[0] | asked[1].t()
+    lengths = atts.sum(dim=1)
+    scores = torch.zeros_like(similarity, memory_format=torch.contiguous_format)  # contiguous, to be sent
+    rank, world = place()
+    for turn in range(0, len(gallery), world):
+        image = turn + rank
+        if image < len(gallery):
+            texts = wanted[image].nonzero().squeeze(1)
+            texts = texts[lengths[texts].argsort(stable=True)]  # of a pass alike in length: little padding is read
+            for some in texts.split(settings.pairs):
+                pairs = text_states[some], atts[some], image_states[image : image + 1], similarity[image, some]
+                scores[image, some] = model.match(*pairs).to(scores.dtype)
+        advance(min(world, len(gallery) - turn))
+    scores = add_processes(scores)
+    by_image, by_text = scores.where(asked[0], UNSCORED), scores.t().where(asked[1], UNSCORED)
     judge("itm", by_image, by_text)
     look(by_image, by_text)
     return result
+
+
+def _best(similarity: Tensor, k: int) -> Tensor:
+    """Which columns are among the k best of each row, bool."""
+    _, columns = similarity.topk(min(k, similarity.shape[1]), dim=1)
+    return torch.zeros_like(similarity, dtype=torch.bool).scatter_(1, columns, True)
 
 
 def _images(model: nn.Module, gallery: Gallery, size: int, workers: int) -> tuple[Tensor, Tensor]:

@@ -67,6 +67,28 @@ def cross_attention_mask(atts: Tensor, dtype: torch.dtype) -> Tensor:
     return (1 - atts[:, None, None, :].to(dtype)) * torch.finfo(dtype).min
 
 
+def without_padding(ids: Tensor, atts: Tensor) -> tuple[Tensor, Tensor]:
+    """ids or states, and atts, [b, t, ...] without the columns at the end in which every text is padding.
+
+    They cost time for nothing.
+    """
+    longest = int(atts.any(dim=0).nonzero().max()) + 1
+    return ids[:, :longest], atts[:, :longest]
+
+
+def layer_states(layer: nn.Module, x: Tensor, mask: Tensor, image: Tensor, image_mask: Tensor) -> Tensor:
+    """A layer with cross-attention: states x [b, t, d] that look at image states [b, p, d] -> [b, t, d].
+
+    One image [1, p, d] serves all texts: its keys and values are computed once, and the tokens of all texts ask them as
+    those of one long text. Most of such a layer's work is on image tokens where texts are short.
+    """
+    if len(image) == len(x):
+        return layer(x, mask, image, image_mask)
+    own = layer.attention(x, mask)[0]
+    looked = layer.crossattention(own.reshape(1, -1, own.shape[-1]), None, image, image_mask)[0]
+    return layer.feed_forward_chunk(looked.view_as(own))
+
+
 class Embeddings(nn.Module):
     """Word + position (+ token type 0) embeddings, LayerNorm, dropout.
 

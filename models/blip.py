@@ -15,12 +15,19 @@ from torch import Tensor, nn
 
 from models import examples
 from models.base import Batch
-from models.bert import TextConfig, causal_mask, cross_attention_mask, first_token_looks, self_attention_mask
+from models.bert import (
+    TextConfig,
+    causal_mask,
+    cross_attention_mask,
+    first_token_looks,
+    self_attention_mask,
+    without_padding,
+)
 from models.blip_encoders import FRESH, BLIPEncoders
 from models.checkpoint import KeyRules
 from models.contrastive import TEMP_RANGE, hard_negatives, matching_loss, similarity_weights
 from models.gather import Gather, no_gather
-from models.med import TextDecoder, share, starting, without_padding
+from models.med import TextDecoder, share, starting
 from models.vit import ViTConfig
 
 

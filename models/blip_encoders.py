@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.base import Batch, ImageShape
-from models.bert import self_attention_mask
+from models.bert import self_attention_mask, without_padding
 from models.building import reset_weights
 from models.contrastive import TEMP_RANGE
-from models.med import TextEncoder, starting, without_padding
+from models.med import TextEncoder, starting
 from models.vit import vision_transformer
 
 EXCLUDED = (
@@ -110,7 +110,7 @@ class BLIPEncoders(nn.Module):
         return self.text_encoder(ids, self_attention_mask(atts, self.temp.dtype))
 
     def grounded_states(self, ids: Tensor, atts: Tensor, image: Tensor) -> Tensor:
-        """Text that looks at image states [b, p, d] -> [b, t, d]; the first id becomes [ENC]."""
+        """Text that looks at image states [b, p, d], or [1, p, d] for all -> [b, t, d]; the first id becomes [ENC]."""
         return self.text_encoder(starting(ids, self.enc), self_attention_mask(atts, image.dtype), image)
 
     def image_features(self, states: Tensor) -> Tensor:
@@ -174,7 +174,11 @@ class BLIPEncoders(nn.Module):
         return ids, self.text_features(self.text_states(ids, atts))
 
     def match(self, ids: Tensor, atts: Tensor, image: Tensor, similarity: Tensor) -> Tensor:
-        """How well pairs of ids and image states match: the ITM logit of "matches" plus the cosine similarity [b]."""
+        """How well pairs of ids and image states match: the ITM logit of "matches" plus the cosine similarity [b].
+
+        image: states [b, p, d], or [1, p, d] of one image for all texts.
+        """
+        ids, atts = without_padding(ids, atts)
         return self.itm_head(self.grounded_states(ids, atts, image)[:, 0])[:, 1] + similarity
 
     def prunable_layers(self) -> dict[str, nn.Linear]:

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from models.base import Batch
+from models.bert import without_padding
 from models.blip import BLIPConfig, official_name
 from models.blip_encoders import FRESH, BLIPEncoders
 from models.checkpoint import KeyRules
 from models.contrastive import hard_negatives, matching_loss, others, soft_cross_entropy
 from models.gather import Gather, no_gather
-from models.med import without_padding
 
 UNKNOWN = -100  # image id of features that came with the pretraining file
 

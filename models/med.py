@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.bert import Embeddings, Encoder, MLMHead, TextConfig, cross_attention_mask
+from models.bert import Embeddings, Encoder, MLMHead, TextConfig, cross_attention_mask, layer_states
 
 
 class TextEncoder(nn.Module):
@@ -20,14 +20,18 @@ class TextEncoder(nn.Module):
         self.encoder = Encoder(config)
 
     def forward(self, ids: Tensor, mask: Tensor, image: Tensor | None = None) -> Tensor:
-        """ids [b, t]; mask additive [b, 1, 1 or t, t]; image [b, p, d] or None (no cross-attention) -> [b, t, d]."""
+        """ids [b, t]; mask additive [b, 1, 1 or t, t]; image [b, p, d], or [1, p, d] for all, or None (no
+        cross-attention) -> [b, t, d].
+        """
         x = self.embeddings(ids)
-        image_mask = None
-        if image is not None:
-            seen = torch.ones(image.shape[:2], dtype=torch.long, device=image.device)
-            image_mask = cross_attention_mask(seen, x.dtype)
+        if image is None:
+            for layer in self.encoder.layer:
+                x = layer(x, mask)
+            return x
+        seen = torch.ones(image.shape[:2], dtype=torch.long, device=image.device)
+        image_mask = cross_attention_mask(seen, x.dtype)
         for layer in self.encoder.layer:
-            x = layer(x, mask, image, image_mask)
+            x = layer_states(layer, x, mask, image, image_mask)
         return x
 
 
@@ -51,9 +55,3 @@ def share(encoder: TextEncoder, decoder: TextEncoder) -> None:
 def starting(ids: Tensor, first: int) -> Tensor:
     """ids [b, t] with another first token; the given tensor stays as it is."""
     return torch.cat([torch.full_like(ids[:, :1], first), ids[:, 1:]], dim=1)
-
-
-def without_padding(ids: Tensor, atts: Tensor) -> tuple[Tensor, Tensor]:
-    """ids, atts [b, t] without the columns at the end in which every text is padding: they cost time for nothing."""
-    longest = int(atts.any(dim=0).nonzero().max()) + 1
-    return ids[:, :longest], atts[:, :longest]

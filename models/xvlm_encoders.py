@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.base import ImageShape
-from models.bert import cross_attention_mask, self_attention_mask
+from models.bert import cross_attention_mask, layer_states, self_attention_mask, without_padding
 
 EXCLUDED = ("vision_proj", "text_proj", "itm_head", "bbox_head", ".cls.")
 """Parts that are never pruned, as substrings of parameter names."""
@@ -45,12 +45,15 @@ class XVLMEncoders(nn.Module):
         return x
 
     def fusion_states(self, text: Tensor, text_atts: Tensor, image: Tensor, image_atts: Tensor) -> Tensor:
-        """Fusion layers: text states [b, t, d] that look at image states [b, p, d] (atts [b, p]) -> [b, t, d]."""
+        """Fusion layers: text states [b, t, d] that look at image states [b, p, d] (atts [b, p]) -> [b, t, d].
+
+        One image, [1, p, d] and [1, p], serves all texts.
+        """
         mask = self_attention_mask(text_atts, text.dtype)
         image_mask = cross_attention_mask(image_atts, text.dtype)
         x = text
         for layer in self.bert.encoder.layer[self.config.text.fusion_layer :]:
-            x = layer(x, mask, image, image_mask)
+            x = layer_states(layer, x, mask, image, image_mask)
         return x
 
     def image_features(self, states: Tensor) -> Tensor:
@@ -74,7 +77,11 @@ class XVLMEncoders(nn.Module):
         return states, self.text_features(states)
 
     def match(self, text: Tensor, text_atts: Tensor, image: Tensor, similarity: Tensor) -> Tensor:
-        """How well pairs of states match: the ITM logit of "matches" [b]; X-VLM does not use the similarity."""
+        """How well pairs of states match: the ITM logit of "matches" [b]; X-VLM does not use the similarity.
+
+        image: states [b, p, d], or [1, p, d] of one image for all texts.
+        """
+        text, text_atts = without_padding(text, text_atts)
         everywhere = torch.ones(image.shape[:2], dtype=torch.long, device=image.device)
         return self.itm_head(self.fusion_states(text, text_atts, image, everywhere)[:, 0])[:, 1]
 

@@ -108,7 +108,7 @@ class Retrieval:
 
         ranks = self._ranks = dict[str, Ranks]()
         settings, note = self._config.evaluation, ranks.__setitem__
-        with look.bar(len(gallery) + len(gallery.texts)) as advance:
+        with look.bar(len(gallery)) as advance:
             found = evaluate_retrieval(model, gallery, self._tokenizer, settings, advance, keep, note, look.workers)
         return {**found["itm"], "itc": found["itc"]}
 

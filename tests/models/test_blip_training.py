@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from models import load_model
-from models.med import without_padding
+from models.bert import without_padding
 from models.tasks import load_task_model
 from pruners import prune
 from tests.conftest import REFERENCE, REPOSITORY
