@@ -83,6 +83,8 @@ def check_outputs(args: Namespace, inputs: list[str]) -> None:
         seen.add(path.resolve())
         if path.is_dir():
             raise InputError(f"{path} is a folder: name the file to write")
+        if path.parent.is_file():
+            raise InputError(f"{path.parent} is a file, not a folder: name a file in another place")
         if not path.parent.is_dir():
             raise InputError(f"there is no folder {path.parent}: make it, or name a file in another")
         check_writable(path.parent)
