@@ -166,6 +166,7 @@ def test_small_differences_get_no_star(tmp_path):
     put(folder, {"overall": 50.0}, "omp", items=items([1] * 20 + [0] * 20))
     table = main_table(scores_of(folder), "xvlm-mini", [("vqa", "overall")])
     assert [row.cells[0].mark for row in table.rows] == ["", ""]
+    assert any(note.startswith("No star: nowhere does the best differ") for note in table.notes)
     assert scores_of(folder).column(COLUMN)["snip"].p > 0.3
 
 
