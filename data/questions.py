@@ -57,7 +57,7 @@ class QuestionRecords:
         self.paths = [files.path(name) for name in files.annotations]
         for path in self.paths:
             records = read_json_list(path)
-            checks = {"image": is_text, "question": lambda value: isinstance(value, str)}
+            checks = {"image": is_text, "question": is_text}
             check_fields(records, path, checks | ({"answer": is_answer} if answered else {}))
             for index, record in enumerate(records):
                 record["image"] = _image_path(record, files, f"{path}: record {index}")

@@ -140,7 +140,7 @@ class LabelledImages:
         files = files.resolved()
         folder = Path(files.path(files.folder))
         if not folder.is_dir():
-            hint = "; python -m data.digits writes the digits" if folder.name == "sklearn_digits" else ""
+            hint = "; python -m data.digits writes the digits" if "sklearn_digits" in folder.parts else ""
             raise InputError(f"there is no folder {folder}: unpack the images there, one folder a class{hint}")
         self.classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
         if not self.classes:
@@ -149,9 +149,9 @@ class LabelledImages:
         self._images: list[tuple[str, int]] = []
         for label, name in enumerate(self.classes):
             found = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            if not found:
+                raise InputError(f"the class folder {folder / name} has no images: fill it, or take it away")
             self._images += [(str(path), label) for path in found]
-        if not self._images:
-            raise InputError(f"{folder} has class folders but no images in them")
         self.listing = hash_json(self._images)
 
     def __len__(self) -> int:

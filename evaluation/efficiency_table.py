@@ -149,14 +149,17 @@ def speed_words(name: str, speed: Speed) -> str:
         f"the fastest pass of each: {speed.fastest:.2f} x)"
     )
     faster = speed.low > GAIN and speed.fastest > GAIN
+    if speed.high - speed.low > SCATTER and not faster:
+        return (
+            f"No speed-up to be seen: the timings scatter too much to tell ({runs}); repeat it on a quiet machine, or "
+            "with more --repeats."
+        )
     if name == "2:4":
         words = f"Speed: {runs}." if faster else f"No speed-up: even without half of the products, {runs}."
     elif faster:
         words = f"Speed: {runs}, but nothing here skips zeros: look for the reason elsewhere (other work, clock rates)."
     else:
         words = f"No speed-up: zeros are multiplied like any other number: {runs}."
-    if speed.high - speed.low > SCATTER:
-        words += " The timings scatter much, as on a machine with other work: repeat it on a quiet one."
     return words
 
 

@@ -1,6 +1,6 @@
 """items.json: the scores of single test items beside a run's results, so that two runs can be compared item by item.
 
-{"format": 1, "groups": {"text": {"ids": [0, 1], "scores": {"img_r1": [1.0, 0.0]}}, "image": {...}}}
+{"format": 1, "groups": {"text": {"ids": [0, 1], "scores": {"img_r1": [1.0, 0.0], ...}}, "image": {...}}}
 A metric has the name that it has in the results, nested keys joined by spaces, and is 100 times the mean of its
 scores, up to rounding. The same ids in two runs of one task and data set are the same test items. Where all items are
 of one kind their group is `items`.

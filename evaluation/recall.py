@@ -10,6 +10,9 @@ from torch import Tensor
 
 from evaluation.items import Groups, Items
 
+FIRST = (1, 5, 10)
+"""Places among which the right answer counts."""
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -32,22 +35,22 @@ def recalls(found: Ranks) -> dict[str, float]:
     """The field's keys, in percent with two digits."""
     result = {}
     for label, places in (("txt", found.of_images), ("img", found.of_texts)):
-        for k in (1, 5, 10):
+        for k in FIRST:
             result[f"{label}_r{k}"] = 100 * (places < k).double().mean().item()
         result[f"{label}_r_mean"] = sum(result[f"{label}_r{k}"] for k in (1, 5, 10)) / 3
     result["r_mean"] = (result["txt_r_mean"] + result["img_r_mean"]) / 2
     return {key: round(value, 2) for key, value in result.items()}
 
 
-def first_places(by_start: Mapping[str, Ranks]) -> Groups:
-    """Whether the right answer stands first, for each text and each image by its number (evaluation/items.py).
+def found_early(by_start: Mapping[str, Ranks]) -> Groups:
+    """Whether the right answer is among the first 1, 5 and 10, for each text and each image by its number.
 
-    by_start: ranks by what the metric's name begins with.
+    by_start: ranks by what the metric's name begins with. The form is that of evaluation/items.py.
     """
 
     def items(label: str, places: Mapping[str, Tensor]) -> Items:
         count = len(next(iter(places.values())))
-        scores = {f"{start}{label}_r1": (of == 0).double().tolist() for start, of in places.items()}
+        scores = {f"{start}{label}_r{k}": (of < k).double().tolist() for start, of in places.items() for k in FIRST}
         return Items(list(range(count)), scores)
 
     return {

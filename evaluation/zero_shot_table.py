@@ -23,7 +23,7 @@ from data.sources import Files
 from data.tokenizer import load_tokenizer
 from evaluation.items import FILE, Groups, Items, items_files, write_items
 from evaluation.neighbours import Neighbours, NeighbourSettings
-from evaluation.recall import Ranks, first_places
+from evaluation.recall import Ranks, found_early
 from evaluation.regions import region_ious
 from evaluation.retrieval import RetrievalSettings, evaluate_retrieval
 from models import load_model
@@ -101,7 +101,7 @@ def measurements(model: nn.Module, config: ZeroShotConfig, images: int) -> dict[
             recalls = evaluate_retrieval(pruned, gallery, tokenizer, config.retrieval, note=ranks.__setitem__)
             keys = ("img_r1", "txt_r1", "r_mean")
             numbers = {f"{kind} {key}": values[key] for kind, values in recalls.items() for key in keys}
-            return numbers, first_places({f"{kind} ": of for kind, of in ranks.items()})
+            return numbers, found_early({f"{kind} ": of for kind, of in ranks.items()})
 
         found[f"retrieval among {len(gallery)} images and {len(gallery.texts)} texts"] = retrieve
     if config.regions is not None:

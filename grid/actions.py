@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,7 @@ def write_shell(args: argparse.Namespace) -> int:
     if args.output:
         write_text(args.output, text)
         Path(args.output).chmod(0o755)
-        result_console().print(f"{len(session.found.missing)} runs in {args.output}: sh {args.output}")
+        result_console().print(f"{len(session.found.missing)} runs in {args.output}: sh {shlex.quote(args.output)}")
     else:
         print(text, end="")
     return 0

@@ -74,7 +74,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Grid:
-    """A checked grid. tasks: model -> its tasks, each with `:dataset` where one is named."""
+    """A checked grid.
+
+    tasks: model -> its tasks, each with `:dataset` where one is named. notes: sentences on what changes nothing.
+    """
 
     name: str
     path: str
@@ -87,6 +90,7 @@ class Grid:
     debug: bool
     keep_weights: bool
     devices: int
+    notes: tuple[str, ...] = ()
 
 
 def read_grid(path: Path | str) -> Grid:
@@ -122,8 +126,23 @@ def check_grid(settings: dict[str, Any], name: str, where: str) -> Grid:
         raise InputError(f"{where}: the grid expands to nothing, since '{empty}' is empty: name at least one there")
     return Grid(
         name, where, tuple(models), tuple(rows), tasks, tuple(seeds),
-        file.dense, file.overrides, file.debug, file.keep_weights, file.devices,
+        file.dense, file.overrides, file.debug, file.keep_weights, file.devices, _idle(file, tasks, where),
     )  # fmt: skip
+
+
+def _idle(file: GridFile, tasks: dict[str, tuple[str, ...]], where: str) -> tuple[str, ...]:
+    """Sentences on overrides and options of what the grid does not run."""
+    used = {row.pruner for row in file.variants.values()} | set(file.pruners)
+    notes = [
+        f"{where}: options of '{name}' change nothing: it is not among the pruners"
+        for name in file.options.keys() - used
+    ]
+    for key in file.overrides:
+        model, slash, task = key.rpartition("/")
+        names = [name for of in ([model] if slash else file.models) for name in tasks.get(of, ())]
+        if task != "prune" and task not in {name.partition(":")[0] for name in names}:
+            notes.append(f"{where}: overrides of '{key}' change nothing: it is not among the tasks")
+    return tuple(sorted(notes))
 
 
 def _rows(file: GridFile, where: str) -> list[Row]:

@@ -43,7 +43,7 @@ def print_plan(plan: Plan, places: Places, found: Survey, sources: Sources, jobs
     blind = any(step.model in sources.missing for step in found.missing)
     words = "an unknown size (weights are missing)" if blind else f"about {size(needed)}"
     screen.print(f"disk: {words} needed in {short(places.work)}/, {size(disk_free(places))} free")
-    for note in [*found.notes, *sources.missing.values()]:
+    for note in [*plan.grid.notes, *found.notes, *sources.missing.values()]:
         screen.print(f"note: {note}", markup=False, highlight=False)
 
 

@@ -75,7 +75,7 @@ def check_outputs(args: Namespace, inputs: list[str]) -> None:
     """InputError now, where a page or record cannot be written or would take the place of a mask."""
     masks = {Path(path).resolve() for path in inputs}
     seen: set[Path] = set()
-    for path in wanted(args).values():
+    for kind, path in wanted(args).items():
         if path.resolve() in masks:
             raise InputError(f"{path} is one of the masks: choose another name for what is written")
         if path.resolve() in seen:
@@ -83,6 +83,10 @@ def check_outputs(args: Namespace, inputs: list[str]) -> None:
         seen.add(path.resolve())
         if path.is_dir():
             raise InputError(f"{path} is a folder: name the file to write")
+        if kind == "picture" and path.suffix.lower() != ".png":
+            raise InputError(f"--picture writes PNG, and {path} does not end in .png: call it so")
+        if path.parent.is_file():
+            raise InputError(f"{path.parent} is a file, not a folder: name a file in another place")
         if not path.parent.is_dir():
             raise InputError(f"there is no folder {path.parent}: make it, or name a file in another")
         check_writable(path.parent)

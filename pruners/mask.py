@@ -198,9 +198,8 @@ class Mask(Mapping[str, Tensor]):
         mask = Mask({name: mask[name] for name in layers}, {n: model.modality_of(n) for n in layers}, self.source)
         if not self.has_values:
             return mask
-        return mask.with_values(
-            _translated({name: torch.from_numpy(self.weights(name)) for name in self}, model).items()
-        )
+        updated = _translated({name: torch.from_numpy(self.weights(name)) for name in self}, model)
+        return mask.with_values((name, tensor) for name, tensor in updated.items() if name in layers)
 
     def check_fits(self, layers: Mapping[str, nn.Module]) -> None:
         """InputError naming the first differing keys unless the mask covers exactly `layers`."""

@@ -40,7 +40,11 @@ def parse_args(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("results_of", nargs="+", metavar="GRID", help="YAML files of grids, or folders of results")
     parser.add_argument("--results", default="results", help="where results of YAML files are (default: results)")
-    parser.add_argument("-o", "--output", help="folder to write (default: report/ in the folder of the results)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        help="folder to write (default: report/ in the folder of the results, report-only/ with --only)",
+    )
     parser.add_argument(
         "--metrics", nargs="+", default=[], metavar="TASK/METRIC", help="of the main table (default: one a task)"
     )
@@ -60,7 +64,7 @@ def main(arguments: list[str]) -> None:
     scores = Scores(results)
     chosen = choose(args.metrics, scores.known)
     published = read_published(Path(args.published), scores) if args.published else None
-    folder = Path(args.output) if args.output else common(results) / "report"
+    folder = Path(args.output) if args.output else common(results) / ("report-only" if args.only else "report")
     if folder.is_file():
         raise InputError(f"{folder} is a file: name a folder with --output")
     check_writable(folder)
@@ -78,7 +82,7 @@ def main(arguments: list[str]) -> None:
     write_text(folder / "index.html", report_page(chapters))
     forget_earlier(folder, [*(f"tables/{name}" for name in tables), *(f"pictures/{name}" for name in pictures)])
     screen = result_console()
-    for note in results.notes:
+    for note in (*results.notes, *(published.notes if published else ())):
         screen.print(f"note: {note}", markup=False, highlight=False)
     count = f"{len(results.tasks)} runs of tasks and {len(results.prunings)} prunings"
     screen.print(f"{count} in {short(folder / 'index.html')}, beside tables/ and pictures/", markup=False)

@@ -79,7 +79,8 @@ def table_csv(table: Table) -> str:
     for row in _filled(table.rows):
         values = [row.label]
         for cell in row.cells:
-            values += [cell.text, cell.spread] if spread else [cell.text]
+            text = cell.text.replace("−", "-")  # a typographical minus is no number to who reads it
+            values += [text, cell.spread] if spread else [text]
             values += [""] * ((cell.span - 1) * (2 if spread else 1))
         made.append(dict(zip(columns, values, strict=True)))
     return csv_text(made, columns)

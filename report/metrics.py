@@ -21,12 +21,15 @@ MAIN = {
 }
 """Task -> patterns of the metric that stands for it, the first that fits."""
 
+RECALLS = (1, 5, 10)
+"""Places of the mean recalls."""
+
 WORDS = {
     "r_mean": "mean recall",
     "txt_r_mean": "text mean recall",
     "img_r_mean": "image mean recall",
-    **{f"txt_r{k}": f"text R@{k}" for k in (1, 5, 10)},
-    **{f"img_r{k}": f"image R@{k}" for k in (1, 5, 10)},
+    **{f"txt_r{k}": f"text R@{k}" for k in RECALLS},
+    **{f"img_r{k}": f"image R@{k}" for k in RECALLS},
     **{f"Bleu_{n}": f"BLEU-{n}" for n in (1, 2, 3, 4)},
     "ROUGE_L": "ROUGE-L",
     "overall": "accuracy",

@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from console.errors import InputError, explain_os_error
+from console.errors import InputError, explain_os_error, nearest
 from grid.steps import DENSE
 from pruners.percents import percent
 from report.metrics import check_metric, metric_words, task_words
@@ -27,10 +27,11 @@ COLUMNS = ("model", "task", "metric", "pruner", "sparsity", "value")
 
 @dataclass(frozen=True)
 class Published:
-    """(model, task, metric, pruner, sparsity in percent) -> value."""
+    """(model, task, metric, pruner, sparsity in percent) -> value. notes: sentences on what stands beside nothing."""
 
     name: str
     values: dict[tuple[str, str, str, str, float], float]
+    notes: tuple[str, ...] = ()
 
 
 def read_published(path: Path, scores: Scores) -> Published:
@@ -48,22 +49,26 @@ def read_published(path: Path, scores: Scores) -> Published:
         raise explain_os_error(error, f"read {path}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is no text in UTF-8: save it as CSV in that encoding") from error
+    except csv.Error as error:
+        raise InputError(
+            f"{path} cannot be read as CSV ({error}): look for a quotation mark that is not closed"
+        ) from error
     values: dict[tuple[str, str, str, str, float], float] = {}
     for number, row in lines:
         where = f"{path}, line {number}"
         model, task, metric, pruner = ((row[name] or "").strip() for name in COLUMNS[:4])
-        if task in scores.known:
-            check_metric(task, metric, scores.known[task], where)
+        if model in scores.models and task in scores.tasks(model):
+            check_metric(task, metric, scores.metrics(model, task), where)
         key = (model, task, metric, pruner, 0.0 if pruner == DENSE else _number(row["sparsity"], where, "sparsity"))
         if key in values:
             raise InputError(f"{where}: {pruner} at {row['sparsity']} % is given twice for {task}/{metric}")
         values[key] = _number(row["value"], where, "value")
-    if not any(model in scores.models and task in scores.known for model, task, *_ in values):
+    if not any(model in scores.models and task in scores.tasks(model) for model, task, *_ in values):
         raise InputError(
             f"{path} has no number on these results: they are of {', '.join(scores.models)} and the tasks "
             f"{', '.join(scores.known)}"
         )
-    return Published(path.stem, values)
+    return Published(path.stem, values, _alone(path, values, scores))
 
 
 def published_table(scores: Scores, published: Published, model: str) -> Table | None:
@@ -101,6 +106,19 @@ def published_table(scores: Scores, published: Published, model: str) -> Table |
     rows += [Row(pruner, cells(pruner)) for pruner in pruners]
     notes = [f"Published: {published.name}. Difference: ours less theirs."]
     return Table(f"{file_name(model)}_published", f"{model}: beside published numbers", heads, rows, notes=notes)
+
+
+def _alone(path: Path, values: dict[tuple[str, str, str, str, float], float], scores: Scores) -> tuple[str, ...]:
+    """A sentence on the rows and columns of our own tasks in which we have no number at all."""
+    rows: dict[str, None] = {}
+    for model, task, metric, pruner, sparsity in values:
+        if model not in scores.models or task not in scores.tasks(model) or pruner == DENSE:
+            continue
+        if pruner not in scores.pruners(model):
+            rows[f"{pruner}{nearest(pruner, scores.pruners(model))}"] = None
+        elif scores.get(model, task, metric, pruner, sparsity) is None:
+            rows[f"{pruner} at {percent(sparsity / 100)} %"] = None
+    return (f"{path} has numbers that none of these results stands beside: {', '.join(rows)}",) if rows else ()
 
 
 def _spread(sd: float | None) -> str:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from configs.schema import read_yaml
@@ -24,6 +25,16 @@ from report.metrics import ORDER, flat, without_number
 from storage.hashing import hash_json
 
 AXES = ("model", "pruner", "sparsity", "task", "seed")
+
+NUMBER = (int, float, NoneType)
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "id": str, "metrics": dict, "version": dict, "like": str, "axes": dict, "items": (str, NoneType),
+    "pruned_by": (str, NoneType), "defined_by": (dict, NoneType), "layers": (dict, NoneType),
+    "seconds": NUMBER, "cpu_seconds": NUMBER, "peak_memory_gb": NUMBER,
+}  # fmt: skip
+"""What the values of a result are; those that may be None may be missing, too."""
+
+AXIS_KINDS = {"model": str, "pruner": str, "task": str, "seed": int}
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,8 @@ def read_results(given: Sequence[str], results: Path, only: Sequence[str] = ()) 
     kept = _selected(kept, only)
     tasks = tuple(run for run in kept if run.task != PRUNE)
     for run in tasks:
+        if not run.metrics:
+            more.append(f"{run.id} has no number")
         if names := without_number(run.result["metrics"]):
             more.append(f"{run.id}: {', '.join(names)} is no number")
     if not tasks:
@@ -152,21 +165,43 @@ def result_files(folder: Path) -> list[Path]:
 def read_run(path: Path) -> Run:
     """One result; InputError where it is half of one, or not what a grid writes."""
     result = read_result(path)
-    axes = result["axes"] if result else None
-    if result is None or not isinstance(axes, dict) or not isinstance(result["metrics"], dict):
+    if result is None:
         raise InputError(
             f"{path} is half-written or no result: remove it, and `experiments.py run` or `collect` makes it again"
         )
     if result["format"] != FORMAT:
         raise InputError(f"{path} is of format {result['format']}, and this version reads {FORMAT}: update the toolkit")
-    try:
-        return Run(
-            result["id"], axes["model"], axes["pruner"], axes.get("method") or axes["pruner"],
-            float(axes.get("sparsity") or 0), axes["task"], int(axes["seed"]), bool(axes.get("chance", True)),
-            flat(result["metrics"]), path, result,
-        )  # fmt: skip
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} lacks where it stands in its grid ({error}): make it again with `collect`") from error
+    if wrong := _unlike(result):
+        raise InputError(
+            f"{path}: '{wrong}' is not as a grid writes it: remove the file, and `experiments.py run` or `collect` "
+            "makes it again"
+        )
+    axes = result["axes"]
+    return Run(
+        result["id"], axes["model"], axes["pruner"], axes.get("method") or axes["pruner"],
+        float(axes.get("sparsity") or 0), axes["task"], axes["seed"], bool(axes.get("chance", True)),
+        flat(result["metrics"]), path, result,
+    )  # fmt: skip
+
+
+def _unlike(result: dict[str, Any]) -> str | None:
+    """The first key of a result whose value is none that a grid writes."""
+    for key, kind in KINDS.items():
+        if not isinstance(result.get(key), kind) or isinstance(result.get(key), bool):
+            return key
+    axes = result["axes"]
+    for key, kind in AXIS_KINDS.items():
+        if not isinstance(axes.get(key), kind) or isinstance(axes.get(key), bool):
+            return f"axes: {key}"
+    sparsity = axes.get("sparsity") or 0
+    if not isinstance(sparsity, int | float) or not 0 <= sparsity <= 100:
+        return "axes: sparsity"
+    if result.get("items") and Path(result["items"]).name != result["items"]:
+        return "items"
+    if not all(isinstance(value, str) for value in result["version"].values()):
+        return "version"
+    layers = (result.get("layers") or {}).values()
+    return None if all(isinstance(of, dict) for of in layers) else "layers"
 
 
 def one_version(runs: list[Run]) -> tuple[list[Run], list[str]]:

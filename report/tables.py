@@ -221,8 +221,10 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     ]
     tested, untested = any(" p = " in cell.title for cell in cells), any(cell.mark == DAGGER for cell in cells)
     if tested:
+        stars = any(cell.mark == "*" for cell in cells)
+        differs = "* the best differs" if stars else "No star: nowhere does the best differ"
         notes.append(
-            f"* the best differs from the second with p < {LEVEL:g}: paired bootstrap over the test items, "
+            f"{differs} from the second with p < {LEVEL:g}: paired bootstrap over the test items, "
             f"{RESAMPLES:,} resamples, scores averaged over seeds. It says nothing of the choice of seeds."
         )
     if untested:

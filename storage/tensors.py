@@ -9,6 +9,7 @@ import pickle
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -120,5 +121,7 @@ def write_torch(path: Path | str, content: Any) -> None:
 
 
 def _corrupt(path: Path | str, error: Exception) -> InputError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return InputError(f"{path} is corrupt or no file of tensors ({reason[:120]}): fetch or write it again")
+    lines = str(error).strip().splitlines()
+    # A pickle that is none ends in a stray key or opcode, which tells nobody anything.
+    reason = f" ({shorten(lines[0], 120, placeholder=' ...')})" if lines and len(lines[0].split()) > 2 else ""
+    return InputError(f"{path} is corrupt or no file of tensors{reason}: fetch or write it again")

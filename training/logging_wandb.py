@@ -97,11 +97,11 @@ def _start(folder: Path, offline: bool, name: str, config: Mapping[str, Any]) ->
         init_timeout=START_SECONDS,
         finish_timeout=FINISH_SECONDS,
     )
-    identity = run_id(folder)
     try:
         wandb.setup(wandb.Settings(silent=True))  # else a login would be greeted, by asking the server who it is
         if not offline and not wandb.login(prompt=False, verify=False):
             raise InputError(f"--wandb finds no login to Weights & Biases: {way_out}")
+        identity = run_id(folder)
         run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or PROJECT,
             name=name,

@@ -21,7 +21,7 @@ from data.tokenizer import Tokenizer
 from data.transforms import to_picture
 from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
 from evaluation.items import Groups
-from evaluation.recall import Ranks, first_places
+from evaluation.recall import Ranks, found_early
 from evaluation.retrieval import UNSCORED, RetrievalSettings, evaluate_retrieval
 from models.gather import gather_processes, place
 from training.epoch_weights import Metrics
@@ -113,8 +113,8 @@ class Retrieval:
         return {**found["itm"], "itc": found["itc"]}
 
     def items(self) -> Groups:
-        """Texts whose image stands first, and images one of whose captions does."""
-        return first_places({"": self._ranks["itm"], "itc ": self._ranks["itc"]})
+        """Texts whose image is found early, and images one of whose captions is."""
+        return found_early({"": self._ranks["itm"], "itc ": self._ranks["itc"]})
 
     def samples(self) -> list[Part]:
         """Test images with the caption found for them, and texts with the images found, by the scores of matching."""

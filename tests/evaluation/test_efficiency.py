@@ -98,8 +98,7 @@ def test_words_on_speed():
     )
     assert "nothing here skips zeros" in speed_words("masked", Speed(1.3, 1.25, 1.35, 1.3))
     uncertain = speed_words("masked", Speed(1.3, 0.9, 2.5, 1.0))
-    assert "No speed-up" in uncertain
-    assert "The timings scatter" in uncertain
+    assert uncertain.startswith("No speed-up to be seen: the timings scatter too much to tell (masked runs at 1.30 x")
     assert "No speed-up" in speed_words("masked", Speed(1.3, 1.2, 1.35, 1.0))  # the fastest passes are equal
     assert speed_words("2:4", Speed(1.3, 1.25, 1.35, 1.3)).startswith("Speed: 2:4 runs at 1.30 x")
     assert "even without half of the products" in speed_words("2:4", Speed(0.9, 0.85, 1.0, 0.9))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from evaluation.recall import first_places, ranks, recalls
+from evaluation.recall import found_early, ranks, recalls
 
 
 def recalls_by_loops(image_to_text, text_to_image, texts_of_image, image_of_text):
@@ -90,19 +90,21 @@ def test_single_items_against_loops(ties):
     if ties:
         there, back = there.round(), back.round()
     found = ranks(there, back, *pairs)
-    groups = first_places({"itc ": found, "itm ": found})
+    groups = found_early({"itc ": found, "itm ": found})
     text, image = groups["text"], groups["image"]
     assert (text.ids, image.ids) == (list(range(sum(captions))), list(range(25)))
-    assert list(text.scores) == ["itc img_r1", "itm img_r1"] and list(image.scores) == ["itc txt_r1", "itm txt_r1"]
+    for group, label in ((text, "img"), (image, "txt")):
+        assert list(group.scores) == [f"{start} {label}_r{k}" for start in ("itc", "itm") for k in (1, 5, 10)]
     for i, own in enumerate(pairs[0]):
         alone = recalls_by_loops(there[i : i + 1], torch.ones(1, 25), [own], [0])
-        assert image.scores["itm txt_r1"][i] == alone["txt_r1"] / 100
+        for k in (1, 5, 10):
+            assert image.scores[f"itm txt_r{k}"][i] == alone[f"txt_r{k}"] / 100
     for j, own in enumerate(pairs[1]):
         row = back[j]
         right = all(row[i] < row[own] or (row[i] == row[own] and i > own) for i in range(25) if i != own)
         assert text.scores["itm img_r1"][j] == float(right)
     expected = recalls(found)
-    for group, metric in ((text, "img_r1"), (image, "txt_r1")):
+    for group, metric in ((text, "img_r1"), (image, "txt_r1"), (text, "img_r5"), (image, "txt_r10")):
         scores = group.scores[f"itm {metric}"]
         assert 100 * sum(scores) / len(scores) == pytest.approx(expected[metric], abs=0.0051)
         assert 0 < sum(scores) < len(scores)

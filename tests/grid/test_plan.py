@@ -246,6 +246,16 @@ def test_overrides_reach_the_configuration():
             assert step.config["num_batches"] == 3
 
 
+def test_what_changes_nothing_is_told():
+    plan = plan_of(
+        overrides={"image_classification": {"epochs": 1}, "prune": {"num_batches": 3}, "retrieval": {"epochs": 3}},
+        options={"tamt": {"nonsense": 1}},
+    )
+    overrides, options = sorted(plan.grid.notes, key=lambda note: "options" in note)
+    assert overrides.endswith("overrides of 'retrieval' change nothing: it is not among the tasks")
+    assert options.endswith("options of 'tamt' change nothing: it is not among the pruners")
+
+
 BAD = [
     ({"modles": []}, "unknown key 'modles' (did you mean 'models'?)"),
     ({"models": ["dino-mimi"]}, "unknown model 'dino-mimi' (did you mean 'dino-mini'?)"),

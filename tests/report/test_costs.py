@@ -11,6 +11,7 @@ from grid.steps import PRUNE
 from pruners.mask import Mask
 from report.costs import check_cost, costs_of, front
 from report.layers import layer_shares
+from report.markup import table_csv
 from report.published import published_table, read_published
 from report.reading import read_results
 from report.scores import Scores
@@ -164,6 +165,32 @@ def test_published_numbers_that_are_wrong(tmp_path, scores, text, message):
         read_published(path, scores)
     with pytest.raises(InputError, match="no such file"):
         read_published(tmp_path / "none.csv", scores)
+
+
+def test_lines_of_other_models_are_none_of_ours(tmp_path, scores):
+    """Their metrics may be others; what has our names and no number of ours is told."""
+    path = tmp_path / "paper.csv"
+    ours = "xvlm-mini,vqa,overall,omp,75,1\n"
+    path.write_text(HEAD + ours + "xvlm,vqa,some metric,omp,75,1\nxvlm-mini,nlvr,accuracy,omp,75,1\n")
+    assert read_published(path, scores).notes == ()
+    path.write_text(HEAD + ours + "xvlm-mini,vqa,overall,ommp,75,1\nxvlm-mini,vqa,overall,omp,0.75,1\n")
+    (note,) = read_published(path, scores).notes
+    assert note.endswith("none of these results stands beside: ommp (did you mean 'omp'?), omp at 0.75 %")
+
+
+def test_published_files_that_are_no_csv(tmp_path, scores):
+    path = tmp_path / "paper.csv"
+    path.write_text(HEAD + '"' + 200_000 * "x")
+    with pytest.raises(InputError, match=r"cannot be read as CSV .*quotation mark"):
+        read_published(path, scores)
+
+
+def test_minus_signs_in_csv_can_be_read(tmp_path, scores):
+    path = tmp_path / "paper.csv"
+    path.write_text(HEAD + "xvlm-mini,vqa,overall,omp,75,63.25\n")
+    table = published_table(scores, read_published(path, scores), "xvlm-mini")
+    (line,) = table_csv(table).splitlines()[1:]
+    assert min(float(value) for value in line.split(",")[1:] if value) == -1.2
 
 
 def test_results_of_prunings_carry_the_counts(tmp_path):

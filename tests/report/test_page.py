@@ -150,7 +150,8 @@ def test_of_many_pruners_differences_are_shown_beside(tmp_path):
     text = (tmp_path / "made" / "report" / "index.html").read_text()
     assert text.count("less the pruners' mean") == 1
     main([str(tmp_path / "made"), "--only", "pruner=omp,lamp,l2,snip,rand"])
-    assert "less the pruners" not in (tmp_path / "made" / "report" / "index.html").read_text()
+    assert "less the pruners" not in (tmp_path / "made" / "report-only" / "index.html").read_text()
+    assert (tmp_path / "made" / "report" / "index.html").read_text() == text, "a part does not take the whole's place"
 
 
 def test_a_report_made_again_is_the_same(tmp_path):

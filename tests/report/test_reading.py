@@ -158,5 +158,41 @@ def test_results_of_a_later_format_and_without_axes(tmp_path):
     with pytest.raises(InputError, match="of format 2, and this version reads 1"):
         read(tmp_path / "made")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 1, "axes": {"model": "m"}}))
-    with pytest.raises(InputError, match="lacks where it stands in its grid"):
+    with pytest.raises(InputError, match="'axes: pruner' is not as a grid writes it: remove the file"):
         read(tmp_path / "made")
+
+
+@pytest.mark.parametrize(
+    ("changes", "wrong"),
+    [
+        ({"version": "x"}, "version"),
+        ({"version": {"torch": 2}}, "version"),
+        ({"like": [1]}, "like"),
+        ({"pruned_by": 7}, "pruned_by"),
+        ({"seconds": "x"}, "seconds"),
+        ({"defined_by": "x"}, "defined_by"),
+        ({"layers": {"75": 5}}, "layers"),
+        ({"axes": {"model": "m", "pruner": None}}, "axes: pruner"),
+        ({"axes": {"model": "m", "pruner": "omp", "task": "vqa", "seed": "0"}}, "axes: seed"),
+        ({"axes": {"model": "m", "pruner": "omp", "task": "vqa", "seed": 0, "sparsity": 7500}}, "axes: sparsity"),
+    ],
+)
+def test_values_that_no_grid_writes(tmp_path, changes, wrong):
+    path = put(tmp_path / "made", {"overall": 1.0})
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(InputError, match=rf"result\.json: '{wrong}' is not as a grid writes it"):
+        read(tmp_path / "made")
+
+
+def test_items_lie_beside_their_result(tmp_path):
+    path = put(tmp_path / "made", {"overall": 1.0})
+    for items in (7, "../elsewhere/items.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"items": items}))
+        with pytest.raises(InputError, match="'items' is not as a grid writes it"):
+            read(tmp_path / "made")
+
+
+def test_a_result_without_a_number_is_told(tmp_path):
+    put(tmp_path / "made", {"overall": "abc"}, "snip")
+    put(tmp_path / "made", {"overall": 1.0})
+    assert any(note.endswith("has no number") for note in read(tmp_path / "made").notes)

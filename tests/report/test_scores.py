@@ -166,6 +166,7 @@ def test_small_differences_get_no_star(tmp_path):
     put(folder, {"overall": 50.0}, "omp", items=items([1] * 20 + [0] * 20))
     table = main_table(scores_of(folder), "xvlm-mini", [("vqa", "overall")])
     assert [row.cells[0].mark for row in table.rows] == ["", ""]
+    assert any(note.startswith("No star: nowhere does the best differ") for note in table.notes)
     assert scores_of(folder).column(COLUMN)["snip"].p > 0.3
 
 
@@ -174,7 +175,7 @@ def test_scores_are_averaged_over_seeds_item_by_item(tmp_path):
     first = put(tmp_path, {"overall": 1.0}, seed=0, items=items([1, 0, 0.5], ["a", "b", "d"]))
     second = put(tmp_path, {"overall": 1.0}, seed=1, items=items([0.5, 1, 1], ["d", "a", "b"]))
     files = [path.with_name("items.json") for path in (first, second)]
-    assert items_of(files, "overall") == {"a": 1, "b": 0.5, "d": 0.5}
+    assert items_of(files, "overall") == [{"a": 1, "b": 0.5, "d": 0.5}]
 
 
 @pytest.mark.parametrize(
@@ -207,11 +208,36 @@ def test_items_are_read_whole(tmp_path):
     write_items(path, groups)
     found = read_items(path)
     assert found == groups
-    assert scores_of_items(found, "img_r1") == {7: 1.0, 8: 0.0}
-    assert scores_of_items(found, "txt_r1") == {7: 0.5}
+    assert scores_of_items(found, "img_r1") == [{7: 1.0, 8: 0.0}]
+    assert scores_of_items(found, "txt_r1") == [{7: 0.5}]
+    assert scores_of_items(found, "r_mean") == [], "there is but R@1"
     path.write_text('{"format": 1, "groups": {"text"')
     with pytest.raises(InputError, match="cannot be read as scores of items"):
         read_items(path)
+
+
+def test_mean_recalls_are_put_together_of_both_directions(tmp_path):
+    """Three texts found at places 0, 5 and 20, and one image whose caption stands at place 1."""
+    text = {"itc img_r1": [1, 0, 0], "itc img_r5": [1, 0, 0], "itc img_r10": [1, 1, 0]}
+    image = {"itc txt_r1": [0], "itc txt_r5": [1], "itc txt_r10": [1]}
+    groups = {"text": Items([0, 1, 2], text), "image": Items([0], image)}
+    texts, images = scores_of_items(groups, "itc r_mean")
+    assert texts == pytest.approx({0: 1, 1: 1 / 3, 2: 0})
+    assert images == pytest.approx({0: 2 / 3})
+    assert scores_of_items(groups, "itc txt_r_mean") == [images]
+    assert scores_of_items(groups, "r_mean") == []
+    folder = tmp_path / "made"
+    for pruner, right in (("snip", 1.0), ("omp", 0.0)):
+        scores = {f"{label}_r{k}": [right] * 30 for label in ("img", "txt") for k in (1, 5, 10)}
+        kinds = {
+            kind: {
+                "ids": list(range(30)),
+                "scores": {name: of for name, of in scores.items() if name.startswith(label)},
+            }
+            for kind, label in (("text", "img"), ("image", "txt"))
+        }
+        put(folder, {"r_mean": 100 * right}, pruner, task="retrieval", items={"format": 1, "groups": kinds})
+    assert scores_of(folder).column(("xvlm-mini", "retrieval", "r_mean", 75.0))["snip"].p < 0.001
 
 
 def test_trial_runs_are_called_so(tmp_path):

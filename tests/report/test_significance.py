@@ -61,3 +61,13 @@ def test_the_same_seed_gives_the_same_value():
     values = np.random.default_rng(5).normal(0.1, 1, 100)
     assert paired_bootstrap(values) == paired_bootstrap(values)
     assert paired_bootstrap(values) != paired_bootstrap(values, seed=1)
+
+
+@pytest.mark.parametrize("shift", [0.02, 0.05, 0.12])
+def test_a_mean_of_two_means_has_the_standard_error_of_both(shift):
+    """500 items of one kind and 100 of the other, of other spreads: as normal theory says."""
+    draw = np.random.default_rng(5)
+    many, few = draw.normal(shift, 1, 500), draw.normal(shift, 0.3, 100)
+    error = np.sqrt(many.var(ddof=1) / 500 + few.var(ddof=1) / 100) / 2
+    expected = 2 * stats.norm.sf(abs(many.mean() + few.mean()) / 2 / error)
+    assert paired_bootstrap(many, few) == pytest.approx(expected, abs=0.02)

@@ -45,7 +45,10 @@ def test_a_sparse_run(task, config, mask, run, tmp_path):
         assert not (tmp_path / "out" / "items.json").exists()
     else:
         found, metrics = means(tmp_path / "out" / "items.json"), flat(results["metrics"])
-        groups = {"text": ["img_r1", "itc img_r1"], "image": ["txt_r1", "itc txt_r1"]}
+        groups = {
+            kind: [f"{start}{label}_r{k}" for start in ("", "itc ") for k in (1, 5, 10)]
+            for kind, label in (("text", "img"), ("image", "txt"))
+        }
         assert {name: list(of) for name, of in found.items()} == (
             groups if task == "retrieval" else {"items": ["overall"]}
         )

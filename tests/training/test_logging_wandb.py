@@ -86,6 +86,7 @@ def test_without_a_login(tmp_path):
         start(tmp_path, offline=False)
     assert "\n" not in str(caught.value)
     assert time.monotonic() - began < 60
+    assert not (tmp_path / ID_FILE).exists(), "nothing is left of a run that did not start"
 
 
 def test_without_a_network(tmp_path, monkeypatch):

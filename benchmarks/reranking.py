@@ -1,0 +1,98 @@
+"""What re-ranking texts costs when an image's keys and values are computed once for all of them.
+
+    python -m benchmarks.reranking                       # full-size X-VLM, 384 px, one image with 64 texts
+    python -m benchmarks.reranking --model blip --cpu_time
+Random weights, whose values do not matter to the time. Texts have 8 to 20 tokens, as COCO's, in rows of `max_tokens`.
+Three ways in turn: a copy of the image for every text and all columns of the padding; the copies alone; as evaluations
+do it. The scores of all three are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+SHORTEST, LONGEST = 8, 20
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="xvlm", help="model whose configurations are taken, with random weights")
+    parser.add_argument("--texts", type=int, default=64, help="texts matched with the image")
+    parser.add_argument("--repeats", type=int, default=3, help="passes of each kind, in turn")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cpu_time", action="store_true", help="seconds of computing, where other work runs besides")
+    return parser.parse_args()
+
+
+def make_passes(args: argparse.Namespace) -> dict[str, Callable]:
+    """The three ways to match, each to be called again and again."""
+    import torch
+
+    from configs.schema import parse, read_yaml, task_file
+    from models.tasks import load_task_model
+    from training.retrieval import RetrievalConfig
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    path = task_file(args.model, "retrieval")
+    config = parse(RetrievalConfig, read_yaml(path), str(path))
+    model = load_task_model(args.model, "retrieval", weights="random", overrides=config.model).eval()
+    side, words, n = model.image_shape.image_size, config.evaluation.max_tokens, args.texts
+    lengths = torch.randint(SHORTEST, LONGEST + 1, (n,))
+    atts = (torch.arange(words) < lengths[:, None]).long()
+    ids = torch.randint(5, model.config.text.vocab_size - 2, (n, words)) * atts
+    with torch.no_grad():
+        image, feature = model.image_entry(torch.randn(1, 3, side, side))
+        text, text_feature = model.text_entry(ids, atts)
+    similarity = text_feature @ feature[0]
+    full = torch.cat([atts, torch.ones_like(atts[:1])])  # a row without padding keeps all columns
+    all_texts = torch.cat([text, text[:1]])
+
+    @torch.no_grad()
+    def padded() -> torch.Tensor:
+        copies = image.expand(n + 1, -1, -1).contiguous()
+        return model.match(all_texts, full, copies, torch.cat([similarity, similarity[:1]]))[:n]
+
+    @torch.no_grad()
+    def copied() -> torch.Tensor:
+        return model.match(text, atts, image.expand(n, -1, -1).contiguous(), similarity)
+
+    @torch.no_grad()
+    def shared() -> torch.Tensor:
+        return model.match(text, atts, image, similarity)
+
+    return {"copies, all padding": padded, "copies": copied, "one image for all": shared}
+
+
+def main() -> None:
+    """Measure and print."""
+    args = parse_args()
+    passes = make_passes(args)
+    clock = time.process_time if args.cpu_time else time.perf_counter
+    seconds: dict[str, list[float]] = {kind: [] for kind in passes}
+    scores = {kind: work() for kind, work in passes.items()}  # and the first call of each, which is slower
+    for _ in range(args.repeats):
+        for kind, work in passes.items():
+            started = clock()
+            work()
+            seconds[kind].append(clock() - started)
+    last = list(passes)[-1]
+    best = {kind: min(values) for kind, values in seconds.items()}
+    print(
+        f"{args.model}: an image with {args.texts} texts, {args.threads} thread(s), {args.repeats} passes of each kind"
+    )
+    for kind, values in seconds.items():
+        apart = (scores[kind] - scores[last]).abs().max().item()
+        middle = statistics.median(values)
+        print(
+            f"{kind:20s} least {best[kind]:.3f} s, median {middle:.3f} s: {best[kind] / best[last]:.2f} x the last; "
+            f"scores at most {apart:.1e} apart"
+        )
+
+
+if __name__ == "__main__":
+    main()
