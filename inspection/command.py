@@ -83,8 +83,8 @@ def check_outputs(args: Namespace, inputs: list[str]) -> None:
         seen.add(path.resolve())
         if path.is_dir():
             raise InputError(f"{path} is a folder: name the file to write")
-        if kind == "picture" and path.suffix.lower() != ".png":
-            raise InputError(f"--picture writes PNG, and {path} does not end in .png: call it so")
+        if kind == "picture" and path.suffix.lower() not in ("", ".png"):
+            raise InputError(f"--picture writes PNG, and {path} is called otherwise: let its name end in .png")
         if path.parent.is_file():
             raise InputError(f"{path.parent} is a file, not a folder: name a file in another place")
         if not path.parent.is_dir():

@@ -72,6 +72,11 @@ def test_compare_random_masks_is_chance(made, run, tmp_path):
     assert (tmp_path / "picture").read_bytes().startswith(b"\x89PNG")
 
 
+def test_pictures_are_png_and_not_called_otherwise(made, run, tmp_path):
+    refused(masks(run, "compare", *made[:2], "--picture", tmp_path / "a.jpg"), "--picture writes PNG", "a.jpg")
+    assert not (tmp_path / "a.jpg").exists()
+
+
 def test_there_and_back_bit_for_bit(made, run, tmp_path):
     there, back = tmp_path / "a.pth", tmp_path / "a.safetensors"
     done = masks(run, "convert", made[0], "-o", there)
