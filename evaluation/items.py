@@ -19,6 +19,9 @@ from storage.atomic import write_text
 FORMAT = 1
 FILE = "items.json"
 
+RECALLS = (1, 5, 10)
+"""Places among which a right answer counts, as items have them and as mean recalls are made of."""
+
 
 @dataclass(frozen=True)
 class Items:

@@ -8,10 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evaluation.items import Groups, Items
-
-FIRST = (1, 5, 10)
-"""Places among which the right answer counts."""
+from evaluation.items import RECALLS, Groups, Items
 
 
 @dataclass(frozen=True)
@@ -35,9 +32,9 @@ def recalls(found: Ranks) -> dict[str, float]:
     """The field's keys, in percent with two digits."""
     result = {}
     for label, places in (("txt", found.of_images), ("img", found.of_texts)):
-        for k in FIRST:
+        for k in RECALLS:
             result[f"{label}_r{k}"] = 100 * (places < k).double().mean().item()
-        result[f"{label}_r_mean"] = sum(result[f"{label}_r{k}"] for k in (1, 5, 10)) / 3
+        result[f"{label}_r_mean"] = sum(result[f"{label}_r{k}"] for k in RECALLS) / len(RECALLS)
     result["r_mean"] = (result["txt_r_mean"] + result["img_r_mean"]) / 2
     return {key: round(value, 2) for key, value in result.items()}
 
@@ -50,7 +47,7 @@ def found_early(by_start: Mapping[str, Ranks]) -> Groups:
 
     def items(label: str, places: Mapping[str, Tensor]) -> Items:
         count = len(next(iter(places.values())))
-        scores = {f"{start}{label}_r{k}": (of < k).double().tolist() for start, of in places.items() for k in FIRST}
+        scores = {f"{start}{label}_r{k}": (of < k).double().tolist() for start, of in places.items() for k in RECALLS}
         return Items(list(range(count)), scores)
 
     return {

@@ -81,26 +81,34 @@ def evaluate_retrieval(
     asked = _best(similarity, settings.k_test), _best(similarity.t(), settings.k_test)  # of images, of texts
     wanted = asked[0] | asked[1].t()
     lengths = atts.sum(dim=1)
-    scores = torch.zeros_like(similarity, memory_format=torch.contiguous_format)  # contiguous, to be sent
-    rank, world = place()
-    for turn in range(0, len(gallery), world):
-        image = turn + rank
-        if image < len(gallery):
-            texts = wanted[image].nonzero().squeeze(1)
-            texts = texts[lengths[texts].argsort(stable=True)]  # of a pass alike in length: little padding is read
-            for some in texts.split(settings.pairs):
-                pairs = text_states[some], atts[some], image_states[image : image + 1], similarity[image, some]
-                scores[image, some] = model.match(*pairs).to(scores.dtype)
-        advance(min(world, len(gallery) - turn))
-    scores = add_processes(scores)
+
+    def match(image: int, scores: Tensor) -> None:
+        texts = wanted[image].nonzero().squeeze(1)
+        texts = texts[lengths[texts].argsort(stable=True)]  # of a pass alike in length: little padding is read
+        for some in texts.split(settings.pairs):
+            pairs = text_states[some], atts[some], image_states[image : image + 1], similarity[image, some]
+            scores[image, some] = model.match(*pairs).to(scores.dtype)
+
+    scores = _shared_out(match, similarity, advance)
     by_image, by_text = scores.where(asked[0], UNSCORED), scores.t().where(asked[1], UNSCORED)
     judge("itm", by_image, by_text)
     look(by_image, by_text)
     return result
 
 
+def _shared_out(match: Callable[[int, Tensor], None], similarity: Tensor, advance: Callable[..., None]) -> Tensor:
+    """Scores [images, texts] that `match(image, scores)` writes, a share of the images in each process; else zeros."""
+    scores = torch.zeros_like(similarity, memory_format=torch.contiguous_format)  # contiguous, to be sent
+    rank, world = place()
+    for turn in range(0, len(scores), world):
+        if turn + rank < len(scores):
+            match(turn + rank, scores)
+        advance(min(world, len(scores) - turn))
+    return add_processes(scores)
+
+
 def _best(similarity: Tensor, k: int) -> Tensor:
-    """Which columns are among the k best of each row, bool."""
+    """Which columns of [n, m] are among the k best of each row: bool [n, m]."""
     _, columns = similarity.topk(min(k, similarity.shape[1]), dim=1)
     return torch.zeros_like(similarity, dtype=torch.bool).scatter_(1, columns, True)
 

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from console.errors import InputError
-from evaluation.items import Groups, read_items
-from report.metrics import RECALLS
+from evaluation.items import RECALLS, Groups, read_items
 
 Kinds = list[dict[int, float]]
 """Item -> its score, of each kind of items that a metric is about: a mean of means where there are several."""

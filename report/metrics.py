@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from console.errors import InputError, nearest
+from evaluation.items import RECALLS
 
 MAIN = {
     "zero_shot": ("itm r_mean", r"\d+-NN", "itc r_mean", "IoU"),
@@ -20,9 +21,6 @@ MAIN = {
     "image_classification": ("top1",),
 }
 """Task -> patterns of the metric that stands for it, the first that fits."""
-
-RECALLS = (1, 5, 10)
-"""Places of the mean recalls."""
 
 WORDS = {
     "r_mean": "mean recall",

@@ -38,37 +38,23 @@ def read_published(path: Path, scores: Scores) -> Published:
     """Read the file; InputError for a missing column, a number that is none, a metric that our task has not, or where
     nothing of it is about our results.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-            if missing:
-                raise InputError(f"{path} lacks the column '{missing[0]}': its first line must be {','.join(COLUMNS)}")
-            lines = [(reader.line_num, row) for row in reader]
-    except OSError as error:
-        raise explain_os_error(error, f"read {path}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no text in UTF-8: save it as CSV in that encoding") from error
-    except csv.Error as error:
-        raise InputError(
-            f"{path} cannot be read as CSV ({error}): look for a quotation mark that is not closed"
-        ) from error
     values: dict[tuple[str, str, str, str, float], float] = {}
-    for number, row in lines:
+    own = {model: scores.tasks(model) for model in scores.models}
+    for number, row in _lines(path):
         where = f"{path}, line {number}"
         model, task, metric, pruner = ((row[name] or "").strip() for name in COLUMNS[:4])
-        if model in scores.models and task in scores.tasks(model):
+        if task in own.get(model, ()):
             check_metric(task, metric, scores.metrics(model, task), where)
         key = (model, task, metric, pruner, 0.0 if pruner == DENSE else _number(row["sparsity"], where, "sparsity"))
         if key in values:
             raise InputError(f"{where}: {pruner} at {row['sparsity']} % is given twice for {task}/{metric}")
         values[key] = _number(row["value"], where, "value")
-    if not any(model in scores.models and task in scores.tasks(model) for model, task, *_ in values):
+    if not any(task in own.get(model, ()) for model, task, *_ in values):
         raise InputError(
             f"{path} has no number on these results: they are of {', '.join(scores.models)} and the tasks "
             f"{', '.join(scores.known)}"
         )
-    return Published(path.stem, values, _alone(path, values, scores))
+    return Published(path.stem, values, _alone(path, [key for key in values if key[1] in own.get(key[0], ())], scores))
 
 
 def published_table(scores: Scores, published: Published, model: str) -> Table | None:
@@ -108,11 +94,30 @@ def published_table(scores: Scores, published: Published, model: str) -> Table |
     return Table(f"{file_name(model)}_published", f"{model}: beside published numbers", heads, rows, notes=notes)
 
 
-def _alone(path: Path, values: dict[tuple[str, str, str, str, float], float], scores: Scores) -> tuple[str, ...]:
-    """A sentence on the rows and columns of our own tasks in which we have no number at all."""
+def _lines(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """The rows of the file, each with the number of its line."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+            if missing:
+                raise InputError(f"{path} lacks the column '{missing[0]}': its first line must be {','.join(COLUMNS)}")
+            return [(reader.line_num, row) for row in reader]
+    except OSError as error:
+        raise explain_os_error(error, f"read {path}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text in UTF-8: save it as CSV in that encoding") from error
+    except csv.Error as error:
+        raise InputError(
+            f"{path} cannot be read as CSV ({error}): look for a quotation mark that is not closed"
+        ) from error
+
+
+def _alone(path: Path, keys: list[tuple[str, str, str, str, float]], scores: Scores) -> tuple[str, ...]:
+    """A sentence on the numbers of our own tasks that stand beside none of ours."""
     rows: dict[str, None] = {}
-    for model, task, metric, pruner, sparsity in values:
-        if model not in scores.models or task not in scores.tasks(model) or pruner == DENSE:
+    for model, task, metric, pruner, sparsity in keys:
+        if pruner == DENSE:
             continue
         if pruner not in scores.pruners(model):
             rows[f"{pruner}{nearest(pruner, scores.pruners(model))}"] = None

@@ -171,7 +171,7 @@ def read_run(path: Path) -> Run:
         )
     if result["format"] != FORMAT:
         raise InputError(f"{path} is of format {result['format']}, and this version reads {FORMAT}: update the toolkit")
-    if wrong := _unlike(result):
+    if wrong := _wrong_key(result):
         raise InputError(
             f"{path}: '{wrong}' is not as a grid writes it: remove the file, and `experiments.py run` or `collect` "
             "makes it again"
@@ -184,7 +184,7 @@ def read_run(path: Path) -> Run:
     )  # fmt: skip
 
 
-def _unlike(result: dict[str, Any]) -> str | None:
+def _wrong_key(result: dict[str, Any]) -> str | None:
     """The first key of a result whose value is none that a grid writes."""
     for key, kind in KINDS.items():
         if not isinstance(result.get(key), kind) or isinstance(result.get(key), bool):
