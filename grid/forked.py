@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from grid.processes import Ended, RunProcess, Spawned
+from models.tasks import TASKS
 
 POSSIBLE = sys.platform == "linux"
 """Elsewhere libraries do not survive a fork, or sockets keep no messages apart."""
@@ -23,8 +24,9 @@ POSSIBLE = sys.platform == "linux"
 MODULES = (
     "training.retrieval", "training.captioning", "training.captioning_pretrain", "training.vqa",
     "training.classification", "training.finetuning", "evaluation.zero_shot_table", "pruners.command",
+    *sorted({place.partition(":")[0] for families in TASKS.values() for place in families.values()}),
 )  # fmt: skip
-"""What the scripts import once their command line is read, and with it the libraries."""
+"""What the scripts import once their command line is read, and with it the libraries and the models."""
 
 
 class Forks:
