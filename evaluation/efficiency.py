@@ -42,13 +42,15 @@ def main() -> None:
             raise InputError(f"--{name} must be at least 1, not {value}")
 
     from evaluation.efficiency_table import measure, show  # heavy imports after the command line
-    from storage.atomic import check_writable, write_json
+    from storage.atomic import check_writable, no_empty_folder, write_json
 
-    if args.json:
+    if not args.json:
+        show(measure(args))
+        return
+    with no_empty_folder(Path(args.json).parent):
         check_writable(Path(args.json).parent)
-    found = measure(args)
-    show(found)
-    if args.json:
+        found = measure(args)
+        show(found)
         write_json(args.json, found)
 
 

@@ -62,6 +62,9 @@ class Session:
 
 def begin(args: argparse.Namespace, grid: str) -> Session:
     """Read the grid, expand it, and look at what is there."""
+    for option in ("results", "work"):
+        if Path(getattr(args, option)).is_file():
+            raise InputError(f"--{option} {getattr(args, option)} is a file: name a folder")
     places = Places(Path(args.results), Path(args.work), Path(grid).stem)
     sources = Sources(places.hashes)
     plan = expand(read_grid(grid), sources)

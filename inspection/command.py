@@ -85,11 +85,10 @@ def check_outputs(args: Namespace, inputs: list[str]) -> None:
             raise InputError(f"{path} is a folder: name the file to write")
         if kind == "picture" and path.suffix.lower() not in ("", ".png"):
             raise InputError(f"--picture writes PNG, and {path} is called otherwise: let its name end in .png")
-        if path.parent.is_file():
-            raise InputError(f"{path.parent} is a file, not a folder: name a file in another place")
-        if not path.parent.is_dir():
-            raise InputError(f"there is no folder {path.parent}: make it, or name a file in another")
-        check_writable(path.parent)
+        above = next(folder for folder in path.parents if folder.exists())  # what is missing below is made by `write`
+        if above.is_file():
+            raise InputError(f"{above} is a file, not a folder: name a file in another place")
+        check_writable(above)
 
 
 def wanted(args: Namespace) -> dict[str, Path]:

@@ -23,7 +23,7 @@ from report.costs import COSTS, check_cost, costs_of
 from report.layers import layer_shares
 from report.markup import csv_text, latex, markdown, table_csv
 from report.metrics import choose
-from report.pages import Chapter, report_page
+from report.pages import Chapter, overview, report_page
 from report.palette import looks
 from report.pictures import save
 from report.published import Published, read_published
@@ -117,10 +117,12 @@ def common(results: Results) -> Path:
 
 def made_tables(chapters: list[Chapter]) -> dict[str, str]:
     """File name -> text of every table, in three formats."""
+    tables = [table for made in chapters for table in made.tables().values()]
+    if (of_all := overview(chapters)) is not None:
+        tables.append(of_all)
     return {
         f"{table.name}.{ending}": write(table)
-        for made in chapters
-        for table in made.tables().values()
+        for table in tables
         for ending, write in (("md", markdown), ("tex", latex), ("csv", table_csv))
     }
 

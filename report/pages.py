@@ -23,7 +23,16 @@ from report.pareto import pareto_panel
 from report.pictures import Draw, inline
 from report.published import Published, published_table
 from report.scores import Scores
-from report.tables import Table, cost_table, file_name, main_table, modality_table, share_table, task_table
+from report.tables import (
+    Table,
+    cost_table,
+    file_name,
+    main_table,
+    modality_table,
+    overview_table,
+    share_table,
+    task_table,
+)
 
 STAR = "Score and share of the dense model below it."
 
@@ -63,7 +72,7 @@ class Chapter:
     def shares(self, sparsity: float) -> dict[str, float]:
         """Pruner -> share of the dense model kept, mean over the main table's tasks; of those that have all."""
         found = {name: self.scores.mean_share(self.model, name, sparsity, self.columns) for name in self.pruners}
-        return {name: share for name, share in found.items() if share is not None}
+        return {name: share.mean for name, share in found.items() if share is not None}
 
     def curves(self) -> list[Panel]:
         """A panel for each column of the main table; of many pruners, their differences beside it."""
@@ -125,6 +134,13 @@ class Chapter:
         return {kind: table for kind, table in made.items() if table is not None and table.rows}
 
 
+def overview(chapters: list[Chapter]) -> Table | None:
+    """All models side by side, where there are several."""
+    pruned = {chapter.model: chapter.columns for chapter in chapters if chapter.sparsities}
+    table = overview_table(chapters[0].scores, pruned)
+    return table if len(pruned) > 1 and table.rows else None
+
+
 def report_page(chapters: list[Chapter]) -> str:
     """The whole page."""
     results = chapters[0].scores.results
@@ -138,6 +154,9 @@ def report_page(chapters: list[Chapter]) -> str:
     parts = [paragraph(f"{note[0].upper()}{note[1:]}.", "warning") for note in results.notes]
     if len(chapters) > 1:
         parts.append("<nav>" + "".join(f'<a href="#{file_name(m)}">{escape(m)}</a>' for m in models) + "</nav>")
+    if (table := overview(chapters)) is not None:
+        everyone = {name: look for chapter in chapters for name, look in chapter.looks.items()}
+        parts += [heading("All models"), html_table(table, everyone)]
     for chapter in chapters:
         parts += _chapter(chapter, alone=len(chapters) == 1)
     parts += _made_with(chapters[0])

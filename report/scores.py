@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -24,6 +24,9 @@ DIGITS = 1
 
 LEVEL = 0.05
 """Differences with a smaller p value are marked."""
+
+FIXED = -1
+"""Stands for every seed."""
 
 Column = tuple[str, str, str, float]
 """Model, task, metric, sparsity in percent: what pruners are compared within."""
@@ -117,11 +120,24 @@ class Scores:
             self._columns[column] = self._ranked(column)
         return self._columns[column]
 
-    def mean_share(self, model: str, pruner: str, sparsity: float, columns: Iterable[tuple[str, str]]) -> float | None:
-        """Share of the dense model kept, mean over (task, metric); None unless the pruner has all of them."""
-        scores = [self.get(model, task, metric, pruner, sparsity) for task, metric in columns]
-        shares = [score.share for score in scores if score is not None and score.share is not None]
-        return statistics.fmean(shares) if shares and len(shares) == len(scores) else None
+    def mean_share(self, model: str, pruner: str, sparsity: float, columns: Iterable[tuple[str, str]]) -> Score | None:
+        """Share of the dense model kept, mean over (task, metric), of every seed that all of them have.
+
+        What is not left to chance stands for each seed. None where no seed has all.
+        """
+        found, expected = [], 1
+        for task, metric in columns:
+            dense = self.dense(model, task, metric)
+            if dense is None or not dense.mean > 0:
+                return None
+            runs = self._of(model, task, metric, pruner, sparsity)
+            found.append({run.seed if run.chance else FIXED: run.metrics[metric] / dense.mean for run in runs})
+            if found[-1] and FIXED not in found[-1]:
+                expected = max(expected, len(self._seeds[model, task]))
+        drawn = [set(column) for column in found if FIXED not in column]
+        seeds = sorted(set.intersection(*drawn)) if drawn else [FIXED] * bool(found)
+        values = [statistics.fmean(column.get(FIXED, column.get(seed, 0)) for column in found) for seed in seeds]
+        return Score(tuple(values), expected) if values else None
 
     # -- one column ------------------------------------------------------------------------------------
 
@@ -146,11 +162,8 @@ class Scores:
                 found[pruner] = replace(score, share=share)
         if len(found) < 2:
             return found
-        shown = {pruner: round(score.mean, DIGITS) for pruner, score in found.items()}
-        places = sorted(set(shown.values()), reverse=True)[:2]
-        for pruner, value in shown.items():
-            if value in places:
-                found[pruner] = replace(found[pruner], rank=1 + places.index(value))
+        for pruner, rank in ranks({pruner: score.mean for pruner, score in found.items()}).items():
+            found[pruner] = replace(found[pruner], rank=rank)
         first, second = sorted(found, key=lambda pruner: -found[pruner].mean)[:2]
         if found[second].rank == 2:  # one best only
             found[first] = replace(found[first], p=self._tested(column, first, second), against=second)
@@ -172,3 +185,10 @@ class Scores:
         return paired_bootstrap(
             *(np.array([ours[item] - theirs[item] for item in sorted(ours)]) for ours, theirs in kinds)
         )
+
+
+def ranks(values: Mapping[str, float]) -> dict[str, int]:
+    """Name -> 1 for the best of two or more, as shown, 2 for the second, else 0."""
+    shown = {name: round(value, DIGITS) for name, value in values.items()}
+    places = sorted(set(shown.values()), reverse=True)[:2] if len(shown) > 1 else []
+    return {name: 1 + places.index(value) if value in places else 0 for name, value in shown.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pruners.percents import percent
@@ -10,11 +10,12 @@ from report.costs import COSTS
 from report.layers import LayerShares
 from report.metrics import metric_words, task_words
 from report.over_seeds import OverSeeds
-from report.scores import DIGITS, LEVEL, Score, Scores
+from report.scores import DIGITS, LEVEL, Score, Scores, ranks
 from report.significance import RESAMPLES
 
 DENSE = "dense"
 DAGGER = "†"
+FEWER = "A number in brackets: seeds so far, where some are missing."
 Heads = list[tuple[str, int]]
 """Words and how many columns they stand over."""
 
@@ -80,8 +81,7 @@ def share_table(scores: Scores, model: str, columns: Sequence[tuple[str, str]]) 
                 share = None if score is None else score.share
                 cells.append(Cell() if share is None else Cell(_percent(share), rank=score.rank if score else 0))
         for sparsity in sparsities:
-            share = scores.mean_share(model, pruner, sparsity, columns)
-            cells.append(Cell() if share is None else Cell(_percent(share)))
+            cells.append(_mean_cell(scores.mean_share(model, pruner, sparsity, columns)))
         rows.append(Row(pruner, cells))
     heads = _heads(scores, model, columns)
     heads[0].append(("all tasks", len(sparsities)))
@@ -90,6 +90,29 @@ def share_table(scores: Scores, model: str, columns: Sequence[tuple[str, str]]) 
     notes = ["Percent of the dense model's mean; the last columns are means over the others of one sparsity."]
     caption = f"{model}: share of the dense model kept"
     return Table(f"{file_name(model)}_share_of_dense", caption, heads, rows, notes=notes)
+
+
+def overview_table(scores: Scores, columns: Mapping[str, Sequence[tuple[str, str]]]) -> Table:
+    """What pruners keep of every model, mean over its (task, metric); columns: by model."""
+    cells: dict[str, list[Cell]] = {name: [] for name in scores.results.order if name != DENSE}
+    for model, own in columns.items():
+        for sparsity in scores.sparsities(model):
+            found = {name: scores.mean_share(model, name, sparsity, own) for name in scores.pruners(model)}
+            places = ranks({name: 100 * share.mean for name, share in found.items() if share is not None})
+            for name, line in cells.items():
+                line.append(replace(_mean_cell(found.get(name)), rank=places.get(name, 0)))
+    rows = [Row(name, line) for name, line in cells.items() if any(cell.text for cell in line)]
+    notes = [_notes(rows)[0]]
+    for model, own in columns.items():
+        words = ", ".join(f"{task_words(task)} ({metric_words(metric)})" for task, metric in own)
+        notes.append(f"{model}: {'mean over ' * (len(own) > 1)}{words}.")
+    if any(cell.seeds for row in rows for cell in row.cells):
+        notes.append(FEWER)
+    heads = [
+        [(model, len(scores.sparsities(model))) for model in columns if scores.sparsities(model)],
+        [(f"{percent(s / 100)} %", 1) for model in columns for s in scores.sparsities(model)],
+    ]
+    return Table("overview", "percent of the dense model kept", heads, rows, notes=notes)
 
 
 def task_table(scores: Scores, model: str, task: str) -> Table:
@@ -234,8 +257,17 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     if not (tested or untested):
         notes.append("Whether differences are chance was not tested: that takes two pruners of unlike scores.")
     if any(cell.seeds for cell in cells):
-        notes.append("A number in brackets: seeds so far, where some are missing.")
+        notes.append(FEWER)
     return notes
+
+
+def _mean_cell(share: Score | None) -> Cell:
+    """A mean of shares in percent."""
+    if share is None:
+        return Cell()
+    spread = "" if share.sd is None else _percent(share.sd)
+    words = f"seeds: {', '.join(f'{100 * value:.2f}' for value in share.values)}"
+    return Cell(_percent(share.mean), spread, seeds=str(len(share.values)) if share.missing else "", title=words)
 
 
 def _percent(share: float) -> str:

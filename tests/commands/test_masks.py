@@ -52,11 +52,12 @@ def refused(done, *texts):
 
 
 def test_inspect(made, run, tmp_path):
-    done = masks(run, "inspect", made[0], "--html", tmp_path / "i.html", "--json", tmp_path / "i.json")
+    record_file = tmp_path / "new" / "folder" / "i.json"
+    done = masks(run, "inspect", made[0], "--html", tmp_path / "i.html", "--json", record_file)
     assert done.returncode == 0, done.stderr
     assert "75.000 % pruned" in done.stdout
     assert "vision_encoder.3" in done.stdout
-    record = json.loads((tmp_path / "i.json").read_text())
+    record = json.loads(record_file.read_text())
     assert len(record["layers"]) == 56
     assert record["total"]["sparsity"] == pytest.approx(0.75)
     assert "xvlm-mini" in (tmp_path / "i.html").read_text()

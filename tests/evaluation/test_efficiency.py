@@ -91,6 +91,13 @@ def test_a_mask_of_another_model(omp, run):
     assert "the mask belongs to another model" in done.stderr
 
 
+def test_a_refusal_leaves_no_folder(run, tmp_path):
+    out = tmp_path / "new" / "out.json"
+    done = run("-m", "evaluation.efficiency", "--model", "dino-mini", "--mask", "nowhere.safetensors", "--json", out)
+    assert done.returncode == 2
+    assert not out.parent.exists()
+
+
 def test_words_on_speed():
     assert speed_words("masked", Speed(1.0, 0.97, 1.03, 0.99)) == (
         "No speed-up: zeros are multiplied like any other number: masked runs at 1.00 x the speed of dense "

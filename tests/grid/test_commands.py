@@ -94,6 +94,7 @@ def test_refusals(cli, tmp_path):
         (("plan", "bad.yaml"), "did you mean 'dino-mini'"),
         (("run", "nowhere.yaml"), "cannot read the configuration nowhere.yaml"),
         (("run", "smoke"), "there is no grid smoke"),
+        (("plan", "bad.yaml", "--results", "bad.yaml"), "--results bad.yaml is a file"),
         (("report",), "makes no reports"),
     ):
         if arguments == ("report",) and (REPOSITORY / "report").is_dir():

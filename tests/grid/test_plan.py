@@ -331,7 +331,7 @@ def test_the_shipped_grids(path):
             "tasks": (2 * 3 + 1) * 11 * 4 * 3 + 3 * (4 + 7 * 3) * 4,
             "dense": (2 * 3 + 1) * 3 + 3,
         },
-        "ablation": {PRUNE: 2 * (7 * 3 + 1), "tasks": 2 * 3 * (7 * 3 + 1) + 2 * 1 * 8 * 3 * 3, "dense": 2 * 1 + 2 * 3},
+        "ablation": {PRUNE: 2 * (6 * 3 + 1), "tasks": 2 * 2 * (6 * 3 + 1) + 2 * 1 * 7 * 2 * 3, "dense": 2 * 1 + 2 * 3},
         "smoke": {PRUNE: 2, "tasks": 4, "dense": 0},
         "mini-results": {PRUNE: 3 * 3, "tasks": (2 * 3 + 2) * 3 * 2, "dense": 2 * 3 + 2},
     }

@@ -139,6 +139,18 @@ def test_one_result_is_enough_and_two_models_have_a_chapter_each(tmp_path):
     assert '<h2 id="xvlm-mini">' in text
 
 
+def test_models_stand_side_by_side_where_there_are_several(made, tmp_path):
+    assert "All models" not in (made / "index.html").read_text()
+    for model in ("xvlm-mini", "blip-mini"):
+        for pruner, value in (("dense", 80.0), ("omp", 60.0)):
+            put(tmp_path / "made", {"overall": value}, pruner, 75 * (pruner == "omp"), model=model, id=model + pruner)
+    main([str(tmp_path / "made")])
+    assert "All models" in (tmp_path / "made" / "report" / "index.html").read_text()
+    tables = tmp_path / "made" / "report" / "tables"
+    assert "| omp | 75.0 | 75.0 |" in (tables / "overview.md").read_text()
+    check_latex((tables / "overview.tex").read_text())
+
+
 def test_of_many_pruners_differences_are_shown_beside(tmp_path):
     """Six of them at 10, 20, ... 60 points: 35 on the mean, so that the best is drawn at +25."""
     for number, pruner in enumerate(("omp", "lamp", "l2", "snip", "rand", "tamt"), start=1):

@@ -8,7 +8,7 @@ from report.items import items_of
 from report.items import scores_of as scores_of_items
 from report.reading import read_results
 from report.scores import Scores
-from report.tables import main_table, share_table, task_table
+from report.tables import main_table, overview_table, share_table, task_table
 from tests.report.made import put
 
 COLUMN = ("xvlm-mini", "vqa", "overall", 75.0)
@@ -139,8 +139,47 @@ def test_means_of_shares_are_over_tasks(tmp_path):
     put(folder, {"CIDEr": 90.0}, task="captioning")
     put(folder, {"overall": 50.0}, "snip")
     scores = scores_of(folder)
-    assert scores.mean_share("xvlm-mini", "omp", 75, columns) == pytest.approx(0.7)
+    assert scores.mean_share("xvlm-mini", "omp", 75, columns).values == pytest.approx((0.7,))
     assert scores.mean_share("xvlm-mini", "snip", 75, columns) is None
+
+
+def test_means_of_shares_by_seed(tmp_path):
+    """A seed counts once every task has it; a run without chance stands for every seed."""
+    folder = tmp_path / "made"
+    columns = [("zero_shot", "IoU"), ("captioning", "CIDEr"), ("vqa", "overall")]
+    put(folder, {"IoU": 50.0}, "dense", 0, "zero_shot", chance=False)
+    put(folder, {"IoU": 25.0}, task="zero_shot", chance=False)
+    for seed, dense, cider, right in ((0, 70.0, 90.0, 40.0), (1, 90.0, 60.0, 20.0)):
+        put(folder, {"overall": dense}, "dense", 0, seed=seed)
+        put(folder, {"CIDEr": 100.0}, "dense", 0, "captioning", seed=seed)
+        put(folder, {"overall": right}, seed=seed)
+        put(folder, {"CIDEr": cider}, task="captioning", seed=seed)
+    put(folder, {"overall": 80.0}, seed=2)  # its captions are still to come
+    found = scores_of(folder).mean_share("xvlm-mini", "omp", 75, columns)
+    assert found.values == pytest.approx(((0.5 + 0.9 + 0.5) / 3, (0.5 + 0.6 + 0.25) / 3))
+    assert found.missing == 1
+    row = share_table(scores_of(folder), "xvlm-mini", columns).rows[0]
+    assert (row.cells[-1].text, row.cells[-1].spread, row.cells[-1].seeds) == ("54.2", "13.0", "2")
+
+
+def test_models_side_by_side(tmp_path):
+    folder = tmp_path / "made"
+    for model, task, metric in (("xvlm-mini", "vqa", "overall"), ("dino-mini", "image_classification", "top1")):
+        put(folder, {metric: 80.0}, "dense", 0, task, model=model, id=f"{model}-dense")
+        for pruner, value in (("omp", 40.0), ("snip", 60.0), ("rand", 8.0)):
+            if (model, pruner) != ("dino-mini", "snip"):
+                put(folder, {metric: value}, pruner, 75, task, model=model, id=f"{model}-{pruner}")
+    scores = scores_of(folder)
+    columns = {"xvlm-mini": [("vqa", "overall")], "dino-mini": [("image_classification", "top1")]}
+    table = overview_table(scores, columns)
+    assert table.heads == [[("xvlm-mini", 1), ("dino-mini", 1)], [("75 %", 1), ("75 %", 1)]]
+    shown = {row.label: [(cell.text, cell.rank) for cell in row.cells] for row in table.rows}
+    assert shown == {
+        "snip": [("75.0", 1), ("", 0)],
+        "omp": [("50.0", 2), ("50.0", 1)],
+        "rand": [("10.0", 0), ("10.0", 2)],
+    }
+    assert "dino-mini: classification (top-1)." in table.notes
 
 
 # -- items ----------------------------------------------------------------------------------------------
