@@ -22,7 +22,7 @@ from report.palette import Look, style
 from report.pareto import pareto_panel
 from report.pictures import Draw, inline
 from report.published import Published, published_table
-from report.scores import Scores
+from report.scores import Scores, ranks
 from report.tables import (
     Table,
     cost_table,
@@ -156,7 +156,7 @@ def report_page(chapters: list[Chapter]) -> str:
         parts.append("<nav>" + "".join(f'<a href="#{file_name(m)}">{escape(m)}</a>' for m in models) + "</nav>")
     if (table := overview(chapters)) is not None:
         everyone = {name: look for chapter in chapters for name, look in chapter.looks.items()}
-        parts += [heading("All models"), html_table(table, everyone)]
+        parts += [heading(f"All models: {table.caption}"), html_table(table, everyone)]
     for chapter in chapters:
         parts += _chapter(chapter, alone=len(chapters) == 1)
     parts += _made_with(chapters[0])
@@ -198,9 +198,11 @@ def _best(chapter: Chapter) -> str:
     """Who keeps most of the dense model at each sparsity, where all pruners have all tasks."""
     made = []
     for sparsity in chapter.sparsities:
-        if len(shares := chapter.shares(sparsity)) == len(chapter.pruners) > 1:
-            name = max(shares, key=lambda pruner: shares[pruner])
-            made.append((f"{100 * shares[name]:.1f} %", f"of dense kept at {percent(sparsity / 100)} %, by {name}"))
+        shares = {name: 100 * share for name, share in chapter.shares(sparsity).items()}
+        if len(shares) == len(chapter.pruners) > 1:
+            best = [name for name, rank in ranks(shares).items() if rank == 1]
+            words = f"of dense kept at {percent(sparsity / 100)} %, by {' and '.join(best)}"
+            made.append((f"{shares[best[0]]:.1f} %", words))
     return cards(made) if made else ""
 
 

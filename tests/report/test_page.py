@@ -142,12 +142,14 @@ def test_one_result_is_enough_and_two_models_have_a_chapter_each(tmp_path):
 def test_models_stand_side_by_side_where_there_are_several(made, tmp_path):
     assert "All models" not in (made / "index.html").read_text()
     for model in ("xvlm-mini", "blip-mini"):
-        for pruner, value in (("dense", 80.0), ("omp", 60.0)):
-            put(tmp_path / "made", {"overall": value}, pruner, 75 * (pruner == "omp"), model=model, id=model + pruner)
+        for pruner, value in (("dense", 80.0), ("omp", 60.0), ("snip", 40.0), ("lamp", 60.01)):
+            put(tmp_path / "made", {"overall": value}, pruner, 75 * (pruner != "dense"), model=model, id=model + pruner)
     main([str(tmp_path / "made")])
-    assert "All models" in (tmp_path / "made" / "report" / "index.html").read_text()
+    text = (tmp_path / "made" / "report" / "index.html").read_text()
+    assert "All models: percent of the dense model kept" in text
+    assert text.count("of dense kept at 75 %, by omp and lamp") == 2, "what looks equal shares the lead"
     tables = tmp_path / "made" / "report" / "tables"
-    assert "| omp | 75.0 | 75.0 |" in (tables / "overview.md").read_text()
+    assert "| omp | **75.0** | **75.0** |" in (tables / "overview.md").read_text()
     check_latex((tables / "overview.tex").read_text())
 
 
