@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.base import PrunableModel
+from models.layers import Product, attention_products, layer_uses
 from pruners.mask import Mask
 
 
@@ -35,40 +37,29 @@ class Work:
         return self.total - spared
 
 
-def layer_uses(model: PrunableModel) -> dict[str, list[nn.Module]]:
-    """Name of a prunable weight -> every module that multiplies by it: more than one where tensors are shared."""
-    names = {id(layer.weight): name for name, layer in model.prunable_layers().items()}
-    uses: dict[str, list[nn.Module]] = {name: [] for name in names.values()}
-    for module in model.modules():
-        name = names.get(id(getattr(module, "weight", None)))
-        if name is not None:
-            uses[name].append(module)
-    return uses
-
-
 def count_flops(model: PrunableModel, run: Callable[[], object]) -> Work:
     """The work of one call of `run`, which calls the model."""
-    layers: dict[str, int] = {}
+    layers = dict.fromkeys(model.prunable_layers(), 0)
     counter = FlopCounterMode(display=False)
     handles = []
 
-    def watch(name: str, layer: nn.Module) -> None:
-        layers[name] = 0
+    def add(name: str, sign: int, *_: object) -> None:
+        layers[name] += sign * counter.get_total_flops()
 
-        def before(*_: object) -> None:
-            layers[name] -= counter.get_total_flops()
+    def multiplied(product: Product, multiply: Callable[[], Tensor]) -> Tensor:
+        add(product.name, -1)
+        result = multiply()
+        add(product.name, 1)
+        return result
 
-        def after(*_: object) -> None:
-            layers[name] += counter.get_total_flops()
-
-        handles.extend((layer.register_forward_pre_hook(before), layer.register_forward_hook(after)))
-
-    for name, modules in layer_uses(model).items():
-        for module in modules:
-            watch(name, module)
+    for name, uses in layer_uses(model).items():
+        for module in uses.values():
+            if isinstance(module, nn.Module):
+                handles.append(module.register_forward_pre_hook(partial(add, name, -1)))
+                handles.append(module.register_forward_hook(partial(add, name, 1)))
     try:
         # torch knows no count for the fused attention of CPUs and would take it for free: plain products it knows.
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        with attention_products(model, multiplied), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
             run()
     finally:
         for handle in handles:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from console.errors import InputError
-from evaluation.flops import layer_uses
 from models.base import PrunableModel
+from models.layers import layer_uses
 from pruners.mask import Mask
 
 AMPERE = (8, 0)
@@ -49,8 +49,9 @@ def compressed(weight: Tensor) -> Tensor | None:
 def compress_layers(model: PrunableModel) -> tuple[int, int]:
     """Put the prunable weights of a 2:4 model into the format, in place: how many went, of how many."""
     done, uses = 0, layer_uses(model)
-    for modules in uses.values():
-        sparse = compressed(modules[0].weight.detach())
+    for modules in map(list, map(dict.values, uses.values())):
+        linear = all(isinstance(module, nn.Linear) for module in modules)  # others multiply in ways of their own
+        sparse = compressed(modules[0].weight.detach()) if linear else None
         if sparse is None:
             continue
         done += 1

@@ -48,13 +48,14 @@ def count_layers(mask: Mask) -> dict[str, Counts]:
 
 def count_layer(mask: Mask, name: str) -> Counts:
     """Counts of one layer, a matrix [o, i] or a convolution [o, i, ...]; rows of whole bytes are never unpacked."""
-    o, i, *kernel = (*mask.shape(name), 1)[: max(2, len(mask.shape(name)))]
-    if not kernel and i % 8 == 0:
+    form = mask.form(name)
+    o, i, *kernel = form.matrix_shape if form.transposed else (*form.shape, 1)[: max(2, len(form.shape))]
+    if not kernel and i % 8 == 0 and not form.transposed:
         rows = mask.bits(name).reshape(o, i // 8)
         live_outputs = np.count_nonzero(rows.any(axis=1))
         live_inputs = np.bitwise_count(np.bitwise_or.reduce(rows, axis=0)).sum(dtype=int)
     else:
-        kept = mask[name].numpy().reshape(o, i, -1)
+        kept = mask.matrix(name).numpy().reshape(o, i, -1)
         live_outputs = np.count_nonzero(kept.any(axis=(1, 2)))
         live_inputs = np.count_nonzero(kept.any(axis=(0, 2)))
     return Counts(mask.size(name), mask.kept(name), o, o - int(live_outputs), i, i - int(live_inputs))

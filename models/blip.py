@@ -57,6 +57,7 @@ class BLIP(BLIPEncoders):
 
     Config = BLIPConfig
     sides = ("general", "region")
+    first_use_only = True  # as published: what encoder and decoder share is observed in the encoder, where it is named
     key_rules = KeyRules(
         official_name,
         positions=("visual_encoder.pos_embed", "visual_encoder_m.pos_embed"),

@@ -13,7 +13,10 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from console.errors import InputError
-from models.base import Batch, PrunableModel
+from models.base import PrunableModel
+from models.finding import told_skipped
+from models.layers import AttentionWeight, is_conv1d, weights_in_matrices
+from pruners.layer_inputs import Read, squares, watch_inputs
 
 TEXT_FIELDS = (("text_ids", "text_atts"), ("input_ids", "attention_mask"))
 LONGEST = 300  # characters of an unforeseen error; torch's can fill pages
@@ -74,16 +77,18 @@ def check_layers(model: PrunableModel) -> str:
             raise Wrong(f"'{name}' is no name of the state dict")
         if state[name] is not layer.weight:
             raise Wrong(f"'{name}' names another tensor than the layer's weight")
-        if not isinstance(layer, nn.Linear | nn.Conv2d):
-            raise Wrong(f"'{name}' belongs to a {type(layer).__name__}; only nn.Linear and nn.Conv2d can be pruned")
+        if not (isinstance(layer, nn.Linear | nn.Conv2d | AttentionWeight) or is_conv1d(layer)):
+            raise Wrong(
+                f"'{name}' belongs to a {type(layer).__name__}, which is none of the layers of models/layers.py"
+            )
     owners: dict[int, str] = {}
     for name, layer in layers.items():
         if id(layer.weight) in owners:
             raise Wrong(f"'{name}' and '{owners[id(layer.weight)]}' are one tensor: name it once")
         owners[id(layer.weight)] = name
-    weights = sum(layer.weight.numel() for layer in layers.values())
-    skipped = getattr(model, "skipped", [])
-    return f"{len(layers)} layers, {weights:,} weights" + "".join(f"; not {reason}" for reason in skipped)
+    prunable, whole = weights_in_matrices(model)
+    share = f"{len(layers)} layers, {prunable:,} weights, {prunable / whole:.1%} of those in matrices"
+    return share + "".join(f"; not {line}" for line in told_skipped(getattr(model, "skipped", [])))
 
 
 def check_ties(model: PrunableModel) -> str:
@@ -128,20 +133,21 @@ def check_losses(model: PrunableModel) -> str:
 
 
 def check_observation(model: PrunableModel) -> str:
-    """`observe` meets every layer once, and `real_tokens` fits the input it speaks of."""
+    """`observe` meets every layer, and `real_tokens` fits the inputs it speaks of."""
+    often: set[str] = set()
     for side, batch in model.example(3).items():
-        met: dict[str, list[Tensor]] = {name: [] for name in model.prunable_layers()}
-        _observe(model, batch, lambda name, x, met=met: met[name].append(x))
-        for name, inputs in met.items():
-            if len(inputs) != 1:
-                raise Wrong(f"observe() of a {side} batch meets '{name}' {len(inputs)} times instead of once")
-            real = model.real_tokens(name, batch)
-            if real is not None and real.shape != inputs[0].shape[:-1]:
-                raise Wrong(
-                    f"real_tokens('{name}') has shape {tuple(real.shape)}, but the layer reads "
-                    f"{tuple(inputs[0].shape)}: it must say for each token whether it counts"
-                )
-    return f"each layer once on {' and '.join(model.sides)} batches"
+        met = dict.fromkeys(model.prunable_layers(), 0)
+
+        def look(read: Read, met: dict[str, int] = met) -> None:
+            met[read.name] += read.block == 0
+
+        watch_inputs(model, batch, look)
+        for name, times in met.items():
+            if not times:
+                raise Wrong(f"observe() of a {side} batch never meets '{name}': let it use the layer, or exclude it")
+        often |= {name for name, times in met.items() if times > 1}
+    several = f", {len(often)} of them more than once (first: {min(often)})" if often else ""
+    return f"each layer on {' and '.join(model.sides)} batches{several}"
 
 
 def check_padding(model: PrunableModel) -> str:
@@ -153,15 +159,17 @@ def check_padding(model: PrunableModel) -> str:
             continue
         padded += 1
         other = batch | {ids: torch.where(batch[atts] == 0, batch[ids].flip(0).clamp(min=5), batch[ids])}
-        squares = []
+        both = []
         for variant in (batch, other):
             sums: dict[str, Tensor] = {}
-            _observe(
-                model, variant, lambda name, x, s=sums, v=variant: s.__setitem__(name, _counted(model, name, x, v))
-            )
-            squares.append(sums)
-        for name, sums in squares[0].items():
-            if not torch.allclose(sums, squares[1][name], rtol=1e-3, atol=1e-5):
+
+            def look(read: Read, sums: dict[str, Tensor] = sums) -> None:
+                sums[read.name] = sums.get(read.name, 0) + squares(read)
+
+            watch_inputs(model, variant, look)
+            both.append(sums)
+        for name, of_layer in both[0].items():
+            if not torch.allclose(of_layer, both[1][name], rtol=1e-3, atol=1e-5):
                 raise Wrong(
                     f"other words under the padding of a {side} batch change what '{name}' is measured by: "
                     "mask padding in attention, and leave it out in real_tokens()"
@@ -222,26 +230,3 @@ def _tied(model: nn.Module) -> list[list[str]]:
     for name, tensor in model.state_dict(keep_vars=True).items():
         groups.setdefault(id(tensor), []).append(name)
     return sorted(names for names in groups.values() if len(names) > 1)
-
-
-@torch.no_grad()
-def _observe(model: PrunableModel, batch: Batch, see: Callable[[str, Tensor], None]) -> None:
-    hooks = [
-        layer.register_forward_pre_hook(
-            lambda module, inputs, by_name, name=name: see(name, inputs[0] if inputs else by_name["input"]),
-            with_kwargs=True,
-        )
-        for name, layer in model.prunable_layers().items()
-    ]
-    try:
-        model.observe(batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _counted(model: PrunableModel, name: str, x: Tensor, batch: Batch) -> Tensor:
-    """Squares of what counts of a layer's input."""
-    from pruners.layer_inputs import squares
-
-    return squares(model.prunable_layers()[name], x, model.real_tokens(name, batch))

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
+import torch.utils.checkpoint
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -30,3 +32,27 @@ def activations_recomputed(model: nn.Module) -> Iterator[None]:
                 del block.forward
             else:
                 block.forward = forward
+
+
+class _NotReentrant:
+    """In the place of torch's CheckpointFunction."""
+
+    @staticmethod
+    def apply(function: Any, preserve: bool, *inputs: Any) -> Any:
+        """The same checkpoint as torch's other kind."""
+        return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=preserve)
+
+
+@contextmanager
+def reentrant_checkpoints_replaced() -> Iterator[None]:
+    """Within, reentrant checkpoints of a module are of the other kind: the same numbers, and gradients in any case.
+
+    A reentrant checkpoint gives its weights no gradient where no input asks for one, and none does while pruning asks
+    for gradients of prunable weights alone: what lies before the first block is frozen.
+    """
+    original = torch.utils.checkpoint.CheckpointFunction
+    torch.utils.checkpoint.CheckpointFunction = _NotReentrant
+    try:
+        yield
+    finally:
+        torch.utils.checkpoint.CheckpointFunction = original

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from console.errors import InputError
 from models.base import Batch, ImageShape
+from models.finding import find_layers, spoken, told_skipped
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 Forward = Callable[[nn.Module, Batch], Any]
@@ -37,16 +38,20 @@ def wrap(
     are never pruned (heads). tokens(name, batch) -> [b, t], 1 for real tokens of that layer's input, None where all
     are (default: all). conv: also prune nn.Conv2d without groups.
     more: image_shape, tokenizer, sides and example, for use from the command line and by models.check.
-    Layers that cannot be pruned are named in `skipped`, with the reason. Raises InputError when none is left.
+    A module that torch.compile, DataParallel or DistributedDataParallel holds is taken out of it: names, and so masks,
+    are those of the plain module. Weights in matrices that cannot be pruned are in `skipped`, with the reason. Raises
+    InputError when none is left.
     """
+    module = unwrapped(module)
     if not isinstance(module, nn.Module) or isinstance(module, WrappedModel):
         what = "a wrapped module" if isinstance(module, WrappedModel) else repr(module)
         raise InputError(f"wrap takes a torch.nn.Module, not {what}")
     if isinstance(modality, str):
         raise InputError(f"modality must be a function of the parameter's name or a mapping, not '{modality}'")
     exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+    names = [name for name, _ in module.named_modules()] + [spoken(name) for name, _ in module.named_parameters()]
     for part in exclude:
-        if not any(part in name for name, _ in module.named_modules()):
+        if not any(part in name for name in names):
             raise InputError(f"exclude: '{part}' is in no name of a module: check its spelling")
     return WrappedModel(module, loss, forward, modality, exclude, tokens, conv, **more)
 
@@ -76,32 +81,15 @@ class WrappedModel(nn.Module):
         self.image_shape = image_shape or ImageShape(0, 1)
         self.tokenizer = tokenizer
         self.load_report = None
-        self.skipped: list[str] = []
         self._loss = loss or own_loss
         self._forward = forward or (lambda module, batch: called_by_name(module, batch, "forward"))
         self._modality, self._tokens, self._example = modality, tokens, example
-        self._layers = dict(self._find(exclude, conv))
+        self._layers, self.skipped = find_layers(module, exclude, conv)
         if not self._layers:
-            kinds = "nn.Linear or nn.Conv2d" if conv else "nn.Linear (convolutions with conv=True)"
-            raise InputError(f"{type(module).__name__} has no layer to prune: no {kinds} is left after `exclude`")
-
-    def _find(self, exclude: tuple[str, ...], conv: bool) -> Iterator[tuple[str, nn.Module]]:
-        seen: set[int] = set()
-        embeddings = {id(part.weight) for part in self.module.modules() if isinstance(part, nn.Embedding)}
-        for name, layer in self.module.named_modules():
-            if isinstance(layer, nn.Linear) and id(layer.weight) in embeddings:
-                self.skipped.append(f"{name}: its weight is an embedding's")
-                continue
-            if isinstance(layer, NonDynamicallyQuantizableLinear):
-                self.skipped.append(f"{name}: nn.MultiheadAttention runs without calling this layer")
-                continue
-            if isinstance(layer, nn.Conv2d) and layer.groups > 1 and conv:
-                self.skipped.append(f"{name}: a convolution in groups")
-                continue
-            fits = isinstance(layer, nn.Linear) or (conv and isinstance(layer, nn.Conv2d))
-            if fits and id(layer.weight) not in seen and not any(part in name for part in exclude):
-                seen.add(id(layer.weight))
-                yield f"{name}.weight" if name else "weight", layer
+            why = "; ".join(told_skipped(self.skipped)) or "it has no weights in matrices"
+            raise InputError(
+                f"{type(module).__name__} has no layer to prune: {why}{' (after `exclude`)' * bool(exclude)}"
+            )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The named losses of a batch."""
@@ -164,6 +152,17 @@ class WrappedModel(nn.Module):
         return self.module.load_state_dict(*arguments, **keywords)
 
 
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The plain module inside torch's wrappers, which call it by another name or run a compiled copy of its code."""
+    while True:
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            module = module.module
+        elif isinstance(module, nn.Module) and "_orig_mod" in module._modules:  # torch.compile's
+            module = module._orig_mod
+        else:
+            return module
+
+
 def own_loss(module: nn.Module, batch: Batch) -> Tensor:
     """The loss that a module computes itself, as those of Hugging Face do; InputError where it does not."""
     loss = getattr(called_by_name(module, batch, "loss"), "loss", None)
@@ -176,26 +175,35 @@ def own_loss(module: nn.Module, batch: Batch) -> Tensor:
 
 
 def called_by_name(module: nn.Module, batch: Batch, argument: str) -> Any:
-    """`module(**batch)`; InputError naming the argument of `wrap` that is missing where the fields do not fit."""
+    """`module(**batch)`; InputError naming the argument of `wrap` that is missing where the fields do not fit.
+
+    Fields that are no tensors (ids, file names, raw texts) are left out where the module does not ask for them.
+    """
+    signature = inspect.signature(module.forward)
+    asked = signature.parameters
+    fields = {name: value for name, value in batch.items() if isinstance(value, Tensor) or name in asked}
     try:
-        inspect.signature(module.forward).bind(**batch)
+        signature.bind(**fields)
     except TypeError as error:
         raise InputError(
-            f"{type(module).__name__} cannot be called with the fields {', '.join(batch)} of a batch ({error}): give "
+            f"{type(module).__name__} cannot be called with the fields {', '.join(fields)} of a batch ({error}): give "
             f"wrap(module, {argument}=...), a function of module and batch"
         ) from error
-    return module(**batch)
+    return module(**fields)
 
 
 @contextlib.contextmanager
 def _layers_called() -> Iterator[None]:
-    """Have nn.TransformerEncoder call its linear layers on whole batches.
+    """Have layers called one by one on whole batches, so that what they read can be seen.
 
-    Its fused path, taken without gradients, calls none of them and packs padded batches into nested tensors.
+    The fused path of nn.TransformerEncoder, taken without gradients, calls none of them and packs padded batches into
+    nested tensors; compiled parts of a module run code in which hooks made later do not exist.
     """
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    compiled = "torch._dynamo" in sys.modules  # its import takes a second
     try:
-        yield
+        with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)

@@ -14,6 +14,7 @@ import numpy as np
 from console.errors import InputError
 from pruners import allocation_named
 from pruners.groups import GroupCut, GuardedCut, guarded, parse_pattern
+from pruners.mask import Mask
 from pruners.scores import Scores
 from pruners.select import Cut, cut_layer, cut_layers, split_ties
 from pruners.threads import in_threads
@@ -95,6 +96,30 @@ def pattern_allocation(kept: int, width: int) -> Allocation:
         return cuts
 
     return cut_by_pattern
+
+
+def check_kept(name: str, mask: Mask, sparsity: float) -> None:
+    """InputError naming the first part of a mask in which the allocation `name` is not kept to the weight.
+
+    Of `multimodal` the modalities are counted, not the layers: their shares are the magnitudes'.
+    """
+    if pattern := parse_pattern(name):
+        mask.check_pattern(*pattern)
+        return
+    if name == "global":
+        parts = {"the model": list(mask)}
+    elif name in ("layer", "row"):
+        parts = {f"layer '{layer}'": [layer] for layer in mask}
+    else:
+        parts = {f"modality '{modality}'": names for modality, names in mask.layers_by_modality().items()}
+    for what, names in parts.items():
+        size, kept = sum(map(mask.size, names)), sum(map(mask.kept, names))
+        if size - kept != round(sparsity * size):
+            raise InputError(f"{what} loses {size - kept} of {size} weights instead of {round(sparsity * size)}")
+    for layer in mask if name == "row" else ():
+        by_row = mask.matrix(layer).sum(dim=1)
+        if by_row.max() - by_row.min() > 1:
+            raise InputError(f"rows of layer '{layer}' keep from {by_row.min()} to {by_row.max()} weights")
 
 
 def cuts_small_groups(name: str) -> bool:

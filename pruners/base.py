@@ -20,13 +20,13 @@ from torch import Tensor
 from console.errors import InputError
 from console.interrupt import interrupt
 from models.base import Batch, PrunableModel
+from models.layers import form_of, matrix
 from pruners import allocation_named
 from pruners.checkpoint import Checkpoint, State, no_checkpoint
 from pruners.group import Group
-from pruners.layer_inputs import width
 from pruners.mask import Mask
 from pruners.scores import Scores
-from pruners.statistics import Layers, Statistic
+from pruners.statistics import InputNorms, Layers, Statistic
 from pruners.threads import in_threads
 from pruners.units import Batches, Unit, check_batch, check_fields, device_of, seeded, stream, to_device
 
@@ -76,10 +76,12 @@ class Pruner(ABC):
         self.layers: Layers = model.prunable_layers()
         if not self.layers:
             raise InputError("the model has no prunable layer: nothing to prune")
+        self.forms = {name: form_of(layer) for name, layer in self.layers.items()}
         self.modality = {name: model.modality_of(name) for name in self.layers}
         self.allocation_name = allocation or self.allocation
         self.allocate = allocation_named(self.allocation_name)
         self.scores_by_sparsity: dict[float, Scores] = {}  # of methods whose scores serve one sparsity only
+        self.unreached: list[str] = []  # layers of which the data said nothing
 
     def calibrate(self) -> None:  # noqa: B027 - methods without data inherit it
         """Look at the data, where the method needs any."""
@@ -91,11 +93,11 @@ class Pruner(ABC):
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Parameter name -> shape of the weight as a matrix, (o, i)."""
-        return {name: (len(layer.weight), width(layer)) for name, layer in self.layers.items()}
+        return {name: form.matrix_shape for name, form in self.forms.items()}
 
     def matrix(self, name: str) -> Tensor:
-        """The weight of a layer as a matrix [o, i]: a convolution's inputs are channels x kernel."""
-        return self.layers[name].weight.detach().flatten(1)
+        """The weight of a layer as a matrix [o, i], row by row in memory; of a convolution i is channels x kernel."""
+        return matrix(self.layers[name]).contiguous()
 
     def cut(self, scores: Scores, sparsity: float) -> Mask:
         """The mask that the allocation leaves of the scores at one sparsity."""
@@ -104,8 +106,7 @@ class Pruner(ABC):
     def cut_all(self, scores: Scores, sparsities: Sequence[float]) -> dict[float, Mask]:
         """The mask that the allocation leaves of the scores at each sparsity."""
         cuts = self.allocate(scores, self.magnitudes(), self.modality, sparsities)
-        shapes = {name: tuple(layer.weight.shape) for name, layer in self.layers.items()}
-        return {sparsity: Mask.cut(scores, cuts[sparsity], self.modality, shapes) for sparsity in sparsities}
+        return {sparsity: Mask.cut(scores, cuts[sparsity], self.modality, self.forms) for sparsity in sparsities}
 
     def magnitudes(self) -> Scores:
         """|W| of each layer, computed when looked at."""
@@ -195,12 +196,12 @@ class Pruner(ABC):
             raise check_fields(unit, error) from error
 
     def to_host(self, name: str, scores: Tensor) -> np.ndarray:
-        """Scores of a layer as a float32 matrix on the CPU; InputError when any is NaN or infinite."""
+        """Scores [o, i] of a layer as float32 on the CPU; InputError when any is NaN or infinite."""
         # A sum is finite only if every element is, so that one cheap number nearly always settles it.
         if not torch.isfinite(scores.sum()) and not torch.isfinite(scores).all():
             what = "scores" if torch.isfinite(self.layers[name].weight).all() else "weights"
             raise InputError(f"layer '{name}' has {what} that are NaN or infinite: check the weights and the data")
-        return scores.detach().flatten(1).float().cpu().numpy()
+        return scores.detach().float().cpu().numpy()
 
 
 class OneShot(Pruner):
@@ -233,3 +234,25 @@ class OneShot(Pruner):
     def masks(self, sparsities: Sequence[float]) -> dict[float, Mask]:
         """Cut the scores as the allocation says."""
         return self.cut_all(self.scores(), sparsities)
+
+
+class InputAware(OneShot):
+    """A one-shot method whose criterion looks at a weight matrix and at the norms of what it reads."""
+
+    uses_data = True
+
+    def calibrate(self) -> None:
+        """Gather the norm of every input channel in one pass."""
+        self.norms = InputNorms(self.model, self.layers)
+        self.gather_once(self.norms)
+        self.unreached = self.norms.without_input()
+
+    @abstractmethod
+    def criterion(self, weight: Tensor, norm: Tensor) -> Tensor:
+        """weight [o, i], norm [i] float32 of its input channels -> scores [o, i] float32."""
+
+    def score(self, name: str) -> Tensor:
+        """Scores [o, i] of a layer; rows that read other inputs (nn.MultiheadAttention) are a matrix apart."""
+        weight = self.matrix(name)
+        parts = [self.criterion(weight[rows], norm) for rows, norm in self.norms.by_rows(name)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)

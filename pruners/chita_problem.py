@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from console.errors import InputError
+from models.layers import form_of
 from pruners.chita_blocks import STEPS
 from pruners.gradient_rows import GradientRows
 from pruners.mask import Mask
@@ -23,7 +24,7 @@ from pruners.scores import Scores
 from pruners.statistics import Layers
 
 Values = Callable[[str], np.ndarray]
-"""Layer's name -> its weights [o, i] float32."""
+"""Layer's name -> its weights float32, in the shape of the parameter."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Problem:
         self._slope = rows.vector()  # A' (v + 1/B): the gradient without its ridge part
 
     def original(self, name: str) -> np.ndarray:
-        """w of a layer, [o, i] float32."""
+        """w of a layer, float32 in the shape of the parameter."""
         return self._layers[name].weight.detach().float().cpu().numpy()
 
     def blocks(self, name: str) -> Iterator[tuple[slice, Tensor]]:
@@ -182,13 +183,10 @@ class Problem:
         """The support of the largest |u| among what is alive."""
 
         def score(name: str) -> np.ndarray:  # anew at each look: all of them would be a second copy of the weights
-            values = u(name)
-            magnitude = np.abs(values).reshape(len(values), -1)
+            magnitude = forms[name].matrix(np.abs(u(name)))
             if self._alive is not None:
-                magnitude[~self._alive[name].flatten(1).numpy()] = -1
+                magnitude[~self._alive.matrix(name).numpy()] = -1
             return magnitude
 
-        shapes = {
-            name: (len(layer.weight), layer.weight.numel() // len(layer.weight)) for name, layer in self._layers.items()
-        }
-        return self._allocate(Scores(shapes, score))
+        forms = {name: form_of(layer) for name, layer in self._layers.items()}
+        return self._allocate(Scores({name: form.matrix_shape for name, form in forms.items()}, score))

@@ -20,6 +20,8 @@ from data.manifest import data_identity, make_manifest
 from data.readers import ReaderConfig, make_reader
 from data.tokenizer import load_tokenizer
 from models import load_model
+from models.finding import told_skipped
+from models.layers import weights_in_matrices
 from pruners import pruner_class
 from pruners.allocation import check_allocation
 from pruners.checkpoint import Checkpoint
@@ -176,14 +178,15 @@ def merge(args: dict[str, Any], settings: dict[str, Any], where: str) -> tuple[P
 def describe(model: nn.Module, name: str) -> None:
     """Say what was loaded and what is to be pruned."""
     layers = model.prunable_layers()
-    prunable = sum(layer.weight.numel() for layer in layers.values())
+    prunable, whole = weights_in_matrices(model)
     total = sum(p.numel() for p in model.parameters())
     report = model.load_report
     if report is not None:
         console.print(str(report) if report.is_remarkable else f"{report.source}: {report.loaded} tensors loaded")
-    console.print(f"{name}: {total:,} parameters, {prunable:,} prunable weights in {len(layers)} layers")
-    for reason in getattr(model, "skipped", ()):
-        console.print(f"  not pruned  {reason}")
+    share = f"{100 * prunable / whole:.1f} % of those in its matrices"
+    console.print(f"{name}: {total:,} parameters, {prunable:,} prunable weights in {len(layers)} layers, {share}")
+    for line in told_skipped(getattr(model, "skipped", ())):
+        console.print(f"  not pruned  {line}")
 
 
 def make_batches(model: nn.Module, config: PruneConfig) -> CalibrationBatches:

@@ -22,7 +22,7 @@ from console.progress import console
 from models.base import Batch, PrunableModel
 from models.recomputation import activations_recomputed
 from pruners.group import Group
-from pruners.statistics import Layers
+from pruners.statistics import Layers, backward
 from pruners.weight_vector import WeightVector
 
 BUFFER = 32 << 20
@@ -65,11 +65,10 @@ class GradientRows:
             layer.weight.grad = None
         with activations_recomputed(self._model):  # else they would be the largest part of what CHITA holds
             loss = self._model.loss(batch)
-            if not loss.requires_grad:
-                raise InputError("the model's loss has no gradient with respect to the prunable weights")
             with self._written_at_once():
-                loss.backward()
-        self._batch_samples = len(batch.get("text_ids", next(iter(batch.values()))))  # regions count, not their images
+                backward(loss)
+        tensors = [value for value in batch.values() if isinstance(value, Tensor) and value.dim() > 0]
+        self._batch_samples = len(batch.get("text_ids", tensors[0]))  # regions count, not their images
 
     def pass_by(self, batch: Batch) -> None:
         """Queues and momentum copies move as at any batch."""

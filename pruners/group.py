@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -35,6 +36,14 @@ class Group:
         flags = [torch.zeros(1, device=device) for _ in range(self.size)]
         dist.all_gather(flags, torch.full((1,), float(has_work), device=device))
         return [rank for rank, flag in enumerate(flags) if flag]
+
+    def objects(self, mine: Any, ranks: list[int]) -> list[Any]:
+        """What each of the processes `ranks` gives, on every process; anything that pickles."""
+        if self.size == 1:
+            return [mine]
+        given: list[Any] = [None] * self.size
+        dist.all_gather_object(given, mine)
+        return [given[rank] for rank in ranks]
 
     def from_rank(self, rank: int, mine: Tensor | None, like: Tensor) -> Tensor:
         """The tensor of process `rank`, on every process; `like` gives its shape, dtype and device."""

@@ -23,14 +23,19 @@ class GroupCut:
     def keep(self, scores: np.ndarray) -> np.ndarray:
         """scores [o, i] float32 -> boolean [o, i], True where the weight stays."""
         groups = scores.reshape(-1, self.width)
-        low, more = divmod(self.lost, len(groups))
-        lost = low + (np.arange(len(groups)) < more)[:, None]  # the first rows take the rest: masks stay nested
+        lost = self.lost_by_group(len(groups))[:, None]
+        low = self.lost // len(groups)
         ordered = np.partition(groups, sorted({max(low - 1, 0), min(low, self.width - 1)}), axis=1)
         value = np.take_along_axis(ordered, np.maximum(lost - 1, 0), axis=1)
         ties = lost - np.count_nonzero(groups < value, axis=1, keepdims=True)
         equal = groups == value
         kept = (groups > value) | (equal & (np.cumsum(equal, axis=1) > ties)) | (lost == 0)
         return kept.reshape(scores.shape)
+
+    def lost_by_group(self, groups: int) -> np.ndarray:
+        """How many go of each group [groups]; the first ones take the rest, so that masks stay nested."""
+        low, more = divmod(self.lost, groups)
+        return low + (np.arange(groups) < more)
 
     def below(self, scores: np.ndarray) -> int:
         """How many of `scores` go."""

@@ -2,76 +2,102 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+import json
 
-from console.errors import InputError
+import torch
+from torch import Tensor
+
 from models.base import Batch, PrunableModel
+from models.layers import blocks_of, width
 from pruners.group import Group
-from pruners.layer_inputs import rows, watch_inputs, width
-from pruners.statistics import Layers
+from pruners.layer_inputs import Read, SharedInput, rows, watch_inputs
+from pruners.statistics import Layers, never_met
+
+Readers = tuple[tuple[str, int], ...]
+"""Layers and blocks of their rows that read one input, one after another."""
 
 
 class InputHessians:
-    """A statistic: H [i, i] float32 of each layer; layers that read the same tensor (q, k, v) share one."""
+    """A statistic: H [i, i] float32 of each layer, summed over all its uses.
+
+    What layers read together (q, k and v one tensor) is multiplied and kept once: there is a sum for each set of
+    readers, and a layer's H is the sum over the sets it belongs to. Usually that is one; a layer that also reads
+    something alone has two.
+    """
 
     follows_state = False
 
     def __init__(self, model: PrunableModel, layers: Layers):
         self._model, self._layers = model, layers
-        self._owner: dict[str, str] = {}  # layer -> the layer whose H it shares
-        self._sums: dict[str, Tensor] = {}
-        self._fresh: dict[str, Tensor] = {}
-        self._last: tuple[Tensor, str] | None = None
+        self._sums: dict[Readers, Tensor] = {}
+        self._fresh: dict[Readers, Tensor] = {}
+        self._shared = SharedInput()
+        self._readers: list[tuple[str, int]] = []  # so far, of the input that was read last
+        self._product: Tensor | None = None  # x x' of it
 
     def update(self, batch: Batch) -> None:
         """Forward the batch without losses, adding up x x' at every layer's input."""
-        watch_inputs(self._model, self._layers, batch, self._add)
-        self._last = None
+        watch_inputs(self._model, batch, self._add)
+        self._close()
+        self._shared.forget()
 
-    def _add(self, name: str, layer: nn.Module, x: Tensor, real: Tensor | None) -> None:
-        shared = self._last is not None and self._last[0] is x and isinstance(layer, nn.Linear)
-        owner = self._owner.setdefault(name, self._last[1] if shared else name)
-        self._last = (x, owner)
-        if owner != name:
-            return
-        tokens = rows(layer, x, real)
-        total = self._fresh.get(name)
-        self._fresh[name] = tokens.t() @ tokens if total is None else total.addmm_(tokens.t(), tokens)
+    def _add(self, read: Read) -> None:
+        again = self._shared.again(read)
+        reader = read[:2]
+        if not again or reader in self._readers:  # a second use of one layer counts once more
+            self._close()
+            x = rows(read)
+            self._product = x.t() @ x  # now: the next operation may change x in place
+        self._readers.append(reader)
+
+    def _close(self) -> None:
+        """Give the product of the input that was read last to the set of layers that read it."""
+        if self._readers:
+            readers = tuple(self._readers)
+            total = self._fresh.get(readers)
+            self._fresh[readers] = self._product if total is None else total.add_(self._product)
+            self._readers, self._product = [], None
 
     def pass_by(self, batch: Batch) -> None:
         """Moments of a unit depend on that unit alone."""
 
     def merge(self, group: Group, ranks: list[int]) -> None:
-        """Add the last unit of each process, in turn."""
-        for name, layer in self._layers.items():
-            if group.size == 1 and name not in self._fresh:
-                continue
-            i = width(layer)
-            like = self._sums.get(name)
-            if like is None:
-                like = self._sums[name] = torch.zeros(i, i, device=layer.weight.device)
-            for rank in ranks:
-                part = self._fresh.get(name, torch.zeros_like(like))
-                like += group.from_rank(rank, part, like=like)
+        """Add the last unit of each process, in turn; the data may send each of them to other layers."""
+        for rank, sets in zip(ranks, group.objects(list(self._fresh), ranks), strict=True):
+            for readers in sets:
+                like = self._sums.get(readers)
+                if like is None:
+                    layer = self._layers[readers[0][0]]
+                    like = self._sums[readers] = torch.zeros(width(layer), width(layer), device=layer.weight.device)
+                like += group.from_rank(rank, self._fresh.get(readers), like=like)
         self._fresh = {}
 
-    def of(self, name: str) -> Tensor:
-        """H [i, i] of a layer; InputError when it never saw an input."""
-        owner = self._owner.get(name, name)
-        if owner not in self._sums or not self._sums[owner].any():
-            raise InputError(f"layer '{name}' saw no input during calibration: exclude it or use it in `observe`")
-        return self._sums[owner]
+    def of(self, name: str, block: int = 0) -> Tensor:
+        """H [i, i] of what a layer (or a block of its rows) reads; InputError when it was never called."""
+        parts = [self._sums[readers] for readers in sorted(self._sums) if (name, block) in readers]
+        if not parts:
+            raise never_met(name)
+        return parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0)
+
+    def by_rows(self, name: str) -> list[tuple[slice, Tensor]]:
+        """Rows of the layer's matrix with the H of what they read: one pair, unless they read different inputs."""
+        layer = self._layers[name]
+        count = blocks_of(layer)
+        together = {tuple(block for n, block in readers if n == name) for readers in self._sums} - {()}
+        if together <= {tuple(range(count))}:
+            return [(slice(None), self.of(name))]
+        size = len(layer.weight) // count
+        return [(slice(block * size, (block + 1) * size), self.of(name, block)) for block in range(count)]
+
+    def without_input(self) -> list[str]:
+        """Layers that were called, but with nothing or with zeros alone."""
+        return [name for name in self._layers if not self.of(name).any()]
 
     def state(self) -> dict[str, Tensor]:
-        """The moments, and which layers share them."""
-        names = list(self._layers)
-        owners = torch.tensor([names.index(self._owner.get(name, name)) for name in names])
-        return self._sums | {"owners": owners}
+        """The sums by their readers."""
+        return {json.dumps(readers): total for readers, total in self._sums.items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Continue from saved moments."""
-        names = list(self._layers)
-        self._owner = {name: names[i] for name, i in zip(names, state["owners"].tolist(), strict=True)}
+        """Continue from saved sums."""
         device = next(iter(self._layers.values())).weight.device
-        self._sums = {name: tensor.to(device) for name, tensor in state.items() if name != "owners"}
+        self._sums = {tuple(map(tuple, json.loads(key))): total.to(device) for key, total in state.items()}

@@ -81,7 +81,8 @@ class IterSNIP(Pruner):
         """Prune to `sparsity` overall: what is dead scores below everything else."""
         scores = {}
         for name, layer in self.layers.items():
-            scores[name] = self.to_host(name, gradients.mean(name).mul_(layer.weight).abs_())
+            saliency = self.forms[name].matrix(gradients.mean(name).mul_(layer.weight).abs_())
+            scores[name] = self.to_host(name, saliency)
             if alive is not None:
-                scores[name][~alive[name].flatten(1).numpy()] = -1
+                scores[name][~alive.matrix(name).numpy()] = -1
         return self.cut(Scores.of(scores), sparsity)

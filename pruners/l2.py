@@ -18,6 +18,6 @@ class L2(OneShot):
 
     def score(self, name: str) -> Tensor:
         """[o, i]; an all-zero layer scores zero."""
-        weight = self.layers[name].weight
+        weight = self.matrix(name)
         norm = torch.linalg.vector_norm(weight, dtype=torch.float64)  # float64: squares of small weights add up
         return weight.abs() / norm.float().clamp(min=torch.finfo(torch.float32).tiny)

@@ -1,11 +1,13 @@
 """What a layer reads, as rows of a matrix: tokens for linear layers, patches for convolutions.
 
-With weights viewed as matrices [o, i] (a convolution's i is channels x kernel), every layer is y = W x for each row.
+With weights viewed as matrices [o, i] (models/layers.py), every layer is y = W x for each row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,38 +15,88 @@ from torch import Tensor, nn
 
 from console.errors import InputError
 from models.base import Batch, PrunableModel
+from models.layers import Product, PrunableLayer, attention_products, layer_uses, width
 
-Look = Callable[[str, nn.Module, Tensor, Tensor | None], None]
+
+class Read(NamedTuple):
+    """An input that a layer is about to read.
+
+    name: of the weight. block: of its rows, where several read inputs of their own, else 0. x: [..., i], or [b, c, H,
+    W] of a convolution. real: which tokens of x are no padding, of the shape of x without its last axis; None: all.
+    """
+
+    name: str
+    block: int
+    layer: PrunableLayer
+    x: Tensor
+    real: Tensor | None
+
+    @property
+    def sequences(self) -> int:
+        """How many there are in the batch; none where nothing is read, as by an expert that no token was sent to."""
+        return self.x.shape[0] if self.x.numel() else 0
+
+
+Look = Callable[[Read], None]
 
 
 @torch.no_grad()
-def watch_inputs(model: PrunableModel, layers: Mapping[str, nn.Module], batch: Batch, look: Look) -> None:
-    """Forward the batch without losses; `look(name, layer, x, real)` is called at the input x of every layer met,
-    the same object for layers that read the same input.
+def watch_inputs(model: PrunableModel, batch: Batch, look: Look) -> None:
+    """Forward the batch without losses; `look` is called at each input of every prunable layer.
 
-    real: [b, t], which tokens of x are no padding; None: all. InputError where it does not fit x.
+    A weight that several modules share is met at all of them, each with its own tokens; at the first alone where the
+    model says `first_use_only`. InputError where an input or its padding does not fit.
     """
 
-    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor]], None]:
-        def see(layer: nn.Module, inputs: tuple[Tensor, ...], by_name: dict[str, Tensor]) -> None:
-            x = inputs[0] if inputs else by_name["input"]
-            real = model.real_tokens(name, batch)
-            check_tokens(name, layer, x, real)
-            look(name, layer, x, real)
+    def see(name: str, use: str, layer: PrunableLayer, x: Tensor, blocks: range = range(1)) -> None:
+        real = model.real_tokens(use, batch)
+        check_input(use, layer, x, real)
+        if x.dim() == 1:  # a vector without a batch axis
+            x, real = x.unsqueeze(0), None if real is None else real.unsqueeze(0)
+        for block in blocks:
+            look(Read(name, block, layer, x, real))
 
-        return see
+    def hook(name: str, use: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def met(layer: nn.Module, inputs: tuple[Any, ...], by_name: dict[str, Any]) -> None:
+            tensors = (x for x in (*inputs, *by_name.values()) if isinstance(x, Tensor))
+            if (x := next(tensors, None)) is not None:
+                see(name, use, layer, x)
 
-    hooks = [layer.register_forward_pre_hook(hook(name), with_kwargs=True) for name, layer in layers.items()]
-    try:
+        return met
+
+    def multiplied(product: Product, multiply: Callable[[], Tensor]) -> Tensor:
+        see(*product[:3], product.x, product.blocks)
+        return multiply()
+
+    with _hooked(model, hook), attention_products(model, multiplied):
         model.observe(batch)
+
+
+@contextmanager
+def _hooked(model: PrunableModel, hook: Callable[[str, str], Any]) -> Iterator[None]:
+    first_only = getattr(model, "first_use_only", False)
+    handles = []
+    try:
+        for name, uses in layer_uses(model).items():
+            for use, layer in [(name, uses[name])] if first_only else uses.items():
+                if isinstance(layer, nn.Module):
+                    handles.append(layer.register_forward_pre_hook(hook(name, use), with_kwargs=True))
+        yield
     finally:
-        for handle in hooks:
+        for handle in handles:
             handle.remove()
 
 
-def check_tokens(name: str, layer: nn.Module, x: Tensor, real: Tensor | None) -> None:
-    """InputError unless `real` says of each token of a linear layer's input x [..., i] whether it counts."""
-    if real is None or not isinstance(layer, nn.Linear):
+def check_input(name: str, layer: PrunableLayer, x: Tensor, real: Tensor | None) -> None:
+    """InputError unless a linear layer can read x [..., i] and `real` says of each of its tokens whether it counts."""
+    if isinstance(layer, nn.Conv2d):
+        return
+    if x.dim() == 0 or x.shape[-1] != width(layer):
+        raise InputError(
+            f"'{name}' has a weight for {width(layer)} inputs but reads a tensor of shape {tuple(x.shape)}, so it is "
+            "no ordinary linear layer: exclude it"
+        )
+    if real is None:
         return
     given = f"of shape {tuple(real.shape)}" if isinstance(real, Tensor) else f"a {type(real).__name__}"
     if not isinstance(real, Tensor) or real.shape != x.shape[:-1]:
@@ -54,26 +106,53 @@ def check_tokens(name: str, layer: nn.Module, x: Tensor, real: Tensor | None) ->
         )
 
 
-def width(layer: nn.Module) -> int:
-    """i, the number of inputs of one output."""
-    return layer.weight[0].numel()
+class SharedInput:
+    """Whether a linear layer reads what the one before it read, so that what is computed of it serves both.
+
+    The same tensor is not enough: `x += a(x)` puts other numbers into it, which its version tells. The same padding is
+    needed, too; a model may well make an equal mask anew for each of q, k and v.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[Tensor, int, Tensor | None] | None = None
+
+    def again(self, read: Read) -> bool:
+        """Whether it does; this read is then the one before."""
+        before = self._last
+        if isinstance(read.layer, nn.Conv2d) or read.x.is_inference():  # inference tensors have no version
+            self._last = None
+            return False
+        self._last = (read.x, read.x._version, read.real)
+        return (
+            before is not None and before[0] is read.x and before[1] == read.x._version and _same(before[2], read.real)
+        )
+
+    def forget(self) -> None:
+        """Let go of the tensor."""
+        self._last = None
 
 
-def squares(layer: nn.Module, x: Tensor, real: Tensor | None) -> Tensor:
-    """Sum over rows of x_i^2 [i]. real: [b, t], which tokens of a linear layer's input [b, t, i] count."""
-    squared = x.float().square()
-    if isinstance(layer, nn.Conv2d):
-        return _patches(layer, squared).sum(dim=(0, 2))
-    if real is not None:
-        squared = squared * real.to(squared.dtype).unsqueeze(-1)
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None or one is other:
+        return one is other
+    return one.shape == other.shape and torch.equal(one, other)
+
+
+def squares(read: Read) -> Tensor:
+    """Sum over rows of x_i^2 [i], of tokens that are real."""
+    squared = read.x.float().square()
+    if isinstance(read.layer, nn.Conv2d):
+        return _patches(read.layer, squared).sum(dim=(0, 2))
+    if read.real is not None:
+        squared = squared * read.real.to(squared.dtype).unsqueeze(-1)
     return squared.flatten(0, -2).sum(dim=0)
 
 
-def rows(layer: nn.Module, x: Tensor, real: Tensor | None) -> Tensor:
+def rows(read: Read) -> Tensor:
     """All rows [r, i] float32; those of tokens that are not real are zero."""
-    if isinstance(layer, nn.Conv2d):
-        return _patches(layer, x.float()).transpose(1, 2).flatten(0, 1)
-    tokens = x.float() if real is None else x.float() * real.to(torch.float32).unsqueeze(-1)
+    if isinstance(read.layer, nn.Conv2d):
+        return _patches(read.layer, read.x.float()).transpose(1, 2).flatten(0, 1)
+    tokens = read.x.float() if read.real is None else read.x.float() * read.real.to(torch.float32).unsqueeze(-1)
     return tokens.flatten(0, -2)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from console.errors import InputError
+from models.layers import Form, form_of
 from pruners.groups import GroupCut
 from pruners.published_masks import SUFFIX, masks_among, read_published, write_published
 from pruners.scores import Scores
@@ -30,8 +31,9 @@ class Mask(Mapping[str, Tensor]):
 
     Kept in memory as on disk, one bit a weight; `mask[name]` unpacks one layer.
 
-    modalities: parameter name -> modality. source: where the mask came from (model, pruner, seed, ...).
-    Methods that update the weights they keep (CHITA, SparseGPT) leave the new values in the mask.
+    modalities: parameter name -> modality. source: where the mask came from (model, pruner, seed, ...). transposed:
+    names of parameters that keep their matrix [o, i] as [i, o] (GPT-2's layers). Methods that update the weights they
+    keep (CHITA, SparseGPT) leave the new values in the mask.
     """
 
     def __init__(
@@ -39,7 +41,9 @@ class Mask(Mapping[str, Tensor]):
         kept: Mapping[str, Tensor],
         modalities: Mapping[str, str] | None = None,
         source: Mapping[str, Any] | None = None,
+        transposed: Iterable[str] = (),
     ):
+        self._transposed = frozenset(transposed)
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._bits: dict[str, np.ndarray] = {}
         self.modalities = dict(modalities or {})
@@ -67,13 +71,13 @@ class Mask(Mapping[str, Tensor]):
         scores: Scores,
         cuts: Mapping[str, Cut | GroupCut],
         modalities: Mapping[str, str],
-        shapes: Mapping[str, tuple[int, ...]],
+        forms: Mapping[str, Form],
     ) -> Mask:
-        """The mask that the cut of each layer leaves of its scores; shapes are the parameters' own."""
-        mask = cls({}, modalities)
-        bits = in_threads(lambda name: np.packbits(cuts[name].keep(scores[name])), scores)
+        """The mask that the cut of each layer leaves of its scores [o, i]; forms: of the parameters."""
+        mask = cls({}, modalities, transposed=[name for name in scores if forms[name].transposed])
+        bits = in_threads(lambda name: np.packbits(forms[name].parameter(cuts[name].keep(scores[name]))), scores)
         for name, packed in zip(scores, bits, strict=True):
-            mask._shapes[name], mask._bits[name] = tuple(shapes[name]), packed
+            mask._shapes[name], mask._bits[name] = tuple(forms[name].shape), packed
         return mask
 
     def __getitem__(self, name: str) -> Tensor:
@@ -99,6 +103,11 @@ class Mask(Mapping[str, Tensor]):
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        """`<Mask of 168 layers at 75.00 %, by multiflow>`."""
+        by = f", by {self.source['pruner']}" if "pruner" in self.source else ""
+        return f"<Mask of {len(self)} layer{'s' * (len(self) != 1)} at {100 * self.sparsity():.2f} %{by}>"
 
     # -- updated weights --------------------------------------------------------------------------------
 
@@ -166,10 +175,18 @@ class Mask(Mapping[str, Tensor]):
         """Share of weights pruned in each modality."""
         return {modality: self.sparsity(names) for modality, names in self.layers_by_modality().items()}
 
+    def form(self, name: str) -> Form:
+        """How the layer's parameter keeps its matrix."""
+        return Form(self._shapes[name], name in self._transposed)
+
+    def matrix(self, name: str) -> Tensor:
+        """Which weights of a layer stay, as its matrix [o, i]: a convolution's inputs are channels x kernel."""
+        return self.form(name).matrix(self[name])
+
     def check_pattern(self, kept: int, width: int) -> None:
         """InputError naming the first layer in which not every group of `width` inputs keeps exactly `kept`."""
         for name in self:
-            rows = self[name].flatten(1)  # of a convolution: channels x kernel
+            rows = self.matrix(name)
             groups = rows.reshape(-1, width) if rows.shape[1] % width == 0 else None
             if groups is None or bool((groups.sum(dim=1) != kept).any()):
                 raise InputError(f"layer '{name}' does not keep {kept} of every {width} inputs")
@@ -195,7 +212,9 @@ class Mask(Mapping[str, Tensor]):
         others = {name for name in model.state_dict() if name not in layers}
         mask = Mask({name: bits for name, bits in kept.items() if name not in others}, self.modalities, self.source)
         mask.check_fits(layers)
-        mask = Mask({name: mask[name] for name in layers}, {n: model.modality_of(n) for n in layers}, self.source)
+        modalities = {name: model.modality_of(name) for name in layers}
+        transposed = [name for name, layer in layers.items() if form_of(layer).transposed]
+        mask = Mask({name: mask[name] for name in layers}, modalities, self.source, transposed)
         if not self.has_values:
             return mask
         updated = _translated({name: torch.from_numpy(self.weights(name)) for name in self}, model)
@@ -268,6 +287,8 @@ class Mask(Mapping[str, Tensor]):
         if format != "safetensors":
             raise InputError(f"unknown mask format '{format}': choose safetensors or pth")
         about = {"shapes": self._shapes, "modalities": self.modalities, "source": self.source}
+        if self._transposed:
+            about["transposed"] = sorted(self._transposed)
         tensors = {name: torch.from_numpy(bits) for name, bits in self._bits.items()}
         tensors |= {f"{VALUES}{name}": torch.from_numpy(values) for name, values in self._values.items()}
         metadata = {"format": FORMAT, "sparsity": f"{self.sparsity():.6f}", "about": json.dumps(about)}
@@ -300,7 +321,7 @@ class Mask(Mapping[str, Tensor]):
         if metadata.get("sha256", found := hash_tensors(tensors)) != found:  # older files have no fingerprint
             raise InputError(f"{path} is damaged: its bits are not what was written; copy it again, or prune anew")
         about = parse_metadata(path, metadata, "about", ("shapes", "modalities", "source"))
-        mask = cls({}, about["modalities"], about["source"])
+        mask = cls({}, about["modalities"], about["source"], about.get("transposed", ()))
         for name, shape in about["shapes"].items():
             if name not in tensors or tensors[name].numel() != (int(np.prod(shape)) + 7) // 8:
                 raise InputError(f"{path} is damaged: the bits of '{name}' are missing or of the wrong length")

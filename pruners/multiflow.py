@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pruners.base import OneShot
-from pruners.statistics import InputNorms
+from pruners.base import InputAware
 
 
 @dataclass(frozen=True)
@@ -27,22 +26,15 @@ class MultiflowOptions:
     emitted: bool = True
 
 
-class Multiflow(OneShot):
+class Multiflow(InputAware):
     """Information flow as criterion, the multimodal prior as allocation."""
 
     allocation = "multimodal"
-    uses_data = True
     Options = MultiflowOptions
 
-    def calibrate(self) -> None:
-        """Gather the norm of every input channel."""
-        self.norms = InputNorms(self.model, self.layers)
-        self.gather_once(self.norms)
-
-    def score(self, name: str) -> Tensor:
-        """Scores [o, i] of a layer."""
-        parts = self.options
-        return flow_scores(self.matrix(name), self.norms.norms(name), parts.reached, parts.emitted)
+    def criterion(self, weight: Tensor, norm: Tensor) -> Tensor:
+        """Scores [o, i]."""
+        return flow_scores(weight, norm, self.options.reached, self.options.emitted)
 
 
 def flow_scores(weight: Tensor, norm: Tensor, reached: bool = True, emitted: bool = True) -> Tensor:

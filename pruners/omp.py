@@ -18,4 +18,4 @@ class OMP(OneShot):
 
     def score(self, name: str) -> Tensor:
         """|W| [o, i]."""
-        return self.layers[name].weight.abs()
+        return self.matrix(name).abs()

@@ -161,6 +161,7 @@ def write_scores(path: Path, pruner: Pruner, scores: Scores, allocation: str, so
     tensors: dict[str, Tensor] = {f"score.{name}": torch.from_numpy(layer) for name, layer in scores.items()}
     if allocation == "multimodal":
         tensors |= {f"weight.{name}": pruner.matrix(name) for name in pruner.layers}
-    shapes = {name: tuple(layer.weight.shape) for name, layer in pruner.layers.items()}
-    about = {"modality": pruner.modality, "shapes": shapes, "source": source}
+    about = {"modality": pruner.modality, "shapes": {n: f.shape for n, f in pruner.forms.items()}, "source": source}
+    if transposed := [name for name, form in pruner.forms.items() if form.transposed]:
+        about["transposed"] = transposed
     write_safetensors(path, tensors, {"format": SCORES_FORMAT, "about": json.dumps(about)})

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from models.base import PrunableModel
+from models.recomputation import reentrant_checkpoints_replaced
 
 
 @contextlib.contextmanager
@@ -22,7 +23,7 @@ def preserved(model: PrunableModel, gradients: bool) -> Iterator[None]:
     required = {parameter: parameter.requires_grad for parameter in module.parameters()}
     kept_gradients = {parameter: parameter.grad for parameter in module.parameters() if parameter.grad is not None}
     try:
-        with moving_restored(model):
+        with moving_restored(model), reentrant_checkpoints_replaced():
             module.eval()
             for parameter in required:
                 parameter.requires_grad_(False)

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from console.errors import InputError
+from models.layers import Form
 from pruners import allocation_named, pruner_class
 from pruners.allocation import check_allocation
 from pruners.mask import Mask
 from pruners.outputs import SCORES_FORMAT, Outputs
 from pruners.percents import parse_percents
 from pruners.picture import draw_layers
-from pruners.report import print_result
+from pruners.report import print_result, tell_of_collapses
 from pruners.scores import Scores
 from storage.tensors import parse_metadata, read_safetensors
 
@@ -34,11 +35,12 @@ def recut(args: dict[str, Any]) -> None:
     outputs = Outputs.of(folder, source["model"], source["pruner"], special, source["seed"], source.get("left_out", ()))
     outputs = dataclasses.replace(outputs, cut="-".join(f"{percent:.10g}" for percent in percents))
     outputs.check_folder()
-    masks = cut_masks(scores, weights, modality, about["shapes"], allocation, [percent / 100 for percent in percents])
+    masks = cut_masks(scores, weights, modality, forms_in(about), allocation, [percent / 100 for percent in percents])
     for sparsity, mask in masks.items():
         mask.source = source | mask.source | {"from_scores": path.name}
         mask.save(outputs.mask(sparsity))
     draw_layers(masks, outputs.picture, f"{outputs.model}, {outputs.label}")
+    tell_of_collapses(masks)
     seconds = time.perf_counter() - started
     print_result(masks, outputs, {"calibration": 0.0, "masks": seconds}, seconds, [])
 
@@ -65,11 +67,17 @@ def read_scores(path: Path) -> tuple[Scores, dict[str, np.ndarray], dict[str, An
     return Scores.of(parts["score"]), parts["weight"], about
 
 
+def forms_in(about: dict[str, Any]) -> dict[str, Form]:
+    """How each parameter keeps its matrix, from what a scores file says."""
+    transposed = about.get("transposed", ())
+    return {name: Form(tuple(shape), name in transposed) for name, shape in about["shapes"].items()}
+
+
 def cut_masks(
     scores: Scores,
     weights: dict[str, np.ndarray],
     modality: dict[str, str],
-    shapes: dict[str, tuple[int, ...]],
+    forms: dict[str, Form],
     allocation: str,
     sparsities: list[float],
 ) -> dict[float, Mask]:
@@ -88,7 +96,7 @@ def cut_masks(
     cuts = allocation_named(allocation)(scores, magnitudes, modality, sparsities)
     masks = {}
     for sparsity in sparsities:
-        masks[sparsity] = mask = Mask.cut(scores, cuts[sparsity], modality, shapes)
+        masks[sparsity] = mask = Mask.cut(scores, cuts[sparsity], modality, forms)
         mask.source = {
             "allocation": allocation,
             "sparsity_asked": sparsity,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.table import Table
 
+from console.progress import console
 from console.results import result_console
 from pruners.mask import Mask
 from pruners.outputs import Outputs
@@ -18,7 +21,8 @@ def print_result(
     """seconds: of the calibration and of cutting all masks; total: of the whole run."""
     screen = result_console()
     modalities = list(dict.fromkeys(m for mask in masks.values() for m in mask.layers_by_modality()))
-    table = Table(title=f"{outputs.model} pruned by {outputs.label}, seed {outputs.seed}")
+    source = next(iter(masks.values())).source
+    table = Table(title=f"{outputs.model} pruned by {outputs.label}, seed {outputs.seed}", caption=share_told(source))
     for column in ("asked", "reached", *modalities):
         table.add_column(column, justify="right")
     table.add_column("smallest layer (weights kept)")
@@ -34,9 +38,6 @@ def print_result(
             f"{seconds['masks'] / len(masks):.2f}",
         )
     screen.print(table)
-    for sparsity, mask in masks.items():
-        for warning in collapses(mask):
-            screen.print(f"[yellow]warning:[/] at {percent(sparsity)} %, {warning}")
     if failed:
         screen.print(
             f"{len(failed)} images could not be read and others took their place: {', '.join(failed[:5])}"
@@ -45,6 +46,13 @@ def print_result(
     calibrated = f" ({seconds['calibration']:.1f} s of calibration)" if seconds["calibration"] > 0.05 else ""
     screen.print(f"{counted(len(masks), 'mask')} in {outputs.folder}/ after {total:.1f} s{calibrated}")
     screen.print(f"sparsity of every layer: {outputs.picture}")
+
+
+def tell_of_collapses(masks: dict[float, Mask]) -> None:
+    """Print a warning for each mask that leaves nothing of a modality or a layer."""
+    for sparsity, mask in masks.items():
+        for warning in collapses(mask):
+            console.print(f"[yellow]warning:[/] at {percent(sparsity)} %, {warning}")
 
 
 def collapses(mask: Mask) -> list[str]:
@@ -59,6 +67,14 @@ def collapses(mask: Mask) -> list[str]:
         more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
         warnings.append(f"nothing is kept of {counted(len(empty), 'layer')}: {', '.join(empty[:5])}{more}")
     return warnings
+
+
+def share_told(source: dict[str, Any]) -> str | None:
+    """Of what the percents of a mask are percents; None where its file does not say."""
+    prunable, whole = source.get("prunable_weights"), source.get("weights_in_matrices")
+    if not prunable or not whole:
+        return None
+    return f"percent of {prunable:,} prunable weights, {100 * prunable / whole:.1f} % of those in the model's matrices"
 
 
 def counted(number: int, noun: str) -> str:

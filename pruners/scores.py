@@ -11,7 +11,7 @@ class Scores(Mapping[str, np.ndarray]):
     """Parameter name -> scores [o, i], float32 on the CPU; sizes are known without computing anything.
 
     Scores that come from the weights alone are computed anew at each look: keeping them would cost a second copy of
-    the weights.
+    the weights. They always lie row by row in memory, however the weights do: selection goes by position.
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], compute: Callable[[str], np.ndarray]):
@@ -24,7 +24,7 @@ class Scores(Mapping[str, np.ndarray]):
         return cls({name: array.shape for name, array in arrays.items()}, arrays.__getitem__)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._compute(name)
+        return np.ascontiguousarray(self._compute(name))  # no copy where they do already
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.shapes)

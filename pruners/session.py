@@ -13,14 +13,15 @@ from torch import nn
 from configs.schema import parse
 from console.errors import InputError
 from console.progress import console
+from models.layers import weights_in_matrices
 from pruners import allocation_named, pruner_class
-from pruners.allocation import check_allocation
+from pruners.allocation import check_allocation, check_kept
 from pruners.base import Advance, Pruner, Work, silent
 from pruners.checkpoint import Checkpoint, no_checkpoint
 from pruners.group import Group
-from pruners.groups import parse_pattern
 from pruners.mask import Mask
 from pruners.preserve import preserved
+from pruners.report import tell_of_collapses
 from pruners.statistics import Layers
 from pruners.units import Batches, check_batches
 
@@ -89,12 +90,19 @@ class Session:
             calibrated = time.perf_counter()
             masks = self.pruner.masks(list(sparsities))
             self.seconds = {"calibration": calibrated - started, "masks": time.perf_counter() - calibrated}
+            if self._work.group.rank == 0:
+                tell_of_unreached(self.pruner)
+                tell_of_collapses(masks)
             if preliminary is not None:
                 preliminary.undo()
-        if pattern := parse_pattern(self.allocation):
-            for mask in masks.values():
-                mask.check_pattern(*pattern)
+        prunable, in_matrices = weights_in_matrices(self.model)
         for sparsity, mask in masks.items():
+            try:
+                check_kept(self.allocation, mask, sparsity)
+            except InputError as error:
+                raise InputError(
+                    f"{self.name} cannot keep the allocation '{self.allocation}' ({error}): choose another allocation"
+                ) from error
             mask.source = {
                 "pruner": self.name,
                 "allocation": self.allocation,
@@ -105,6 +113,8 @@ class Session:
                 "seed": self.seed,
                 "sparsity_asked": sparsity,
                 "sparsity_reached": mask.sparsity(),
+                "prunable_weights": prunable,
+                "weights_in_matrices": in_matrices,
                 **(self.model.notes() if self.pruner_class.uses_gradients and hasattr(self.model, "notes") else {}),
             }
         return masks
@@ -132,6 +142,16 @@ def tell_of_zeros(layers: Layers) -> None:
         console.print(
             f"warning: all weights of {len(empty)} of {len(layers)} layers are zero (first: {empty[0]}), so that which "
             "of them stay means nothing: check the weights that were loaded"
+        )
+
+
+def tell_of_unreached(pruner: Pruner) -> None:
+    """Print a warning where the data says nothing of a layer, as of an expert that no token was sent to."""
+    if names := pruner.unreached:
+        console.print(
+            f"warning: the calibration data says nothing of {len(names)} of {len(pruner.layers)} layers (first: "
+            f"{', '.join(names[:3])}): which of their weights stay follows from magnitudes or positions alone; exclude "
+            "them, or give more batches"
         )
 
 

@@ -22,7 +22,8 @@ class SNIP(OneShot):
         """Sum up gradients over the data."""
         self.gradients = MeanGradients(self.model, self.layers, self.work.group)
         self.gather_once(self.gradients)
+        self.unreached = self.gradients.all_zero()
 
     def score(self, name: str) -> Tensor:
         """[o, i]; written over the gradient, which is not needed any more."""
-        return self.gradients.mean(name).mul_(self.layers[name].weight).abs_()
+        return self.forms[name].matrix(self.gradients.mean(name).mul_(self.layers[name].weight).abs_())

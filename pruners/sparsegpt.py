@@ -7,8 +7,9 @@ Frantar and Alistarh, "SparseGPT: Massive Language Models Can Be Accurately Prun
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,6 @@ from console.errors import InputError
 from pruners.base import Pruner
 from pruners.groups import GroupCut
 from pruners.hessians import InputHessians
-from pruners.layer_inputs import width
 from pruners.mask import Mask
 from pruners.scores import Scores
 from pruners.select import cut_layer
@@ -47,68 +47,110 @@ class SparseGPT(Pruner):
         """Gather the second moments of every layer's inputs."""
         self.hessians = InputHessians(self.model, self.layers)
         self.gather_once(self.hessians)
+        self.unreached = self.hessians.without_input()
 
     @torch.no_grad()
     def masks(self, sparsities: Sequence[float]) -> dict[float, Mask]:
         """All sparsities from the same moments; the masks carry the updated weights."""
         obs = Scores.of({name: self.to_host(name, self._saliency(name)) for name in self.layers})
         cuts = self.allocate(obs, self.magnitudes(), self.modality, sparsities)
-        masks = {sparsity: Mask({}, self.modality) for sparsity in sparsities}
-        for name, layer in self.layers.items():
-            factor = inverse_factor(self.hessians.of(name), self.options.damping)
-            for sparsity in sparsities:
-                cut = cuts[sparsity][name]
-                lost = cut.below(obs[name])
-                group = cut.width if isinstance(cut, GroupCut) and cut.width < width(layer) else None
-                support, weight = reconstruct(self.matrix(name), factor, lost, self.options.block, group)
-                shape = layer.weight.shape
-                masks[sparsity].add(name, support.reshape(shape), weight.reshape(shape))
+        transposed = [name for name, form in self.forms.items() if form.transposed]
+        masks = {sparsity: Mask({}, self.modality, transposed=transposed) for sparsity in sparsities}
+        for name, form in self.forms.items():
+            of_layer = {sparsity: cut[name] for sparsity, cut in cuts.items()}
+            for sparsity, (support, weight) in self._solved(name, obs[name], of_layer).items():
+                masks[sparsity].add(name, form.parameter(support), form.parameter(weight))
         return masks
 
     def _saliency(self, name: str) -> Tensor:
-        """W^2 / [H^-1]_ii, what removing a weight alone would cost."""
-        factor = inverse_factor(self.hessians.of(name), self.options.damping)
-        return self.matrix(name).float().square() / factor.square().sum(dim=0).float()
+        """W^2 / [H^-1]_ii, what removing a weight alone would cost [o, i]: nothing where its input is always zero."""
+        weight, parts = self.matrix(name), []
+        for rows, hessian in self.hessians.by_rows(name):
+            factor = inverse_factor(hessian, self.options.damping)
+            costs = weight[rows].float().square() / factor.square().sum(dim=0).float()
+            parts.append(costs.masked_fill(dead_inputs(hessian), 0))
+        return torch.cat(parts)
+
+    def _solved(self, name: str, obs: np.ndarray, cuts: Mapping[float, Any]) -> dict[float, tuple[Tensor, Tensor]]:
+        """Support and updated weights [o, i] of a layer by sparsity; rows that read another input are solved apart."""
+        weight, parts = self.matrix(name), self.hessians.by_rows(name)
+        halves: dict[float, list[tuple[Tensor, Tensor]]] = {sparsity: [] for sparsity in cuts}
+        for rows, hessian in parts:
+            factor, dead = inverse_factor(hessian, self.options.damping), dead_inputs(hessian)
+            for sparsity, cut in cuts.items():
+                lost, group = budget(cut, obs, rows)
+                solved = reconstruct(weight[rows], factor, lost, self.options.block, group, dead)
+                halves[sparsity].append(solved)
+        return {sparsity: tuple(map(torch.cat, zip(*of, strict=True))) for sparsity, of in halves.items()}
+
+
+def budget(cut: Any, obs: np.ndarray, rows: slice) -> tuple[int | np.ndarray, int | None]:
+    """What some rows of a layer lose by its cut: so many weights together, or [o] each row alone; and the n:m group."""
+    if isinstance(cut, GroupCut):
+        if cut.width < obs.shape[1]:
+            return cut.lost * len(obs[rows]) // len(obs), cut.width
+        return cut.lost_by_group(len(obs))[rows], None
+    whole = len(obs[rows]) == len(obs)
+    return cut.below(obs) if whole else int(np.count_nonzero(~cut.keep(obs)[rows])), None
+
+
+def dead_inputs(hessian: Tensor) -> Tensor:
+    """Which inputs [i] are always zero; of a layer that read nothing at all none, since nothing tells them apart."""
+    return (hessian.diagonal() == 0) & hessian.any()
 
 
 def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
-    """Upper Cholesky factor of the inverse of the damped H [i, i], float64. Inputs that are always zero count as 1."""
+    """Upper Cholesky factor of the inverse of the damped H [i, i], float64.
+
+    The damping is a share of the mean diagonal over inputs that are ever used. Others get that mean: they are bound to
+    nothing, and must not set the scale. Of a layer that read nothing H is the identity, which leaves magnitudes.
+    """
     if not torch.isfinite(hessian).all():
         raise InputError("a layer has inputs that are NaN or infinite: check the weights, the data and --precision")
     h = hessian.double().clone()
-    dead = h.diagonal() == 0
-    h.diagonal()[dead] = 1
-    h.diagonal().add_(damping * h.diagonal().mean())
+    unused = h.diagonal() == 0
+    mean = h.diagonal().sum() / (~unused).sum() if h.any() else torch.ones((), dtype=h.dtype, device=h.device)
+    h.diagonal()[unused] = mean
+    h.diagonal().add_(damping * mean)
     return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(h)), upper=True)
 
 
-def reconstruct(weight: Tensor, factor: Tensor, lost: int, block: int, group: int | None) -> tuple[Tensor, Tensor]:
+def reconstruct(
+    weight: Tensor,
+    factor: Tensor,
+    lost: int | np.ndarray,
+    block: int,
+    group: int | None,
+    dead: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """Prune `lost` weights of a layer [o, i] and update the rest.
 
-    group: choose the mask within every `group` columns of a row (n:m), instead of over whole blocks. Returns the
-    support and the updated weights, zero where pruned.
+    lost: in all, or [o] of each row. group: choose the mask within every `group` columns of a row (n:m), instead of
+    over whole blocks. dead: inputs [i] that are always zero, whose weights go first, since that costs nothing. Returns
+    the support and the updated weights, zero where pruned.
     """
     w = weight.detach().double().clone()
     o, i = w.shape
-    support = torch.ones(o, i, dtype=torch.bool, device=w.device)
+    dead = torch.zeros(i, dtype=torch.bool, device=w.device) if dead is None else dead
+    support, lost = _without_dead(dead, o, lost) if group is None else (torch.ones_like(w, dtype=torch.bool), lost)
+    live = (~dead).cumsum(0).tolist()
     step = block if group is None else max(group, block // group * group)  # groups lie wholly in a block
     for start in range(0, i, step):
         stop = min(i, start + step)
         inner = factor[start:stop, start:stop]
         errors = torch.zeros(o, stop - start, dtype=w.dtype, device=w.device)
         if group is None:
-            # The blocks' counts add up to `lost` exactly.
-            count = round(lost * stop / i) - round(lost * start / i)
-            support[:, start:stop] = _lowest(w[:, start:stop], inner.diagonal(), count)
+            # Each block loses as its live columns ask for; the counts of all blocks add up to `lost` exactly.
+            ends = (live[start - 1] if start else 0, live[stop - 1])
+            before, after = (np.rint(np.multiply(lost, end) / max(1, live[-1])).astype(int) for end in ends)
+            scores = (w[:, start:stop] / inner.diagonal()).square().masked_fill(dead[start:stop], torch.inf)
+            support[:, start:stop] &= _without_lowest(scores, after - before)
         for column in range(start, stop):
             at = column - start
             if group is not None and column % group == 0:
                 here = slice(column, column + group)
-                diagonal = inner.diagonal()[at : at + group]
-                gone = lost // (o * i // group)
-                scores = (w[:, here] / diagonal).square().float().cpu().numpy()
-                kept = GroupCut(gone * o, group).keep(scores)
-                support[:, here] = torch.from_numpy(kept).to(w.device)
+                scores = (w[:, here] / inner.diagonal()[at : at + group]).square().masked_fill(dead[here], -1)
+                support[:, here] = _without_lowest(scores, np.full(o, lost // (o * i // group)))
             error = torch.where(support[:, column], 0, w[:, column]) / inner[at, at]
             w[:, column:stop] -= error[:, None] * inner[at, at:]
             errors[:, at] = error
@@ -117,8 +159,24 @@ def reconstruct(weight: Tensor, factor: Tensor, lost: int, block: int, group: in
     return support, w
 
 
-def _lowest(w: Tensor, diagonal: Tensor, count: int) -> Tensor:
-    """Support of a block without its `count` lowest saliencies."""
-    scores = (w / diagonal).square().float().cpu().numpy()
-    kept = cut_layer(np.ascontiguousarray(scores), [count])[0].keep(scores)
-    return torch.from_numpy(kept).to(w.device)
+def _without_dead(dead: Tensor, rows: int, lost: int | np.ndarray) -> tuple[Tensor, int | np.ndarray]:
+    """The support once weights of dead inputs are gone, as many as may go, by position; and what is left to lose."""
+    position = dead.cumsum(0).expand(rows, -1).clone()  # of each weight among the dead ones, from 1
+    if np.ndim(lost) == 0:
+        position += torch.arange(rows, device=dead.device)[:, None] * int(dead.sum())
+        gone = dead & (position <= int(lost))
+        return ~gone, int(lost) - int(gone.sum())
+    gone = dead & (position <= torch.from_numpy(np.asarray(lost)).to(dead.device)[:, None])
+    return ~gone, lost - gone.sum(dim=1).cpu().numpy()
+
+
+def _without_lowest(scores: Tensor, lost: np.ndarray) -> Tensor:
+    """Support [o, m] without the `lost` lowest scores: of all, or [o] of each row; equal ones go by position."""
+    values = np.ascontiguousarray(scores.float().cpu().numpy())
+    if np.ndim(lost) == 0:
+        kept = cut_layer(values, [int(lost)])[0].keep(values)
+    else:
+        order = np.argsort(values, axis=1, kind="stable")
+        kept = np.empty(values.shape, dtype=bool)
+        np.put_along_axis(kept, order, np.arange(values.shape[1]) >= lost[:, None], axis=1)
+    return torch.from_numpy(kept).to(scores.device)

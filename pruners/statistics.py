@@ -9,14 +9,15 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from console.errors import InputError
 from models.base import Batch, PrunableModel
+from models.layers import PrunableLayer, blocks_of, width
 from pruners.group import Group
-from pruners.layer_inputs import squares, watch_inputs, width
+from pruners.layer_inputs import Read, SharedInput, squares, watch_inputs
 
-Layers = dict[str, nn.Module]
+Layers = dict[str, PrunableLayer]
 UNITS = "units of gradients"  # key of the count beside the layers' sums
 
 
@@ -48,7 +49,7 @@ class Statistic(Protocol):
 class InputNorms:
     """Norm of each input channel of each layer: a_i = sqrt(sum over real tokens of x_i^2 / sequences).
 
-    MULTIFLOW's activation statistic (CVPR 2024, eq. 3): float64 sums, padding does not count.
+    MULTIFLOW's activation statistic (CVPR 2024, eq. 3): float64 sums over all uses of a weight, padding does not count.
     """
 
     follows_state = False
@@ -56,34 +57,31 @@ class InputNorms:
     def __init__(self, model: PrunableModel, layers: Layers):
         self._model = model
         self._layers = layers
-        self._offsets: dict[str, int] = {}
+        self._offsets: dict[tuple[str, int], int] = {}
         length = 0
         for name, layer in layers.items():
-            self._offsets[name] = length
-            length += width(layer) + 1  # channel sums, then the number of sequences
+            for block in range(blocks_of(layer)):
+                self._offsets[name, block] = length
+                length += width(layer) + 2  # sums of channels, the number of sequences, the number of calls
         device = next(iter(layers.values())).weight.device
         self._sums = torch.zeros(length, dtype=torch.float64, device=device)
         self._fresh = torch.zeros_like(self._sums)
-        self._last: tuple[Tensor, Tensor | None, Tensor] | None = None
+        self._shared = SharedInput()
+        self._squares: Tensor | None = None
 
     def update(self, batch: Batch) -> None:
         """Forward the batch without losses, adding up squares at every layer's input."""
-        watch_inputs(self._model, self._layers, batch, self._add)
-        self._last = None
+        watch_inputs(self._model, batch, self._add)
+        self._shared.forget()
 
-    def _add(self, name: str, layer: nn.Module, x: Tensor, real: Tensor | None) -> None:
-        start = self._offsets[name]
-        found = self._squares(layer, x, real)
-        self._fresh[start : start + found.numel()] += found
-        self._fresh[start + found.numel()] += x.shape[0]
-
-    def _squares(self, layer: nn.Module, x: Tensor, real: Tensor | None) -> Tensor:
-        """Sum of x^2 over all real tokens [i]; linear layers that share an input share the sum."""
-        if not isinstance(layer, nn.Linear):
-            return squares(layer, x, real)
-        if self._last is None or self._last[0] is not x or self._last[1] is not real:
-            self._last = (x, real, squares(layer, x, real))
-        return self._last[2]
+    def _add(self, read: Read) -> None:
+        if not self._shared.again(read):
+            self._squares = squares(read)
+        assert self._squares is not None
+        start, i = self._offsets[read.name, read.block], len(self._squares)
+        self._fresh[start : start + i] += self._squares
+        self._fresh[start + i] += read.sequences
+        self._fresh[start + i + 1] += 1
 
     def pass_by(self, batch: Batch) -> None:
         """Norms of a unit depend on that unit alone."""
@@ -94,13 +92,34 @@ class InputNorms:
             self._sums += group.from_rank(rank, self._fresh, like=self._sums)
         self._fresh.zero_()
 
-    def norms(self, name: str) -> Tensor:
-        """a [i], float32; InputError when the layer never saw an input."""
-        start, i = self._offsets[name], width(self._layers[name])
-        sequences = self._sums[start + i]
+    def norms(self, name: str, block: int = 0) -> Tensor:
+        """a [i], float32, of what the layer (or a block of its rows) reads; InputError when it was never called.
+
+        A layer that was called with nothing, as an expert that no token was sent to, gets ones: nothing tells its
+        inputs
+        apart, and its weights go by the rest of their score.
+        """
+        start, i = self._offsets[name, block], width(self._layers[name])
+        sequences, calls = self._sums[start + i], self._sums[start + i + 1]
+        if calls == 0:
+            raise never_met(name)
         if sequences == 0:
-            raise InputError(f"layer '{name}' saw no input during calibration: exclude it or use it in `observe`")
+            return torch.ones(i, device=self._sums.device)
         return (self._sums[start : start + i] / sequences).sqrt().float()
+
+    def by_rows(self, name: str) -> list[tuple[slice, Tensor]]:
+        """Rows of the layer's matrix with the norms a [i] of what they read: one pair, if all read the same."""
+        layer = self._layers[name]
+        found = [self.norms(name, block) for block in range(blocks_of(layer))]
+        if all(torch.equal(norm, found[0]) for norm in found[1:]):
+            return [(slice(None), found[0])]
+        rows = len(layer.weight) // len(found)
+        return [(slice(block * rows, (block + 1) * rows), norm) for block, norm in enumerate(found)]
+
+    def without_input(self) -> list[str]:
+        """Layers that were called, but with nothing."""
+        at = {name: self._offsets[name, 0] + width(layer) for name, layer in self._layers.items()}
+        return [name for name, i in at.items() if self._sums[i] == 0 and self._sums[i + 1] > 0]
 
     def state(self) -> dict[str, Tensor]:
         """One vector of sums."""
@@ -109,6 +128,30 @@ class InputNorms:
     def restore(self, state: dict[str, Tensor]) -> None:
         """Continue from saved sums."""
         self._sums.copy_(state["sums"])
+
+
+def never_met(name: str) -> InputError:
+    """What to say of a layer that no pass called."""
+    return InputError(
+        f"layer '{name}' saw no input during calibration: use it in `observe`, exclude it, or give more batches where "
+        "layers take turns"
+    )
+
+
+def backward(loss: Tensor) -> None:
+    """Back-propagate a loss; InputError where it has no gradient, or torch cannot find it."""
+    if not loss.requires_grad:
+        raise InputError("the model's loss has no gradient with respect to the prunable weights")
+    try:
+        loss.backward()
+    except RuntimeError as error:
+        if "modified by an inplace operation" not in str(error):
+            raise
+        raise InputError(
+            "the model's loss cannot be differentiated: a tensor that its backward pass needs is changed in place (by "
+            "an activation with inplace=True, or `x += ...`); let that operation make a new tensor, or choose a pruner "
+            "without gradients"
+        ) from error
 
 
 class MeanGradients:
@@ -127,10 +170,7 @@ class MeanGradients:
 
     def update(self, batch: Batch) -> None:
         """Back-propagate the pretraining loss of one unit."""
-        loss = self._model.loss(batch)
-        if not loss.requires_grad:
-            raise InputError("the model's loss has no gradient with respect to the prunable weights")
-        loss.backward()
+        backward(self._model.loss(batch))
 
     def pass_by(self, batch: Batch) -> None:
         """Queues and momentum copies move as at any batch."""
@@ -159,6 +199,10 @@ class MeanGradients:
         if grad is None:
             raise InputError(f"the loss gives no gradient to '{name}': exclude the layer or let the loss use it")
         return grad
+
+    def all_zero(self) -> list[str]:
+        """Layers that the loss does not depend on: what they hold can go for nothing, or no sample reached them."""
+        return [name for name in self._layers if not self._sum(name).any()]
 
     def clear(self) -> None:
         """Forget all sums."""

@@ -7,7 +7,7 @@ Forward with W * [|M| > tau], tau so that exactly the wanted share stays; the gr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -88,9 +88,13 @@ class TAMT(Pruner):
                 "(--num_batches) or a larger `lr` (in the configuration under `methods: {tamt: {lr: ...}}`)"
             )
 
-    def largest(self, real: dict[str, Tensor], sparsity: float) -> Mask:
+    def largest(self, real: Mapping[str, Tensor], sparsity: float) -> Mask:
         """The mask that keeps the largest |M|, at exactly the sparsity."""
-        return self.cut(Scores(self.shapes, lambda name: self.to_host(name, real[name].abs())), sparsity)
+        return self.cut(self.sizes(real), sparsity)
+
+    def sizes(self, real: Mapping[str, Tensor]) -> Scores:
+        """|M| of each layer as scores, computed when looked at."""
+        return Scores(self.shapes, lambda name: self.to_host(name, self.forms[name].matrix(real[name].detach().abs())))
 
 
 class TrainedMasks:
@@ -99,7 +103,8 @@ class TrainedMasks:
     def __init__(self, pruner: TAMT, sparsity: float, steps: int):
         self.follows_state = pruner.model.stateful
         self._pruner, self._sparsity, self._steps = pruner, sparsity, steps
-        self._weights = {name: layer.weight.detach().clone() for name, layer in pruner.layers.items()}
+        # Steps of 1e-5 on numbers of 1e-2 vanish in half precision: masks and weights are at least float32 here.
+        self._weights = {name: _at_least_float(layer.weight.detach()) for name, layer in pruner.layers.items()}
         self._gradients = MeanGradients(pruner.model, pruner.layers, pruner.work.group)
         start = pruner.largest({name: weight.abs() for name, weight in self._weights.items()}, sparsity)
         threshold = min(
@@ -108,7 +113,7 @@ class TrainedMasks:
         )
         # 2 t where magnitude keeps a weight, else 0: the first cut gives magnitude's mask back, exactly.
         self._real = {
-            name: nn.Parameter(start[name].to(weight.device) * max(2 * threshold, 1e-12))
+            name: nn.Parameter(start[name].to(weight) * max(2 * threshold, 1e-12))
             for name, weight in self._weights.items()
         }
         options = pruner.options
@@ -134,7 +139,8 @@ class TrainedMasks:
         if self._units < len(self._pruner.work.sides):
             return
         for name, real in self._real.items():
-            real.grad = self._gradients.mean(name) * self._weights[name]  # straight through: dL/dM = dL/d(masked W) W
+            # straight through: dL/dM = dL/d(masked W) W
+            real.grad = self._gradients.mean(name).to(real.dtype) * self._weights[name]
         for parameter_group in self._optimizer.param_groups:
             parameter_group["lr"] = self._pruner.options.lr * max(0.0, 1 - self._step / self._steps)
         self._optimizer.step()
@@ -142,7 +148,7 @@ class TrainedMasks:
         self._gradients.clear()
         self._units = 0
         self._step += 1
-        self.mask = self._pruner.largest({name: real.detach() for name, real in self._real.items()}, self._sparsity)
+        self.mask = self._pruner.largest(self._real, self._sparsity)
         self._apply()
 
     @torch.no_grad()
@@ -152,8 +158,8 @@ class TrainedMasks:
             layer.weight.copy_(self._weights[name] * self.mask[name].to(layer.weight.device))
 
     def scores(self) -> Scores:
-        """|M| of each layer."""
-        return Scores.of({name: real.detach().abs().flatten(1).cpu().numpy() for name, real in self._real.items()})
+        """|M| of each layer, as they are now."""
+        return Scores.of(dict(self._pruner.sizes(self._real)))
 
     def state(self) -> dict[str, Tensor]:
         """Real masks, the optimizer's moments and the step."""
@@ -173,5 +179,10 @@ class TrainedMasks:
                 "step": torch.tensor(float(self._step)),
                 **{key: state[f"{key}/{name}"].to(real.device) for key in ("exp_avg", "exp_avg_sq")},
             }
-        self.mask = self._pruner.largest({name: real.detach() for name, real in self._real.items()}, self._sparsity)
+        self.mask = self._pruner.largest(self._real, self._sparsity)
         self._apply()
+
+
+def _at_least_float(weight: Tensor) -> Tensor:
+    """A copy, of float32 where it is half precision."""
+    return weight.to(torch.promote_types(weight.dtype, torch.float32), copy=True)

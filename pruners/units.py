@@ -11,8 +11,11 @@ import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 
 from console.errors import InputError
@@ -63,22 +66,40 @@ def stream(
             yield Unit(pair * len(sides) + sides.index(side), pair, side, batch)
         return
     for pair, loaded in _pairs(batches, start, stop, wrap):
-        if len(sides) == 1 and isinstance(loaded, dict) and all(isinstance(v, Tensor) for v in loaded.values()):
-            loaded = {sides[0]: loaded}  # a model with one side may be given its batches as they are
-        if len(sides) == 1 and not isinstance(loaded, dict):
-            raise InputError(
-                f"calibration batch {pair} must be a dict of named tensors, not a {type(loaded).__name__}: give, for "
-                "example, {'image': tensor}, and wrap(module, forward=..., loss=...) to say what becomes of them"
-            )
-        if not isinstance(loaded, dict) or not all(side in loaded for side in sides):
-            have = ", ".join(loaded) if isinstance(loaded, dict) else type(loaded).__name__
-            raise InputError(
-                f"calibration batch {pair} must be a dict with the sides {', '.join(sides)}, but it has: {have}"
-            )
+        of_sides = _by_side(loaded, sides, pair)
         for position, side in enumerate(sides):
             index = pair * len(sides) + position
             if index % group.size == group.rank:
-                yield Unit(index, pair, side, loaded[side])
+                yield Unit(index, pair, side, fields(of_sides[side]))
+
+
+def _by_side(loaded: Any, sides: tuple[str, ...], pair: int) -> Mapping[str, Mapping[str, Any]]:
+    """A batch of each side; a model with one side may be given its batches as they are."""
+    if isinstance(loaded, Mapping) and all(isinstance(loaded.get(side), Mapping) for side in sides):
+        return loaded
+    if len(sides) > 1:
+        have = ", ".join(loaded) if isinstance(loaded, Mapping) else type(loaded).__name__
+        raise InputError(
+            f"calibration batch {pair} must be a dict with the sides {', '.join(sides)}, but it has: {have}"
+        )
+    if not isinstance(loaded, Mapping):
+        raise InputError(
+            f"calibration batch {pair} must be a dict of named tensors, not a {type(loaded).__name__}: give, for "
+            "example, {'image': tensor}, and wrap(module, forward=..., loss=...) to say what becomes of them"
+        )
+    return {sides[0]: loaded}
+
+
+def fields(batch: Mapping[str, Any]) -> Batch:
+    """The fields of a batch as libraries make them: arrays become tensors, None is left out, the rest stays as it is.
+
+    What is no tensor (a number, texts, file names) is at the service of the model's own functions; nobody else uses it.
+    """
+    made = {
+        name: torch.from_numpy(v) if isinstance(v, np.ndarray) and v.dtype.kind in "biuf" else v
+        for name, v in batch.items()
+    }
+    return {name: value for name, value in made.items() if value is not None}
 
 
 def _pairs(batches: Batches, start: int, stop: int | None, wrap: bool) -> Iterator[tuple[int, dict[str, Batch]]]:
@@ -104,14 +125,14 @@ def unit_seed(seed: int, index: int) -> int:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch's tensors on `device`."""
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+    """The batch with its tensors on `device`, those inside lists and dicts, too."""
+    return move_data_to_device(batch, device)
 
 
 def check_batch(unit: Unit) -> None:
     """InputError for a batch that cannot be used, naming it and the mend."""
-    for name, tensor in unit.batch.items():
-        if tensor.shape[:1] == (0,):
+    for name, value in unit.batch.items():
+        if isinstance(value, Tensor) and value.shape[:1] == (0,):
             raise InputError(f"{unit.side} batch {unit.pair} is empty: '{name}' has no rows")
     atts = unit.batch.get("text_atts")
     if atts is not None:

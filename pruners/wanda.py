@@ -9,21 +9,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pruners.base import OneShot
-from pruners.statistics import InputNorms
+from pruners.base import InputAware
 
 
-class Wanda(OneShot):
-    """Score |W_oi| a_i, with a_i the norm of input channel i over real tokens; every row at the same sparsity."""
+class Wanda(InputAware):
+    """Every row at the same sparsity."""
 
     allocation = "row"
-    uses_data = True
 
-    def calibrate(self) -> None:
-        """Gather the norm of every input channel."""
-        self.norms = InputNorms(self.model, self.layers)
-        self.gather_once(self.norms)
-
-    def score(self, name: str) -> Tensor:
-        """[o, i]."""
-        return self.matrix(name).abs().float() * self.norms.norms(name)
+    def criterion(self, weight: Tensor, norm: Tensor) -> Tensor:
+        """|W_oi| a_i, with a_i the norm of input channel i over real tokens."""
+        return weight.abs().float() * norm

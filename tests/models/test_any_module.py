@@ -171,18 +171,12 @@ class TestWrap:
         assert mask.sparsity() == pytest.approx(0.5, abs=1e-3)
         assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
-    def test_multi_head_attention_is_named_as_skipped(self):
-        module = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
-        model = wrap(module, forward=lambda module, batch: module(batch["x"]))
-        assert "self_attn.out_proj" in model.skipped[0]
-        assert list(model.prunable_layers()) == ["linear1.weight", "linear2.weight"]
-
 
 class TestBadModules:
     def test_nothing_to_prune(self):
         with pytest.raises(InputError, match="Embedding has no layer to prune"):
             wrap(nn.Embedding(3, 4))
-        with pytest.raises(InputError, match="convolutions with conv=True"):
+        with pytest.raises(InputError, match="108 weights of weight: a convolution, which conv=True prunes"):
             wrap(nn.Conv2d(3, 4, 3))
 
     def test_loss_without_gradient(self):
@@ -231,9 +225,11 @@ class TestConformance:
         self.failed("losses and gradients", partial, r"no gradient to 'blocks\.1\.")
 
     def test_observation(self):
+        never = hand_wrapped(forward=lambda module, batch: module.blocks[0].q(module.words(batch["text_ids"])))
+        self.failed("observation", never, r"never meets 'blocks\.0\.k\.weight'")
         twice = hand_wrapped(forward=lambda module, batch: [hand_forward(module, batch) for _ in range(2)])
-        self.failed("observation", twice, "2 times instead of once")
-        self.failed("observation", hand_wrapped(tokens=lambda name, batch: batch["label"]), "must say for each token")
+        assert "12 of them more than once" in CHECKS["observation"](twice)
+        self.failed("observation", hand_wrapped(tokens=lambda name, batch: batch["label"]), "must be a mask of shape")
 
     def test_padding(self):
         class Leaky(Hand):

@@ -1,0 +1,131 @@
+"""Which weights of any module can be pruned, and of the others which there are and why not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils import parametrize
+
+from console.errors import InputError
+from models.layers import READS, AttentionWeight, PrunableLayer, is_conv1d
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""Types of weights that can be scored; integers and floats of eight bits are storage that a module decodes itself."""
+
+MADE_ANEW = {
+    "weight_g": "weight_norm: torch.nn.utils.remove_weight_norm(module)",
+    "weight_u": "spectral_norm: torch.nn.utils.remove_spectral_norm(module)",
+    "weight_mask": "torch.nn.utils.prune: torch.nn.utils.prune.remove(module, 'weight')",
+}
+"""A tensor beside a weight that is computed in every pass -> what computes it, and how to have done with it."""
+
+
+class Skipped(NamedTuple):
+    """Weights that are not pruned. name: of the module or parameter; weights: how many."""
+
+    name: str
+    reason: str
+    weights: int
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason} ({self.weights:,} weights)"
+
+
+def find_layers(
+    module: nn.Module, exclude: tuple[str, ...], conv: bool
+) -> tuple[dict[str, PrunableLayer], list[Skipped]]:
+    """Prunable layers by the name of their parameter, each tied one once; and all other weights in matrices.
+
+    exclude: substrings of names whose weights are neither. conv: whether convolutions without groups are pruned.
+    InputError for a layer that has no weights yet.
+    """
+    layers: dict[str, PrunableLayer] = {}
+    skipped: list[Skipped] = []
+    settled = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding | nn.EmbeddingBag)}
+    embeddings = frozenset(settled)
+    adapters = set(_adapters(module))
+    for path, part in module.named_modules():
+        for leaf, parameter in _matrices(path, part):
+            name = f"{path}.{leaf}" if path else leaf
+            if any(word in spoken(name) for word in exclude):
+                continue
+            tied = id(parameter) in embeddings and not isinstance(part, nn.Embedding | nn.EmbeddingBag)
+            if id(parameter) in settled and not tied:
+                continue
+            settled.add(id(parameter))
+            reason = "its weight is an embedding's" if tied else _obstacle(part, leaf, parameter, conv)
+            if id(part) in adapters:
+                reason = "an adapter beside its base layer"
+            if reason is None:
+                layers[name] = part if leaf == "weight" else AttentionWeight(part, leaf)
+            else:
+                skipped.append(Skipped(name, reason, parameter.numel()))
+    return layers, skipped
+
+
+def spoken(name: str) -> str:
+    """A weight's name as `exclude` sees it, without the word weight: `layer.0.fc1`, `attn.in_proj`."""
+    return name.removesuffix(".weight").removesuffix("_weight")
+
+
+def told_skipped(skipped: Iterable[Skipped]) -> Iterator[str]:
+    """A line for each reason: how many weights, and the first names."""
+    groups: dict[str, list[Skipped]] = {}
+    for one in skipped:
+        groups.setdefault(one.reason, []).append(one)
+    for reason, found in groups.items():
+        names = ", ".join(one.name for one in found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+        yield f"{sum(one.weights for one in found):,} weights of {names}: {reason}"
+
+
+def _matrices(path: str, part: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters of a module itself that inputs are multiplied with; a table of positions has one row of a batch."""
+    for leaf, parameter in part._parameters.items():
+        if isinstance(parameter, UninitializedParameter):
+            raise InputError(
+                f"'{path or leaf}' is a {type(part).__name__}, which has no weights before its first pass: call the "
+                "module once on a batch, then wrap it"
+            )
+        if parameter is not None and parameter.dim() > 1 and parameter.shape[0] > 1:
+            yield leaf, parameter
+
+
+def _obstacle(part: nn.Module, leaf: str, parameter: nn.Parameter, conv: bool) -> str | None:
+    """Why a weight cannot be pruned; None when it can."""
+    if isinstance(part, parametrize.ParametrizationList):
+        return (
+            "its weight is made anew in each pass by a parametrization: torch.nn.utils.parametrize."
+            "remove_parametrizations(module, name) first"
+        )
+    beside = (*part._parameters, *part._buffers)
+    if anew := next((what for mark, what in MADE_ANEW.items() if mark in beside and leaf.startswith("weight_")), None):
+        return f"its weight is made anew in each pass by {anew} first"
+    if isinstance(part, nn.MultiheadAttention) and leaf in READS:
+        return _of_type(parameter)
+    if isinstance(part, nn.Conv2d) and leaf == "weight":
+        if part.groups > 1:
+            return "a convolution in groups"
+        return _of_type(parameter) if conv else "a convolution, which conv=True prunes"
+    if leaf == "weight" and (isinstance(part, nn.Linear) or is_conv1d(part)):
+        return _of_type(parameter)
+    return f"a weight of {type(part).__name__}, which is no linear layer"
+
+
+def _of_type(parameter: nn.Parameter) -> str | None:
+    if parameter.dtype in FLOATS:
+        return None
+    return f"its weights are stored as {str(parameter.dtype).removeprefix('torch.')}: prune before they are quantised"
+
+
+def _adapters(module: nn.Module) -> Iterator[int]:
+    """Modules beside a `base_layer`, as LoRA's matrices are in peft: small, and trained after pruning."""
+    for part in module.modules():
+        if "base_layer" in part._modules:
+            yield id(part)
+            for name, child in part._modules.items():
+                if name != "base_layer" and child is not None:
+                    yield from map(id, child.modules())

@@ -1,0 +1,216 @@
+"""Weights that can be pruned: each a matrix [o, i] that inputs are multiplied with, wherever and however it is kept.
+
+A prunable layer is anything with a `weight`: nn.Linear, nn.Conv2d without groups (i is channels x kernel), GPT-2's
+Conv1D of transformers (kept as [i, o]), and the matrices of nn.MultiheadAttention, which are parameters without a
+module.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+READS = {"in_proj_weight": ("query", "key", "value"), "q_proj_weight": (), "k_proj_weight": (), "v_proj_weight": ()}
+"""Parameters of nn.MultiheadAttention -> what their blocks of rows read, where they have several."""
+
+
+class PrunableLayer(Protocol):
+    """A module, or what stands for one."""
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The parameter."""
+
+
+class AttentionWeight:
+    """A matrix of nn.MultiheadAttention that no module of its own holds."""
+
+    def __init__(self, attention: nn.MultiheadAttention, leaf: str):
+        """leaf: one of READS."""
+        self.attention, self.leaf = attention, leaf
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The parameter, also after it was replaced."""
+        return getattr(self.attention, self.leaf)
+
+
+class Form(NamedTuple):
+    """How a matrix [o, i] is kept: the shape of its parameter, and whether that is the matrix transposed.
+
+    Works on tensors and arrays alike.
+    """
+
+    shape: tuple[int, ...]
+    transposed: bool = False
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """(o, i)."""
+        if self.transposed:
+            return self.shape[1], self.shape[0]
+        size = 1
+        for side in self.shape[1:]:
+            size *= side
+        return self.shape[0], size
+
+    def matrix(self, kept: Any) -> Any:
+        """What has the parameter's shape, as [o, i]."""
+        return kept.T if self.transposed else kept.reshape(self.matrix_shape)
+
+    def parameter(self, matrix: Any) -> Any:
+        """What has the shape [o, i], as the parameter has it."""
+        return matrix.T if self.transposed else matrix.reshape(self.shape)
+
+
+def is_conv1d(layer: object) -> bool:
+    """Whether it is transformers' Conv1D; where transformers was never imported there is none."""
+    module = sys.modules.get("transformers.pytorch_utils")
+    return module is not None and isinstance(layer, module.Conv1D)
+
+
+def form_of(layer: PrunableLayer) -> Form:
+    """How the layer keeps its matrix."""
+    return Form(tuple(layer.weight.shape), is_conv1d(layer))
+
+
+def matrix(layer: PrunableLayer) -> Tensor:
+    """The weight as [o, i], detached; shares memory with the parameter where strides allow."""
+    return form_of(layer).matrix(layer.weight.detach())
+
+
+def width(layer: PrunableLayer) -> int:
+    """i, the number of inputs of one output."""
+    return form_of(layer).matrix_shape[1]
+
+
+def blocks_of(layer: PrunableLayer) -> int:
+    """Into how many equal blocks of rows the matrix falls that may read inputs of their own."""
+    return max(1, len(READS[layer.leaf])) if isinstance(layer, AttentionWeight) else 1
+
+
+def layer_uses(model: nn.Module) -> dict[str, dict[str, PrunableLayer]]:
+    """Name of a prunable weight -> all that multiply by it, each by the name that its own weight goes by.
+
+    There are several where modules share a weight.
+    """
+    layers = model.prunable_layers()
+    names = {id(layer.weight): name for name, layer in layers.items()}
+    uses: dict[str, dict[str, PrunableLayer]] = {name: {} for name in layers}
+    for path, module in getattr(model, "module", model).named_modules():
+        for leaf, parameter in module._parameters.items():
+            if (name := names.get(id(parameter))) is not None:
+                use = module if leaf == "weight" else AttentionWeight(module, leaf)
+                uses[name][f"{path}.{leaf}" if path else leaf] = use
+    return uses
+
+
+class Product(NamedTuple):
+    """A multiplication that nn.MultiheadAttention is about to do by a prunable matrix.
+
+    name: of the weight; use: the name that tokens are asked for by: of in_proj_weight, where queries, keys and values
+    differ, with `.query`, `.key` or `.value` behind it. blocks: of the matrix, that read x [..., i], whose axes are
+    those of the attention's own inputs.
+    """
+
+    name: str
+    use: str
+    layer: PrunableLayer
+    blocks: range
+    x: Tensor
+
+
+@contextmanager
+def attention_products(model: nn.Module, seen: Callable[[Product, Callable[[], Tensor]], Tensor]) -> Iterator[None]:
+    """Within, `seen(product, multiply)` is called for each Product, and gives what `multiply()` gives.
+
+    nn.MultiheadAttention multiplies by its matrices in functions, which no hook of a module sees. They all go through
+    `linear` of torch.nn.functional, which is replaced meanwhile, and only where such a matrix is to be pruned.
+    """
+    owners = _attention_weights(model)
+    if not owners:
+        yield
+        return
+    linear, running, handles = F.linear, [], []
+
+    def begin(attention: nn.MultiheadAttention, inputs: tuple[Any, ...], by_name: dict[str, Any]) -> None:
+        running.append((attention, inputs[0] if inputs else by_name["query"]))
+
+    def end(*_: Any) -> None:
+        running.pop()
+
+    def watched(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        found = next((owner for owner in owners if _is_part(weight, owner[2].weight)), None) if running else None
+        if found is None:
+            return linear(x, weight, bias)
+        name, use, layer = found
+        whole, count = layer.weight, blocks_of(layer)
+        rows = len(whole) // count
+        first = (weight.storage_offset() - whole.storage_offset()) // whole.stride(0) // rows
+        blocks = range(first, first + len(weight) // rows)
+        if len(blocks) < count:
+            use = f"{use}.{READS[layer.leaf][first]}"
+        product = Product(name, use, layer, blocks, _own_axes(x, *running[-1]))
+        return seen(product, lambda: linear(x, weight, bias))
+
+    for attention in {id(a): a for a in model.modules() if isinstance(a, nn.MultiheadAttention)}.values():
+        handles.append(attention.register_forward_pre_hook(begin, with_kwargs=True))
+        handles.append(attention.register_forward_hook(end, always_call=True))
+    F.linear = watched
+    try:
+        yield
+    finally:
+        F.linear = linear
+        for handle in handles:
+            handle.remove()
+
+
+def _own_axes(x: Tensor, attention: nn.MultiheadAttention, query: Tensor) -> Tensor:
+    """x [t, b, i] or [t b, i] with the axes that the attention's inputs have: [b, t, i], [t, b, i], or [t, i] alone."""
+    if query.dim() == 2:
+        return x.reshape(-1, x.shape[-1])
+    batch = query.shape[0 if attention.batch_first else 1]
+    x = x.reshape(-1, batch, x.shape[-1])
+    return x.transpose(0, 1) if attention.batch_first else x
+
+
+def _attention_weights(model: nn.Module) -> list[tuple[str, str, PrunableLayer]]:
+    """The matrices of attentions, with their names and those of their uses."""
+    return [
+        (name, use, layer)
+        for name, uses in layer_uses(model).items()
+        for use, layer in uses.items()
+        if isinstance(layer, AttentionWeight | NonDynamicallyQuantizableLinear)
+    ]
+
+
+def _is_part(weight: Tensor, whole: Tensor) -> bool:
+    """Whether a weight is a matrix, or some of its rows: torch cuts in_proj_weight up where inputs differ."""
+    if weight is whole:
+        return True
+    ahead = weight.storage_offset() - whole.storage_offset()
+    same = weight.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
+    return same and 0 <= ahead < whole.numel() and weight.shape[1:] == whole.shape[1:]
+
+
+def weights_in_matrices(model: nn.Module) -> tuple[int, int]:
+    """How many weights can be pruned, and how many there are in matrices that anything is multiplied with.
+
+    Those of all layers, convolutions and heads; not tables that are only looked up (embeddings, positions), nor what
+    a loss moves along beside the model (momentum copies).
+    """
+    prunable = {id(layer.weight): layer.weight.numel() for layer in model.prunable_layers().values()}
+    beside = {id(tensor) for tensor in model.moving_tensors()}
+    beside |= {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding | nn.EmbeddingBag)}
+    others = {
+        id(p): p.numel()
+        for p in model.parameters()
+        if p.dim() > 1 and p.shape[0] > 1 and id(p) not in beside  # a table of positions is one row of a batch
+    }
+    return sum(prunable.values()), sum((others | prunable).values())
