@@ -17,6 +17,9 @@ from data.records import Record, check_fields, is_caption, is_elements, is_text,
 from data.shards import ShardSample, expand_shards, index_shard
 from storage.hashing import hash_json
 
+NAMED = 3
+"""Shards whose losses are told one by one."""
+
 
 @dataclass(frozen=True)
 class Files:
@@ -62,6 +65,7 @@ class Pairs:
         files = files.resolved()
         self._records: list[Record | ShardSample] = []
         self._ground = files.ground
+        self.left_out: list[str] = []  # of the shards, in words
         self.paths = [files.path(name) for name in files.annotations]
         for path in self.paths:
             records = read_json_list(path)
@@ -73,9 +77,16 @@ class Pairs:
         for pattern in files.shards:
             for shard in expand_shards(files.path(pattern)):
                 self.paths.append(shard)
-                self._records += index_shard(shard)
+                samples, left_out = index_shard(shard)
+                self._records += samples
+                if left_out:
+                    self.left_out.append(f"{shard}: {len(samples)} pairs are read; left out are {left_out}")
         if not self._records:
             raise InputError("no annotation file and no shard is given: name at least one in the configuration")
+        for told in self.left_out[:NAMED]:
+            say_once(told)
+        if len(self.left_out) > NAMED:
+            say_once(f"of {len(self.left_out) - NAMED} more shards something is left out (last: {self.left_out[-1]})")
 
     def __len__(self) -> int:
         return len(self._records)
