@@ -23,7 +23,7 @@ from typing import BinaryIO
 from braceexpand import UnbalancedBracesError, braceexpand
 
 from console.errors import InputError, explain_os_error
-from console.progress import say_once
+from console.progress import console
 from data.images import IMAGE_SUFFIXES, is_hidden
 from data.records import is_caption
 from data.text import TextError
@@ -218,7 +218,8 @@ def _unpacked(path: str) -> str:
     copy = folder / f"{Path(path).name.partition('.')[0]}-{version}.tar"
     with locked(folder / ".lock", f"unpack shards into {folder}"):  # by one of several processes
         if not copy.is_file():
-            say_once(f"{path} is compressed, and pairs are read at random: it is unpacked once, as {copy}")
+            told = f"{path} is compressed, and pairs are read at random: it is unpacked once, as {copy}"
+            console.print(told, markup=False)
             with atomic_path(copy) as temporary, unpack(path) as source, temporary.open("wb") as target:
                 target.writelines(_pieces(source))
     return str(copy)
