@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import sys
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
@@ -18,6 +20,15 @@ from rich.progress import (
 )
 
 console = Console(stderr=True, soft_wrap=True)
+
+
+@functools.cache
+def say_once(text: str) -> None:
+    """Print a note, the same one once, and of several processes that talk to each other in the first only."""
+    distributed = sys.modules.get("torch.distributed")  # torch itself need not be imported
+    together = distributed is not None and distributed.is_available() and distributed.is_initialized()
+    if not together or distributed.get_rank() == 0:
+        console.print(text, markup=False)
 
 
 @contextlib.contextmanager

@@ -120,13 +120,13 @@ class ImagesToCaption(Dataset[Any]):
         self.images = [join_root(root, record["image"]) for record in records]
         self.image_ids = [coco_image_id(image, path) for image in self.images]
         refuse_repeats(self.image_ids, path)
-        self._transform = evaluation_transform(shape)
+        self._transform, self._ground = evaluation_transform(shape), files.ground
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        return self._transform(needed_image(self.images[i])), self.image_ids[i]
+        return self._transform(needed_image(self.images[i], self._ground)), self.image_ids[i]
 
     def file(self, i: int) -> str:
         """The image file."""

@@ -60,10 +60,10 @@ def check_files(data: EvaluationData) -> None:
         )
 
 
-def needed_image(path: str) -> Image.Image:
+def needed_image(path: str, ground: str = "") -> Image.Image:
     """An image as RGB; InputError when it is missing or broken, because no other may take its place."""
     try:
-        return read_image(path)
+        return read_image(path, ground=ground)
     except ImageError as error:
         raise unreadable(error) from error
 

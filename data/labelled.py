@@ -60,6 +60,7 @@ class LabelledTable:
         files = files.resolved()
         table, root = Path(files.path(files.annotations[0])), Path(files.path(*files.image_roots.values()))
         self.paths = [str(table)]
+        self._ground = files.ground
         self._images: list[tuple[str, int]] = []
         seen: dict[str, None] = {}  # a set that remembers the order
         highest = -1
@@ -89,12 +90,12 @@ class LabelledTable:
     def read(self, index: int) -> tuple[Image.Image, int]:
         """The image and its label; ImageError when it cannot be read."""
         path, label = self._images[index]
-        return read_image(path), label
+        return read_image(path, ground=self._ground), label
 
 
 def _rows(table: Path) -> list[dict[str, str]]:
     try:
-        with table.open(newline="", encoding="utf-8") as file:
+        with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
             if missing:

@@ -28,12 +28,15 @@ def make_manifest(batches: CalibrationBatches, pairs: int, seed: int, failed: li
     """The manifest of a calibration over `pairs` steps. Its `hash` is over everything else in it.
 
     records: for each side, the indices used in their order (those of failed images included).
-    failed: images that could not be read; other records were drawn in their place.
+    failed: images that could not be read; other records were drawn in their place. left_out, where there is some: of
+    each shard what is no pair, of class folders what is no image.
     """
     manifest: dict[str, Any] = {"seed": seed, "steps": pairs, "sides": data_identity(batches), "failed": failed}
     for name, side in batches.data.sides.items():
         records = [index for t in range(pairs) for index in side.planned(t)]
         manifest["sides"][name] |= {"samples": len(records), "distinct": len(set(records)), "used": records}
+        if left_out := getattr(side.reader.source, "left_out", []):
+            manifest["sides"][name]["left_out"] = left_out
     return manifest | {"hash": hash_json(manifest)}
 
 

@@ -53,6 +53,7 @@ class QuestionRecords:
     def __init__(self, files: Files, answered: bool):
         """answered: whether every record must have an answer."""
         files = files.resolved()
+        self.ground = files.ground
         self._records: list[Record] = []
         self.paths = [files.path(name) for name in files.annotations]
         for path in self.paths:
@@ -80,7 +81,7 @@ class QuestionRecords:
 
     def read(self, index: int) -> tuple[Image.Image, Record]:
         """The image and the record; ImageError when the image cannot be read."""
-        return read_image(self._records[index]["image"]), self._records[index]
+        return read_image(self._records[index]["image"], ground=self.ground), self._records[index]
 
 
 class Questions:
@@ -170,7 +171,7 @@ class QuestionsToAnswer(Dataset[Any]):
         record = self.source.record(i)
         ids = self._tokenizer.encode(pre_question(record["question"], EVALUATION_WORDS), self._sep, None)
         if self._latest is None or self._latest[0] != record["image"]:
-            self._latest = record["image"], self._transform(needed_image(record["image"]))
+            self._latest = record["image"], self._transform(needed_image(record["image"], self.source.ground))
         return *self._latest, ids, self.question_ids[i]
 
     def file(self, i: int) -> str:

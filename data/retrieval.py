@@ -43,13 +43,13 @@ class Gallery(Dataset[Tensor]):
                     f"{path}: a caption of {record['image']} has no word: remove it, since each has its place in the "
                     "recalls"
                 ) from error
-        self._transform = evaluation_transform(shape)
+        self._transform, self._ground = evaluation_transform(shape), files.ground
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, i: int) -> Tensor:
-        return self._transform(needed_image(self.images[i]))
+        return self._transform(needed_image(self.images[i], self._ground))
 
     def file(self, i: int) -> str:
         """The file of image i."""

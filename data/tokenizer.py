@@ -20,7 +20,7 @@ class Tokenizer:
 
     def __init__(self, vocabulary: Path):
         try:
-            lines = vocabulary.read_text(encoding="utf-8").splitlines()
+            lines = vocabulary.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"cannot read the vocabulary {vocabulary}: give a BERT vocab.txt") from error
         words = {word: index for index, word in enumerate(lines)}
@@ -60,8 +60,14 @@ class Tokenizer:
         return ids, atts
 
     def text(self, ids: Sequence[int]) -> str:
-        """Ids back to text, special tokens skipped."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        """Ids back to text, special tokens skipped, and blanks that the pieces brought in, as in "men ' s", taken out.
+
+        transformers did that by default when the published models were evaluated; since its version 5 it must be asked.
+        """
+        from transformers import PreTrainedTokenizerBase  # here: most uses of a tokenizer do not decode
+
+        text = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        return PreTrainedTokenizerBase.clean_up_tokenization(self, text)  # looks at the text alone
 
 
 def load_tokenizer(source: str | Any) -> Any:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from console.errors import InputError
+from data.images import ImageError, read_image
 from data.miniworld.write import combine, hash_bytes, hash_json, hash_pixels
 
 
@@ -45,7 +44,6 @@ def hash_part(root: Path, manifest: dict[str, Any], advance: Callable[[int], Non
     return combine(hashes)
 
 
-PNG_END = b"IEND\xaeB`\x82"
 MEND = "delete the world's folder and generate it anew"
 
 
@@ -64,11 +62,9 @@ def _parse(path: Path, content: bytes) -> Any:
 
 
 def _hash_picture(path: Path, packed: bytes) -> str:
-    if not packed.endswith(PNG_END):  # where training tolerates cut pictures, Pillow would fill the rest with grey
-        raise InputError(f"{path} is no whole picture; {MEND}")
     try:
-        return hash_pixels(np.asarray(Image.open(BytesIO(packed)).convert("RGB")))
-    except (OSError, SyntaxError) as error:  # Pillow raises the latter on a broken PNG chunk
+        return hash_pixels(np.asarray(read_image(packed)))
+    except ImageError as error:
         raise InputError(f"{path} is no whole picture; {MEND}") from error
 
 

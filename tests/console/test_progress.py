@@ -1,6 +1,8 @@
 """What a progress bar leaves behind where nothing can be redrawn."""
 
 import io
+import sys
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -70,3 +72,17 @@ def test_a_bar_of_bytes_appears_when_it_begins_and_may_begin_again(drawn):
     assert len(lines) == 1
     assert "fetching" in lines[0]
     assert "750.0/1500.0kB" in lines[0].replace(" ", "") or "0.8/1.5MB" in lines[0].replace(" ", "")
+
+
+def test_a_note_is_said_once(drawn):
+    for text in ("[3 left out]", "[3 left out]", "4 left out"):
+        progress.say_once(text)
+    assert drawn.getvalue() == "[3 left out]\n4 left out\n"
+
+
+def test_of_several_processes_the_first_says_it(drawn, monkeypatch):
+    for rank in (1, 0):
+        states = {"is_available": lambda: True, "is_initialized": lambda: True, "get_rank": lambda rank=rank: rank}
+        monkeypatch.setitem(sys.modules, "torch.distributed", SimpleNamespace(**states))
+        progress.say_once(f"by {rank}")
+    assert drawn.getvalue() == "by 0\n"

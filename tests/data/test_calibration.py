@@ -132,6 +132,9 @@ def copy_of(world, tmp_path, break_images):
             Image.open(world / "images/cc3m" / record["image"]).save(target)
         elif break_images[i] == "broken":
             target.write_bytes(b"no picture")
+        elif break_images[i] == "cut":
+            whole = (world / "images/cc3m" / record["image"]).read_bytes()
+            target.write_bytes(whole[: len(whole) // 2])
     (tmp_path / "pairs.json").write_text(json.dumps(records))
     config = ReaderConfig("mlm_pairs", Files(["pairs.json"], {"cc3m": "images/cc3m"}, root=str(tmp_path)))
     return config, records
@@ -148,6 +151,23 @@ def test_few_unreadable_images_are_replaced_and_named(world, tokenizer, tmp_path
     assert any(records[3]["image"] in name and "missing" in name for name in batches.failed)
     assert any(records[17]["image"] in name and "broken" in name for name in batches.failed)
     assert same(pairs, list(CalibrationBatches(readers, 8, 0, num_workers=2)))
+
+
+def test_half_pictures_are_replaced_named_and_counted(world, tokenizer, tmp_path):
+    config, records = copy_of(world, tmp_path, {3: "cut", 17: "cut"})
+    readers = {"general": make_reader(config, SHAPE, tokenizer)}
+    batches = CalibrationBatches(readers, 8, 0)
+    loaded = [batches.data.sides["general"][t] for t in range(5)]
+    planned = [index for t in range(5) for index in batches.data.sides["general"].planned(t)]
+    used = [index for batch in loaded for index in batch.used]
+    replaced = [index for index, taken in zip(planned, used, strict=True) if index != taken]
+    assert sorted(replaced) == [3, 17] and not {3, 17} & set(used)
+    list(batches)
+    manifest = make_manifest(batches, 5, 0, sorted(batches.failed))
+    expected = sorted(
+        f"{tmp_path}/images/cc3m/{records[i]['image']} (broken: image file is truncated)" for i in (3, 17)
+    )
+    assert manifest["failed"] == expected
 
 
 def test_many_missing_images_stop_before_the_work_starts(world, tokenizer, tmp_path):

@@ -60,6 +60,9 @@ def test_missing_images_are_counted_before_the_work(tmp_path):
     check_files(Numbers(1, tmp_path))
     check_files(Numbers(4))
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    for name in ("broken.png", "absent.png"):
-        with pytest.raises(InputError, match=rf"needs all its images, but one cannot be read: .*{name}"):
+    Image.effect_noise((32, 32), 50).save(tmp_path / "whole.png")
+    whole = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
+    for name in ("broken.png", "absent.png", "half.png"):
+        with pytest.raises(InputError, match=rf"needs all its images, but one cannot be read: .*/{name} \("):
             needed_image(str(tmp_path / name))

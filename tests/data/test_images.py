@@ -1,11 +1,10 @@
-"""RandAugment, transforms and broken images."""
+"""RandAugment and transforms."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from data.images import ImageError, read_image
 from data.randaugment import ALL_OPS, COLOUR_OPS, RandAugment
 from data.transforms import CLIP_MEAN, CLIP_STD, Augmentation, evaluation_transform, training_transform
 from models.base import ImageShape
@@ -68,18 +67,3 @@ def test_training_transform_follows_torch_seed():
         drawn.append(transform(picture()))
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
-
-
-def test_unreadable_images_are_named(tmp_path):
-    with pytest.raises(ImageError, match=r"nowhere\.png \(missing\)"):
-        read_image(tmp_path / "nowhere.png")
-    (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(ImageError, match=r"text\.png \(broken"):
-        read_image(tmp_path / "text.png")
-
-
-def test_truncated_and_grey_images_are_taken(tmp_path):
-    picture((300, 200)).convert("L").save(tmp_path / "a.jpg")
-    data = (tmp_path / "a.jpg").read_bytes()
-    (tmp_path / "b.jpg").write_bytes(data[: len(data) * 2 // 3])
-    assert read_image(tmp_path / "b.jpg").mode == "RGB"

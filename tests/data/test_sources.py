@@ -74,15 +74,12 @@ def test_a_shards_caption_that_is_none_is_named(content, tmp_path):
     """It is one of millions: another sample takes its place (data/batches.py)."""
     with webdataset.TarWriter(str(tmp_path / "a.tar")) as sink:
         sink.write({"__key__": "7", "png": b"", "json": content})
-    (pair,) = index_shard(str(tmp_path / "a.tar"))
+    (pair,), _ = index_shard(str(tmp_path / "a.tar"))
     with pytest.raises(TextError, match=r"a\.tar: 7\.json has no 'caption' that is a text"):
         pair.read()
 
 
-def test_broken_shards_are_named(tmp_path):
-    (tmp_path / "x.tar").write_bytes(b"this is no tar file" * 100)
-    with pytest.raises(InputError, match=r"x\.tar is damaged or no tar file"):
-        index_shard(str(tmp_path / "x.tar"))
+def test_missing_shards_are_named(tmp_path):
     with pytest.raises(InputError, match=r"2 of 2 shards of .* are missing"):
         Pairs(Files(shards=[str(tmp_path / "{0..1}.tar")]))
 

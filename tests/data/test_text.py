@@ -65,6 +65,72 @@ def test_agrees_with_transformers(tokenizer, tmp_path):
         assert tokenizer.encode(text, sep=True, limit=None) == other(text)["input_ids"]
 
 
+MARKS = [
+    "men",
+    "s",
+    "'",
+    "t",
+    "don",
+    "can",
+    "i",
+    "m",
+    "ve",
+    "re",
+    "they",
+    ".",
+    "?",
+    "!",
+    ",",
+    ":",
+    "-",
+    "/",
+    "10",
+    "30",
+    "3",
+    "5",
+    "o",
+    "clock",
+    "(",
+    ")",
+    '"',
+    "&",
+    "$",
+    "%",
+]
+
+
+@pytest.fixture
+def with_marks(tmp_path):
+    (tmp_path / "marks.txt").write_text("\n".join(WORDS + MARKS))
+    return tmp_path / "marks.txt"
+
+
+@pytest.mark.parametrize(
+    "text", ["men's boat", "i don't", "they've 5", "i'm on", "they're 10", "5 o'clock", "can't, i!", "yes.", "the, a?"]
+)
+def test_decoding_gives_the_text_again(text, with_marks):
+    tokenizer = Tokenizer(with_marks)
+    assert tokenizer.text(tokenizer.encode(text, sep=True, limit=None)) == text
+
+
+def test_decoding_as_the_published_code_does(with_marks):
+    """transformers' slow BERT tokenizer, which X-VLM and BLIP decode with, on random pieces."""
+    from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
+
+    tokenizer, other = Tokenizer(with_marks), BertTokenizerLegacy(str(with_marks))
+    rng = random.Random(0)
+    for _ in range(2000):
+        ids = [rng.randrange(len(tokenizer)) for _ in range(rng.randrange(1, 12))]
+        assert tokenizer.text(ids) == other.decode(ids, skip_special_tokens=True)
+
+
+def test_decoding_of_the_mini_world_has_nothing_to_mend():
+    tokenizer = load_tokenizer("weights/mini-vocab.txt")
+    assert not any(mark in word for word in tokenizer.words for mark in ".?!,'")
+    ids = [i for i in range(len(tokenizer)) if not tokenizer.words[i].startswith(("[", "##"))]
+    assert tokenizer.text(ids) == " ".join(tokenizer.words[i] for i in ids)
+
+
 def test_missing_vocabulary_says_where_it_belongs():
     with pytest.raises(InputError, match=r"weights/bert-base-nowhere/vocab\.txt"):
         load_tokenizer("bert-base-nowhere")
