@@ -44,7 +44,7 @@ class PrunableModel(Protocol):
     def prunable_layers(self) -> dict[str, nn.Module]:
         """Parameter name (`....weight`) -> its layer, in the state dict's order, each tied tensor once.
 
-        Layers are nn.Linear, or nn.Conv2d without groups.
+        Layers are those of models/layers.py.
         """
         ...
 
@@ -61,11 +61,18 @@ class PrunableModel(Protocol):
         ...
 
     def observe(self, batch: Batch) -> None:
-        """A forward pass without losses in which every prunable layer is met once (MULTIFLOW's pass)."""
+        """A forward pass without losses in which every prunable layer is met (MULTIFLOW's pass).
+
+        Statistics are sums over all uses of a weight; with an attribute `first_use_only` that is true, over those by the
+        module under whose name it goes.
+        """
         ...
 
     def real_tokens(self, name: str, batch: Batch) -> Tensor | None:
-        """Which tokens of the layer's input are real in `observe(batch)`: [b, t], 1 real, 0 padding; None: all."""
+        """Which tokens of the layer's input are real in `observe(batch)`: [b, t], 1 real, 0 padding; None: all.
+
+        name: of the parameter, as the module that reads has it, where several share one.
+        """
         ...
 
     def example(self, size: int) -> dict[str, Batch]:

@@ -31,7 +31,7 @@ class Skipped(NamedTuple):
     reason: str
     weights: int
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self.name}: {self.reason} ({self.weights:,} weights)"
 
 

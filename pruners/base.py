@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -98,6 +98,10 @@ class Pruner(ABC):
     def matrix(self, name: str) -> Tensor:
         """The weight of a layer as a matrix [o, i], row by row in memory; of a convolution i is channels x kernel."""
         return matrix(self.layers[name]).contiguous()
+
+    def mask_of(self, kept: Mapping[str, Tensor]) -> Mask:
+        """A mask of some of this model's layers, from tensors of their parameters' shapes; more may be added."""
+        return Mask(kept, self.modality, transposed=[name for name, form in self.forms.items() if form.transposed])
 
     def cut(self, scores: Scores, sparsity: float) -> Mask:
         """The mask that the allocation leaves of the scores at one sparsity."""

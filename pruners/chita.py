@@ -122,7 +122,7 @@ class CHITA(Pruner):
             alive,
             settled=cuts_small_groups(self.allocation_name),
         )
-        mask = Mask({}, self.modality)
+        mask = self.mask_of({})
         with torch.no_grad():
             found = problem.survivors()
             for name in self.layers:

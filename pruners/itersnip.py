@@ -49,7 +49,7 @@ class IterSNIP(Pruner):
 
     def masks(self, sparsities: Sequence[float]) -> dict[float, Mask]:
         """The rounds for each sparsity, each from the same fresh model and the same data."""
-        progress = Progress.load(self.work.checkpoint, self.modality)
+        progress = Progress.load(self.work.checkpoint, self.mask_of)
         self.work.advance(progress.pairs_done(self.options.epochs, self.work.pairs))
         for sparsity in sparsities:
             if sparsity not in progress.finished:

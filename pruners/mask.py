@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from console.errors import InputError
+from console.errors import InputError, nearest
 from models.layers import Form, form_of
 from pruners.groups import GroupCut
 from pruners.published_masks import SUFFIX, masks_among, read_published, write_published
@@ -141,10 +141,14 @@ class Mask(Mapping[str, Tensor]):
 
     def size(self, name: str) -> int:
         """Number of weights of a layer."""
-        return int(np.prod(self._shapes[name]))
+        return int(np.prod(self.shape(name)))
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a layer's weight."""
+        """Shape of a layer's weight; InputError for a layer that the mask does not have."""
+        if name not in self._shapes:
+            raise InputError(
+                f"the mask has no layer '{name}'{nearest(name, self)}: it has {', '.join(list(self)[:3])} ..."
+            )
         return self._shapes[name]
 
     def bits(self, name: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -29,8 +30,8 @@ class Progress:
         return tensors, {"turn": turn, "finished": list(self.finished)}
 
     @classmethod
-    def load(cls, checkpoint: Checkpoint, modality: dict[str, str]) -> Progress:
-        """What a checkpoint holds; a fresh start without one."""
+    def load(cls, checkpoint: Checkpoint, mask_of: Callable[[dict[str, Tensor]], Mask]) -> Progress:
+        """What a checkpoint holds; a fresh start without one. mask_of: tensors by layer -> their mask."""
         saved = checkpoint.load()
         if saved is None:
             return cls({})
@@ -43,8 +44,8 @@ class Progress:
                 masks.setdefault(label, {})[name] = tensor
             else:
                 sums[key] = tensor
-        finished = {s: Mask(masks[str(s)], modality) for s in progress["finished"]}
-        alive = Mask(masks["alive"], modality) if "alive" in masks else None
+        finished = {s: mask_of(masks[str(s)]) for s in progress["finished"]}
+        alive = mask_of(masks["alive"]) if "alive" in masks else None
         return cls(finished, alive, progress["turn"], progress["pairs"], sums)
 
     def pairs_done(self, rounds: int, per_round: int | None) -> int:

@@ -54,8 +54,7 @@ class SparseGPT(Pruner):
         """All sparsities from the same moments; the masks carry the updated weights."""
         obs = Scores.of({name: self.to_host(name, self._saliency(name)) for name in self.layers})
         cuts = self.allocate(obs, self.magnitudes(), self.modality, sparsities)
-        transposed = [name for name, form in self.forms.items() if form.transposed]
-        masks = {sparsity: Mask({}, self.modality, transposed=transposed) for sparsity in sparsities}
+        masks = {sparsity: self.mask_of({}) for sparsity in sparsities}
         for name, form in self.forms.items():
             of_layer = {sparsity: cut[name] for sparsity, cut in cuts.items()}
             for sparsity, (support, weight) in self._solved(name, obs[name], of_layer).items():

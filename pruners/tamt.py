@@ -54,7 +54,7 @@ class TAMT(Pruner):
     def masks(self, sparsities: Sequence[float]) -> dict[float, Mask]:
         """Each sparsity trains its own real masks, from the same start and the same data."""
         steps = self.work.pairs or sum(1 for _ in self.work.batches)
-        progress = Progress.load(self.work.checkpoint, self.modality)
+        progress = Progress.load(self.work.checkpoint, self.mask_of)
         self.work.advance(progress.pairs_done(1, steps))
         for sparsity in sparsities:
             if sparsity in progress.finished:

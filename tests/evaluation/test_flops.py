@@ -102,7 +102,7 @@ def test_a_pass_meets_every_prunable_layer(name, task):
 
 
 def test_attention_of_torch_by_hand():
-    """nn.MultiheadAttention multiplies by matrices that no module holds: q, k, v and out of three texts of five tokens."""
+    """nn.MultiheadAttention calls no module for its products: q, k, v and out, of three texts of five tokens."""
     module = nn.MultiheadAttention(D, 2, batch_first=True)
     model = wrap(module, forward=lambda module, batch: module(batch["x"], batch["x"], batch["x"]))
     work = count_flops(model, lambda: model.observe({"x": torch.randn(3, 5, D)}))

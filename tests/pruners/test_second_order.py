@@ -1,4 +1,4 @@
-"""CHITA, TAMT and SparseGPT against plain float64 implementations written from their equations."""
+"""CHITA and TAMT against plain float64 implementations written from their equations."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,6 @@ from pruners.chita_blocks import _largest
 from pruners.gradient_rows import GradientRows
 from pruners.mask import Mask
 from pruners.session import Session
-from pruners.sparsegpt import inverse_factor, reconstruct
 from pruners.weight_vector import WeightVector
 from tests.pruners.test_methods import Toy
 
@@ -292,64 +291,6 @@ def test_tamt_density_is_exact_at_every_step(xvlm, xvlm_batches, monkeypatch):
     expected = 1 - round(0.63 * total) / total
     assert len(kept[0].densities) == 5
     assert kept[0].densities == pytest.approx([expected] * 5, abs=1e-12)
-
-
-def test_sparsegpt_by_optimal_brain_surgeon():
-    """With blocks of one column, each step is OBS's update with the inverse Hessian of what is left, by loops."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(40, 6, generator=generator).double()
-    w = torch.randn(3, 6, generator=generator).double()
-    h = x.t() @ x
-    factor = inverse_factor(h, 1e-9)
-    support, found = reconstruct(w, factor, lost=9, block=6, group=None)
-    expected = w.clone()
-    rest = h + 1e-9 * h.diagonal().mean() * torch.eye(6, dtype=torch.float64)
-    for column in range(6):
-        inverse = torch.linalg.inv(rest[column:, column:])
-        for row in range(3):
-            if not support[row, column]:
-                change = -expected[row, column] / inverse[0, 0] * inverse[:, 0]
-                expected[row, column:] += change
-                expected[row, column] = 0
-    torch.testing.assert_close(found, expected * support, rtol=1e-6, atol=1e-8)
-    assert int((~support).sum()) == 9
-    error = ((x @ found.t() - x @ w.t()) ** 2).sum()
-    assert error < ((x @ (w * support).t() - x @ w.t()) ** 2).sum(), "the update must help"
-
-
-@pytest.mark.parametrize("allocation", ["layer", "multimodal", "2:4"])
-def test_sparsegpt_on_a_model(allocation, xvlm, xvlm_batches):
-    sparsity = 0.5
-    mask = prune(xvlm, xvlm_batches[:2], "sparsegpt", (sparsity,), allocation=allocation)[sparsity]
-    if allocation == "2:4":
-        mask.check_pattern(2, 4)
-    if allocation == "layer":
-        assert all(mask.size(n) - mask.kept(n) == round(sparsity * mask.size(n)) for n in mask)
-    if allocation == "multimodal":
-        assert all(s == pytest.approx(sparsity, abs=1e-4) for s in mask.sparsity_by_modality().values())
-    assert mask.has_values
-
-
-def test_hessians_are_shared_and_right(xvlm, xvlm_batches):
-    session = Session(xvlm, xvlm_batches[:1], "sparsegpt")
-    session.masks((0.5,))
-    hessians = session.pruner.hessians
-    start = "text_encoder.bert.encoder.layer.2.attention.self."
-    readers = tuple((f"{start}{part}.weight", 0) for part in ("query", "key", "value"))
-    assert readers in hessians._sums
-    assert len(hessians._sums) < len(xvlm.prunable_layers())
-    seen = []
-    layer = xvlm.get_submodule(f"{start}value")
-    hook = layer.register_forward_pre_hook(lambda m, x: seen.append(x[0]))
-    total = 0
-    with torch.no_grad():
-        for batch in xvlm_batches[0].values():
-            seen.clear()
-            xvlm.observe(batch)
-            tokens = seen[0][batch["text_atts"].bool()]
-            total = total + tokens.t() @ tokens
-    hook.remove()
-    torch.testing.assert_close(hessians.of(f"{start}value.weight"), total, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize(
