@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 
 from console.errors import InputError
@@ -124,9 +123,15 @@ def unit_seed(seed: int, index: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on `device`, those inside lists and dicts, too."""
-    return move_data_to_device(batch, device)
+def to_device(value: Any, device: torch.device) -> Any:
+    """A batch with its tensors on `device`, also those in dicts, lists and tuples within it."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, Mapping):
+        return {name: to_device(one, device) for name, one in value.items()}
+    if isinstance(value, list | tuple) and any(isinstance(one, Tensor | Mapping | list | tuple) for one in value):
+        return [to_device(one, device) for one in value]
+    return value
 
 
 def check_batch(unit: Unit) -> None:
