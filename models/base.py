@@ -63,8 +63,8 @@ class PrunableModel(Protocol):
     def observe(self, batch: Batch) -> None:
         """A forward pass without losses in which every prunable layer is met (MULTIFLOW's pass).
 
-        Statistics are sums over all uses of a weight; with an attribute `first_use_only` that is true, over those by the
-        module under whose name it goes.
+        Statistics are sums over all uses of a weight. With a true attribute `first_use_only` those by the
+        module under whose name the weight goes count alone.
         """
         ...
 
