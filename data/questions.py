@@ -177,6 +177,14 @@ class QuestionsToAnswer(Dataset[Any]):
         """The image file."""
         return self.source.file(i)
 
+    def pictures(self) -> dict[int, int]:
+        """The number of the picture of each question, by question id: pictures in the order of first appearance."""
+        numbers: dict[str, int] = {}
+        return {
+            question: numbers.setdefault(self.source.name(i), len(numbers))
+            for i, question in enumerate(self.question_ids)
+        }
+
     def collate(self, samples: list[Any]) -> Batch:
         """image [i, 3, H, W], image_of [b] int64, question_ids, question_atts [b, t], question_id [b] int64."""
         files, images, questions, numbers = zip(*samples, strict=True)

@@ -11,6 +11,9 @@ from console.errors import InputError, explain_os_error
 
 Record = dict[str, Any]
 
+Id = int | str
+"""Of a question or an image: VQA's and COCO's are whole numbers, GQA's, NoCaps' and TextCaps' are texts."""
+
 
 def read_json(path: Path | str) -> Any:
     """What a JSON file holds; InputError when it is missing or no JSON."""

@@ -39,20 +39,21 @@ def recalls(found: Ranks) -> dict[str, float]:
     return {key: round(value, 2) for key, value in result.items()}
 
 
-def found_early(by_start: Mapping[str, Ranks]) -> Groups:
+def found_early(by_start: Mapping[str, Ranks], image_of_text: Sequence[int]) -> Groups:
     """Whether the right answer is among the first 1, 5 and 10, for each text and each image by its number.
 
-    by_start: ranks by what the metric's name begins with. The form is that of evaluation/items.py.
+    by_start: ranks by what the metric's name begins with. The form is that of evaluation/items.py: a text's picture is
+    the number of its image.
     """
 
-    def items(label: str, places: Mapping[str, Tensor]) -> Items:
-        count = len(next(iter(places.values())))
+    def items(label: str, places: Mapping[str, Tensor], pictures: Sequence[int]) -> Items:
         scores = {f"{start}{label}_r{k}": (of < k).double().tolist() for start, of in places.items() for k in RECALLS}
-        return Items(list(range(count)), scores)
+        return Items(list(range(len(pictures))), list(pictures), scores)
 
+    images = range(len(next(iter(by_start.values())).of_images))
     return {
-        "text": items("img", {start: found.of_texts for start, found in by_start.items()}),
-        "image": items("txt", {start: found.of_images for start, found in by_start.items()}),
+        "text": items("img", {start: found.of_texts for start, found in by_start.items()}, image_of_text),
+        "image": items("txt", {start: found.of_images for start, found in by_start.items()}, images),
     }
 
 

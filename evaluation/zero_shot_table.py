@@ -101,14 +101,14 @@ def measurements(model: nn.Module, config: ZeroShotConfig, images: int) -> dict[
             recalls = evaluate_retrieval(pruned, gallery, tokenizer, config.retrieval, note=ranks.__setitem__)
             keys = ("img_r1", "txt_r1", "r_mean")
             numbers = {f"{kind} {key}": values[key] for kind, values in recalls.items() for key in keys}
-            return numbers, found_early({f"{kind} ": of for kind, of in ranks.items()})
+            return numbers, found_early({f"{kind} ": of for kind, of in ranks.items()}, gallery.image_of_text)
 
         found[f"retrieval among {len(gallery)} images and {len(gallery.texts)} texts"] = retrieve
     if config.regions is not None:
         _require(model, "regions", "image_states", "text_states", "predict_boxes")
         side = Side("region", make_reader(config.regions, model.image_shape, tokenizer), 32, seed=0)
         batches = config.region_batches
-        found["boxes of regions"] = lambda pruned: means("region", "IoU", region_ious(pruned, side, batches))
+        found["boxes of regions"] = lambda pruned: means("region", "IoU", *region_ious(pruned, side, batches))
     if config.neighbours is not None:
         _require(model, "neighbours", "vision_tower")
         near, k = Neighbours(config.neighbours, model.image_shape), config.neighbours.k
@@ -119,10 +119,15 @@ def measurements(model: nn.Module, config: ZeroShotConfig, images: int) -> dict[
     return found
 
 
-def means(group: str, metric: str, scores: Tensor) -> tuple[dict[str, float], Groups]:
-    """Scores [n] of the items 0 to n - 1 as a measurement: their mean in percent, with two digits."""
-    scores = scores.double()
-    items = Items(list(range(len(scores))), {metric: scores.tolist()})
+def means(
+    group: str, metric: str, scores: Tensor, pictures: list[int] | None = None
+) -> tuple[dict[str, float], Groups]:
+    """Scores [n] of the items 0 to n - 1 as a measurement: their mean in percent, with two digits.
+
+    pictures: that of each item; none: each is a picture of its own.
+    """
+    scores, ids = scores.double(), list(range(len(scores)))
+    items = Items(ids, ids if pictures is None else pictures, {metric: scores.tolist()})
     return {metric: round(100 * scores.mean().item(), 2)}, {group: items}
 
 

@@ -140,7 +140,7 @@ class Captioning:
 
     def items(self) -> Groups:
         """CIDEr of single images, and of the mini world how true their captions are."""
-        return one_group(self._single)
+        return one_group(self._single, None)
 
     def samples(self) -> list[Part]:
         """Test images with the caption written, a reference, and of the mini world which things said are there."""

@@ -114,7 +114,8 @@ class Retrieval:
 
     def items(self) -> Groups:
         """Texts whose image is found early, and images one of whose captions is."""
-        return found_early({"": self._ranks["itm"], "itc ": self._ranks["itc"]})
+        image_of_text = self._galleries["test"].image_of_text
+        return found_early({"": self._ranks["itm"], "itc ": self._ranks["itc"]}, image_of_text)
 
     def samples(self) -> list[Part]:
         """Test images with the caption found for them, and texts with the images found, by the scores of matching."""

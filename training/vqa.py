@@ -124,10 +124,11 @@ class VQA:
         return fabric.broadcast(found)
 
     def items(self) -> Groups:
-        """How right the answers to the test questions are, where that is known."""
+        """How right the answers to the test questions are, where that is known; several may be of one picture."""
         if "test" not in self._truth:
             return {}
-        return one_group({"overall": question_accuracies(answered(self._given), self._truth["test"])})
+        single = question_accuracies(answered(self._given), self._truth["test"])
+        return one_group({"overall": single}, self._data["test"].pictures())
 
     def samples(self) -> list[Part]:
         """Test images with question and answer, and where they are known people's answers with their shares."""

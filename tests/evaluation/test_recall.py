@@ -90,9 +90,10 @@ def test_single_items_against_loops(ties):
     if ties:
         there, back = there.round(), back.round()
     found = ranks(there, back, *pairs)
-    groups = found_early({"itc ": found, "itm ": found})
+    groups = found_early({"itc ": found, "itm ": found}, pairs[1])
     text, image = groups["text"], groups["image"]
     assert (text.ids, image.ids) == (list(range(sum(captions))), list(range(25)))
+    assert (text.pictures, image.pictures) == (pairs[1], image.ids)
     for group, label in ((text, "img"), (image, "txt")):
         assert list(group.scores) == [f"{start} {label}_r{k}" for start in ("itc", "itm") for k in (1, 5, 10)]
     for i, own in enumerate(pairs[0]):
