@@ -25,13 +25,13 @@ from evaluation.items import FILE, Groups, Items, items_files, write_items
 from evaluation.neighbours import Neighbours, NeighbourSettings
 from evaluation.recall import Ranks, found_early
 from evaluation.regions import region_ious
-from evaluation.retrieval import RetrievalSettings, evaluate_retrieval
+from evaluation.retrieval import RetrievalSettings, evaluate_retrieval, reranked
 from models import load_model
 from pruners.mask import Mask
 from storage.atomic import write_json
 
-Measurement = Callable[[nn.Module], tuple[dict[str, float], Groups]]
-"""model -> numbers in percent, and the scores of single items behind them."""
+Measurement = Callable[[nn.Module], tuple[dict[str, Any], Groups]]
+"""model -> numbers in percent (and words on them), and the scores of single items behind them."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,12 @@ def measurements(model: nn.Module, config: ZeroShotConfig, images: int) -> dict[
         gallery = Gallery(config.gallery, model.image_shape, config.max_words, images)
         check_files(gallery)
 
-        def retrieve(pruned: nn.Module) -> tuple[dict[str, float], Groups]:
+        def retrieve(pruned: nn.Module) -> tuple[dict[str, Any], Groups]:
             ranks: dict[str, Ranks] = {}
             recalls = evaluate_retrieval(pruned, gallery, tokenizer, config.retrieval, note=ranks.__setitem__)
             keys = ("img_r1", "txt_r1", "r_mean")
-            numbers = {f"{kind} {key}": values[key] for kind, values in recalls.items() for key in keys}
+            numbers: dict[str, Any] = {f"{kind} {key}": values[key] for kind, values in recalls.items() for key in keys}
+            numbers["reranked"] = reranked(config.retrieval, gallery)
             return numbers, found_early({f"{kind} ": of for kind, of in ranks.items()}, gallery.image_of_text)
 
         found[f"retrieval among {len(gallery)} images and {len(gallery.texts)} texts"] = retrieve

@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from evaluation.recall import found_early, ranks, recalls
+from evaluation.recall import Candidates, found_early, recalls
+from evaluation.recall import ranks as ranks_of
+
+
+def ranks(there, back, *pairs):
+    """Ranks by similarity alone."""
+    return ranks_of(Candidates(there), Candidates(back), *pairs)
 
 
 def recalls_by_loops(image_to_text, text_to_image, texts_of_image, image_of_text):

@@ -10,6 +10,7 @@ from report.reading import read_results
 from report.scores import Scores
 from report.tables import main_table, overview_table, share_table, task_table
 from tests.report.made import put
+from training.results import told
 
 COLUMN = ("xvlm-mini", "vqa", "overall", 75.0)
 
@@ -180,6 +181,18 @@ def test_models_side_by_side(tmp_path):
         "rand": [("10.0", 0), ("10.0", 2)],
     }
     assert "dino-mini: classification (top-1)." in table.notes
+
+
+def test_words_beside_recalls_are_no_score(tmp_path):
+    folder = tmp_path / "made"
+    metrics = {"r_mean": 50.0, "itc": {"r_mean": 40.0}, "reranked": "8 of 10 texts for each image"}
+    put(folder, metrics, task="retrieval")
+    put(folder, {"itm r_mean": 50.0, "reranked": "8 of 10 texts for each image"}, task="zero_shot")
+    scores = scores_of(folder)
+    assert scores.metrics("xvlm-mini", "retrieval") == ["r_mean", "itc r_mean"]
+    assert scores.metrics("xvlm-mini", "zero_shot") == ["itm r_mean"]
+    assert scores.main("xvlm-mini") == [("zero_shot", "itm r_mean"), ("retrieval", "r_mean")]
+    assert told(metrics) == "r_mean 50, itc/r_mean 40"
 
 
 # -- items ----------------------------------------------------------------------------------------------
