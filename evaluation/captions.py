@@ -8,6 +8,7 @@ Stanford models are not there, which pycocoevalcap would otherwise download in t
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -28,6 +29,9 @@ METEOR_WORDS = 200
 """Of a caption and of a reference, the most that METEOR is given: its time grows without bound where both are long and
 much alike. Of one word said again and again, with five such references: 200 words 2 s, 600 words 45 s, 800 words more
 than 90 s, and at 5,000 it breaks down."""
+
+
+HALF = re.compile("[\ud800-\udfff]")
 
 
 class _LeftOut(Exception):
@@ -65,7 +69,7 @@ def caption_scores(
             scores[name] = score(truth, said)
     texts = [text for captions in (truth, said) for texts in captions.values() for text in texts]
     if METEOR in scores and (longer := sum(len(text.split()) > METEOR_WORDS for text in texts)):
-        left_out.append(f"{METEOR}: {longer} captions are longer than {METEOR_WORDS} words, of which it saw so many")
+        left_out.append(f"{METEOR}: of {longer} caption(s) it saw the first {METEOR_WORDS} words only")
     return {name: 100 * float(scores[name]) for name in METRICS if name in scores}, left_out
 
 
@@ -125,19 +129,20 @@ def _check_rows(rows: list[Record], path: Path | str) -> None:
 def _whole(
     references: Mapping[Id, list[str]], generated: Mapping[Id, str], left_out: list[str]
 ) -> tuple[Captions, dict[Id, str]]:
-    """The same without half characters (lone surrogates), which no program can be sent: each becomes U+FFFD."""
+    """The same without half characters (lone surrogates), which no program can be sent: each becomes a space."""
     halves = 0
 
     def whole(text: str) -> str:
         nonlocal halves
-        mended = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        halves += mended != text
+        paired = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+        mended, found = HALF.subn(" ", paired)
+        halves += found > 0
         return mended
 
     references = {image: [whole(text) for text in texts] for image, texts in references.items()}
     generated = {image: whole(text) for image, text in generated.items()}
     if halves:
-        left_out.append(f"characters: {halves} captions hold half of one (a lone surrogate), which counts as no word")
+        left_out.append(f"characters: in {halves} caption(s) half of one (a lone surrogate) counts as a space")
     return references, generated
 
 

@@ -149,10 +149,12 @@ def masked_copy(model: nn.Module, file: str) -> nn.Module:
 
 
 def show(rows: list[dict[str, Any]], title: str) -> None:
-    """Print the rows."""
-    table = Table(title=title)
-    for column in rows[0]:
+    """Print the rows; words on the numbers, which are the same for all, go below them."""
+    words = {name: value for name, value in rows[0].items() if isinstance(value, str) and name != "mask"}
+    table = Table(title=title, caption="; ".join(f"{name}: {value}" for name, value in words.items()) or None)
+    columns = [name for name in rows[0] if name not in words]
+    for column in columns:
         table.add_column(column, justify="left" if column == "mask" else "right")
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*(str(row[column]) for column in columns))
     result_console().print(table)

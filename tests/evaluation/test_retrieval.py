@@ -111,7 +111,7 @@ def test_against_loops(k, together):
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("k", [1, 5, 8, 9, 10, 11])
-def test_the_first_ten_of_fewer_reranked_are_those_of_similarity(k, ties):
+def test_first_ten_are_those_of_similarity(k, ties):
     """60 images of one to four captions; with ties, of similarity and of matching, as equal captions have them."""
     torch.manual_seed(k)
     gallery = Pictures(torch.randint(1, 5, (60,)).tolist())

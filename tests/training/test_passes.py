@@ -41,7 +41,7 @@ def test_what_is_left_out_of_an_epoch():
     )
 
 
-def test_a_last_step_that_goes_on_with_the_next_pass():
+def test_a_last_step_across_passes():
     """40 samples by 4 in steps of three batches: ten batches make four steps, of twelve."""
     made = side(40, 4, whole=True)
     first = [i for t in range(12) for i in made[t].used]
