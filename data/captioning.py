@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -19,12 +20,14 @@ from console.errors import InputError
 from data.evaluation_batches import needed_image
 from data.groups import ByImage
 from data.readers import Batch, ReaderConfig, Sample, one_text
-from data.records import check_fields, is_box, is_text, join_root, read_json_list, refuse_repeats
+from data.records import Id, Record, check_fields, check_ids, is_box, is_id, is_text, join_root, read_json_list
 from data.regions import RegionError
 from data.sources import Files, Pairs
 from data.tokenizer import Tokenizer
 from data.transforms import evaluation_transform, training_transform
 from models.base import ImageShape
+
+COCO_NAME = re.compile(r"COCO_\w+_\d{12}")
 
 
 class Captions:
@@ -105,47 +108,57 @@ class FirstStageCaptions:
 
 
 class ImagesToCaption(Dataset[Any]):
-    """Evaluation data (data/evaluation_batches.py): sample i is an image [3, H, W] and COCO's id of it.
+    """Evaluation data (data/evaluation_batches.py): sample i is an image [3, H, W] and its id.
 
-    files: one annotation file of records {"image": ...}, image paths below the one image root.
+    files: one annotation file of records {"image", "image_id"?}, image paths below the one image root; several records
+    of one image, as the training layout has them, are one. Ids: `image_ids`.
     """
 
     def __init__(self, files: Files, shape: ImageShape, limit: int | None = None):
         """limit: the first so many images only."""
         files = files.resolved()
         path = files.path(files.annotations[0])
-        records = read_json_list(path)[:limit]
+        records = read_json_list(path)
         check_fields(records, path, {"image": is_text})
         root = files.path(next(iter(files.image_roots.values()))) if files.image_roots else files.root
-        self.images = [join_root(root, record["image"]) for record in records]
-        self.image_ids = [coco_image_id(image, path) for image in self.images]
-        refuse_repeats(self.image_ids, path)
+        first: dict[str, Record] = {}
+        for record in records:
+            first.setdefault(join_root(root, record["image"]), record)
+        self.images = list(first)[:limit]
+        self.image_ids = image_ids(list(first.values()), path)[:limit]
+        check_ids(self.image_ids, path)
         self._transform, self._ground = evaluation_transform(shape), files.ground
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+    def __getitem__(self, i: int) -> tuple[Tensor, Id]:
         return self._transform(needed_image(self.images[i], self._ground)), self.image_ids[i]
 
     def file(self, i: int) -> str:
         """The image file."""
         return self.images[i]
 
-    def collate(self, samples: list[Any]) -> Batch:
-        """image [b, 3, H, W], image_id [b] int64."""
-        images, numbers = zip(*samples, strict=True)
-        return {"image": torch.stack(images), "image_id": torch.tensor(numbers)}
+    def collate(self, samples: list[Any]) -> dict[str, Any]:
+        """image [b, 3, H, W]; image_id, a list of b ids."""
+        images, ids = zip(*samples, strict=True)
+        return {"image": torch.stack(images), "image_id": list(ids)}
 
 
-def coco_image_id(image: str, where: str) -> int:
-    """COCO's id of an image, from its name: `COCO_val2014_000000000042.jpg` is 42; InputError for other names."""
-    number = PurePosixPath(image).stem.rpartition("_")[2]
-    if not number.isdecimal():
-        raise InputError(
-            f"{where}: the image {image} does not end in its id: name it like COCO_val2014_000000000042.jpg"
-        )
-    return int(number)
+def image_ids(records: list[Record], where: str) -> list[Id]:
+    """The ids of images, by which ground truth and results know them, from records {"image", "image_id"?}.
+
+    COCO's names have COCO's number: `COCO_val2014_000000000042.jpg` is 42. Else the records' own `image_id` counts,
+    which all must have if one has it. Without it names that all end in a number have that, `flickr30k/1000092795.jpg`
+    1000092795; where one does not, as of OpenImages (NoCaps, TextCaps), the whole name without its ending is the id, a
+    text: digits of some names say nothing where those of others are hexadecimal.
+    """
+    stems = [PurePosixPath(record["image"]).stem for record in records]
+    if not all(map(COCO_NAME.fullmatch, stems)) and any("image_id" in record for record in records):
+        check_fields(records, where, {"image_id": is_id})
+        return [record["image_id"] for record in records]
+    ends = [stem.rpartition("_")[2] for stem in stems]
+    return list(map(int, ends)) if all(map(str.isdecimal, ends)) else stems
 
 
 def crop_to_box(image: Image.Image, box: list[float]) -> Image.Image:

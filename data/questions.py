@@ -23,10 +23,12 @@ from data.groups import ByImage
 from data.images import read_image
 from data.readers import Batch, ReaderConfig, Sample
 from data.records import (
+    Id,
     Record,
     check_fields,
+    check_ids,
     is_answer,
-    is_number,
+    is_id,
     is_text,
     join_root,
     read_json,
@@ -159,15 +161,15 @@ class QuestionsToAnswer(Dataset[Any]):
         self._transform = evaluation_transform(shape)
         records = [self.source.record(i) for i in range(self._n)]
         where = ", ".join(self.source.paths)
-        check_fields(records, where, {"question_id": is_number})
-        self.question_ids: list[int] = [record["question_id"] for record in records]
-        refuse_repeats(self.question_ids, where)
+        check_fields(records, where, {"question_id": is_id})
+        self.question_ids: list[Id] = [record["question_id"] for record in records]
+        check_ids(self.question_ids, where)
         self._latest: tuple[str, Tensor] | None = None
 
     def __len__(self) -> int:
         return self._n
 
-    def __getitem__(self, i: int) -> tuple[str, Tensor, list[int], int]:
+    def __getitem__(self, i: int) -> tuple[str, Tensor, list[int], Id]:
         record = self.source.record(i)
         ids = self._tokenizer.encode(pre_question(record["question"], EVALUATION_WORDS), self._sep, None)
         if self._latest is None or self._latest[0] != record["image"]:
@@ -178,9 +180,17 @@ class QuestionsToAnswer(Dataset[Any]):
         """The image file."""
         return self.source.file(i)
 
-    def collate(self, samples: list[Any]) -> Batch:
-        """image [i, 3, H, W], image_of [b] int64, question_ids, question_atts [b, t], question_id [b] int64."""
-        files, images, questions, numbers = zip(*samples, strict=True)
+    def pictures(self) -> dict[Id, int]:
+        """The number of the picture of each question, by question id: pictures in the order of first appearance."""
+        numbers: dict[str, int] = {}
+        return {
+            question: numbers.setdefault(self.source.name(i), len(numbers))
+            for i, question in enumerate(self.question_ids)
+        }
+
+    def collate(self, samples: list[Any]) -> dict[str, Any]:
+        """image [i, 3, H, W], image_of [b] int64, question_ids, question_atts [b, t]; question_id, a list of b ids."""
+        files, images, questions, asked = zip(*samples, strict=True)
         ids, atts = self._tokenizer.pad_batch(questions)
         place = {file: number for number, file in enumerate(dict.fromkeys(files))}
         return {
@@ -188,7 +198,7 @@ class QuestionsToAnswer(Dataset[Any]):
             "image_of": torch.tensor([place[file] for file in files]),
             "question_ids": ids,
             "question_atts": atts,
-            "question_id": torch.tensor(numbers),
+            "question_id": list(asked),
         }
 
 

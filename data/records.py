@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from console.errors import InputError, explain_os_error
 
 Record = dict[str, Any]
+
+Id = int | str
+"""Of a question or an image: VQA's and COCO's are whole numbers, GQA's, NoCaps' and TextCaps' are texts."""
 
 
 def read_json(path: Path | str) -> Any:
@@ -53,6 +56,21 @@ def refuse_repeats(values: Sequence[int | str], where: str) -> None:
         seen.add(value)
 
 
+def check_ids(ids: Sequence[Id], where: str) -> None:
+    """InputError where an id is there twice, or some are numbers and others texts: 42 and '42' are two ids."""
+    numbers, texts = ([i for i in ids if isinstance(i, kind)] for kind in (int, str))
+    if numbers and texts:
+        raise InputError(f"{where}: the id {numbers[0]} is a number and {texts[0]!r} a text: write all ids alike")
+    refuse_repeats(ids, where)
+
+
+def check_same_kind(ids: Iterable[Id], others: Iterable[Id], names: str, other_names: str) -> None:
+    """InputError where one side names things by numbers and the other one by texts, so that nothing is of both."""
+    one, other = next(iter(ids), None), next(iter(others), None)
+    if one is not None and other is not None and isinstance(one, int) != isinstance(other, int):
+        raise InputError(f"{names} have ids such as {one!r}, and {other_names} such as {other!r}: write them alike")
+
+
 def is_text(value: Any) -> bool:
     """A string with something in it."""
     return isinstance(value, str) and bool(value.strip())
@@ -63,9 +81,9 @@ def is_caption(value: Any) -> bool:
     return is_text(value) or (isinstance(value, list) and bool(value) and all(map(is_text, value)))
 
 
-def is_number(value: Any) -> bool:
-    """A whole number, as ids are."""
-    return isinstance(value, int) and not isinstance(value, bool)
+def is_id(value: Any) -> bool:
+    """A whole number, or a text with something in it."""
+    return is_text(value) or (isinstance(value, int) and not isinstance(value, bool))
 
 
 def is_answer(value: Any) -> bool:

@@ -11,6 +11,7 @@ from transformers.cache_utils import EncoderDecoderCache
 
 from data.questions import encode_answers
 from data.readers import Batch
+from data.records import Id
 from data.tokenizer import Tokenizer
 from models.beam_search import SearchSettings, beam_search
 from models.decoding import NextWords, repeated
@@ -28,8 +29,8 @@ class AnswerSearch(SearchSettings):
 @torch.no_grad()
 def answer_questions(
     model: nn.Module, batches: Iterable[Batch], tokenizer: Tokenizer, answers: Sequence[str], k_test: int
-) -> dict[int, str]:
-    """Question id -> answer, for batches with `image`, `question_ids`, `question_atts` and `question_id` [b].
+) -> dict[Id, str]:
+    """Question id -> answer, for batches with `image`, `question_ids`, `question_atts` and `question_id`, b ids.
 
     `image_of` [b] says which image is whose, where there are fewer images than questions.
 
@@ -37,11 +38,11 @@ def answer_questions(
     """
     device = next(model.parameters()).device
     ids, atts = (tensor.to(device) for tensor in tokenizer.pad_batch(encode_answers(answers, tokenizer)))
-    given: dict[int, str] = {}
+    given: dict[Id, str] = {}
     for batch in batches:
         here = placed(batch, model)
         best = model.rank(here, ids, atts, k_test)
-        for question, number in zip(batch["question_id"].tolist(), best.tolist(), strict=True):
+        for question, number in zip(batch["question_id"], best.tolist(), strict=True):
             given[question] = answers[number]
     return given
 
@@ -49,13 +50,13 @@ def answer_questions(
 @torch.no_grad()
 def generate_answers(
     model: nn.Module, batches: Iterable[Batch], tokenizer: Tokenizer, settings: AnswerSearch
-) -> dict[int, str]:
+) -> dict[Id, str]:
     """Question id -> answer by beam search, for batches as in `answer_questions`.
 
     model: answers `question_states(image, ids, atts, image_of)`, `answer_start(states)` and
     `answer_logits(ids, atts, states, states_atts, past)`.
     """
-    given: dict[int, str] = {}
+    given: dict[Id, str] = {}
     for batch in batches:
         here = placed(batch, model)
         questions = here["question_ids"], here["question_atts"]
@@ -67,6 +68,6 @@ def generate_answers(
             return model.answer_logits(ids, all_atts, *over, past)
 
         found = beam_search(NextWords(logits), start, tokenizer.sep, tokenizer.pad, settings)
-        for question, ids in zip(batch["question_id"].tolist(), found[:, 1:].tolist(), strict=True):
+        for question, ids in zip(batch["question_id"], found[:, 1:].tolist(), strict=True):
             given[question] = tokenizer.text(ids)
     return given

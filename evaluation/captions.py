@@ -8,22 +8,30 @@ Stanford models are not there, which pycocoevalcap would otherwise download in t
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from console.errors import InputError
-from data.records import Record, check_fields, is_text, read_json, read_json_list
+from data.records import Id, Record, check_fields, check_ids, check_same_kind, is_id, is_text, read_json, read_json_list
 from evaluation.ptb import LINE_ENDS, ptb_tokens
 from storage.atomic import write_json
 
-Captions = dict[int, list[str]]
+Captions = dict[Id, list[str]]
 METRICS = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr", "SPICE")
 PTB, METEOR, SPICE = "Java's PTBTokenizer", "METEOR", "SPICE"
 SLOW = (METEOR, SPICE)
 """Java programs of ten seconds and more a call, which short trials may leave out."""
+
+METEOR_WORDS = 200
+"""Of a caption and of a reference, the most that METEOR is given: its time grows without bound where both are long and
+much alike. Of one word said again and again, with five such references: 200 words 2 s, 600 words 45 s, 800 words more
+than 90 s, and at 5,000 it breaks down."""
+
+
+HALF = re.compile("[\ud800-\udfff]")
 
 
 class _LeftOut(Exception):
@@ -31,12 +39,12 @@ class _LeftOut(Exception):
 
 
 def caption_scores(
-    references: Mapping[int, list[str]],
-    generated: Mapping[int, str],
-    note: Callable[[str, dict[int, float]], None] = lambda *_: None,
+    references: Mapping[Id, list[str]],
+    generated: Mapping[Id, str],
+    note: Callable[[str, dict[Id, float]], None] = lambda *_: None,
     leave_out: Collection[str] = (),
 ) -> tuple[dict[str, float], list[str]]:
-    """Scores times 100 by the names of `METRICS`, and a sentence for each program that was left out.
+    """Scores times 100 by the names of `METRICS`, and a sentence for each program and each part that was left out.
 
     references: captions by people, by image id. generated: one caption for each of the same images. note: is told the
     CIDEr of single images, by image id; the score is 100 times their mean. leave_out: programs not to start.
@@ -46,8 +54,9 @@ def caption_scores(
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
 
-    _check_pairs(references, generated)
     left_out: list[str] = []
+    references, generated = _whole(references, generated, left_out)
+    _check_pairs(references, generated)
     truth, said = _tokenised(references, generated, left_out)
     scores = {f"Bleu_{n}": s for n, s in enumerate(Bleu(4).compute_score(truth, said, verbose=0)[0], start=1)}
     scores["ROUGE_L"] = Rouge().compute_score(truth, said)[0]
@@ -58,6 +67,9 @@ def caption_scores(
             if name in leave_out:
                 raise _LeftOut("the configuration leaves it out")
             scores[name] = score(truth, said)
+    texts = [text for captions in (truth, said) for texts in captions.values() for text in texts]
+    if METEOR in scores and (longer := sum(len(text.split()) > METEOR_WORDS for text in texts)):
+        left_out.append(f"{METEOR}: of {longer} caption(s) it saw the first {METEOR_WORDS} words only")
     return {name: 100 * float(scores[name]) for name in METRICS if name in scores}, left_out
 
 
@@ -65,6 +77,7 @@ def read_ground_truth(path: Path | str) -> Captions:
     """Captions by image id, in the order of the file's images, from a file in COCO's format.
 
     {"images": [{"id": 42}], "annotations": [{"id": 1, "image_id": 42, "caption": "..."}]}; every image needs a caption.
+    Ids are whole numbers, or all of them texts ("0013ea2087020901").
     """
     content = read_json(path)
     lists = [content.get(name) if isinstance(content, dict) else None for name in ("images", "annotations")]
@@ -72,14 +85,13 @@ def read_ground_truth(path: Path | str) -> Captions:
         if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
             raise InputError(f"{path} has no list of records '{name}': it must be in COCO's caption format")
     images, annotations = lists
-    check_fields(images, f"{path}, images", {"id": _is_id})
-    check_fields(annotations, f"{path}, annotations", {"image_id": _is_id, "caption": is_text})
+    check_fields(images, f"{path}, images", {"id": is_id})
+    check_fields(annotations, f"{path}, annotations", {"image_id": is_id, "caption": is_text})
     captions: Captions = {image["id"]: [] for image in images}
-    if len(captions) != len(images):
-        raise InputError(f"{path} lists an image twice: fetch or write it again")
+    check_ids([image["id"] for image in images], f"{path}, images")
     for index, annotation in enumerate(annotations):
         if annotation["image_id"] not in captions:
-            raise InputError(f"{path}: annotation {index} is of image {annotation['image_id']}, not among its images")
+            raise InputError(f"{path}: annotation {index} is of image {annotation['image_id']!r}, not among its images")
         captions[annotation["image_id"]].append(annotation["caption"])
     bare = [image for image, texts in captions.items() if not texts]
     if bare or not captions:
@@ -87,7 +99,7 @@ def read_ground_truth(path: Path | str) -> Captions:
     return captions
 
 
-def read_results(path: Path | str) -> dict[int, str]:
+def read_results(path: Path | str) -> dict[Id, str]:
     """Generated captions by image id from a result file, [{"image_id": 42, "caption": "..."}]."""
     rows = read_json_list(path)
     _check_rows(rows, path)
@@ -101,39 +113,43 @@ def write_results(path: Path | str, rows: Iterable[Record]) -> None:
     write_json(path, sorted(rows, key=lambda row: row["image_id"]))
 
 
-def merge_rows(parts: Iterable[Iterable[Record]]) -> list[Record]:
-    """The rows of all processes, one an image, by image id: of a sample that was dealt twice the first part's stays."""
-    merged: dict[int, Record] = {}
-    for rows in parts:
-        for row in rows:
-            merged.setdefault(row["image_id"], row)
-    return [merged[image] for image in sorted(merged)]
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _some(images: Iterable[int]) -> str:
+def _some(images: Iterable[Id]) -> str:
     """`image 3`, or `4 images (3, 5, 7, ...)`."""
     images = sorted(images)
     if len(images) == 1:
-        return f"image {images[0]}"
-    return f"{len(images)} images ({', '.join(map(str, images[:3]))}{', ...' if len(images) > 3 else ''})"
+        return f"image {images[0]!r}"
+    return f"{len(images)} images ({', '.join(map(repr, images[:3]))}{', ...' if len(images) > 3 else ''})"
 
 
 def _check_rows(rows: list[Record], path: Path | str) -> None:
-    check_fields(rows, path, {"image_id": _is_id, "caption": lambda value: isinstance(value, str)})
-    seen: set[int] = set()
-    for row in rows:
-        if row["image_id"] in seen:
-            raise InputError(f"{path} has two captions for image {row['image_id']}: a result holds each image once")
-        seen.add(row["image_id"])
+    check_fields(rows, path, {"image_id": is_id, "caption": lambda value: isinstance(value, str)})
+    check_ids([row["image_id"] for row in rows], str(path))
 
 
-def _check_pairs(references: Mapping[int, list[str]], generated: Mapping[int, str]) -> None:
+def _whole(
+    references: Mapping[Id, list[str]], generated: Mapping[Id, str], left_out: list[str]
+) -> tuple[Captions, dict[Id, str]]:
+    """The same without half characters (lone surrogates), which no program can be sent: each becomes a space."""
+    halves = 0
+
+    def whole(text: str) -> str:
+        nonlocal halves
+        paired = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+        mended, found = HALF.subn(" ", paired)
+        halves += found > 0
+        return mended
+
+    references = {image: [whole(text) for text in texts] for image, texts in references.items()}
+    generated = {image: whole(text) for image, text in generated.items()}
+    if halves:
+        left_out.append(f"characters: in {halves} caption(s) half of one (a lone surrogate) counts as a space")
+    return references, generated
+
+
+def _check_pairs(references: Mapping[Id, list[str]], generated: Mapping[Id, str]) -> None:
     if not references:
         raise InputError("there are no reference captions to compare with: check the ground truth")
+    check_same_kind(references, generated, "the images of the ground truth", "those of the captions")
     if missing := references.keys() - generated.keys():
         raise InputError(f"no caption was generated for {_some(missing)} of the ground truth: generate all of them")
     if strange := generated.keys() - references.keys():
@@ -154,7 +170,7 @@ def _noted(name: str, left_out: list[str]) -> Iterator[None]:
 
 
 def _tokenised(
-    references: Mapping[int, list[str]], generated: Mapping[int, str], left_out: list[str]
+    references: Mapping[Id, list[str]], generated: Mapping[Id, str], left_out: list[str]
 ) -> tuple[Captions, Captions]:
     """Both as tokens joined by spaces, images by id: sums of floats then do not depend on who generated what when."""
     images = sorted(references)
@@ -195,9 +211,10 @@ def _meteor(truth: Captions, said: Captions) -> float:
     _need_java()
     from pycocoevalcap.meteor.meteor import Meteor
 
+    cut = [{image: [_first_words(text) for text in texts] for image, texts in of.items()} for of in (truth, said)]
     scorer = Meteor()
     try:
-        return scorer.compute_score(truth, said)[0]
+        return scorer.compute_score(*cut)[0]
     except (OSError, ValueError) as error:  # a broken pipe, or an answer that is no number
         raise _LeftOut("its Java program ended early: try `java -version`, it needs 2 GB of memory") from error
     finally:
@@ -205,6 +222,10 @@ def _meteor(truth: Captions, said: Captions) -> float:
             scorer.lock.release()
         with contextlib.suppress(OSError):
             scorer.meteor_p.stdin.close()
+
+
+def _first_words(text: str) -> str:
+    return " ".join(text.split(" ")[:METEOR_WORDS])
 
 
 def _spice(truth: Captions, said: Captions) -> float:

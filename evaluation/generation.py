@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import EncoderDecoderCache
 
 from data.readers import Batch
+from data.records import Id
 from data.tokenizer import Tokenizer
 from models.beam_search import SearchSettings, beam_search
 from models.decoding import NextWords, repeated
@@ -18,14 +19,14 @@ from models.placing import placed
 @torch.no_grad()
 def generate_captions(
     model: nn.Module, batches: Iterable[Batch], tokenizer: Tokenizer, prompt: str, settings: SearchSettings
-) -> dict[int, str]:
-    """Image id -> caption, without the prompt, for batches with `image` [b, 3, H, W] and `image_id` [b].
+) -> dict[Id, str]:
+    """Image id -> caption, without the prompt, for batches with `image` [b, 3, H, W] and `image_id`, b ids.
 
     model: answers `image_states(image)`, `caption_start(ids)` and `caption_logits(ids, atts, states, past)`.
     """
     device = next(model.parameters()).device
     start = torch.tensor([tokenizer.encode(prompt.strip(), False, None)], device=device)
-    written: dict[int, str] = {}
+    written: dict[Id, str] = {}
     for batch in batches:
         states = repeated(model.image_states(placed(batch, model)["image"]), settings.beams)
 
@@ -34,6 +35,6 @@ def generate_captions(
 
         first = model.caption_start(start.expand(len(batch["image"]), -1))
         found = beam_search(NextWords(logits), first, tokenizer.sep, tokenizer.pad, settings)
-        for number, ids in zip(batch["image_id"].tolist(), found[:, start.shape[1] :].tolist(), strict=True):
-            written[number] = tokenizer.text(ids)
+        for image, ids in zip(batch["image_id"], found[:, start.shape[1] :].tolist(), strict=True):
+            written[image] = tokenizer.text(ids)
     return written

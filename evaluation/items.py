@@ -1,37 +1,50 @@
 """items.json: the scores of single test items beside a run's results, so that two runs can be compared item by item.
 
-{"format": 1, "groups": {"text": {"ids": [0, 1], "scores": {"img_r1": [1.0, 0.0], ...}}, "image": {...}}}
+{"format": 2, "groups": {"text": {"ids": [0, 1], "pictures": [0, 0], "scores": {"img_r1": [1.0, 0.0], ...}},
+                         "image": {"ids": [0], "scores": {...}}}}
 A metric has the name that it has in the results, nested keys joined by spaces, and is 100 times the mean of its
 scores, up to rounding. The same ids in two runs of one task and data set are the same test items. Where all items are
-of one kind their group is `items`.
+of one kind their group is `items`. `pictures` tells, for each item, of which picture it is: equal ones, also of
+different groups, are one picture, and their items are not independent. Without it each item is a picture of its own,
+named by its id. Format 1 had no pictures: what texts, regions and questions it has share them in a way not known.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from console.errors import InputError
+from data.records import Id
 from storage.atomic import write_text
 
-FORMAT = 1
+FORMAT = 2
 FILE = "items.json"
 
 RECALLS = (1, 5, 10)
 """Places among which a right answer counts, as items have them and as mean recalls are made of."""
 
+SHARED_IN_FORMAT_1 = ("text", "region", "overall")
+"""Groups, and the metric of VQA, whose items shared pictures that format 1 did not name."""
+
 
 @dataclass(frozen=True)
 class Items:
-    """ids: numbers of test items, each once. scores: by metric, one for each id."""
+    """ids: of test items, each once: numbers or texts. pictures: that of each item, None where it is not known.
 
-    ids: list[int]
+    scores: by metric, one for each id.
+    """
+
+    ids: list[Id]
+    pictures: list[Id] | None
     scores: dict[str, list[float]]
 
     def __post_init__(self) -> None:
         assert len(set(self.ids)) == len(self.ids), "an item is there twice"
+        assert self.pictures is None or len(self.pictures) == len(self.ids), "not every item has a picture"
         for metric, scores in self.scores.items():
             assert len(scores) == len(self.ids), f"{metric} has {len(scores)} scores for {len(self.ids)} items"
 
@@ -40,12 +53,16 @@ Groups = dict[str, Items]
 """Items by their kind."""
 
 
-def one_group(scores: Mapping[str, Mapping[int, float]]) -> Groups:
-    """The group `items` of scores by metric and id, in the order of the first metric; no group without a metric."""
+def one_group(scores: Mapping[str, Mapping[Id, float]], picture_of: Mapping[Id, Id] | None) -> Groups:
+    """The group `items` of scores by metric and id, in the order of the first metric; no group without a metric.
+
+    picture_of: the picture of each id; None where each item is a picture of its own.
+    """
     if not scores:
         return {}
     ids = list(next(iter(scores.values())))
-    return {"items": Items(ids, {metric: [of[number] for number in ids] for metric, of in scores.items()})}
+    pictures = list(ids) if picture_of is None else [picture_of[number] for number in ids]
+    return {"items": Items(ids, pictures, {metric: [of[number] for number in ids] for metric, of in scores.items()})}
 
 
 def write_items(path: Path | str, groups: Groups) -> None:
@@ -54,29 +71,39 @@ def write_items(path: Path | str, groups: Groups) -> None:
     if not groups:
         path.unlink(missing_ok=True)
         return
-    content = {"format": FORMAT, "groups": {name: asdict(items) for name, items in groups.items()}}
+    content = {"format": FORMAT, "groups": {name: _as_json(items) for name, items in groups.items()}}
     write_text(path, json.dumps(content, separators=(",", ":")) + "\n")
 
 
 def read_items(path: Path) -> Groups:
-    """What `write_items` wrote; InputError where it is not of the form above."""
+    """What `write_items` wrote, or an earlier version; InputError where it is not of the form above."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as scores of items: remove it, or collect the run again") from error
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    if not isinstance(found, dict) or found.get("format") not in (1, FORMAT):
         raise InputError(f"{path} is of another format than {FORMAT}: collect the run again with this version")
     try:
-        return {str(name): _checked(**group) for name, group in found["groups"].items()}
+        return {str(name): _checked(found["format"], name, **group) for name, group in found["groups"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path} is no whole file of scores of items: collect the run again") from error
 
 
-def _checked(ids: list[int], scores: dict[str, list[float]]) -> Items:
+def _as_json(items: Items) -> dict[str, Any]:
+    assert items.pictures is not None, "whoever writes items knows of which picture each is"
+    told = {} if items.pictures == items.ids else {"pictures": items.pictures}
+    return {"ids": items.ids, **told, "scores": items.scores}
+
+
+def _checked(
+    written: int, name: str, ids: list[Id], scores: dict[str, list[float]], pictures: list[Id] | None = None
+) -> Items:
     """ValueError unless each metric has a number for each item, and each item is there once."""
-    if len(set(ids)) != len(ids) or any(len(values) != len(ids) for values in scores.values()):
-        raise ValueError("items and scores do not go together")
-    return Items(ids, {metric: [float(value) for value in values] for metric, values in scores.items()})
+    if len(set(ids)) != len(ids) or any(len(values) != len(ids) for values in (*scores.values(), pictures or ids)):
+        raise ValueError("items, pictures and scores do not go together")
+    if pictures is None and not (written == 1 and {name, *scores} & set(SHARED_IN_FORMAT_1)):
+        pictures = list(ids)
+    return Items(ids, pictures, {metric: [float(value) for value in values] for metric, values in scores.items()})
 
 
 def items_files(output: Path, labels: Sequence[str]) -> list[Path]:

@@ -1,7 +1,8 @@
-"""Recall at 1, 5 and 10 in both directions, from score matrices."""
+"""Recall at 1, 5 and 10 in both directions, from similarities and the scores of those that were re-ranked."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,35 @@ import torch
 from torch import Tensor
 
 from evaluation.items import RECALLS, Groups, Items
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What a model makes of m candidates for each of n queries.
+
+    similarity [n, m]: of all, higher is better. scores [n, m] and reranked [n, m] bool: the scores of the candidates
+    that were re-ranked, which go before the others; these keep the order of similarity. None: similarity alone.
+    """
+
+    similarity: Tensor
+    scores: Tensor | None = None
+    reranked: Tensor | None = None
+
+    def order(self, query: int) -> Tensor:
+        """The candidates [m] of a query from the first to the last; equal ones in the order of their number."""
+        similarity = self.similarity[query]
+        if self.scores is None or self.reranked is None:
+            return falling(similarity)
+        reranked = self.reranked[query]
+        # Two stable sorts, the one that decides last. The first leaves those that were re-ranked in front by number, so
+        # that similarity has no say where their scores are equal.
+        order = falling(similarity.masked_fill(reranked, math.inf))
+        return order[falling(self.scores[query].masked_fill(~reranked, -math.inf)[order])]
+
+
+def falling(values: Tensor) -> Tensor:
+    """Positions [..., m] of values [..., m] from the highest to the lowest, equal ones in the order of position."""
+    return torch.argsort(values, dim=-1, descending=True, stable=True)
 
 
 @dataclass(frozen=True)
@@ -20,11 +50,11 @@ class Ranks:
 
 
 def ranks(
-    image_to_text: Tensor, text_to_image: Tensor, texts_of_image: Sequence[Sequence[int]], image_of_text: Sequence[int]
+    texts: Candidates, images: Candidates, texts_of_image: Sequence[Sequence[int]], image_of_text: Sequence[int]
 ) -> Ranks:
-    """image_to_text [images, texts], text_to_image [texts, images]: higher is better."""
-    of_images = [min(_ranks(image_to_text[i], own)) for i, own in enumerate(texts_of_image)]
-    of_texts = [_ranks(text_to_image[j], [own])[0] for j, own in enumerate(image_of_text)]
+    """texts: candidates [images, texts] for each image. images: candidates [texts, images] for each text."""
+    of_images = [min(_ranks(texts.order(i), own)) for i, own in enumerate(texts_of_image)]
+    of_texts = [_ranks(images.order(j), [own])[0] for j, own in enumerate(image_of_text)]
     return Ranks(torch.tensor(of_images), torch.tensor(of_texts))
 
 
@@ -39,26 +69,26 @@ def recalls(found: Ranks) -> dict[str, float]:
     return {key: round(value, 2) for key, value in result.items()}
 
 
-def found_early(by_start: Mapping[str, Ranks]) -> Groups:
+def found_early(by_start: Mapping[str, Ranks], image_of_text: Sequence[int]) -> Groups:
     """Whether the right answer is among the first 1, 5 and 10, for each text and each image by its number.
 
-    by_start: ranks by what the metric's name begins with. The form is that of evaluation/items.py.
+    by_start: ranks by what the metric's name begins with. The form is that of evaluation/items.py: a text's picture is
+    the number of its image.
     """
 
-    def items(label: str, places: Mapping[str, Tensor]) -> Items:
-        count = len(next(iter(places.values())))
+    def items(label: str, places: Mapping[str, Tensor], pictures: Sequence[int]) -> Items:
         scores = {f"{start}{label}_r{k}": (of < k).double().tolist() for start, of in places.items() for k in RECALLS}
-        return Items(list(range(count)), scores)
+        return Items(list(range(len(pictures))), list(pictures), scores)
 
+    images = range(len(next(iter(by_start.values())).of_images))
     return {
-        "text": items("img", {start: found.of_texts for start, found in by_start.items()}),
-        "image": items("txt", {start: found.of_images for start, found in by_start.items()}),
+        "text": items("img", {start: found.of_texts for start, found in by_start.items()}, image_of_text),
+        "image": items("txt", {start: found.of_images for start, found in by_start.items()}, images),
     }
 
 
-def _ranks(scores: Tensor, targets: Sequence[int]) -> list[int]:
-    """Rank (from 0) of each target in a row of scores; equal scores are in the order of their position."""
-    order = torch.argsort(scores, descending=True, stable=True)
+def _ranks(order: Tensor, targets: Sequence[int]) -> list[int]:
+    """Rank (from 0) of each target in an order [m]."""
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=order.device)
     return rank[list(targets)].tolist()

@@ -6,28 +6,38 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_convert, box_iou
 
-from data.batches import Side
+from data.batches import Loaded, Side
 
 
 @torch.no_grad()
-def region_ious(model: nn.Module, side: Side, batches: int) -> Tensor:
+def region_ious(model: nn.Module, side: Side, batches: int) -> tuple[Tensor, list[int]]:
     """IoU [n] of the regions (not the whole images) of the first `batches` region batches, in their order.
 
-    model: answers `image_states`, `text_states` and `predict_boxes` (X-VLM).
+    And of which picture each region is, by number. model: answers `image_states`, `text_states` and `predict_boxes`
+    (X-VLM).
     """
     device = next(model.parameters()).device
     found: list[Tensor] = []
+    numbers: dict[object, int] = {}
+    pictures: list[int] = []
     for t in range(batches):
-        batch = {name: tensor.to(device) for name, tensor in side[t].batch.items()}
+        loaded = side[t]
+        batch = {name: tensor.to(device) for name, tensor in loaded.batch.items()}
         _, _, full = model.image_states(batch)
         text = model.text_states(batch["text_ids"], batch["text_atts"])
         boxes = model.predict_boxes(text, batch["text_atts"], full)
         region = batch["is_image"] == 0
         corners = [box_convert(b[region], "cxcywh", "xyxy") for b in (boxes, batch["target_bbox"])]
         found.append(box_iou(*corners).diagonal().cpu())
-    return torch.cat(found)
+        views = _views(loaded, t)
+        for group in batch["idx_to_group_img"][region].tolist():
+            pictures.append(numbers.setdefault(views[group], len(numbers)))
+    return torch.cat(found), pictures
 
 
-def mean_iou(model: nn.Module, side: Side, batches: int) -> float:
-    """Their mean, in percent."""
-    return 100 * region_ious(model, side, batches).mean().item()
+def _views(loaded: Loaded, t: int) -> list[object]:
+    """What tells the picture of each view of batch t: its record, which other batches may have, too."""
+    views = len(loaded.batch["image"])
+    if len(loaded.used) == views:
+        return list(loaded.used)
+    return [(t, view) for view in range(views)]  # a view without a text was left out, and nobody knows which

@@ -12,18 +12,18 @@ from configs.limits import at_least
 from data.evaluation_batches import evaluation_batches
 from data.retrieval import Gallery
 from data.tokenizer import Tokenizer
-from evaluation.recall import Ranks, ranks, recalls
+from evaluation.recall import Candidates, Ranks, falling, ranks, recalls
 from models.gather import add_processes, place
 from models.placing import placed
 
-UNSCORED = -100.0  # of pairs that were not among the best k by similarity
+SORTED_AT_ONCE = 256
+"""Rows whose best candidates are looked for together: the order of all would take eight bytes a pair."""
 
 
 @dataclass(frozen=True)
 class RetrievalSettings:
-    """k_test: candidates re-ranked. max_tokens: length texts are cut and padded to. sep: whether [SEP] ends a text.
-
-    pairs: how many texts are matched with an image in one forward pass.
+    """k_test: candidates re-ranked; the others follow in the order of similarity. max_tokens: length texts are cut and
+    padded to. sep: whether [SEP] ends a text. pairs: how many texts are matched with an image in one forward pass.
     """
 
     k_test: int = 256
@@ -45,7 +45,7 @@ def evaluate_retrieval(
     tokenizer: Tokenizer,
     settings: RetrievalSettings,
     advance: Callable[..., None] = lambda *_: None,
-    look: Callable[[Tensor, Tensor], None] = lambda *_: None,
+    look: Callable[[Candidates, Candidates], None] = lambda *_: None,
     note: Callable[[str, Ranks], None] = lambda *_: None,
     workers: int = 0,
 ) -> dict[str, dict[str, float]]:
@@ -59,9 +59,9 @@ def evaluate_retrieval(
 
     model: answers `image_entry(image)` and `text_entry(ids, atts)` -> (what `match` needs of each, feature), and
     `match(text_entries, text_atts, image_entry, similarity)` -> a score for each text with the one image, which depends
-    on nothing but the pair. advance: is told how many more images are done. look: is shown the scores after re-ranking,
-    [images, texts] and [texts, images]. note: is told the ranks under `itc` and under `itm`. workers: loader processes
-    for the images.
+    on nothing but the pair. advance: is told how many more images are done. look: is shown the candidates after
+    re-ranking, texts [images, texts] and images [texts, images]. note: is told the ranks under `itc` and under `itm`.
+    workers: loader processes for the images.
     """
     device = next(model.parameters()).device
     image_states, image_features = _images(model, gallery, settings.image_batch, workers)
@@ -71,12 +71,12 @@ def evaluate_retrieval(
     similarity = image_features @ text_features.t()
     result: dict[str, dict[str, float]] = {}
 
-    def judge(kind: str, by_image: Tensor, by_text: Tensor) -> None:
-        found = ranks(by_image, by_text, gallery.texts_of_image, gallery.image_of_text)
+    def judge(kind: str, texts: Candidates, images: Candidates) -> None:
+        found = ranks(texts, images, gallery.texts_of_image, gallery.image_of_text)
         result[kind] = recalls(found)
         note(kind, found)
 
-    judge("itc", similarity, similarity.t())
+    judge("itc", Candidates(similarity), Candidates(similarity.t()))
 
     asked = _best(similarity, settings.k_test), _best(similarity.t(), settings.k_test)  # of images, of texts
     wanted = asked[0] | asked[1].t()
@@ -90,10 +90,17 @@ def evaluate_retrieval(
             scores[image, some] = model.match(*pairs).to(scores.dtype)
 
     scores = _shared_out(match, similarity, advance)
-    by_image, by_text = scores.where(asked[0], UNSCORED), scores.t().where(asked[1], UNSCORED)
-    judge("itm", by_image, by_text)
-    look(by_image, by_text)
+    texts, images = Candidates(similarity, scores, asked[0]), Candidates(similarity.t(), scores.t(), asked[1])
+    judge("itm", texts, images)
+    look(texts, images)
     return result
+
+
+def reranked(settings: RetrievalSettings, gallery: Gallery) -> str:
+    """How many candidates are re-ranked, in words that stand beside recalls: beyond them similarity decides."""
+    images, texts = len(gallery), len(gallery.texts)
+    of_image, of_text = min(settings.k_test, texts), min(settings.k_test, images)
+    return f"{of_image} of {texts} texts for each image, {of_text} of {images} images for each text"
 
 
 def _shared_out(match: Callable[[int, Tensor], None], similarity: Tensor, advance: Callable[..., None]) -> Tensor:
@@ -108,9 +115,11 @@ def _shared_out(match: Callable[[int, Tensor], None], similarity: Tensor, advanc
 
 
 def _best(similarity: Tensor, k: int) -> Tensor:
-    """Which columns of [n, m] are among the k best of each row: bool [n, m]."""
-    _, columns = similarity.topk(min(k, similarity.shape[1]), dim=1)
-    return torch.zeros_like(similarity, dtype=torch.bool).scatter_(1, columns, True)
+    """Which columns of [n, m] are among the k best of each row, of equal ones the first: bool [n, m]."""
+    best = torch.zeros_like(similarity, dtype=torch.bool)
+    for rows, found in zip(similarity.split(SORTED_AT_ONCE), best.split(SORTED_AT_ONCE), strict=True):
+        found.scatter_(1, falling(rows)[:, :k], True)
+    return best
 
 
 def _images(model: nn.Module, gallery: Gallery, size: int, workers: int) -> tuple[Tensor, Tensor]:

@@ -17,10 +17,11 @@ from data.miniworld.parts import SPLITS
 from data.miniworld.records import karpathy_id
 from data.miniworld.scene import COLOURS, SHAPES, SIZES, TEXTURES, Scene
 from data.miniworld.store import read_manifest
+from data.records import Id
 from evaluation.ptb import ptb_tokens
 
 
-def load_scenes(root: Path | str, images: Iterable[int]) -> dict[int, Scene] | None:
+def load_scenes(root: Path | str, images: Iterable[Id]) -> dict[Id, Scene] | None:
     """The scenes of captioning images by image id; None where the folder `root` holds no captions of the mini world.
 
     InputError for an id that is not among its images.
@@ -29,12 +30,13 @@ def load_scenes(root: Path | str, images: Iterable[int]) -> dict[int, Scene] | N
     if read_manifest(root, "ic") is None:
         return None
     images, scenes = set(images), {}
+    numbers = [image for image in images if isinstance(image, int)]
     for split, about in SPLITS.items():
         first = karpathy_id(about.path(0)) if about.part == "itr" else None
-        if first is not None and any(first <= image < first + about.count for image in images):
+        if first is not None and any(first <= number < first + about.count for number in numbers):
             scenes |= {karpathy_id(path): scene for path, scene in load_truth(root, split).items()}
     if strange := sorted(images - scenes.keys()):
-        raise InputError(f"image {strange[0]} is not among the captioned pictures of the mini world in {root}")
+        raise InputError(f"image {strange[0]!r} is not among the captioned pictures of the mini world in {root}")
     return {image: scenes[image] for image in sorted(images)}
 
 
@@ -61,7 +63,7 @@ def _named(phrase: Phrase) -> str:
     return " ".join(names[value] for names, value in said if value is not None)
 
 
-def truthfulness(generated: Mapping[int, str], scenes: Mapping[int, Scene]) -> dict[str, float]:
+def truthfulness(generated: Mapping[Id, str], scenes: Mapping[Id, Scene]) -> dict[str, float]:
     """In percent: `true`, captions that are wholly true; `present`, things mentioned that are there.
 
     generated, scenes: by the same image ids. Wholly true means that every word was understood and all of it holds. Who
@@ -74,7 +76,7 @@ def truthfulness(generated: Mapping[int, str], scenes: Mapping[int, Scene]) -> d
     }
 
 
-def truth_of_images(generated: Mapping[int, str], scenes: Mapping[int, Scene]) -> dict[str, dict[int, float]]:
+def truth_of_images(generated: Mapping[Id, str], scenes: Mapping[Id, Scene]) -> dict[str, dict[Id, float]]:
     """The same of single captions, by metric and image id; 100 times their means are what `truthfulness` gives.
 
     `present` is a ratio of two sums, r = P / M. The score of caption i, with p_i things there of m_i mentioned, is
@@ -88,7 +90,7 @@ def truth_of_images(generated: Mapping[int, str], scenes: Mapping[int, Scene]) -
     return {"true": {i: float(verdict.true) for i, verdict in verdicts.items()}, "present": present}
 
 
-def _verdicts(generated: Mapping[int, str], scenes: Mapping[int, Scene]) -> dict[int, Verdict]:
+def _verdicts(generated: Mapping[Id, str], scenes: Mapping[Id, Scene]) -> dict[Id, Verdict]:
     if not generated or generated.keys() != scenes.keys():
         raise InputError(f"there are {len(generated)} captions for {len(scenes)} scenes: give one for each scene")
     return {i: check_caption(" ".join(ptb_tokens(text)), scenes[i]) for i, text in generated.items()}

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from console.errors import InputError
-from data.records import Record, check_fields, is_number, read_json_list, refuse_repeats
+from data.records import Id, Record, check_fields, check_ids, check_same_kind, is_id, read_json_list
 from storage.atomic import write_json
 
 Answer = dict[str, Any]
-"""One answer as EvalAI wants it: {"question_id": 5001, "answer": "yes"}."""
+"""One answer as EvalAI wants it: {"question_id": 5001, "answer": "yes"}; ids may be texts, as GQA's are."""
 
 SIGNS = ';/[]"{}()=+\\_-><@`,?!'
 """Punctuation that goes; apostrophes (girl's) and colons (2:50) stay, periods have a rule of their own."""
@@ -99,7 +99,7 @@ def vqa_accuracy(answers: Iterable[Answer], truth: Sequence[Record]) -> dict[str
     return {"overall": overall, "by_kind": {kind: _percent(by_kind[kind]) for kind in sorted(by_kind)}}
 
 
-def question_accuracies(answers: Iterable[Answer], truth: Sequence[Record]) -> dict[int, float]:
+def question_accuracies(answers: Iterable[Answer], truth: Sequence[Record]) -> dict[Id, float]:
     """How right the answer to each question is, from 0 to 1, by question id as in `truth`; errors as above."""
     given = merge_answers([answers], [record["question_id"] for record in truth])
     return {
@@ -111,42 +111,44 @@ def question_accuracies(answers: Iterable[Answer], truth: Sequence[Record]) -> d
 def read_truth(path: Path | str) -> list[Record]:
     """Questions with the answers of several people each: {"question_id", "answer": [...], "question_type"?}.
 
-    InputError for other records, and where a question is there twice.
+    InputError for other records, where a question is there twice, and where some ids are numbers and some texts.
     """
     records = read_json_list(path)
-    check_fields(records, path, {"question_id": is_number, "answer": _is_answers})
-    refuse_repeats([record["question_id"] for record in records], str(path))
+    check_fields(records, path, {"question_id": is_id, "answer": _is_answers})
+    check_ids([record["question_id"] for record in records], str(path))
     return records
 
 
-def merge_answers(parts: Iterable[Iterable[Answer]], question_ids: Sequence[int]) -> list[Answer]:
+def merge_answers(parts: Iterable[Iterable[Answer]], question_ids: Sequence[Id]) -> list[Answer]:
     """The answers of all processes, in the order of the questions; InputError unless each has exactly one answer.
 
     parts: the answers of each process.
     """
-    given: dict[int, str] = {}
+    given: dict[Id, str] = {}
     for row in chain.from_iterable(parts):
         if row["question_id"] in given:
             raise InputError(
-                f"question {row['question_id']} is answered twice: give each question to one process, and once only"
+                f"question {row['question_id']!r} is answered twice: give each question to one process, and once only"
             )
         given[row["question_id"]] = row["answer"]
-    missing = [number for number in question_ids if number not in given]
-    unknown = sorted(given.keys() - set(question_ids))
+    check_same_kind(question_ids, given, "the questions", "the answers")
+    missing = [question for question in question_ids if question not in given]
+    asked = set(question_ids)
+    unknown = [question for question in given if question not in asked]
     if missing:
         raise InputError(
-            f"{len(missing)} of {len(question_ids)} questions are not answered (the first is {missing[0]}): evaluate "
+            f"{len(missing)} of {len(question_ids)} questions are not answered (the first is {missing[0]!r}): evaluate "
             "on the whole file"
         )
     if unknown:
         raise InputError(
-            f"{len(unknown)} answers are to questions that were not asked (the first is {unknown[0]}): evaluate on the "
-            "file of questions that belongs to them"
+            f"{len(unknown)} answers are to questions that were not asked (the first is {unknown[0]!r}): evaluate on "
+            "the file of questions that belongs to them"
         )
-    return [{"question_id": number, "answer": given[number]} for number in question_ids]
+    return [{"question_id": question, "answer": given[question]} for question in question_ids]
 
 
-def write_answers(path: Path | str, parts: Iterable[Iterable[Answer]], question_ids: Sequence[int]) -> None:
+def write_answers(path: Path | str, parts: Iterable[Iterable[Answer]], question_ids: Sequence[Id]) -> None:
     """Write what `merge_answers` gives to `path`, whole or not at all: the file that EvalAI takes."""
     write_json(path, merge_answers(parts, question_ids))
 

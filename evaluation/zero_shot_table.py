@@ -25,13 +25,13 @@ from evaluation.items import FILE, Groups, Items, items_files, write_items
 from evaluation.neighbours import Neighbours, NeighbourSettings
 from evaluation.recall import Ranks, found_early
 from evaluation.regions import region_ious
-from evaluation.retrieval import RetrievalSettings, evaluate_retrieval
+from evaluation.retrieval import RetrievalSettings, evaluate_retrieval, reranked
 from models import load_model
 from pruners.mask import Mask
 from storage.atomic import write_json
 
-Measurement = Callable[[nn.Module], tuple[dict[str, float], Groups]]
-"""model -> numbers in percent, and the scores of single items behind them."""
+Measurement = Callable[[nn.Module], tuple[dict[str, Any], Groups]]
+"""model -> numbers in percent (and words on them), and the scores of single items behind them."""
 
 
 @dataclass(frozen=True)
@@ -96,19 +96,20 @@ def measurements(model: nn.Module, config: ZeroShotConfig, images: int) -> dict[
         gallery = Gallery(config.gallery, model.image_shape, config.max_words, images)
         check_files(gallery)
 
-        def retrieve(pruned: nn.Module) -> tuple[dict[str, float], Groups]:
+        def retrieve(pruned: nn.Module) -> tuple[dict[str, Any], Groups]:
             ranks: dict[str, Ranks] = {}
             recalls = evaluate_retrieval(pruned, gallery, tokenizer, config.retrieval, note=ranks.__setitem__)
             keys = ("img_r1", "txt_r1", "r_mean")
-            numbers = {f"{kind} {key}": values[key] for kind, values in recalls.items() for key in keys}
-            return numbers, found_early({f"{kind} ": of for kind, of in ranks.items()})
+            numbers: dict[str, Any] = {f"{kind} {key}": values[key] for kind, values in recalls.items() for key in keys}
+            numbers["reranked"] = reranked(config.retrieval, gallery)
+            return numbers, found_early({f"{kind} ": of for kind, of in ranks.items()}, gallery.image_of_text)
 
         found[f"retrieval among {len(gallery)} images and {len(gallery.texts)} texts"] = retrieve
     if config.regions is not None:
         _require(model, "regions", "image_states", "text_states", "predict_boxes")
         side = Side("region", make_reader(config.regions, model.image_shape, tokenizer), 32, seed=0)
         batches = config.region_batches
-        found["boxes of regions"] = lambda pruned: means("region", "IoU", region_ious(pruned, side, batches))
+        found["boxes of regions"] = lambda pruned: means("region", "IoU", *region_ious(pruned, side, batches))
     if config.neighbours is not None:
         _require(model, "neighbours", "vision_tower")
         near, k = Neighbours(config.neighbours, model.image_shape), config.neighbours.k
@@ -119,10 +120,15 @@ def measurements(model: nn.Module, config: ZeroShotConfig, images: int) -> dict[
     return found
 
 
-def means(group: str, metric: str, scores: Tensor) -> tuple[dict[str, float], Groups]:
-    """Scores [n] of the items 0 to n - 1 as a measurement: their mean in percent, with two digits."""
-    scores = scores.double()
-    items = Items(list(range(len(scores))), {metric: scores.tolist()})
+def means(
+    group: str, metric: str, scores: Tensor, pictures: list[int] | None = None
+) -> tuple[dict[str, float], Groups]:
+    """Scores [n] of the items 0 to n - 1 as a measurement: their mean in percent, with two digits.
+
+    pictures: that of each item; none: each is a picture of its own.
+    """
+    scores, ids = scores.double(), list(range(len(scores)))
+    items = Items(ids, ids if pictures is None else pictures, {metric: scores.tolist()})
     return {metric: round(100 * scores.mean().item(), 2)}, {group: items}
 
 
@@ -143,10 +149,12 @@ def masked_copy(model: nn.Module, file: str) -> nn.Module:
 
 
 def show(rows: list[dict[str, Any]], title: str) -> None:
-    """Print the rows."""
-    table = Table(title=title)
-    for column in rows[0]:
+    """Print the rows; words on the numbers, which are the same for all, go below them."""
+    words = {name: value for name, value in rows[0].items() if isinstance(value, str) and name != "mask"}
+    table = Table(title=title, caption="; ".join(f"{name}: {value}" for name, value in words.items()) or None)
+    columns = [name for name in rows[0] if name not in words]
+    for column in columns:
         table.add_column(column, justify="left" if column == "mask" else "right")
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*(str(row[column]) for column in columns))
     result_console().print(table)

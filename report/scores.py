@@ -13,7 +13,7 @@ import numpy as np
 from console.errors import InputError
 from evaluation.items import read_items
 from grid.steps import DENSE
-from report.items import items_in, items_of
+from report.items import items_of, refuse_other_items
 from report.metrics import main_metric
 from report.over_seeds import OverSeeds
 from report.reading import Results, Run, ordered, tasks_ordered
@@ -176,15 +176,16 @@ class Scores:
             if not all(file is not None and file.is_file() for runs in files for file in runs):
                 raise InputError("the runs left no scores of single test items for the metric")
             one, other = (items_of([file for file in runs if file], metric, self._read) for runs in files)
-            if items_in(one) != items_in(other):
-                raise InputError("the runs were tested on different items")
+            refuse_other_items(one, other)
         except InputError as error:
             self.untested[str(error)] = self.untested.get(str(error), 0) + 1
             return None
-        kinds = zip(one, other, strict=True)
-        return paired_bootstrap(
-            *(np.array([ours[item] - theirs[item] for item in sorted(ours)]) for ours, theirs in kinds)
-        )
+        kinds = []
+        for ours, theirs in zip(one, other, strict=True):
+            items = sorted(ours.scores)
+            differences = np.array([ours.scores[item] - theirs.scores[item] for item in items])
+            kinds.append((differences, [ours.pictures[item] for item in items]))
+        return paired_bootstrap(*kinds)
 
 
 def ranks(values: Mapping[str, float]) -> dict[str, int]:

@@ -247,12 +247,14 @@ def _notes(rows: Sequence[Row]) -> list[str]:
         stars = any(cell.mark == "*" for cell in cells)
         differs = "* the best differs" if stars else "No star: nowhere does the best differ"
         notes.append(
-            f"{differs} from the second with p < {LEVEL:g}: paired bootstrap over the test items, "
-            f"{RESAMPLES:,} resamples, scores averaged over seeds. It says nothing of the choice of seeds."
+            f"{differs} from the second with p < {LEVEL:g}: paired bootstrap over the test pictures, each drawn with "
+            f"all its items, {RESAMPLES:,} resamples, scores averaged over seeds. It says nothing of the choice of "
+            "seeds."
         )
     if untested:
         notes.append(
-            f"{DAGGER} not tested: the runs left no scores of single test items for it, or of different items."
+            f"{DAGGER} not tested: the runs left no scores of single test items for it, none that tell their pictures, "
+            "or those of different items."
         )
     if not (tested or untested):
         notes.append("Whether differences are chance was not tested: that takes two pruners of unlike scores.")

@@ -85,5 +85,9 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Write `value` as indented JSON to `path` atomically."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    """Write `value` as indented JSON to `path` atomically.
+
+    Half a character (a lone surrogate, which UTF-8 cannot hold) is written as JSON's escape, and so read back as it is.
+    """
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    write_text(path, text.encode("utf-8", "backslashreplace").decode() + "\n")

@@ -13,6 +13,7 @@ from console.errors import InputError
 from data.captioning import ImagesToCaption
 from data.evaluation_batches import check_files
 from data.readers import Batch
+from data.records import Id, check_same_kind
 from data.sources import Files
 from data.tokenizer import Tokenizer
 from data.transforms import to_picture
@@ -103,13 +104,15 @@ class Captioning:
             self._data[split] = ImagesToCaption(captioned.images, model.image_shape, limit or captioned.limit)
             check_files(self._data[split])
             truth = read_ground_truth(captioned.images.resolved().path(captioned.ground_truth))
-            numbers = self._data[split].image_ids
-            lacking = [number for number in numbers if number not in truth]
-            if lacking:
-                raise InputError(f"{captioned.ground_truth} has no caption of image {lacking[0]}: fetch the whole file")
-            self._references[split] = {number: truth[number] for number in numbers}
+            ids = self._data[split].image_ids
+            check_same_kind(ids, truth, f"the images of {split}", f"those of {captioned.ground_truth}")
+            if lacking := [image for image in ids if image not in truth]:
+                raise InputError(
+                    f"{captioned.ground_truth} has no caption of image {lacking[0]!r}: fetch the whole file"
+                )
+            self._references[split] = {image: truth[image] for image in ids}
             if captioned.images.miniworld:
-                self._scenes[split] = load_scenes(captioned.images.resolved().root, numbers)
+                self._scenes[split] = load_scenes(captioned.images.resolved().root, ids)
 
     def losses(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Cross-entropy of the caption's words after the prompt."""
@@ -122,7 +125,7 @@ class Captioning:
         written = generate_captions(model, share, self._tokenizer, config.prompt, config.search)
         written = self._written = gather_shares(fabric, written)
         scores: Metrics = {}
-        self._single: dict[str, dict[int, float]] = {}
+        self._single: dict[str, dict[Id, float]] = {}
         if fabric.is_global_zero:
             rows = [{"image_id": number, "caption": caption} for number, caption in written.items()]
             write_results(self._folder / "result" / f"captioning_{split}_result_epoch{look.epoch or 'last'}.json", rows)
@@ -140,7 +143,7 @@ class Captioning:
 
     def items(self) -> Groups:
         """CIDEr of single images, and of the mini world how true their captions are."""
-        return one_group(self._single)
+        return one_group(self._single, None)
 
     def samples(self) -> list[Part]:
         """Test images with the caption written, a reference, and of the mini world which things said are there."""

@@ -92,7 +92,8 @@ class Classification:
 
     def items(self) -> Groups:
         """Whether the class of each test image was found, by its number."""
-        return one_group({"top1": {number: float(label == true) for number, (label, true) in self._found.items()}})
+        right = {number: float(label == true) for number, (label, true) in self._found.items()}
+        return one_group({"top1": right}, None)
 
     def samples(self) -> list[Part]:
         """Images with the class found and the true one."""

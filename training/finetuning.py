@@ -42,6 +42,7 @@ from training.fabric import loader_processes, make_fabric
 from training.kept import as_json, count_kept, show_kept
 from training.logging_wandb import WandbLog, start_wandb
 from training.loop import Loop, fit
+from training.passes import told_of_epochs
 from training.replaced import Replaced, missing_images
 from training.results import device_name, refuse_finished, told, versions, write_settings
 from training.samples import draw_samples
@@ -124,6 +125,7 @@ class _Run:
         self.epoch_steps = min(self.epoch_steps, config.short_epoch or self.epoch_steps)
         if args.debug:
             self.epochs, self.epoch_steps = 1, 2
+        self.left = told_of_epochs(self.side, self.epoch_steps, self.world * accumulate)
         self.objective = Objective(self.model, self.task, self.epoch_steps)
         self.wandb, self.begun = WandbLog(), False
         self.loop = self._loop(accumulate, snapshot)
@@ -210,7 +212,7 @@ class _Run:
             if step:
                 left = f"{self.loop.steps - step} steps are left" if step < self.loop.steps else "no step is left"
                 console.print(f"going on after step {step}, from {origin}: {left}")
-            for notice in (self.missing, *getattr(self.task, "notices", ())):
+            for notice in (self.missing, self.left, *getattr(self.task, "notices", ())):
                 if notice:
                     console.print(notice)
             show_kept(self.kept)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
@@ -136,8 +137,8 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
                 call(step)
             advance(1)
             if step % loop.log_every == 0 or step == loop.steps:
-                values = means.take()
-                if any(_any_process(fabric, not all(map(math.isfinite, values.values())))):
+                values = means.take(fabric)
+                if not all(map(math.isfinite, values.values())):  # of any process: all know the same numbers
                     raise _diverged(step)
                 advance(0, f"lr {rate:.1e} " + " ".join(f"{name} {value:.3f}" for name, value in values.items()))
                 if fabric.is_global_zero:
@@ -207,10 +208,22 @@ class _Means:
             self._sums[name] = self._sums.get(name, 0) + loss.detach()
             self._count[name] = self._count.get(name, 0) + 1
 
-    def take(self) -> dict[str, float]:
-        values = {name: round((total / self._count[name]).item(), 5) for name, total in self._sums.items()}
+    def take(self, fabric: Fabric) -> dict[str, float]:
+        """The means over the micro-batches of all processes, which must all call, and get the same numbers."""
+        mine = {name: ((total / self._count[name]).item(), self._count[name]) for name, total in self._sums.items()}
         self._sums, self._count = {}, {}
-        return values
+        parts = [mine]
+        if fabric.world_size > 1:
+            parts = [{} for _ in range(fabric.world_size)]
+            dist.all_gather_object(parts, mine)
+        found: dict[str, list[tuple[float, int]]] = {}
+        for part in parts:
+            for name, mean in part.items():
+                found.setdefault(name, []).append(mean)
+        return {
+            name: round(sum(mean * n for mean, n in means) / sum(n for _, n in means), 5)
+            for name, means in found.items()
+        }
 
 
 def _any_process(fabric: Fabric, *flags: bool) -> list[bool]:

@@ -7,19 +7,21 @@ from typing import TypeVar
 import torch.distributed as dist
 from lightning.fabric import Fabric
 
+from data.records import Id
+
 T = TypeVar("T")
 
 
-def gather_shares(fabric: Fabric, share: dict[int, T]) -> dict[int, T]:
+def gather_shares(fabric: Fabric, share: dict[Id, T]) -> dict[Id, T]:
     """One dict of all processes' shares, by rising key, on every process; RuntimeError when two have the same key."""
-    shares: list[dict[int, T]] = [share]
+    shares: list[dict[Id, T]] = [share]
     if fabric.world_size > 1:
         shares = [{} for _ in range(fabric.world_size)]
         dist.all_gather_object(shares, share)
-    found: dict[int, T] = {}
+    found: dict[Id, T] = {}
     for part in shares:
         twice = found.keys() & part.keys()
         if twice:
-            raise RuntimeError(f"two processes evaluated sample {min(twice)}: shares must not overlap")
+            raise RuntimeError(f"two processes evaluated sample {min(twice)!r}: shares must not overlap")
         found |= part
     return dict(sorted(found.items()))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 
 from console.errors import InputError
@@ -21,8 +20,8 @@ from data.tokenizer import Tokenizer
 from data.transforms import to_picture
 from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
 from evaluation.items import Groups
-from evaluation.recall import Ranks, found_early
-from evaluation.retrieval import UNSCORED, RetrievalSettings, evaluate_retrieval
+from evaluation.recall import Candidates, Ranks, found_early
+from evaluation.retrieval import RetrievalSettings, evaluate_retrieval, reranked
 from models.gather import gather_processes, place
 from training.epoch_weights import Metrics
 from training.evaluating import Evaluation
@@ -96,49 +95,52 @@ class Retrieval:
         return model(batch, gather=self._features.gather() if self.rehearses else gather_processes)
 
     def evaluate(self, model: nn.Module, look: Evaluation) -> Metrics:
-        """Recalls after re-ranking under the published names, and those of similarity alone under `itc`."""
+        """Recalls after re-ranking under the published names, and those of similarity alone under `itc`.
+
+        `reranked` says how many candidates were.
+        """
         gallery = self._galleries[look.split]
 
-        def keep(by_image: Tensor, by_text: Tensor) -> None:  # a few rows are kept; the whole is large
-            images, texts = spread(len(gallery), IMAGES), spread(len(gallery.texts), TEXTS)
+        def keep(texts: Candidates, images: Candidates) -> None:  # a few rows are kept; the whole is large
             self._rows = (
-                dict(zip(images, by_image[images].cpu(), strict=True)),
-                dict(zip(texts, by_text[texts].cpu(), strict=True)),
+                {i: Found.of(texts, i) for i in spread(len(gallery), IMAGES)},
+                {j: Found.of(images, j) for j in spread(len(gallery.texts), TEXTS)},
             )
 
         ranks = self._ranks = dict[str, Ranks]()
         settings, note = self._config.evaluation, ranks.__setitem__
         with look.bar(len(gallery)) as advance:
             found = evaluate_retrieval(model, gallery, self._tokenizer, settings, advance, keep, note, look.workers)
-        return {**found["itm"], "itc": found["itc"]}
+        return {**found["itm"], "itc": found["itc"], "reranked": reranked(settings, gallery)}
 
     def items(self) -> Groups:
         """Texts whose image is found early, and images one of whose captions is."""
-        return found_early({"": self._ranks["itm"], "itc ": self._ranks["itc"]})
+        image_of_text = self._galleries["test"].image_of_text
+        return found_early({"": self._ranks["itm"], "itc ": self._ranks["itc"]}, image_of_text)
 
     def samples(self) -> list[Part]:
         """Test images with the caption found for them, and texts with the images found, by the scores of matching."""
         gallery = self._galleries["test"]
         by_image, by_text = self._rows
         images, texts = [], []
-        for i, scores in by_image.items():
-            order = ranked(scores)
-            right = order[0] in gallery.texts_of_image[i]
+        for i, row in by_image.items():
+            first = row.order[0]
+            right = first in gallery.texts_of_image[i]
             mark = "right" if right else "wrong"
-            lines = [Line(gallery.texts[order[0]], "strong"), Line(mark, mark)]
+            lines = [Line(gallery.texts[first], "strong"), Line(mark, mark)]
             if not right:
-                own = min(gallery.texts_of_image[i], key=order.index)
-                lines.append(Line(f"its own, {standing(scores, order, own)}: {gallery.texts[own]}", "faint"))
+                own = min(gallery.texts_of_image[i], key=row.order.index)
+                lines.append(Line(f"its own, {row.standing(own)}: {gallery.texts[own]}", "faint"))
             images.append(Sample([self._shown(i)], lines))
-        for j, scores in by_text.items():
-            order, own = ranked(scores), gallery.image_of_text[j]
-            found = [self._shown(i, f"place {n}") for n, i in enumerate(order[:FOUND], start=1) if i != own]
-            where = order.index(own)
+        for j, row in by_text.items():
+            own = gallery.image_of_text[j]
+            found = [self._shown(i, row.standing(i)) for i in row.order[:FOUND] if i != own]
+            where = row.order.index(own)
             if where < FOUND:
-                found.insert(where, self._shown(own, f"place {where + 1}, its own", "right"))
+                found.insert(where, self._shown(own, f"{row.standing(own)}, its own", "right"))
             else:
-                found.append(self._shown(own, f"its own, {standing(scores, order, own)}", "wrong"))
-            mark = Line(f"wrong, its own: {standing(scores, order, own)}", "wrong") if where else Line("right", "right")
+                found.append(self._shown(own, f"its own, {row.standing(own)}", "wrong"))
+            mark = Line(f"wrong, its own: {row.standing(own)}", "wrong") if where else Line("right", "right")
             texts.append(Sample(found, [Line(gallery.texts[j], "strong"), mark]))
         return [
             Part(f"{len(images)} of {len(gallery)} test images, with the caption found for them", images),
@@ -151,14 +153,22 @@ class Retrieval:
         return Shown(to_picture(self._galleries["test"][image], self._shape), label, frame)
 
 
-def ranked(scores: Tensor) -> list[int]:
-    """Numbers from the best score to the worst, equal ones in order."""
-    return torch.argsort(scores, descending=True, stable=True).tolist()
+@dataclass(frozen=True)
+class Found:
+    """The candidates of one query, from the first to the last; of them `reranked` were matched, and so have a place."""
 
+    order: list[int]
+    reranked: int
 
-def standing(scores: Tensor, order: list[int], number: int) -> str:
-    """Where a number stands in the order, in words; candidates that were never matched have no place."""
-    return "not re-ranked" if scores[number] == UNSCORED else f"place {order.index(number) + 1}"
+    @classmethod
+    def of(cls, candidates: Candidates, query: int) -> Found:
+        """A row of the candidates after re-ranking."""
+        return cls(candidates.order(query).tolist(), int(candidates.reranked[query].sum()))
+
+    def standing(self, number: int) -> str:
+        """Where a candidate stands, in words."""
+        place = self.order.index(number)
+        return f"place {place + 1}" if place < self.reranked else "not re-ranked"
 
 
 def fewer_negatives(seen: int, passes: int) -> str:

@@ -14,7 +14,9 @@ DECAYS = ("linear", "cosine", "late", "none")
 class Schedule:
     """warmup: share of all steps in which the rate rises from 0. decay: how it falls to 0 afterwards.
 
-    linear and cosine fall at once; late stays at the peak until the last 40 % of the steps, then falls linearly.
+    linear and cosine fall at once; late stays at the peak until the last 40 % of the steps, then falls linearly. Of w
+    steps of warming up, step t (from 0) has (t + 1) / (w + 1) of the peak rate; the published runs have t / w, and so
+    learn nothing in their first step.
     """
 
     warmup: float = 0.1

@@ -27,6 +27,7 @@ from storage.tensors import read_safetensors, write_safetensors
 from training.fabric import make_fabric
 from training.loop import Loop, fit
 from training.optimizer import Recipe
+from training.passes import told_of_passes
 from training.pretraining import OBJECTIVES
 from training.replaced import Replaced, missing_images
 from training.snapshot import refuse_another_run
@@ -143,8 +144,9 @@ def _run_stage(
     data = stage_data(model, stage, stage.batch_size // fabric.world_size, seed)
     replaced = Replaced()
     for side in data.sides.values():
-        if (notice := missing_images(side.reader.source)) and fabric.is_global_zero:
-            console.print(notice)
+        for notice in (missing_images(side.reader.source), told_of_passes(side, stage.steps * fabric.world_size)):
+            if notice and fabric.is_global_zero:
+                console.print(notice)
 
     def micro_batches(first: int) -> Iterator[dict[str, Batch]]:
         numbers = [step * fabric.world_size + fabric.global_rank for step in range(first, stage.steps)]

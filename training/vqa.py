@@ -13,7 +13,7 @@ from console.errors import InputError, nearest
 from data.evaluation_batches import check_files
 from data.questions import QuestionsToAnswer, read_answer_list
 from data.readers import Batch
-from data.records import Record
+from data.records import Id, Record, check_same_kind
 from data.sources import Files
 from data.tokenizer import Tokenizer
 from data.transforms import to_picture
@@ -124,10 +124,11 @@ class VQA:
         return fabric.broadcast(found)
 
     def items(self) -> Groups:
-        """How right the answers to the test questions are, where that is known."""
+        """How right the answers to the test questions are, where that is known; several may be of one picture."""
         if "test" not in self._truth:
             return {}
-        return one_group({"overall": question_accuracies(answered(self._given), self._truth["test"])})
+        single = question_accuracies(answered(self._given), self._truth["test"])
+        return one_group({"overall": single}, self._data["test"].pictures())
 
     def samples(self) -> list[Part]:
         """Test images with question and answer, and where they are known people's answers with their shares."""
@@ -152,18 +153,19 @@ def refuse_inheritance(model: str) -> None:
         )
 
 
-def truth_of(questions: list[int], path: Path | str) -> list[Record]:
+def truth_of(questions: list[Id], path: Path | str) -> list[Record]:
     """The records of a file of answers that belong to these questions, in their order; InputError where one lacks."""
     records = {record["question_id"]: record for record in read_truth(path)}
+    check_same_kind(questions, records, "the test questions", f"the answers in {path}")
     if missing := [number for number in questions if number not in records]:
         raise InputError(
-            f"{path} has no answer to {len(missing)} of {len(questions)} test questions (the first is {missing[0]}): "
+            f"{path} has no answer to {len(missing)} of {len(questions)} test questions (the first is {missing[0]!r}): "
             "name the file that belongs to `test` under test_answers, or leave that out"
         )
     return [records[number] for number in questions]
 
 
-def answered(given: dict[int, str]) -> list[Answer]:
+def answered(given: dict[Id, str]) -> list[Answer]:
     """Answers by question id, as EvalAI wants them."""
     return [{"question_id": number, "answer": answer} for number, answer in given.items()]
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from console.errors import InputError
 from data.batches import Side
-from data.captioning import ImagesToCaption, coco_image_id, crop_to_box
+from data.captioning import ImagesToCaption, crop_to_box, image_ids
 from data.evaluation_batches import check_files, evaluation_batches
 from data.miniworld import ensure
 from data.randomness import seeded
@@ -165,14 +165,31 @@ def test_boxes_that_do_not_fit_the_captions(tmp_path, tokenizer, boxes):
         ("COCO_val2014_000000100000.JPG", 100000),
     ],
 )
-def test_image_ids(name, number):
-    assert coco_image_id(name, "file") == number
+def test_names_that_end_in_a_number(name, number):
+    assert image_ids([{"image": name}], "file") == [number]
 
 
-@pytest.mark.parametrize("name", ["COCO_val2014_12j.jpg", "dog.jpg", "x_.png", "x_-3.png"])
-def test_names_without_an_id(name):
-    with pytest.raises(InputError, match=r"file: the image .* does not end in its id"):
-        coco_image_id(name, "file")
+@pytest.mark.parametrize(
+    ("records", "ids"),
+    [
+        ([{"image": "nocaps/0013ea2087020901.jpg"}], ["0013ea2087020901"]),
+        # digits by chance beside hexadecimal names
+        ([{"image": "0013ea20.jpg"}, {"image": "01234567.jpg"}], ["0013ea20", "01234567"]),
+        ([{"image": "COCO_val2014_12j.jpg"}, {"image": "x_-3.png"}], ["COCO_val2014_12j", "x_-3"]),
+        ([{"image": "0013ea2087020901.jpg", "image_id": 0}, {"image": "a.jpg", "image_id": 4}], [0, 4]),
+        ([{"image": "VizWiz_val_00000012.jpg", "image_id": 23443}], [23443]),
+        ([{"image": "COCO_val2014_000000000042.jpg", "image_id": "coco_42"}], [42]),
+    ],
+)  # fmt: skip
+def test_ids_of_other_names(records, ids):
+    assert image_ids(records, "file") == ids
+
+
+def test_an_image_id_that_some_records_lack():
+    with pytest.raises(InputError, match="file: record 1 has no field 'image_id'"):
+        image_ids([{"image": "a.jpg", "image_id": 1}, {"image": "b.jpg"}], "file")
+    with pytest.raises(InputError, match="file: record 0 has an unusable 'image_id'"):
+        image_ids([{"image": "a.jpg", "image_id": 1.5}], "file")
 
 
 def test_evaluation_gives_every_image_once(tmp_path):
@@ -181,7 +198,7 @@ def test_evaluation_gives_every_image_once(tmp_path):
     data = ImagesToCaption(files, SHAPE)
     check_files(data)
     batches = list(evaluation_batches(data, 2))
-    assert [batch["image_id"].tolist() for batch in batches] == [[9, 4], [30]]
+    assert [batch["image_id"] for batch in batches] == [[9, 4], [30]]
     assert batches[1]["image"].shape == (1, 3, 16, 16)
     assert batches[0]["image"][1, 0, 8, 0] > 0.9 and batches[0]["image"][1, 2, 8, 15] > 0.9
     assert len(ImagesToCaption(files, SHAPE, limit=1)) == 1
@@ -191,6 +208,23 @@ def test_evaluation_gives_every_image_once(tmp_path):
     write(tmp_path, [{"image": "x_1.png"}, {"image": "y_01.png"}])
     with pytest.raises(InputError, match="1 is there twice"):
         ImagesToCaption(files, SHAPE)
+    write(tmp_path, [{"image": "x.png", "image_id": 1}, {"image": "y.png", "image_id": "1"}])
+    with pytest.raises(InputError, match="the id 1 is a number and '1' a text"):
+        ImagesToCaption(files, SHAPE)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_ids_that_are_texts_in_batches(tmp_path, workers):
+    """Several records of one image, as the training layout has them, are one; the limit counts images."""
+    images = ("00ff", "0012", "00ff", "a1", "0012")
+    name = write(tmp_path, [{"image": f"{image}.png", "caption": "a dog"} for image in images])
+    files = Files(root=str(tmp_path), annotations=[name], image_roots={"coco": "images/coco"})
+    data = ImagesToCaption(files, SHAPE)
+    assert [batch["image_id"] for batch in evaluation_batches(data, 2, num_workers=workers)] == [
+        ["00ff", "0012"],
+        ["a1"],
+    ]
+    assert ImagesToCaption(files, SHAPE, limit=2).image_ids == ["00ff", "0012"]
 
 
 def test_the_mini_worlds_files(tmp_path):

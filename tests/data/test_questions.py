@@ -200,7 +200,8 @@ def test_evaluation_asks_every_question_once(tmp_path, tokenizer):
     data = QuestionsToAnswer(files, SHAPE, tokenizer)
     assert data.question_ids == [70, 69, 68, 67, 66]
     batches = list(evaluation_batches(data, 2))
-    assert torch.cat([batch["question_id"] for batch in batches]).tolist() == data.question_ids
+    assert [question for batch in batches for question in batch["question_id"]] == data.question_ids
+    assert data.pictures() == dict.fromkeys(data.question_ids, 0)
     assert batches[0]["question_ids"].tolist() == [
         [CLS, WHAT, IS, IT, PAD, PAD],
         [CLS, WHAT, IS, IT, AT, HOME],
@@ -214,6 +215,22 @@ def test_evaluation_asks_every_question_once(tmp_path, tokenizer):
     (tmp_path / "images/coco/a.png").unlink()
     with pytest.raises(InputError, match=r"needs all its images, but one cannot be read: .*a\.png \(missing\)"):
         QuestionsToAnswer(files, SHAPE, tokenizer)[0]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_question_ids_that_are_texts(tmp_path, tokenizer, workers):
+    """GQA's: 01827492 and 1827492 are two questions. Pictures are numbered as they first appear."""
+    ids = ["201640614", "01827492", "1827492", "0"]
+    images = ["b.png", "a.png", "b.png", "c.png"]
+    asked = [COCO | {"question_id": i, "image": image} for i, image in zip(ids, images, strict=True)]
+    files = write(tmp_path, asked)
+    data = QuestionsToAnswer(files, SHAPE, tokenizer)
+    batches = evaluation_batches(data, 3, num_workers=workers)
+    assert [batch["question_id"] for batch in batches] == [ids[:3], ids[3:]]
+    assert data.pictures() == dict(zip(ids, [0, 1, 0, 2], strict=True))
+    asked[2]["question_id"] = 1827492
+    with pytest.raises(InputError, match="the id 1827492 is a number and '201640614' a text"):
+        QuestionsToAnswer(write(tmp_path, asked), SHAPE, tokenizer)
 
 
 def test_long_questions_keep_fifty_words(tmp_path, tokenizer):
@@ -242,7 +259,7 @@ def test_questions_that_cannot_be_told_apart(tmp_path, tokenizer):
     files = write(tmp_path, [COCO, COCO])
     with pytest.raises(InputError, match=r"questions\.json: 1 is there twice"):
         QuestionsToAnswer(files, SHAPE, tokenizer)
-    files = write(tmp_path, [COCO | {"question_id": "1"}])
+    files = write(tmp_path, [COCO | {"question_id": ""}])
     with pytest.raises(InputError, match="unusable 'question_id'"):
         QuestionsToAnswer(files, SHAPE, tokenizer)
     with pytest.raises(InputError, match="no file of questions"):
@@ -290,6 +307,6 @@ def test_the_mini_worlds_questions(tmp_path):
     test = QuestionsToAnswer(
         Files(root=str(tmp_path), annotations=["data/finetune/vqa/vqa_test.json"], image_roots=ROOTS), SHAPE, tokenizer
     )
-    given = [batch["question_id"] for batch in evaluation_batches(test, 6)]
-    assert torch.cat(given).tolist() == test.question_ids and len(set(test.question_ids)) == len(test)
+    given = [question for batch in evaluation_batches(test, 6) for question in batch["question_id"]]
+    assert given == test.question_ids and len(set(test.question_ids)) == len(test)
     assert len(read_answer_list(tmp_path / "data/finetune/vqa/answer_list.json", 36)) == 36

@@ -62,7 +62,7 @@ def batch():
         "image": image,
         "question_ids": ids * atts,
         "question_atts": atts,
-        "question_id": torch.tensor([7, 4, 9]),
+        "question_id": [7, 4, 9],
     }
 
 

@@ -18,7 +18,6 @@ from data.miniworld.parts import scene_for, text_draws
 from evaluation.captions import (
     METRICS,
     caption_scores,
-    merge_rows,
     read_ground_truth,
     read_results,
     write_results,
@@ -179,6 +178,37 @@ def test_spice_where_its_models_are(broken_java, monkeypatch, tmp_path, outcome)
         assert "SPICE" not in scores and "its Java program failed" in left_out[-1]
 
 
+@pytest.mark.parametrize("java", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_half_a_character_is_no_word(java, monkeypatch, tmp_path):
+    """As read from JSON with an escape that stands alone; such a file is written and read again, too."""
+    if not java:
+        monkeypatch.setattr(shutil, "which", lambda name: None)
+    elif shutil.which("java") is None:
+        pytest.skip("there is no Java")
+    half = {1: json.loads('"the the \\ud83d the dog"'), 2: json.loads('"Two cats\\udc00 sleep..."')}
+    truth = {1: [*TWO[1], "a \ud83d\ude00 dog"], 2: TWO[2]}  # the two halves of one character are whole together
+    scores, left_out = caption_scores(truth, half, leave_out=["SPICE"])
+    whole, others = caption_scores({1: [*TWO[1], "a \U0001f600 dog"], 2: TWO[2]}, SAID, leave_out=["SPICE"])
+    assert scores == whole
+    assert left_out == ["characters: in 2 caption(s) half of one (a lone surrogate) counts as a space", *others]
+    write_results(tmp_path / "r.json", [{"image_id": image, "caption": text} for image, text in half.items()])
+    assert read_results(tmp_path / "r.json") == half
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("java") is None, reason="there is no Java: METEOR does not run")
+def test_meteor_sees_first_words_only():
+    """5,000 times one word, with references as long, would keep it for ever; the other scores are of all words."""
+    long, cut = ({1: " ".join(["the"] * n), 2: "two cats"} for n in (5_000, 200))
+    truth = {1: [long[1], "a dog"], 2: ["two cats sleep"]}
+    scores, left_out = caption_scores(truth, long, leave_out=["SPICE"])
+    assert "METEOR: of 2 caption(s) it saw the first 200 words only" in left_out
+    short, nothing = caption_scores({1: [cut[1], "a dog"], 2: ["two cats sleep"]}, cut, leave_out=["SPICE"])
+    assert scores["METEOR"] == short["METEOR"] > 0
+    assert not any(sentence.startswith("METEOR") for sentence in nothing)
+    assert scores["Bleu_1"] == pytest.approx(100 * math.exp(1 - 5_003 / 5_002)), "all 5,002 words are right"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("java") is None, reason="there is no Java: COCO's own evaluation does not run either")
 def test_against_coco_s_own_evaluation(tmp_path, monkeypatch):
@@ -243,6 +273,29 @@ def test_bad_captions(no_java, truth, said, message):
         caption_scores(truth, said)
 
 
+def test_ground_truth_whose_ids_are_texts(tmp_path):
+    ids = ["0a1b", "0013ea2087020901", "42"]
+    about = [{"id": n, "image_id": image, "caption": f"a {n}"} for n, image in enumerate(reversed(ids))]
+    (tmp_path / "gt.json").write_text(json.dumps({"images": [{"id": image} for image in ids], "annotations": about}))
+    assert read_ground_truth(tmp_path / "gt.json") == {"0a1b": ["a 2"], "0013ea2087020901": ["a 1"], "42": ["a 0"]}
+
+
+@pytest.mark.parametrize("java", [False, True])
+def test_ids_that_are_texts_change_no_score(java, monkeypatch):
+    if not java:
+        monkeypatch.setattr(shutil, "which", lambda name: None)
+    elif shutil.which("java") is None:
+        pytest.skip("there is no Java")
+    names = {1: "0a1b", 2: "42"}
+    singles = [{}, {}]
+    truth, said = ({names[image]: of for image, of in part.items()} for part in (TWO, SAID))
+    one = caption_scores(TWO, SAID, singles[0].__setitem__, ["SPICE"])
+    assert caption_scores(truth, said, singles[1].__setitem__, ["SPICE"]) == one
+    assert singles[1]["CIDEr"] == {names[image]: score for image, score in singles[0]["CIDEr"].items()}
+    with pytest.raises(InputError, match="ground truth have ids such as '0a1b', and those of the captions such as 1"):
+        caption_scores(truth, SAID)
+
+
 IMAGES, ABOUT = [{"id": 42}, {"id": 7}], {"id": 1, "image_id": 42, "caption": "a tray"}
 OF_7 = {"id": 2, "image_id": 7, "caption": "a cat"}
 
@@ -262,14 +315,19 @@ def test_ground_truth(tmp_path):
         ([], "no list of records 'images'"),
         ({"images": IMAGES}, "no list of records 'annotations'"),
         ({"images": [42], "annotations": []}, "no list of records 'images'"),
-        ({"images": [{"id": "42"}], "annotations": [ABOUT]}, "images: record 0 has an unusable 'id'"),
+        ({"images": [{"id": ""}], "annotations": [ABOUT]}, "images: record 0 has an unusable 'id'"),
         ({"images": [{"id": True}], "annotations": [ABOUT]}, "unusable 'id'"),
         ({"images": IMAGES, "annotations": [{"image_id": 42}]}, "annotations: record 0 has no field 'caption'"),
         ({"images": IMAGES, "annotations": [{**ABOUT, "caption": " "}, OF_7]}, "unusable 'caption'"),
         ({"images": IMAGES, "annotations": [ABOUT]}, "no caption for image 7"),
         ({"images": [], "annotations": []}, "no caption for any image"),
         ({"images": IMAGES[:1], "annotations": [ABOUT, OF_7]}, "annotation 1 is of image 7, not among"),
-        ({"images": IMAGES + IMAGES, "annotations": [ABOUT, OF_7]}, "lists an image twice"),
+        ({"images": [*IMAGES, {"id": "7"}], "annotations": [ABOUT, OF_7]}, "the id 42 is a number and '7' a text"),
+        (
+            {"images": IMAGES, "annotations": [ABOUT, OF_7 | {"image_id": "7"}]},
+            "annotation 1 is of image '7', not among",
+        ),
+        ({"images": IMAGES + IMAGES, "annotations": [ABOUT, OF_7]}, "images: 42 is there twice"),
     ],
 )
 def test_bad_ground_truth(tmp_path, content, message):
@@ -285,22 +343,32 @@ def rows(*images):
     return [{"image_id": image, "caption": f"picture {image}"} for image in images]
 
 
-def test_results_of_several_processes(tmp_path):
-    """Processes take every third image; the sampler filled up the last round with the first images again."""
-    merged = merge_rows([rows(1, 4, 7), rows(2, 5, 1), [*rows(3, 6), {"image_id": 2, "caption": "another"}]])
-    assert merged == rows(1, 2, 3, 4, 5, 6, 7)
-    write_results(tmp_path / "result" / "r.json", reversed(merged))
-    assert json.loads((tmp_path / "result" / "r.json").read_text()) == merged
-    assert read_results(tmp_path / "result" / "r.json") == {row["image_id"]: row["caption"] for row in merged}
-    assert [path.name for path in (tmp_path / "result").iterdir()] == ["r.json"]
+@pytest.mark.parametrize("ids", [(7, 30, 200), ("0013ea2087020901", "00a1", "9")])
+def test_results_in_the_order_of_their_ids(tmp_path, ids):
+    """Numbers by size, texts by the alphabet, whichever process wrote which caption."""
+    path = tmp_path / "result" / "r.json"
+    write_results(path, reversed(rows(*ids)))
+    assert json.loads(path.read_text()) == rows(*ids)
+    assert read_results(path) == {row["image_id"]: row["caption"] for row in rows(*ids)}
+    assert [file.name for file in path.parent.iterdir()] == ["r.json"]
+
+
+def test_captions_for_evalai_byte_for_byte(tmp_path):
+    write_results(tmp_path / "r.json", [{"image_id": 42, "caption": "zwei Bäume"}, {"image_id": 7, "caption": "a"}])
+    expected = (
+        '[\n {\n  "image_id": 7,\n  "caption": "a"\n },\n {\n  "image_id": 42,\n  "caption": "zwei Bäume"\n }\n]\n'
+    )
+    assert (tmp_path / "r.json").read_bytes() == expected.encode()
 
 
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (rows(1, 2, 1), "two captions for image 1"),
+        (rows(1, 2, 1), "1 is there twice"),
+        (rows(1, 2, "1"), "the id 1 is a number and '1' a text"),
+        (rows("a", True), "unusable 'image_id'"),
         ([{"image_id": 1}], "record 0 has no field 'caption'"),
-        ([{"image_id": "1", "caption": "a"}], "unusable 'image_id'"),
+        ([{"image_id": " ", "caption": "a"}], "unusable 'image_id'"),
         ([{"image_id": 1, "caption": None}], "unusable 'caption'"),
     ],
 )

@@ -35,7 +35,7 @@ def test_remembered_and_read_anew(family):
     side = model.image_shape.image_size
     image = 3 * torch.randn(5, 3, side, side, generator=generator, dtype=torch.float64)
     settings = SearchSettings(beams=4, max_length=14, min_length=6)
-    batch = {"image": image, "image_id": torch.arange(5)}
+    batch = {"image": image, "image_id": list(range(5))}
     written = generate_captions(model, [batch], Numbers(), "7 8", settings)
     states = repeated(model.image_states(image), settings.beams)
     moved = []

@@ -1,34 +1,55 @@
 """The file of single items' scores: its format by hand, and what happens to those of earlier runs."""
 
+import json
+
 import pytest
 
-from evaluation.items import Items, items_files, one_group, write_items
+from evaluation.items import Items, items_files, one_group, read_items, write_items
 
 
 def test_the_format(tmp_path):
     groups = {
-        "text": Items([4, 2], {"img_r1": [1.0, 0.0], "itc img_r1": [0.0, 0.25]}),
-        "image": Items([0], {"r": [1.0]}),
+        "text": Items([4, 2], [0, 0], {"img_r1": [1.0, 0.0], "itc img_r1": [0.0, 0.25]}),
+        "image": Items([0], [0], {"r": [1.0]}),
     }
     write_items(tmp_path / "items.json", groups)
     assert (tmp_path / "items.json").read_text() == (
-        '{"format":1,"groups":{"text":{"ids":[4,2],"scores":{"img_r1":[1.0,0.0],"itc img_r1":[0.0,0.25]}},'
-        '"image":{"ids":[0],"scores":{"r":[1.0]}}}}\n'
+        '{"format":2,"groups":{"text":{"ids":[4,2],"pictures":[0,0],"scores":{"img_r1":[1.0,0.0],'
+        '"itc img_r1":[0.0,0.25]}},"image":{"ids":[0],"scores":{"r":[1.0]}}}}\n'
     )
+    assert read_items(tmp_path / "items.json") == groups
     assert [path.name for path in tmp_path.iterdir()] == ["items.json"]
 
 
 def test_one_kind_of_item():
-    assert one_group({"a": {7: 0.5, 3: 1.0}, "b": {3: 0.0, 7: 1.0}}) == {
-        "items": Items([7, 3], {"a": [0.5, 1.0], "b": [1.0, 0.0]})
-    }
-    assert one_group({}) == {}
-    with pytest.raises(KeyError):
-        one_group({"a": {7: 0.5}, "b": {3: 0.0}})
+    scores = {"a": {7: 0.5, 3: 1.0}, "b": {3: 0.0, 7: 1.0}}
+    assert one_group(scores, None) == {"items": Items([7, 3], [7, 3], {"a": [0.5, 1.0], "b": [1.0, 0.0]})}
+    assert one_group(scores, {3: 0, 7: 1, 8: 2})["items"].pictures == [1, 0]
+    assert one_group({}, None) == {}
+    for wrong in ((scores, {3: 0}), ({"a": {7: 0.5}, "b": {3: 0.0}}, None)):
+        with pytest.raises(KeyError):
+            one_group(*wrong)
+
+
+@pytest.mark.parametrize("group", ["text", "image", "region", "items"])
+@pytest.mark.parametrize("metric", ["img_r1", "overall", "CIDEr", "top1"])
+def test_the_first_format_had_no_pictures(tmp_path, group, metric):
+    """Texts, regions and questions shared pictures, of which it does not tell; the others were pictures themselves."""
+    path = tmp_path / "items.json"
+    path.write_text(json.dumps({"format": 1, "groups": {group: {"ids": [5, 3], "scores": {metric: [1, 0]}}}}))
+    shared = group in ("text", "region") or metric == "overall"
+    assert read_items(path)[group] == Items([5, 3], None if shared else [5, 3], {metric: [1.0, 0.0]})
+
+
+def test_ids_may_be_texts(tmp_path):
+    """Two questions whose ids are equal as numbers, of one picture."""
+    groups = {"items": Items(["01827492", "1827492"], [0, 0], {"overall": [1.0, 0.0]})}
+    write_items(tmp_path / "items.json", groups)
+    assert read_items(tmp_path / "items.json") == groups
 
 
 def test_scores_of_an_earlier_run_do_not_stay(tmp_path):
-    write_items(tmp_path / "items.json", {"items": Items([1], {"a": [1.0]})})
+    write_items(tmp_path / "items.json", {"items": Items([1], [1], {"a": [1.0]})})
     write_items(tmp_path / "items.json", {})
     assert not list(tmp_path.iterdir())
     write_items(tmp_path / "items.json", {})
@@ -36,9 +57,13 @@ def test_scores_of_an_earlier_run_do_not_stay(tmp_path):
 
 def test_items_that_do_not_fit_their_scores():
     with pytest.raises(AssertionError, match="a has 1 scores for 2 items"):
-        Items([1, 2], {"a": [1.0]})
+        Items([1, 2], [1, 2], {"a": [1.0]})
     with pytest.raises(AssertionError, match="there twice"):
-        Items([1, 1], {"a": [1.0, 1.0]})
+        Items([1, 1], [1, 1], {"a": [1.0, 1.0]})
+    with pytest.raises(AssertionError, match="has a picture"):
+        Items([1, 2], [1], {"a": [1.0, 1.0]})
+    with pytest.raises(AssertionError, match="which picture"):
+        write_items("nowhere.json", {"items": Items([1], None, {"a": [1.0]})})
 
 
 def test_a_file_for_each_row_of_a_table(tmp_path):

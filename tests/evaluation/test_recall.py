@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from evaluation.recall import found_early, ranks, recalls
+from evaluation.recall import Candidates, found_early, recalls
+from evaluation.recall import ranks as ranks_of
+
+
+def ranks(there, back, *pairs):
+    """Ranks by similarity alone."""
+    return ranks_of(Candidates(there), Candidates(back), *pairs)
 
 
 def recalls_by_loops(image_to_text, text_to_image, texts_of_image, image_of_text):
@@ -90,9 +96,10 @@ def test_single_items_against_loops(ties):
     if ties:
         there, back = there.round(), back.round()
     found = ranks(there, back, *pairs)
-    groups = found_early({"itc ": found, "itm ": found})
+    groups = found_early({"itc ": found, "itm ": found}, pairs[1])
     text, image = groups["text"], groups["image"]
     assert (text.ids, image.ids) == (list(range(sum(captions))), list(range(25)))
+    assert (text.pictures, image.pictures) == (pairs[1], image.ids)
     for group, label in ((text, "img"), (image, "txt")):
         assert list(group.scores) == [f"{start} {label}_r{k}" for start in ("itc", "itm") for k in (1, 5, 10)]
     for i, own in enumerate(pairs[0]):

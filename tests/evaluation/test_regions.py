@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from data.batches import Loaded
-from evaluation.regions import mean_iou
+from evaluation.regions import region_ious
 
 
 class Finder(nn.Module):
@@ -27,11 +27,16 @@ class Finder(nn.Module):
         return next(self.answers)
 
 
-def batch(boxes, is_image):
+def batch(boxes, is_image, views=None, used=()):
     n = len(boxes)
+    views = torch.arange(n) if views is None else torch.tensor(views)
     words = torch.zeros(n, 4, dtype=torch.long)
-    fields = {"image": torch.zeros(n, 1), "text_ids": words, "text_atts": words}
-    return Loaded(fields | {"target_bbox": boxes, "is_image": torch.tensor(is_image)}, [], [])
+    fields = {"image": torch.zeros(1 + max(views), 1), "idx_to_group_img": views, "text_ids": words, "text_atts": words}
+    return Loaded(fields | {"target_bbox": boxes, "is_image": torch.tensor(is_image)}, list(used), [])
+
+
+def mean_iou(model, side, batches):
+    return 100 * region_ious(model, side, batches)[0].mean().item()
 
 
 def iou_by_hand(a, b):
@@ -51,6 +56,17 @@ def test_a_case_by_hand():
     said = torch.tensor([[0.7, 0.5, 0.4, 0.4], [0.2, 0.2, 0.2, 0.2], [0.2, 0.2, 0.2, 0.2], [0.1, 0.1, 0.1, 0.1]])
     side = [batch(true, [0, 0, 0, 1])]
     assert mean_iou(Finder([said]), side, 1) == pytest.approx(100 * (1 / 3 + 1 + 0) / 3, abs=1e-4)
+
+
+def test_of_which_picture_each_region_is():
+    """Records 9, 4 and 9 again in the next batch; then a batch in which one record left no view."""
+    boxes = torch.full((4, 4), 0.5)
+    side = [
+        batch(boxes, [0, 0, 1, 0], [0, 1, 1, 0], [9, 4]),
+        batch(boxes, [0, 0, 0, 0], [1, 1, 0, 1], [7, 9]),
+        batch(boxes, [0, 0, 0, 0], [0, 0, 1, 1], [7, 9, 4]),
+    ]
+    assert region_ious(Finder([boxes] * 3), side, 3)[1] == [0, 1, 0, 0, 0, 2, 0, 3, 3, 4, 4]
 
 
 def test_random_boxes_against_loops():

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from evaluation import retrieval
-from evaluation.recall import ranks, recalls
-from evaluation.retrieval import UNSCORED, RetrievalSettings, evaluate_retrieval
+from evaluation.recall import Candidates, ranks, recalls
+from evaluation.retrieval import RetrievalSettings, evaluate_retrieval, reranked
 from tests.evaluation.test_recall import pairing, recalls_by_loops
 
 
@@ -73,12 +73,19 @@ def evaluate(model, gallery, k, **options):
 
 
 def reranked_by_loops(similarity, matching, k):
-    """Scores of rows after only the k best columns by similarity were matched."""
-    scores = torch.full_like(similarity, UNSCORED)
+    """How columns stand in each row (0 the first, -1 the second, ...) and which were matched.
+
+    The k best by similarity are matched and stand by that; behind them the others stand by similarity.
+    """
+    standing, matched = torch.zeros_like(similarity), torch.zeros_like(similarity, dtype=torch.bool)
     for row in range(len(similarity)):
-        for column in sorted(range(similarity.shape[1]), key=lambda c: -similarity[row, c])[:k]:
-            scores[row, column] = matching[row, column]
-    return scores
+        columns = sorted(range(similarity.shape[1]), key=lambda c: -similarity[row, c])  # equal ones by number
+        best = sorted(columns[:k])
+        order = sorted(best, key=lambda c: -matching[row, c]) + columns[k:]
+        for place, column in enumerate(order):
+            standing[row, column] = -place
+        matched[row, best] = True
+    return standing, matched
 
 
 @pytest.mark.parametrize("together", [1, 10, 1000])
@@ -96,9 +103,37 @@ def test_against_loops(k, together):
     found = evaluate(model, gallery, k, image_batch=5, text_batch=7, pairs=together)
     pairs = gallery.texts_of_image, gallery.image_of_text
     assert found["itc"] == pytest.approx(recalls_by_loops(similarity, similarity.t(), *pairs), abs=0.0051)
-    there, back = reranked_by_loops(similarity, matching, k), reranked_by_loops(similarity.t(), matching.t(), k)
+    there, matched = reranked_by_loops(similarity, matching, k)
+    back, asked_back = reranked_by_loops(similarity.t(), matching.t(), k)
     assert found["itm"] == pytest.approx(recalls_by_loops(there, back, *pairs), abs=0.0051)
-    assert model.asked == ((there != UNSCORED) | (back.t() != UNSCORED)).sum()  # no pair twice
+    assert model.asked == (matched | asked_back.t()).sum()  # no pair twice
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("k", [1, 5, 8, 9, 10, 11])
+def test_first_ten_are_those_of_similarity(k, ties):
+    """60 images of one to four captions; with ties, of similarity and of matching, as equal captions have them."""
+    torch.manual_seed(k)
+    gallery = Pictures(torch.randint(1, 5, (60,)).tolist())
+    similarity, matching = torch.randn(60, len(gallery.texts)), torch.randn(60, len(gallery.texts))
+    for j, i in enumerate(gallery.image_of_text):
+        similarity[i, j] += 2
+        matching[i, j] += 1
+    if ties:
+        similarity, matching = (2 * similarity).round() / 2, matching.round()
+    found = evaluate(Tables(similarity, matching), gallery, k)
+    pairs = gallery.texts_of_image, gallery.image_of_text
+    there, back = reranked_by_loops(similarity, matching, k)[0], reranked_by_loops(similarity.t(), matching.t(), k)[0]
+    assert found["itm"] == pytest.approx(recalls_by_loops(there, back, *pairs), abs=0.0051)
+    same = [label for label in ("txt_r10", "img_r10") if found["itm"][label] == found["itc"][label]]
+    assert same == (["txt_r10", "img_r10"] if k <= 10 else []), "the eleventh may come among the ten, nobody else"
+    assert found["itm"]["txt_r1"] == found["itc"]["txt_r1"] or k > 1
+
+
+def test_how_many_were_reranked_is_said():
+    gallery = Pictures([2, 3, 1])
+    assert reranked(RetrievalSettings(k_test=2), gallery) == "2 of 6 texts for each image, 2 of 3 images for each text"
+    assert reranked(RetrievalSettings(k_test=5), gallery) == "5 of 6 texts for each image, 3 of 3 images for each text"
 
 
 @pytest.mark.parametrize("world", [2, 3, 7])
@@ -143,7 +178,9 @@ def test_more_candidates_than_there_are():
     exact, more = (evaluate(Tables(similarity, matching), gallery, k) for k in (4, 256))
     assert exact == more
     pairs = gallery.texts_of_image, gallery.image_of_text
-    assert more["itm"] == recalls(ranks(matching, matching.t(), *pairs))  # all pairs matched: similarity plays no part
+    assert more["itm"] == recalls(
+        ranks(Candidates(matching), Candidates(matching.t()), *pairs)
+    )  # all pairs matched: similarity plays no part
 
 
 def test_texts_are_encoded_as_asked_and_progress_is_told():

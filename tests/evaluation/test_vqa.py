@@ -130,12 +130,34 @@ def test_answers_that_do_not_fit_the_questions(parts, asked, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_file_for_evalai_byte_for_byte(tmp_path):
+    write_answers(tmp_path / "a.json", [ANSWERS[:1]], [3])
+    assert (tmp_path / "a.json").read_bytes() == b'[\n {\n  "question_id": 3,\n  "answer": "2"\n }\n]\n'
+
+
+def test_question_ids_that_are_texts(tmp_path):
+    """01827492 and 1827492 are two questions, in the order of the file."""
+    ids = ["201640614", "01827492", "1827492", "0"]
+    truth = [record | {"question_id": i} for i, record in zip(ids, TRUTH, strict=True)]
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(truth))
+    assert read_truth(path) == truth
+    answers = [row | {"question_id": ids[row["question_id"] - 1]} for row in ANSWERS]
+    assert vqa_accuracy(answers, truth) == vqa_accuracy(ANSWERS, TRUTH)
+    assert list(question_accuracies(answers, truth)) == ids
+    write_answers(tmp_path / "a.json", [answers[:2], answers[2:]], ids)
+    assert [row["question_id"] for row in json.loads((tmp_path / "a.json").read_text())] == ids
+    with pytest.raises(InputError, match="the questions have ids such as '201640614', and the answers such as 3"):
+        vqa_accuracy(ANSWERS, truth)
+
+
 @pytest.mark.parametrize(
     ("record", "message"),
     [
         ({"question_id": 1}, "record 1 has no field 'answer'"),
         ({"question_id": 1, "answer": "yes"}, "record 1 has an unusable 'answer'"),
-        ({"question_id": "1", "answer": ["yes"] * 10}, "record 1 has an unusable 'question_id'"),
+        ({"question_id": "7", "answer": ["yes"] * 10}, "the id 7 is a number and '7' a text"),
+        ({"question_id": 1.5, "answer": ["yes"] * 10}, "record 1 has an unusable 'question_id'"),
         ({"question_id": 7, "answer": ["yes"] * 10}, "7 is there twice"),
     ],
 )

@@ -73,6 +73,8 @@ def test_a_row_for_the_dense_model_and_each_mask(config, tmp_path, monkeypatch, 
     shown = capsys.readouterr().out
     assert "12 images" in shown
     assert "a_none" in shown
+    assert dense["reranked"] == none["reranked"] and "of 12 images for each text" in dense["reranked"]
+    assert f"reranked: {dense['reranked']}" in " ".join(shown.split()) and shown.count("for each text") == 1
 
 
 def test_a_mask_by_its_name_and_fewer_images(config, tmp_path, monkeypatch):

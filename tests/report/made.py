@@ -122,7 +122,7 @@ def _one(folder: Path, draw: Any, pruner: str, sparsity: float, task: str, seed:
     else:
         names = {"overall": round(100 * float(right.mean()), 2), "by_kind": {kind: near(0.9) for kind in KINDS}}
         metric = "overall"
-    items = {"format": 1, "groups": {"items": {"ids": list(range(500)), "scores": {metric: right.tolist()}}}}
+    items = {"format": 2, "groups": {"items": {"ids": list(range(500)), "scores": {metric: right.tolist()}}}}
     put(folder, names, pruner, sparsity, task, seed, items, chance=chance)
 
 

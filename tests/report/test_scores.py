@@ -4,12 +4,13 @@ import pytest
 
 from console.errors import InputError
 from evaluation.items import Items, read_items, write_items
-from report.items import items_of
+from report.items import Kind, items_of
 from report.items import scores_of as scores_of_items
 from report.reading import read_results
 from report.scores import Scores
 from report.tables import main_table, overview_table, share_table, task_table
 from tests.report.made import put
+from training.results import told
 
 COLUMN = ("xvlm-mini", "vqa", "overall", 75.0)
 
@@ -23,7 +24,7 @@ def items(values, names=None):
 
 
 def grouped(**items):
-    return {"format": 1, "groups": {"items": items}}
+    return {"format": 2, "groups": {"items": items}}
 
 
 @pytest.fixture
@@ -182,6 +183,18 @@ def test_models_side_by_side(tmp_path):
     assert "dino-mini: classification (top-1)." in table.notes
 
 
+def test_words_beside_recalls_are_no_score(tmp_path):
+    folder = tmp_path / "made"
+    metrics = {"r_mean": 50.0, "itc": {"r_mean": 40.0}, "reranked": "8 of 10 texts for each image"}
+    put(folder, metrics, task="retrieval")
+    put(folder, {"itm r_mean": 50.0, "reranked": "8 of 10 texts for each image"}, task="zero_shot")
+    scores = scores_of(folder)
+    assert scores.metrics("xvlm-mini", "retrieval") == ["r_mean", "itc r_mean"]
+    assert scores.metrics("xvlm-mini", "zero_shot") == ["itm r_mean"]
+    assert scores.main("xvlm-mini") == [("zero_shot", "itm r_mean"), ("retrieval", "r_mean")]
+    assert told(metrics) == "r_mean 50, itc/r_mean 40"
+
+
 # -- items ----------------------------------------------------------------------------------------------
 
 
@@ -199,6 +212,18 @@ def test_best_and_second_are_tested_on_their_items(tmp_path):
     assert (row.label, row.cells[0].mark) == ("snip", "*")
 
 
+def test_a_lucky_picture_is_no_star(tmp_path):
+    """snip is ahead by 20 questions of 400: the questions of one picture, or one each of 20."""
+    for kind, whose in (("one", [min(i // 20, 380) for i in range(400)]), ("many", list(range(400)))):
+        folder = tmp_path / kind
+        for pruner, right in (("snip", 120), ("omp", 100)):
+            scores = items([1.0] * right + [0.0] * (400 - right), list(range(400)))
+            scores["groups"]["items"]["pictures"] = whose
+            put(folder, {"overall": right / 4}, pruner, items=scores)
+    assert scores_of(tmp_path / "one").column(COLUMN)["snip"].p > 0.3
+    assert scores_of(tmp_path / "many").column(COLUMN)["snip"].p < 0.001
+
+
 def test_small_differences_get_no_star(tmp_path):
     folder = tmp_path / "made"
     put(folder, {"overall": 52.5}, "snip", items=items([1] * 21 + [0] * 19))
@@ -214,7 +239,8 @@ def test_scores_are_averaged_over_seeds_item_by_item(tmp_path):
     first = put(tmp_path, {"overall": 1.0}, seed=0, items=items([1, 0, 0.5], ["a", "b", "d"]))
     second = put(tmp_path, {"overall": 1.0}, seed=1, items=items([0.5, 1, 1], ["d", "a", "b"]))
     files = [path.with_name("items.json") for path in (first, second)]
-    assert items_of(files, "overall") == [{"a": 1, "b": 0.5, "d": 0.5}]
+    (kind,) = items_of(files, "overall")
+    assert kind.scores == {"a": 1, "b": 0.5, "d": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -222,12 +248,15 @@ def test_scores_are_averaged_over_seeds_item_by_item(tmp_path):
     [
         (items([1, 0], ["a", "z"]), "different items"),
         (grouped(ids=["a", "b"], scores={"other": [1, 0]}), "no scores of single test items"),
-        ({"format": 2, "groups": {}}, "another format"),
+        ({"format": 3, "groups": {}}, "another format"),
         (grouped(ids=["a", "a"], scores={"overall": [1, 0]}), "no whole file"),
         (grouped(ids=["a", "b"], scores={"overall": [1]}), "no whole file"),
         (grouped(ids=["a", "b"], scores={"overall": [1, "x"]}), "no whole file"),
         (grouped(scores={"overall": [1, 0]}), "no whole file"),
-        ({"format": 1, "groups": []}, "no whole file"),
+        (grouped(ids=["a", "b"], pictures=[1, 1], scores={"overall": [1, 0]}), "different items"),
+        (grouped(ids=["a", "b"], pictures=["a"], scores={"overall": [1, 0]}), "no whole file"),
+        (grouped(ids=["a", "b"], scores={"overall": [1, 0]}) | {"format": 1}, "do not say which picture"),
+        ({"format": 2, "groups": []}, "no whole file"),
         ([], "another format"),
     ],
 )
@@ -243,12 +272,12 @@ def test_items_that_cannot_be_paired_are_not_tested(tmp_path, other, why):
 
 def test_items_are_read_whole(tmp_path):
     path = tmp_path / "items.json"
-    groups = {"text": Items([7, 8], {"img_r1": [1.0, 0.0]}), "image": Items([7], {"txt_r1": [0.5]})}
+    groups = {"text": Items([7, 8], [7, 7], {"img_r1": [1.0, 0.0]}), "image": Items([7], [7], {"txt_r1": [0.5]})}
     write_items(path, groups)
     found = read_items(path)
     assert found == groups
-    assert scores_of_items(found, "img_r1") == [{7: 1.0, 8: 0.0}]
-    assert scores_of_items(found, "txt_r1") == [{7: 0.5}]
+    assert scores_of_items(found, "img_r1") == [Kind({7: 1.0, 8: 0.0}, {7: 7, 8: 7})]
+    assert scores_of_items(found, "txt_r1") == [Kind({7: 0.5}, {7: 7})]
     assert scores_of_items(found, "r_mean") == [], "there is but R@1"
     path.write_text('{"format": 1, "groups": {"text"')
     with pytest.raises(InputError, match="cannot be read as scores of items"):
@@ -259,10 +288,11 @@ def test_mean_recalls_are_put_together_of_both_directions(tmp_path):
     """Three texts found at places 0, 5 and 20, and one image whose caption stands at place 1."""
     text = {"itc img_r1": [1, 0, 0], "itc img_r5": [1, 0, 0], "itc img_r10": [1, 1, 0]}
     image = {"itc txt_r1": [0], "itc txt_r5": [1], "itc txt_r10": [1]}
-    groups = {"text": Items([0, 1, 2], text), "image": Items([0], image)}
+    groups = {"text": Items([0, 1, 2], [0, 0, 0], text), "image": Items([0], [0], image)}
     texts, images = scores_of_items(groups, "itc r_mean")
-    assert texts == pytest.approx({0: 1, 1: 1 / 3, 2: 0})
-    assert images == pytest.approx({0: 2 / 3})
+    assert texts.scores == pytest.approx({0: 1, 1: 1 / 3, 2: 0})
+    assert images.scores == pytest.approx({0: 2 / 3})
+    assert set(texts.pictures.values()) == set(images.pictures.values()) == {0}
     assert scores_of_items(groups, "itc txt_r_mean") == [images]
     assert scores_of_items(groups, "r_mean") == []
     folder = tmp_path / "made"
@@ -275,7 +305,7 @@ def test_mean_recalls_are_put_together_of_both_directions(tmp_path):
             }
             for kind, label in (("text", "img"), ("image", "txt"))
         }
-        put(folder, {"r_mean": 100 * right}, pruner, task="retrieval", items={"format": 1, "groups": kinds})
+        put(folder, {"r_mean": 100 * right}, pruner, task="retrieval", items={"format": 2, "groups": kinds})
     assert scores_of(folder).column(("xvlm-mini", "retrieval", "r_mean", 75.0))["snip"].p < 0.001
 
 

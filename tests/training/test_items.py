@@ -27,13 +27,14 @@ def made(task, **fields):
 
 def test_classes():
     task = made(Classification, _found={0: (1, 1), 1: (0, 1), 2: (0, 0), 3: (1, 0)})
-    assert task.items() == {"items": Items([0, 1, 2, 3], {"top1": [1.0, 0.0, 1.0, 0.0]})}
+    assert task.items() == {"items": Items([0, 1, 2, 3], [0, 1, 2, 3], {"top1": [1.0, 0.0, 1.0, 0.0]})}
 
 
 def test_answers():
     truth = [{"question_id": n, "answer": ["red"] * red + ["blue"] * (10 - red)} for n, red in ((72, 10), (70, 2))]
-    task = made(VQA, _given={70: "red", 72: "red"}, _truth={"test": truth})
-    assert task.items() == {"items": Items([72, 70], {"overall": [1.0, pytest.approx(0.6)]})}
+    data = {"test": SimpleNamespace(pictures=lambda: {70: 1, 71: 2, 72: 1})}
+    task = made(VQA, _given={70: "red", 72: "red"}, _truth={"test": truth}, _data=data)
+    assert task.items() == {"items": Items([72, 70], [1, 1], {"overall": [1.0, pytest.approx(0.6)]})}
     assert made(VQA, _given={70: "red"}, _truth={"val": truth}).items() == {}
 
 
@@ -61,7 +62,7 @@ def test_captions(captioned):
     task = captioned(["a blue star", "a red circle and a green ring", ""])
     metrics = task.evaluate(None, LOOK)
     (group,) = task.items().values()
-    assert group.ids == [300001, 300002, 300003]
+    assert group.ids == group.pictures == [300001, 300002, 300003]
     assert list(group.scores) == ["CIDEr", "true", "present"]
     for metric, scores in group.scores.items():
         assert 100 * sum(scores) / 3 == pytest.approx(metrics[metric])

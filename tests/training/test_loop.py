@@ -155,6 +155,22 @@ def test_the_log_holds_means_since_the_last_line(tmp_path):
         assert row["lr"] == pytest.approx(0.05 * Schedule(0.25, "cosine").factor(row["step"] - 1, 12))
 
 
+@pytest.mark.slow
+def test_the_log_holds_means_of_all_processes(run_process, tmp_path):
+    """Two processes, two micro-batches a step each: lines of 8, 8 and 4 micro-batches, computed here one by one."""
+    done = run_process("-m", "tests.training.toy", tmp_path, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr[-2000:]
+    batches, model = micro_batches(3)(0), Toy()
+    losses = [{name: loss.item() for name, loss in model(next(batches)).items()} for _ in range(20)]
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4, 5]
+    for row, calls in zip(rows, (losses[:8], losses[8:16], losses[16:]), strict=True):
+        for name in ("square", "size"):
+            assert row[name] == pytest.approx(sum(call[name] for call in calls) / len(calls), abs=1.1e-5)
+            half = sum(call[name] for call in calls[::2]) / len(calls[::2])
+            assert abs(half - row[name]) > 1e-3, "the first process alone has another mean"
+
+
 def test_a_disk_that_fills_up_leaves_the_last_snapshot_whole(unbroken, tmp_path):
     """In words, and once there is room the run goes on as if nothing had been."""
     limit = None

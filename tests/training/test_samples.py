@@ -10,13 +10,13 @@ from console.errors import InputError
 from data.miniworld.scene import Scene, Thing
 from data.transforms import CLIP_MEAN, CLIP_STD, to_normalised, to_picture
 from evaluation.contact_sheet import Line, Part, Sample, Shown
-from evaluation.retrieval import UNSCORED
+from evaluation.recall import Candidates
 from evaluation.truthfulness import told
 from models.base import ImageShape
 from training import samples
 from training.captioning import Captioning
 from training.classification import Classification
-from training.retrieval import Retrieval
+from training.retrieval import Found, Retrieval
 from training.samples import draw_samples
 from training.vqa import VQA, judged
 
@@ -144,16 +144,23 @@ def test_retrieval():
         def __getitem__(self, i):
             return grey(i)
 
+    def row(*scores):
+        """None where a candidate was not re-ranked; similarity falls with the number."""
+        reranked = torch.tensor([[score is not None for score in scores]])
+        known = torch.tensor([[float(score or 0) for score in scores]])
+        return Found.of(Candidates(-torch.arange(len(scores)).float()[None], known, reranked), 0)
+
     by_image = {
-        0: torch.tensor([1.0, 3, 2, UNSCORED, UNSCORED, 0]),
-        1: torch.tensor([5.0, 1, 2, 3, UNSCORED, UNSCORED]),
-        2: torch.tensor([5.0, 1, 2, 3, UNSCORED, UNSCORED]),
+        0: row(1, 3, 2, None, None, 0),
+        1: row(5, 1, 2, 3, None, None),
+        2: row(5, 1, 2, 3, None, None),
     }
     by_text = {
-        0: torch.tensor([3.0, 2, 1, 0, UNSCORED]),
-        2: torch.tensor([3.0, 2, 1, 0, UNSCORED]),
-        4: torch.tensor([3.0, 2, UNSCORED, 1, 0]),
-        5: torch.tensor([3.0, 2, 0.5, 1, 0.9]),
+        0: row(3, 2, 1, 0, None),
+        2: row(3, 2, 1, 0, None),
+        4: row(3, 2, None, 1, 0),
+        5: row(3, 2, 0.5, 1, 0.9),
+        3: row(None, None, None, 1, -200),
     }
     task = made(Retrieval, _galleries={"test": Gallery()}, _rows=(by_image, by_text))
     images, texts = task.samples()
@@ -165,18 +172,25 @@ def test_retrieval():
         ("wrong", "wrong, its own: place 2"),
         ("wrong", "wrong, its own: not re-ranked"),
         ("wrong", "wrong, its own: place 5"),
+        ("wrong", "wrong, its own: not re-ranked"),
     ]
+    # of few that were re-ranked, those behind them stand by similarity, and no place is claimed for them
+    assert [shown.label for shown in texts.samples[4].images] == [
+        "place 1", "place 2", "not re-ranked", "not re-ranked, its own",
+    ]  # fmt: skip
     assert [values(sample) for sample in texts.samples] == [
         [0, 10, 20, 30],
         [0, 10, 20, 30],
         [0, 10, 30, 40, 20],
         [0, 10, 30, 40, 20],
+        [30, 40, 0, 10],
     ]
     assert [[shown.frame for shown in sample.images] for sample in texts.samples] == [
         ["right", "", "", ""],
         ["", "right", "", ""],
         ["", "", "", "", "wrong"],
         ["", "", "", "", "wrong"],
+        ["", "", "", "right"],
     ]
 
 

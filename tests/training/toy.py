@@ -1,8 +1,12 @@
-"""A small thing to train, and what the tests of the loop and of its snapshots need around it."""
+"""A small thing to train, and what the tests of the loop and of its snapshots need around it.
+
+python -m tests.training.toy FOLDER     (in two processes that take turns in the micro-batches; at a rate of 0)
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -10,7 +14,7 @@ import torch.nn.functional as F
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from training.loop import Loop
+from training.loop import Loop, fit
 from training.optimizer import Recipe
 from training.schedule import Schedule
 
@@ -49,6 +53,17 @@ def micro_batches(size: int) -> object:
     return batches
 
 
+def share(batches: Callable[[int], Iterator], rank: int, world: int) -> Callable[[int], Iterator]:
+    """Every world-th of the micro-batches from number `rank` on."""
+
+    def own(first: int) -> Iterator:
+        for n, batch in enumerate(batches(first * world)):
+            if n % world == rank:
+                yield batch
+
+    return own
+
+
 def loop(folder: Path, **changes: object) -> Loop:
     """Twelve steps with a rate that changes at each."""
     recipe = Recipe(lr=0.05, weight_decay=0.1, schedule=Schedule(0.25, "cosine"))
@@ -64,3 +79,16 @@ def one_process() -> Fabric:
 def same_weights(a: nn.Module, b: nn.Module) -> bool:
     """Bit for bit."""
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def main() -> None:
+    """Two processes, whose weights stay as they are: what is logged is of known weights."""
+    torch.set_num_threads(1)
+    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
+    fabric.launch()
+    settings = loop(Path(sys.argv[1]), recipe=Recipe(lr=0.0), steps=5, accumulate=2, log_every=2)
+    fit(fabric, Toy(), share(micro_batches(3), fabric.global_rank, fabric.world_size), settings)
+
+
+if __name__ == "__main__":
+    main()

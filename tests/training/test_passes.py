@@ -1,0 +1,76 @@
+"""What is said of samples that do not fill a batch, against what the batches of a side really hold."""
+
+import pytest
+import torch
+
+from data.batches import Side
+from training.passes import told_of_epochs, told_of_passes
+
+
+class Numbers:
+    """A reader whose samples are their own numbers."""
+
+    def __init__(self, n):
+        self.source = type("Source", (), {"__len__": lambda self: n, "name": lambda self, i: str(i)})()
+
+    def sample(self, index, rng):
+        return index
+
+    def collate(self, samples, size, rng):
+        return {"number": torch.tensor(samples)}
+
+
+def side(n, size, whole):
+    return Side("texts", Numbers(n), size, seed=0, whole=whole)
+
+
+@pytest.mark.parametrize(("n", "size", "together", "steps"), [(32, 4, 2, 4), (8, 8, 1, 1), (30, 5, 3, 2)])
+def test_nothing_is_said_where_all_divides(n, size, together, steps):
+    assert told_of_epochs(side(n, size, whole=True), steps, together) == ""
+    assert told_of_passes(side(n, size, whole=False), 100) == ""
+
+
+def test_what_is_left_out_of_an_epoch():
+    """1,234 samples by 32: 38 batches, 18 samples left over, which are others in the next epoch."""
+    made = side(1234, 32, whole=True)
+    epochs = [{i for t in range(38 * e, 38 * (e + 1)) for i in made[t].used} for e in range(2)]
+    out = [set(range(1234)) - used for used in epochs]
+    assert [len(left) for left in out] == [18, 18] and out[0] != out[1]
+    assert told_of_epochs(made, 38, 1) == (
+        "an epoch has 38 steps: 18 of 1,234 samples do not fill a batch of 32 and are left out, others in every epoch"
+    )
+
+
+def test_a_last_step_across_passes():
+    """40 samples by 4 in steps of three batches: ten batches make four steps, of twelve."""
+    made = side(40, 4, whole=True)
+    first = [i for t in range(12) for i in made[t].used]
+    assert len(set(first[:40])) == 40 and len(first) - 40 == 8
+    assert told_of_epochs(made, 4, 3) == (
+        "an epoch has 4 steps: the last step takes 2 of its 3 batches from the next pass over the data"
+    )
+    both = told_of_epochs(side(43, 4, whole=True), 4, 3)
+    assert both.startswith("an epoch has 4 steps: 3 of 43 samples do not fill a batch of 4") and "2 of its 3" in both
+
+
+def test_short_epochs_do_not_come_to_it():
+    assert told_of_epochs(side(43, 4, whole=True), 2, 3) == ""
+    assert told_of_passes(side(43, 4, whole=False), 10) == ""
+
+
+@pytest.mark.parametrize(
+    ("n", "sizes", "said"),
+    [
+        (11, [4, 4, 3], "texts: a pass over 11 samples has 3 batches of 4; the last one has 3"),
+        (
+            9,
+            [4, 4],
+            "texts: a pass over 9 samples has 2 batches of 4; the last sample, alone in its batch, is left out",
+        ),
+        (3, [3], "texts: a pass over 3 samples has 1 batches of 4; the last one has 3"),
+    ],
+)
+def test_the_last_batch_of_a_pass(n, sizes, said):
+    made = side(n, 4, whole=False)
+    assert [len(made[t].used) for t in range(made.batches)] == sizes
+    assert told_of_passes(made, made.batches) == said
