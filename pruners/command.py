@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
@@ -29,7 +28,7 @@ from pruners.replaced import replaced
 from pruners.report import print_result
 from pruners.session import Session, needs_preliminary
 from storage.atomic import no_empty_folder
-from storage.hashing import hash_file, hash_tensors
+from storage.hashing import hash_files, hash_tensors
 from training.fabric import make_fabric
 
 METHOD_OPTIONS = ("epochs", "schedule", "lambda_", "scratch_dir", "reached", "emitted")
@@ -212,12 +211,13 @@ def make_batches(model: nn.Module, config: PruneConfig) -> CalibrationBatches:
 
 
 def weights_identity(model: nn.Module) -> dict[str, str]:
-    """File and hash of the weights (of the tensors, where they came from a library's store); random ones say so."""
+    """File and hash of the weights, of all shards in order (of the tensors, where a library read them); random ones
+    say so."""
     if model.load_report is None:
         return {"file": "random", "sha256": ""}
-    source = model.load_report.source
-    digest = hash_file(source) if Path(source).is_file() else hash_tensors(model.state_dict())
-    return {"file": source, "sha256": digest}
+    report = model.load_report
+    digest = hash_files(report.files) if report.files else hash_tensors(model.state_dict())
+    return {"file": report.source, "sha256": digest}
 
 
 def all_failures(batches: CalibrationBatches | None, checkpoint: Checkpoint) -> list[str]:

@@ -293,7 +293,7 @@ class TestBadInput:
         assert not (tmp_path / "out").exists()
 
     def test_a_folder_for_weights_and_an_accelerator_nobody_offers(self, run, tmp_path):
-        self.refused(prune(run, tmp_path, "--weights", str(tmp_path)), "is a folder, not a file")
+        self.refused(prune(run, tmp_path, "--weights", str(tmp_path)), "is a folder without weights")
         self.refused(prune(run, tmp_path, "--pruner", "omp", "--accelerator", "tpu"), "unknown accelerator 'tpu'")
         self.refused(prune(run, tmp_path, "--seed", "-1"), "seed must be at least 0")
 
