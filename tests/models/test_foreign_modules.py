@@ -227,11 +227,11 @@ class TestHuggingFace:
     def test_bad_files(self, clip_folder, monkeypatch):
         monkeypatch.chdir(clip_folder)
         (clip_folder / "model.safetensors").write_bytes(b"hello")
-        with pytest.raises(InputError, match="cannot be loaded"):
+        with pytest.raises(InputError, match="is corrupt or no file of tensors"):
             load_model(f"hf:{clip_folder}")
         (clip_folder / "model.safetensors").unlink()
         torch.save({"logit_scale": Command()}, clip_folder / "pytorch_model.bin")
-        with pytest.raises(InputError, match="corrupt or hold Python objects"):
+        with pytest.raises(InputError, match=r"an object of .*mkdir, .* is refused"):
             load_model(f"hf:{clip_folder}")
         assert not (clip_folder / "pwned").exists()
 
