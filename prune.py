@@ -58,7 +58,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
             help=f"let the signal that {what_it_is} be part of the score (multiflow; default: yes)",
         )
     run = parser.add_argument_group("run")
-    run.add_argument("--output_dir", help="masks go to <output_dir>/<pruner>/ (default: pruned_weights)")
+    run.add_argument(
+        "--output_dir",
+        help="masks go to <output_dir>/<pruner>/ (default: pruned_weights; with --from_scores, where the scores are)",
+    )
     run.add_argument("--resume", action="store_true", help="go on from the statistics an interrupted run saved")
     run.add_argument("--save_every", type=float, help="seconds between two saves of the statistics (default: 60)")
     run.add_argument(

@@ -86,6 +86,20 @@ def read_config(name: str, config: str | Path | dict[str, Any] | None) -> tuple[
     return read_yaml(path), str(path)
 
 
+def is_path(reference: str) -> bool:
+    """Whether the part after `hf:` can be no id of the hub: those have one slash at most and begin with a letter."""
+    return reference.count("/") > 1 or not reference[:1].isalnum()
+
+
+def file_name(model: str) -> str:
+    """A model's name as part of a file's: of a folder the last part, since masks and results keep the whole path."""
+    library, colon, reference = model.partition(":")
+    if colon and is_path(reference):
+        last = Path(reference).name
+        model = f"{library}-{last if last.strip('.') else Path(reference).resolve().name}"
+    return model.replace("/", "--").replace(":", "-")
+
+
 def weights_path(name: str, weights: str | Path | None, default: str | None) -> Path | None:
     """What to load, or None for random weights: a file, a folder, an index of shards or one of the shards.
 

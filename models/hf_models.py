@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers.image_processing_base import ImageProcessingMixin
 
 from console.errors import InputError, nearest
+from models import is_path
 from models.base import Batch, ImageShape
 from models.checkpoint import KeyRules, LoadReport, read_state, unwrap
 from models.contrastive import matching_loss
@@ -101,16 +102,16 @@ def load_hf(reference: str, weights: str | Path | None, settings: dict[str, Any]
     fresh ones drawn from `seed`. settings: values that replace the config's. Raises InputError when it cannot be had,
     when its class is not one of FAMILIES, and when the weights do not fit it.
     """
-    if _is_path(reference) and not Path(reference).is_dir():
+    if _is_here(reference) and not Path(reference).is_dir():
         raise InputError(f"hf:{reference}: there is no such folder; give one with config.json and weights")
     given = [reference] if weights is None or str(weights) == "random" else [reference, str(weights)]
-    with contextlib.nullcontext() if all(map(_is_path, given)) else hub_or_cache():
+    with contextlib.nullcontext() if all(map(_is_here, given)) else hub_or_cache():
         return _load(reference, weights, settings, seed)
 
 
-def _is_path(reference: str) -> bool:
-    """Whether this names a folder here: ids of the hub have one slash at most, and begin with a letter or digit."""
-    return Path(reference).exists() or reference.count("/") > 1 or not reference[:1].isalnum()
+def _is_here(reference: str) -> bool:
+    """Whether this names something on this machine, not at the hub; like transformers, what is here goes first."""
+    return is_path(reference) or Path(reference).exists()
 
 
 def _load(reference: str, weights: str | Path | None, settings: dict[str, Any], seed: int) -> WrappedModel:
@@ -142,7 +143,7 @@ def _load(reference: str, weights: str | Path | None, settings: dict[str, Any], 
 def _pretrained(model_class: type, source: str, config: Any) -> tuple[nn.Module, LoadReport]:
     """A model with the weights of a folder or id, and what happened to their keys; InputError when they do not fit."""
     report, state, place = LoadReport(source), None, source
-    if _is_path(source):
+    if _is_here(source):
         state, report = read_state(source, KeyRules())
         with torch.device("meta"):
             wanted = model_class(config).state_dict()

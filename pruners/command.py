@@ -88,7 +88,7 @@ def _prune(
     args: dict[str, Any], config: PruneConfig, options: dict[str, Any], percents: list[float], outputs: Outputs
 ) -> None:
     """Everything from the first look at the model and the data to the files in the folder."""
-    outputs.check_folder()
+    outputs.check_folder(percents)
     method = pruner_class(config.pruner)
     own = parse(method.Options, options, f"pruner '{config.pruner}'")
     if args["resume"] and not method.resumes:

@@ -18,22 +18,24 @@ from pruners.percents import parse_percents
 from pruners.picture import draw_layers
 from pruners.report import print_result
 from pruners.scores import Scores
-from storage.tensors import parse_metadata, read_safetensors
+from storage.tensors import check_seal, parse_metadata, read_safetensors
 
 
 def recut(args: dict[str, Any]) -> None:
-    """Masks at `args["sparsities"]` from the file `args["from_scores"]`, beside the others of that run."""
+    """Masks at `args["sparsities"]` from the file `args["from_scores"]`.
+
+    Without an `output_dir` they go where the run that wrote the scores would put them; from a file that is no longer
+    in the folder of its run, beside it.
+    """
     started = time.perf_counter()
     path = Path(args["from_scores"])
     percents = parse_percents(args["sparsities"] or [63, 75, 90])
     scores, weights, about = read_scores(path)
     modality, source = about["modality"], about["source"]
     allocation = args["allocation"] or source["allocation"]
-    special = allocation if allocation != pruner_class(source["pruner"]).allocation else None
-    folder = args["output_dir"] or str(path.parent.parent)
-    outputs = Outputs.of(folder, source["model"], source["pruner"], special, source["seed"], source.get("left_out", ()))
-    outputs = dataclasses.replace(outputs, cut="-".join(f"{percent:.10g}" for percent in percents))
-    outputs.check_folder()
+    outputs = _outputs(path, args["output_dir"], source, allocation)
+    outputs = dataclasses.replace(outputs, cut=tuple(percents))
+    outputs.check_folder(percents)
     masks = cut_masks(scores, weights, modality, about["shapes"], allocation, [percent / 100 for percent in percents])
     for sparsity, mask in masks.items():
         mask.source = source | mask.source | {"from_scores": path.name}
@@ -43,11 +45,28 @@ def recut(args: dict[str, Any]) -> None:
     print_result(masks, outputs, {"calibration": 0.0, "masks": seconds}, seconds, [])
 
 
+def _outputs(path: Path, output_dir: str | None, source: dict[str, Any], allocation: str) -> Outputs:
+    """The files of the new masks; path: of the scores."""
+
+    def of(allocation: str) -> Outputs:
+        special = allocation if allocation != pruner_class(source["pruner"]).allocation else None
+        folder, left_out = output_dir or str(path.absolute().parent.parent), source.get("left_out", ())
+        return Outputs.of(folder, source["model"], source["pruner"], special, source["seed"], left_out)
+
+    outputs, own = of(allocation), of(source["allocation"]).label
+    stays = path.absolute().parent.name == own and outputs.label != own  # in the run's folders, in one beside its own
+    return outputs if output_dir or stays else dataclasses.replace(outputs, folder=path.parent)
+
+
 def read_scores(path: Path) -> tuple[Scores, dict[str, np.ndarray], dict[str, Any]]:
-    """Scores and weights (empty where not saved) as matrices, and what the file says: modality, shapes, source."""
+    """Scores and weights (empty where not saved) as matrices, and what the file says: modality, shapes, source.
+
+    InputError when it is no scores file, or damaged; files of before there was a fingerprint are checked without it.
+    """
     tensors, metadata = read_safetensors(path)
     if metadata.get("format") != SCORES_FORMAT:
         raise InputError(f"{path} is no scores file: give a *_scores.safetensors that prune.py wrote")
+    check_seal(path, tensors, metadata, "scores")
     about = parse_metadata(path, metadata, "about", ("modality", "shapes", "source"))
     lacking = [key for key in ("model", "pruner", "seed", "allocation") if key not in about["source"]]
     if lacking:
@@ -62,6 +81,12 @@ def read_scores(path: Path) -> tuple[Scores, dict[str, np.ndarray], dict[str, An
         for kind, found in parts.items():
             if (name in found or kind == "score") and getattr(found.get(name), "size", 0) != size:
                 raise InputError(f"{path} is damaged: the {kind}s of '{name}' are missing or too few; prune again")
+            bad = int(np.size(found.get(name, ())) - np.isfinite(found.get(name, ())).sum())
+            if bad:
+                raise InputError(
+                    f"{path} is damaged: of the {kind}s of '{name}', {bad:,} {'is' if bad == 1 else 'are'} NaN or "
+                    "infinite; copy it again, or prune again"
+                )
     return Scores.of(parts["score"]), parts["weight"], about
 
 

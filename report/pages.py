@@ -10,6 +10,7 @@ from typing import Any
 from grid.places import short
 from grid.version import packages
 from inspection.page import cards, heading, page, paragraph
+from models import file_name
 from pruners.percents import percent
 from report.costs import COSTS
 from report.curves import MANY, curve_panel
@@ -26,7 +27,6 @@ from report.scores import Scores, ranks
 from report.tables import (
     Table,
     cost_table,
-    file_name,
     main_table,
     modality_table,
     overview_table,

@@ -8,7 +8,7 @@ import json
 import os
 import pickle
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from console.errors import InputError, explain_os_error, is_out_of_memory
 from storage.atomic import atomic_path
+from storage.hashing import hash_json, hash_tensors
 from storage.pickles import culprit, harmless
 from storage.shards import weight_files
 
@@ -126,6 +127,27 @@ def parse_metadata(path: Path | str, metadata: dict[str, str], key: str, needs: 
     if lacking:
         raise InputError(f"{path} is damaged: its metadata '{key}' lacks '{lacking[0]}'; write it again")
     return value
+
+
+def sealed(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> dict[str, str]:
+    """Metadata with fingerprints of the tensors and of itself, for `check_seal`."""
+    return metadata | {"sha256": hash_tensors(tensors), "sha256_of_metadata": hash_json(metadata)}
+
+
+def check_seal(path: Path | str, tensors: Mapping[str, Tensor], metadata: dict[str, str], what: str) -> None:
+    """InputError when a file of `sealed` metadata is not as it was written; older files have no fingerprint, or one.
+
+    what: its tensors, in the plural, for the message.
+    """
+    written = {key: value for key, value in metadata.items() if not key.startswith("sha256")}
+    for key, part, found in (
+        ("sha256", what, lambda: hash_tensors(tensors)),
+        ("sha256_of_metadata", "metadata", lambda: hash_json(written)),
+    ):
+        if key in metadata and metadata[key] != found():
+            raise InputError(
+                f"{path} is damaged: its {part} are not what was written; copy it again, or make it anew with prune.py"
+            )
 
 
 def write_safetensors(path: Path | str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

@@ -355,3 +355,97 @@ def test_help_answers_at_once(command, run_process):
     assert done.returncode == 0
     assert time.perf_counter() - started < 2
     assert "usage" in done.stdout
+
+
+class TestFromScores:
+    """Where new masks go, what they are called, and what scores they are not cut from."""
+
+    def scores(self, made, folder):
+        folder.mkdir(parents=True)
+        name = "xvlm-mini_multiflow_seed42_scores.safetensors"
+        return shutil.copy(made[0] / "multiflow" / name, folder / name)
+
+    def cut(self, run, scores, *arguments, **environment):
+        done = run("prune.py", "--from_scores", str(scores), *arguments, **environment)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    def test_masks_stay_where_the_scores_are(self, made, run, tmp_path):
+        """Moved from the folder of its run, or still there; never above."""
+        moved, kept = self.scores(made, tmp_path / "a" / "downloads"), self.scores(made, tmp_path / "b" / "multiflow")
+        for path in (moved, kept):
+            self.cut(run, path, "-s", "50")
+            assert (path.parent / "xvlm-mini_multiflow_50_seed42.safetensors").is_file()
+        assert [path.name for path in (tmp_path / "a").iterdir()] == ["downloads"]
+        assert [path.name for path in (tmp_path / "b").iterdir()] == ["multiflow"]
+        self.cut(run, kept, "-s", "50", "--allocation", "layer")  # has a folder of its own, as in a run of its own
+        assert (tmp_path / "b" / "multiflow-layer" / "xvlm-mini_multiflow-layer_50_seed42.safetensors").is_file()
+        self.cut(run, moved, "-s", "50", "--allocation", "layer")
+        assert (moved.parent / "xvlm-mini_multiflow-layer_50_seed42.safetensors").is_file()
+        self.cut(run, moved, "-s", "50", "--output_dir", str(tmp_path / "c"))
+        assert (tmp_path / "c" / "multiflow" / "xvlm-mini_multiflow_50_seed42.safetensors").is_file()
+
+    def test_help_says_so(self, run):
+        assert "with --from_scores, where the scores are" in " ".join(run("prune.py", "--help").stdout.split())
+
+    def test_ninety_nine_sparsities(self, made, run, tmp_path):
+        path = self.scores(made, tmp_path / "multiflow")
+        self.cut(run, path, "-s", *map(str, range(1, 100)))
+        self.cut(run, path, "-s", *map(str, range(1, 99)))
+        left = [file.name for file in path.parent.iterdir()]
+        assert len([name for name in left if name.endswith("_seed42.safetensors")]) == 99
+        pictures = [name for name in left if name.endswith(".png")]
+        assert len(pictures) == 2
+        assert all("_layers_1-to-9" in name and len(name) < 80 for name in pictures)
+
+    def test_names_that_are_too_long_come_first(self, made, run, tmp_path):
+        path = self.scores(made, tmp_path / "multiflow")
+        tensors = load_file(path)
+        with safe_open(path, "pt") as opened:
+            about = json.loads(opened.metadata()["about"])
+            form = opened.metadata()["format"]
+        about["source"]["model"] = "hf:" + "m" * 230
+        save_file(tensors, path, {"format": form, "about": json.dumps(about)})
+        done = run("prune.py", "--from_scores", str(path), "-s", "50", "75")
+        assert done.returncode == 2
+        assert "the name is too long for the file system" in done.stderr
+        assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+    def refused(self, run, path, message):
+        done = run("prune.py", "--from_scores", str(path), "-s", "50")
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        assert message in " ".join(done.stderr.split())
+        assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+    def test_a_flipped_bit_anywhere(self, made, run, tmp_path):
+        """In a score, in the name of a layer's modality, in the seed."""
+        path = self.scores(made, tmp_path / "multiflow")
+        whole = path.read_bytes()
+        for place, bit, message in (
+            (len(whole) - 3, 1, "is damaged: its scores are not what was written"),
+            (whole.index(b'\\"vision') + 2, 1, "is damaged: its metadata are not what was written"),
+            (whole.index(b'\\"seed\\": 42') + 10, 1, "is damaged: its metadata are not what was written"),
+        ):
+            broken = bytearray(whole)
+            broken[place] ^= bit
+            path.write_bytes(broken)
+            self.refused(run, path, message)
+
+    @pytest.mark.parametrize(("value", "kind"), [("nan", "score"), ("inf", "score"), ("-inf", "weight")])
+    def test_old_files_without_a_fingerprint(self, value, kind, made, run, tmp_path):
+        path = self.scores(made, tmp_path / "multiflow")
+        tensors = load_file(path)
+        with safe_open(path, "pt") as opened:
+            metadata = {key: opened.metadata()[key] for key in ("format", "about")}
+        save_file(tensors, path, metadata)
+        self.cut(run, path, "-s", "50")
+        name = "xvlm-mini_multiflow_50_seed42.safetensors"
+        self.cut(run, made[0] / "multiflow" / path.name, "-s", "50", "--output_dir", str(tmp_path / "again"))
+        assert Mask.load(path.parent / name) == Mask.load(tmp_path / "again" / "multiflow" / name)
+        for file in path.parent.iterdir():
+            file.unlink()
+        key = next(key for key in tensors if key.startswith(kind))
+        tensors[key].view(-1)[5] = float(value)
+        save_file(tensors, path, metadata)
+        self.refused(run, path, f"of the {kind}s of '{key.removeprefix(f'{kind}.')}', 1 is NaN or infinite")
