@@ -23,7 +23,7 @@ from evaluation.passes import PASSES, example_batch, load_for
 from evaluation.timing import WARM_UP, Speed, Spread, in_turn
 from pruners.mask import Mask
 
-PRECISIONS = {"32": torch.float32, "16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = {"32-true": torch.float32, "16-true": torch.float16, "bf16-true": torch.bfloat16}
 FILES = ("fp32", "fp16", "zipped", "packed")
 """Kinds of files, in the order of the table's columns."""
 
@@ -36,7 +36,7 @@ SCATTER = 0.2
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Everything the command line asks for: what was measured, a row a model, speeds beside dense, and words."""
-    device, dtype = chosen_device(args.device), PRECISIONS[args.precision]
+    device, dtype = chosen_device(args.device), DTYPES[args.precision]
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     mask = Mask.load(args.mask) if args.mask else None

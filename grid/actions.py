@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from console.errors import INTERRUPTED, InputError
+from console.errors import InputError
+from console.interrupt import interrupt
 from console.results import result_console
 from grid import runner
 from grid.check import check_configs
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     for line in runner.tell(summary, session.places):
         screen.print(line, markup=False, highlight=False)
     if summary.stopped:
-        return INTERRUPTED
+        return interrupt.code
     return FAILED if summary.failed else 0
 
 

@@ -11,7 +11,7 @@ from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
 
 from console.errors import InputError
-from training.precisions import PRECISIONS
+from training.precisions import known_precision
 
 MOST_LOADERS = 8
 
@@ -27,8 +27,7 @@ LEAST_MOST = 8
 
 def make_fabric(accelerator: str, devices: int, num_nodes: int, precision: str) -> Fabric:
     """A launched Fabric; InputError for devices that are not there and precisions they cannot do."""
-    if precision not in PRECISIONS:
-        raise InputError(f"unknown precision '{precision}': choose one of {', '.join(PRECISIONS)}")
+    known_precision(precision)
     if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps"):
         raise InputError(f"unknown accelerator '{accelerator}': choose auto, cpu, gpu or mps")
     if devices < 1 or num_nodes < 1:
