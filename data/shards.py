@@ -14,6 +14,7 @@ from pathlib import Path
 from braceexpand import braceexpand
 
 from console.errors import InputError, explain_os_error
+from console.words import agreed, counted
 from data.records import is_caption
 from data.text import TextError
 
@@ -62,7 +63,8 @@ def expand_shards(pattern: str) -> list[str]:
     paths = list(braceexpand(pattern))
     missing = [path for path in paths if not Path(path).is_file()]
     if missing:
-        raise InputError(f"{len(missing)} of {len(paths)} shards of {pattern} are missing (first: {missing[0]})")
+        those = f"{counted(len(missing), 'shard', of=len(paths))} of {pattern} {agreed(len(missing), 'is')}"
+        raise InputError(f"{those} missing (first: {missing[0]})")
     return paths
 
 

@@ -16,6 +16,7 @@ from torch import nn
 from console.errors import InputError
 from console.progress import progress_bar
 from console.results import result_console
+from console.words import counted
 from evaluation import semi_structured
 from evaluation.file_sizes import count_parameters, file_sizes, shipped
 from evaluation.flops import count_flops
@@ -98,7 +99,7 @@ def chosen_device(name: str | None) -> torch.device:
     count = torch.cuda.device_count()
     if kind == "cuda" and int(number or 0) >= count:
         raise InputError(
-            f"--device {name} is not there, this machine has {count} CUDA device(s): choose "
+            f"--device {name} is not there, this machine has {counted(count, 'CUDA device')}: choose "
             + ("cpu" if count == 0 else f"cpu or cuda:0 to cuda:{count - 1}")
         )
     return torch.device(name)
@@ -177,9 +178,9 @@ def show(found: Mapping[str, Any]) -> None:
         kept = f"{row['kept']:,} ({100 * row['kept'] / row['prunable']:.2f} %)"
         stored.add_row(row["name"], f"{row['parameters']:,}", f"{row['prunable']:,}", kept, *files)
     console.print(stored)
-    threads = f", {found['threads']} thread(s)" if found["device"].startswith("cpu") else ""
+    threads = f", {counted(found['threads'], 'thread')}" if found["device"].startswith("cpu") else ""
     about = f"batch {found['batch_size']}, {found['device']}{threads}, precision {found['precision']}"
-    computed = Table(title=f"{found['pass']}: {about}, {found['repeats']} timings in turn")
+    computed = Table(title=f"{found['pass']}: {about}, {counted(found['repeats'], 'timing')} in turn")
     for column in ("", "GFLOPs", "nominal GFLOPs", "ms (median)", "ms (quartiles)", "ms (fastest)", "samples / s"):
         computed.add_column(column, justify="right" if column else "left")
     for row in rows:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from console.errors import InputError
+from console.words import counted
 from data.miniworld.checker import Verdict, check_caption, load_truth, parse_caption
 from data.miniworld.meaning import Phrase, seats
 from data.miniworld.parts import SPLITS
@@ -90,7 +91,10 @@ def truth_of_images(generated: Mapping[int, str], scenes: Mapping[int, Scene]) -
 
 def _verdicts(generated: Mapping[int, str], scenes: Mapping[int, Scene]) -> dict[int, Verdict]:
     if not generated or generated.keys() != scenes.keys():
-        raise InputError(f"there are {len(generated)} captions for {len(scenes)} scenes: give one for each scene")
+        raise InputError(
+            f"{counted(len(generated), 'caption', 'is')} there for {counted(len(scenes), 'scene')}: give one for each "
+            "scene"
+        )
     return {i: check_caption(" ".join(ptb_tokens(text)), scenes[i]) for i, text in generated.items()}
 
 

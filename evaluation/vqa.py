@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from console.errors import InputError
+from console.words import counted
 from data.records import Record, check_fields, is_number, read_json_list, refuse_repeats
 from storage.atomic import write_json
 
@@ -135,13 +136,13 @@ def merge_answers(parts: Iterable[Iterable[Answer]], question_ids: Sequence[int]
     unknown = sorted(given.keys() - set(question_ids))
     if missing:
         raise InputError(
-            f"{len(missing)} of {len(question_ids)} questions are not answered (the first is {missing[0]}): evaluate "
-            "on the whole file"
+            f"{counted(len(missing), 'question', 'is', of=len(question_ids))} not answered (the first is "
+            f"{missing[0]}): evaluate on the whole file"
         )
     if unknown:
         raise InputError(
-            f"{len(unknown)} answers are to questions that were not asked (the first is {unknown[0]}): evaluate on the "
-            "file of questions that belongs to them"
+            f"{counted(len(unknown), 'answer', 'is')} to questions that were not asked (the first is "
+            f"{unknown[0]}): evaluate on the file of questions that belongs to them"
         )
     return [{"question_id": number, "answer": given[number]} for number in question_ids]
 

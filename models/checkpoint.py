@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from console.errors import InputError
-from console.words import counted
+from console.words import agreed, counted
 from models.nesting import inner_state, named_tensors, unwrapped
 from storage.shards import weight_files
 from storage.tensors import read_tensors
@@ -216,7 +216,10 @@ def _check_values(source: str, state: dict[str, Tensor]) -> None:
             bad = int((~torch.isfinite(tensor)).sum())
             if bad == 0:  # the sum alone overflowed
                 continue
-            raise InputError(f"{source}: '{name}' has {bad} values that are NaN or infinite: the file is damaged")
+            values = counted(bad, "value")
+            raise InputError(
+                f"{source}: '{name}' has {values} that {agreed(bad, 'is')} NaN or infinite: the file is damaged"
+            )
 
 
 def _assign(model: nn.Module, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
@@ -237,9 +240,9 @@ def _assign(model: nn.Module, found: dict[str, Tensor], wanted: dict[str, Tensor
 def _mismatch(source: str, model: str, lacking: list[str], unknown: list[str], wanted: int) -> str:
     parts = []
     if lacking:
-        are = "is" if len(lacking) == 1 else "are"
+        missing = agreed(len(lacking), "is")
         parts.append(
-            f"{len(lacking)} of the model's {counted(wanted, 'tensor')} {are} missing (first: {_first(lacking)})"
+            f"{len(lacking)} of the model's {counted(wanted, 'tensor')} {missing} missing (first: {_first(lacking)})"
         )
     if unknown:
         parts.append(f"{counted(len(unknown), 'key', 'is')} unknown (first: {_first(unknown)})")

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers.image_processing_base import ImageProcessingMixin
 
 from console.errors import InputError, nearest
+from console.words import agreed, counted
 from models import is_path
 from models.base import Batch, ImageShape
 from models.checkpoint import KeyRules, LoadReport, read_state, unwrap
@@ -166,8 +167,9 @@ def _pretrained(model_class: type, source: str, config: Any) -> tuple[nn.Module,
     total = len(module.state_dict())
     if lacking:  # transformers would fill them at random and say so among other lines
         raise InputError(
-            f"the weights of {source} do not fit {model_class.__name__}: {len(lacking)} of its {total} tensors are "
-            f"missing (first: {lacking[0]}); give weights of this model"
+            f"the weights of {source} do not fit {model_class.__name__}: {len(lacking)} of its "
+            f"{counted(total, 'tensor')} {agreed(len(lacking), 'is')} missing (first: {lacking[0]}); give weights of "
+            "this model"
         )
     report.loaded, report.fresh = total - len(fresh), fresh
     report.dropped += sorted(info["unexpected_keys"])

@@ -14,6 +14,7 @@ from configs.schema import parse
 from console.errors import InputError
 from console.interrupt import interrupt
 from console.progress import console, progress_bar
+from console.words import counted
 from data.calibration import CalibrationBatches
 from data.manifest import data_identity, make_manifest
 from data.readers import ReaderConfig, make_reader
@@ -122,7 +123,8 @@ def _prune(
         if loss is not None:
             console.print(f"note: {loss}")
         if batches is not None and len(batches) < config.num_batches:
-            console.print(f"note: the data has {len(batches)} batches, fewer than the {config.num_batches} asked for")
+            there = counted(len(batches), "batch")
+            console.print(f"note: the data has {there}, fewer than the {config.num_batches} asked for")
     first = min(seen, len(batches)) if batches is not None and needs_preliminary(model, method) else 0
     with progress_bar("calibrating", first + steps or 1, show=fabric.is_global_zero and method.uses_data) as advance:
         session = Session(
@@ -179,8 +181,10 @@ def describe(model: nn.Module, name: str) -> None:
     total = sum(p.numel() for p in model.parameters())
     report = model.load_report
     if report is not None:
-        console.print(str(report) if report.is_remarkable else f"{report.source}: {report.loaded} tensors loaded")
-    console.print(f"{name}: {total:,} parameters, {prunable:,} prunable weights in {len(layers)} layers")
+        console.print(
+            str(report) if report.is_remarkable else f"{report.source}: {counted(report.loaded, 'tensor')} loaded"
+        )
+    console.print(f"{name}: {total:,} parameters, {prunable:,} prunable weights in {counted(len(layers), 'layer')}")
     for reason in getattr(model, "skipped", ()):
         console.print(f"  not pruned  {reason}")
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from console.errors import InputError
+from console.words import agreed
 from pruners import allocation_named, pruner_class
 from pruners.allocation import check_allocation
 from pruners.mask import Mask
@@ -84,7 +85,7 @@ def read_scores(path: Path) -> tuple[Scores, dict[str, np.ndarray], dict[str, An
             bad = int(np.size(found.get(name, ())) - np.isfinite(found.get(name, ())).sum())
             if bad:
                 raise InputError(
-                    f"{path} is damaged: of the {kind}s of '{name}', {bad:,} {'is' if bad == 1 else 'are'} NaN or "
+                    f"{path} is damaged: of the {kind}s of '{name}', {bad:,} {agreed(bad, 'is')} NaN or "
                     "infinite; copy it again, or prune again"
                 )
     return Scores.of(parts["score"]), parts["weight"], about

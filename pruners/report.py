@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from console.results import result_console
+from console.words import counted
 from pruners.mask import Mask
 from pruners.outputs import Outputs
 from pruners.percents import percent
@@ -39,7 +40,8 @@ def print_result(
             screen.print(f"[yellow]warning:[/] at {percent(sparsity)} %, {warning}")
     if failed:
         screen.print(
-            f"{len(failed)} images could not be read and others took their place: {', '.join(failed[:5])}"
+            f"{counted(len(failed), 'image')} could not be read; another took the place of each: "
+            + ", ".join(failed[:5])
             + (" ..." if len(failed) > 5 else "")
         )
     calibrated = f" ({seconds['calibration']:.1f} s of calibration)" if seconds["calibration"] > 0.05 else ""
@@ -59,11 +61,6 @@ def collapses(mask: Mask) -> list[str]:
         more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
         warnings.append(f"nothing is kept of {counted(len(empty), 'layer')}: {', '.join(empty[:5])}{more}")
     return warnings
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 mask`, `3 masks`."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def shorten(name: str) -> str:

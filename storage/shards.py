@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from console.errors import InputError, explain_os_error
-from console.words import counted
+from console.words import agreed, counted
 
 SHARD = re.compile(r"(?P<start>.+)-(?P<number>\d+)-of-(?P<total>\d+)(?P<ending>\.\w+)")
 """`model-00001-of-00003.safetensors`, as transformers names shards."""
@@ -110,9 +110,8 @@ def _weight_map(index: Path) -> dict[str, str]:
 def _present(path: Path, shards: list[Path]) -> list[Path]:
     missing = [shard for shard in shards if not shard.is_file()]
     if missing:
-        are = "is" if len(missing) == 1 else "are"
         raise InputError(
-            f"{path} belongs to {counted(len(shards), 'shard')}, of which {len(missing)} {are} missing (first: "
-            f"{missing[0].name}): fetch the whole set"
+            f"{path} belongs to {counted(len(shards), 'shard')}, of which {len(missing)} "
+            f"{agreed(len(missing), 'is')} missing (first: {missing[0].name}): fetch the whole set"
         )
     return shards

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from console.errors import InputError
+from console.words import counted
 from data.evaluation_batches import check_files
 from data.readers import Batch
 from data.retrieval import Gallery
@@ -140,11 +141,11 @@ class Retrieval:
                 found.append(self._shown(own, f"its own, {standing(scores, order, own)}", "wrong"))
             mark = Line(f"wrong, its own: {standing(scores, order, own)}", "wrong") if where else Line("right", "right")
             texts.append(Sample(found, [Line(gallery.texts[j], "strong"), mark]))
+        pictures = counted(len(images), "test image", of=len(gallery))
+        words = counted(len(texts), "text", of=len(gallery.texts))
         return [
-            Part(f"{len(images)} of {len(gallery)} test images, with the caption found for them", images),
-            Part(
-                f"{len(texts)} of {len(gallery.texts)} texts, with the images found for them (framed: its own)", texts
-            ),
+            Part(f"{pictures}, with the caption found for them", images),
+            Part(f"{words}, with the images found for them (framed: its own)", texts),
         ]
 
     def _shown(self, image: int, label: str = "", frame: str = "") -> Shown:
@@ -164,8 +165,8 @@ def standing(scores: Tensor, order: list[int], number: int) -> str:
 def fewer_negatives(seen: int, passes: int) -> str:
     """What to say where the contrastive loss sees fewer pairs than the effective batch has."""
     return (
-        f"the contrastive loss compares {seen} pairs, the effective batch has {seen * passes}: with --gather_negatives "
-        f"it compares all {seen * passes}, and the encoders run once more"
+        f"the contrastive loss compares {counted(seen, 'pair')}, the effective batch has {seen * passes}: with "
+        f"--gather_negatives it compares all {seen * passes}, and the encoders run once more"
     )
 
 
@@ -174,4 +175,5 @@ def capped(k_test: int, split: str, gallery: Gallery) -> str:
     images, texts = len(gallery), len(gallery.texts)
     if k_test <= min(images, texts):
         return ""
-    return f"k_test is {k_test}, but the {split} gallery has {images} images and {texts} texts: all of them are ranked"
+    there = f"{counted(images, 'image')} and {counted(texts, 'text')}"
+    return f"k_test is {k_test}, but the {split} gallery has {there}: all of them are ranked"

@@ -247,7 +247,7 @@ class TestBadInput:
         state["itm_head.0.bias"][0] = float("nan")
         save_file(state, tmp_path / "nan.safetensors")
         done = prune(run, tmp_path, "--weights", str(tmp_path / "nan.safetensors"))
-        self.refused(done, "'itm_head.0.bias' has 1 values that are NaN or infinite")
+        self.refused(done, "'itm_head.0.bias' has 1 value that is NaN or infinite")
 
     def test_folder_in_the_way(self, run, tmp_path):
         (tmp_path / "out").write_text("a file, not a folder")
