@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +10,6 @@ import time
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pruners import PRUNERS
@@ -70,20 +68,6 @@ def test_picture_is_a_picture(made):
         assert image.width > 600
 
 
-def test_new_masks_from_scores_equal_a_run_of_their_own(made, run, tmp_path):
-    """No data, no model: and bit for bit what pruning at that sparsity gives."""
-    out = tmp_path / "copy"
-    shutil.copytree(made[0], out)
-    scores = out / "multiflow" / "xvlm-mini_multiflow_seed42_scores.safetensors"
-    done = run("prune.py", "--from_scores", str(scores), "-s", "50", "62.5", MINIWORLD_DIR="/nowhere")
-    assert done.returncode == 0, done.stderr
-    direct = prune(run, tmp_path, "-s", "50", "62.5", *QUICK)
-    assert direct.returncode == 0, direct.stderr
-    for sparsity in ("50", "62.5"):
-        name = f"multiflow/xvlm-mini_multiflow_{sparsity}_seed42.safetensors"
-        assert Mask.load(out / name) == Mask.load(tmp_path / name)
-
-
 def test_workers_batching_of_sparsities_and_repeats_change_nothing(made, run, tmp_path):
     done = prune(run, tmp_path, "-s", "75", "--num_workers", "2", *QUICK)
     assert done.returncode == 0, done.stderr
@@ -140,13 +124,6 @@ def test_masks_of_other_settings_are_not_replaced_without_a_word(run, tmp_path):
     done = prune(run, tmp_path, "--pruner", "snip", "-s", "63", "--batch_size", "4", "--num_batches", "4")
     assert "snip_75_seed42.safetensors was made with other settings" in (told := " ".join(done.stderr.split()))
     assert "it stays, but the scores, the picture and the record of calibration beside it will be replaced" in told
-
-
-def test_new_masks_of_another_allocation_stay_in_its_folder(run, tmp_path):
-    assert prune(run, tmp_path, "--pruner", "omp", "--allocation", "layer", "-s", "75").returncode == 0
-    scores = tmp_path / "omp-layer" / "xvlm-mini_omp-layer_seed42_scores.safetensors"
-    assert run("prune.py", "--from_scores", str(scores), "-s", "40").returncode == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["omp-layer"]
 
 
 @pytest.mark.slow
@@ -273,19 +250,6 @@ class TestBadInput:
         (tmp_path / "a.yaml").write_text(text)
         self.refused(prune(run, tmp_path, "--config", str(tmp_path / "a.yaml")), message)
 
-    def test_scores_files(self, run, tmp_path):
-        save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors")
-        self.refused(run("prune.py", "--from_scores", str(tmp_path / "x.safetensors")), "is no scores file")
-        self.refused(run("prune.py", "--from_scores", str(tmp_path / "y.safetensors")), "no such file")
-
-    def test_options_that_saved_scores_leave_no_meaning(self, made, run, tmp_path):
-        scores = made[0] / "multiflow" / "xvlm-mini_multiflow_seed42_scores.safetensors"
-        done = run("prune.py", "--from_scores", str(scores), "-s", "40", "-p", "omp", "--output_dir", str(tmp_path))
-        self.refused(done, "--pruner has no meaning with --from_scores")
-        done = run("prune.py", "--from_scores", str(scores), "-s", "40", "--no-reached", "--output_dir", str(tmp_path))
-        self.refused(done, "--reached has no meaning with --from_scores")
-        assert not list(tmp_path.iterdir())
-
     def test_a_pattern_at_another_sparsity_leaves_no_folder(self, run, tmp_path):
         for allocation, message in (("2:4", "prunes 50 % and nothing else"), ("foo", "unknown allocation 'foo'")):
             done = prune(run, tmp_path / "out", "--pruner", "omp", "--allocation", allocation, "-s", "75")
@@ -296,27 +260,6 @@ class TestBadInput:
         self.refused(prune(run, tmp_path, "--weights", str(tmp_path)), "is a folder without weights")
         self.refused(prune(run, tmp_path, "--pruner", "omp", "--accelerator", "tpu"), "unknown accelerator 'tpu'")
         self.refused(prune(run, tmp_path, "--seed", "-1"), "seed must be at least 0")
-
-    @pytest.mark.parametrize("harm", ["short", "broken", "nameless"])
-    def test_damaged_scores(self, harm, made, run, tmp_path):
-        """Never a mask from scores that are not whole."""
-        file = made[0] / "multiflow" / "xvlm-mini_multiflow_seed42_scores.safetensors"
-        tensors, (about, form) = load_file(file), self.metadata(file)
-        name = next(key for key in tensors if key.startswith("score."))
-        if harm == "short":
-            tensors[name] = tensors[name][:3].clone()
-        elif harm == "nameless":
-            about = about.replace('"model"', '"modle"')
-        else:
-            about = "{broken"
-        save_file(tensors, tmp_path / "x.safetensors", {"format": form, "about": about})
-        done = run("prune.py", "--from_scores", str(tmp_path / "x.safetensors"), "--output_dir", str(tmp_path / "out"))
-        self.refused(done, "x.safetensors is damaged")
-        assert not (tmp_path / "out").exists()
-
-    def metadata(self, file):
-        with safe_open(file, "pt") as opened:
-            return opened.metadata()["about"], opened.metadata()["format"]
 
     def test_options_without_meaning_are_said(self, run, tmp_path):
         done = prune(run, tmp_path, "--pruner", "omp", "--lambda_", "1e-5", "-s", "75")
@@ -355,97 +298,3 @@ def test_help_answers_at_once(command, run_process):
     assert done.returncode == 0
     assert time.perf_counter() - started < 2
     assert "usage" in done.stdout
-
-
-class TestFromScores:
-    """Where new masks go, what they are called, and what scores they are not cut from."""
-
-    def scores(self, made, folder):
-        folder.mkdir(parents=True)
-        name = "xvlm-mini_multiflow_seed42_scores.safetensors"
-        return shutil.copy(made[0] / "multiflow" / name, folder / name)
-
-    def cut(self, run, scores, *arguments, **environment):
-        done = run("prune.py", "--from_scores", str(scores), *arguments, **environment)
-        assert done.returncode == 0, done.stderr
-        return done
-
-    def test_masks_stay_where_the_scores_are(self, made, run, tmp_path):
-        """Moved from the folder of its run, or still there; never above."""
-        moved, kept = self.scores(made, tmp_path / "a" / "downloads"), self.scores(made, tmp_path / "b" / "multiflow")
-        for path in (moved, kept):
-            self.cut(run, path, "-s", "50")
-            assert (path.parent / "xvlm-mini_multiflow_50_seed42.safetensors").is_file()
-        assert [path.name for path in (tmp_path / "a").iterdir()] == ["downloads"]
-        assert [path.name for path in (tmp_path / "b").iterdir()] == ["multiflow"]
-        self.cut(run, kept, "-s", "50", "--allocation", "layer")  # has a folder of its own, as in a run of its own
-        assert (tmp_path / "b" / "multiflow-layer" / "xvlm-mini_multiflow-layer_50_seed42.safetensors").is_file()
-        self.cut(run, moved, "-s", "50", "--allocation", "layer")
-        assert (moved.parent / "xvlm-mini_multiflow-layer_50_seed42.safetensors").is_file()
-        self.cut(run, moved, "-s", "50", "--output_dir", str(tmp_path / "c"))
-        assert (tmp_path / "c" / "multiflow" / "xvlm-mini_multiflow_50_seed42.safetensors").is_file()
-
-    def test_help_says_so(self, run):
-        assert "with --from_scores, where the scores are" in " ".join(run("prune.py", "--help").stdout.split())
-
-    def test_ninety_nine_sparsities(self, made, run, tmp_path):
-        path = self.scores(made, tmp_path / "multiflow")
-        self.cut(run, path, "-s", *map(str, range(1, 100)))
-        self.cut(run, path, "-s", *map(str, range(1, 99)))
-        left = [file.name for file in path.parent.iterdir()]
-        assert len([name for name in left if name.endswith("_seed42.safetensors")]) == 99
-        pictures = [name for name in left if name.endswith(".png")]
-        assert len(pictures) == 2
-        assert all("_layers_1-to-9" in name and len(name) < 80 for name in pictures)
-
-    def test_names_that_are_too_long_come_first(self, made, run, tmp_path):
-        path = self.scores(made, tmp_path / "multiflow")
-        tensors = load_file(path)
-        with safe_open(path, "pt") as opened:
-            about = json.loads(opened.metadata()["about"])
-            form = opened.metadata()["format"]
-        about["source"]["model"] = "hf:" + "m" * 230
-        save_file(tensors, path, {"format": form, "about": json.dumps(about)})
-        done = run("prune.py", "--from_scores", str(path), "-s", "50", "75")
-        assert done.returncode == 2
-        assert "the name is too long for the file system" in done.stderr
-        assert [file.name for file in path.parent.iterdir()] == [path.name]
-
-    def refused(self, run, path, message):
-        done = run("prune.py", "--from_scores", str(path), "-s", "50")
-        assert done.returncode == 2
-        assert "Traceback" not in done.stderr
-        assert message in " ".join(done.stderr.split())
-        assert [file.name for file in path.parent.iterdir()] == [path.name]
-
-    def test_a_flipped_bit_anywhere(self, made, run, tmp_path):
-        """In a score, in the name of a layer's modality, in the seed."""
-        path = self.scores(made, tmp_path / "multiflow")
-        whole = path.read_bytes()
-        for place, bit, message in (
-            (len(whole) - 3, 1, "is damaged: its scores are not what was written"),
-            (whole.index(b'\\"vision') + 2, 1, "is damaged: its metadata are not what was written"),
-            (whole.index(b'\\"seed\\": 42') + 10, 1, "is damaged: its metadata are not what was written"),
-        ):
-            broken = bytearray(whole)
-            broken[place] ^= bit
-            path.write_bytes(broken)
-            self.refused(run, path, message)
-
-    @pytest.mark.parametrize(("value", "kind"), [("nan", "score"), ("inf", "score"), ("-inf", "weight")])
-    def test_old_files_without_a_fingerprint(self, value, kind, made, run, tmp_path):
-        path = self.scores(made, tmp_path / "multiflow")
-        tensors = load_file(path)
-        with safe_open(path, "pt") as opened:
-            metadata = {key: opened.metadata()[key] for key in ("format", "about")}
-        save_file(tensors, path, metadata)
-        self.cut(run, path, "-s", "50")
-        name = "xvlm-mini_multiflow_50_seed42.safetensors"
-        self.cut(run, made[0] / "multiflow" / path.name, "-s", "50", "--output_dir", str(tmp_path / "again"))
-        assert Mask.load(path.parent / name) == Mask.load(tmp_path / "again" / "multiflow" / name)
-        for file in path.parent.iterdir():
-            file.unlink()
-        key = next(key for key in tensors if key.startswith(kind))
-        tensors[key].view(-1)[5] = float(value)
-        save_file(tensors, path, metadata)
-        self.refused(run, path, f"of the {kind}s of '{key.removeprefix(f'{kind}.')}', 1 is NaN or infinite")

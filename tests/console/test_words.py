@@ -18,6 +18,7 @@ from console.words import agreed, counted
         (counted(1, "shard", "is", of=1), "1 of 1 shard is"),
         (counted(2, "batch"), "2 batches"),
         (counted(2, "process"), "2 processes"),
+        (counted(2, "epoch"), "2 epochs"),
         (counted(3, "query", "was"), "3 queries were"),
         (counted(2, "play", "has"), "2 plays have"),
         (counted(1, "run", "saves"), "1 run saves"),
