@@ -19,6 +19,7 @@ from pruners.percents import parse_percents
 from pruners.picture import draw_layers
 from pruners.report import print_result
 from pruners.scores import Scores
+from storage.atomic import no_empty_folder
 from storage.tensors import check_seal, parse_metadata, read_safetensors
 
 
@@ -36,12 +37,15 @@ def recut(args: dict[str, Any]) -> None:
     allocation = args["allocation"] or source["allocation"]
     outputs = _outputs(path, args["output_dir"], source, allocation)
     outputs = dataclasses.replace(outputs, cut=tuple(percents))
-    outputs.check_folder(percents)
-    masks = cut_masks(scores, weights, modality, about["shapes"], allocation, [percent / 100 for percent in percents])
-    for sparsity, mask in masks.items():
-        mask.source = source | mask.source | {"from_scores": path.name}
-        mask.save(outputs.mask(sparsity))
-    draw_layers(masks, outputs.picture, f"{outputs.model}, {outputs.label}")
+    with no_empty_folder(outputs.folder):
+        outputs.check_folder(percents)
+        masks = cut_masks(
+            scores, weights, modality, about["shapes"], allocation, [percent / 100 for percent in percents]
+        )
+        for sparsity, mask in masks.items():
+            mask.source = source | mask.source | {"from_scores": path.name}
+            mask.save(outputs.mask(sparsity))
+        draw_layers(masks, outputs.picture, f"{outputs.model}, {outputs.label}")
     seconds = time.perf_counter() - started
     print_result(masks, outputs, {"calibration": 0.0, "masks": seconds}, seconds, [])
 
