@@ -19,6 +19,7 @@ from console.command_line import Parser
 from console.errors import InputError, run_command
 from pruners import check_pruner
 from pruners.percents import parse_percents
+from training.precisions import known_precision
 
 PRUNING = (
     "config",
@@ -80,7 +81,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     draws.add_argument("--output_dir", help="masks go to <output_dir>/<pruner>/ (default: pruned_weights)")
     for name in ("num_batches", "batch_size", "num_workers"):
         draws.add_argument(f"--{name}", type=int, help="as of prune.py")
-    for name in ("weights", "allocation", "accelerator", "precision"):
+    draws.add_argument("--precision", type=known_precision, help="as of prune.py")
+    for name in ("weights", "allocation", "accelerator"):
         draws.add_argument(f"--{name}", help="as of prune.py")
     return parser.parse_args(arguments)
 

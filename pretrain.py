@@ -13,7 +13,7 @@ from pathlib import Path
 from configs.schema import model_names, parse, read_yaml, task_file
 from console.command_line import Parser
 from console.errors import run_command
-from training.precisions import PRECISIONS
+from training.precisions import PRECISIONS, known_precision
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -30,7 +30,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--accelerator", default="auto", help="cpu, gpu, ... (default: what is there)")
     parser.add_argument("--devices", type=int, default=1, help="processes on this machine, one device each")
     parser.add_argument("--num_nodes", type=int, default=1, help="machines")
-    parser.add_argument("--precision", default="32-true", help=", ".join(PRECISIONS))
+    parser.add_argument(
+        "--precision", type=known_precision, default="32-true", help=f"{', '.join(PRECISIONS)} (default: 32-true)"
+    )
     parser.add_argument("--num_workers", type=int, default=0, help="loader processes beside each device")
     return parser.parse_args(arguments)
 

@@ -13,7 +13,7 @@ from console.command_line import Parser
 from console.errors import InputError, run_command
 from pruners import ALLOCATIONS, PRUNERS, check_pruner
 from pruners.percents import parse_percents
-from training.precisions import PRECISIONS
+from training.precisions import PRECISIONS, known_precision
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -58,7 +58,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
             help=f"let the signal that {what_it_is} be part of the score (multiflow; default: yes)",
         )
     run = parser.add_argument_group("run")
-    run.add_argument("--output_dir", help="masks go to <output_dir>/<pruner>/ (default: pruned_weights)")
+    run.add_argument(
+        "--output_dir",
+        help="masks go to <output_dir>/<pruner>/ (default: pruned_weights; with --from_scores, where the scores are)",
+    )
     run.add_argument("--resume", action="store_true", help="go on from the statistics an interrupted run saved")
     run.add_argument("--save_every", type=float, help="seconds between two saves of the statistics (default: 60)")
     run.add_argument(
@@ -68,7 +71,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     run.add_argument("--devices", type=int, help="devices on this machine that share the calibration (default: 1)")
     run.add_argument("--num_nodes", type=int, help="machines (default: 1)")
     run.add_argument(
-        "--precision", help=f"of the calibration's forward passes: {', '.join(PRECISIONS)} (default: 32-true)"
+        "--precision",
+        type=known_precision,
+        help=f"of the calibration's forward passes: {', '.join(PRECISIONS)} (default: 32-true)",
     )
     return parser.parse_args(arguments)
 

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 
-INTERRUPTED = 130  # what shells use for a process ended by Ctrl-C
+from console.interrupt import interrupt
 
 
 class InputError(Exception):
@@ -62,7 +62,8 @@ def run_command(main: Callable[[], None]) -> None:
 
 
 def _code(main: Callable[[], None]) -> int:
-    """Run `main` and say how it ended: 0, 2 or `INTERRUPTED`."""
+    """Run `main` and say how it ended: 0, 2, or the code of the signal that ended it."""
+    interrupt.heed()
     try:
         main()
     except InputError as error:
@@ -78,7 +79,7 @@ def _code(main: Callable[[], None]) -> int:
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return interrupt.code
     return 0
 
 

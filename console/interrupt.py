@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType
 
 
 class Interrupt:
-    """Remembers that the user (or the cluster) asked to stop; a second request stops at once."""
+    """Remembers that the user (or the cluster) asked to stop, and by which signal; a second request stops at once."""
 
     def __init__(self) -> None:
         self.requested = False
+        self._number = signal.SIGINT
+        self._process = 0
+
+    @property
+    def code(self) -> int:
+        """What shells use for a process that was ended by this signal: 130 for Ctrl-C, 143 for SIGTERM."""
+        return 128 + self._number
+
+    def heed(self) -> None:
+        """Until `listen`, let SIGTERM end the command as Ctrl-C does: what it had begun to write is removed."""
+        self._number, self._process = signal.SIGINT, os.getpid()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._on_end)
 
     def listen(self) -> None:
         """Take over SIGINT and SIGTERM (main thread only; elsewhere signals stay as they are)."""
@@ -25,9 +39,17 @@ class Interrupt:
             raise KeyboardInterrupt
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._number = number
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
+
+    def _on_end(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a worker that was forked: its command ends it this way
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self._number = number
+        raise KeyboardInterrupt
 
 
 interrupt = Interrupt()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from console.errors import InputError
+from console.words import counted
 from data.batches import Sides
 from data.readers import Batch, Reader
 
@@ -71,6 +72,6 @@ class CalibrationBatches:
     def _refuse(self, failed: list[str], planned: int) -> None:
         if len(failed) > self._max_missing * planned:
             raise InputError(
-                f"{len(failed)} of {planned} calibration images cannot be read, more than --max_missing "
+                f"{counted(len(failed), 'calibration image', of=planned)} cannot be read, more than --max_missing "
                 f"{self._max_missing:.0%} allows (first: {failed[0]}): mend the image folders, or allow more"
             )

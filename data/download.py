@@ -13,12 +13,12 @@ from __future__ import annotations
 import argparse
 import datetime
 import sys
-from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from console.command_line import Parser
 from console.errors import InputError, explain_os_error, run_command
+from console.words import counted
 
 if TYPE_CHECKING:
     from data.downloads import Download
@@ -73,7 +73,9 @@ def _fetch_all(chosen: dict[str, Download], args: argparse.Namespace) -> None:
     if failed and len(chosen) == 1:
         raise InputError(f"{name}: {failed[name]}")
     if failed:
-        raise InputError(f"{len(failed)} of {len(chosen)} downloads are not here: {', '.join(failed)} (reasons above)")
+        raise InputError(
+            f"{counted(len(failed), 'download', 'is', of=len(chosen))} not here: {', '.join(failed)} (reasons above)"
+        )
 
 
 def _fetch(name: str, download: Download, root: Path, force: bool, keep: bool) -> str:
@@ -154,7 +156,7 @@ def _unpack(download: Download, store: Path, folder: Path, force: bool) -> tuple
 
     only = download.files if download.select else None
     unpacked = unpack(store, folder, download.insides(), only, force)
-    words = f"{_files(unpacked.written)} in {folder}"
+    words = f"{counted(len(unpacked.written), 'file')} in {folder}"
     if unpacked.kept:
         kept = ", ".join(unpacked.kept)
         words += f"; {kept} had other content and {_are(unpacked.kept)} left as before (--force replaces files)"
@@ -162,10 +164,6 @@ def _unpack(download: Download, store: Path, folder: Path, force: bool) -> tuple
     if absent:
         words += f"; {', '.join(absent)} {_are(absent)} not in the archive"
     return unpacked.written, unpacked.kept, words
-
-
-def _files(things: Collection[str]) -> str:
-    return "1 file" if len(things) == 1 else f"{len(things)} files"
 
 
 def _are(things: list[str]) -> str:
@@ -213,7 +211,7 @@ def _list(table: dict[str, dict[str, Download]], chosen: dict[str, Download], ro
             missing, wanted = _missing(download, known, root), known["files"] if known else download.files
             here = "not here" if missing else "here"
             if 0 < len(missing) < len(wanted):
-                here = f"{len(missing)} of {len(wanted)} files are not here"
+                here = f"{counted(len(missing), 'file', 'is', of=len(wanted))} not here"
             how = ", only when named" if download.optional else ", by hand" if download.by_hand else ""
             print(f"  {name}: {here} ({in_bytes(size) if size else 'size not known'}{how})")
             print(f"    {download.what}\n    from {download.seen_at}\n    to   {download.folder}/")
@@ -242,10 +240,10 @@ def _check(chosen: dict[str, Download], root: Path, asked: bool) -> None:
                     found.append(f"{path} is not as it was fetched on {known['fetched']}")
                 advance()
         checked += len(known["files"])
-        print(f"{name}: {'; '.join(found) or _files(known['files']) + ' as fetched'}")
+        print(f"{name}: {'; '.join(found) or counted(len(known['files']), 'file') + ' as fetched'}")
         wrong += found
     if wrong:
-        raise InputError(f"{wrong[0]} ({len(wrong)} of {checked} files wrong): fetch with --force to mend it")
+        raise InputError(f"{wrong[0]} ({counted(len(wrong), 'file', of=checked)} wrong): fetch with --force to mend it")
     if not checked:
         raise InputError(f"nothing in {root} was fetched by this command, so there is nothing to check")
 

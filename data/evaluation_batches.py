@@ -11,6 +11,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from console.errors import InputError
+from console.words import counted
 from data.images import ImageError, read_image
 from data.loading import plainly
 from data.readers import Batch
@@ -55,8 +56,8 @@ def check_files(data: EvaluationData) -> None:
     missing = [file for file in dict.fromkeys(files) if not Path(file).is_file()]
     if missing:
         raise InputError(
-            f"{len(missing)} of {len(files)} evaluation images are missing (first: {missing[0]}), and all of them are "
-            "needed: mend the image folder, or evaluate on fewer"
+            f"{counted(len(missing), 'evaluation image', 'is', of=len(files))} missing (first: {missing[0]}), and "
+            "all of them are needed: mend the image folder, or evaluate on fewer"
         )
 
 

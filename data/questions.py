@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from console.errors import InputError
+from console.words import counted
 from data.evaluation_batches import needed_image
 from data.groups import ByImage
 from data.images import read_image
@@ -233,8 +234,8 @@ def read_answer_list(path: Path | str, k_test: int) -> list[str]:
     refuse_repeats(answers, str(path))
     if len(answers) < k_test:
         raise InputError(
-            f"{path} has {len(answers)} answers, but k_test asks for the best {k_test} of them: lower k_test or fetch "
-            "the whole list"
+            f"{path} has {counted(len(answers), 'answer')}, but k_test asks for the best {k_test} of them: lower "
+            "k_test or fetch the whole list"
         )
     return answers
 

@@ -24,6 +24,7 @@ from braceexpand import UnbalancedBracesError, braceexpand
 
 from console.errors import InputError, explain_os_error
 from console.progress import console
+from console.words import agreed, counted
 from data.images import IMAGE_SUFFIXES, is_hidden
 from data.records import is_caption
 from data.text import TextError
@@ -98,7 +99,8 @@ def expand_shards(pattern: str) -> list[str]:
         ) from error
     missing = [path for path in paths if not Path(path).is_file()]
     if missing:
-        raise InputError(f"{len(missing)} of {len(paths)} shards of {pattern} are missing (first: {missing[0]})")
+        those = f"{counted(len(missing), 'shard', of=len(paths))} of {pattern} {agreed(len(missing), 'is')}"
+        raise InputError(f"{those} missing (first: {missing[0]})")
     return paths
 
 

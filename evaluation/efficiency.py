@@ -11,6 +11,10 @@ from pathlib import Path
 from configs.schema import model_names
 from console.command_line import Parser
 from console.errors import InputError, run_command
+from training.precisions import PRECISIONS, known_precision
+
+TIMED = tuple(name for name in PRECISIONS if name.endswith("-true"))
+"""Precisions of models that are timed: as they would be shipped, in one type throughout."""
 
 TASKS = ("retrieval", "captioning", "vqa", "image_classification")
 
@@ -28,7 +32,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=20, help="timings of each model, in turn, after the warm-up")
     parser.add_argument("--device", help="cpu, cuda or cuda:<number> (default: cuda where there is one)")
     parser.add_argument("--threads", type=int, help="of the CPU (default: torch's)")
-    parser.add_argument("--precision", choices=("32", "16", "bf16"), default="32", help="of the timed models")
+    parser.add_argument(
+        "--precision",
+        type=lambda name: known_precision(name, TIMED),
+        default=TIMED[0],
+        help=f"of the timed models: {', '.join(TIMED)} (default: {TIMED[0]})",
+    )
     parser.add_argument("--json", help="also write the numbers to this file")
     return parser.parse_args(arguments)
 

@@ -16,6 +16,7 @@ from torch import nn
 from console.errors import InputError
 from console.progress import progress_bar
 from console.results import result_console
+from console.words import counted
 from evaluation import semi_structured
 from evaluation.file_sizes import count_parameters, file_sizes, shipped
 from evaluation.flops import count_flops
@@ -23,7 +24,7 @@ from evaluation.passes import PASSES, example_batch, load_for
 from evaluation.timing import WARM_UP, Speed, Spread, in_turn
 from pruners.mask import Mask
 
-PRECISIONS = {"32": torch.float32, "16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = {"32-true": torch.float32, "16-true": torch.float16, "bf16-true": torch.bfloat16}
 FILES = ("fp32", "fp16", "zipped", "packed")
 """Kinds of files, in the order of the table's columns."""
 
@@ -36,7 +37,7 @@ SCATTER = 0.2
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Everything the command line asks for: what was measured, a row a model, speeds beside dense, and words."""
-    device, dtype = chosen_device(args.device), PRECISIONS[args.precision]
+    device, dtype = chosen_device(args.device), DTYPES[args.precision]
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     mask = Mask.load(args.mask) if args.mask else None
@@ -98,7 +99,7 @@ def chosen_device(name: str | None) -> torch.device:
     count = torch.cuda.device_count()
     if kind == "cuda" and int(number or 0) >= count:
         raise InputError(
-            f"--device {name} is not there, this machine has {count} CUDA device(s): choose "
+            f"--device {name} is not there, this machine has {counted(count, 'CUDA device')}: choose "
             + ("cpu" if count == 0 else f"cpu or cuda:0 to cuda:{count - 1}")
         )
     return torch.device(name)
@@ -177,9 +178,9 @@ def show(found: Mapping[str, Any]) -> None:
         kept = f"{row['kept']:,} ({100 * row['kept'] / row['prunable']:.2f} %)"
         stored.add_row(row["name"], f"{row['parameters']:,}", f"{row['prunable']:,}", kept, *files)
     console.print(stored)
-    threads = f", {found['threads']} thread(s)" if found["device"].startswith("cpu") else ""
+    threads = f", {counted(found['threads'], 'thread')}" if found["device"].startswith("cpu") else ""
     about = f"batch {found['batch_size']}, {found['device']}{threads}, precision {found['precision']}"
-    computed = Table(title=f"{found['pass']}: {about}, {found['repeats']} timings in turn")
+    computed = Table(title=f"{found['pass']}: {about}, {counted(found['repeats'], 'timing')} in turn")
     for column in ("", "GFLOPs", "nominal GFLOPs", "ms (median)", "ms (quartiles)", "ms (fastest)", "samples / s"):
         computed.add_column(column, justify="right" if column else "left")
     for row in rows:

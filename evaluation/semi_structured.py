@@ -29,7 +29,7 @@ def obstacle(device: torch.device, dtype: torch.dtype, mask: Mask | None = None)
     if capability < AMPERE:
         return f"it needs a CUDA device of capability 8.0 or more, and this one has {'.'.join(map(str, capability))}"
     if dtype not in (torch.float16, torch.bfloat16):
-        return "it needs half precision: give --precision 16 or bf16"
+        return "it needs half precision: give --precision 16-true or bf16-true"
     return None
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from console.errors import InputError
+from console.words import counted
 from data.miniworld.checker import Verdict, check_caption, load_truth, parse_caption
 from data.miniworld.meaning import Phrase, seats
 from data.miniworld.parts import SPLITS
@@ -92,7 +93,10 @@ def truth_of_images(generated: Mapping[Id, str], scenes: Mapping[Id, Scene]) -> 
 
 def _verdicts(generated: Mapping[Id, str], scenes: Mapping[Id, Scene]) -> dict[Id, Verdict]:
     if not generated or generated.keys() != scenes.keys():
-        raise InputError(f"there are {len(generated)} captions for {len(scenes)} scenes: give one for each scene")
+        raise InputError(
+            f"{counted(len(generated), 'caption', 'is')} there for {counted(len(scenes), 'scene')}: give one for each "
+            "scene"
+        )
     return {i: check_caption(" ".join(ptb_tokens(text)), scenes[i]) for i, text in generated.items()}
 
 

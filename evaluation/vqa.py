@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from console.errors import InputError
+from console.words import counted
 from data.records import Id, Record, check_fields, check_ids, check_same_kind, is_id, read_json_list
 from storage.atomic import write_json
 
@@ -137,13 +138,13 @@ def merge_answers(parts: Iterable[Iterable[Answer]], question_ids: Sequence[Id])
     unknown = [question for question in given if question not in asked]
     if missing:
         raise InputError(
-            f"{len(missing)} of {len(question_ids)} questions are not answered (the first is {missing[0]!r}): evaluate "
-            "on the whole file"
+            f"{counted(len(missing), 'question', 'is', of=len(question_ids))} not answered (the first is "
+            f"{missing[0]!r}): evaluate on the whole file"
         )
     if unknown:
         raise InputError(
-            f"{len(unknown)} answers are to questions that were not asked (the first is {unknown[0]!r}): evaluate on "
-            "the file of questions that belongs to them"
+            f"{counted(len(unknown), 'answer', 'is')} to questions that were not asked (the first is "
+            f"{unknown[0]!r}): evaluate on the file of questions that belongs to them"
         )
     return [{"question_id": question, "answer": given[question]} for question in question_ids]
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from console.errors import InputError
 from console.progress import progress_bar
 from console.results import result_console
+from console.words import counted
 from data.batches import Side
 from data.evaluation_batches import check_files
 from data.readers import ReaderConfig, make_reader
@@ -104,7 +105,7 @@ def measurements(model: nn.Module, config: ZeroShotConfig, images: int) -> dict[
             numbers["reranked"] = reranked(config.retrieval, gallery)
             return numbers, found_early({f"{kind} ": of for kind, of in ranks.items()}, gallery.image_of_text)
 
-        found[f"retrieval among {len(gallery)} images and {len(gallery.texts)} texts"] = retrieve
+        found[f"retrieval among {counted(len(gallery), 'image')} and {counted(len(gallery.texts), 'text')}"] = retrieve
     if config.regions is not None:
         _require(model, "regions", "image_states", "text_states", "predict_boxes")
         side = Side("region", make_reader(config.regions, model.image_shape, tokenizer), 32, seed=0)
@@ -113,7 +114,7 @@ def measurements(model: nn.Module, config: ZeroShotConfig, images: int) -> dict[
     if config.neighbours is not None:
         _require(model, "neighbours", "vision_tower")
         near, k = Neighbours(config.neighbours, model.image_shape), config.neighbours.k
-        title = f"classes of {len(near.queries)} images by their {k} nearest of {len(near.bank)}"
+        title = f"classes of {counted(len(near.queries), 'image')} by their {k} nearest of {len(near.bank)}"
         found[title] = lambda pruned: means("items", f"{k}-NN", near.right(pruned))
     if not found:
         raise InputError("the configuration names nothing to measure: give 'gallery', 'regions' or 'neighbours'")

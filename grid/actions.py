@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from console.errors import INTERRUPTED, InputError
+from console.errors import InputError
+from console.interrupt import interrupt
 from console.results import result_console
+from console.words import agreed, counted
 from grid import runner
 from grid.check import check_configs
 from grid.cluster import Queue, make_executor, submit
@@ -48,8 +50,8 @@ class Session:
         missing = self.found.missing
         if len(missing) > args.most and not args.yes:
             raise InputError(
-                f"{len(missing)} runs of {self.plan.grid.path} are missing, more than {args.most}: give --yes to run "
-                "them all, or take a smaller grid"
+                f"{counted(len(missing), 'run')} of {self.plan.grid.path} {agreed(len(missing), 'is')} missing, more "
+                f"than {args.most}: give --yes to run them all, or take a smaller grid"
             )
         for step in missing:
             if step.model in self.sources.missing:
@@ -103,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     for line in runner.tell(summary, session.places):
         screen.print(line, markup=False, highlight=False)
     if summary.stopped:
-        return INTERRUPTED
+        return interrupt.code
     return FAILED if summary.failed else 0
 
 
@@ -115,7 +117,9 @@ def write_shell(args: argparse.Namespace) -> int:
     if args.output:
         write_text(args.output, text)
         Path(args.output).chmod(0o755)
-        result_console().print(f"{len(session.found.missing)} runs in {args.output}: sh {shlex.quote(args.output)}")
+        result_console().print(
+            f"{counted(len(session.found.missing), 'run')} in {args.output}: sh {shlex.quote(args.output)}"
+        )
     else:
         print(text, end="")
     return 0
@@ -134,7 +138,9 @@ def submit_jobs(args: argparse.Namespace) -> int:
     found = submit(session.plan, session.places, session.commands(args), session.found.missing, queue)
     screen = result_console()
     if args.cluster == "slurm":
-        screen.print(f"{len(found)} jobs submitted; `experiments.py status {args.grid}` says how far they are")
+        screen.print(
+            f"{counted(len(found), 'job')} submitted; `experiments.py status {args.grid}` says how far they are"
+        )
         return 0
     failed = {run: why for run, why in found.items() if why is not None}
     summary = runner.Summary([run for run in found if run not in failed], failed, before=len(session.found.done))
@@ -167,7 +173,9 @@ def collect_results(args: argparse.Namespace) -> int:
         ):
             new.append(step)
     missing = survey(session.plan, session.places).missing
-    result_console().print(f"{len(new)} new results in {short(session.places.folder)}/, {len(missing)} runs missing")
+    result_console().print(
+        f"{counted(len(new), 'new result')} in {short(session.places.folder)}/, {counted(len(missing), 'run')} missing"
+    )
     return FAILED if missing else 0
 
 

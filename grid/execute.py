@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from console.errors import INTERRUPTED, InputError, explain_os_error
+from console.errors import InputError, explain_os_error
 from grid.attempts import note_end, note_start
 from grid.commands import Commands, write_config
 from grid.places import Places, short
@@ -25,7 +25,7 @@ from grid.version import REPOSITORY
 from storage.atomic import write_json
 from storage.lock import try_lock
 
-STOPPED = (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM)
+STOPPED = tuple(code for number in (signal.SIGINT, signal.SIGTERM) for code in (-number, 128 + number))
 """Exit codes of a run that was asked to stop: it goes on another time."""
 
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

@@ -14,7 +14,8 @@ from grid.version import version
 from models import read_config, weights_path
 from models.tasks import merged
 from storage.atomic import write_json
-from storage.hashing import hash_file
+from storage.hashing import hash_files
+from storage.shards import weight_files
 
 NOT_DEFINING = (
     "pruner", "allocation", "seed", "sparsities", "output_dir", "save_every", "save_scores", "num_workers",
@@ -91,13 +92,14 @@ class Sources:
             return {"config": config, "weights": f"missing: {default}"}
         if path is None:
             return {"config": config, "weights": "random"}
-        self.weights[name] = path.stat().st_size
-        return {"config": config, "weights": self._hash(path)}
+        files = weight_files(path)
+        self.weights[name] = sum(file.stat().st_size for file in files)
+        return {"config": config, "weights": self._hash(*files)}
 
-    def _hash(self, path: Path) -> str:
-        """SHA-256 of a file; remembered for its size and time, since full models take seconds."""
-        stat = path.stat()
-        key = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+    def _hash(self, *files: Path) -> str:
+        """SHA-256 of a file, or of shards in order; remembered for sizes and times, since full models take seconds."""
+        stats = [(file.resolve(), file.stat()) for file in files]
+        key = " ".join(f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in stats)
         known: dict[str, str] = {}
         if self._hashes is not None and self._hashes.is_file():
             try:
@@ -105,8 +107,8 @@ class Sources:
             except ValueError:  # a file cut short: only time is lost
                 known = {}
         if key not in known:
-            known[key] = hash_file(path)
-            if self._hashes is not None and stat.st_size > 100e6:
+            known[key] = hash_files(files)
+            if self._hashes is not None and sum(stat.st_size for _, stat in stats) > 100e6:
                 write_json(self._hashes, known)
         return known[key]
 

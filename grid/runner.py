@@ -17,6 +17,7 @@ from typing import TextIO
 from console.errors import InputError
 from console.interrupt import interrupt
 from console.progress import console, progress_bar
+from console.words import agreed, counted
 from grid.commands import Commands
 from grid.estimate import disk_free, size
 from grid.execute import STOPPED, Attempt, take
@@ -182,7 +183,7 @@ class Runner:
     def _stop(self, patience: float = 600.0) -> None:
         """Ask all runs to save and end, and wait for them; they go on at the next start."""
         if self.show and self._running:
-            console.print(f"stopping: {len(self._running)} runs save what they have")
+            console.print(f"stopping: {counted(len(self._running), 'run', 'saves')} what there is")
         for attempt in self._running:
             attempt.stop()
         until = time.monotonic() + patience
@@ -210,11 +211,12 @@ def _listening() -> Iterator[None]:
 
 def tell(summary: Summary, places: Places) -> list[str]:
     """The end of a sitting in words, each failure with its log."""
-    lines = [f"{len(summary.done)} runs done, {summary.before} were done before, {len(summary.failed)} failed"]
+    before = f"{summary.before} {agreed(summary.before, 'was')} done before"
+    lines = [f"{counted(len(summary.done), 'run')} done, {before}, {len(summary.failed)} failed"]
     for run, why in summary.failed.items():
         log = places.log(run)
         lines.append(f"  failed  {run}: {why}" + (f"  (log: {short(log)})" if log.is_file() else ""))
     if summary.left:
-        lines.append(f"{len(summary.left)} runs are left: the same command goes on with them")
+        lines.append(f"{counted(len(summary.left), 'run', 'is')} left: the same command goes on with them")
     lines.append(f"results: {short(places.folder)}")
     return lines

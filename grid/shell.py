@@ -10,6 +10,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from console.words import counted
 from grid.commands import Commands, script
 from grid.execute import prepare
 from grid.places import Places, short
@@ -49,7 +50,7 @@ def shell_script(plan: Plan, places: Places, commands: Commands, steps: list[Ste
     by_id = plan.by_id()
     lines = [
         HEAD.format(
-            title=f"{len(steps)} runs of {plan.grid.path}",
+            title=f"{counted(len(steps), 'run')} of {plan.grid.path}",
             here=shlex.quote(str(Path.cwd())),
             python=shlex.quote(sys.executable),
             repository=shlex.quote(str(REPOSITORY)),

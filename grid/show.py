@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from console.results import result_console
+from console.words import counted
 from grid.estimate import Times, disk_free, disk_needed, duration, size
 from grid.identity import Sources
 from grid.places import Places, short
@@ -18,7 +19,7 @@ def print_plan(plan: Plan, places: Places, found: Survey, sources: Sources, jobs
     screen = result_console()
     times = Times(places.results)
     missing = {step.id for step in found.missing}
-    table = Table(title=f"{plan.grid.path}: {counted(len(plan.steps))}")
+    table = Table(title=f"{plan.grid.path}: {counted(len(plan.steps), 'run')}")
     table.add_column("what")
     table.add_column("model")
     for column in ("runs", "done", "each", "left"):
@@ -64,7 +65,7 @@ def print_status(plan: Plan, places: Places, found: Survey) -> None:
             screen.print(f"running  {step.id}  (log: {short(places.log(step.id))})", markup=False, highlight=False)
         elif (last := failure(step, places)) is not None:
             screen.print(f"failed   {step.id}: {last['why']}  (log: {last['log']})", markup=False, highlight=False)
-    screen.print(f"{len(found.done)} of {counted(len(plan.steps))} done, results: {short(places.folder)}/")
+    screen.print(f"{len(found.done)} of {counted(len(plan.steps), 'run')} done, results: {short(places.folder)}/")
 
 
 def is_running(step: Step, places: Places) -> bool:
@@ -76,8 +77,3 @@ def is_running(step: Step, places: Places) -> bool:
         return True
     lock.close()
     return False
-
-
-def counted(runs: int) -> str:
-    """`1 run`, `12 runs`."""
-    return f"{runs} run" + ("" if runs == 1 else "s")

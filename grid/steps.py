@@ -14,6 +14,7 @@ from typing import Any
 from console.errors import InputError
 from grid.identity import Sources
 from grid.schema import ZERO_SHOT, Grid, Row
+from models import file_name
 from pruners.percents import percent
 from storage.hashing import hash_json
 
@@ -170,11 +171,6 @@ def _name(
     words += [percent(sparsity / 100)] if sparsity else []
     name = "-".join([*words, f"seed{seed}", hash_json(identity)[:10]])
     return name.replace(":", "-").replace("/", "-")
-
-
-def file_name(model: str) -> str:
-    """A model's name as it stands in file names (`pruners.outputs.Outputs`, which is heavy to import)."""
-    return model.replace("/", "--").replace(":", "-")
 
 
 def mask_label(pruner: str, allocation: str | None) -> str:

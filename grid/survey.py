@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from console.words import agreed, counted
 from grid.places import Places
 from grid.results import outcome, read_result
 from grid.steps import PRUNE, Plan, Step
@@ -81,11 +82,14 @@ def _notes(plan: Plan, places: Places, found: Survey) -> list[str]:
         elif result["id"] not in known:
             strangers += 1
     notes = [
-        f"{count} results of another version ({which}) are not used: {places.folder}"
+        f"{counted(count, 'result')} of another version ({which}) {agreed(count, 'is')} not used: {places.folder}"
         for which, count in versions.items()
     ]
     if strangers:
-        notes.append(f"{strangers} results of no run of this grid (an earlier form of it?) are left alone")
+        notes.append(
+            f"{counted(strangers, 'result')} of no run of this grid (an earlier form of it?) "
+            f"{agreed(strangers, 'is')} left alone"
+        )
     if found.half:
-        notes.append(f"{len(found.half)} half-written results are made again: {', '.join(found.half[:3])}")
+        notes.append(f"{counted(len(found.half), 'half-written result', 'is')} made again: {', '.join(found.half[:3])}")
     return notes

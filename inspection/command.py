@@ -10,6 +10,7 @@ from typing import Any
 from console.errors import InputError
 from console.progress import console
 from console.results import result_console
+from console.words import counted
 from inspection.comparison import compare
 from inspection.convert import convert
 from inspection.heatmap import draw_heat_map
@@ -20,7 +21,6 @@ from inspection.records import comparison_record, inspection_record, stability_r
 from inspection.stability import stability
 from inspection.terminal import pct, show_comparison, show_inspection, show_stability
 from inspection.tree import DEPTHS
-from pruners.report import counted
 from storage.atomic import check_writable, write_json, write_text
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from console.words import counted
 from pruners.mask import Mask
-from pruners.report import collapses, counted
+from pruners.report import collapses
 
 NEARLY_EMPTY = 0.01
 """A layer that keeps a smaller share of its weights than this is said to be nearly empty."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 
+from console.words import counted
 from inspection.comparison import Comparison
 from inspection.drawings import bar, colour, heat_map, keys, layer_chart, stacked
 from inspection.layers import Counts, total
@@ -83,7 +84,7 @@ def stability_page(stability: Stability) -> str:
     compared, overall = stability.comparison, stability.overall
     k, iou = len(compared.files), stability.comparison.iou()
     top = [
-        (pct(iou.mean, 2), f"IoU, mean over {len(compared.pairs)} pairs"),
+        (pct(iou.mean, 2), f"IoU, mean over {counted(len(compared.pairs), 'pair')}"),
         (f"± {pct(iou.sd, 2)}", f"spread; from {100 * iou.low:.2f} to {pct(iou.high, 2)}"),
         (pct(compared.chance(), 2), "IoU by chance"),
         (pct(overall.core, 2), f"of what any draw keeps, all {k} keep (by chance {pct(overall.core_by_chance, 2)})"),

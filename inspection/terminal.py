@@ -9,12 +9,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from console.words import counted
 from inspection.comparison import Comparison
 from inspection.layers import Counts, total
 from inspection.reading import MaskFile
 from inspection.stability import Stability
 from inspection.tree import Node, Row, layer_tree, print_tree
-from pruners.report import counted
 
 
 def pct(share: float, digits: int = 1) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from configs.schema import model_names, parse, read_yaml, task_file
 from console.errors import InputError, nearest
+from storage.shards import weight_files
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,9 +36,9 @@ def load_model(
     """Build the model `name` and fill it with weights; returns it in eval mode, on the CPU, float32.
 
     name: a shipped model (a folder of configs/), a family, timm:<name> or hf:<id or folder>. config: another model's
-    name, a YAML path or a dict; default configs/<name>/model.yaml. weights: a checkpoint file, or "random"; default:
-    the configuration's file, or random weights when it names none. What happened to each key of the file is
-    kept in `model.load_report`.
+    name, a YAML path or a dict; default configs/<name>/model.yaml. weights: a checkpoint (a file, a folder with it, an
+    index of shards or a shard), or "random"; default: the configuration's, or random weights when it names none. What
+    happened to each key of the file is kept in `model.load_report`.
     Raises InputError for unknown names, a missing or unfitting file, and broken configurations.
     """
     library, colon, rest = name.partition(":")
@@ -85,25 +86,42 @@ def read_config(name: str, config: str | Path | dict[str, Any] | None) -> tuple[
     return read_yaml(path), str(path)
 
 
+def is_path(reference: str) -> bool:
+    """Whether the part after `hf:` can be no id of the hub: those have one slash at most and begin with a letter."""
+    return reference.count("/") > 1 or not reference[:1].isalnum()
+
+
+def file_name(model: str) -> str:
+    """A model's name as part of a file's: of a folder the last part, since masks and results keep the whole path."""
+    library, colon, reference = model.partition(":")
+    if colon and is_path(reference):
+        last = Path(reference).name
+        model = f"{library}-{last if last.strip('.') else Path(reference).resolve().name}"
+    return model.replace("/", "--").replace(":", "-")
+
+
 def weights_path(name: str, weights: str | Path | None, default: str | None) -> Path | None:
-    """The file to load, or None for random weights; InputError when it should be there and is not."""
+    """What to load, or None for random weights: a file, a folder, an index of shards or one of the shards.
+
+    InputError when it should be there and is not.
+    """
     if weights is not None and str(weights) == RANDOM:
         return None
     path = weights if weights is not None else default
     if path is None:
         return None
     path = Path(path)
-    if weights is None and not path.is_absolute() and not path.is_file():
+    if weights is None and not path.is_absolute() and not path.exists():
         beside = Path(__file__).parent.parent / path  # shipped weights are found from any working directory
-        path = beside if beside.is_file() else path
-    if not path.is_file() and weights is not None:
-        what = "is a folder, not a file" if path.is_dir() else "does not exist"
-        raise InputError(f"{path} {what}: check the path given as weights")
-    if not path.is_file():
+        path = beside if beside.exists() else path
+    if not path.exists() and weights is not None:
+        raise InputError(f"{path} does not exist: check the path given as weights")
+    if not path.exists():
         mini = f"{name}-mini" if f"{name}-mini" in model_names() else "xvlm-mini"
         raise InputError(
             f"no weights for '{name}': the file {path} does not exist; put the checkpoint there (python -m "
             "data.download weights fetches the published ones) or name another (--weights; -pre where one finetunes) "
             f"(the model '{mini}' runs without: its weights are in the repository)"
         )
+    weight_files(path)  # a folder without weights, a missing shard: said before anything is built
     return path

@@ -29,7 +29,8 @@ def build(model_class: type[nn.Module], config: Any, weights: Path | None, seed:
         fresh = []
     else:
         rules = model_class.key_rules
-        model.load_report = load_state(model, read_state(weights, rules), rules, str(weights))
+        state, report = read_state(weights, rules)
+        model.load_report = load_state(model, state, rules, report)
         model.tie()
         fresh = model.load_report.fresh
     if hasattr(model, "loaded"):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from console.errors import InputError
+from console.words import agreed, counted
+from models.nesting import inner_state, named_tensors, unwrapped
+from storage.shards import weight_files
 from storage.tensors import read_tensors
 
 MASK_SUFFIX = "_pruning_mask"
@@ -22,10 +24,16 @@ FEW = 5
 
 @dataclass
 class LoadReport:
-    """What happened to the keys of a checkpoint on their way into a model."""
+    """What happened to the keys of a checkpoint on their way into a model.
+
+    source: the path or name that was given. files: what was read, where this toolkit read it. unwrapped: in words,
+    what lay around the weights and was taken off.
+    """
 
     source: str
     loaded: int = 0
+    files: list[Path] = field(default_factory=list)
+    unwrapped: list[str] = field(default_factory=list)
     renamed: dict[str, str] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
     resized: dict[str, str] = field(default_factory=dict)
@@ -34,7 +42,7 @@ class LoadReport:
     @property
     def is_remarkable(self) -> bool:
         """Whether any key was not simply loaded under its own name."""
-        return bool(self.renamed or self.dropped or self.resized or self.fresh)
+        return bool(self.unwrapped or self.renamed or self.dropped or self.resized or self.fresh)
 
     def __str__(self) -> str:
         """A line for what happened to a few keys; those that happened to many are counted by the modules they are in.
@@ -47,7 +55,8 @@ class LoadReport:
             "resized": {name: f"{name} {change}" for name, change in self.resized.items()},
             "fresh": {name: f"{name} (not in the file, made anew)" for name in self.fresh},
         }
-        lines = [f"{self.source}: {self.loaded} tensors loaded"]
+        lines = [f"{self.source}: {counted(self.loaded, 'tensor')} loaded"]
+        lines += [f"  found    {'; '.join(self.unwrapped)}"] if self.unwrapped else []
         for what, entries in said.items():
             shown = list(entries.values())
             if len(shown) > FEW:
@@ -64,8 +73,8 @@ class KeyRules:
     rename: key -> name (itself when unchanged) or None to drop it. positions: names of position tables,
     resized when the image size differs. fresh: names that a file may lack. skip_resized: names whose
     tensors are made anew when the shapes differ (queues of another length). prepare: what to do
-    with a state dict before its keys are looked at. state_keys: top-level keys under which training files
-    keep the weights, in order of preference.
+    with a state dict before its keys are looked at. prefers: keys under which this family's training files keep the
+    weights that count, before those of `models.nesting.PLACES`.
     """
 
     rename: Callable[[str, set[str]], str | None] = lambda key, keys: key
@@ -73,39 +82,42 @@ class KeyRules:
     fresh: Callable[[str], bool] = lambda name: False
     skip_resized: tuple[str, ...] = ()
     prepare: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda state: state
-    state_keys: tuple[str, ...] = ("model", "model_state", "student", "state_dict")
+    prefers: tuple[str, ...] = ()
+
+    def names(self, state: dict[str, Tensor]) -> dict[str, str | None]:
+        """Key of a prepared state dict -> the model's name for it; None for what is dropped."""
+        keys = set(state)
+        return {key: self.rename(key, keys) for key in state}
 
 
-def read_state(path: Path | str, rules: KeyRules) -> dict[str, Tensor]:
-    """The state dict inside a checkpoint file, whichever published layout it has."""
-    content = inner_state(read_tensors(path), rules.state_keys)
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise InputError(f"{path} holds no dict of named tensors: give a model's state dict")
-    if not content:
-        raise InputError(f"{path} holds no tensors: give a model's state dict")
-    return rules.prepare(content)
+def read_state(path: Path | str, rules: KeyRules) -> tuple[dict[str, Tensor], LoadReport]:
+    """The named tensors of a checkpoint (`storage.shards.weight_files`), whichever layout it has, as they are named.
 
-
-def inner_state(content: Any, state_keys: tuple[str, ...] = KeyRules.state_keys) -> Any:
-    """What a training file keeps under one of `state_keys`; other content as it is."""
-    for key in state_keys:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            return content[key]
-    return content
-
-
-def load_state(model: nn.Module, state: dict[str, Tensor], rules: KeyRules, source: str) -> LoadReport:
-    """Put `state` into `model` (built without memory, or not) and return what happened to each key.
-
-    Tied parameters may come once or under several names. Raises InputError when a key stays unexplained,
-    a name is missing, a shape differs, a value is NaN, or tied names hold different values.
+    The report says where in the file they were, and drops what stood among them and is no tensor. InputError when
+    there are none.
     """
-    report = LoadReport(source)
+    report = LoadReport(str(path), files=weight_files(path))
+    if len(report.files) > 1:
+        report.unwrapped.append(f"in {len(report.files)} shards")
+    content, where = inner_state(read_tensors(path), rules.prefers)
+    state, report.dropped = named_tensors(content, str(path))
+    report.unwrapped += where
+    return state, report
+
+
+def load_state(model: nn.Module, state: dict[str, Tensor], rules: KeyRules, report: LoadReport) -> LoadReport:
+    """Put `state` into `model` (built without memory, or not); the report is filled with what happened to each key.
+
+    Prefixes of wrappers are taken off. Tied parameters may come once or under several names. Raises InputError when a
+    key stays unexplained, a name is missing, a shape differs, a value is NaN, or tied names hold different values.
+    """
+    source = report.source
     wanted = dict(model.state_dict(keep_vars=True))
+    state = unwrap(state, rules, wanted, report)
+    state = rules.prepare(state)
     found: dict[str, Tensor] = {}
     unknown = []
-    for key, tensor in state.items():
-        name = rules.rename(key, set(state))
+    for key, name in rules.names(state).items():
         if name is None:
             report.dropped.append(key)
             continue
@@ -114,7 +126,7 @@ def load_state(model: nn.Module, state: dict[str, Tensor], rules: KeyRules, sour
             continue
         if name != key:
             report.renamed[key] = name
-        found[name] = tensor
+        found[name] = state[key]
     _fill_ties(wanted, found)
     missing = [name for name in wanted if name not in found]
     report.fresh = [name for name in missing if rules.fresh(name)]
@@ -132,6 +144,24 @@ def load_state(model: nn.Module, state: dict[str, Tensor], rules: KeyRules, sour
     _assign(model, found, wanted)
     report.loaded = len(found)
     return report
+
+
+def unwrap(
+    state: dict[str, Tensor], rules: KeyRules, wanted: Mapping[str, Tensor], report: LoadReport
+) -> dict[str, Tensor]:
+    """A state dict without the prefixes of wrappers, which the report names with what lay outside of them.
+
+    wanted: the model's own names.
+    """
+
+    def met(state: dict[str, Tensor]) -> set[str]:
+        shapes = {key: tensor.to("meta") for key, tensor in state.items()}  # names are what counts: nothing is copied
+        return {name for name in rules.names(rules.prepare(shapes)).values() if name in wanted}
+
+    state, off, beside = unwrapped(state, met)
+    report.unwrapped += off
+    report.dropped += beside
+    return state
 
 
 def _fill_ties(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:
@@ -186,7 +216,10 @@ def _check_values(source: str, state: dict[str, Tensor]) -> None:
             bad = int((~torch.isfinite(tensor)).sum())
             if bad == 0:  # the sum alone overflowed
                 continue
-            raise InputError(f"{source}: '{name}' has {bad} values that are NaN or infinite: the file is damaged")
+            values = counted(bad, "value")
+            raise InputError(
+                f"{source}: '{name}' has {values} that {agreed(bad, 'is')} NaN or infinite: the file is damaged"
+            )
 
 
 def _assign(model: nn.Module, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
@@ -207,9 +240,12 @@ def _assign(model: nn.Module, found: dict[str, Tensor], wanted: dict[str, Tensor
 def _mismatch(source: str, model: str, lacking: list[str], unknown: list[str], wanted: int) -> str:
     parts = []
     if lacking:
-        parts.append(f"{len(lacking)} of the model's {wanted} tensors are missing (first: {_first(lacking)})")
+        missing = agreed(len(lacking), "is")
+        parts.append(
+            f"{len(lacking)} of the model's {counted(wanted, 'tensor')} {missing} missing (first: {_first(lacking)})"
+        )
     if unknown:
-        parts.append(f"{len(unknown)} keys are unknown (first: {_first(unknown)})")
+        parts.append(f"{counted(len(unknown), 'key', 'is')} unknown (first: {_first(unknown)})")
     return f"{source} does not fit {model}: {' and '.join(parts)}; give a file of this model"
 
 

@@ -143,7 +143,7 @@ class DINO(nn.Module):
         skip_resized=("classifier.weight", "classifier.bias"),  # of another data set
         fresh=lambda name: name.startswith("classifier."),
         prepare=unify,
-        state_keys=("teacher", "student", "state_dict", "model"),
+        prefers=("teacher", "student", "state_dict", "model"),
     )
 
     def __init__(self, config: DINOConfig):

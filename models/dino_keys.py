@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from console.errors import InputError
+from models.nesting import inner_state
 
 # the original code and timm -> published (transformers 4.31)
 _ORIGINAL = {
@@ -41,10 +42,10 @@ _NEW_BLOCK = {
 
 
 def unify(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Take off the prefixes of training files and split fused qkv matrices into three (rows q, then k, then v)."""
+    """Take off the prefix of DINO's training files and split fused qkv matrices into three (rows q, then k, then v)."""
     unified = {}
     for key, tensor in state.items():
-        key = key.removeprefix("module.").removeprefix("backbone.")
+        key = key.removeprefix("backbone.")
         if ".attn.qkv." in key:
             for part, rows in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
                 unified[key.replace(".qkv.", f".{part}.")] = rows
@@ -110,8 +111,7 @@ def classifier_of(content: object, config: object) -> tuple[nn.Linear, str]:
 
     Its keys are `module.linear.{weight,bias}` under `state_dict`, [classes, d] or [classes, 2 d].
     """
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    content, _ = inner_state(content)
     found = {}
     if isinstance(content, dict):
         found = {key.rpartition(".")[2]: tensor for key, tensor in content.items() if "linear." in key}

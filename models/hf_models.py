@@ -6,6 +6,7 @@ of them, which modality a parameter belongs to, and which layers read text.
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,10 +21,13 @@ from torch import Tensor, nn
 from transformers.image_processing_base import ImageProcessingMixin
 
 from console.errors import InputError, nearest
+from console.words import agreed, counted
+from models import is_path
 from models.base import Batch, ImageShape
-from models.checkpoint import LoadReport
+from models.checkpoint import KeyRules, LoadReport, read_state, unwrap
 from models.contrastive import matching_loss
 from models.hf_tokenizer import HFTokenizer
+from models.hub import hub_or_cache
 from models.timm_models import classification_loss
 from models.wrap import WrappedModel, wrap
 
@@ -95,10 +99,23 @@ FAMILIES = {
 def load_hf(reference: str, weights: str | Path | None, settings: dict[str, Any], seed: int = 0) -> WrappedModel:
     """A Hugging Face model, wrapped, from a hub id or a folder with config.json and weights.
 
-    weights: None for those of the reference, another id or folder, or "random" for fresh ones drawn from `seed`.
-    settings: values that replace the config's. Raises InputError when it cannot be had, when its class is not one of
-    FAMILIES, and when the weights do not fit it.
+    weights: None for those of the reference, another id, a checkpoint (file, folder, index or shard), or "random" for
+    fresh ones drawn from `seed`. settings: values that replace the config's. Raises InputError when it cannot be had,
+    when its class is not one of FAMILIES, and when the weights do not fit it.
     """
+    if _is_here(reference) and not Path(reference).is_dir():
+        raise InputError(f"hf:{reference}: there is no such folder; give one with config.json and weights")
+    given = [reference] if weights is None or str(weights) == "random" else [reference, str(weights)]
+    with contextlib.nullcontext() if all(map(_is_here, given)) else hub_or_cache():
+        return _load(reference, weights, settings, seed)
+
+
+def _is_here(reference: str) -> bool:
+    """Whether this names something on this machine, not at the hub; like transformers, what is here goes first."""
+    return is_path(reference) or Path(reference).exists()
+
+
+def _load(reference: str, weights: str | Path | None, settings: dict[str, Any], seed: int) -> WrappedModel:
     try:
         config, unknown = transformers.AutoConfig.from_pretrained(reference, **settings, return_unused_kwargs=True)
     except (OSError, ValueError, KeyError) as error:
@@ -126,8 +143,17 @@ def load_hf(reference: str, weights: str | Path | None, settings: dict[str, Any]
 
 def _pretrained(model_class: type, source: str, config: Any) -> tuple[nn.Module, LoadReport]:
     """A model with the weights of a folder or id, and what happened to their keys; InputError when they do not fit."""
+    report, state, place = LoadReport(source), None, source
+    if _is_here(source):
+        state, report = read_state(source, KeyRules())
+        with torch.device("meta"):
+            wanted = model_class(config).state_dict()
+        state, place = unwrap(state, KeyRules(), wanted, report), None
+        report.files = []  # identified by the tensors that transformers makes of them, as those of the hub
     try:
-        module, info = model_class.from_pretrained(source, config=config, dtype=torch.float32, output_loading_info=True)
+        module, info = model_class.from_pretrained(
+            place, config=config, state_dict=state, dtype=torch.float32, output_loading_info=True
+        )
     except pickle.UnpicklingError as error:
         raise InputError(
             f"the weights of {source} are corrupt or hold Python objects besides tensors, which could run code: "
@@ -141,11 +167,13 @@ def _pretrained(model_class: type, source: str, config: Any) -> tuple[nn.Module,
     total = len(module.state_dict())
     if lacking:  # transformers would fill them at random and say so among other lines
         raise InputError(
-            f"the weights of {source} do not fit {model_class.__name__}: {len(lacking)} of its {total} tensors are "
-            f"missing (first: {lacking[0]}); give weights of this model"
+            f"the weights of {source} do not fit {model_class.__name__}: {len(lacking)} of its "
+            f"{counted(total, 'tensor')} {agreed(len(lacking), 'is')} missing (first: {lacking[0]}); give weights of "
+            "this model"
         )
-    unexpected = sorted(info["unexpected_keys"])
-    return module, LoadReport(source, loaded=total - len(fresh), dropped=unexpected, fresh=fresh)
+    report.loaded, report.fresh = total - len(fresh), fresh
+    report.dropped += sorted(info["unexpected_keys"])
+    return module, report
 
 
 def wrap_hf(

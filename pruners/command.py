@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
@@ -15,6 +14,7 @@ from configs.schema import parse
 from console.errors import InputError
 from console.interrupt import interrupt
 from console.progress import console, progress_bar
+from console.words import counted
 from data.calibration import CalibrationBatches
 from data.manifest import data_identity, make_manifest
 from data.readers import ReaderConfig, make_reader
@@ -31,7 +31,7 @@ from pruners.replaced import replaced
 from pruners.report import print_result
 from pruners.session import Session, needs_preliminary
 from storage.atomic import no_empty_folder
-from storage.hashing import hash_file, hash_tensors
+from storage.hashing import hash_files, hash_tensors
 from training.fabric import make_fabric
 
 METHOD_OPTIONS = ("epochs", "schedule", "lambda_", "scratch_dir", "reached", "emitted")
@@ -91,7 +91,7 @@ def _prune(
     args: dict[str, Any], config: PruneConfig, options: dict[str, Any], percents: list[float], outputs: Outputs
 ) -> None:
     """Everything from the first look at the model and the data to the files in the folder."""
-    outputs.check_folder()
+    outputs.check_folder(percents)
     method = pruner_class(config.pruner)
     own = parse(method.Options, options, f"pruner '{config.pruner}'")
     if args["resume"] and not method.resumes:
@@ -125,7 +125,8 @@ def _prune(
         if loss is not None:
             console.print(f"note: {loss}")
         if batches is not None and len(batches) < config.num_batches:
-            console.print(f"note: the data has {len(batches)} batches, fewer than the {config.num_batches} asked for")
+            there = counted(len(batches), "batch")
+            console.print(f"note: the data has {there}, fewer than the {config.num_batches} asked for")
     first = min(seen, len(batches)) if batches is not None and needs_preliminary(model, method) else 0
     with progress_bar("calibrating", first + steps or 1, show=fabric.is_global_zero and method.uses_data) as advance:
         session = Session(
@@ -182,9 +183,11 @@ def describe(model: nn.Module, name: str) -> None:
     total = sum(p.numel() for p in model.parameters())
     report = model.load_report
     if report is not None:
-        console.print(str(report) if report.is_remarkable else f"{report.source}: {report.loaded} tensors loaded")
-    share = f"{100 * prunable / whole:.1f} % of those in its matrices"
-    console.print(f"{name}: {total:,} parameters, {prunable:,} prunable weights in {len(layers)} layers, {share}")
+        console.print(
+            str(report) if report.is_remarkable else f"{report.source}: {counted(report.loaded, 'tensor')} loaded"
+        )
+    share = share_of_matrices(prunable, whole)
+    console.print(f"{name}: {total:,} parameters, {counted(len(layers), 'layer')} with {share}")
     for line in told_skipped(getattr(model, "skipped", ())):
         console.print(f"  not pruned  {line}")
 
@@ -215,12 +218,13 @@ def make_batches(model: nn.Module, config: PruneConfig) -> CalibrationBatches:
 
 
 def weights_identity(model: nn.Module) -> dict[str, str]:
-    """File and hash of the weights (of the tensors, where they came from a library's store); random ones say so."""
+    """File and hash of the weights, of all shards in order (of the tensors, where a library read them); random ones
+    say so."""
     if model.load_report is None:
         return {"file": "random", "sha256": ""}
-    source = model.load_report.source
-    digest = hash_file(source) if Path(source).is_file() else hash_tensors(model.state_dict())
-    return {"file": source, "sha256": digest}
+    report = model.load_report
+    digest = hash_files(report.files) if report.files else hash_tensors(model.state_dict())
+    return {"file": report.source, "sha256": digest}
 
 
 def all_failures(batches: CalibrationBatches | None, checkpoint: Checkpoint) -> list[str]:

@@ -16,15 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models import file_name
 from pruners.base import OneShot, Pruner
 from pruners.mask import Mask
 from pruners.percents import percent
 from pruners.picture import draw_layers
 from pruners.scores import Scores
 from storage.atomic import check_writable, write_json, write_text
-from storage.tensors import write_safetensors
+from storage.hashing import hash_json
+from storage.tensors import sealed, write_safetensors
 
 SCORES_FORMAT = "vlm-pruning-scores-1"
+
+MOST_WORDS = 60
+"""Letters of sparsities in the name of a picture; a file system has room for some 255 in all."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Outputs:
     model: str
     label: str
     seed: int
-    cut: str = ""  # sparsities that were cut later from saved scores
+    cut: tuple[float, ...] | None = None  # percents that were cut later from saved scores
     left_out: tuple[str, ...] = ()  # parts of the method's score
 
     @classmethod
@@ -48,9 +53,7 @@ class Outputs:
         """
         parts = [allocation.replace(":", "of")] if allocation is not None else []
         label = "-".join([pruner, *parts, *(f"no{part}" for part in left_out)])
-        return cls(
-            Path(output_dir) / label, model.replace("/", "--").replace(":", "-"), label, seed, left_out=tuple(left_out)
-        )
+        return cls(Path(output_dir) / label, file_name(model), label, seed, left_out=tuple(left_out))
 
     def mask(self, sparsity: float) -> Path:
         """The mask of a sparsity in (0, 1)."""
@@ -79,8 +82,14 @@ class Outputs:
 
     @property
     def picture(self) -> Path:
-        """Sparsity of every layer."""
-        return self._beside(f"layers_{self.cut}.png" if self.cut else "layers.png")
+        """Sparsity of every layer; of many that were cut later, the name has the first, the last and a fingerprint."""
+        if self.cut is None:
+            return self._beside("layers.png")
+        asked = [f"{percent:.10g}" for percent in self.cut]
+        words = "-".join(asked)
+        if len(words) > MOST_WORDS:
+            words = f"{asked[0]}-to-{asked[-1]}-{hash_json(words)[:8]}"
+        return self._beside(f"layers_{words}.png")
 
     @property
     def checkpoint(self) -> Path:
@@ -92,9 +101,11 @@ class Outputs:
         """Seconds of all runs in this folder."""
         return self.folder / "runtimes.csv"
 
-    def check_folder(self) -> None:
-        """InputError now, not after the calibration, when nothing can be written there."""
-        check_writable(self.folder)
+    def check_folder(self, percents: Sequence[float]) -> None:
+        """InputError now, not after the calibration, when these masks and what goes with them cannot be written."""
+        files = [self.picture, self.manifest, self.checkpoint, *(self.scores(percent / 100) for percent in percents)]
+        longest = max((path.name for path in files), key=lambda name: len(name.encode()))
+        check_writable(self.folder, longest)
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """The calibration manifest."""
@@ -164,4 +175,4 @@ def write_scores(path: Path, pruner: Pruner, scores: Scores, allocation: str, so
     about = {"modality": pruner.modality, "shapes": {n: f.shape for n, f in pruner.forms.items()}, "source": source}
     if transposed := [name for name, form in pruner.forms.items() if form.transposed]:
         about["transposed"] = transposed
-    write_safetensors(path, tensors, {"format": SCORES_FORMAT, "about": json.dumps(about)})
+    write_safetensors(path, tensors, sealed(tensors, {"format": SCORES_FORMAT, "about": json.dumps(about)}))

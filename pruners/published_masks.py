@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from console.errors import InputError
 from models.checkpoint import MASK_SUFFIX as SUFFIX
-from models.checkpoint import inner_state
+from models.nesting import inner_state
 from storage.tensors import read_tensors, write_torch
 
 
@@ -24,7 +24,7 @@ def read_published(path: Path | str) -> dict[str, Tensor]:
 
     Raises InputError when the file is no such dict.
     """
-    content = inner_state(read_tensors(path))
+    content, _ = inner_state(read_tensors(path))
     if not isinstance(content, dict) or not any(str(key).endswith(f".weight{SUFFIX}") for key in content):
         raise InputError(f"{path} is no mask file: it has no key ending in '.weight{SUFFIX}'")
     return masks_among(content, path)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from console.errors import InputError
+from console.words import agreed
 from models.layers import Form
 from pruners import allocation_named, pruner_class
 from pruners.allocation import check_allocation
@@ -19,37 +20,59 @@ from pruners.percents import parse_percents
 from pruners.picture import draw_layers
 from pruners.report import print_result, tell_of_collapses
 from pruners.scores import Scores
-from storage.tensors import parse_metadata, read_safetensors
+from storage.atomic import no_empty_folder
+from storage.tensors import check_seal, parse_metadata, read_safetensors
 
 
 def recut(args: dict[str, Any]) -> None:
-    """Masks at `args["sparsities"]` from the file `args["from_scores"]`, beside the others of that run."""
+    """Masks at `args["sparsities"]` from the file `args["from_scores"]`.
+
+    Without an `output_dir` they go where the run that wrote the scores would put them; from a file that is no longer
+    in the folder of its run, beside it.
+    """
     started = time.perf_counter()
     path = Path(args["from_scores"])
     percents = parse_percents(args["sparsities"] or [63, 75, 90])
     scores, weights, about = read_scores(path)
     modality, source = about["modality"], about["source"]
     allocation = args["allocation"] or source["allocation"]
-    special = allocation if allocation != pruner_class(source["pruner"]).allocation else None
-    folder = args["output_dir"] or str(path.parent.parent)
-    outputs = Outputs.of(folder, source["model"], source["pruner"], special, source["seed"], source.get("left_out", ()))
-    outputs = dataclasses.replace(outputs, cut="-".join(f"{percent:.10g}" for percent in percents))
-    outputs.check_folder()
-    masks = cut_masks(scores, weights, modality, forms_in(about), allocation, [percent / 100 for percent in percents])
-    for sparsity, mask in masks.items():
-        mask.source = source | mask.source | {"from_scores": path.name}
-        mask.save(outputs.mask(sparsity))
-    draw_layers(masks, outputs.picture, f"{outputs.model}, {outputs.label}")
+    outputs = _outputs(path, args["output_dir"], source, allocation)
+    outputs = dataclasses.replace(outputs, cut=tuple(percents))
+    with no_empty_folder(outputs.folder):
+        outputs.check_folder(percents)
+        sparsities = [percent / 100 for percent in percents]
+        masks = cut_masks(scores, weights, modality, forms_in(about), allocation, sparsities)
+        for sparsity, mask in masks.items():
+            mask.source = source | mask.source | {"from_scores": path.name}
+            mask.save(outputs.mask(sparsity))
+        draw_layers(masks, outputs.picture, f"{outputs.model}, {outputs.label}")
     tell_of_collapses(masks)
     seconds = time.perf_counter() - started
     print_result(masks, outputs, {"calibration": 0.0, "masks": seconds}, seconds, [])
 
 
+def _outputs(path: Path, output_dir: str | None, source: dict[str, Any], allocation: str) -> Outputs:
+    """The files of the new masks; path: of the scores."""
+
+    def of(allocation: str) -> Outputs:
+        special = allocation if allocation != pruner_class(source["pruner"]).allocation else None
+        folder, left_out = output_dir or str(path.absolute().parent.parent), source.get("left_out", ())
+        return Outputs.of(folder, source["model"], source["pruner"], special, source["seed"], left_out)
+
+    outputs, own = of(allocation), of(source["allocation"]).label
+    stays = path.absolute().parent.name == own and outputs.label != own  # in the run's folders, in one beside its own
+    return outputs if output_dir or stays else dataclasses.replace(outputs, folder=path.parent)
+
+
 def read_scores(path: Path) -> tuple[Scores, dict[str, np.ndarray], dict[str, Any]]:
-    """Scores and weights (empty where not saved) as matrices, and what the file says: modality, shapes, source."""
+    """Scores and weights (empty where not saved) as matrices, and what the file says: modality, shapes, source.
+
+    InputError when it is no scores file, or damaged; files of before there was a fingerprint are checked without it.
+    """
     tensors, metadata = read_safetensors(path)
     if metadata.get("format") != SCORES_FORMAT:
         raise InputError(f"{path} is no scores file: give a *_scores.safetensors that prune.py wrote")
+    check_seal(path, tensors, metadata, "scores")
     about = parse_metadata(path, metadata, "about", ("modality", "shapes", "source"))
     lacking = [key for key in ("model", "pruner", "seed", "allocation") if key not in about["source"]]
     if lacking:
@@ -64,6 +87,12 @@ def read_scores(path: Path) -> tuple[Scores, dict[str, np.ndarray], dict[str, An
         for kind, found in parts.items():
             if (name in found or kind == "score") and getattr(found.get(name), "size", 0) != size:
                 raise InputError(f"{path} is damaged: the {kind}s of '{name}' are missing or too few; prune again")
+            bad = int(np.size(found.get(name, ())) - np.isfinite(found.get(name, ())).sum())
+            if bad:
+                raise InputError(
+                    f"{path} is damaged: of the {kind}s of '{name}', {bad:,} {agreed(bad, 'is')} NaN or "
+                    "infinite; copy it again, or prune again"
+                )
     return Scores.of(parts["score"]), parts["weight"], about
 
 

@@ -39,7 +39,7 @@ def replaced(outputs: Outputs, sparsities: Sequence[float], source: dict[str, An
 def _settings(source: dict[str, Any], steps: int | None) -> dict[str, Any]:
     weights = {"weights": source["weights"]["file"], "sha256 of weights": source["weights"]["sha256"]}
     data = {} if steps is None else {"num_batches": steps}
-    return source["options"] | weights | {"precision": source["precision"]} | data
+    return {"model": source["model"]} | source["options"] | weights | {"precision": source["precision"]} | data
 
 
 def _steps(manifest: Path) -> int | None:

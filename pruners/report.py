@@ -8,6 +8,7 @@ from rich.table import Table
 
 from console.progress import console
 from console.results import result_console
+from console.words import counted
 from pruners.mask import Mask
 from pruners.outputs import Outputs
 from pruners.percents import percent
@@ -40,7 +41,8 @@ def print_result(
     screen.print(table)
     if failed:
         screen.print(
-            f"{len(failed)} images could not be read and others took their place: {', '.join(failed[:5])}"
+            f"{counted(len(failed), 'image')} could not be read; another took the place of each: "
+            + ", ".join(failed[:5])
             + (" ..." if len(failed) > 5 else "")
         )
     calibrated = f" ({seconds['calibration']:.1f} s of calibration)" if seconds["calibration"] > 0.05 else ""
@@ -74,12 +76,7 @@ def share_told(source: dict[str, Any]) -> str | None:
     prunable, whole = source.get("prunable_weights"), source.get("weights_in_matrices")
     if not prunable or not whole:
         return None
-    return f"percent of {prunable:,} prunable weights, {100 * prunable / whole:.1f} % of those in the model's matrices"
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 mask`, `3 masks`."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
+    return f"percent of {share_of_matrices(prunable, whole)}"
 
 
 def shorten(name: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 from console.errors import InputError
 from console.results import result_console
+from console.words import counted
 from grid.places import short
 from grid.steps import DENSE
 from report.costs import COSTS, check_cost, costs_of
@@ -84,7 +85,7 @@ def main(arguments: list[str]) -> None:
     screen = result_console()
     for note in (*results.notes, *(published.notes if published else ())):
         screen.print(f"note: {note}", markup=False, highlight=False)
-    count = f"{len(results.tasks)} runs of tasks and {len(results.prunings)} prunings"
+    count = f"{counted(len(results.tasks), 'run')} of tasks and {counted(len(results.prunings), 'pruning')}"
     screen.print(f"{count} in {short(folder / 'index.html')}, beside tables/ and pictures/", markup=False)
 
 

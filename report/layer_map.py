@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from console.words import counted
 from pruners.percents import percent
 from report.layers import LayerShares
 from report.palette import LIGHT
@@ -50,7 +51,9 @@ def layer_map(shares: LayerShares, pruners: Sequence[str], sparsity: float) -> D
         axis.set_xlim(0, x - gap)
         axis.set_ylim(len(rows), 0)
         axis.set_yticks([row + 0.5 for row in range(len(rows))], rows)
-        axis.set_xticks([middle for middle, _, _ in middles], [f"{name}, {count} layers" for _, name, count in middles])
+        axis.set_xticks(
+            [middle for middle, _, _ in middles], [f"{name}, {counted(count, 'layer')}" for _, name, count in middles]
+        )
         axis.tick_params(length=0)
         axis.tick_params(axis="y", labelcolor=LIGHT["ink"])
         axis.spines[:].set_visible(False)

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from console.words import counted
 from grid.places import short
 from grid.version import packages
 from inspection.page import cards, heading, page, paragraph
+from models import file_name
 from pruners.percents import percent
 from report.costs import COSTS
 from report.curves import MANY, curve_panel
@@ -26,7 +28,6 @@ from report.scores import Scores, ranks
 from report.tables import (
     Table,
     cost_table,
-    file_name,
     main_table,
     modality_table,
     overview_table,
@@ -148,8 +149,9 @@ def report_page(chapters: list[Chapter]) -> str:
     runs = results.tasks
     seeds = sorted({run.seed for run in runs if run.chance})
     subtitle = (
-        f"{', '.join(short(folder) for folder in results.folders)}: {len(runs)} runs of tasks, "
-        f"{len(results.prunings)} prunings, {_counted(len(results.order), 'pruner')}, {_counted(len(seeds), 'seed')}"
+        f"{', '.join(short(folder) for folder in results.folders)}: {counted(len(runs), 'run')} of tasks, "
+        f"{counted(len(results.prunings), 'pruning')}, {counted(len(results.order), 'pruner')}, "
+        f"{counted(len(seeds), 'seed')}"
     )
     parts = [paragraph(f"{note[0].upper()}{note[1:]}.", "warning") for note in results.notes]
     if len(chapters) > 1:
@@ -234,13 +236,10 @@ def _made_with(chapter: Chapter) -> list[str]:
     commits = Counter(short_commit(run.result.get("commit")) for run in runs)
     used = Counter(", ".join(map(" ".join, (run.result.get("packages") or {}).items())) for run in runs)
     times = sorted(str(run.result["finished"])[:10] for run in runs if run.result.get("finished"))
-    lines = [f"Commits: {', '.join(f'{name} ({count} runs)' for name, count in commits.most_common(5))}."]
-    lines += [f"Made with {words} ({count} runs)." for words, count in used.most_common(3) if words]
+    most = [f"{name} ({counted(count, 'run')})" for name, count in commits.most_common(5)]
+    lines = [f"Commits: {', '.join(most)}."]
+    lines += [f"Made with {words} ({counted(count, 'run')})." for words, count in used.most_common(3) if words]
     lines += [f"Finished between {times[0]} and {times[-1]}."] if times else []
-    lines += [f"Not tested in {count} columns: {why}." for why, count in chapter.scores.untested.items()]
+    lines += [f"Not tested in {counted(count, 'column')}: {why}." for why, count in chapter.scores.untested.items()]
     lines.append(f"Report by Python {packages()['python']}.")
     return [heading("How this was made"), '<p class="note">' + "<br>".join(map(escape, lines)) + "</p>"]
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")

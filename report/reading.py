@@ -15,6 +15,7 @@ from typing import Any
 
 from configs.schema import read_yaml
 from console.errors import InputError, nearest
+from console.words import agreed, counted
 from grid.places import short
 from grid.results import FORMAT, read_result
 from grid.steps import DENSE, PRUNE
@@ -213,7 +214,8 @@ def one_version(runs: list[Run]) -> tuple[list[Run], list[str]]:
     newest = max(by_version, key=lambda key: max(map(_finished, by_version[key])))
     chosen = today if today in by_version else newest
     notes = [
-        f"{len(others)} results of another version ({tell(others[0].result['version'])}) are left out"
+        f"{counted(len(others), 'result')} of another version ({tell(others[0].result['version'])}) "
+        f"{agreed(len(others), 'is')} left out"
         for key, others in by_version.items()
         if key != chosen
     ]
@@ -239,7 +241,9 @@ def one_recipe(runs: list[Run]) -> tuple[list[Run], list[str]]:
         best = {at: max(kinds, key=lambda k: (kinds[k], newest[at, k])) for at, kinds in found.items()}
         for at, kinds in found.items():
             if others := kinds.total() - kinds[best[at]]:
-                notes.append(f"{others} results of {' '.join(map(str, at))} {what} are left out")
+                notes.append(
+                    f"{counted(others, 'result')} of {' '.join(map(str, at))} {what} {agreed(others, 'is')} left out"
+                )
         return [run for run in those if kind(run) in (None, best.get(group(run)))]
 
     tasks = [run for run in runs if run.task != PRUNE]
@@ -250,7 +254,7 @@ def one_recipe(runs: list[Run]) -> tuple[list[Run], list[str]]:
     for run in sorted(both, key=_finished):  # the newest stays
         places[run.model, run.pruner, run.sparsity, run.task, run.seed] = run
     if twice := len(both) - len(places):
-        notes.append(f"{twice} results are there twice with different ids: the newest of each is taken")
+        notes.append(f"{counted(twice, 'result', 'is')} there twice with different ids: the newest of each is taken")
     return list(places.values()), notes
 
 

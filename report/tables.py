@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from models import file_name
 from pruners.percents import percent
 from report.costs import COSTS
 from report.layers import LayerShares
@@ -197,11 +198,6 @@ def number(value: float, like: float | None = None) -> str:
     size = abs(value if like is None else like)
     digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
     return f"{value:,.{digits}f}"
-
-
-def file_name(name: str) -> str:
-    """A model or task as part of a file's name."""
-    return name.replace("/", "--").replace(":", "-")
 
 
 def _heads(scores: Scores, model: str, columns: Sequence[tuple[str, str]]) -> list[Heads]:

@@ -23,7 +23,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     Raises InputError when the disk is full, the folder is not writable, and the like.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -37,6 +37,11 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
                 shutil.rmtree(temporary, ignore_errors=True)
             else:
                 temporary.unlink()
+
+
+def _temporary(path: Path) -> Path:
+    """Beside `path`, hidden, and a little longer."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
 
 
 def remove_parts(path: Path | str) -> None:
@@ -54,15 +59,18 @@ def _flush_to_disk(path: Path) -> None:
             os.fsync(file.fileno())
 
 
-def check_writable(folder: Path | str) -> None:
-    """InputError now, not after hours of work, when nothing can be written to `folder` (created if missing)."""
-    probe = Path(folder) / f".{uuid.uuid4().hex[:8]}.probe"
+def check_writable(folder: Path | str, name: str = "") -> None:
+    """InputError now, not after hours of work, when nothing can be written to `folder` (created if missing).
+
+    name: the longest of a file that is to be written there, in case that is more than the file system allows.
+    """
+    probe = _temporary(Path(folder) / name) if name else Path(folder) / f".{uuid.uuid4().hex[:8]}.probe"
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise explain_os_error(error, f"write to {folder}") from error
+        raise explain_os_error(error, f"write {Path(folder) / name}" if name else f"write to {folder}") from error
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,19 @@ if TYPE_CHECKING:
 
 def hash_file(path: Path | str) -> str:
     """SHA-256 of a file's bytes, as `sha256sum` prints it."""
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise explain_os_error(error, f"read {path}") from error
+    return hash_files([path])
+
+
+def hash_files(paths: Iterable[Path | str]) -> str:
+    """SHA-256 of the bytes of several files one after the other, as `cat FILES | sha256sum` prints it."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            with Path(path).open("rb") as file:
+                hashlib.file_digest(file, lambda: digest)
+        except OSError as error:
+            raise explain_os_error(error, f"read {path}") from error
+    return digest.hexdigest()
 
 
 def hash_json(value: Any) -> str:

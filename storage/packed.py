@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from console.errors import InputError
+from console.words import counted
 from storage.tensors import parse_metadata, read_safetensors, write_safetensors
 
 FORMAT = "vlm-pruning-packed-1"
@@ -60,6 +61,9 @@ def read_packed(path: Path | str) -> dict[str, Tensor]:
             raise InputError(f"{path} is damaged: the bits or values of '{name}' are missing or of the wrong length")
         keep = torch.from_numpy(np.unpackbits(bits.numpy(), count=size).view(np.bool_))
         if int(keep.sum()) != len(values):
-            raise InputError(f"{path} is damaged: '{name}' has {len(values)} values for {int(keep.sum())} places")
+            raise InputError(
+                f"{path} is damaged: '{name}' has {counted(len(values), 'value')} for "
+                f"{counted(int(keep.sum()), 'place')}"
+            )
         tensors[name] = torch.zeros(size, dtype=values.dtype).masked_scatter_(keep, values).reshape(shape)
     return tensors

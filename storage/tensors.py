@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import pickle
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -17,33 +18,81 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from console.errors import InputError, explain_os_error
+from console.errors import InputError, explain_os_error, is_out_of_memory
 from storage.atomic import atomic_path
+from storage.hashing import hash_json, hash_tensors
+from storage.pickles import culprit, harmless
+from storage.shards import weight_files
+
+LONGEST_HEADER = 100_000_000
+"""Bytes that a safetensors header may have; the library refuses longer ones."""
+
+SAFE_PROTOCOL = 3
+"""The last pickle protocol that torch reads without running code."""
 
 
 def read_tensors(path: Path | str) -> Any:
-    """Whatever a `.safetensors` or PyTorch file holds (a dict of tensors, possibly nested), on the CPU.
+    """What a file of tensors holds (a dict of tensors, possibly nested), on the CPU; of shards, all of them together.
 
-    Raises InputError when the file is missing, corrupt, or a pickle with anything but plain tensors in it.
+    path: a `.safetensors` or PyTorch file, told apart by its content and not by its name, or whatever else
+    `storage.shards.weight_files` takes. Raises InputError when a file is missing, corrupt, or a pickle with anything
+    but tensors and the plain objects of storage/pickles.py in it.
     """
-    path = Path(path)
-    if path.suffix == ".safetensors":
+    files = weight_files(path)
+    if len(files) == 1:
+        return _read(files[0])
+    whole: dict[str, Any] = {}
+    for file in files:
+        shard = _read(file)
+        if not isinstance(shard, dict):
+            raise InputError(f"{file} holds no dict of named tensors: it is no shard of a model's weights")
+        for name in shard:
+            if name in whole:
+                raise InputError(
+                    f"{file} holds '{name}', which another shard before it holds, too: fetch the set again"
+                )
+        whole |= shard
+    return whole
+
+
+def _read(path: Path) -> Any:
+    """What one file holds."""
+    if is_safetensors(path):
         return read_safetensors(path)[0]
+    protocol = _protocol(path)
+    if protocol > SAFE_PROTOCOL:
+        raise InputError(
+            f"{path} is pickled with protocol {protocol}, which cannot be read without running code from it: it is "
+            "refused; write it again as torch.save(model.state_dict(), FILE), which takes protocol 2"
+        )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with harmless():
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except OSError as error:
         if error.errno == errno.EINVAL:  # of a zip file cut short: torch looks for its end before its beginning
             raise _corrupt(path, error) from error
         raise explain_os_error(error, f"read {path}") from error
-    except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower():
-            raise InputError(
-                f"{path} is no file of tensors, or holds other Python objects besides, whose loading could run code: "
-                "it is refused; save a plain dict of tensors instead"
-            ) from error
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise _refused(path, error) from error
+    except (EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
         raise _corrupt(path, error) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
-        raise _corrupt(path, error) from error
+
+
+def is_safetensors(path: Path | str) -> bool:
+    """Whether a file is of this format by its first bytes: the length of a header in JSON, and its first character.
+
+    A file that is of neither format is taken for what its name says, so that the message fits it.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise explain_os_error(error, f"read {path}") from error
+    if start[8:] == b"{" and int.from_bytes(start[:8], "little") <= LONGEST_HEADER:
+        return True
+    return Path(path).suffix == ".safetensors" and not start.startswith((b"PK", b"\x80"))
 
 
 def read_safetensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -78,6 +127,27 @@ def parse_metadata(path: Path | str, metadata: dict[str, str], key: str, needs: 
     if lacking:
         raise InputError(f"{path} is damaged: its metadata '{key}' lacks '{lacking[0]}'; write it again")
     return value
+
+
+def sealed(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> dict[str, str]:
+    """Metadata with fingerprints of the tensors and of itself, for `check_seal`."""
+    return metadata | {"sha256": hash_tensors(tensors), "sha256_of_metadata": hash_json(metadata)}
+
+
+def check_seal(path: Path | str, tensors: Mapping[str, Tensor], metadata: dict[str, str], what: str) -> None:
+    """InputError when a file of `sealed` metadata is not as it was written; older files have no fingerprint, or one.
+
+    what: its tensors, in the plural, for the message.
+    """
+    written = {key: value for key, value in metadata.items() if not key.startswith("sha256")}
+    for key, part, found in (
+        ("sha256", what, lambda: hash_tensors(tensors)),
+        ("sha256_of_metadata", "metadata", lambda: hash_json(written)),
+    ):
+        if key in metadata and metadata[key] != found():
+            raise InputError(
+                f"{path} is damaged: its {part} are not what was written; copy it again, or make it anew with prune.py"
+            )
 
 
 def write_safetensors(path: Path | str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -118,6 +188,40 @@ def write_torch(path: Path | str, content: Any) -> None:
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
+
+
+def _refused(path: Path, error: Exception) -> InputError:
+    """What to say of a file that torch will not read: what it holds, where that can be told."""
+    text = str(error)
+    if found := culprit(error):
+        return InputError(
+            f"{path} holds an object of {found}, whose loading could run code: it is refused; where that class is at "
+            "home, write the tensors alone, as torch.save(model.state_dict(), FILE)"
+        )
+    if "TorchScript" in text or "legacy .tar format" in text:
+        kind = "a TorchScript program" if "TorchScript" in text else "of a format that torch has given up"
+        return InputError(
+            f"{path} is {kind}, whose loading could run code: it is refused; load it with the software that wrote it "
+            "and write the tensors alone, as torch.save(model.state_dict(), FILE)"
+        )
+    if "Can only" in text or "Trying to call" in text:  # allowed objects in an order that only a forger would think of
+        return InputError(f"{path} is a pickle whose loading could run code: it is refused")
+    return _corrupt(path, error)
+
+
+def _protocol(path: Path) -> int:
+    """The pickle protocol of a PyTorch file of either format; 0 where it is no such file."""
+    with contextlib.suppress(zipfile.BadZipFile, KeyError, StopIteration, OSError):
+        if not zipfile.is_zipfile(path):
+            with path.open("rb") as file:
+                start = file.read(2)
+        else:
+            with zipfile.ZipFile(path) as archive:
+                name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+                with archive.open(name) as file:
+                    start = file.read(2)
+        return start[1] if start[:1] == b"\x80" and len(start) == 2 else 0
+    return 0
 
 
 def _corrupt(path: Path | str, error: Exception) -> InputError:

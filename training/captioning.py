@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from configs.limits import at_least, probabilities
 from console.errors import InputError
+from console.words import counted
 from data.captioning import ImagesToCaption
 from data.evaluation_batches import check_files
 from data.readers import Batch
@@ -67,7 +68,7 @@ class CaptioningConfig(Finetuning):
         at_least(self, 0, "start_eval")
         if not self.skip_val and self.start_eval >= self.epochs:
             raise InputError(
-                f"start_eval is {self.start_eval}, so none of {self.epochs} epoch(s) is evaluated: lower it"
+                f"start_eval is {self.start_eval}, so none of {counted(self.epochs, 'epoch')} is evaluated: lower it"
             )
         if self.train.prompt.strip() != self.prompt.strip():
             raise InputError(
@@ -156,12 +157,12 @@ class Captioning:
                 verdict = told(caption, scenes[number])
                 lines.append(Line("wholly true", "right") if verdict.true else Line("not wholly true", "wrong"))
                 for name, things in (("there", verdict.there), ("not there", verdict.not_there)):
-                    lines += [Line(f"{name}: {counted(things)}")] if things else []
+                    lines += [Line(f"{name}: {listed(things)}")] if things else []
             lines.append(Line(f"reference: {self._references['test'][number][0]}", "faint"))
             shown.append(Sample([Shown(to_picture(image, self._shape))], lines))
-        return [Part(f"{len(shown)} of {len(data)} test images, with the caption written", shown)]
+        return [Part(f"{counted(len(shown), 'test image', of=len(data))}, with the caption written", shown)]
 
 
-def counted(things: list[str]) -> str:
+def listed(things: list[str]) -> str:
     """`ring × 3, heart`: things in order, with how often they are there."""
     return ", ".join(f"{thing} × {n}" if n > 1 else thing for thing, n in Counter(things).items())

@@ -90,7 +90,7 @@ def take_first_stage(args: argparse.Namespace) -> dict[str, Any]:
     task_file(args.model, "captioning_pretrain")
     if not args.weights:
         raise InputError("--load_capt_pretrain starts from a first stage: give the weights that it left with -pre FILE")
-    state = read_state(args.weights, KeyRules())
+    state, _ = read_state(args.weights, KeyRules())
     if not any(name.startswith("text_decoder.") for name in state):
         raise InputError(
             f"{args.weights} is of no first stage, since it has no text decoder: give the last.safetensors of "
@@ -114,7 +114,7 @@ def refuse_first_stage(weights: str | None) -> None:
     """InputError where the weights to start from contain a mask, which another one must not replace unnoticed."""
     if weights is None or weights == RANDOM:
         return
-    if _contains_masks(read_state(weights, KeyRules())):
+    if _contains_masks(read_state(weights, KeyRules())[0]):
         raise InputError(
             f"{weights} is a first stage that contains its mask: go on from it with captioning.py --load_capt_pretrain"
         )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from configs.limits import at_least
 from configs.schema import parse
 from console.errors import InputError, nearest
+from console.words import counted
 from data.classification import ImagesToClassify, same_classes
 from data.evaluation_batches import check_files
 from data.labelled import LabelledSet
@@ -103,4 +104,9 @@ class Classification:
             mark = "right" if label == true else "wrong"
             lines = [Line(f"found: {classes[label]}", "strong"), Line(mark, mark), Line(f"true: {classes[true]}")]
             shown.append(Sample([Shown(to_picture(self._data[i][0], self._shape))], lines))
-        return [Part(f"{len(shown)} of {len(self._data)} test images, with the class found and the true class", shown)]
+        return [
+            Part(
+                f"{counted(len(shown), 'test image', of=len(self._data))}, with the class found and the true class",
+                shown,
+            )
+        ]

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from console.errors import InputError
+from console.words import counted
 from pruners.mask import Mask
 from storage.atomic import atomic_path, write_text
 from storage.log import append_json_line, keep_json_lines, read_json_lines
@@ -59,7 +60,7 @@ def check_epochs(snapshot: Path, epochs: int, decides: str | None) -> None:
     way_out = "put the run's file there, or start anew without the snapshot"
     if len(lines) < epochs:
         raise InputError(
-            f"{snapshot} is {epochs} epochs on, but epochs.jsonl beside it tells of {len(lines)}: {way_out}"
+            f"{snapshot} is {counted(epochs, 'epoch')} on, but epochs.jsonl beside it tells of {len(lines)}: {way_out}"
         )
     weights, best = snapshot.with_name(BEST), best_epoch(lines, decides)
     if best is None:

@@ -11,7 +11,8 @@ from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
 
 from console.errors import InputError
-from training.precisions import PRECISIONS
+from console.words import counted
+from training.precisions import known_precision
 
 MOST_LOADERS = 8
 
@@ -27,17 +28,20 @@ LEAST_MOST = 8
 
 def make_fabric(accelerator: str, devices: int, num_nodes: int, precision: str) -> Fabric:
     """A launched Fabric; InputError for devices that are not there and precisions they cannot do."""
-    if precision not in PRECISIONS:
-        raise InputError(f"unknown precision '{precision}': choose one of {', '.join(PRECISIONS)}")
+    known_precision(precision)
     if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps"):
         raise InputError(f"unknown accelerator '{accelerator}': choose auto, cpu, gpu or mps")
     if devices < 1 or num_nodes < 1:
         raise InputError(f"devices and num_nodes must be at least 1, not {devices} and {num_nodes}")
     gpus = torch.cuda.device_count()
     if gpus < devices and (accelerator in ("gpu", "cuda") or (accelerator == "auto" and gpus)):
-        raise InputError(f"{devices} GPU(s) asked for, but {gpus} found: use --accelerator cpu or fewer devices")
+        raise InputError(
+            f"{counted(devices, 'GPU')} asked for, but {gpus} found: use --accelerator cpu or fewer devices"
+        )
     if accelerator == "mps" and (devices > 1 or not torch.backends.mps.is_available()):
-        raise InputError(f"{devices} MPS device(s) asked for, but there is at most one, on Apple's machines: use cpu")
+        raise InputError(
+            f"{counted(devices, 'MPS device')} asked for, but there is at most one, on Apple's machines: use cpu"
+        )
     if accelerator == "auto":
         accelerator = "gpu" if gpus else "cpu"
     if accelerator == "cpu" and precision.startswith("16"):
@@ -45,7 +49,8 @@ def make_fabric(accelerator: str, devices: int, num_nodes: int, precision: str) 
     cores = usable_cores()
     if accelerator == "cpu" and devices > max(LEAST_MOST, cores):
         raise InputError(
-            f"{devices} processes asked for on {cores} CPU core(s), each with a model of its own: use fewer"
+            f"{counted(devices, 'process')} asked for on {counted(cores, 'CPU core')}, each with a model of its own: "
+            "use fewer"
         )
     if num_nodes > 1 and not any(name in os.environ for name in RENDEZVOUS):
         raise InputError(

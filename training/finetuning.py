@@ -19,6 +19,7 @@ from lightning.fabric import Fabric
 from console.errors import InputError
 from console.interrupt import interrupt
 from console.progress import console
+from console.words import counted
 from data.batches import Side, load
 from data.readers import Batch, make_reader
 from data.tokenizer import load_tokenizer
@@ -210,7 +211,8 @@ class _Run:
             effective = {"seed": self.seed, "precision": self.precision}
             write_settings(self.folder / "config.yaml", self.config, self.dataset, **effective)
             if step:
-                left = f"{self.loop.steps - step} steps are left" if step < self.loop.steps else "no step is left"
+                left = self.loop.steps - step
+                left = f"{counted(left, 'step', 'is')} left" if left else "no step is left"
                 console.print(f"going on after step {step}, from {origin}: {left}")
             for notice in (self.missing, self.left, *getattr(self.task, "notices", ())):
                 if notice:

@@ -6,7 +6,7 @@ import argparse
 
 from configs.schema import model_names
 from console.command_line import Parser
-from training.precisions import PRECISIONS
+from training.precisions import PRECISIONS, known_precision
 
 
 def finetuning_parser(description: str, task: str) -> argparse.ArgumentParser:
@@ -30,7 +30,9 @@ def finetuning_parser(description: str, task: str) -> argparse.ArgumentParser:
     run.add_argument("--accelerator", default="auto", help="cpu, gpu, mps or auto")
     run.add_argument("--devices", type=int, default=1, help="processes on this machine, one device each")
     run.add_argument("--num_nodes", type=int, default=1, help="machines")
-    run.add_argument("--precision", help=f"{', '.join(PRECISIONS)} (default: the configuration's)")
+    run.add_argument(
+        "--precision", type=known_precision, help=f"{', '.join(PRECISIONS)} (default: the configuration's)"
+    )
     run.add_argument("--compile", action="store_true", help="compile the model's blocks (torch.compile)")
     run.add_argument(
         "--num_workers",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from console.errors import InputError
 from console.progress import console
+from console.words import counted
 from data.readers import Source
 
 MOST = 0.05
@@ -23,12 +24,14 @@ def missing_images(source: Source) -> str:
     missing = [file for file in files if not Path(file).is_file()]
     if len(missing) > MOST * len(files):
         raise InputError(
-            f"{len(missing)} of {len(files)} training images are missing, more than {MOST:.0%} (first: {missing[0]}): "
+            f"{counted(len(missing), 'training image', 'is', of=len(files))} missing, more than {MOST:.0%} (first: "
+            f"{missing[0]}): "
             "mend the image folder, or take the records of missing images out of the annotations"
         )
     if not missing:
         return ""
-    return f"{len(missing)} of {len(files)} training images are missing (first: {missing[0]}); others take their place"
+    absent = counted(len(missing), "training image", "is", of=len(files))
+    return f"{absent} missing (first: {missing[0]}); another takes the place of each"
 
 
 class Replaced:
@@ -46,4 +49,7 @@ class Replaced:
 
     def told(self) -> str:
         """How many there were, for the end; an empty text where there was none."""
-        return f"{len(self._names)} training images could not be read, and others took their place" * bool(self._names)
+        number = len(self._names)
+        return (
+            f"{counted(number, 'training image')} could not be read; another took the place of each" if number else ""
+        )

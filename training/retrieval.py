@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from console.errors import InputError
+from console.words import counted
 from data.evaluation_batches import check_files
 from data.readers import Batch
 from data.retrieval import Gallery
@@ -142,11 +143,11 @@ class Retrieval:
                 found.append(self._shown(own, f"its own, {row.standing(own)}", "wrong"))
             mark = Line(f"wrong, its own: {row.standing(own)}", "wrong") if where else Line("right", "right")
             texts.append(Sample(found, [Line(gallery.texts[j], "strong"), mark]))
+        pictures = counted(len(images), "test image", of=len(gallery))
+        words = counted(len(texts), "text", of=len(gallery.texts))
         return [
-            Part(f"{len(images)} of {len(gallery)} test images, with the caption found for them", images),
-            Part(
-                f"{len(texts)} of {len(gallery.texts)} texts, with the images found for them (framed: its own)", texts
-            ),
+            Part(f"{pictures}, with the caption found for them", images),
+            Part(f"{words}, with the images found for them (framed: its own)", texts),
         ]
 
     def _shown(self, image: int, label: str = "", frame: str = "") -> Shown:
@@ -174,8 +175,8 @@ class Found:
 def fewer_negatives(seen: int, passes: int) -> str:
     """What to say where the contrastive loss sees fewer pairs than the effective batch has."""
     return (
-        f"the contrastive loss compares {seen} pairs, the effective batch has {seen * passes}: with --gather_negatives "
-        f"it compares all {seen * passes}, and the encoders run once more"
+        f"the contrastive loss compares {counted(seen, 'pair')}, the effective batch has {seen * passes}: with "
+        f"--gather_negatives it compares all {seen * passes}, and the encoders run once more"
     )
 
 
@@ -184,4 +185,5 @@ def capped(k_test: int, split: str, gallery: Gallery) -> str:
     images, texts = len(gallery), len(gallery.texts)
     if k_test <= min(images, texts):
         return ""
-    return f"k_test is {k_test}, but the {split} gallery has {images} images and {texts} texts: all of them are ranked"
+    there = f"{counted(images, 'image')} and {counted(texts, 'text')}"
+    return f"k_test is {k_test}, but the {split} gallery has {there}: all of them are ranked"

@@ -21,7 +21,7 @@ from data.randomness import derive_seed
 from data.readers import READERS, Batch, ReaderConfig, make_reader
 from data.tokenizer import load_tokenizer
 from models import family_config, load_model
-from models.checkpoint import load_state
+from models.checkpoint import LoadReport, load_state
 from storage.atomic import check_writable
 from storage.tensors import read_safetensors, write_safetensors
 from training.fabric import make_fabric
@@ -127,7 +127,7 @@ def load_finished(path: Path, model: nn.Module, identity: dict[str, Any]) -> Non
     state, metadata = read_safetensors(path)
     if "identity" in metadata:  # else somebody put the file there to start from it
         refuse_another_run(path, json.loads(metadata["identity"]), json.loads(json.dumps(identity)))
-    load_state(model, state, model.key_rules, str(path))
+    load_state(model, state, model.key_rules, LoadReport(str(path), files=[path]))
     model.tie()
 
 

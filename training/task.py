@@ -12,6 +12,7 @@ from torch import nn
 
 from configs.limits import at_least
 from console.errors import InputError
+from console.words import counted
 from data.readers import Batch, ReaderConfig
 from training.epoch_weights import Metrics
 from training.evaluating import Evaluation
@@ -55,8 +56,9 @@ class Finetuning:
         wanted, together = self.effective_batch or self.batch_size * processes, self.batch_size * processes
         if wanted % together:
             raise InputError(
-                f"an effective batch of {wanted} cannot be made of {processes} process(es) with {self.batch_size} "
-                "samples each: change batch_size, effective_batch or --devices so that it divides evenly"
+                f"an effective batch of {wanted} cannot be made of {counted(processes, 'process')} with "
+                f"{counted(self.batch_size, 'sample')} each: change batch_size, effective_batch or --devices so that "
+                "it divides evenly"
             )
         return wanted // together
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from configs.limits import at_least
 from console.errors import InputError, nearest
+from console.words import counted
 from data.evaluation_batches import check_files
 from data.questions import QuestionsToAnswer, read_answer_list
 from data.readers import Batch
@@ -140,7 +141,7 @@ class VQA:
             if number in people:
                 lines += judged(self._given[number], people[number])
             shown.append(Sample([Shown(to_picture(data[i][1], self._shape))], lines))
-        return [Part(f"{len(shown)} of {len(data)} test questions, with the answer given", shown)]
+        return [Part(f"{counted(len(shown), 'test question', of=len(data))}, with the answer given", shown)]
 
 
 def refuse_inheritance(model: str) -> None:
@@ -159,8 +160,8 @@ def truth_of(questions: list[Id], path: Path | str) -> list[Record]:
     check_same_kind(questions, records, "the test questions", f"the answers in {path}")
     if missing := [number for number in questions if number not in records]:
         raise InputError(
-            f"{path} has no answer to {len(missing)} of {len(questions)} test questions (the first is {missing[0]!r}): "
-            "name the file that belongs to `test` under test_answers, or leave that out"
+            f"{path} has no answer to {counted(len(missing), 'test question', of=len(questions))} (the first "
+            f"is {missing[0]!r}): name the file that belongs to `test` under test_answers, or leave that out"
         )
     return [records[number] for number in questions]
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from console.command_line import Parser
 from console.errors import InputError, nearest, run_command
+from console.words import counted
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -112,7 +113,7 @@ def _show(args: argparse.Namespace) -> None:
     if not 1 <= args.count <= 1000:
         raise InputError(f"--count {args.count} does not fit a sheet; give 1 to 1000")
     write_sheet(args.out, args.split, args.count, args.seed)
-    print(f"wrote {args.count} scenes of {args.split} to {args.out}")
+    print(f"wrote {counted(args.count, 'scene')} of {args.split} to {args.out}")
 
 
 def _ceiling(args: argparse.Namespace) -> None:

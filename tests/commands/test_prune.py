@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +10,6 @@ import time
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pruners import PRUNERS
@@ -70,20 +68,6 @@ def test_picture_is_a_picture(made):
         assert image.width > 600
 
 
-def test_new_masks_from_scores_equal_a_run_of_their_own(made, run, tmp_path):
-    """No data, no model: and bit for bit what pruning at that sparsity gives."""
-    out = tmp_path / "copy"
-    shutil.copytree(made[0], out)
-    scores = out / "multiflow" / "xvlm-mini_multiflow_seed42_scores.safetensors"
-    done = run("prune.py", "--from_scores", str(scores), "-s", "50", "62.5", MINIWORLD_DIR="/nowhere")
-    assert done.returncode == 0, done.stderr
-    direct = prune(run, tmp_path, "-s", "50", "62.5", *QUICK)
-    assert direct.returncode == 0, direct.stderr
-    for sparsity in ("50", "62.5"):
-        name = f"multiflow/xvlm-mini_multiflow_{sparsity}_seed42.safetensors"
-        assert Mask.load(out / name) == Mask.load(tmp_path / name)
-
-
 def test_workers_batching_of_sparsities_and_repeats_change_nothing(made, run, tmp_path):
     done = prune(run, tmp_path, "-s", "75", "--num_workers", "2", *QUICK)
     assert done.returncode == 0, done.stderr
@@ -140,13 +124,6 @@ def test_masks_of_other_settings_are_not_replaced_without_a_word(run, tmp_path):
     done = prune(run, tmp_path, "--pruner", "snip", "-s", "63", "--batch_size", "4", "--num_batches", "4")
     assert "snip_75_seed42.safetensors was made with other settings" in (told := " ".join(done.stderr.split()))
     assert "it stays, but the scores, the picture and the record of calibration beside it will be replaced" in told
-
-
-def test_new_masks_of_another_allocation_stay_in_its_folder(run, tmp_path):
-    assert prune(run, tmp_path, "--pruner", "omp", "--allocation", "layer", "-s", "75").returncode == 0
-    scores = tmp_path / "omp-layer" / "xvlm-mini_omp-layer_seed42_scores.safetensors"
-    assert run("prune.py", "--from_scores", str(scores), "-s", "40").returncode == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["omp-layer"]
 
 
 @pytest.mark.slow
@@ -247,7 +224,7 @@ class TestBadInput:
         state["itm_head.0.bias"][0] = float("nan")
         save_file(state, tmp_path / "nan.safetensors")
         done = prune(run, tmp_path, "--weights", str(tmp_path / "nan.safetensors"))
-        self.refused(done, "'itm_head.0.bias' has 1 values that are NaN or infinite")
+        self.refused(done, "'itm_head.0.bias' has 1 value that is NaN or infinite")
 
     def test_folder_in_the_way(self, run, tmp_path):
         (tmp_path / "out").write_text("a file, not a folder")
@@ -273,19 +250,6 @@ class TestBadInput:
         (tmp_path / "a.yaml").write_text(text)
         self.refused(prune(run, tmp_path, "--config", str(tmp_path / "a.yaml")), message)
 
-    def test_scores_files(self, run, tmp_path):
-        save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors")
-        self.refused(run("prune.py", "--from_scores", str(tmp_path / "x.safetensors")), "is no scores file")
-        self.refused(run("prune.py", "--from_scores", str(tmp_path / "y.safetensors")), "no such file")
-
-    def test_options_that_saved_scores_leave_no_meaning(self, made, run, tmp_path):
-        scores = made[0] / "multiflow" / "xvlm-mini_multiflow_seed42_scores.safetensors"
-        done = run("prune.py", "--from_scores", str(scores), "-s", "40", "-p", "omp", "--output_dir", str(tmp_path))
-        self.refused(done, "--pruner has no meaning with --from_scores")
-        done = run("prune.py", "--from_scores", str(scores), "-s", "40", "--no-reached", "--output_dir", str(tmp_path))
-        self.refused(done, "--reached has no meaning with --from_scores")
-        assert not list(tmp_path.iterdir())
-
     def test_a_pattern_at_another_sparsity_leaves_no_folder(self, run, tmp_path):
         for allocation, message in (("2:4", "prunes 50 % and nothing else"), ("foo", "unknown allocation 'foo'")):
             done = prune(run, tmp_path / "out", "--pruner", "omp", "--allocation", allocation, "-s", "75")
@@ -293,30 +257,9 @@ class TestBadInput:
         assert not (tmp_path / "out").exists()
 
     def test_a_folder_for_weights_and_an_accelerator_nobody_offers(self, run, tmp_path):
-        self.refused(prune(run, tmp_path, "--weights", str(tmp_path)), "is a folder, not a file")
+        self.refused(prune(run, tmp_path, "--weights", str(tmp_path)), "is a folder without weights")
         self.refused(prune(run, tmp_path, "--pruner", "omp", "--accelerator", "tpu"), "unknown accelerator 'tpu'")
         self.refused(prune(run, tmp_path, "--seed", "-1"), "seed must be at least 0")
-
-    @pytest.mark.parametrize("harm", ["short", "broken", "nameless"])
-    def test_damaged_scores(self, harm, made, run, tmp_path):
-        """Never a mask from scores that are not whole."""
-        file = made[0] / "multiflow" / "xvlm-mini_multiflow_seed42_scores.safetensors"
-        tensors, (about, form) = load_file(file), self.metadata(file)
-        name = next(key for key in tensors if key.startswith("score."))
-        if harm == "short":
-            tensors[name] = tensors[name][:3].clone()
-        elif harm == "nameless":
-            about = about.replace('"model"', '"modle"')
-        else:
-            about = "{broken"
-        save_file(tensors, tmp_path / "x.safetensors", {"format": form, "about": about})
-        done = run("prune.py", "--from_scores", str(tmp_path / "x.safetensors"), "--output_dir", str(tmp_path / "out"))
-        self.refused(done, "x.safetensors is damaged")
-        assert not (tmp_path / "out").exists()
-
-    def metadata(self, file):
-        with safe_open(file, "pt") as opened:
-            return opened.metadata()["about"], opened.metadata()["format"]
 
     def test_options_without_meaning_are_said(self, run, tmp_path):
         done = prune(run, tmp_path, "--pruner", "omp", "--lambda_", "1e-5", "-s", "75")

@@ -50,3 +50,32 @@ def test_help_names_every_precision(script, monkeypatch, capsys):
     said = " ".join(capsys.readouterr().out.split()).split(" --precision PRECISION ")[1].split(" --")[0]
     for precision in ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true"):
         assert precision in said.replace(",", "").split()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "prune --model xvlm-mini --pruner omp",
+        "pretrain --model xvlm-mini",
+        "retrieval --model xvlm-mini --dense",
+        "image_classification --model dino-mini --dense",
+        "evaluation.efficiency --model xvlm-mini",
+    ],
+)
+@pytest.mark.parametrize("precision", ["16", "bf16", "32", "8"])
+def test_a_precision_means_the_same_everywhere(command, precision, monkeypatch, capsys, tmp_path):
+    """`16` is two things, half precision throughout and beside 32 bits: every command asks which."""
+    module, *arguments = command.split()
+    folder = [] if module == "evaluation.efficiency" else ["--output_dir", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", [module, *arguments, *folder, "--precision", precision])
+    with pytest.raises(SystemExit) as caught:
+        run_command(importlib.import_module(module).main)
+    sys.modules.pop("evaluation.efficiency", None)  # other tests run it as a script
+    assert caught.value.code == 2
+    short = precision in ("16", "bf16")
+    start = f"precision '{precision}' leaves open" if short else f"unknown precision '{precision}': choose one of"
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"error: {start}")
+    for name in ("32-true", "16-true", "bf16-true"):
+        assert name in said.replace(",", "").split()
+    assert not (tmp_path / "out").exists()

@@ -101,6 +101,7 @@ def test_more_memory_than_there_is(ask, capsys):
     [
         ("raise InputError('no such model')", 2, "error: no such model\n"),
         ("signal.raise_signal(signal.SIGINT)", 130, "interrupted\n"),
+        ("signal.raise_signal(signal.SIGTERM)", 143, "interrupted\n"),
         ("pass", 0, ""),
     ],
 )

@@ -203,7 +203,7 @@ def test_evaluation_gives_every_image_once(tmp_path):
     assert batches[0]["image"][1, 0, 8, 0] > 0.9 and batches[0]["image"][1, 2, 8, 15] > 0.9
     assert len(ImagesToCaption(files, SHAPE, limit=1)) == 1
     (tmp_path / data.file(0).removeprefix(f"{tmp_path}/")).unlink()
-    with pytest.raises(InputError, match=r"1 of \d evaluation images are missing"):
+    with pytest.raises(InputError, match=r"1 of \d evaluation images is missing"):
         check_files(data)
     write(tmp_path, [{"image": "x_1.png"}, {"image": "y_01.png"}])
     with pytest.raises(InputError, match="1 is there twice"):

@@ -354,7 +354,7 @@ def test_the_list(download, site, root):
     (root / "data/finetune/answer_list.json").write_text("[]")
     out = ok(download("--list"))
     assert "dino: here (200.0 kB)" in out
-    assert "finetune: 1 of 2 files are not here" in out
+    assert "finetune: 1 of 2 files is not here" in out
     assert "finetune" not in ok(download("--list", "weights"))
 
 

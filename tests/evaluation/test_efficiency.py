@@ -157,7 +157,7 @@ def test_why_there_is_no_2_to_4(dino, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert "this one has 7.5" in semi_structured.obstacle(cuda, torch.half, pattern)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    assert "--precision 16" in semi_structured.obstacle(cuda, torch.float32, pattern)
+    assert "--precision 16-true" in semi_structured.obstacle(cuda, torch.float32, pattern)
     assert semi_structured.obstacle(cuda, torch.half, pattern) is None
 
 

@@ -97,7 +97,7 @@ def test_bad_input(world):
         load_scenes(world, [300001, 300999])
     with pytest.raises(InputError, match="image 42 is not"):
         load_scenes(world, [42, 300001])  # 30 pictures at this scale, numbers 1 to 30
-    with pytest.raises(InputError, match="1 captions for 2 scenes"):
+    with pytest.raises(InputError, match="1 caption is there for 2 scenes"):
         truthfulness({8: "a ring"}, {8: TWO_AND_ONE, 9: RING})
     with pytest.raises(InputError, match="0 captions"):
         truthfulness({}, {})

@@ -105,7 +105,7 @@ def test_by_kind_and_overall():
     # 0.6 and 0 of existence, 0.6 of colour, 1 of no kind
     found = vqa_accuracy(ANSWERS, TRUTH)
     assert found == {"overall": 55.0, "by_kind": {"colour": 60.0, "existence": 30.0}}
-    with pytest.raises(InputError, match="1 of 4 questions are not answered"):
+    with pytest.raises(InputError, match="1 of 4 questions is not answered"):
         vqa_accuracy(ANSWERS[:3], TRUTH)
 
 
@@ -120,8 +120,8 @@ def test_answers_of_all_processes_in_the_order_of_the_questions(tmp_path):
     ("parts", "asked", "message"),
     [
         ([ANSWERS, ANSWERS[:1]], [1, 2, 3, 4], "question 3 is answered twice"),
-        ([ANSWERS[:2], ANSWERS[3:]], [1, 2, 3, 4], r"1 of 4 questions are not answered \(the first is 4\)"),
-        ([ANSWERS], [1, 2, 3], r"1 answers are to questions that were not asked \(the first is 4\)"),
+        ([ANSWERS[:2], ANSWERS[3:]], [1, 2, 3, 4], r"1 of 4 questions is not answered \(the first is 4\)"),
+        ([ANSWERS], [1, 2, 3], r"1 answer is to questions that were not asked \(the first is 4\)"),
     ],
 )
 def test_answers_that_do_not_fit_the_questions(parts, asked, message, tmp_path):

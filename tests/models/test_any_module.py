@@ -304,7 +304,7 @@ class TestHuggingFace:
 
 
 def test_unknown_hugging_face_models(tmp_path):
-    with pytest.raises(InputError, match="cannot be loaded"):
+    with pytest.raises(InputError, match="there is no such folder"):
         load_model(f"hf:{tmp_path / 'nowhere'}")
     config = transformers.BertConfig(**SMALL, architectures=["BertModel"])
     config.save_pretrained(tmp_path)

@@ -113,7 +113,7 @@ def test_agrees_with_the_original_layouts(layout, tmp_path):
 
 def test_unknown_keys_are_refused(dino, tmp_path):
     torch.save(dino.state_dict() | {"blocks.0.attn.strange.weight": torch.zeros(1)}, tmp_path / "x.pth")
-    with pytest.raises(InputError, match=r"1 keys are unknown \(first: blocks\.0\.attn\.strange\.weight\)"):
+    with pytest.raises(InputError, match=r"1 key is unknown \(first: blocks\.0\.attn\.strange\.weight\)"):
         load_model("dino", config=CONFIG, weights=tmp_path / "x.pth")
 
 

@@ -15,7 +15,7 @@ from configs.schema import CONFIGS
 from console.errors import InputError
 from data.readers import ReaderConfig, make_reader
 from data.sources import Files
-from models import load_model
+from models import file_name, load_model
 from models.conformance import CHECKS, check_model
 from models.hf_tokenizer import HFTokenizer
 from models.wrap import wrap
@@ -227,11 +227,11 @@ class TestHuggingFace:
     def test_bad_files(self, clip_folder, monkeypatch):
         monkeypatch.chdir(clip_folder)
         (clip_folder / "model.safetensors").write_bytes(b"hello")
-        with pytest.raises(InputError, match="cannot be loaded"):
+        with pytest.raises(InputError, match="is corrupt or no file of tensors"):
             load_model(f"hf:{clip_folder}")
         (clip_folder / "model.safetensors").unlink()
         torch.save({"logit_scale": Command()}, clip_folder / "pytorch_model.bin")
-        with pytest.raises(InputError, match="corrupt or hold Python objects"):
+        with pytest.raises(InputError, match=r"an object of .*mkdir, .* is refused"):
             load_model(f"hf:{clip_folder}")
         assert not (clip_folder / "pwned").exists()
 
@@ -290,8 +290,44 @@ def test_the_command_prunes_a_folder(clip_folder, tmp_path, monkeypatch, capsys)
     monkeypatch.setattr("sys.argv", ["prune.py", "--model", f"hf:{clip_folder}", *arguments])
     monkeypatch.setattr(interrupt, "listen", lambda: None)  # signals are pytest's
     command.main()
-    (path,) = (tmp_path / "out" / "multiflow").glob("hf-*_multiflow_75_seed42.safetensors")
+    (path,) = (tmp_path / "out" / "multiflow").glob("hf-clip_multiflow_75_seed42.safetensors")
     mask = Mask.load(path)
     assert mask.sparsity_by_modality() == pytest.approx({"text": 0.75, "vision": 0.75})
     assert mask.source["weights"]["file"] == str(clip_folder)
     assert "78 tensors loaded" in " ".join(capsys.readouterr().err.split())
+
+
+def test_file_names_have_the_last_part_of_a_folder(clip_folder, tmp_path, monkeypatch, capsys):
+    """Two folders may share it: the second run says what it replaces, and the masks keep the whole path."""
+    import prune as command
+    from console.interrupt import interrupt
+    from pruners.mask import Mask
+
+    monkeypatch.setattr(interrupt, "listen", lambda: None)
+    other = tmp_path / "other" / "clip"
+    shutil.copytree(clip_folder, other)
+    for number, folder in enumerate((clip_folder, clip_folder, other)):
+        arguments = ["--pruner", "omp", "-s", "75", "--output_dir", str(tmp_path / "out")]
+        monkeypatch.setattr("sys.argv", ["prune.py", "--model", f"hf:{folder}", *arguments])
+        command.main()
+        assert (
+            Mask.load(tmp_path / "out" / "omp" / "hf-clip_omp_75_seed42.safetensors").source["model"] == f"hf:{folder}"
+        )
+        told = "".join(capsys.readouterr().err.split())
+        assert (f"othersettings(model:hf:{clip_folder},nowhf:{other})" in told) == (number == 2)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("xvlm-mini", "xvlm-mini"),
+        ("timm:vit_small_patch16_224", "timm-vit_small_patch16_224"),
+        ("hf:openai/clip-vit-base-patch32", "hf-openai--clip-vit-base-patch32"),
+        ("hf:/a/long/path/clip", "hf-clip"),
+        ("hf:/a/long/path/clip/", "hf-clip"),
+        ("hf:../clip", "hf-clip"),
+        ("hf:a/b/clip", "hf-clip"),
+    ],
+)
+def test_names_of_models_in_files(model, name):
+    assert file_name(model) == name

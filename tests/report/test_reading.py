@@ -92,7 +92,7 @@ def test_a_result_made_again_after_an_interruption_replaces_the_first(tmp_path):
     put(tmp_path / "made", {"overall": 2.0}, id="again", finished="2026-01-02T00:00:00+00:00")
     found = read(tmp_path / "made")
     assert values(found) == [2]
-    assert found.notes == ("1 results are there twice with different ids: the newest of each is taken",)
+    assert found.notes == ("1 result is there twice with different ids: the newest of each is taken",)
 
 
 def test_tasks_of_another_configuration_are_left_out(tmp_path):
@@ -101,7 +101,7 @@ def test_tasks_of_another_configuration_are_left_out(tmp_path):
     put(tmp_path / "made", {"overall": 9.0}, "snip", like="more epochs")
     found = read(tmp_path / "made")
     assert values(found) == [1, 1, 1]
-    assert found.notes == ("1 results of xvlm-mini vqa with another configuration are left out",)
+    assert found.notes == ("1 result of xvlm-mini vqa with another configuration is left out",)
 
 
 def test_masks_made_in_another_way_are_left_out(tmp_path):

@@ -54,7 +54,7 @@ def test_asked_to_stop_it_saves_ends_and_goes_on_bit_for_bit(gather, world, mask
         with monkeypatch.context() as patch:
             patch.setattr(training.loop, "set_rate", strike)
             done = start(number.name)
-        assert done.returncode == 130, done.stderr
+        assert done.returncode == 128 + number, done.stderr
         assert "interrupted" in done.stderr
         assert "Traceback" not in done.stderr
         assert {path.name for path in folder.iterdir()} == {"snapshot.pt", "config.yaml", "seconds.json"}

@@ -1,0 +1,23 @@
+"""Counted things in messages: one of them, or several."""
+
+from __future__ import annotations
+
+VERBS = {"is": "are", "was": "were", "has": "have", "does": "do"}
+
+
+def counted(number: int, noun: str, verb: str = "", of: int | None = None) -> str:
+    """`1 mask`, `3,000 masks`; with a verb, `1 mask is`, `3 masks are`; of several, `1 of 3 masks is`."""
+    words = [f"{number:,}"] if of is None else [f"{number:,} of {of:,}"]
+    words.append(noun if (number if of is None else of) == 1 else _plural(noun))
+    return " ".join([*words, agreed(number, verb)] if verb else words)
+
+
+def agreed(number: int, verb: str) -> str:
+    """A verb as the number of things wants it, given as of one: is, has, saves -> are, have, save."""
+    return verb if number == 1 else VERBS.get(verb, verb.removesuffix("s"))
+
+
+def _plural(noun: str) -> str:
+    if noun.endswith(("s", "x", "sh", "tch")):
+        return f"{noun}es"
+    return f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2] not in "aeiou" else f"{noun}s"

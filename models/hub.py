@@ -1,0 +1,45 @@
+"""The Hugging Face hub, for models that are named and not given: whether it can be had is found out at once."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+import urllib.request
+from collections.abc import Iterator
+from unittest import mock
+from urllib.error import HTTPError, URLError
+
+import huggingface_hub
+
+from console.progress import console
+
+PATIENCE = 3.0  # seconds that the hub has to answer
+
+
+@contextlib.contextmanager
+def hub_or_cache() -> Iterator[None]:
+    """Within this, an unreachable hub is not asked: its client would try each file six times, for up to a minute.
+
+    What the cache has is still found. HF_HUB_OFFLINE=1 spares the question.
+    """
+    if huggingface_hub.is_offline_mode() or _answers(huggingface_hub.constants.ENDPOINT):
+        yield
+        return
+    console.print(f"note: {huggingface_hub.constants.ENDPOINT} does not answer: only what was fetched before is there")
+    with mock.patch.object(huggingface_hub.constants, "HF_HUB_OFFLINE", True):
+        yield
+
+
+def _answers(address: str) -> bool:
+    """Whether a server says anything, by the proxies of the environment."""
+    if "all" in urllib.request.getproxies():  # perhaps one that only the hub's own client can speak to
+        return True
+    try:
+        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=PATIENCE).close()
+    except HTTPError:
+        return True
+    except URLError as error:
+        return isinstance(error.reason, ssl.SSLError)  # it is there; whether it is trusted is the client's business
+    except OSError:
+        return False
+    return True

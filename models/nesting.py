@@ -1,0 +1,102 @@
+"""What training software wraps around a model's weights: keys above them, and prefixes before their names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from console.errors import InputError
+
+PLACES = ("model", "model_state", "student", "state_dict", "state_dict_ema", "model_ema", "net", "teacher")
+"""Keys of training files under which weights are kept, in order of preference."""
+
+PREFIXES = ("module.", "model.", "_orig_mod.", "net.")
+"""Before every name: of DataParallel and DistributedDataParallel, of Lightning, of torch.compile, of own trainers."""
+
+COMPILED = "_orig_mod."
+"""Amid a name: a part of the model was compiled."""
+
+DEEPEST = 4  # wrappings that lie around each other
+
+Value = TypeVar("Value")
+
+
+def inner_state(content: Any, prefers: tuple[str, ...] = ()) -> tuple[Any, list[str]]:
+    """The dict of named tensors inside a training file's content, and in words where it was.
+
+    A key of `prefers`, then one of PLACES, is gone into as long as there is one; so is a key of any other name that
+    alone holds named tensors. Content without such keys is given back as it is.
+    """
+    where: list[str] = []
+    for _ in range(DEEPEST):
+        if not isinstance(content, Mapping):
+            break
+        holders = [key for key, value in content.items() if _holds_tensors(value)]
+        key = next((key for key in (*prefers, *PLACES) if key in holders), None)
+        if key is None and len(holders) == 1 and not any(isinstance(value, Tensor) for value in content.values()):
+            key = holders[0]
+        if key is None:
+            break
+        beside = [str(other) for other in content if other != key]
+        more = f" and {len(beside) - 5} more" if len(beside) > 5 else ""
+        where.append(f"under '{key}'" + (f" (beside it: {', '.join(beside[:5])}{more})" if beside else ""))
+        content = content[key]
+    return content, where
+
+
+def _holds_tensors(value: Any, depth: int = DEEPEST) -> bool:
+    """Whether this is a dict of named tensors, or has one inside; an optimizer's state has numbers for names."""
+    return isinstance(value, Mapping) and any(
+        isinstance(key, str) and (isinstance(part, Tensor) or (depth > 1 and _holds_tensors(part, depth - 1)))
+        for key, part in value.items()
+    )
+
+
+def named_tensors(content: Any, source: str) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a dict, and the keys of what else is in it; InputError where there is no tensor."""
+    keys = list(content) if isinstance(content, Mapping) else []
+    state = {key: content[key] for key in keys if isinstance(key, str) and isinstance(content[key], Tensor)}
+    if not state:
+        has = (
+            f"its keys are {', '.join(map(str, keys[:5]))}" if keys else f"it is a {type(content).__name__} without any"
+        )
+        raise InputError(f"{source} holds no dict of named tensors ({has}): give a model's state dict")
+    return state, [str(key) for key in keys if key not in state]
+
+
+def unwrapped(
+    state: dict[str, Value], met: Callable[[dict[str, Value]], Collection[str]]
+) -> tuple[dict[str, Value], list[str], list[str]]:
+    """A state dict without the prefixes of wrappers; in words what was taken off; keys that lay beside the wrapped.
+
+    met: which of the model's own names a state dict has something for. A prefix goes only where most keys have it
+    and more of the model's names are met without it, and all that were met with it: never where it is the model's.
+    """
+    layers = [(state, [], [])]
+    while len(layers) <= DEEPEST and (found := _without_prefix(layers[-1][0])):
+        less, said, outside = found
+        _, off, beside = layers[-1]
+        layers.append((less, [*off, said], beside + outside))
+    if len(layers) == 1:
+        return layers[0]
+    best, most = layers[0], set(met(state))
+    for layer in layers[1:]:  # `module._orig_mod.` helps only once both are gone
+        now = set(met(layer[0]))
+        if now > most:
+            best, most = layer, now
+    return best
+
+
+def _without_prefix(state: dict[str, Value]) -> tuple[dict[str, Value], str, list[str]] | None:
+    """One wrapping less, what it was, and the keys outside it; None where there is none."""
+    for prefix in PREFIXES:
+        inside = [key for key in state if key.startswith(prefix)]
+        if 2 * len(inside) > len(state):
+            others = [key for key in state if not key.startswith(prefix)]
+            return {key.removeprefix(prefix): state[key] for key in inside}, f"without the prefix '{prefix}'", others
+    plain = {key.replace(COMPILED, ""): value for key, value in state.items()}
+    if len(plain) < len(state) or plain.keys() == state.keys():
+        return None
+    return plain, f"without '{COMPILED}' in names", []
