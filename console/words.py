@@ -21,3 +21,8 @@ def _plural(noun: str) -> str:
     if noun.endswith(("s", "x", "sh", "tch")):
         return f"{noun}es"
     return f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2] not in "aeiou" else f"{noun}s"
+
+
+def share_of_matrices(prunable: int, whole: int) -> str:
+    """Of what the percents of a mask are percents: of so many weights, out of all in the model's matrices."""
+    return f"{prunable:,} prunable weights, {100 * prunable / whole:.1f} % of those in the model's matrices"

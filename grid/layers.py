@@ -13,6 +13,15 @@ Layers = dict[str, dict[str, list[int]]]
 """Modality -> layer -> [kept, size], in the order of the model."""
 
 
+def weights_in_matrices(path: Path) -> int | None:
+    """How many weights the masked model has in matrices, prunable or not; None where the mask's file does not say."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return json.loads((file.metadata() or {}).get("about", "{}")).get("source", {}).get("weights_in_matrices")
+    except (SafetensorError, OSError, ValueError):
+        return None
+
+
 def count_layers(path: Path) -> Layers | None:
     """The layers of a mask that prune.py wrote; None where there is no such file. Imports no torch."""
     if not path.is_file():

@@ -17,7 +17,7 @@ from typing import Any
 
 from console.errors import explain_os_error
 from grid.attempts import Cost, read_cost
-from grid.layers import count_layers
+from grid.layers import count_layers, weights_in_matrices
 from grid.places import Places, short
 from grid.schema import ZERO_SHOT
 from grid.steps import PRUNE, Step
@@ -124,8 +124,10 @@ def _costs(cost: Cost, found: Outcome) -> dict[str, Any]:
 
 
 def _of_masks(step: Step, places: Places) -> dict[str, Any]:
-    layers = {percent(sparsity / 100): count_layers(places.mask(step, sparsity)) for sparsity in step.sparsities}
-    return {"sparsities": list(step.sparsities), "layers": layers}
+    masks = {percent(sparsity / 100): places.mask(step, sparsity) for sparsity in step.sparsities}
+    layers = {label: count_layers(path) for label, path in masks.items()}
+    whole = weights_in_matrices(next(iter(masks.values())))
+    return {"sparsities": list(step.sparsities), "layers": layers, "weights_in_matrices": whole}
 
 
 def _pruned(step: Step, places: Places) -> Outcome | None:

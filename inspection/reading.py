@@ -31,6 +31,10 @@ class MaskFile:
             parts.append(f"{percent(source['sparsity_asked'])} % asked")
         if "seed" in source:
             parts.append(f"seed {source['seed']}")
+        if source.get("weights_in_matrices"):
+            parts.append(
+                f"{100 * source['prunable_weights'] / source['weights_in_matrices']:.1f} % of the model's matrices"
+            )
         if source.get("format") == "published":
             parts.append("in the published format")
         return ", ".join(parts)

@@ -13,6 +13,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from console.errors import InputError
+from console.words import counted, share_of_matrices
 from models.base import PrunableModel
 from models.finding import told_skipped
 from models.layers import AttentionWeight, is_conv1d, weights_in_matrices
@@ -87,7 +88,7 @@ def check_layers(model: PrunableModel) -> str:
             raise Wrong(f"'{name}' and '{owners[id(layer.weight)]}' are one tensor: name it once")
         owners[id(layer.weight)] = name
     prunable, whole = weights_in_matrices(model)
-    share = f"{len(layers)} layers, {prunable:,} weights, {prunable / whole:.1%} of those in matrices"
+    share = f"{counted(len(layers), 'layer')}, {share_of_matrices(prunable, whole)}"
     return share + "".join(f"; not {line}" for line in told_skipped(getattr(model, "skipped", [])))
 
 

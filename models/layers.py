@@ -206,7 +206,7 @@ def weights_in_matrices(model: nn.Module) -> tuple[int, int]:
     a loss moves along beside the model (momentum copies).
     """
     prunable = {id(layer.weight): layer.weight.numel() for layer in model.prunable_layers().values()}
-    beside = {id(tensor) for tensor in model.moving_tensors()}
+    beside = {id(tensor) for tensor in getattr(model, "moving_tensors", tuple)()}  # task models may have none
     beside |= {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding | nn.EmbeddingBag)}
     others = {
         id(p): p.numel()

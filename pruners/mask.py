@@ -13,14 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from console.errors import InputError, nearest
+from console.words import counted
 from models.layers import Form, form_of
+from models.nesting import unwrapped
 from pruners.groups import GroupCut
 from pruners.published_masks import SUFFIX, masks_among, read_published, write_published
 from pruners.scores import Scores
 from pruners.select import Cut
 from pruners.threads import in_threads
-from storage.hashing import hash_tensors
-from storage.tensors import parse_metadata, read_safetensors, write_safetensors
+from storage.tensors import (
+    check_seal,
+    is_safetensors,
+    parse_metadata,
+    read_safetensors,
+    sealed,
+    write_safetensors,
+)
 
 FORMAT = "vlm-pruning-mask-1"
 VALUES = "values/"  # before the name of a layer: its kept weights
@@ -107,7 +115,7 @@ class Mask(Mapping[str, Tensor]):
     def __repr__(self) -> str:
         """`<Mask of 168 layers at 75.00 %, by multiflow>`."""
         by = f", by {self.source['pruner']}" if "pruner" in self.source else ""
-        return f"<Mask of {len(self)} layer{'s' * (len(self) != 1)} at {100 * self.sparsity():.2f} %{by}>"
+        return f"<Mask of {counted(len(self), 'layer')} at {100 * self.sparsity():.2f} %{by}>"
 
     # -- updated weights --------------------------------------------------------------------------------
 
@@ -212,7 +220,7 @@ class Mask(Mapping[str, Tensor]):
         if list(self) == list(layers):
             self.check_fits(layers)
             return self
-        kept = _translated({name: self[name] for name in self}, model)
+        kept = _translated({name: self[name] for name in self}, model, layers)
         others = {name for name in model.state_dict() if name not in layers}
         mask = Mask({name: bits for name, bits in kept.items() if name not in others}, self.modalities, self.source)
         mask.check_fits(layers)
@@ -221,7 +229,7 @@ class Mask(Mapping[str, Tensor]):
         mask = Mask({name: mask[name] for name in layers}, modalities, self.source, transposed)
         if not self.has_values:
             return mask
-        updated = _translated({name: torch.from_numpy(self.weights(name)) for name in self}, model)
+        updated = _translated({name: torch.from_numpy(self.weights(name)) for name in self}, model, layers)
         return mask.with_values((name, tensor) for name, tensor in updated.items() if name in layers)
 
     def check_fits(self, layers: Mapping[str, nn.Module]) -> None:
@@ -231,15 +239,14 @@ class Mask(Mapping[str, Tensor]):
         reshaped = [n for n in self if n in layers and self._shapes[n] != tuple(layers[n].weight.shape)]
         problems = []
         if missing:
-            problems.append(f"it lacks {len(missing)} layers (first: {', '.join(missing[:3])})")
+            problems.append(f"it lacks {counted(len(missing), 'layer')} (first: {', '.join(missing[:3])})")
         if extra:
-            problems.append(f"it has {len(extra)} layers that the model does not (first: {', '.join(extra[:3])})")
+            unknown = counted(len(extra), "layer")
+            problems.append(f"it has {unknown} that the model does not (first: {', '.join(extra[:3])})")
         if reshaped:
             name = reshaped[0]
-            problems.append(
-                f"{len(reshaped)} layers have another shape (first: {name}, {self._shapes[name]} in the mask, "
-                f"{tuple(layers[name].weight.shape)} in the model)"
-            )
+            shapes = f"{name}, {self._shapes[name]} in the mask, {tuple(layers[name].weight.shape)} in the model"
+            problems.append(f"{counted(len(reshaped), 'layer', 'has')} another shape (first: {shapes})")
         if problems:
             made_for = f", {self.source['model']}" if self.source.get("model") else ""
             raise InputError(f"the mask belongs to another model{made_for}: {'; '.join(problems)}")
@@ -296,7 +303,7 @@ class Mask(Mapping[str, Tensor]):
         tensors = {name: torch.from_numpy(bits) for name, bits in self._bits.items()}
         tensors |= {f"{VALUES}{name}": torch.from_numpy(values) for name, values in self._values.items()}
         metadata = {"format": FORMAT, "sparsity": f"{self.sparsity():.6f}", "about": json.dumps(about)}
-        write_safetensors(path, tensors, metadata | {"sha256": hash_tensors(tensors)})
+        write_safetensors(path, tensors, sealed(tensors, metadata))
 
     def inside_weights(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Tensors, named and made as in published files of weights, and metadata: what lets weights contain this mask.
@@ -312,7 +319,7 @@ class Mask(Mapping[str, Tensor]):
 
         InputError when the file is missing, corrupt or holds no mask.
         """
-        if Path(path).suffix != ".safetensors":
+        if not is_safetensors(path):
             return cls(read_published(path), source={"file": str(path), "format": "published"})
         tensors, metadata = read_safetensors(path)
         if metadata.get("format") != FORMAT:
@@ -322,8 +329,7 @@ class Mask(Mapping[str, Tensor]):
             needs = ("modalities", "source")
             about = parse_metadata(path, metadata, "mask", needs) if "mask" in metadata else dict.fromkeys(needs)
             return cls(inside, about["modalities"], about["source"] or {"file": str(path)})
-        if metadata.get("sha256", found := hash_tensors(tensors)) != found:  # older files have no fingerprint
-            raise InputError(f"{path} is damaged: its bits are not what was written; copy it again, or prune anew")
+        check_seal(path, tensors, metadata, "bits")
         about = parse_metadata(path, metadata, "about", ("shapes", "modalities", "source"))
         mask = cls({}, about["modalities"], about["source"], about.get("transposed", ()))
         for name, shape in about["shapes"].items():
@@ -336,10 +342,14 @@ class Mask(Mapping[str, Tensor]):
         return mask
 
 
-def _translated(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Tensors under the model's own names, by the rules that its checkpoints are read by."""
-    if not hasattr(model, "key_rules"):
-        return tensors
-    tensors = model.key_rules.prepare(tensors)
-    names = {key: model.key_rules.rename(key, set(tensors)) for key in tensors}
-    return {name: tensors[key] for key, name in names.items() if name is not None}
+def _translated(tensors: dict[str, Tensor], model: nn.Module, layers: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Tensors under the model's own names, as its checkpoints are read, without wrappers' prefixes."""
+
+    def renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        if not hasattr(model, "key_rules"):
+            return tensors
+        tensors = model.key_rules.prepare(tensors)
+        names = {key: model.key_rules.rename(key, set(tensors)) for key in tensors}
+        return {name: tensors[key] for key, name in names.items() if name is not None}
+
+    return renamed(unwrapped(tensors, lambda state: [name for name in renamed(state) if name in layers])[0])

@@ -25,7 +25,7 @@ def read_published(path: Path | str) -> dict[str, Tensor]:
     Raises InputError when the file is no such dict.
     """
     content, _ = inner_state(read_tensors(path))
-    if not isinstance(content, dict) or not any(str(key).endswith(f".weight{SUFFIX}") for key in content):
+    if not isinstance(content, dict) or not any(str(key).endswith(f"weight{SUFFIX}") for key in content):
         raise InputError(f"{path} is no mask file: it has no key ending in '.weight{SUFFIX}'")
     return masks_among(content, path)
 
@@ -38,7 +38,7 @@ def masks_among(content: Mapping[str, Any], path: Path | str) -> dict[str, Tenso
     """
     masks = {}
     for key, tensor in content.items():
-        if not str(key).endswith(f".weight{SUFFIX}"):
+        if not str(key).endswith(f"weight{SUFFIX}"):  # of attention's in_proj_weight, too
             continue
         if not isinstance(tensor, Tensor):
             raise InputError(f"{path} is no mask file: '{key}' is no tensor")
@@ -61,4 +61,5 @@ def write_published(path: Path | str, masks: Mapping[str, Tensor], model: nn.Mod
         )
         if module.bias is not None:
             content[f"{name}.bias{SUFFIX}"] = torch.ones_like(module.bias, dtype=torch.bool)
+    content |= {f"{name}{SUFFIX}": mask for name, mask in masks.items()}  # those that belong to no nn.Linear, too
     write_torch(path, {key: tensor.cpu() for key, tensor in content.items()})

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from console.progress import console
 from console.results import result_console
-from console.words import counted
+from console.words import counted, share_of_matrices
 from pruners.mask import Mask
 from pruners.outputs import Outputs
 from pruners.percents import percent

@@ -13,6 +13,7 @@ from torch import nn
 from configs.schema import parse
 from console.errors import InputError
 from console.progress import console
+from console.words import counted
 from models.layers import weights_in_matrices
 from pruners import allocation_named, pruner_class
 from pruners.allocation import check_allocation, check_kept
@@ -140,8 +141,8 @@ def tell_of_zeros(layers: Layers) -> None:
     empty = [name for name, layer in layers.items() if not layer.weight.any()]
     if empty:
         console.print(
-            f"warning: all weights of {len(empty)} of {len(layers)} layers are zero (first: {empty[0]}), so that which "
-            "of them stay means nothing: check the weights that were loaded"
+            f"warning: all weights of {counted(len(empty), 'layer', of=len(layers))} are zero (first: {empty[0]}), so "
+            "that which of them stay means nothing: check the weights that were loaded"
         )
 
 
@@ -149,7 +150,7 @@ def tell_of_unreached(pruner: Pruner) -> None:
     """Print a warning where the data says nothing of a layer, as of an expert that no token was sent to."""
     if names := pruner.unreached:
         console.print(
-            f"warning: the calibration data says nothing of {len(names)} of {len(pruner.layers)} layers (first: "
+            f"warning: the calibration data says nothing of {counted(len(names), 'layer', of=len(pruner.layers))} (first: "
             f"{', '.join(names[:3])}): which of their weights stay follows from magnitudes or positions alone; exclude "
             "them, or give more batches"
         )

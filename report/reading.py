@@ -31,7 +31,7 @@ NUMBER = (int, float, NoneType)
 KINDS: dict[str, type | tuple[type, ...]] = {
     "id": str, "metrics": dict, "version": dict, "like": str, "axes": dict, "items": (str, NoneType),
     "pruned_by": (str, NoneType), "defined_by": (dict, NoneType), "layers": (dict, NoneType),
-    "seconds": NUMBER, "cpu_seconds": NUMBER, "peak_memory_gb": NUMBER,
+    "seconds": NUMBER, "cpu_seconds": NUMBER, "peak_memory_gb": NUMBER, "weights_in_matrices": NUMBER,
 }  # fmt: skip
 """What the values of a result are; those that may be None may be missing, too."""
 
@@ -78,6 +78,14 @@ class Results:
     order: tuple[str, ...] = ()
     models: tuple[str, ...] = field(default=())
     planned: dict[tuple[str, str], set[int]] = field(default_factory=dict)
+
+    def prunable(self, model: str) -> tuple[int, int] | None:
+        """How many weights of a model can be pruned, and how many it has in matrices; None where no pruning says it."""
+        for run in self.prunings:
+            layers = next(iter((run.result.get("layers") or {}).values()), None)
+            if run.model == model and layers and (whole := run.result.get("weights_in_matrices")):
+                return sum(size for of in layers.values() for _, size in of.values()), int(whole)
+        return None
 
     def prunings_of(self, model: str, pruner: str) -> list[Run]:
         """Those that made a pruner's masks; rows that differ in their sparsities alone share one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from console.words import share_of_matrices
 from models import file_name
 from pruners.percents import percent
 from report.costs import COSTS
@@ -67,7 +68,9 @@ def main_table(scores: Scores, model: str, columns: Sequence[tuple[str, str]]) -
     rows = _with_dense(dense, scores, model, columns)
     words = ", ".join(f"{task_words(task)} ({metric_words(metric)})" for task, metric in columns)
     heads = _heads(scores, model, columns)
-    return Table(f"{file_name(model)}_scores", f"{model}: {words}", heads, rows, notes=_notes(rows))
+    return Table(
+        f"{file_name(model)}_scores", f"{model}: {words}", heads, rows, notes=[*_of_what(scores, model), *_notes(rows)]
+    )
 
 
 def share_table(scores: Scores, model: str, columns: Sequence[tuple[str, str]]) -> Table:
@@ -89,6 +92,7 @@ def share_table(scores: Scores, model: str, columns: Sequence[tuple[str, str]]) 
     heads[1].append(("mean", len(sparsities)))
     heads[2] += [(f"{percent(s / 100)} %", 1) for s in sparsities]
     notes = ["Percent of the dense model's mean; the last columns are means over the others of one sparsity."]
+    notes = [*_of_what(scores, model), *notes]
     caption = f"{model}: share of the dense model kept"
     return Table(f"{file_name(model)}_share_of_dense", caption, heads, rows, notes=notes)
 
@@ -106,7 +110,7 @@ def overview_table(scores: Scores, columns: Mapping[str, Sequence[tuple[str, str
     notes = [_notes(rows)[0]]
     for model, own in columns.items():
         words = ", ".join(f"{task_words(task)} ({metric_words(metric)})" for task, metric in own)
-        notes.append(f"{model}: {'mean over ' * (len(own) > 1)}{words}.")
+        notes.append(" ".join([f"{model}: {'mean over ' * (len(own) > 1)}{words}.", *_of_what(scores, model)]))
     if any(cell.seeds for row in rows for cell in row.cells):
         notes.append(FEWER)
     heads = [
@@ -132,7 +136,13 @@ def task_table(scores: Scores, model: str, task: str) -> Table:
             rows += [Row(f"{percent(sparsity / 100)} %", [], "section"), *found]
     name = f"{file_name(model)}_{file_name(task)}"
     heads = [[(metric_words(metric), 1) for metric in metrics]]
-    return Table(name, f"{model}: every metric of {task_words(task)}", heads, rows, notes=_notes(rows))
+    return Table(
+        name,
+        f"{model}: every metric of {task_words(task)}",
+        heads,
+        rows,
+        notes=[*_of_what(scores, model), *_notes(rows)],
+    )
 
 
 def cost_table(model: str, costs: dict[str, dict[str, OverSeeds]], pruners: Sequence[str]) -> Table:
@@ -229,6 +239,12 @@ def _with_dense(
         if any(cell.text for cell in cells):
             rows.append(Row(pruner, cells))
     return rows
+
+
+def _of_what(scores: Scores, model: str) -> list[str]:
+    """What the sparsities of a model are percents of, where the results say it."""
+    found = scores.results.prunable(model)
+    return [] if found is None else [f"Sparsities are percents of {share_of_matrices(*found)}."]
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:

@@ -217,7 +217,7 @@ class _Run:
             for notice in (self.missing, self.left, *getattr(self.task, "notices", ())):
                 if notice:
                     console.print(notice)
-            show_kept(self.kept)
+            show_kept(self.kept, self.model)
             self.clock.save()  # a sitting counts from its start, however soon it is killed
         self.begun = True
 
@@ -262,7 +262,7 @@ class _Run:
         if self.leads:
             write_items(self.folder / FILE, self.task.items() if hasattr(self.task, "items") else {})
             write_json(self.folder / "results.json", result)  # last, because it says that all is there
-            show_kept(self.kept)
+            show_kept(self.kept, self.model)
             if metrics:
                 console.print(f"test: {told(metrics)}")
             if told_of := self.replaced.told():

@@ -10,6 +10,8 @@ from rich.table import Table
 from torch import nn
 
 from console.results import result_console
+from console.words import share_of_matrices
+from models.layers import weights_in_matrices
 
 
 class Count(NamedTuple):
@@ -47,9 +49,9 @@ def as_json(counts: Mapping[str, Count]) -> dict[str, Any]:
     return {"all": entry(in_all(counts)), "by_modality": {name: entry(count) for name, count in counts.items()}}
 
 
-def show_kept(moments: Mapping[str, Mapping[str, Count]]) -> None:
+def show_kept(moments: Mapping[str, Mapping[str, Count]], model: nn.Module) -> None:
     """Print a table: a row a modality, a column a moment, such as `after loading the mask`."""
-    table = Table(title="weights kept, of the prunable ones")
+    table = Table(title="weights kept, of the prunable ones", caption=share_of_matrices(*weights_in_matrices(model)))
     table.add_column("modality")
     table.add_column("prunable", justify="right")
     for moment in moments:

@@ -363,3 +363,22 @@ class TestStrides:
             total = sum(map(masks[1].size, masks[1]))
             assert total - sum(map(masks[1].kept, masks[1])) == round(0.5 * total)
         assert all(torch.equal(masks[0][name], masks[1][name]) for name in masks[0])
+
+    @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+    def test_masks_that_carry_a_wrappers_names(self, prefix, batches, tmp_path):
+        """As other tools write them, in both formats of files."""
+        mask = prune(wrapped(mlp()), batches, "chita", (0.5,))[0.5]
+        held = Mask({f"{prefix}{name}": mask[name] for name in mask})
+        held = held.with_values((f"{prefix}{name}", torch.from_numpy(mask.weights(name))) for name in mask)
+        assert held.fitted(wrapped(mlp())) == mask
+        published = {f"{prefix}{name}_pruning_mask": mask[name] for name in mask}
+        torch.save({"model": published}, tmp_path / "mask.pth")
+        plain = Mask.load(tmp_path / "mask.pth").fitted(wrapped(mlp()))
+        assert all(torch.equal(plain[name], mask[name]) for name in mask)
+
+    def test_the_published_format_has_attentions_matrices(self, tmp_path):
+        layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        model = wrap(layer, forward=call)
+        mask = prune(model, [{"x": torch.randn(2, 5, 16)}], "wanda", (0.5,))[0.5]
+        mask.save(tmp_path / "mask.pth", format="pth", model=model)
+        assert Mask.load(tmp_path / "mask.pth").fitted(model) == mask

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from models.wrap import wrap
 from training.kept import Count, as_json, count_kept, in_all, show_kept
 
 
@@ -47,8 +48,10 @@ def test_the_table_has_a_row_a_modality_and_a_column_a_moment(capsys):
         {"vision": Count(9, 12), "text": Count(1000, 4000)},
         {"vision": Count(9, 12), "text": Count(0, 4000)},
     )
-    show_kept({"after loading the mask": before, "after training": after})
+    model = wrap(nn.Sequential(nn.Linear(2, 3), nn.Bilinear(3, 2, 2)))
+    show_kept({"after loading the mask": before, "after training": after}, model)
     printed = capsys.readouterr().out
+    assert "6 prunable weights, 33.3 % of those in the model's matrices" in " ".join(printed.split())
     assert "after loading the mask" in printed
     assert "after training" in printed
     rows = {line.split("│")[1].strip(): line for line in printed.splitlines() if line.startswith("│")}
