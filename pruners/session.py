@@ -150,9 +150,9 @@ def tell_of_unreached(pruner: Pruner) -> None:
     """Print a warning where the data says nothing of a layer, as of an expert that no token was sent to."""
     if names := pruner.unreached:
         console.print(
-            f"warning: the calibration data says nothing of {counted(len(names), 'layer', of=len(pruner.layers))} (first: "
-            f"{', '.join(names[:3])}): which of their weights stay follows from magnitudes or positions alone; exclude "
-            "them, or give more batches"
+            "warning: the calibration data says nothing of "
+            f"{counted(len(names), 'layer', of=len(pruner.layers))} (first: {', '.join(names[:3])}): which of their "
+            "weights stay follows from magnitudes or positions alone; exclude them, or give more batches"
         )
 
 

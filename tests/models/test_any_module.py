@@ -192,7 +192,7 @@ class TestBadModules:
     def test_mask_of_another_model(self):
         mask = prune(hand_wrapped(), [], "omp", (0.5,))[0.5]
         other = wrap(nn.Sequential(nn.Linear(3, 4)))
-        with pytest.raises(InputError, match=r"belongs to another model: it lacks 1 layers \(first: 0\.weight\)"):
+        with pytest.raises(InputError, match=r"belongs to another model: it lacks 1 layer \(first: 0\.weight\)"):
             mask.apply(other)
 
 

@@ -87,7 +87,7 @@ def test_mask_of_another_model_names_the_first_keys(mask, xvlm):
 def test_mask_of_another_size_names_the_shapes(xvlm):
     kept = {name: torch.ones(layer.weight.shape).bool() for name, layer in xvlm.prunable_layers().items()}
     kept["vision_encoder.encoder.layers.0.mlp.fc1.weight"] = torch.ones(2, 3).bool()
-    with pytest.raises(InputError, match=r"1 layers have another shape \(first: vision_encoder.*\(2, 3\) in the mask"):
+    with pytest.raises(InputError, match=r"1 layer has another shape \(first: vision_encoder.*\(2, 3\) in the mask"):
         Mask(kept).check_fits(xvlm.prunable_layers())
 
 
