@@ -79,5 +79,5 @@ def _reason(address: str, error: Exception) -> str:
     if isinstance(cause, requests.Timeout):
         return f"{host} does not answer"
     if isinstance(cause, requests.ConnectionError):
-        return f"there is no connection to {host}: is this machine offline?"
+        return f"there is no connection to {host} (is this machine offline?)"
     return str(error).partition("\n")[0].rstrip(".")

@@ -311,7 +311,7 @@ def test_offline_moved_and_one_of_two(download, site, root):
     done = download("annotations", "bert", "dino")
     err = refused(done)
     assert "the file has moved (404)" in err
-    assert "no connection to 127.0.0.1: is this machine offline?" in err
+    assert "no connection to 127.0.0.1 (is this machine offline?)" in err
     assert "2 of 3 downloads are not here: finetune, dino (reasons above)" in err
     assert (root / "weights/bert-base-uncased/vocab.txt").exists()
 

@@ -120,14 +120,14 @@ def test_a_refusal_leaves_what_has_come(site, target):
 
 
 def test_a_refused_connection(site, target):
-    with pytest.raises(InputError, match=r"no connection to 127\.0\.0\.1: is this machine offline"):
+    with pytest.raises(InputError, match=r"no connection to 127\.0\.0\.1 .is this machine offline"):
         fetch(f"http://127.0.0.1:{closed_port()}/a.bin", target, "a")
 
 
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (requests.ConnectionError("Max retries exceeded"), "there is no connection to example.org: is this machine"),
+        (requests.ConnectionError("Max retries exceeded"), "there is no connection to example.org .is this machine"),
         (requests.Timeout("timed out"), "example.org does not answer"),
         (requests.exceptions.SSLError("certificate has expired"), r"cannot be trusted \(certificate has expired\)"),
     ],
