@@ -160,23 +160,16 @@ def _place(
             raise explain_os_error(error, f"write {target}") from error
         return {download.files[0]: sha256}, [], f"in {target}"
     only = download.files if download.select else None
-    unpacked = unpack(store, folder, download.insides(), only, force)
-    words = f"{_files(unpacked.written)} in {folder}"
-    if unpacked.kept:
-        kept = ", ".join(unpacked.kept)
-        words += f"; {kept} had other content and {_are(unpacked.kept)} left as before (--force replaces files)"
-    absent = [path for path in download.files if path not in unpacked.written and path not in unpacked.kept]
-    if absent:
-        words += f"; {', '.join(absent)} {_are(absent)} not in the archive"
-    return unpacked.written, unpacked.kept, words
+    written, kept = unpack(store, folder, download.insides(), only, force)
+    absent = [path for path in download.files if path not in written and path not in kept]
+    words = f"{_files(written)} in {folder}"
+    words += f"; left as before, of other content (--force replaces files): {', '.join(kept)}" if kept else ""
+    words += f"; not in the archive: {', '.join(absent)}" if absent else ""
+    return written, kept, words
 
 
 def _files(things: Collection[str]) -> str:
     return "1 file" if len(things) == 1 else f"{len(things)} files"
-
-
-def _are(things: list[str]) -> str:
-    return "is" if len(things) == 1 else "are"
 
 
 def _missing(download: Download, known: dict[str, Any] | None, root: Path) -> list[str]:

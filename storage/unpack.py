@@ -13,7 +13,6 @@ import shutil
 import tarfile
 import zipfile
 import zlib
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from console.errors import InputError, explain_os_error
@@ -33,18 +32,12 @@ DAMAGED = (
 )
 
 
-@dataclass
-class Unpacked:
-    """Paths relative to the folder: SHA-256 of the files that are now as in the archive; those left alone."""
-
-    written: dict[str, str] = field(default_factory=dict)
-    kept: list[str] = field(default_factory=list)
-
-
 def unpack(
     archive: Path, folder: Path, inside: list[str], only: list[str] | None = None, force: bool = False
-) -> Unpacked:
+) -> tuple[dict[str, str], list[str]]:
     """Unpack into `folder` what lies below a folder of the archive.
+
+    Returns path below `folder` -> SHA-256 of the files that are now as in the archive; and the paths left alone.
 
     inside: which folder; the first of these below which all its files lie ("" is all of it).
     only: the files wanted (relative); others are left in the archive. None: all.
@@ -121,15 +114,15 @@ def _clutter(path: PurePosixPath) -> bool:
     return path.name.startswith("._") or path.name == ".DS_Store" or "__MACOSX" in path.parts
 
 
-def _move(files: dict[str, Path], folder: Path, force: bool) -> Unpacked:
+def _move(files: dict[str, Path], folder: Path, force: bool) -> tuple[dict[str, str], list[str]]:
     """Bring unpacked files to their places."""
-    done = Unpacked()
+    written, kept = {}, []
     for path, file in files.items():
         target, sha256 = folder / path, hash_file(file)
         if target.exists() and not force and hash_file(target) != sha256:
-            done.kept.append(path)
+            kept.append(path)
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         file.replace(target)
-        done.written[path] = sha256
-    return done
+        written[path] = sha256
+    return written, kept

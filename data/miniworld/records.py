@@ -23,9 +23,7 @@ def write_calibration(writer: Writer) -> None:
     """What pruners look at: CC3M-like pairs with one caption, Visual Genome-like regions."""
     captions = writer.pictures("cc3m", "caption")
     writer.json("data/pretrain/cc3m_pretrain.json", [_pair(path, said[0]) for path, said in captions])
-    regions = writer.pictures("vg", "regions")
-    writer.json("data/pretrain/vg_regions.json", _regions(regions))
-    writer.json("data/pretrain/vg_dense_gby_image.json", _dense(regions))
+    _write_regions(writer, "vg")
 
 
 def write_pretrain(writer: Writer) -> None:
@@ -33,9 +31,7 @@ def write_pretrain(writer: Writer) -> None:
     captions = writer.pictures("cc3m_more", "captions")
     writer.json("data/pretrain/cc3m_more_pretrain.json", [_pair(path, said) for path, said in captions])
     writer.pictures("sbu", "caption")
-    regions = writer.pictures("vg_more", "regions")
-    writer.json("data/pretrain/vg_more_regions.json", _regions(regions))
-    writer.json("data/pretrain/vg_more_dense_gby_image.json", _dense(regions))
+    _write_regions(writer, "vg_more")
     coco = writer.pictures("coco", "captions")
     writer.json(
         "data/pretrain/coco_karpathy_gby_image.json",
@@ -46,6 +42,12 @@ def write_pretrain(writer: Writer) -> None:
 def write_regions(writer: Writer) -> None:
     """Regions that no pretraining saw, to measure box prediction on."""
     writer.json("data/pretrain/vg_regions_val.json", _regions(writer.pictures("vg_val", "regions")))
+
+
+def _write_regions(writer: Writer, split: str) -> None:
+    regions = writer.pictures(split, "regions")
+    writer.json(f"data/pretrain/{split}_regions.json", _regions(regions))
+    writer.json(f"data/pretrain/{split}_dense_gby_image.json", _dense(regions))
 
 
 def _pair(path: str, caption: str | list[str]) -> dict[str, Any]:

@@ -257,7 +257,7 @@ def test_files_that_are_there_are_left(download, site, root):
     (root / "weights").mkdir()
     (root / "weights/dino.pth").write_bytes(b"mine")
     out = ok(download("finetune", "dino"))
-    assert "answer_list.json had other content and is left as before (--force replaces files)" in out
+    assert "left as before, of other content (--force replaces files): answer_list.json" in out
     assert "put there by hand and not checked" in out
     assert [path for path, _ in site.requests] == ["/finetune.tar.gz"]
     assert (root / "data/finetune/answer_list.json").read_text() == '["mine"]'
@@ -298,7 +298,7 @@ def test_an_archive_that_leads_elsewhere(download, site, root, name):
 def test_an_archive_of_other_files_than_expected(download, site):
     site.files["/finetune.tar.gz"] = tarball({"finetune/answer_list.json": b"[]"})
     assert "1 file in" in (out := ok(download("finetune")))
-    assert "itr/coco_test.json is not in the archive" in out
+    assert "not in the archive: itr/coco_test.json" in out
     assert "already in" in ok(download("finetune"))
 
 

@@ -72,17 +72,17 @@ def test_all_files_come_out(tmp_path, folder, prefix, ending):
         make_zip(path, {**files, **clutter, prefix: b""})
     else:
         make_tar(path, {**files, **clutter}, member(prefix, tarfile.DIRTYPE), mode="w:gz" if ending[-1] == "z" else "w")
-    done = unpack(path, folder, INSIDE)
+    written, kept = unpack(path, folder, INSIDE)
     expected = {name.removeprefix("data/finetune/"): content for name, content in FILES.items()}
     assert everything(folder) == expected
-    assert done.written == {name: sha256(content) for name, content in expected.items()}
-    assert done.kept == []
+    assert written == {name: sha256(content) for name, content in expected.items()}
+    assert kept == []
     assert [p.name for p in folder.parent.iterdir()] == ["finetune"]
 
 
 def test_only_what_is_wanted(tmp_path, folder):
     path = make_zip(tmp_path / "bert.zip", {"bert/vocab.txt": b"[PAD]\n", "bert/model.bin": b"1" * 100, "other": b"2"})
-    assert unpack(path, folder, ["bert"], only=["vocab.txt"]).written == {"vocab.txt": sha256(b"[PAD]\n")}
+    assert unpack(path, folder, ["bert"], only=["vocab.txt"])[0] == {"vocab.txt": sha256(b"[PAD]\n")}
     assert everything(folder) == {"vocab.txt": b"[PAD]\n"}
     with pytest.raises(InputError, match=r"holds no words\.txt"):
         unpack(path, folder, ["bert"], only=["words.txt"])
@@ -175,15 +175,15 @@ def test_files_of_the_user_are_left_alone(folder, archive):
     (folder / "itr").mkdir(parents=True)
     (folder / "itr/a.json").write_bytes(b"mine")
     (folder / "other").write_bytes(b"mine, too")
-    done = unpack(archive, folder, INSIDE)
-    assert done.kept == ["itr/a.json"]
-    assert done.written == {"list.json": sha256(b"[]"), "empty": sha256(b"")}
+    written, kept = unpack(archive, folder, INSIDE)
+    assert kept == ["itr/a.json"]
+    assert written == {"list.json": sha256(b"[]"), "empty": sha256(b"")}
     assert everything(folder) == {"itr/a.json": b"mine", "other": b"mine, too", "list.json": b"[]", "empty": b""}
-    done = unpack(archive, folder, INSIDE, force=True)
-    assert done.kept == []
+    written, kept = unpack(archive, folder, INSIDE, force=True)
+    assert kept == []
     assert everything(folder)["itr/a.json"] == FILES["data/finetune/itr/a.json"]
     assert everything(folder)["other"] == b"mine, too"
-    assert unpack(archive, folder, INSIDE).kept == []  # the same content is as good as written
+    assert unpack(archive, folder, INSIDE)[1] == []  # the same content is as good as written
 
 
 @pytest.mark.parametrize("there", [False, True])
