@@ -60,25 +60,12 @@ def progress_bar(
         yield advance
 
 
-class TransferBar:
-    """Bytes under way: how many, how fast, and for how long still."""
-
-    def __init__(self, bar: Progress, title: str):
-        self._bar = bar
-        self._task = bar.add_task(title, total=None, visible=False)
-
-    def begin(self, done: int, total: int | None) -> None:
-        """Start, or start again, with `done` bytes there; the rate counts from here on."""
-        self._bar.reset(self._task, total=total, completed=done, visible=True)
-
-    def advance(self, count: int) -> None:
-        """`count` more bytes have come."""
-        self._bar.update(self._task, advance=count)
-
-
 @contextlib.contextmanager
-def transfer_bar(title: str, show: bool = True) -> Iterator[TransferBar]:
-    """Show a bar of bytes on stderr, from `begin` on; where that is no terminal, only its last state is drawn."""
+def transfer_bar(title: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Show a bar of bytes on stderr; yields `show(done, total)`, total None where it is unknown.
+
+    On something that is no terminal nothing is drawn but the last state.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -87,5 +74,10 @@ def transfer_bar(title: str, show: bool = True) -> Iterator[TransferBar]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not show, refresh_per_second=4) as bar:
-        yield TransferBar(bar, title)
+    with Progress(*columns, console=console, refresh_per_second=4) as bar:
+        task = bar.add_task(title, total=None, visible=False)
+
+        def show(done: int, total: int | None) -> None:
+            bar.update(task, completed=done, total=total, visible=True)
+
+        yield show

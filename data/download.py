@@ -4,7 +4,7 @@ python -m data.download --list                     # what there is, from where, 
 python -m data.download annotations weights        # groups, or single names from the list
 python -m data.download --check                    # sizes and SHA-256 against the record, without network
 
-A partial download is kept and gone on with. An archive fetched by hand is put where the command says, and unpacked by
+An interrupted download is kept and resumed. An archive fetched by hand is put where the command says, and unpacked by
 running it again. Files that are there already are left as they are, unless --force is given.
 """
 
@@ -48,10 +48,10 @@ def main(arguments: list[str] | None = None) -> None:
     from data.downloads import TABLE, choose, read_table
 
     table = read_table(args.table or TABLE)
-    looks = args.list or args.check
-    if not args.names and not looks:
+    only_reads = args.list or args.check
+    if not args.names and not only_reads:
         raise InputError(f"say what to fetch: {', '.join(table)}, or a name that --list shows")
-    chosen = choose(table, args.names or list(table) * looks, optional=looks)
+    chosen = choose(table, args.names or list(table), optional=only_reads)
     if args.list:
         _list(table, chosen, args.root)
     elif args.check:
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _fetch_all(chosen: dict[str, Download], args: argparse.Namespace) -> None:
-    """One after the other; one that fails does not keep the next from coming."""
+    """One after the other; where one fails, the next is fetched all the same."""
     failed = {}
     for name, download in chosen.items():
         try:
@@ -93,7 +93,7 @@ def _fetch(name: str, download: Download, root: Path, force: bool, keep: bool) -
             )
         return f"in {folder}, put there by hand"
     store = download.store(root)
-    with locked(store.with_name(".lock"), f"download {name}", _waiting):
+    with locked(store.with_name(".lock"), f"download {name}", f"another process is downloading to {store.parent}"):
         record = record_path(download, root)
         known = read_record(record).get(name)
         if not force and not _missing(download, known, root):
@@ -101,11 +101,7 @@ def _fetch(name: str, download: Download, root: Path, force: bool, keep: bool) -
         if force and known and store.is_file() and hash_file(store) == known["sha256"]:
             store.unlink()  # what an earlier run fetched and kept; what was put there by hand since is taken
         size, sha256 = _bring(name, download, store, known, record)
-        kept: list[str] = []
-        if download.archive:
-            hashes, kept, words = _unpack(download, store, folder, force)
-        else:
-            hashes, words = _place(download, store, folder, sha256), f"in {folder / download.files[0]}"
+        hashes, kept, words = _place(download, store, folder, sha256, force)
         files = {
             f"{download.folder}/{path}": {"size": (folder / path).stat().st_size, "sha256": digest}
             for path, digest in hashes.items()
@@ -114,15 +110,14 @@ def _fetch(name: str, download: Download, root: Path, force: bool, keep: bool) -
         entry = {"from": download.address, "fetched": day, "size": size, "sha256": sha256, "files": files}
         entry |= {"kept": [f"{download.folder}/{path}" for path in kept]} if kept else {}
         add_to_record(record, name, entry)
-        if download.archive and not keep:
-            store.unlink()
+        if not keep:
+            store.unlink(missing_ok=True)
         return words
 
 
 def _bring(name: str, download: Download, store: Path, known: dict[str, Any] | None, record: Path) -> tuple[int, str]:
     """Fetch to `store` unless it lies there; returns size in bytes and SHA-256, compared with what is known of it."""
-    from storage.drive import confirmed
-    from storage.fetch import fetch
+    from storage.fetch import fetch, unfinished
     from storage.hashing import hash_file
     from storage.space import check_room
 
@@ -132,13 +127,12 @@ def _bring(name: str, download: Download, store: Path, known: dict[str, Any] | N
 
     if not store.is_file():  # it may be: put there by hand, or left by a run that could not unpack it
         try:
-            fetch(download.address, store, name, room, confirmed if download.drive else None)
+            fetch(download.address, store, name, room)
         except InputError as error:
-            come = store.with_name(f"{store.name}.part").exists()
-            raise InputError(
-                f"{error}; {'what has come stays, and the same command goes on from there; ' * come}"
-                f"by hand: save {download.seen_at} as {store} and run the command again"
-            ) from error
+            parts = ", ".join(map(str, unfinished(store)))
+            resumes = f"the same command resumes what has come ({parts}; delete it to begin anew); " if parts else ""
+            by_hand = f"by hand: save {download.seen_at} as {store} and run the command again"
+            raise InputError(f"{error}; {resumes}{by_hand}") from error
     found = hash_file(store)
     expected = download.sha256 or (known["sha256"] if known and known["from"] == download.address else found)
     if found != expected:
@@ -150,35 +144,30 @@ def _bring(name: str, download: Download, store: Path, known: dict[str, Any] | N
     return store.stat().st_size, found
 
 
-def _unpack(download: Download, store: Path, folder: Path, force: bool) -> tuple[dict[str, str], list[str], str]:
-    """Path below `folder` -> SHA-256 of the files that are as in the archive; those left alone; words about it."""
+def _place(
+    download: Download, store: Path, folder: Path, sha256: str, force: bool
+) -> tuple[dict[str, str], list[str], str]:
+    """Unpack an archive, or move a single file to its place.
+
+    Returns path below `folder` -> SHA-256 of the files that are as fetched; those left alone; words about it.
+    """
     from storage.unpack import unpack
 
+    if not download.archive:
+        target = folder / download.files[0]
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            store.replace(target)
+        except OSError as error:
+            raise explain_os_error(error, f"write {target}") from error
+        return {download.files[0]: sha256}, [], f"in {target}"
     only = download.files if download.select else None
-    unpacked = unpack(store, folder, download.insides(), only, force)
-    words = f"{counted(len(unpacked.written), 'file')} in {folder}"
-    if unpacked.kept:
-        kept = ", ".join(unpacked.kept)
-        words += f"; {kept} had other content and {_are(unpacked.kept)} left as before (--force replaces files)"
-    absent = [path for path in download.files if path not in unpacked.written and path not in unpacked.kept]
-    if absent:
-        words += f"; {', '.join(absent)} {_are(absent)} not in the archive"
-    return unpacked.written, unpacked.kept, words
-
-
-def _are(things: list[str]) -> str:
-    return "is" if len(things) == 1 else "are"
-
-
-def _place(download: Download, store: Path, folder: Path, sha256: str) -> dict[str, str]:
-    """Move a single file to its place."""
-    target = folder / download.files[0]
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        store.replace(target)
-    except OSError as error:
-        raise explain_os_error(error, f"write {target}") from error
-    return {download.files[0]: sha256}
+    written, kept = unpack(store, folder, download.insides(), only, force)
+    absent = [path for path in download.files if path not in written and path not in kept]
+    words = f"{counted(len(written), 'file')} in {folder}"
+    words += f"; left as before, of other content (--force replaces files): {', '.join(kept)}" if kept else ""
+    words += f"; not in the archive: {', '.join(absent)}" if absent else ""
+    return written, kept, words
 
 
 def _missing(download: Download, known: dict[str, Any] | None, root: Path) -> list[str]:
@@ -190,10 +179,6 @@ def _missing(download: Download, known: dict[str, Any] | None, root: Path) -> li
         [*known["files"], *known.get("kept", ())] if known else [f"{download.folder}/{path}" for path in download.files]
     )
     return [path for path in paths if not (root / path).is_file()]
-
-
-def _waiting(holder: str) -> None:
-    print(f"waiting for process {holder}, which is downloading", file=sys.stderr)
 
 
 def _list(table: dict[str, dict[str, Download]], chosen: dict[str, Download], root: Path) -> None:
@@ -217,8 +202,8 @@ def _list(table: dict[str, dict[str, Download]], chosen: dict[str, Download], ro
             print(f"    {download.what}\n    from {download.seen_at}\n    to   {download.folder}/")
 
 
-def _check(chosen: dict[str, Download], root: Path, asked: bool) -> None:
-    """Compare files with the record; InputError when one is missing or has changed, or one asked for has none."""
+def _check(chosen: dict[str, Download], root: Path, named: bool) -> None:
+    """Compare files with the record; InputError when one is missing or has changed, or one that was named has none."""
     from console.progress import progress_bar
     from data.downloads import read_record, record_path
     from storage.hashing import hash_file
@@ -227,7 +212,7 @@ def _check(chosen: dict[str, Download], root: Path, asked: bool) -> None:
     for name, download in chosen.items():
         known = read_record(record_path(download, root)).get(name)
         if known is None:
-            if asked:
+            if named:
                 print(f"{name}: not fetched by this command, so there is nothing to compare with")
             continue
         found = []
@@ -243,7 +228,7 @@ def _check(chosen: dict[str, Download], root: Path, asked: bool) -> None:
         print(f"{name}: {'; '.join(found) or counted(len(known['files']), 'file') + ' as fetched'}")
         wrong += found
     if wrong:
-        raise InputError(f"{wrong[0]} ({counted(len(wrong), 'file', of=checked)} wrong): fetch with --force to mend it")
+        raise InputError(f"{wrong[0]} ({counted(len(wrong), 'file', of=checked)} wrong): fetch it again with --force")
     if not checked:
         raise InputError(f"nothing in {root} was fetched by this command, so there is nothing to check")
 

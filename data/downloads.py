@@ -13,7 +13,6 @@ from typing import Any
 from configs.schema import parse, read_yaml
 from console.errors import InputError, explain_os_error, nearest
 from storage.atomic import write_json
-from storage.drive import file_address, page_address
 
 TABLE = Path(__file__).with_name("downloads.yaml")
 
@@ -59,13 +58,13 @@ class Download:
 
     @property
     def address(self) -> str | None:
-        """Where its bytes are."""
-        return file_address(self.drive) if self.drive else self.url
+        """Where its bytes are; gdown knows how to get them out of Drive's page."""
+        return f"https://drive.google.com/file/d/{self.drive}/view" if self.drive else self.url
 
     @property
     def seen_at(self) -> str:
         """Where a person finds it."""
-        return self.page or (page_address(self.drive) if self.drive else self.url) or ""
+        return self.page or self.address or ""
 
     @property
     def top(self) -> str:

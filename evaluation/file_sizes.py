@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from models.base import PrunableModel
 from pruners.mask import Mask
-from storage.packed import halved, write_packed
 from storage.tensors import write_safetensors
 
 CHUNK = 1 << 20
@@ -51,7 +53,7 @@ def file_sizes(tensors: Mapping[str, Tensor], mask: Mask | None = None) -> dict[
         sizes["fp32"] = path.stat().st_size
         path.unlink()  # large models: no two files at a time
         path = Path(folder, "fp16")
-        write_safetensors(path, halved(tensors), {})
+        write_safetensors(path, _halved(tensors), {})
         sizes["fp16"], sizes["zipped"] = path.stat().st_size, zipped_size(path)
         path.unlink()
         if mask is not None:
@@ -59,6 +61,28 @@ def file_sizes(tensors: Mapping[str, Tensor], mask: Mask | None = None) -> dict[
             write_packed(path, tensors, mask)
             sizes["packed"] = path.stat().st_size
     return sizes
+
+
+def write_packed(path: Path, tensors: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> None:
+    """Write tensors as small as a plain format makes them: one bit a weight, and the half-precision values kept.
+
+    kept: name -> boolean tensor of the same shape, True where the value is stored. In the file, `bits/NAME` (uint8,
+    eight weights a byte) and `kept/NAME` (float16) stand for such a tensor; every other one is under its own name.
+    """
+    stored: dict[str, Tensor] = {}
+    for name, tensor in _halved(tensors).items():
+        if name in kept:
+            assert kept[name].shape == tensor.shape, name
+            stored[f"bits/{name}"] = torch.from_numpy(np.packbits(kept[name].numpy()))
+            stored[f"kept/{name}"] = tensor.cpu()[kept[name]]
+        else:
+            stored[name] = tensor
+    shapes = {name: list(tensor.shape) for name, tensor in tensors.items() if name in kept}
+    write_safetensors(path, stored, {"format": "vlm-pruning-packed-1", "shapes": json.dumps(shapes)})
+
+
+def _halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
 def _floats(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from console.errors import InputError
 from console.words import counted
-from data.miniworld.checker import Verdict, check_caption, load_truth, parse_caption
+from data.miniworld.checker import Verdict, check_caption, parse_caption
 from data.miniworld.meaning import Phrase, seats
-from data.miniworld.parts import SPLITS
+from data.miniworld.parts import SPLITS, scene_for
 from data.miniworld.records import karpathy_id
 from data.miniworld.scene import COLOURS, SHAPES, SIZES, TEXTURES, Scene
 from data.miniworld.store import read_manifest
@@ -30,15 +30,15 @@ def load_scenes(root: Path | str, images: Iterable[Id]) -> dict[Id, Scene] | Non
     root = Path(root)
     if read_manifest(root, "ic") is None:
         return None
-    images, scenes = set(images), {}
-    numbers = [image for image in images if isinstance(image, int)]
-    for split, about in SPLITS.items():
-        first = karpathy_id(about.path(0)) if about.part == "itr" else None
-        if first is not None and any(first <= number < first + about.count for number in numbers):
-            scenes |= {karpathy_id(path): scene for path, scene in load_truth(root, split).items()}
-    if strange := sorted(images - scenes.keys()):
-        raise InputError(f"image {strange[0]!r} is not among the captioned pictures of the mini world in {root}")
-    return {image: scenes[image] for image in sorted(images)}
+    itr, scenes = read_manifest(root, "itr"), {}  # its pictures are the captioned ones
+    first = {split: karpathy_id(SPLITS[split].path(0)) for split in itr["splits"]}
+    for image in sorted(set(images)):
+        at = {name: image - first[name] for name in first} if isinstance(image, int) else {}
+        split = next((name for name, count in itr["splits"].items() if 0 <= at.get(name, -1) < count), None)
+        if split is None:
+            raise InputError(f"image {image!r} is not among the captioned pictures of the mini world in {root}")
+        scenes[image] = scene_for(split, at[split], itr["seed"])
+    return scenes
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import datetime
-import json
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from storage.log import append_json_line
+from storage.log import append_json_line, read_json_lines
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ def note_end(path: Path, seconds: float, code: int, cpu_seconds: float | None, p
 
 def read_cost(path: Path) -> Cost:
     """All attempts together."""
-    lines = _lines(path)
+    lines = read_json_lines(path)
     starts = [line for line in lines if "started" in line]
     ends = [line for line in lines if "seconds" in line]
     seconds = round(sum(line["seconds"] for line in ends), 3) if ends else None
@@ -52,17 +50,3 @@ def read_cost(path: Path) -> Cost:
     threads = starts[-1].get("threads") if starts else None
     cpu_seconds, peak = round(sum(cores), 3) if cores else None, max(peaks, default=None)
     return Cost(seconds, cpu_seconds, attempts, well and attempts == 1, peak, threads, well)
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            value = json.loads(line)
-        except ValueError:  # the line that a killed process was writing
-            continue
-        if isinstance(value, dict):
-            found.append(value)
-    return found

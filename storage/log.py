@@ -22,24 +22,6 @@ def append_json_line(path: Path, value: dict[str, Any]) -> None:
         raise explain_os_error(error, f"write {path}") from error
 
 
-def keep_json_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
-    """Leave only the lines that `keep` wants: what a killed run logged after its last snapshot comes again.
-
-    A last line that was cut short goes, too. Nothing happens when there is no file.
-    """
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            wanted = keep(json.loads(line))
-        except (ValueError, KeyError):
-            continue
-        if wanted:
-            kept.append(line + "\n")
-    write_text(path, "".join(kept))
-
-
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The lines of a log, without a last one that was cut short; none where there is no file."""
     found = []
@@ -47,3 +29,12 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         with contextlib.suppress(ValueError):
             found.append(json.loads(line))
     return found
+
+
+def keep_json_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Leave only the lines that `keep` wants: a killed run will log again what came after its last snapshot.
+
+    A last line that was cut short goes, too. Nothing happens when there is no file.
+    """
+    if path.is_file():
+        write_text(path, "".join(json.dumps(line) + "\n" for line in read_json_lines(path) if keep(line)))

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
+
+import gdown  # noqa: F401, its waits are cut short below
 
 
 @dataclass
@@ -51,7 +54,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(404)
 
     def file(self, site: Site, path: str, body: bytes) -> None:
-        headers = {"Content-Type": "application/octet-stream"}
+        name = path.rpartition("/")[2]
+        headers = {"Content-Type": "application/octet-stream", "Content-Disposition": f'attachment; filename="{name}"'}
         if path in site.tags:
             headers["ETag"] = site.tags[path]
         if path in site.dates:
@@ -83,17 +87,17 @@ class Handler(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def serving(monkeypatch) -> Iterator[Site]:
     """A running server; connections to other machines fail the test."""
-    connect = socket.create_connection
+    connect = socket.socket.connect
 
-    def nearby(address, *args, **kwargs):
+    def nearby(self, address):
         assert address[0] == "127.0.0.1", f"a test wanted to reach {address}"
-        return connect(address, *args, **kwargs)
+        return connect(self, address)
 
-    monkeypatch.setattr(socket, "create_connection", nearby)
+    monkeypatch.setattr(socket.socket, "connect", nearby)
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    monkeypatch.setattr("storage.fetch.PAUSE", 0.0)
+    monkeypatch.setattr(sys.modules["gdown.download"], "_wait_or_cancel", lambda seconds, cancel: None)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.site = site = Site(f"http://127.0.0.1:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from data.miniworld.draws import Draws
 from data.miniworld.meaning import CLEAR, Meaning, Phrase, placed, related
-from data.miniworld.scene import Scene, Thing
+from data.miniworld.scene import Box, Scene, Thing
 from data.miniworld.words import (
     BACKGROUND_PHRASES,
     JOINS,
@@ -19,6 +19,8 @@ from data.miniworld.words import (
     OPENINGS,
     POSITION_PHRASES,
     RELATION_PHRASES,
+    SIZE_WORDS,
+    TEXTURE_WORDS,
     article,
     describe,
 )
@@ -26,6 +28,10 @@ from data.miniworld.words import (
 LONGEST = 25  # words; with [CLS], [SEP] and a prompt of three words this fills 30 tokens
 KINDS = (4, 3, 3)  # how often: counts, relations, positions
 NAMES_COLOUR, NAMES_TEXTURE, NAMES_SIZE, NAMES_BACKGROUND = 0.93, 0.5, 0.35, 0.4
+
+
+PAIR = 0.4  # chance that a scene of several things also has a region around two of them
+APART = 0.3  # chance that size and texture stand apart, as Visual Genome keeps them
 
 
 @dataclass(frozen=True)
@@ -36,22 +42,24 @@ class Caption:
     meaning: Meaning
 
 
+@dataclass(frozen=True)
+class Region:
+    """A phrase for one box; `things` are indices into the scene."""
+
+    caption: str
+    box: Box
+    attributes: str | None
+    things: tuple[int, ...]
+
+
 def draw_captions(draws: Draws, scene: Scene, phrasing: int, count: int) -> list[Caption]:
-    """`count` captions of a scene, all different."""
-    captions: list[Caption] = []
+    """`count` true captions of a scene, all different; phrasing 0 is pretraining's, 1 that of the finetuning splits."""
+    captions: dict[str, Caption] = {}
     while len(captions) < count:
-        caption = draw_caption(draws, scene, phrasing)
-        if caption.text not in {other.text for other in captions}:
-            captions.append(caption)
-    return captions
-
-
-def draw_caption(draws: Draws, scene: Scene, phrasing: int) -> Caption:
-    """One true caption of a scene; phrasing 0 is pretraining's, 1 that of the finetuning splits."""
-    while True:
         caption = _draw(draws, scene, phrasing)
         if len(caption.text.split()) <= LONGEST:
-            return caption
+            captions.setdefault(caption.text, caption)
+    return list(captions.values())
 
 
 def _draw(draws: Draws, scene: Scene, phrasing: int) -> Caption:
@@ -139,3 +147,63 @@ def say_phrase(draws: Draws, phrase: Phrase) -> str:
     plural = phrase.count > 1
     words = describe(draws, phrase.shape, phrase.colour, phrase.texture, phrase.size, plural)
     return f"{NUMBER_WORDS[phrase.count] if phrase.count else article(words)} {words}"
+
+
+def draw_regions(draws: Draws, scene: Scene, found: list[Box]) -> list[Region]:
+    """One region for each thing that words can tell from the others, then perhaps one around a pair.
+
+    A scene whose things all look alike gets one region around them all. found: `boxes(scene)`.
+    """
+    regions, named = [], []
+    for index, thing in enumerate(scene.things):
+        phrase = _unique(draws, thing, scene)
+        if phrase is None:
+            continue
+        named.append((index, phrase))
+        words, attributes = _words(draws, phrase)
+        regions.append(Region(words, found[index], attributes, (index,)))
+    if len(named) > 1 and draws.chance(PAIR):
+        (a, first), (b, second) = draws.sample(named, 2)
+        text = f"{say_phrase(draws, first)} and {say_phrase(draws, second)}"
+        regions.append(Region(text, _around([found[a], found[b]]), None, (a, b)))
+    if not regions:
+        thing = scene.things[0]
+        text = describe(draws, thing.shape, thing.colour, plural=True)
+        regions.append(Region(text, _around(found), None, tuple(range(len(found)))))
+    return regions
+
+
+def _unique(draws: Draws, thing: Thing, scene: Scene) -> Phrase | None:
+    """A description that fits only this thing: attributes are added until it does; None if none does."""
+    texture = thing.texture if draws.chance(0.5) else None
+    size = thing.size if draws.chance(0.35) else None
+    colour = thing.colour if draws.chance(0.93) else None
+    attempts = (
+        (colour, texture, size),
+        (thing.colour, texture, size),
+        (thing.colour, thing.texture, size),
+        (thing.colour, thing.texture, thing.size),
+    )
+    for attempt in attempts:
+        phrase = Phrase(0, thing.shape, *attempt)
+        if sum(phrase.fits(other) for other in scene.things) == 1:
+            return phrase
+    return None
+
+
+def _words(draws: Draws, phrase: Phrase) -> tuple[str, str | None]:
+    """The phrase with an article, or a bare noun phrase with its size and texture kept apart."""
+    if (phrase.texture is None and phrase.size is None) or not draws.chance(APART):
+        return say_phrase(draws, phrase), None
+    apart = []
+    if phrase.size is not None:
+        apart.append(draws.choice(SIZE_WORDS[phrase.size]))
+    if phrase.texture is not None:
+        apart.append(draws.choice(TEXTURE_WORDS[phrase.texture]))
+    return describe(draws, phrase.shape, phrase.colour), " ".join(apart)
+
+
+def _around(found: list[Box]) -> Box:
+    left, top = min(box[0] for box in found), min(box[1] for box in found)
+    right, bottom = max(box[0] + box[2] for box in found), max(box[1] + box[3] for box in found)
+    return left, top, right - left, bottom - top

@@ -7,8 +7,8 @@ A meaning is true when its phrases can be given different things so that all rel
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 from data.miniworld.scene import SIDE, Scene, Thing
 
@@ -44,7 +44,7 @@ class Meaning:
 
     phrases: tuple[Phrase, ...]
     relations: tuple[tuple[int, int, int], ...] = ()  # (phrase, index in RELATIONS, phrase)
-    positions: tuple[tuple[int, int], ...] = ()  # (phrase, index in POSITIONS)
+    positions: tuple[tuple[int, int], ...] = ()  # (phrase, index in a row of POSITION_PHRASES)
     background: int | None = None
 
 
@@ -71,20 +71,31 @@ def placed(thing: Thing, position: int, clear: bool) -> bool:
 
 
 def holds(meaning: Meaning, scene: Scene) -> bool:
-    """Whether everything a caption says is true of a scene."""
-    if meaning.background not in (None, scene.background):
+    """Whether everything a caption says is true of a scene: its phrases can be given things of their own."""
+    phrases = meaning.phrases
+    too_many = sum(phrase.count or 1 for phrase in phrases) > len(scene.things)  # what is left is quickly tried out
+    if too_many or meaning.background not in (None, scene.background):
         return False
-    return next(_readings(meaning, scene), None) is not None
+    options: list[list[tuple[int, ...]]] = []
+    for phrase in phrases:
+        fitting = tuple(index for index, thing in enumerate(scene.things) if phrase.fits(thing))
+        exactly = [fitting] if len(fitting) == phrase.count else []
+        options.append(exactly if phrase.count else [(index,) for index in fitting])
+    return any(
+        len({index for group in groups for index in group}) == sum(map(len, groups))
+        and _consistent(meaning, [[scene.things[index] for index in group] for group in groups])
+        for groups in product(*options)
+    )
 
 
-def mentioned(meaning: Meaning) -> int:
-    """How many things a caption speaks of."""
-    return sum(phrase.count or 1 for phrase in meaning.phrases)
-
-
-def present(meaning: Meaning, scene: Scene) -> int:
-    """How many of the things a caption speaks of are there; each thing of the scene counts only once."""
-    return sum(there for _, there in seats(meaning, scene))
+def _consistent(meaning: Meaning, groups: list[list[Thing]]) -> bool:
+    """Whether relations and positions hold, with these things for the phrases."""
+    return all(
+        related(one, relation, two, FAIR)
+        for first, relation, second in meaning.relations
+        for one in groups[first]
+        for two in groups[second]
+    ) and all(placed(thing, position, clear=False) for index, position in meaning.positions for thing in groups[index])
 
 
 def seats(meaning: Meaning, scene: Scene) -> list[tuple[Phrase, bool]]:
@@ -106,38 +117,3 @@ def seats(meaning: Meaning, scene: Scene) -> list[tuple[Phrase, bool]]:
 
     # a mention that has a seat keeps one, if another than at first
     return [(phrase, seat(mention, set())) for mention, phrase in enumerate(mentions)]
-
-
-def _readings(meaning: Meaning, scene: Scene) -> Iterator[tuple[tuple[Thing, ...], ...]]:
-    """All ways to give each phrase its things so that the meaning holds."""
-    options: list[list[tuple[int, ...]]] = []
-    for phrase in meaning.phrases:
-        fitting = tuple(index for index, thing in enumerate(scene.things) if phrase.fits(thing))
-        if phrase.count:
-            options.append([fitting] if len(fitting) == phrase.count else [])
-        else:
-            options.append([(index,) for index in fitting])
-        if not options[-1]:
-            return
-
-    def extend(chosen: list[tuple[int, ...]]) -> Iterator[tuple[tuple[Thing, ...], ...]]:
-        if len(chosen) == len(options):
-            groups = tuple(tuple(scene.things[index] for index in group) for group in chosen)
-            if _consistent(meaning, groups):
-                yield groups
-            return
-        used = {index for group in chosen for index in group}
-        for group in options[len(chosen)]:
-            if used.isdisjoint(group):
-                yield from extend([*chosen, group])
-
-    yield from extend([])
-
-
-def _consistent(meaning: Meaning, groups: tuple[tuple[Thing, ...], ...]) -> bool:
-    return all(
-        related(one, relation, two, FAIR)
-        for first, relation, second in meaning.relations
-        for one in groups[first]
-        for two in groups[second]
-    ) and all(placed(thing, position, clear=False) for index, position in meaning.positions for thing in groups[index])

@@ -11,7 +11,7 @@ import functools
 import numpy as np
 
 from data.miniworld.draws import Draws
-from data.miniworld.scene import SIDE, Scene, Thing
+from data.miniworld.scene import SIDE, Box, Scene, Thing
 
 # base colour and the colour of its stripes, dots or checks: darker for light colours, lighter for dark ones
 PAINTS = (
@@ -49,30 +49,8 @@ _SUBPIXELS = (np.arange(2 * SIDE) + 0.5) / 2  # their centres, in pixels
 
 def paint(scene: Scene) -> np.ndarray:
     """The picture of a scene, uint8 [64, 64, 3] (row, column, red-green-blue)."""
-    return draw(scene)[0]
-
-
-def visible(scene: Scene) -> np.ndarray:
-    """Which thing is seen at each pixel: int8 [64, 64], its index in the scene, -1 for the background."""
-    seen = np.full((SIDE, SIDE), -1, dtype=np.int8)
-    for index, thing in enumerate(scene.things):
-        rows, columns, inside, _ = _stamp(thing)
-        seen[rows, columns][inside >= 2] = index
-    return seen
-
-
-def boxes(scene: Scene) -> list[tuple[int, int, int, int]]:
-    """For each thing the tight box (x, y, width, height) around its visible pixels."""
-    return _boxes(visible(scene), len(scene.things))
-
-
-def draw(scene: Scene) -> tuple[np.ndarray, list[tuple[int, int, int, int]]]:
-    """`paint` and `boxes` at once, for little more than the price of the first."""
     canvas = _background(scene)
-    seen = np.full((SIDE, SIDE), -1, dtype=np.int8)
-    for index, thing in enumerate(scene.things):
-        rows, columns, inside, marked = _stamp(thing)
-        seen[rows, columns][inside >= 2] = index
+    for thing, (rows, columns, inside, marked) in zip(scene.things, _stamps(scene), strict=True):
         base, mark = PAINTS[thing.colour]
         for channel in range(3):
             plane = canvas[channel, rows, columns]
@@ -83,12 +61,21 @@ def draw(scene: Scene) -> tuple[np.ndarray, list[tuple[int, int, int, int]]]:
             ground += 2
             canvas[channel, rows, columns] = ground >> 2
     picture = np.clip(canvas, 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(picture.transpose(1, 2, 0)), _boxes(seen, len(scene.things))
+    return np.ascontiguousarray(picture.transpose(1, 2, 0))
 
 
-def _boxes(seen: np.ndarray, count: int) -> list[tuple[int, int, int, int]]:
-    found = []
-    for index in range(count):
+def visible(scene: Scene) -> np.ndarray:
+    """Which thing is seen at each pixel: int8 [64, 64], its index in the scene, -1 for the background."""
+    seen = np.full((SIDE, SIDE), -1, dtype=np.int8)
+    for index, (rows, columns, inside, _) in enumerate(_stamps(scene)):
+        seen[rows, columns][inside >= 2] = index
+    return seen
+
+
+def boxes(scene: Scene) -> list[Box]:
+    """For each thing the tight box around its visible pixels."""
+    seen, found = visible(scene), []
+    for index in range(len(scene.things)):
         mask = seen == index
         rows, columns = mask.any(1).tobytes(), mask.any(0).tobytes()  # a byte a row: find is quick
         x, y = columns.find(1), rows.find(1)
@@ -96,19 +83,24 @@ def _boxes(seen: np.ndarray, count: int) -> list[tuple[int, int, int, int]]:
     return found
 
 
-def dense_labels(scene: Scene, patch: int, least: float = 0.5) -> np.ndarray:
+def dense_labels(scene: Scene, patch: int) -> np.ndarray:
     """What each patch shows: int64 [grid * grid, 4] of (shape, colour, texture, size) ids, row by row.
 
     patch: side of a patch in pixels. The thing covering most of a patch names it; -1 stands where things
-    cover less than `least` of the patch together.
+    cover less than half of the patch together.
     """
     grid = SIDE // patch
     tiles = visible(scene).reshape(grid, patch, grid, patch).transpose(0, 2, 1, 3).reshape(grid * grid, -1)
     areas = np.stack([(tiles == index).sum(1) for index in range(len(scene.things))])  # [things, patches]
     looks = np.array([(t.shape, t.colour, t.texture, t.size) for t in scene.things], dtype=np.int64)
     labels = looks[areas.argmax(0)]
-    labels[areas.sum(0) < least * patch * patch] = -1
+    labels[2 * areas.sum(0) < patch * patch] = -1
     return labels
+
+
+@functools.lru_cache(maxsize=1)  # a scene is painted and then asked for its boxes or labels
+def _stamps(scene: Scene) -> list[tuple[slice, slice, np.ndarray, np.ndarray]]:
+    return [_stamp(thing) for thing in scene.things]
 
 
 def _stamp(thing: Thing) -> tuple[slice, slice, np.ndarray, np.ndarray]:

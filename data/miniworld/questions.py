@@ -9,22 +9,23 @@ its answer away either.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
 from data.miniworld.draws import Draws
 from data.miniworld.meaning import CLEAR, Phrase, related
-from data.miniworld.scene import BACKGROUNDS, COLOURS, HELD_OUT, SHAPES, TEXTURES, Scene, Thing
+from data.miniworld.scene import BACKGROUNDS, HELD_OUT, NAMES, Scene, Thing
 from data.miniworld.words import ANSWERS, QUESTION_PHRASES, RELATIONS, article, describe
 
 SLACK = 2  # an answer may be this far ahead of the rarest of its kind
 DISAGREE = 0.2  # share of the questions on which one to three of the ten answers differ
-ATTRIBUTES = ("shape", "colour", "texture", "size")
 
-# what somebody might take it for
-_NEAR_COLOUR = {0: (1,), 1: (0, 2), 2: (1, 6), 3: (4, 2), 4: (5, 3), 5: (4, 0), 6: (2,), 7: (5, 4)}
-_NEAR_SHAPE = {0: (5, 7), 1: (0,), 2: (7, 1), 3: (4, 1), 4: (3,), 5: (0, 6), 6: (5, 0), 7: (2, 0)}
+# what somebody might take each colour and shape for
+NEAR = {
+    "colour": ((1,), (0, 2), (1, 6), (4, 2), (5, 3), (4, 0), (2,), (5, 4)),
+    "shape": ((5, 7), (0,), (7, 1), (4, 1), (3,), (0, 6), (5, 0), (2, 0)),
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class _Candidate:
     things: tuple[str, ...]
     answer: str
     context: Hashable = None
+
+
+Ask = Callable[[Draws, Scene], Iterator[_Candidate]]
 
 
 class Asker:
@@ -93,19 +97,18 @@ def ten_answers(draws: Draws, question: Question) -> list[str]:
 
 
 def _mistakes(question: Question) -> list[str]:
-    answer = question.answer
+    answers = ANSWERS[question.kind]
+    right = answers.index(question.answer)
     if question.kind == "count":
-        return [other for other in ANSWERS["count"] if abs(int(other) - int(answer)) == 1]
-    if question.kind == "colour":
-        return [COLOURS[near] for near in _NEAR_COLOUR[COLOURS.index(answer)]]
-    if question.kind == "shape":
-        return [SHAPES[near] for near in _NEAR_SHAPE[SHAPES.index(answer)]]
-    return [other for other in ANSWERS[question.kind] if other != answer]
+        return [other for number, other in enumerate(answers) if abs(number - right) == 1]
+    if question.kind in NEAR:
+        return [answers[near] for near in NEAR[question.kind][right]]
+    return [other for other in answers if other != question.answer]
 
 
 def _refer(draws: Draws, thing: Thing, scene: Scene, named: str, hidden: str | None) -> str | None:
     """A description that fits only `thing`: `named` and as few other attributes as will do, never `hidden`."""
-    others = [name for name in ATTRIBUTES if name not in (named, hidden) and name != "shape"]
+    others = [name for name in NAMES if name not in (named, hidden) and name != "shape"]
     for size in range(len(others) + 1):
         for names in draws.shuffled(list(combinations(others, size))):
             said = {name: getattr(thing, name) for name in (named, *names)}
@@ -129,25 +132,20 @@ def _count(draws: Draws, scene: Scene) -> Iterator[_Candidate]:
                 yield _Candidate((words,), str(number), names)
 
 
-def _colour(draws: Draws, scene: Scene) -> Iterator[_Candidate]:
-    for thing in scene.things:
-        words = _refer(draws, thing, scene, "shape", "colour")
-        if words:
-            yield _Candidate((words,), COLOURS[thing.colour], thing.shape)
+def _attribute(kind: str, named: str, context: str | None = None) -> Ask:
+    """Ask for the colour, shape or texture of a thing that `named` and others tell apart.
 
+    context: the attribute for each of whose values the answers are balanced.
+    """
 
-def _shape(draws: Draws, scene: Scene) -> Iterator[_Candidate]:
-    for thing in scene.things:
-        words = _refer(draws, thing, scene, "colour", "shape")
-        if words:
-            yield _Candidate((words,), SHAPES[thing.shape], thing.colour)
+    def candidates(draws: Draws, scene: Scene) -> Iterator[_Candidate]:
+        for thing in scene.things:
+            words = _refer(draws, thing, scene, named, kind)
+            if words:
+                answer = NAMES[kind][getattr(thing, kind)]
+                yield _Candidate((words,), answer, getattr(thing, context) if context else None)
 
-
-def _texture(draws: Draws, scene: Scene) -> Iterator[_Candidate]:
-    for thing in scene.things:
-        words = _refer(draws, thing, scene, "shape", "texture")
-        if words:
-            yield _Candidate((words,), TEXTURES[thing.texture])
+    return candidates
 
 
 def _existence(draws: Draws, scene: Scene) -> Iterator[_Candidate]:
@@ -180,11 +178,11 @@ def _background(draws: Draws, scene: Scene) -> Iterator[_Candidate]:
     yield _Candidate((), BACKGROUNDS[scene.background])
 
 
-_CANDIDATES = {
+_CANDIDATES: dict[str, Ask] = {
     "count": _count,
-    "colour": _colour,
-    "shape": _shape,
-    "texture": _texture,
+    "colour": _attribute("colour", "shape", context="shape"),
+    "shape": _attribute("shape", "colour", context="colour"),
+    "texture": _attribute("texture", "shape"),
     "existence": _existence,
     "relation": _relation,
     "background": _background,

@@ -7,21 +7,11 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any
 
-from data.miniworld.captions import draw_captions
-from data.miniworld.parts import (
-    FLOWER_CLASSES,
-    IMAGENET_CLASSES,
-    SPLITS,
-    class_name,
-    scaled,
-    scene_for,
-    text_draws,
-    wnid,
-)
+from data.miniworld.captions import Region
+from data.miniworld.parts import FLOWER_LOOKS, IMAGENET_LOOKS, SPLITS, class_name, scaled, scene_for, text_draws, wnid
 from data.miniworld.questions import Asker, ten_answers
-from data.miniworld.regions import Region
 from data.miniworld.words import ANSWERS
-from data.miniworld.write import Writer
+from data.miniworld.write import Writer, captions_of
 
 Records = list[tuple[str, Any]]
 
@@ -33,9 +23,7 @@ def write_calibration(writer: Writer) -> None:
     """What pruners look at: CC3M-like pairs with one caption, Visual Genome-like regions."""
     captions = writer.pictures("cc3m", "caption")
     writer.json("data/pretrain/cc3m_pretrain.json", [_pair(path, said[0]) for path, said in captions])
-    regions = writer.pictures("vg", "regions")
-    writer.json("data/pretrain/vg_regions.json", _regions(regions))
-    writer.json("data/pretrain/vg_dense_gby_image.json", _dense(regions))
+    _write_regions(writer, "vg")
 
 
 def write_pretrain(writer: Writer) -> None:
@@ -43,13 +31,11 @@ def write_pretrain(writer: Writer) -> None:
     captions = writer.pictures("cc3m_more", "captions")
     writer.json("data/pretrain/cc3m_more_pretrain.json", [_pair(path, said) for path, said in captions])
     writer.pictures("sbu", "caption")
-    regions = writer.pictures("vg_more", "regions")
-    writer.json("data/pretrain/vg_more_regions.json", _regions(regions))
-    writer.json("data/pretrain/vg_more_dense_gby_image.json", _dense(regions))
+    _write_regions(writer, "vg_more")
     coco = writer.pictures("coco", "captions")
     writer.json(
         "data/pretrain/coco_karpathy_gby_image.json",
-        [{"image": _below(path, "images/coco"), "dataset": "coco", "caption": said} for path, said in coco],
+        [{"image": path.removeprefix("images/coco/"), "dataset": "coco", "caption": said} for path, said in coco],
     )
 
 
@@ -58,8 +44,14 @@ def write_regions(writer: Writer) -> None:
     writer.json("data/pretrain/vg_regions_val.json", _regions(writer.pictures("vg_val", "regions")))
 
 
+def _write_regions(writer: Writer, split: str) -> None:
+    regions = writer.pictures(split, "regions")
+    writer.json(f"data/pretrain/{split}_regions.json", _regions(regions))
+    writer.json(f"data/pretrain/{split}_dense_gby_image.json", _dense(regions))
+
+
 def _pair(path: str, caption: str | list[str]) -> dict[str, Any]:
-    return {"image": _below(path, "images/cc3m"), "caption": caption, "dataset": "cc3m"}
+    return {"image": path.removeprefix("images/cc3m/"), "caption": caption, "dataset": "cc3m"}
 
 
 def _regions(records: Records) -> list[dict[str, Any]]:
@@ -99,9 +91,8 @@ def write_ic(writer: Writer) -> None:
     def captions(split: str) -> Records:
         records = []
         for index in range(scaled(split, writer.scale)):
-            scene, draws = scene_for(split, index, writer.seed), text_draws(split, index, writer.seed)
-            said = draw_captions(draws, scene, SPLITS[split].phrasing, 5)
-            records.append((SPLITS[split].path(index), [caption.text for caption in said]))
+            scene = scene_for(split, index, writer.seed)
+            records.append((SPLITS[split].path(index), captions_of(split, index, writer.seed, scene, 5)))
             writer.advance(1)
         return records
 
@@ -120,14 +111,14 @@ def karpathy_id(path: str) -> int:
 
 def _one_a_record(records: Records) -> list[dict[str, Any]]:
     return [
-        {"image": _below(path, "images/coco"), "image_id": f"coco_{karpathy_id(path)}", "caption": caption}
+        {"image": path.removeprefix("images/coco/"), "image_id": f"coco_{karpathy_id(path)}", "caption": caption}
         for path, captions in records
         for caption in captions
     ]
 
 
 def _five_a_record(records: Records) -> list[dict[str, Any]]:
-    return [{"image": _below(path, "images/coco"), "caption": captions} for path, captions in records]
+    return [{"image": path.removeprefix("images/coco/"), "caption": captions} for path, captions in records]
 
 
 def _ground_truth(records: Records) -> dict[str, Any]:
@@ -158,7 +149,7 @@ def write_vqa(writer: Writer) -> None:
                         "question_id": first + 10 * index + number,
                         "question": question.text,
                         "answer": question.answer if split == "vg" else answers,
-                        "image": f"image/{_name(path)}" if split == "vg" else _below(path, "images/coco"),
+                        "image": f"image/{_name(path)}" if split == "vg" else path.removeprefix("images/coco/"),
                         "dataset": "vg" if split == "vg" else "vqa",
                         "question_type": question.kind,
                     }
@@ -176,7 +167,7 @@ def write_vqa(writer: Writer) -> None:
 def write_imagenet(writer: Writer) -> None:
     """One folder a class; a class is a texture and a shape."""
     writer.pictures("imagenet")
-    rows = [(wnid(label), class_name("imagenet", label)) for label in range(len(IMAGENET_CLASSES))]
+    rows = [(wnid(label), class_name(look)) for label, look in enumerate(IMAGENET_LOOKS)]
     writer.csv("data/imagenet/annots/metadata.csv", ("folder_name", "class_name"), rows)
 
 
@@ -185,19 +176,14 @@ def write_flowers102(writer: Writer) -> None:
     rows: list[tuple[Any, ...]] = []
     for split in ("train", "val", "test"):
         records = writer.pictures(f"flowers_{split}")
-        classes = SPLITS[f"flowers_{split}"].classes
-        rows += [(_name(path), split, i % classes) for i, (path, _) in enumerate(records)]
+        rows += [(_name(path), split, i % len(FLOWER_LOOKS)) for i, (path, _) in enumerate(records)]
     writer.csv("data/flowers102/annots/split.csv", ("filename", "split", "class"), rows)
-    names = [(label, class_name("flowers", label)) for label in range(len(FLOWER_CLASSES))]
+    names = [(label, class_name(look)) for label, look in enumerate(FLOWER_LOOKS)]
     writer.csv("data/flowers102/annots/metadata.csv", ("idx", "class_name"), names)
 
 
 def _name(path: str) -> str:
-    return PurePosixPath(path).name
-
-
-def _below(path: str, root: str) -> str:
-    return str(PurePosixPath(path).relative_to(root))
+    return path.rpartition("/")[2]
 
 
 WRITERS: dict[str, Callable[[Writer], None]] = {

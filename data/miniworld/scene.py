@@ -18,6 +18,7 @@ SHAPES = ("circle", "square", "triangle", "cross", "star", "ring", "moon", "hear
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black")
 TEXTURES = ("plain", "striped", "dotted", "checked")
 SIZES = ("small", "large")
+NAMES = {"shape": SHAPES, "colour": COLOURS, "texture": TEXTURES, "size": SIZES}  # attribute of a thing -> its values
 BACKGROUNDS = ("wall", "sky", "grass", "sand", "tiles", "night")
 
 # one colour of each shape and one shape of each colour: no word is rare in pretraining, only eight pairs are
@@ -28,6 +29,10 @@ TINTS = ((196, 178, 156), (138, 172, 204), (122, 150, 104), (188, 168, 122), (16
 RADII = ((26, 32), (40, 52))  # in quarter pixels: small things are 13-16 pixels wide, large ones 20-26
 TURNS = 9  # rotations by -20 to 20 degrees in steps of 5
 OVERLAP = 0.92  # two centres are at least this share of their radii's sum apart
+
+
+Look = tuple[int, int | None, int | None]  # shape, colour, texture; None: any
+Box = tuple[int, int, int, int]  # x, y, width, height in pixels
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,8 @@ SHIFTED = Recipe((0, 0, 5, 7, 8), _pair_weights(4), (2, 2, 3, 3), (2, 2, 2, 2, 4
 REPEATS = (0.0, 0.0, 0.2, 0.35, 0.4)  # chance that a scene of n things repeats one shape and colour
 
 
-def draw_scene(draws: Draws, recipe: Recipe, only: tuple[int, int | None, int | None] | None = None) -> Scene:
-    """A scene from `recipe`; `only` = (shape, colour or None, texture or None) asks for one thing."""
+def draw_scene(draws: Draws, recipe: Recipe, only: Look | None = None) -> Scene:
+    """A scene from `recipe`; `only` asks for one thing of this look."""
     background = draws.weighted(recipe.backgrounds)
     jitter = recipe.tint_jitter
     lift = draws.integer(-jitter, jitter)

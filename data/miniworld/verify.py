@@ -1,76 +1,81 @@
-"""Hash a generated part again from its files, to see whether they are whole and are the recorded world."""
+"""Hash a part of the mini world from its files: to record it, and to see later whether they are whole.
+
+The hash goes over raw pixels and the content of the texts, not over PNG bytes: those depend on the zlib that packed
+them. It is a hash of sorted (file, hash) lines.
+"""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from console.errors import InputError
+from console.progress import progress_bar
 from data.images import ImageError, read_image
-from data.miniworld.write import combine, hash_bytes, hash_json, hash_pixels
+from storage.hashing import hash_json
+
+REPAIR = "delete the world's folder and generate it anew"
 
 
-def hash_part(root: Path, manifest: dict[str, Any], advance: Callable[[int], None]) -> str:
-    """The hash of a part's files as they are on disk now, made as `Writer.digest` made it.
+def hash_part(root: Path, manifest: dict[str, Any], show: bool = True) -> str:
+    """The hash of a part's files as they are on disk now.
 
-    Calls `advance(1)` for every picture. Raises InputError naming the first missing or broken file.
+    manifest: the part's name, `files` (texts and tables), `splits`, and how many `images`. show: draw a progress bar.
+    Raises InputError naming the first missing or broken file.
     """
     hashes: dict[str, str] = {}
+    _members.cache_clear()
     for name in manifest["files"]:
         content = _read(root / name)
-        hashes[name] = hash_bytes(content) if name.endswith(".csv") else hash_json(_parse(root / name, content))
-    for split in manifest["splits"]:
-        truth = _parse(root / f"truth/{split}.json", _read(root / f"truth/{split}.json"))
-        shards: dict[str, dict[str, bytes]] = {}
-        for image in truth:
-            shard, inside, member = image.partition(".tar/")
-            if not inside:
-                hashes[image] = _hash_picture(root / image, _read(root / image))
-            else:
-                if shard not in shards:
-                    shards = {shard: _members(root / f"{shard}.tar")}  # one shard in memory at a time
-                text = member.removesuffix("png") + "txt"
-                packed, caption = shards[shard].get(member), shards[shard].get(text)
-                if packed is None or caption is None:
-                    raise InputError(f"{root / shard}.tar lacks {member} or its text; {MEND}")
-                hashes[image] = _hash_picture(root / image, packed)
-                hashes[f"{shard}.tar/{text}"] = hash_bytes(caption)
-            advance(1)
-    return combine(hashes)
+        hashes[name] = _sha256(content) if name.endswith(".csv") else hash_json(_parse(root / name, content))
+    with progress_bar(f"hashing {manifest['part']}", manifest["images"], show=show) as advance:
+        for split in manifest["splits"]:
+            for image in _parse(root / f"truth/{split}.json", _read(root / f"truth/{split}.json")):
+                hashes[image] = _sha256(_pixels(root / image, _read(root / image)))
+                if ".tar/" in image:
+                    text = image.removesuffix("png") + "txt"
+                    hashes[text] = _sha256(_read(root / text))
+                advance()
+    return _sha256("".join(f"{path} {hashes[path]}\n" for path in sorted(hashes)).encode())
 
 
-MEND = "delete the world's folder and generate it anew"
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _read(path: Path) -> bytes:
+    """The content of a file, or of a member of a tar file: `shard.tar/member`."""
     try:
+        if path.parent.suffix == ".tar":
+            return _members(path.parent)[path.name]
         return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); {MEND}") from error
+    except (OSError, tarfile.TarError, KeyError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise InputError(f"{path} cannot be read ({reason}); {REPAIR}") from error
+
+
+@functools.lru_cache(maxsize=1)  # one shard in memory at a time
+def _members(path: Path) -> dict[str, bytes]:
+    with tarfile.open(path) as tar:
+        return {member.name: tar.extractfile(member).read() for member in tar.getmembers()}
 
 
 def _parse(path: Path, content: bytes) -> Any:
     try:
         return json.loads(content)
     except ValueError as error:
-        raise InputError(f"{path} is no whole JSON file; {MEND}") from error
+        raise InputError(f"{path} is no whole JSON file; {REPAIR}") from error
 
 
-def _hash_picture(path: Path, packed: bytes) -> str:
+def _pixels(path: Path, packed: bytes) -> bytes:
+    """uint8 pixels [h, w, 3], row by row."""
     try:
-        return hash_pixels(np.asarray(read_image(packed)))
+        return np.asarray(read_image(packed)).tobytes()
     except ImageError as error:
-        raise InputError(f"{path} is no whole picture; {MEND}") from error
-
-
-def _members(path: Path) -> dict[str, bytes]:
-    try:
-        with tarfile.open(path) as tar:
-            return {member.name: tar.extractfile(member).read() for member in tar.getmembers()}
-    except (OSError, tarfile.TarError) as error:
-        raise InputError(f"{path} is no whole tar file; {MEND}") from error
+        raise InputError(f"{path} is no whole picture; {REPAIR}") from error

@@ -38,7 +38,6 @@ SIZE_WORDS = (("small", "little"), ("large", "big"))
 NUMBER_WORDS = ("zero", "one", "two", "three", "four")  # captions say two to four; answers are digits
 
 RELATIONS = ("left", "right", "above", "below")
-POSITIONS = ("top left", "top right", "bottom left", "bottom right", "middle")
 
 # two phrasings: 0 for pretraining, 1 for the finetuning splits. A trailing "/" marks a phrase that comes
 # before the thing it is about
@@ -116,11 +115,6 @@ def article(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
 
 
-def noun(shape: int, plural: bool, draws: Draws) -> str:
-    """One of the two nouns of a shape."""
-    return draws.choice(NOUN_WORDS[shape])[int(plural)]
-
-
 def describe(
     draws: Draws,
     shape: int | None,
@@ -137,20 +131,8 @@ def describe(
         words.append(draws.choice(TEXTURE_WORDS[texture]))
     if colour is not None:
         words.append(draws.choice(COLOUR_WORDS[colour]))
-    if shape is None:
-        words.append("things" if plural else "thing")
-    else:
-        words.append(noun(shape, plural, draws))
+    words.append(("thing", "things")[plural] if shape is None else draws.choice(NOUN_WORDS[shape])[plural])
     return " ".join(words)
-
-
-def attribute_words() -> dict[str, tuple[str, int]]:
-    """Every adjective with what it means: `crimson` -> ("colour", 0)."""
-    meanings = {}
-    for kind, table in (("colour", COLOUR_WORDS), ("texture", TEXTURE_WORDS), ("size", SIZE_WORDS)):
-        for index, synonyms in enumerate(table):
-            meanings.update(dict.fromkeys(synonyms, (kind, index)))
-    return meanings
 
 
 def vocabulary() -> list[str]:

@@ -59,15 +59,13 @@ def test_a_bar_within_a_bar_is_gone_when_it_is_done(drawn, monkeypatch):
     assert "outer" in last.rpartition("\r")[2]
 
 
-def test_a_bar_of_bytes_appears_when_it_begins_and_may_begin_again(drawn):
+def test_a_bar_of_bytes_appears_with_the_first(drawn):
     with progress.transfer_bar("fetching"):
         pass
     assert drawn.getvalue().strip() == ""
-    with progress.transfer_bar("fetching") as bar:
-        bar.begin(900_000, 2_000_000)
-        bar.advance(50_000)
-        bar.begin(500_000, 1_500_000)
-        bar.advance(250_000)
+    with progress.transfer_bar("fetching") as show:
+        show(500_000, None)
+        show(750_000, 1_500_000)
     lines = [line for line in drawn.getvalue().splitlines() if line.strip()]
     assert len(lines) == 1
     assert "fetching" in lines[0]

@@ -1,6 +1,5 @@
-"""The lock: one holder at a time, who waits is told for whom, and it ends with its holder."""
+"""The lock: one holder at a time, who waits is told why, and it ends with its holder."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -9,15 +8,17 @@ import time
 
 import pytest
 
+import storage.lock
 from console.errors import InputError
-from storage.lock import claim, locked, release, try_lock
+from storage.lock import claim, locked, try_lock
 
 
-def test_one_after_the_other(tmp_path):
+def test_one_after_the_other(tmp_path, capsys, monkeypatch):
     path, events, inside = tmp_path / "deep" / ".lock", [], threading.Event()
+    monkeypatch.setattr(storage.lock.console, "print", lambda text, markup: events.append(text))
 
     def first():
-        with locked(path, "write"):
+        with locked(path, "write", "nobody holds it"):
             inside.set()
             while not events:
                 time.sleep(0.005)
@@ -26,22 +27,18 @@ def test_one_after_the_other(tmp_path):
     thread = threading.Thread(target=first)
     thread.start()
     inside.wait(10)
-
-    def waiting(holder):
-        events.append("waits")
-        assert holder == str(os.getpid())
-
-    with locked(path, "write", waiting):
+    with locked(path, "write", "another process writes"):
         events.append("second enters")
     thread.join(10)
-    assert events == ["waits", "first leaves", "second enters"]
+    assert events == ["waiting: another process writes", "first leaves", "second enters"]
 
 
 def test_an_error_inside_frees_it(tmp_path):
     with pytest.raises(ValueError, match="inside"), locked(tmp_path / ".lock", "write"):
         raise ValueError("inside")
-    with locked(tmp_path / ".lock", "write", lambda holder: pytest.fail("nobody holds it")):
-        pass
+    lock = claim(tmp_path / ".lock", "write")
+    assert lock is not None
+    lock.release()
 
 
 def test_nowhere_to_write(tmp_path):
@@ -76,26 +73,37 @@ import os, sys, time
 from pathlib import Path
 from storage.lock import claim
 held = claim(Path(sys.argv[1]), "work")
+assert held
 if os.fork() == 0:
+    print("the child is there", flush=True)
     time.sleep(10)
-print(os.getpid(), flush=True)
 time.sleep(60)
 """
 
 
 def test_a_claim_ends_with_its_process_even_where_a_child_lives_on(tmp_path):
     path = tmp_path / "deep" / "lock"
-    held = claim(path, "work")
-    release(path, held)
-    assert not path.exists()
+    claim(path, "work").release()
     other = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True)
     other.stdout.readline()
-    assert claim(path, "work") == str(other.pid)
+    assert claim(path, "work") is None
     other.send_signal(signal.SIGKILL)
     other.wait()
     held = claim(path, "work")
-    assert not isinstance(held, str), "the child has no part in it"
-    release(path, held)
+    assert held is not None, "the child has no part in it"
+    held.release()
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot work in x: "):
         claim(tmp_path / "file" / "lock", "work in x")
+
+
+def test_a_holder_that_removes_the_file_lets_no_two_in(tmp_path):
+    """As a run does at its end: who opened the file before holds nothing by holding that."""
+    path = tmp_path / "lock"
+    first = claim(path, "work")
+    path.unlink()
+    second = claim(path, "work")
+    assert second is not None
+    first.release()
+    assert claim(path, "work") is None
+    second.release()
