@@ -35,8 +35,8 @@ def main() -> None:
     path = args.config or task_file(args.model, "captioning")
     settings = read_yaml(path)
 
-    from training.captioning import Captioning, CaptioningConfig  # heavy imports after parsing
-    from training.captioning_pretrain import refuse_first_stage, take_first_stage
+    from tasks.captioning import Captioning, CaptioningConfig  # heavy imports after parsing
+    from tasks.captioning_pretrain import refuse_first_stage, take_first_stage
     from training.finetuning import finetune
 
     config = parse(CaptioningConfig, settings, str(path))

@@ -26,7 +26,7 @@ def main() -> None:
     path = args.config or task_file(args.model, "captioning_pretrain")
     settings = read_yaml(path)
 
-    from training.captioning_pretrain import FirstStage, FirstStageConfig, refuse_first_stage  # heavy imports
+    from tasks.captioning_pretrain import FirstStage, FirstStageConfig, refuse_first_stage  # heavy imports
     from training.finetuning import finetune
 
     config = parse(FirstStageConfig, settings, str(path))

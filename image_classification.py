@@ -27,7 +27,7 @@ def main() -> None:
     path = args.config or task_file(args.model, "image_classification")
     settings = read_yaml(path)
 
-    from training.classification import Classification, config_for  # heavy imports after parsing
+    from tasks.image_classification import Classification, config_for  # heavy imports after parsing
     from training.finetuning import finetune
 
     config = config_for(settings, args.dataset, str(path))

@@ -18,7 +18,7 @@ from configs.schema import model_names, read_yaml, task_file
 from console.command_line import Parser
 from console.errors import InputError, run_command
 from pruners import check_pruner
-from pruners.percents import parse_percents
+from sparsity.percents import parse_percents
 from training.precisions import known_precision
 
 PRUNING = (
@@ -113,7 +113,7 @@ def main() -> None:
     args = parse_args()
     if args.command == "cut":
         parse_percents(args.sparsities)
-        from pruners.recut import recut  # heavy imports only when the command line is sound
+        from sparsity.recut import recut  # heavy imports only when the command line is sound
 
         options = {key: getattr(args, key) for key in ("sparsities", "allocation", "output_dir")}
         recut(vars(prune.parse_args([])) | options | {"from_scores": args.scores})

@@ -12,7 +12,7 @@ from configs.schema import model_names, read_yaml, task_file
 from console.command_line import Parser
 from console.errors import InputError, run_command
 from pruners import ALLOCATIONS, PRUNERS, check_pruner
-from pruners.percents import parse_percents
+from sparsity.percents import parse_percents
 from training.precisions import PRECISIONS, known_precision
 
 
@@ -99,7 +99,7 @@ def main() -> None:
             raise InputError(
                 f"--{idle[0]} has no meaning with --from_scores, which cuts the scores of a finished run: leave it out"
             )
-        from pruners.recut import recut  # heavy imports only when the command line is sound
+        from sparsity.recut import recut  # heavy imports only when the command line is sound
 
         recut(args)
         return

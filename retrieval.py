@@ -33,8 +33,8 @@ def main() -> None:
     if args.gather_negatives:
         settings["gather_negatives"] = True
 
+    from tasks.retrieval import Retrieval, RetrievalConfig  # heavy imports after parsing
     from training.finetuning import finetune
-    from training.retrieval import Retrieval, RetrievalConfig  # heavy imports after parsing
 
     config = parse(RetrievalConfig, settings, str(path))
     finetune(args, config, lambda model, tokenizer, _, limit: Retrieval(config, model, tokenizer, limit), "retrieval")

@@ -33,8 +33,8 @@ def main() -> None:
     path = args.config or task_file(args.model, "vqa")
     settings = read_yaml(path)
 
+    from tasks.vqa import VQA, VQAConfig, refuse_inheritance, with_validation  # heavy imports after parsing
     from training.finetuning import finetune
-    from training.vqa import VQA, VQAConfig, refuse_inheritance, with_validation  # heavy imports after parsing
 
     config = parse(VQAConfig, settings, str(path))
     if args.inherit_mask:

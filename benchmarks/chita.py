@@ -106,9 +106,9 @@ def main() -> None:
     """Measure and print."""
     args = parse_args()
 
-    from models.memory import freed_memory_returned
+    from calibration.preserve import preserved
+    from models.common.memory import freed_memory_returned
     from pruners.chita import CHITA
-    from pruners.preserve import preserved
     from pruners.session import Session
 
     model = make_model(args.model)

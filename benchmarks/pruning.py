@@ -125,9 +125,9 @@ def measure_memory(args: argparse.Namespace) -> None:
 
 def measure_time(args: argparse.Namespace) -> None:
     """Seconds of pruning beside the bare passes, in turn."""
+    from calibration.statistics import InputNorms
     from pruners import prune
     from pruners.session import Session
-    from pruners.statistics import InputNorms
 
     model = make_model(args.model)
     batches = make_batches(model, args.batch_size, args.batches)

@@ -34,7 +34,7 @@ def make_passes(args: argparse.Namespace) -> dict[str, Callable]:
 
     from configs.schema import parse, read_yaml, task_file
     from models.tasks import load_task_model
-    from training.retrieval import RetrievalConfig
+    from tasks.retrieval import RetrievalConfig
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)

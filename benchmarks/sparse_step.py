@@ -44,11 +44,11 @@ def make_steps(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
 
     from configs.schema import parse, read_yaml, task_file
     from models import load_model
-    from models.memory import keep_freed_memory
+    from models.common.memory import keep_freed_memory
     from models.tasks import load_task_model
     from pruners import prune
+    from tasks.retrieval import RetrievalConfig
     from training.optimizer import make_optimizer, set_rate
-    from training.retrieval import RetrievalConfig
     from training.sparse import SparseLock
 
     torch.set_num_threads(args.threads)

@@ -13,9 +13,9 @@ from data.questions import encode_answers
 from data.readers import Batch
 from data.records import Id
 from data.tokenizer import Tokenizer
-from models.beam_search import SearchSettings, beam_search
-from models.decoding import NextWords, repeated
-from models.placing import placed
+from models.common.beam_search import SearchSettings, beam_search
+from models.common.decoding import NextWords, repeated
+from models.common.placing import placed
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from evaluation.file_sizes import count_parameters, file_sizes, shipped
 from evaluation.flops import count_flops
 from evaluation.passes import PASSES, example_batch, load_for
 from evaluation.timing import WARM_UP, Speed, Spread, in_turn
-from pruners.mask import Mask
+from sparsity.mask import Mask
 
 DTYPES = {"32-true": torch.float32, "16-true": torch.float16, "bf16-true": torch.bfloat16}
 FILES = ("fp32", "fp16", "zipped", "packed")

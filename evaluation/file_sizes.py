@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models.base import PrunableModel
-from pruners.mask import Mask
+from sparsity.mask import Mask
 from storage.tensors import write_safetensors
 
 CHUNK = 1 << 20

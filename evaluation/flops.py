@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.base import PrunableModel
 from models.layers import Product, attention_products, layer_uses
-from pruners.mask import Mask
+from sparsity.mask import Mask
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from configs.schema import read_yaml, task_file
-from models import examples, load_model
+from models import load_model
 from models.base import Batch
+from models.common import examples
 from models.tasks import load_task_model
 
 WORDS = 30  # tokens of a text, padding included, if the model has that many positions

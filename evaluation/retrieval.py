@@ -13,8 +13,8 @@ from data.evaluation_batches import evaluation_batches
 from data.retrieval import Gallery
 from data.tokenizer import Tokenizer
 from evaluation.recall import Candidates, Ranks, falling, ranks, recalls
-from models.gather import add_processes, place
-from models.placing import placed
+from models.common.gather import add_processes, place
+from models.common.placing import placed
 
 SORTED_AT_ONCE = 256
 """Rows whose best candidates are looked for together: the order of all would take eight bytes a pair."""

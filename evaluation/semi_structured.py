@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from console.errors import InputError
 from models.base import PrunableModel
 from models.layers import layer_uses
-from pruners.mask import Mask
+from sparsity.mask import Mask
 
 AMPERE = (8, 0)
 

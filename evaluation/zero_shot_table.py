@@ -28,7 +28,7 @@ from evaluation.recall import Ranks, found_early
 from evaluation.regions import region_ious
 from evaluation.retrieval import RetrievalSettings, evaluate_retrieval, reranked
 from models import load_model
-from pruners.mask import Mask
+from sparsity.mask import Mask
 from storage.atomic import write_json
 
 Measurement = Callable[[nn.Module], tuple[dict[str, Any], Groups]]

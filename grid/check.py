@@ -21,10 +21,10 @@ from storage.hashing import hash_json
 CLASSES = {
     "prune": "pruners.command:PruneConfig",
     "zero_shot": "evaluation.zero_shot_table:ZeroShotConfig",
-    "retrieval": "training.retrieval:RetrievalConfig",
-    "captioning": "training.captioning:CaptioningConfig",
-    "vqa": "training.vqa:VQAConfig",
-    "image_classification": "training.classification:ClassificationConfig",
+    "retrieval": "tasks.retrieval:RetrievalConfig",
+    "captioning": "tasks.captioning:CaptioningConfig",
+    "vqa": "tasks.vqa:VQAConfig",
+    "image_classification": "tasks.image_classification:ClassificationConfig",
 }
 """Kind of step -> the class of its configuration."""
 

@@ -13,7 +13,7 @@ from grid.places import Places, short
 from grid.schema import ZERO_SHOT
 from grid.steps import DENSE, PRUNE, Step
 from grid.version import REPOSITORY
-from pruners.percents import percent
+from sparsity.percents import percent
 from storage.atomic import write_text
 
 

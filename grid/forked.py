@@ -22,8 +22,8 @@ POSSIBLE = sys.platform == "linux"
 """Elsewhere libraries do not survive a fork, or sockets keep no messages apart."""
 
 MODULES = (
-    "training.retrieval", "training.captioning", "training.captioning_pretrain", "training.vqa",
-    "training.classification", "training.finetuning", "evaluation.zero_shot_table", "pruners.command",
+    "tasks.retrieval", "tasks.captioning", "tasks.captioning_pretrain", "tasks.vqa",
+    "tasks.image_classification", "training.finetuning", "evaluation.zero_shot_table", "pruners.command",
     *sorted({place.partition(":")[0] for families in TASKS.values() for place in families.values()}),
 )  # fmt: skip
 """What the scripts import once their command line is read, and with it the libraries and the models."""

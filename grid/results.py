@@ -22,7 +22,7 @@ from grid.places import Places, short
 from grid.schema import ZERO_SHOT
 from grid.steps import PRUNE, Step
 from grid.version import commit, packages, version
-from pruners.percents import percent
+from sparsity.percents import percent
 from storage.atomic import atomic_path, write_json
 
 FORMAT = 1

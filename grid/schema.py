@@ -25,7 +25,7 @@ from console.errors import InputError, nearest
 from models import read_config
 from models.tasks import TASKS
 from pruners import PRUNERS, check_pruner
-from pruners.percents import parse_percents
+from sparsity.percents import parse_percents
 
 ZERO_SHOT = "zero_shot"
 FINETUNING = ("retrieval", "captioning", "vqa", "image_classification")
@@ -175,7 +175,7 @@ def _unusual(variant: Variant) -> str | None:
 def _check_row(row: Row, where: str) -> None:
     """Options and allocation that the method takes; imports it only where there is something to check."""
     if row.allocation is not None:
-        from pruners.allocation import check_allocation
+        from sparsity.allocation import check_allocation
 
         _in_file(where, check_allocation, row.allocation, [percent / 100 for percent in row.sparsities])
     own = {key: value for key, value in row.options.items() if key not in ("num_batches", "batch_size")}

@@ -15,7 +15,7 @@ from console.errors import InputError
 from grid.identity import Sources
 from grid.schema import ZERO_SHOT, Grid, Row
 from models import file_name
-from pruners.percents import percent
+from sparsity.percents import percent
 from storage.hashing import hash_json
 
 PRUNE = "prune"

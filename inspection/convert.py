@@ -7,7 +7,7 @@ from pathlib import Path
 from console.errors import InputError
 from console.progress import console
 from inspection.reading import fit
-from pruners.mask import Mask
+from sparsity.mask import Mask
 from storage.atomic import check_writable
 
 OURS, PUBLISHED = ".safetensors", ".pth"

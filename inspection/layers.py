@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from console.words import counted
-from pruners.mask import Mask
 from pruners.report import collapses
+from sparsity.mask import Mask
 
 NEARLY_EMPTY = 0.01
 """A layer that keeps a smaller share of its weights than this is said to be nearly empty."""

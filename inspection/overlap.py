@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pruners.mask import Mask
+from sparsity.mask import Mask
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from console.errors import InputError
 from inspection.names import labels
-from pruners.mask import Mask
-from pruners.percents import percent
+from sparsity.mask import Mask
+from sparsity.percents import percent
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import numpy as np
 from console.errors import InputError
 from inspection.comparison import Comparison, compare
 from inspection.reading import MaskFile
-from pruners.mask import Mask
-from pruners.percents import percent
+from sparsity.mask import Mask
+from sparsity.percents import percent
 
 SAME = {
     "model": "models",

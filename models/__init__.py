@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from torch import nn
 
 FAMILIES = {
-    "xvlm": "models.xvlm:XVLM",
-    "blip": "models.blip:BLIP",
-    "dino": "models.dino:DINO",
+    "xvlm": "models.xvlm.model:XVLM",
+    "blip": "models.blip.model:BLIP",
+    "dino": "models.dino.model:DINO",
 }
 """Family -> class. A new family is one line here, one file beside, one folder in configs/."""
 
 LIBRARIES = {
-    "timm": "models.timm_models:load_timm",
-    "hf": "models.hf_models:load_hf",
+    "timm": "models.library.timm_models:load_timm",
+    "hf": "models.library.hf_models:load_hf",
 }
 """Prefix of a model's name -> function that loads any model of that library, wrapped."""
 
@@ -49,7 +49,7 @@ def load_model(
     model_class, model_config, extras = family_config(name, config)
     path = weights_path(name, weights, extras.get("weights"))
 
-    from models.building import build  # torch only when a model is really built
+    from models.common.building import build  # torch only when a model is really built
 
     model = build(model_class, model_config, path)
     model.tokenizer = extras.get("tokenizer")

@@ -12,12 +12,12 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 
+from calibration.layer_inputs import Read, squares, watch_inputs
 from console.errors import InputError
 from console.words import counted, share_of_matrices
 from models.base import PrunableModel
-from models.finding import told_skipped
 from models.layers import AttentionWeight, is_conv1d, weights_in_matrices
-from pruners.layer_inputs import Read, squares, watch_inputs
+from models.library.finding import told_skipped
 
 TEXT_FIELDS = (("text_ids", "text_atts"), ("input_ids", "attention_mask"))
 LONGEST = 300  # characters of an unforeseen error; torch's can fill pages
@@ -46,7 +46,7 @@ def check_model(model: PrunableModel, name: str) -> bool:
 
 def _outcome(label: str, check: Callable[[PrunableModel], str], model: PrunableModel) -> tuple[str, bool]:
     """What a check saw, and whether the model passed; the model is asked as pruners ask it and left as it was."""
-    from pruners.preserve import preserved
+    from calibration.preserve import preserved
 
     try:
         with torch.random.fork_rng(devices=[]), nullcontext() if label == "questions" else preserved(model, True):

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 TASKS = {
-    "retrieval": {"xvlm": "models.xvlm_retrieval:XVLMRetrieval", "blip": "models.blip_retrieval:BLIPRetrieval"},
-    "captioning": {"xvlm": "models.xvlm_captioning:XVLMCaptioning", "blip": "models.blip_captioning:BLIPCaptioning"},
-    "captioning_pretrain": {"xvlm": "models.xvlm_captioning:XVLMCaptioning"},
-    "vqa": {"xvlm": "models.xvlm_vqa:XVLMVQA", "blip": "models.blip_vqa:BLIPVQA"},
-    "image_classification": {"dino": "models.dino:DINO"},
+    "retrieval": {"xvlm": "models.xvlm.retrieval:XVLMRetrieval", "blip": "models.blip.retrieval:BLIPRetrieval"},
+    "captioning": {"xvlm": "models.xvlm.captioning:XVLMCaptioning", "blip": "models.blip.captioning:BLIPCaptioning"},
+    "captioning_pretrain": {"xvlm": "models.xvlm.captioning:XVLMCaptioning"},
+    "vqa": {"xvlm": "models.xvlm.vqa:XVLMVQA", "blip": "models.blip.vqa:BLIPVQA"},
+    "image_classification": {"dino": "models.dino.model:DINO"},
 }
 """Task -> family -> class. A task for another family is one entry here and one file beside."""
 
@@ -46,7 +46,7 @@ def load_task_model(
     model_class = task_class(family, task)
     parsed = parse(model_class.Config, merged(settings, overrides or {}), where)
 
-    from models.building import build  # torch only when a model is really built
+    from models.common.building import build  # torch only when a model is really built
 
     model = build(model_class, parsed, weights_path(name, weights, extras.get("weights")))
     model.tokenizer = extras.get("tokenizer")

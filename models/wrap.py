@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from console.errors import InputError
 from models.base import Batch, ImageShape
-from models.finding import find_layers, spoken, told_skipped
+from models.library.finding import find_layers, spoken, told_skipped
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 Forward = Callable[[nn.Module, Batch], Any]

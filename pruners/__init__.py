@@ -11,10 +11,10 @@ from console.errors import InputError, nearest
 if TYPE_CHECKING:
     from torch import nn
 
-    from pruners.allocation import Allocation
+    from calibration.stream import Batches
     from pruners.base import Pruner
-    from pruners.mask import Mask
-    from pruners.units import Batches
+    from sparsity.allocation import Allocation
+    from sparsity.mask import Mask
 
 PRUNERS = {
     "multiflow": "pruners.multiflow:Multiflow",
@@ -34,11 +34,11 @@ PRUNERS = {
 """Name -> class. A new method is one line here, one file beside and one test."""
 
 ALLOCATIONS = {
-    "global": "pruners.allocation:cut_globally",
-    "layer": "pruners.allocation:cut_by_layer",
-    "row": "pruners.allocation:cut_by_row",
-    "modality": "pruners.allocation:cut_by_modality",
-    "multimodal": "pruners.allocation:cut_multimodally",
+    "global": "sparsity.allocation:cut_globally",
+    "layer": "sparsity.allocation:cut_by_layer",
+    "row": "sparsity.allocation:cut_by_row",
+    "modality": "sparsity.allocation:cut_by_modality",
+    "multimodal": "sparsity.allocation:cut_multimodally",
 }
 """Name -> how layers share the loss of weights; any can be combined with any one-shot method. Besides, n:m patterns."""
 
@@ -57,11 +57,11 @@ def pruner_class(name: str) -> type[Pruner]:
 
 def allocation_named(name: str) -> Allocation:
     """The allocation of that name, or of a pattern such as 2:4; InputError with the nearest one when there is none."""
-    from pruners.groups import parse_pattern
+    from sparsity.groups import parse_pattern
 
     pattern = parse_pattern(name)
     if pattern is not None:
-        from pruners.allocation import pattern_allocation
+        from sparsity.allocation import pattern_allocation
 
         return pattern_allocation(*pattern)
     if name not in ALLOCATIONS:

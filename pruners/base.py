@@ -17,18 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calibration.processes import Group
+from calibration.resume import Checkpoint, State, no_checkpoint
+from calibration.statistics import InputNorms, Layers, Statistic
+from calibration.stream import Batches, Unit, check_batch, check_fields, device_of, seeded, stream, to_device
 from console.errors import InputError
 from console.interrupt import interrupt
 from models.base import Batch, PrunableModel
 from models.layers import form_of, matrix
 from pruners import allocation_named
-from pruners.checkpoint import Checkpoint, State, no_checkpoint
-from pruners.group import Group
-from pruners.mask import Mask
-from pruners.scores import Scores
-from pruners.statistics import InputNorms, Layers, Statistic
-from pruners.threads import in_threads
-from pruners.units import Batches, Unit, check_batch, check_fields, device_of, seeded, stream, to_device
+from sparsity.mask import Mask
+from sparsity.scores import Scores
+from sparsity.threads import in_threads
 
 Advance = Callable[..., None]
 

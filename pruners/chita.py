@@ -15,16 +15,16 @@ from pathlib import Path
 
 import torch
 
+from calibration.gradient_rows import GradientRows
+from calibration.preserve import moving_restored, weights_restored
 from console.errors import InputError
-from models.memory import freed_memory_returned, return_freed_memory
-from pruners.allocation import cuts_small_groups
+from models.common.memory import freed_memory_returned, return_freed_memory
 from pruners.base import Pruner
 from pruners.chita_blocks import solve_layer
 from pruners.chita_problem import Problem
-from pruners.gradient_rows import GradientRows
-from pruners.mask import Mask
-from pruners.preserve import moving_restored, weights_restored
-from pruners.schedules import SCHEDULES, check_rounds
+from sparsity.allocation import cuts_small_groups
+from sparsity.mask import Mask
+from sparsity.schedules import SCHEDULES, check_rounds
 
 
 @dataclass(frozen=True)

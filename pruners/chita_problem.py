@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calibration.gradient_rows import GradientRows
+from calibration.statistics import Layers
 from console.errors import InputError
 from models.layers import form_of
 from pruners.chita_blocks import STEPS
-from pruners.gradient_rows import GradientRows
-from pruners.mask import Mask
-from pruners.scores import Scores
-from pruners.statistics import Layers
+from sparsity.mask import Mask
+from sparsity.scores import Scores
 
 Values = Callable[[str], np.ndarray]
 """Layer's name -> its weights float32, in the shape of the parameter."""

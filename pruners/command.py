@@ -10,6 +10,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import nn
 
+from calibration.resume import Checkpoint
 from configs.schema import parse
 from console.errors import InputError
 from console.interrupt import interrupt
@@ -20,16 +21,15 @@ from data.manifest import data_identity, make_manifest
 from data.readers import ReaderConfig, make_reader
 from data.tokenizer import load_tokenizer
 from models import load_model
-from models.finding import told_skipped
 from models.layers import weights_in_matrices
+from models.library.finding import told_skipped
 from pruners import pruner_class
-from pruners.allocation import check_allocation
-from pruners.checkpoint import Checkpoint
 from pruners.outputs import Outputs
-from pruners.percents import parse_percents
 from pruners.replaced import replaced
 from pruners.report import print_result
 from pruners.session import Session, needs_preliminary
+from sparsity.allocation import check_allocation
+from sparsity.percents import parse_percents
 from storage.atomic import no_empty_folder
 from storage.hashing import hash_files, hash_tensors
 from training.fabric import make_fabric

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from calibration.preserve import moving_restored, weights_restored
+from calibration.progress import Progress
+from calibration.statistics import MeanGradients
 from pruners.base import Pruner
-from pruners.mask import Mask
-from pruners.preserve import moving_restored, weights_restored
-from pruners.progress import Progress
-from pruners.schedules import SCHEDULES, check_rounds
-from pruners.scores import Scores
-from pruners.statistics import MeanGradients
+from sparsity.mask import Mask
+from sparsity.schedules import SCHEDULES, check_rounds
+from sparsity.scores import Scores
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from models import file_name
 from pruners.base import OneShot, Pruner
-from pruners.mask import Mask
-from pruners.percents import percent
-from pruners.picture import draw_layers
-from pruners.scores import Scores
+from sparsity.mask import Mask
+from sparsity.percents import percent
+from sparsity.picture import draw_layers
+from sparsity.scores import Scores
 from storage.atomic import check_writable, write_json, write_text
 from storage.hashing import hash_json
 from storage.tensors import sealed, write_safetensors

@@ -9,9 +9,9 @@ from rich.table import Table
 from console.progress import console
 from console.results import result_console
 from console.words import counted, share_of_matrices
-from pruners.mask import Mask
 from pruners.outputs import Outputs
-from pruners.percents import percent
+from sparsity.mask import Mask
+from sparsity.percents import percent
 
 IMPLIED = ("weight", "encoder", "layer", "layers", "blocks", "bert", "self")
 

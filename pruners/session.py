@@ -10,21 +10,21 @@ from typing import Any
 
 from torch import nn
 
+from calibration.preserve import preserved
+from calibration.processes import Group
+from calibration.resume import Checkpoint, no_checkpoint
+from calibration.statistics import Layers
+from calibration.stream import Batches, check_batches
 from configs.schema import parse
 from console.errors import InputError
 from console.progress import console
 from console.words import counted
 from models.layers import weights_in_matrices
 from pruners import allocation_named, pruner_class
-from pruners.allocation import check_allocation, check_kept
 from pruners.base import Advance, Pruner, Work, silent
-from pruners.checkpoint import Checkpoint, no_checkpoint
-from pruners.group import Group
-from pruners.mask import Mask
-from pruners.preserve import preserved
 from pruners.report import tell_of_collapses
-from pruners.statistics import Layers
-from pruners.units import Batches, check_batches
+from sparsity.allocation import check_allocation, check_kept
+from sparsity.mask import Mask
 
 
 class Session:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from calibration.statistics import MeanGradients
 from pruners.base import OneShot
-from pruners.statistics import MeanGradients
 
 
 class SNIP(OneShot):

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calibration.hessians import InputHessians
 from console.errors import InputError
 from pruners.base import Pruner
-from pruners.groups import GroupCut
-from pruners.hessians import InputHessians
-from pruners.mask import Mask
-from pruners.scores import Scores
-from pruners.select import cut_layer
+from sparsity.groups import GroupCut
+from sparsity.mask import Mask
+from sparsity.scores import Scores
+from sparsity.select import cut_layer
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from calibration.preserve import moving_restored, weights_restored
+from calibration.processes import Group
+from calibration.progress import Progress
+from calibration.statistics import MeanGradients
 from console.errors import InputError
 from console.progress import console
 from models.base import Batch
 from pruners.base import Pruner
-from pruners.group import Group
-from pruners.mask import Mask
-from pruners.percents import percent
-from pruners.preserve import moving_restored, weights_restored
-from pruners.progress import Progress
-from pruners.scores import Scores
-from pruners.statistics import MeanGradients
+from sparsity.mask import Mask
+from sparsity.percents import percent
+from sparsity.scores import Scores
 
 
 @dataclass(frozen=True)

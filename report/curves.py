@@ -6,11 +6,11 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pruners.percents import percent
 from report.metrics import metric_words, task_words
 from report.palette import LIGHT, Look
 from report.pictures import Draw
 from report.scores import Scores
+from sparsity.percents import percent
 
 LABEL = 9
 """Size of labels, in points."""

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from console.words import counted
-from pruners.percents import percent
 from report.layers import LayerShares
 from report.palette import LIGHT
 from report.pictures import Draw
+from sparsity.percents import percent
 
 ABOVE, ROW, BELOW = 0.45, 0.24, 0.3
 WIDTH = 10.0

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grid.layers import Layers, count_layers
-from pruners.percents import percent
 from report.reading import Results
+from sparsity.percents import percent
 
 
 @dataclass(frozen=True)

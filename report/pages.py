@@ -12,7 +12,6 @@ from grid.places import short
 from grid.version import packages
 from inspection.page import cards, heading, page, paragraph
 from models import file_name
-from pruners.percents import percent
 from report.costs import COSTS
 from report.curves import MANY, curve_panel
 from report.layer_map import WIDTH, height, layer_map, margins
@@ -34,6 +33,7 @@ from report.tables import (
     share_table,
     task_table,
 )
+from sparsity.percents import percent
 
 STAR = "Score and share of the dense model below it."
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pruners.percents import percent
 from report.costs import COSTS, front
 from report.palette import LIGHT, Look
 from report.pictures import Draw
+from sparsity.percents import percent
 
 LABEL = 9
 

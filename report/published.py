@@ -17,11 +17,11 @@ from pathlib import Path
 from console.errors import InputError, explain_os_error, nearest
 from grid.steps import DENSE
 from models import file_name
-from pruners.percents import percent
 from report.metrics import check_metric, metric_words, task_words
 from report.reading import ordered
 from report.scores import DIGITS, Scores
 from report.tables import Cell, Heads, Row, Table
+from sparsity.percents import percent
 
 COLUMNS = ("model", "task", "metric", "pruner", "sparsity", "value")
 

@@ -21,8 +21,8 @@ from grid.results import FORMAT, read_result
 from grid.steps import DENSE, PRUNE
 from grid.version import tell, version
 from pruners import PRUNERS
-from pruners.percents import percent
 from report.metrics import ORDER, flat, without_number
+from sparsity.percents import percent
 from storage.hashing import hash_json
 
 AXES = ("model", "pruner", "sparsity", "task", "seed")

@@ -7,11 +7,11 @@ from typing import Any
 
 from grid.places import short
 from grid.steps import DENSE
-from pruners.percents import percent
 from report.layers import LayerShares
 from report.published import Published
 from report.reading import Results
 from report.scores import Score, Scores
+from sparsity.percents import percent
 
 SCORES = (
     "model", "task", "metric", "pruner", "sparsity", "seeds", "mean", "sd", "share_of_dense", "rank", "p", "against",

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 
 from console.words import share_of_matrices
 from models import file_name
-from pruners.percents import percent
 from report.costs import COSTS
 from report.layers import LayerShares
 from report.metrics import metric_words, task_words
 from report.over_seeds import OverSeeds
 from report.scores import DIGITS, LEVEL, Score, Scores, ranks
 from report.significance import RESAMPLES
+from sparsity.percents import percent
 
 DENSE = "dense"
 DAGGER = "†"

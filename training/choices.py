@@ -8,7 +8,7 @@ from pathlib import Path
 from configs.limits import at_least
 from console.errors import InputError
 from console.progress import console
-from pruners.mask import Mask
+from sparsity.mask import Mask
 
 SECONDS = "seconds.json"
 

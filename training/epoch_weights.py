@@ -12,7 +12,7 @@ from torch import nn
 
 from console.errors import InputError
 from console.words import counted
-from pruners.mask import Mask
+from sparsity.mask import Mask
 from storage.atomic import atomic_path, write_text
 from storage.log import append_json_line, keep_json_lines, read_json_lines
 from storage.tensors import read_metadata, read_safetensors, write_safetensors

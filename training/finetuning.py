@@ -1,6 +1,6 @@
 """Finetuning a task model under a fixed mask: epochs, an evaluation after each, the best and the last kept apart.
 
-A script supplies a `Task` (training/task.py). The rest, from the mask to results.json, is here and the same for all.
+A script supplies a `Task` (tasks/base.py). The rest, from the mask to results.json, is here and the same for all.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from data.tokenizer import load_tokenizer
 from evaluation.items import FILE, write_items
 from models.tasks import load_task_model
 from storage.atomic import check_writable, no_empty_folder, write_json
+from tasks.base import Finetuning, MakeTask, Objective
 from training.choices import (
     SECONDS,
     check_numbers,
@@ -49,7 +50,6 @@ from training.results import device_name, refuse_finished, told, versions, write
 from training.samples import draw_samples
 from training.sole_run import sole_run
 from training.sparse import SparseLock
-from training.task import Finetuning, MakeTask, Objective
 
 DEBUG_SAMPLES = 32
 NO_IDENTITY = ("snapshot_steps", "seed", "precision")

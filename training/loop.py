@@ -24,7 +24,7 @@ from console.errors import InputError, is_out_of_memory
 from console.interrupt import interrupt
 from console.progress import console, progress_bar
 from data.randomness import derive_seed, seed_generators
-from models.memory import keep_freed_memory
+from models.common.memory import keep_freed_memory
 from storage.atomic import remove_parts
 from storage.log import append_json_line, keep_json_lines
 from training.optimizer import Recipe, make_optimizer, set_rate

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.gather import Gather, of_all_processes, place
+from models.common.gather import Gather, of_all_processes, place
 
 
 class StepFeatures:

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.base import Batch
-from models.boxes import box_losses, guidance_loss, patch_box_loss
-from models.contrastive import matching_loss
-from models.gather import gather_processes
-from models.xvlm import mlp_head
+from models.common.contrastive import matching_loss
+from models.common.gather import gather_processes
+from models.xvlm.boxes import box_losses, guidance_loss, patch_box_loss
+from models.xvlm.model import mlp_head
 from training.self_distillation import SelfDistillation
 
 Losses = dict[str, Tensor]

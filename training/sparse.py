@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pruners.mask import Mask
+from sparsity.mask import Mask
 
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Bytes of a number -> integers of that size."""

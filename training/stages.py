@@ -21,7 +21,7 @@ from data.randomness import derive_seed
 from data.readers import READERS, Batch, ReaderConfig, make_reader
 from data.tokenizer import load_tokenizer
 from models import family_config, load_model
-from models.checkpoint import LoadReport, load_state
+from models.common.checkpoint import LoadReport, load_state
 from storage.atomic import check_writable
 from storage.tensors import read_safetensors, write_safetensors
 from training.fabric import make_fabric

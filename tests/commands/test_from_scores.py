@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from pruners.mask import Mask
+from sparsity.mask import Mask
 from tests.conftest import REPOSITORY
 
 QUICK = ("--num_batches", "2", "--batch_size", "8")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models import load_model
-from pruners.mask import Mask
+from sparsity.mask import Mask
 from tests.conftest import REPOSITORY
 
 

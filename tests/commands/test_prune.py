@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pruners import PRUNERS
-from pruners.mask import Mask
+from sparsity.mask import Mask
 from tests.conftest import REPOSITORY
 
 QUICK = ("--num_batches", "2", "--batch_size", "8")
@@ -158,7 +158,7 @@ def test_interrupted_and_resumed_gives_the_same_masks(pruner, run, tmp_path):
 
 
 def test_statistics_of_another_run_are_refused(run, tmp_path):
-    from pruners.checkpoint import Checkpoint
+    from calibration.resume import Checkpoint
 
     file = tmp_path / "multiflow" / "xvlm-mini_multiflow_seed42_unfinished.safetensors"
     saved = Checkpoint(file, {"model": "another"}, every=0)

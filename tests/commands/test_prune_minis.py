@@ -7,7 +7,7 @@ import yaml
 
 from configs.schema import read_yaml, task_file
 from data.miniworld import ensure
-from pruners.mask import Mask
+from sparsity.mask import Mask
 
 
 @pytest.fixture(scope="module")

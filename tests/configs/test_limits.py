@@ -10,8 +10,8 @@ from data.readers import ReaderConfig
 from data.regions import RegionSampling
 from data.transforms import Augmentation
 from evaluation.retrieval import RetrievalSettings
-from models.beam_search import SearchSettings
-from training.captioning import CaptioningConfig
+from models.common.beam_search import SearchSettings
+from tasks.captioning import CaptioningConfig
 from training.optimizer import Recipe, make_optimizer
 
 READER = {"reader": "captions", "files": {"annotations": ["x.json"], "image_roots": {"coco": "x"}}}

@@ -90,12 +90,12 @@ def test_every_shipped_file_parses(path):
     from evaluation.zero_shot_table import ZeroShotConfig
     from models import family_config
     from pruners.command import PruneConfig
-    from training.captioning import CaptioningConfig
-    from training.captioning_pretrain import FirstStageConfig
-    from training.classification import ClassificationConfig
-    from training.retrieval import RetrievalConfig
+    from tasks.captioning import CaptioningConfig
+    from tasks.captioning_pretrain import FirstStageConfig
+    from tasks.image_classification import ClassificationConfig
+    from tasks.retrieval import RetrievalConfig
+    from tasks.vqa import VQAConfig
     from training.stages import PretrainConfig
-    from training.vqa import VQAConfig
 
     settings = read_yaml(path)
     if path.stem == "model":
@@ -125,9 +125,9 @@ def test_every_model_folder_has_a_model():
 
 
 TASKS = {
-    "retrieval": "training.retrieval:RetrievalConfig",
-    "captioning": "training.captioning:CaptioningConfig",
-    "vqa": "training.vqa:VQAConfig",
+    "retrieval": "tasks.retrieval:RetrievalConfig",
+    "captioning": "tasks.captioning:CaptioningConfig",
+    "vqa": "tasks.vqa:VQAConfig",
     "prune": "pruners.command:PruneConfig",
     "pretrain": "training.stages:PretrainConfig",
 }

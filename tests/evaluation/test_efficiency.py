@@ -15,7 +15,7 @@ from evaluation.timing import Speed, Spread, in_turn
 from models import load_model
 from models.tasks import load_task_model
 from pruners import prune
-from pruners.mask import Mask
+from sparsity.mask import Mask
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,7 @@ from torch import nn
 from evaluation.flops import count_flops
 from evaluation.passes import PASSES, example_batch, load_for
 from models.wrap import wrap
-from pruners.mask import Mask
+from sparsity.mask import Mask
 
 B, T, D, HEADS = 3, 5, 8, 2
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from evaluation.generation import generate_captions
-from models.beam_search import SearchSettings, beam_search
-from models.decoding import repeated
+from models.common.beam_search import SearchSettings, beam_search
+from models.common.decoding import repeated
 from models.tasks import load_task_model
 from tests.conftest import REFERENCE
 

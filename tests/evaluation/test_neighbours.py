@@ -16,7 +16,7 @@ from data.sources import Files
 from evaluation import zero_shot
 from evaluation.neighbours import Neighbours, NeighbourSettings, centre_transform, vote
 from models.base import ImageShape
-from pruners.mask import Mask
+from sparsity.mask import Mask
 from tests.evaluation.items_means import means
 
 

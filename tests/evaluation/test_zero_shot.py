@@ -11,7 +11,7 @@ from console.errors import InputError, run_command
 from data.miniworld import ensure
 from evaluation import zero_shot, zero_shot_table
 from models import load_model
-from pruners.mask import Mask
+from sparsity.mask import Mask
 from tests.evaluation.items_means import means
 
 

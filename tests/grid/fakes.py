@@ -18,7 +18,7 @@ from grid.places import Places
 from grid.runner import Runner, Summary
 from grid.schema import read_grid
 from grid.steps import PRUNE, Plan, Step, expand
-from pruners.percents import percent
+from sparsity.percents import percent
 
 SMALL = {
     "models": ["dino-mini"],

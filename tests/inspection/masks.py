@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from inspection.reading import MaskFile
-from pruners.mask import Mask
+from sparsity.mask import Mask
 
 
 def mask_of(modalities=None, source=None, **layers):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from inspection.layers import Counts, count_layer, count_layers, total, warnings
-from pruners.mask import Mask
+from sparsity.mask import Mask
 from tests.inspection.masks import mask_of
 
 

@@ -9,7 +9,7 @@ import torch
 from console.errors import InputError
 from inspection.comparison import compare
 from inspection.overlap import Overlap, ones
-from pruners.mask import Mask
+from sparsity.mask import Mask
 from tests.inspection.masks import files_of, mask_of
 
 MODALITIES = {"x": "vision", "y": "text", "z": "text"}

@@ -6,7 +6,7 @@ from scipy.stats import binom
 
 from console.errors import InputError
 from inspection.stability import stability, votes_on_layer
-from pruners.mask import Mask
+from sparsity.mask import Mask
 from tests.inspection.masks import files_of, mask_of
 
 OMP = {

@@ -11,7 +11,7 @@ from torch import nn
 from console.errors import InputError
 from models import load_model
 from models.conformance import CHECKS, Wrong, check_model
-from models.hf_models import wrap_hf
+from models.library.hf_models import wrap_hf
 from models.wrap import wrap
 from pruners import prune
 from pruners.session import Session

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from models import load_model
-from models.bert import without_padding
+from models.common.bert import without_padding
 from models.tasks import load_task_model
 from pruners import prune
+from tasks.retrieval import Retrieval
 from tests.conftest import REFERENCE, REPOSITORY
-from training.retrieval import Retrieval
 from training.sparse import SparseLock
 
 SIZE, STEPS = 4, 3

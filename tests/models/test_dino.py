@@ -72,7 +72,7 @@ def test_full_size_names_and_shapes():
 
 def test_new_and_old_transformers_names_are_the_same_weights():
     """The two official lists, in their order, name the same tensors."""
-    from models.dino_keys import official_name
+    from models.dino.keys import official_name
 
     new = listed("dino_pretrain_transformers5.txt")
     renamed = {official_name(name, set(new)): shape for name, shape in new.items()}
@@ -142,7 +142,7 @@ def test_the_head_is_fitted_before_gradients_and_the_result_says_so(dino, batche
     model = load_model("dino", config=CONFIG, weights=tmp_path / "b.pth")
     assert model.classifier_origin is None
     statistic = model.preliminary()
-    from pruners.group import Group
+    from calibration.processes import Group
 
     for batch in batches:
         statistic.update(batch["general"])

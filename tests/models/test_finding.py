@@ -12,8 +12,8 @@ from console.errors import InputError
 from models.layers import weights_in_matrices
 from models.wrap import wrap
 from pruners import PRUNERS, prune
-from pruners.mask import Mask
 from pruners.session import Session
+from sparsity.mask import Mask
 
 ROUNDS = {"itersnip": {"epochs": 2}, "chita++": {"epochs": 2}}
 
@@ -223,7 +223,7 @@ class TestConv1D:
 
     def test_new_masks_from_saved_scores(self, batches, tmp_path):
         from pruners.outputs import write_scores
-        from pruners.recut import cut_masks, forms_in, read_scores
+        from sparsity.recut import cut_masks, forms_in, read_scores
 
         session = Session(wrapped(Transposed("Conv1D")), batches, "wanda")
         mask = session.masks((0.5,))[0.5]

@@ -17,7 +17,7 @@ from data.readers import ReaderConfig, make_reader
 from data.sources import Files
 from models import file_name, load_model
 from models.conformance import CHECKS, check_model
-from models.hf_tokenizer import HFTokenizer
+from models.library.hf_tokenizer import HFTokenizer
 from models.wrap import wrap
 from pruners import prune
 from pruners.command import weights_identity
@@ -279,7 +279,7 @@ def test_the_command_prunes_a_folder(clip_folder, tmp_path, monkeypatch, capsys)
     import prune as command
     from console.interrupt import interrupt
     from data.miniworld import ensure
-    from pruners.mask import Mask
+    from sparsity.mask import Mask
 
     letter_tokenizer(clip_folder)
     root = ensure("calibration", tmp_path / "world", workers=1, show=False, scale=0.01)
@@ -301,7 +301,7 @@ def test_file_names_have_the_last_part_of_a_folder(clip_folder, tmp_path, monkey
     """Two folders may share it: the second run says what it replaces, and the masks keep the whole path."""
     import prune as command
     from console.interrupt import interrupt
-    from pruners.mask import Mask
+    from sparsity.mask import Mask
 
     monkeypatch.setattr(interrupt, "listen", lambda: None)
     other = tmp_path / "other" / "clip"

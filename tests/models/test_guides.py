@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models import load_model
-from models.boxes import box_losses, guidance_loss, patch_box_loss
+from models.xvlm.boxes import box_losses, guidance_loss, patch_box_loss
 from tests.conftest import REFERENCE
 
 

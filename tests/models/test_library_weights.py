@@ -14,8 +14,8 @@ from timm.models import vision_transformer
 
 from console.errors import InputError
 from models import hub, load_model
-from models.hub import hub_or_cache
-from models.timm_models import load_timm
+from models.library.hub import hub_or_cache
+from models.library.timm_models import load_timm
 from tests.models.test_any_module import HUGGING_FACE
 
 VIT = {"embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 5}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models import load_model
-from models.checkpoint import LoadReport
+from models.common.checkpoint import LoadReport
 from models.conformance import CHECKS
 from training.stages import save_weights
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from models import load_model
-from models.recomputation import activations_recomputed
-from models.repeated_blocks import repeated_blocks
+from models.common.recomputation import activations_recomputed
+from models.common.repeated_blocks import repeated_blocks
 
 
 def gradients(model, batch):

@@ -8,7 +8,7 @@ from console.errors import InputError
 from models import load_model, read_config
 from models.tasks import TASKS, load_task_model, merged
 from pruners import prune
-from pruners.mask import Mask
+from sparsity.mask import Mask
 from tests.conftest import REFERENCE
 from tests.models.test_xvlm import listed
 

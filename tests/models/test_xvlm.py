@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from console.errors import InputError
 from models import family_config, load_model
 from models.base import PrunableModel
-from models.checkpoint import resize_positions
+from models.common.checkpoint import resize_positions
 from tests.conftest import REFERENCE, reference_batches
 
 WEIGHTS = REFERENCE / "vectors" / "xvlm" / "weights.safetensors"

@@ -10,8 +10,8 @@ from torch import nn
 from pruners import prune
 from pruners.lamp import lamp_scores
 from pruners.multiflow import flow_scores
-from pruners.schedules import SCHEDULES
 from pruners.session import Session
+from sparsity.schedules import SCHEDULES
 
 
 def test_flow_scores_by_loops():

@@ -7,8 +7,8 @@ import torch
 from console.errors import InputError
 from pruners import ALLOCATIONS, PRUNERS, prune, pruner_class
 from pruners.base import OneShot
-from pruners.mask import Mask
 from pruners.session import Session
+from sparsity.mask import Mask
 
 SPARSITIES = (0.5, 0.63, 0.9)
 FEW_ROUNDS = {name: {"epochs": 2, "num_batches": 2} for name in ("itersnip", "chita++")}

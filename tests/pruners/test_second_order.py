@@ -5,14 +5,14 @@ import pytest
 import torch
 from torch import nn
 
+from calibration.gradient_rows import GradientRows
+from calibration.weight_vector import WeightVector
 from console.errors import InputError
 from console.interrupt import interrupt
 from pruners import prune
 from pruners.chita_blocks import _largest
-from pruners.gradient_rows import GradientRows
-from pruners.mask import Mask
 from pruners.session import Session
-from pruners.weight_vector import WeightVector
+from sparsity.mask import Mask
 from tests.pruners.test_methods import Toy
 
 

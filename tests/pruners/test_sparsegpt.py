@@ -8,10 +8,10 @@ from torch import nn
 from console.errors import InputError
 from models.wrap import wrap
 from pruners import prune
-from pruners.allocation import check_kept
-from pruners.mask import Mask
 from pruners.session import Session
 from pruners.sparsegpt import inverse_factor, reconstruct
+from sparsity.allocation import check_kept
+from sparsity.mask import Mask
 
 
 def test_sparsegpt_by_optimal_brain_surgeon():

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from grid.version import packages, version
-from pruners.percents import percent
+from sparsity.percents import percent
 
 
 def put(

@@ -8,13 +8,13 @@ from console.errors import InputError
 from grid.layers import count_layers
 from grid.results import collect, read_result
 from grid.steps import PRUNE
-from pruners.mask import Mask
 from report.costs import check_cost, costs_of, front
 from report.layers import layer_shares
 from report.markup import table_csv
 from report.published import published_table, read_published
 from report.reading import read_results
 from report.scores import Scores
+from sparsity.mask import Mask
 from tests.grid.fakes import make
 from tests.report.made import put, put_pruning
 

@@ -20,14 +20,14 @@ from data.readers import make_reader
 from data.tokenizer import load_tokenizer
 from models import load_model
 from models.tasks import load_task_model
-from models.xvlm_captioning import captioning_name
+from models.xvlm.captioning import captioning_name
 from pruners import prune
-from pruners.mask import Mask
+from sparsity.mask import Mask
+from tasks.captioning_pretrain import HEAD, FirstStage, FirstStageConfig, take_first_stage
 from tests.conftest import REFERENCE, runner
 from tests.models.test_xvlm import listed
 from tests.training.small_finetuning import placed
 from tests.training.toy import one_process
-from training.captioning_pretrain import HEAD, FirstStage, FirstStageConfig, take_first_stage
 from training.evaluating import Evaluation
 
 LAYERS = ("vision_encoder.encoder.layers.0.mlp.fc1", "text_decoder.bert.encoder.layer.3.crossattention.self.key")

@@ -15,8 +15,8 @@ import yaml
 from safetensors.torch import load_file
 
 from data.miniworld import ensure
-from pruners.mask import Mask
 from report.metrics import flat
+from sparsity.mask import Mask
 from storage.lock import claim
 from tests.conftest import REPOSITORY
 from tests.evaluation.items_means import means

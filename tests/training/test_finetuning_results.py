@@ -18,13 +18,13 @@ from data.sources import Files
 from models import load_model
 from models.base import ImageShape
 from pruners import prune
-from pruners.mask import Mask
+from sparsity.mask import Mask
+from tasks.retrieval import capped
 from tests.conftest import REPOSITORY
 from tests.training.small_classification import options, small_config
 from tests.training.small_finetuning import placed
 from tests.training.wandb_file import offline_runs
 from training.kept import count_kept
-from training.retrieval import capped
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import pytest
 from data.miniworld import scene_for
 from evaluation.items import Items
 from evaluation.truthfulness import load_scenes
-from training import captioning
-from training.captioning import Captioning
-from training.classification import Classification
-from training.vqa import VQA
+from tasks import captioning
+from tasks.captioning import Captioning
+from tasks.image_classification import Classification
+from tasks.vqa import VQA
 
 ALONE = SimpleNamespace(global_rank=0, world_size=1, is_global_zero=True, broadcast=lambda value: value)
 LOOK = SimpleNamespace(fabric=ALONE, split="test", epoch=1, batches=lambda data, size: None)

@@ -8,8 +8,9 @@ import torch
 
 from console.errors import InputError
 from data.scenes import LABELS
-from models import examples, load_model
-from models.contrastive import TEMP_RANGE
+from models import load_model
+from models.common import examples
+from models.common.contrastive import TEMP_RANGE
 from tests.conftest import REFERENCE
 from training.optimizer import Recipe, make_optimizer
 from training.pretraining import OBJECTIVES, DenseLabels, MaskedText, Together

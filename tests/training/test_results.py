@@ -14,10 +14,10 @@ import yaml
 from configs.schema import parse, read_yaml, task_file
 from console.errors import InputError
 from storage.atomic import write_json
-from training.captioning import CaptioningConfig
+from tasks.captioning import CaptioningConfig
+from tasks.retrieval import RetrievalConfig
+from tasks.vqa import VQAConfig, with_validation
 from training.results import commit, device_name, refuse_finished, told, versions, write_settings
-from training.retrieval import RetrievalConfig
-from training.vqa import VQAConfig, with_validation
 
 CONFIGS = {"retrieval": RetrievalConfig, "captioning": CaptioningConfig, "vqa": VQAConfig}
 

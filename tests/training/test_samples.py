@@ -13,12 +13,12 @@ from evaluation.contact_sheet import Line, Part, Sample, Shown
 from evaluation.recall import Candidates
 from evaluation.truthfulness import told
 from models.base import ImageShape
+from tasks.captioning import Captioning
+from tasks.image_classification import Classification
+from tasks.retrieval import Found, Retrieval
+from tasks.vqa import VQA, judged
 from training import samples
-from training.captioning import Captioning
-from training.classification import Classification
-from training.retrieval import Found, Retrieval
 from training.samples import draw_samples
-from training.vqa import VQA, judged
 
 SHAPE = ImageShape(4, 2)
 

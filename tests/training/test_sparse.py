@@ -7,7 +7,7 @@ from torch import nn
 
 import training.loop
 from console.errors import InputError
-from pruners.mask import Mask
+from sparsity.mask import Mask
 from tests.training.toy import loop
 from training.optimizer import Recipe
 from training.sparse import SparseLock

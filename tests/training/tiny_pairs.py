@@ -16,18 +16,18 @@ from torch import Tensor, nn
 
 from models.base import Batch
 from models.tasks import load_task_model
+from tasks.base import Objective
+from tasks.retrieval import Retrieval
 from tests.conftest import REFERENCE
 from training.loop import Loop, fit
 from training.negatives import StepFeatures
 from training.optimizer import Recipe
-from training.retrieval import Retrieval
-from training.task import Objective
 
 PAIRS, PASSES, SEED = 3, 4, 5  # a micro-batch, a step, of the run
 
 
 class Task:
-    """`training.retrieval.Retrieval` without data; ITM counts `itm` times."""
+    """`tasks.retrieval.Retrieval` without data; ITM counts `itm` times."""
 
     rehearse = Retrieval.rehearse
 

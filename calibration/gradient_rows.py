@@ -1,0 +1,185 @@
+"""The gradient matrix A of second-order methods: one row a mini-batch, kept on disk, read by blocks of columns.
+
+At n = 50 rows of full-size X-VLM it is 37 GB: far too much for memory, and every method that uses it walks
+through it layer by layer anyway.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from calibration.processes import Group
+from calibration.statistics import Layers, backward
+from calibration.weight_vector import WeightVector
+from console.errors import InputError
+from console.progress import console
+from models.base import Batch, PrunableModel
+from models.common.recomputation import activations_recomputed
+
+BUFFER = 32 << 20
+"""Bytes of A that are in memory at a time."""
+
+
+class GradientRows:
+    """A statistic: row t of A is the gradient of the mean loss of pair t, float32.
+
+    The file holds layer after layer, each as n rows; it lies in a temporary folder that `close` removes.
+    samples: how many samples (texts, or images without texts) went into all rows.
+    """
+
+    def __init__(self, model: PrunableModel, layers: Layers, rows: int, sides: int, folder: str | None):
+        """rows: how many there will be at the most. folder: where the file may lie (default: the system's)."""
+        self.follows_state = model.stateful
+        self.samples = 0
+        self._model, self._layers, self._rows, self._sides = model, layers, rows, sides
+        self._units = 0
+        self._alone = Group.current().size == 1
+        self._written: set[str] = set()
+        self._offsets: dict[str, int] = {}
+        weights = 0
+        for name, layer in layers.items():
+            self._offsets[name] = weights
+            weights += layer.weight.numel()
+        what = f"{rows} gradients of {weights / 1e6:.1f} M weights"
+        self._folder = make_folder(folder, 4 * weights * (rows + 1), what)  # and their sum, weighted
+        self._file = (self._folder / "rows.f32").open("w+b", buffering=0)
+        self._batch_samples = 0
+
+    @property
+    def rows(self) -> int:
+        """Rows that are complete."""
+        return self._units // self._sides
+
+    def update(self, batch: Batch) -> None:
+        """Back-propagate one unit."""
+        for layer in self._layers.values():
+            layer.weight.grad = None
+        with activations_recomputed(self._model):  # else they would be the largest part of what CHITA holds
+            loss = self._model.loss(batch)
+            with self._written_at_once():
+                backward(loss)
+        tensors = [value for value in batch.values() if isinstance(value, Tensor) and value.dim() > 0]
+        self._batch_samples = len(batch.get("text_ids", tensors[0]))  # regions count, not their images
+
+    def pass_by(self, batch: Batch) -> None:
+        """Queues and momentum copies move as at any batch."""
+        self._model.pass_by(batch)
+
+    @contextmanager
+    def _written_at_once(self) -> Iterator[None]:
+        """A process alone writes each gradient, and frees it, as it comes: all of them would be a second model."""
+        self._written.clear()
+        weights = {name: layer.weight for name, layer in self._layers.items()} if self._alone else {}
+        hooks = [w.register_post_accumulate_grad_hook(partial(self._write, name)) for name, w in weights.items()]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _write(self, name: str, weight: Tensor) -> None:
+        assert weight.grad is not None
+        row, position = divmod(self._units, self._sides)
+        if row < self._rows:
+            self._add(name, row, weight.grad.div_(self._sides), first=position == 0)
+        self._written.add(name)
+        weight.grad = None
+
+    def merge(self, group: Group, ranks: list[int]) -> None:
+        """Add each process's unit to its row; every process writes the whole matrix."""
+        device = next(iter(self._layers.values())).weight.device
+        for rank in ranks:
+            row, position = divmod(self._units, self._sides)
+            if row < self._rows:
+                for name, layer in self._layers.items():
+                    if name in self._written:
+                        continue
+                    part = None if self._alone else group.from_rank(rank, layer.weight.grad, like=layer.weight)
+                    if part is None:
+                        raise InputError(
+                            f"the loss gives no gradient to '{name}': exclude the layer or let the loss use it"
+                        )
+                    self._add(name, row, part / self._sides, first=position == 0)
+                samples = torch.tensor([float(self._batch_samples)], device=device)
+                self.samples += int(group.from_rank(rank, samples, like=samples))
+            self._units += 1
+        for layer in self._layers.values():
+            layer.weight.grad = None
+
+    def _add(self, name: str, row: int, part: Tensor, first: bool) -> None:
+        flat = part.detach().float().cpu().numpy().reshape(-1)
+        at = self._at(name, row, 0)
+        if not first:
+            before = np.empty_like(flat)
+            self._read(at, before)
+            flat = np.add(flat, before, out=before)
+        self._file.seek(at)
+        self._file.write(flat.data)
+
+    def blocks(self, name: str, width: int) -> Iterator[tuple[slice, Tensor]]:
+        """The layer's columns in order, `width` or a multiple of it at a time: (columns, A of them [n, columns]).
+
+        A is valid until the next one is asked for: they share their memory.
+        """
+        size = self._layers[name].weight.numel()
+        columns = max(1, BUFFER // (4 * self.rows * width)) * width
+        memory = np.empty(self.rows * min(columns, size), dtype=np.float32)
+        for start in range(0, size, columns):
+            stop = min(start + columns, size)
+            block = memory[: self.rows * (stop - start)].reshape(self.rows, stop - start)
+            for row in range(self.rows):
+                self._read(self._at(name, row, start), block[row])
+            yield slice(start, stop), torch.from_numpy(block)
+
+    def _at(self, name: str, row: int, column: int) -> int:
+        size = self._layers[name].weight.numel()
+        return 4 * (self._offsets[name] * self._rows + row * size + column)
+
+    def _read(self, at: int, into: np.ndarray) -> None:
+        self._file.seek(at)
+        left = memoryview(into).cast("B")
+        while left:  # one read may bring less than was asked for
+            left = left[self._file.readinto(left) :]
+
+    def vector(self) -> WeightVector:
+        """Room on disk for one number a weight, beside the rows and as long as they."""
+        return WeightVector(self._folder / "vector.f32", {n: layer.weight.numel() for n, layer in self._layers.items()})
+
+    def state(self) -> dict[str, Tensor]:
+        """Rows are not carried over an interruption: they are as large as the matrix, and never saved."""
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """There is nothing to restore."""
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._file.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def make_folder(folder: str | None, size: int, what: str) -> Path:
+    """A new temporary folder with room for `size` bytes; says the need, InputError when there is too little."""
+    try:
+        made = Path(tempfile.mkdtemp(prefix="gradients-", dir=folder))
+    except OSError as error:
+        raise InputError(f"cannot make a scratch folder in {folder}: choose another with --scratch_dir") from error
+    free = shutil.disk_usage(made).free
+    if size > 1e9:
+        console.print(f"{what} need {size / 1e9:.1f} GB in {made.parent} ({free / 1e9:.1f} GB free)")
+    if size > free:
+        shutil.rmtree(made)
+        raise InputError(
+            f"{what} need {size / 1e9:.1f} GB, but {made.parent} has {free / 1e9:.1f} GB free: "
+            "give a larger --scratch_dir, or fewer --num_batches"
+        )
+    return made

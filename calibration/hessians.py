@@ -1,0 +1,103 @@
+"""Second moments of each layer's inputs: H = sum over real tokens of x x', the Hessian of its squared error."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from torch import Tensor
+
+from calibration.layer_inputs import Read, SharedInput, rows, watch_inputs
+from calibration.processes import Group
+from calibration.statistics import Layers, never_met
+from models.base import Batch, PrunableModel
+from models.layers import blocks_of, width
+
+Readers = tuple[tuple[str, int], ...]
+"""Layers and blocks of their rows that read one input, one after another."""
+
+
+class InputHessians:
+    """A statistic: H [i, i] float32 of each layer, summed over all its uses.
+
+    What layers read together (q, k and v one tensor) is multiplied and kept once: there is a sum for each set of
+    readers, and a layer's H is the sum over the sets it belongs to. Usually that is one; a layer that also reads
+    something alone has two.
+    """
+
+    follows_state = False
+
+    def __init__(self, model: PrunableModel, layers: Layers):
+        self._model, self._layers = model, layers
+        self._sums: dict[Readers, Tensor] = {}
+        self._fresh: dict[Readers, Tensor] = {}
+        self._shared = SharedInput()
+        self._readers: list[tuple[str, int]] = []  # so far, of the input that was read last
+        self._product: Tensor | None = None  # x x' of it
+
+    def update(self, batch: Batch) -> None:
+        """Forward the batch without losses, adding up x x' at every layer's input."""
+        watch_inputs(self._model, batch, self._add)
+        self._close()
+        self._shared.forget()
+
+    def _add(self, read: Read) -> None:
+        again = self._shared.again(read)
+        reader = read[:2]
+        if not again or reader in self._readers:  # a second use of one layer counts once more
+            self._close()
+            x = rows(read)
+            self._product = x.t() @ x  # now: the next operation may change x in place
+        self._readers.append(reader)
+
+    def _close(self) -> None:
+        """Give the product of the input that was read last to the set of layers that read it."""
+        if self._readers:
+            readers = tuple(self._readers)
+            total = self._fresh.get(readers)
+            self._fresh[readers] = self._product if total is None else total.add_(self._product)
+            self._readers, self._product = [], None
+
+    def pass_by(self, batch: Batch) -> None:
+        """Moments of a unit depend on that unit alone."""
+
+    def merge(self, group: Group, ranks: list[int]) -> None:
+        """Add the last unit of each process, in turn; the data may send each of them to other layers."""
+        for rank, sets in zip(ranks, group.objects(list(self._fresh), ranks), strict=True):
+            for readers in sets:
+                like = self._sums.get(readers)
+                if like is None:
+                    layer = self._layers[readers[0][0]]
+                    like = self._sums[readers] = torch.zeros(width(layer), width(layer), device=layer.weight.device)
+                like += group.from_rank(rank, self._fresh.get(readers), like=like)
+        self._fresh = {}
+
+    def of(self, name: str, block: int = 0) -> Tensor:
+        """H [i, i] of what a layer (or a block of its rows) reads; InputError when it was never called."""
+        parts = [self._sums[readers] for readers in sorted(self._sums) if (name, block) in readers]
+        if not parts:
+            raise never_met(name)
+        return parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0)
+
+    def by_rows(self, name: str) -> list[tuple[slice, Tensor]]:
+        """Rows of the layer's matrix with the H of what they read: one pair, unless they read different inputs."""
+        layer = self._layers[name]
+        count = blocks_of(layer)
+        together = {tuple(block for n, block in readers if n == name) for readers in self._sums} - {()}
+        if together <= {tuple(range(count))}:
+            return [(slice(None), self.of(name))]
+        size = len(layer.weight) // count
+        return [(slice(block * size, (block + 1) * size), self.of(name, block)) for block in range(count)]
+
+    def without_input(self) -> list[str]:
+        """Layers that were called, but with nothing or with zeros alone."""
+        return [name for name in self._layers if not self.of(name).any()]
+
+    def state(self) -> dict[str, Tensor]:
+        """The sums by their readers."""
+        return {json.dumps(readers): total for readers, total in self._sums.items()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Continue from saved sums."""
+        device = next(iter(self._layers.values())).weight.device
+        self._sums = {tuple(map(tuple, json.loads(key))): total.to(device) for key, total in state.items()}

@@ -1,0 +1,65 @@
+"""Leave a model as it was: whatever pruning moves is put back afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from models.base import PrunableModel
+from models.common.recomputation import reentrant_checkpoints_replaced
+
+
+@contextlib.contextmanager
+def preserved(model: PrunableModel, gradients: bool) -> Iterator[None]:
+    """Put back modes, gradients, `requires_grad` and moving tensors (queues, temperature) on exit.
+
+    Inside, the model is in eval mode and only prunable weights ask for gradients, if `gradients` says so.
+    """
+    module: nn.Module = model  # type: ignore[assignment]
+    training = {part: part.training for part in module.modules()}
+    required = {parameter: parameter.requires_grad for parameter in module.parameters()}
+    kept_gradients = {parameter: parameter.grad for parameter in module.parameters() if parameter.grad is not None}
+    try:
+        with moving_restored(model), reentrant_checkpoints_replaced():
+            module.eval()
+            for parameter in required:
+                parameter.requires_grad_(False)
+                parameter.grad = None
+            if gradients:
+                for layer in model.prunable_layers().values():
+                    layer.weight.requires_grad_(True)
+            yield
+    finally:
+        for part, mode in training.items():
+            part.training = mode
+        for parameter, value in required.items():
+            parameter.grad = None
+            parameter.requires_grad_(value)
+            parameter.grad = kept_gradients.get(parameter)
+
+
+@contextlib.contextmanager
+def moving_restored(model: PrunableModel) -> Iterator[None]:
+    """Put back the tensors that computing a loss changes."""
+    saved = [(tensor, tensor.detach().clone()) for tensor in model.moving_tensors()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in saved:
+                tensor.copy_(value)
+
+
+@contextlib.contextmanager
+def weights_restored(layers: dict[str, nn.Module]) -> Iterator[None]:
+    """Put back prunable weights that a method changes while it works."""
+    saved = {name: layer.weight.detach().clone() for name, layer in layers.items()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, layer in layers.items():
+                layer.weight.copy_(saved[name])

@@ -1,0 +1,225 @@
+"""What is gathered while the data passes once: input norms of layers, or mean gradients.
+
+Each statistic keeps running sums only. `update` sees one unit, `merge` adds the units of all processes
+in their order (see calibration.stream), `state` and `restore` carry the sums over an interruption.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from calibration.layer_inputs import Read, SharedInput, squares, watch_inputs
+from calibration.processes import Group
+from console.errors import InputError
+from models.base import Batch, PrunableModel
+from models.layers import PrunableLayer, blocks_of, width
+
+Layers = dict[str, PrunableLayer]
+UNITS = "units of gradients"  # key of the count beside the layers' sums
+
+
+class Statistic(Protocol):
+    """Running sums over calibration units.
+
+    follows_state: whether what a unit gives depends on the units before it (a model with queues or momentum); then
+    `pass_by` is called for the units of other processes.
+    """
+
+    follows_state: bool
+
+    def update(self, batch: Batch) -> None:
+        """See one unit."""
+
+    def pass_by(self, batch: Batch) -> None:
+        """Move the model's state along at another process's unit."""
+
+    def merge(self, group: Group, ranks: list[int]) -> None:
+        """Add what the processes `ranks` saw since the last merge, in the order of units."""
+
+    def state(self) -> dict[str, Tensor]:
+        """The sums, to be saved."""
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Put saved sums back."""
+
+
+class InputNorms:
+    """Norm of each input channel of each layer: a_i = sqrt(sum over real tokens of x_i^2 / sequences).
+
+    MULTIFLOW's activation statistic (CVPR 2024, eq. 3): float64 sums over all uses of a weight, padding does not count.
+    """
+
+    follows_state = False
+
+    def __init__(self, model: PrunableModel, layers: Layers):
+        self._model = model
+        self._layers = layers
+        self._offsets: dict[tuple[str, int], int] = {}
+        length = 0
+        for name, layer in layers.items():
+            for block in range(blocks_of(layer)):
+                self._offsets[name, block] = length
+                length += width(layer) + 2  # sums of channels, the number of sequences, the number of calls
+        device = next(iter(layers.values())).weight.device
+        self._sums = torch.zeros(length, dtype=torch.float64, device=device)
+        self._fresh = torch.zeros_like(self._sums)
+        self._shared = SharedInput()
+        self._squares: Tensor | None = None
+
+    def update(self, batch: Batch) -> None:
+        """Forward the batch without losses, adding up squares at every layer's input."""
+        watch_inputs(self._model, batch, self._add)
+        self._shared.forget()
+
+    def _add(self, read: Read) -> None:
+        if not self._shared.again(read):
+            self._squares = squares(read)
+        assert self._squares is not None
+        start, i = self._offsets[read.name, read.block], len(self._squares)
+        self._fresh[start : start + i] += self._squares
+        self._fresh[start + i] += read.sequences
+        self._fresh[start + i + 1] += 1
+
+    def pass_by(self, batch: Batch) -> None:
+        """Norms of a unit depend on that unit alone."""
+
+    def merge(self, group: Group, ranks: list[int]) -> None:
+        """Add the last unit of each process, in turn."""
+        for rank in ranks:
+            self._sums += group.from_rank(rank, self._fresh, like=self._sums)
+        self._fresh.zero_()
+
+    def norms(self, name: str, block: int = 0) -> Tensor:
+        """a [i], float32, of what the layer (or a block of its rows) reads; InputError when it was never called.
+
+        A layer that was called with nothing, as an expert that no token was sent to, gets ones: nothing tells its
+        inputs
+        apart, and its weights go by the rest of their score.
+        """
+        start, i = self._offsets[name, block], width(self._layers[name])
+        sequences, calls = self._sums[start + i], self._sums[start + i + 1]
+        if calls == 0:
+            raise never_met(name)
+        if sequences == 0:
+            return torch.ones(i, device=self._sums.device)
+        return (self._sums[start : start + i] / sequences).sqrt().float()
+
+    def by_rows(self, name: str) -> list[tuple[slice, Tensor]]:
+        """Rows of the layer's matrix with the norms a [i] of what they read: one pair, if all read the same."""
+        layer = self._layers[name]
+        found = [self.norms(name, block) for block in range(blocks_of(layer))]
+        if all(torch.equal(norm, found[0]) for norm in found[1:]):
+            return [(slice(None), found[0])]
+        rows = len(layer.weight) // len(found)
+        return [(slice(block * rows, (block + 1) * rows), norm) for block, norm in enumerate(found)]
+
+    def without_input(self) -> list[str]:
+        """Layers that were called, but with nothing."""
+        at = {name: self._offsets[name, 0] + width(layer) for name, layer in self._layers.items()}
+        return [name for name, i in at.items() if self._sums[i] == 0 and self._sums[i + 1] > 0]
+
+    def state(self) -> dict[str, Tensor]:
+        """One vector of sums."""
+        return {"sums": self._sums}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Continue from saved sums."""
+        self._sums.copy_(state["sums"])
+
+
+def never_met(name: str) -> InputError:
+    """What to say of a layer that no pass called."""
+    return InputError(
+        f"layer '{name}' saw no input during calibration: use it in `observe`, exclude it, or give more batches where "
+        "layers take turns"
+    )
+
+
+def backward(loss: Tensor) -> None:
+    """Back-propagate a loss; InputError where it has no gradient, or torch cannot find it."""
+    if not loss.requires_grad:
+        raise InputError("the model's loss has no gradient with respect to the prunable weights")
+    try:
+        loss.backward()
+    except RuntimeError as error:
+        if "modified by an inplace operation" not in str(error):
+            raise
+        raise InputError(
+            "the model's loss cannot be differentiated: a tensor that its backward pass needs is changed in place (by "
+            "an activation with inplace=True, or `x += ...`); let that operation make a new tensor, or choose a pruner "
+            "without gradients"
+        ) from error
+
+
+class MeanGradients:
+    """Sum over units of the gradient of the loss with respect to each prunable weight.
+
+    The sum is kept in the parameters' own `.grad`, so that it costs no memory beyond a backward pass.
+    """
+
+    def __init__(self, model: PrunableModel, layers: Layers, group: Group):
+        self.follows_state = model.stateful
+        self._model = model
+        self._layers = layers
+        self._group = group
+        self._merged: dict[str, Tensor] = {}  # the sums, apart from .grad: with several processes only
+        self._units = 0
+
+    def update(self, batch: Batch) -> None:
+        """Back-propagate the pretraining loss of one unit."""
+        backward(self._model.loss(batch))
+
+    def pass_by(self, batch: Batch) -> None:
+        """Queues and momentum copies move as at any batch."""
+        self._model.pass_by(batch)
+
+    def merge(self, group: Group, ranks: list[int]) -> None:
+        """One process adds up in `.grad`; several take turns, layer by layer, in the order of units."""
+        self._units += len(ranks)
+        if group.size == 1:
+            return
+        for name, layer in self._layers.items():
+            merged = self._merged.setdefault(name, torch.zeros_like(layer.weight))
+            for rank in ranks:
+                merged += group.from_rank(rank, layer.weight.grad, like=merged)
+            layer.weight.grad = None
+
+    def mean(self, name: str) -> Tensor:
+        """Mean gradient [o, i] of a layer, in the sum's own memory; InputError when no loss reached the layer.
+
+        To be asked once: afterwards the sums are gone.
+        """
+        return self._sum(name).div_(self._units)
+
+    def _sum(self, name: str) -> Tensor:
+        grad = self._layers[name].weight.grad if self._group.size == 1 else self._merged.get(name)
+        if grad is None:
+            raise InputError(f"the loss gives no gradient to '{name}': exclude the layer or let the loss use it")
+        return grad
+
+    def all_zero(self) -> list[str]:
+        """Layers that the loss does not depend on: what they hold can go for nothing, or no sample reached them."""
+        return [name for name in self._layers if not self._sum(name).any()]
+
+    def clear(self) -> None:
+        """Forget all sums."""
+        self._merged, self._units = {}, 0
+        for layer in self._layers.values():
+            layer.weight.grad = None
+
+    def state(self) -> dict[str, Tensor]:
+        """The sums by layer, and how many units are in them."""
+        return {name: self._sum(name) for name in self._layers} | {UNITS: torch.tensor(self._units)}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Continue from saved sums."""
+        self._units = int(state[UNITS])
+        for name, layer in self._layers.items():
+            saved = state[name].to(layer.weight.device)
+            if self._group.size == 1:
+                layer.weight.grad = saved
+            else:
+                self._merged[name] = saved

@@ -1,0 +1,167 @@
+"""The work of calibration, cut into units: one batch of one side (general or region) each.
+
+Units are numbered in a fixed order. With several processes, process r of w takes units r, r + w, ...;
+sums are then added in the order of the units, exactly as one process would add them, so that the number
+of processes does not change a single bit. Each unit has a random seed of its own for the same reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from calibration.processes import Group
+from console.errors import InputError
+from data.randomness import seed_generators
+from models.base import Batch
+
+Batches = Iterable[dict[str, Batch]]
+"""What calibration reads: a re-iterable of {"general": {field: tensor}, "region": {...}}."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One batch of one side; `index` counts units, `pair` the steps of the data."""
+
+    index: int
+    pair: int
+    side: str
+    batch: Batch
+
+
+def check_batches(batches: Batches) -> None:
+    """InputError for one batch in the place of a list of them."""
+    alone = isinstance(batches, Tensor | Mapping) and len(batches) > 0
+    if alone or (isinstance(batches, tuple) and any(isinstance(part, Tensor) for part in batches)):
+        what = "a dict" if isinstance(batches, Mapping) else f"a {type(batches).__name__}"
+        raise InputError(
+            f"the batches are {what}, which is one batch, not a list of them: give a list of dicts, for example "
+            "[{'image': tensor}]"
+        )
+
+
+def stream(
+    batches: Batches,
+    sides: tuple[str, ...],
+    group: Group,
+    start: int = 0,
+    stop: int | None = None,
+    wrap: bool = True,
+) -> Iterator[Unit]:
+    """The units of this process for the pairs start <= pair < stop; without `stop`, once through the data.
+
+    With `stop` beyond the end, the data starts over if `wrap` says so. Batches that offer `units`
+    (data.calibration) are asked for this process's units, so that nothing is loaded only to be skipped.
+    """
+    if hasattr(batches, "units"):
+        for pair, side, batch in batches.units(sides, group.rank, group.size, start, stop, wrap):
+            yield Unit(pair * len(sides) + sides.index(side), pair, side, batch)
+        return
+    for pair, loaded in _pairs(batches, start, stop, wrap):
+        of_sides = _by_side(loaded, sides, pair)
+        for position, side in enumerate(sides):
+            index = pair * len(sides) + position
+            if index % group.size == group.rank:
+                yield Unit(index, pair, side, fields(of_sides[side]))
+
+
+def _by_side(loaded: Any, sides: tuple[str, ...], pair: int) -> Mapping[str, Mapping[str, Any]]:
+    """A batch of each side; a model with one side may be given its batches as they are."""
+    if isinstance(loaded, Mapping) and all(isinstance(loaded.get(side), Mapping) for side in sides):
+        return loaded
+    if len(sides) > 1:
+        have = ", ".join(loaded) if isinstance(loaded, Mapping) else type(loaded).__name__
+        raise InputError(
+            f"calibration batch {pair} must be a dict with the sides {', '.join(sides)}, but it has: {have}"
+        )
+    if not isinstance(loaded, Mapping):
+        raise InputError(
+            f"calibration batch {pair} must be a dict of named tensors, not a {type(loaded).__name__}: give, for "
+            "example, {'image': tensor}, and wrap(module, forward=..., loss=...) to say what becomes of them"
+        )
+    return {sides[0]: loaded}
+
+
+def fields(batch: Mapping[str, Any]) -> Batch:
+    """The fields of a batch as libraries make them: arrays become tensors, None is left out, the rest stays as it is.
+
+    What is no tensor (a number, texts, file names) is at the service of the model's own functions; nobody else uses it.
+    """
+    made = {
+        name: torch.from_numpy(v) if isinstance(v, np.ndarray) and v.dtype.kind in "biuf" else v
+        for name, v in batch.items()
+    }
+    return {name: value for name, value in made.items() if value is not None}
+
+
+def _pairs(batches: Batches, start: int, stop: int | None, wrap: bool) -> Iterator[tuple[int, dict[str, Batch]]]:
+    pair = 0
+    while True:
+        before = pair
+        for loaded in batches:
+            if stop is not None and pair >= stop:
+                return
+            if pair >= start:
+                yield pair, loaded
+            pair += 1
+        if stop is None or not wrap or pair >= stop:
+            return
+        if pair == before:
+            raise InputError("the calibration data is empty: give at least one batch")
+
+
+def unit_seed(seed: int, index: int) -> int:
+    """The random seed of a unit: a hash of the run's seed and the unit's number."""
+    digest = hashlib.blake2b(f"{seed}/unit/{index}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """A batch with its tensors on `device`, also those in dicts, lists and tuples within it."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, Mapping):
+        return {name: to_device(one, device) for name, one in value.items()}
+    if isinstance(value, list | tuple) and any(isinstance(one, Tensor | Mapping | list | tuple) for one in value):
+        return [to_device(one, device) for one in value]
+    return value
+
+
+def check_batch(unit: Unit) -> None:
+    """InputError for a batch that cannot be used, naming it and the mend."""
+    for name, value in unit.batch.items():
+        if isinstance(value, Tensor) and value.shape[:1] == (0,):
+            raise InputError(f"{unit.side} batch {unit.pair} is empty: '{name}' has no rows")
+    atts = unit.batch.get("text_atts")
+    if atts is not None:
+        empty = (atts.sum(dim=1) == 0).nonzero().flatten().tolist()
+        if empty:
+            raise InputError(
+                f"{unit.side} batch {unit.pair} has a text of padding only (row {empty[0]}): remove it from the data"
+            )
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's parameters live."""
+    return next(model.parameters()).device
+
+
+def check_fields(unit: Unit, error: KeyError) -> InputError:
+    """A sentence for a field that the model asked for and the batch lacks."""
+    have = ", ".join(unit.batch)
+    return InputError(f"{unit.side} batch {unit.pair} lacks the field {error} (it has: {have})")
+
+
+@contextlib.contextmanager
+def seeded(seed: int, index: int, device: torch.device) -> Iterator[None]:
+    """Start torch's generators from the unit's seed; they are put back afterwards."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        seed_generators(unit_seed(seed, index), device)
+        yield

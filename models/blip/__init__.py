@@ -1,0 +1,1 @@
+"""BLIP: the pretraining model, one file a task."""

@@ -1,0 +1,206 @@
+"""What BLIP's pretraining and retrieval models share: encoders, momentum copies, queues, what is prunable.
+
+Li et al., "BLIP: Bootstrapping Language-Image Pre-training", ICML 2022.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.base import Batch, ImageShape
+from models.blip.med import TextEncoder, starting
+from models.common.bert import self_attention_mask, without_padding
+from models.common.building import reset_weights
+from models.common.contrastive import TEMP_RANGE
+from models.common.vit import vision_transformer
+
+EXCLUDED = (
+    "vision_proj",
+    "text_proj",
+    "itm_head",
+    "visual_encoder_m",
+    "text_encoder_m",
+    "cls.predictions",
+)
+"""Parts that are never pruned, as substrings of parameter names."""
+
+MOMENTUM = 0.995
+
+FRESH = (
+    *("visual_encoder_m", "vision_proj_m", "text_encoder_m", "text_proj_m"),
+    *("image_queue", "text_queue", "queue_ptr", "idx_queue", "ptr_queue"),
+)
+"""What a file may lack: momentum copies are then copied from the originals, queues drawn at random."""
+
+
+class BLIPEncoders(nn.Module):
+    """Online encoders and heads, their momentum copies, and the queues of the copies' features."""
+
+    config: Any  # a BLIPConfig
+    stateful = True  # its loss moves queues and momentum copies
+    pointer = "queue_ptr"  # name of the buffer with the place in the queues
+
+    def _build_encoders(self, config: Any) -> None:
+        """Under the names of the official checkpoint, in its order."""
+        text, d, e = config.text, config.text.width, config.embed_dim
+        self.config = config
+        self.visual_encoder = vision_transformer(config.vision)
+        self.text_encoder = TextEncoder(text)
+        self.vision_proj = nn.Linear(config.vision.width, e)
+        self.text_proj = nn.Linear(d, e)
+        self.itm_head = nn.Linear(d, 2)
+        self.visual_encoder_m = vision_transformer(config.vision)
+        self.vision_proj_m = nn.Linear(config.vision.width, e)
+        self.text_encoder_m = TextEncoder(text)
+        self.text_proj_m = nn.Linear(d, e)
+        for _, slow in self._momentum_pairs():
+            slow.requires_grad_(False)
+
+    def _build_queues(self, config: Any) -> None:
+        """Features [e, queue] of the last texts and images, and where the next ones go."""
+        self.register_buffer("image_queue", torch.empty(config.embed_dim, config.queue))
+        self.register_buffer("text_queue", torch.empty(config.embed_dim, config.queue))
+        self.register_buffer(self.pointer, torch.empty(1, dtype=torch.long))
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Random weights and queues (from torch's global generator); momentum copies equal the originals."""
+        reset_weights(self)
+        for tower in (self.visual_encoder, self.visual_encoder_m):
+            tower.cls_token.normal_(std=0.02)
+            tower.pos_embed.normal_(std=0.02)
+        self.temp.fill_(self.config.temp)
+        self.loaded(list(FRESH))
+
+    @torch.no_grad()
+    def loaded(self, fresh: list[str]) -> None:
+        """After the weights are in: make what the file lacked. Queues come from a generator of their own."""
+        lacking = {name.split(".")[0] for name in fresh}
+        for name in ("visual_encoder", "vision_proj", "text_encoder", "text_proj"):
+            if f"{name}_m" in lacking:
+                setattr(self, f"{name}_m", copy.deepcopy(getattr(self, name)).requires_grad_(False))
+        generator = torch.Generator().manual_seed(0)
+        for name in ("image_queue", "text_queue"):
+            if name in lacking:
+                random = torch.randn(self.config.embed_dim, self.config.queue, generator=generator)
+                setattr(self, name, F.normalize(random, dim=0))
+        if self.pointer in lacking:
+            setattr(self, self.pointer, torch.zeros(1, dtype=torch.long))
+
+    # -- states -----------------------------------------------------------------------------------------
+
+    @property
+    def enc(self) -> int:
+        """Id of [ENC], which starts what the image-grounded encoder reads."""
+        return self.config.text.vocab_size - 1
+
+    @property
+    def image_shape(self) -> ImageShape:
+        """Side and patch of the images."""
+        return ImageShape(self.config.vision.image_size, self.config.vision.patch_size)
+
+    def text_states(self, ids: Tensor, atts: Tensor) -> Tensor:
+        """Text alone: ids [b, t] as tokenised, atts [b, t] -> [b, t, d]."""
+        return self.text_encoder(ids, self_attention_mask(atts, self.temp.dtype))
+
+    def grounded_states(self, ids: Tensor, atts: Tensor, image: Tensor) -> Tensor:
+        """Text that looks at image states [b, p, d], or [1, p, d] for all -> [b, t, d]; the first id becomes [ENC]."""
+        return self.text_encoder(starting(ids, self.enc), self_attention_mask(atts, image.dtype), image)
+
+    def image_features(self, states: Tensor) -> Tensor:
+        """The CLS state of image states [b, p, d] in the contrastive space: [b, e], L2-normalised."""
+        return F.normalize(self.vision_proj(states[:, 0]), dim=-1)
+
+    def text_features(self, states: Tensor) -> Tensor:
+        """The CLS state of text states [b, t, d] in the contrastive space: [b, e], L2-normalised."""
+        return F.normalize(self.text_proj(states[:, 0]), dim=-1)
+
+    @torch.no_grad()
+    def clamp_temperature(self) -> None:
+        """Keep the learnt temperature in its range, between optimizer steps."""
+        self.temp.clamp_(*TEMP_RANGE)
+
+    @torch.no_grad()
+    def momentum_features(self, batch: Batch, move: bool = True) -> tuple[Tensor, Tensor]:
+        """Move the momentum copies one step towards the originals and let them encode the batch: two [b, e].
+
+        move: False where an optimizer step has several passes, for all but its first.
+        """
+        for original, slow in self._momentum_pairs() if move else ():
+            slow.mul_(MOMENTUM).add_(original, alpha=1 - MOMENTUM)
+        ids, atts = without_padding(batch["text_ids"], batch["text_atts"])
+        image = self.visual_encoder_m(batch["image"])
+        text = self.text_encoder_m(ids, self_attention_mask(atts, image.dtype))
+        return (
+            F.normalize(self.vision_proj_m(image[:, 0]), dim=-1),
+            F.normalize(self.text_proj_m(text[:, 0]), dim=-1),
+        )
+
+    @torch.no_grad()
+    def _enqueue(self, image: Tensor, text: Tensor) -> None:
+        """Put features [b, e] into the queues, the oldest go; batches may wrap around the end."""
+        pointer = getattr(self, self.pointer)
+        places = (pointer + torch.arange(len(image), device=image.device)) % self.config.queue
+        self.image_queue[:, places] = image.t().to(self.image_queue.dtype)
+        self.text_queue[:, places] = text.t().to(self.text_queue.dtype)
+        pointer.copy_((pointer + len(image)) % self.config.queue)
+
+    def _momentum_pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each original parameter with its momentum copy."""
+        for name in ("visual_encoder", "vision_proj", "text_encoder", "text_proj"):
+            copies = getattr(self, f"{name}_m").parameters()
+            yield from zip(getattr(self, name).parameters(), copies, strict=True)
+
+    def moving_tensors(self) -> Iterator[Tensor]:
+        """Queues and momentum copies."""
+        yield from (self.image_queue, self.text_queue, getattr(self, self.pointer))
+        yield from (slow for _, slow in self._momentum_pairs())
+
+    # -- retrieval --------------------------------------------------------------------------------------
+
+    def image_entry(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """What a gallery keeps of images [b, 3, H, W]: states [b, p, d] and features [b, e]."""
+        states = self.visual_encoder(image)
+        return states, self.image_features(states)
+
+    def text_entry(self, ids: Tensor, atts: Tensor) -> tuple[Tensor, Tensor]:
+        """What a gallery keeps of texts [b, t]: the ids, which the grounded encoder reads, and features [b, e]."""
+        return ids, self.text_features(self.text_states(ids, atts))
+
+    def match(self, ids: Tensor, atts: Tensor, image: Tensor, similarity: Tensor) -> Tensor:
+        """How well pairs of ids and image states match: the ITM logit of "matches" plus the cosine similarity [b].
+
+        image: states [b, p, d], or [1, p, d] of one image for all texts.
+        """
+        ids, atts = without_padding(ids, atts)
+        return self.itm_head(self.grounded_states(ids, atts, image)[:, 0])[:, 1] + similarity
+
+    def prunable_layers(self) -> dict[str, nn.Linear]:
+        """See `models.base.PrunableModel`. A shared tensor belongs to the encoder, whose name comes first."""
+        seen: set[int] = set()
+        layers = {}
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear) and not any(part in name for part in EXCLUDED):
+                if id(module.weight) not in seen:
+                    layers[f"{name}.weight"] = module
+                seen.add(id(module.weight))
+        return layers
+
+    def followers(self) -> dict[str, nn.Linear]:
+        """The momentum copies of prunable layers, by the names of the originals, whose mask they carry."""
+        found = {}
+        for name in self.prunable_layers():
+            part, _, rest = name.removesuffix(".weight").partition(".")
+            if hasattr(self, f"{part}_m"):
+                found[name] = self.get_submodule(f"{part}_m.{rest}")
+        return found
+
+    def modality_of(self, name: str) -> str:
+        """vision, or text: encoder and decoder together."""
+        return "vision" if name.startswith("visual_encoder.") else "text"

@@ -1,0 +1,1 @@
+"""What several families are built from: transformer blocks, losses, reading checkpoints, decoding."""

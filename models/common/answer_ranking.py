@@ -1,0 +1,87 @@
+"""VQA by ranking: which answer of a list does the decoder find likeliest for a question?
+
+First every answer's first word is judged at once, then the best `k` answers of each question are read out whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from models.base import Batch
+from models.common.decoding import repeated
+
+Losses = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""ids, atts [n, t], question states [n, s, d], their atts [n, s] -> summed loss of each answer [n]."""
+
+AT_ONCE = 2048
+"""Answers read out in one pass: their logits of 30 thousand words take a quarter of a gigabyte a token."""
+
+
+def first_word_probabilities(logits: Tensor, first_words: Tensor) -> Tensor:
+    """logits [b, V] of the word after the start mark, first_words [a] ids -> probability of each answer [b, a]."""
+    return logits.float().softmax(dim=-1).index_select(1, first_words)
+
+
+def best_answers(probabilities: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k likeliest of [b, a], ties by the order of the list: their probabilities and numbers, both [b, k]."""
+    order = probabilities.sort(dim=1, descending=True, stable=True)
+    return order.values[:, :k], order.indices[:, :k]
+
+
+def read_out(losses: Losses, ids: Tensor, atts: Tensor, numbers: Tensor, states: Tensor, states_atts: Tensor) -> Tensor:
+    """Summed loss of each candidate: answers ids, atts [a, t]; numbers [b, k] of the list -> [b, k]."""
+    b, k = numbers.shape
+    together = max(1, AT_ONCE // k)
+    found = []
+    for start in range(0, b, together):
+        part = slice(start, start + together)
+        chosen = numbers[part].reshape(-1)
+        found.append(losses(ids[chosen], atts[chosen], repeated(states[part], k), repeated(states_atts[part], k)))
+    return torch.cat(found).reshape(b, k)
+
+
+def pick(scores: Tensor, numbers: Tensor) -> Tensor:
+    """The number of the answer with the highest score: scores, numbers [b, k] -> [b]."""
+    return numbers.gather(1, scores.argmax(dim=1, keepdim=True))[:, 0]
+
+
+def weighted_answer_loss(losses: Tensor, weights: Tensor, questions: int) -> Tensor:
+    """Sum of weight times loss over all answers [n], divided by the number of questions. Scalar."""
+    return torch.dot(weights.to(losses.dtype), losses) / questions
+
+
+class Answers(Protocol):
+    """What a VQA model computes of questions and answers, each in its own way."""
+
+    def question_states(self, image: Tensor, ids: Tensor, atts: Tensor, image_of: Tensor | None = None) -> Tensor:
+        """Questions ids, atts [b, s] that look at images [i, 3, H, W] -> [b, s, d].
+
+        image_of: [b] int64, the image of each question; None: one of its own each.
+        """
+        ...
+
+    def answer_losses(self, ids: Tensor, atts: Tensor, states: Tensor, states_atts: Tensor) -> Tensor:
+        """As `Losses`."""
+        ...
+
+
+def training_loss(model: Answers, batch: Batch) -> Tensor:
+    """Weighted loss of the answers of all questions. Scalar.
+
+    batch: image [i, 3, H, W]; image_of [b] int64 where images are shared; question_ids, question_atts [b, s]; the
+    answers of all questions in a row, answer_ids, answer_atts [n, t], answer_weights [n] float32; answer_counts [b]
+    int64, which add up to n.
+    """
+    states = model.question_states(batch["image"], batch["question_ids"], batch["question_atts"], batch.get("image_of"))
+    counts = batch["answer_counts"]
+    losses = model.answer_losses(
+        batch["answer_ids"],
+        batch["answer_atts"],
+        torch.repeat_interleave(states, counts, dim=0),
+        torch.repeat_interleave(batch["question_atts"], counts, dim=0),
+    )
+    return weighted_answer_loss(losses, batch["answer_weights"], len(counts))

@@ -1,0 +1,52 @@
+"""Build a model without touching memory twice: empty first, then filled from a file or at random."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from models.common.checkpoint import load_state, read_state
+
+
+def build(model_class: type[nn.Module], config: Any, weights: Path | None, seed: int = 0) -> nn.Module:
+    """A `model_class(config)` on the CPU, filled from the checkpoint `weights` or, without one, at random.
+
+    The model is made on torch's meta device, so that a file's tensors become its parameters without a
+    second copy. `model.load_report` says what happened to the file's keys (None for random weights).
+    """
+    with torch.device("meta"):
+        model = model_class(config)
+    if weights is None:
+        model.to_empty(device="cpu")
+        model.tie()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model.reset()
+        model.load_report = None
+        fresh = []
+    else:
+        rules = model_class.key_rules
+        state, report = read_state(weights, rules)
+        model.load_report = load_state(model, state, rules, report)
+        model.tie()
+        fresh = model.load_report.fresh
+    if hasattr(model, "loaded"):
+        model.loaded(fresh)
+    return model
+
+
+@torch.no_grad()
+def reset_weights(model: nn.Module, std: float = 0.02) -> None:
+    """BERT's initialisation: normal weights and embeddings of deviation `std`, zero biases, unit norms."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
+            module.weight.normal_(std=std)
+        elif isinstance(module, nn.LayerNorm):
+            module.weight.fill_(1)
+        if getattr(module, "bias", None) is not None:
+            module.bias.zero_()
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            module.weight[module.padding_idx].zero_()

@@ -1,0 +1,58 @@
+"""Backward passes that hold one block's activations at a time, and compute them a second time to do so.
+
+Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016; a third more computing, and the same gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch.utils.checkpoint
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from models.common.repeated_blocks import repeated_blocks
+
+
+@contextmanager
+def activations_recomputed(model: nn.Module) -> Iterator[None]:
+    """Within, the repeated blocks of `model` keep only what goes into them; without such blocks nothing changes."""
+    blocks = repeated_blocks(model)
+    own = [block.__dict__.get("forward") for block in blocks]
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for block, forward in zip(blocks, own, strict=True):
+            if forward is None:
+                del block.forward
+            else:
+                block.forward = forward
+
+
+class _NotReentrant:
+    """In the place of torch's CheckpointFunction."""
+
+    @staticmethod
+    def apply(function: Any, preserve: bool, *inputs: Any) -> Any:
+        """The same checkpoint as torch's other kind."""
+        return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=preserve)
+
+
+@contextmanager
+def reentrant_checkpoints_replaced() -> Iterator[None]:
+    """Within, reentrant checkpoints of a module are of the other kind: the same numbers, and gradients in any case.
+
+    A reentrant checkpoint gives its weights no gradient where no input asks for one, and none does while pruning asks
+    for gradients of prunable weights alone: what lies before the first block is frozen.
+    """
+    original = torch.utils.checkpoint.CheckpointFunction
+    torch.utils.checkpoint.CheckpointFunction = _NotReentrant
+    try:
+        yield
+    finally:
+        torch.utils.checkpoint.CheckpointFunction = original

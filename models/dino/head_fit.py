@@ -1,0 +1,85 @@
+"""Fit a linear classifier on frozen features in one pass: linear discriminant analysis from running sums.
+
+Gradients through a random head say nothing about the backbone. The closed form needs only class means and the
+pooled covariance, gives calibrated logits, and does not depend on an optimizer or on the order of the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from models.base import Batch
+
+if TYPE_CHECKING:
+    from calibration.processes import Group
+
+SHRINKAGE = 0.1
+"""Share of the covariance replaced by its mean variance: few samples a class must not make it singular."""
+
+
+class HeadFit:
+    """A `calibration.statistics.Statistic` over batches with `image` and `label` that fits a classifier in place."""
+
+    follows_state = False
+
+    def __init__(self, features: Callable[[Tensor], Tensor], classifier: nn.Linear):
+        """features(image) -> [b, d], what the classifier reads."""
+        self._features, self._classifier = features, classifier
+        classes, width = classifier.weight.shape
+        self._shapes = {"count": (classes,), "sum": (classes, width), "square": (width, width)}
+        self._sums = self._zeros()
+        self._fresh = self._zeros()
+        self._before = [p.detach().clone() for p in classifier.parameters()]
+
+    def _zeros(self) -> dict[str, Tensor]:
+        device = self._classifier.weight.device
+        return {name: torch.zeros(shape, dtype=torch.float64, device=device) for name, shape in self._shapes.items()}
+
+    @torch.no_grad()
+    def update(self, batch: Batch) -> None:
+        """Add one batch's counts, sums a class, and second moments, in float64."""
+        x, labels = self._features(batch["image"]).double(), batch["label"]
+        self._fresh["count"] += torch.bincount(labels, minlength=len(self._fresh["count"]))
+        self._fresh["sum"].index_add_(0, labels, x)
+        self._fresh["square"] += x.t() @ x
+
+    def pass_by(self, batch: Batch) -> None:
+        """Sums of a unit depend on that unit alone."""
+
+    def merge(self, group: Group, ranks: list[int]) -> None:
+        """Add the last unit of each process, in turn."""
+        for name, total in self._sums.items():
+            for rank in ranks:
+                total += group.from_rank(rank, self._fresh[name], like=total)
+            self._fresh[name].zero_()
+
+    def state(self) -> dict[str, Tensor]:
+        """The sums."""
+        return self._sums
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Continue from saved sums."""
+        for name, total in self._sums.items():
+            total.copy_(state[name])
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Solve for the classifier. Classes that were not seen get a low bias."""
+        count, total, square = (self._sums[name] for name in ("count", "sum", "square"))
+        mean = total / count.clamp(min=1)[:, None]
+        within = (square - (mean * count[:, None]).t() @ mean) / count.sum()
+        scale = within.diagonal().mean() * torch.eye(len(within), dtype=within.dtype, device=within.device)
+        weight = torch.linalg.solve((1 - SHRINKAGE) * within + SHRINKAGE * scale, mean.t()).t()
+        prior = (count.clamp(min=1e-3) / count.sum()).log()
+        self._classifier.weight.copy_(weight)
+        self._classifier.bias.copy_(prior - (weight * mean).sum(dim=1) / 2)
+
+    @torch.no_grad()
+    def undo(self) -> None:
+        """Put the classifier back as it was before."""
+        for parameter, value in zip(self._classifier.parameters(), self._before, strict=True):
+            parameter.copy_(value)

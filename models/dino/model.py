@@ -1,0 +1,248 @@
+"""DINO's ViT-B/16 as an image classifier, with separate q, k and v matrices as MULTIFLOW prunes it.
+
+Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV 2021.
+    python prune.py --model dino --pruner multiflow
+The blocks are our own few lines because the names of published masks (transformers 4.31) are part of the format,
+and libraries have renamed or fused these layers since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.base import Batch, ImageShape
+from models.common import examples
+from models.common.building import reset_weights
+from models.common.checkpoint import KeyRules
+from models.dino.head_fit import HeadFit
+from models.dino.keys import classifier_of, official_name, to_timm, to_transformers, unify
+from storage.tensors import read_tensors
+
+FITTED = "fitted on the calibration features (linear discriminant analysis)"
+
+
+@dataclass(frozen=True)
+class DINOConfig:
+    """Sizes of a DINO. eps: of layer norms (1e-12 as transformers loads it; the original code uses 1e-6).
+
+    head: file with the official linear classifier (None: it is fitted before gradients are taken).
+    """
+
+    image_size: int
+    patch_size: int
+    width: int
+    layers: int
+    heads: int
+    mlp: int
+    classes: int
+    eps: float = 1e-12
+    head: str | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Image tokens p: patches and the class token."""
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention: `attention.{query,key,value}` and `output.dense`."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.attention = nn.ModuleDict({name: nn.Linear(width, width) for name in ("query", "key", "value")})
+        self.output = nn.ModuleDict({"dense": nn.Linear(width, width)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [b, p, d] -> [b, p, d]."""
+        b, p, d = x.shape
+        q, k, v = (
+            self.attention[name](x).view(b, p, self.heads, d // self.heads).transpose(1, 2)
+            for name in ("query", "key", "value")
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.output["dense"](mixed.transpose(1, 2).reshape(b, p, d))
+
+
+class Block(nn.Module):
+    """A pre-LN transformer block with exact GELU."""
+
+    def __init__(self, config: DINOConfig):
+        super().__init__()
+        d = config.width
+        self.attention = SelfAttention(d, config.heads)
+        self.intermediate = nn.ModuleDict({"dense": nn.Linear(d, config.mlp)})
+        self.output = nn.ModuleDict({"dense": nn.Linear(config.mlp, d)})
+        self.layernorm_before = nn.LayerNorm(d, eps=config.eps)
+        self.layernorm_after = nn.LayerNorm(d, eps=config.eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [b, p, d] -> [b, p, d]."""
+        x = x + self.attention(self.layernorm_before(x))
+        return x + self.output["dense"](F.gelu(self.intermediate["dense"](self.layernorm_after(x))))
+
+
+class Embeddings(nn.Module):
+    """Patches, class token and positions."""
+
+    def __init__(self, config: DINOConfig):
+        super().__init__()
+        d = config.width
+        self.cls_token = nn.Parameter(torch.empty(1, 1, d))
+        self.position_embeddings = nn.Parameter(torch.empty(1, config.tokens, d))
+        self.patch_embeddings = nn.Module()
+        self.patch_embeddings.projection = nn.Conv2d(3, d, config.patch_size, stride=config.patch_size)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image [b, 3, H, W] -> [b, p, d]; positions are interpolated for another size (DINO's small crops)."""
+        patches = self.patch_embeddings.projection(image)
+        b, d, rows, columns = patches.shape
+        positions = self.position_embeddings
+        side = round((positions.shape[1] - 1) ** 0.5)
+        if (rows, columns) != (side, side):
+            grid = positions[:, 1:].reshape(1, side, side, d).permute(0, 3, 1, 2)
+            grid = F.interpolate(grid, size=(rows, columns), mode="bicubic", align_corners=False)
+            positions = torch.cat([positions[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
+        x = torch.cat([self.cls_token.expand(b, -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
+        return x + positions
+
+
+class ViT(nn.Module):
+    """The backbone: pixels to layer-normalised states of all tokens."""
+
+    def __init__(self, config: DINOConfig):
+        super().__init__()
+        self.embeddings = Embeddings(config)
+        self.encoder = nn.Module()
+        self.encoder.layer = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.layernorm = nn.LayerNorm(config.width, eps=config.eps)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image [b, 3, H, W] -> [b, p, d]."""
+        x = self.embeddings(image)
+        for block in self.encoder.layer:
+            x = block(x)
+        return self.layernorm(x)
+
+
+class DINO(nn.Module):
+    """Backbone and linear classifier. State dict names are those of transformers 4.31, as in published masks."""
+
+    Config = DINOConfig
+    sides = ("general",)
+    stateful = False
+    layouts = {"timm": to_timm, "transformers": to_transformers}  # noqa: RUF012
+    key_rules = KeyRules(
+        official_name,
+        positions=("vit.embeddings.position_embeddings",),
+        skip_resized=("classifier.weight", "classifier.bias"),  # of another data set
+        fresh=lambda name: name.startswith("classifier."),
+        prepare=unify,
+        prefers=("teacher", "student", "state_dict", "model"),
+    )
+
+    def __init__(self, config: DINOConfig):
+        super().__init__()
+        self.config = config
+        self.vit = ViT(config)
+        self.classifier = nn.Linear(config.width, config.classes)
+        self.classifier_origin: str | None = None  # where the classifier comes from; None: nobody made one yet
+
+    def tie(self) -> None:
+        """Nothing is tied."""
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Random weights (from torch's global generator)."""
+        reset_weights(self)
+        self.vit.embeddings.cls_token.normal_(std=0.02)
+        self.vit.embeddings.position_embeddings.normal_(std=0.02)
+
+    @torch.no_grad()
+    def loaded(self, fresh: list[str]) -> None:
+        """After the weights are in: take the official head if one is named, else leave it to `preliminary`."""
+        if self.config.head is not None:
+            self.classifier, self.classifier_origin = classifier_of(read_tensors(self.config.head), self.config)
+        elif fresh:
+            self.classifier = nn.Linear(self.config.width, self.config.classes)
+            nn.init.zeros_(self.classifier.weight)
+            nn.init.zeros_(self.classifier.bias)
+        else:
+            self.classifier_origin = "the checkpoint's own"
+
+    @property
+    def image_shape(self) -> ImageShape:
+        """Side and patch of the images."""
+        return ImageShape(self.config.image_size, self.config.patch_size)
+
+    @property
+    def vision_width(self) -> int:
+        """Width d of the image states."""
+        return self.config.width
+
+    def vision_tower(self) -> nn.Module:
+        """The module from pixels [b, 3, H, W] to states of all image tokens [b, p, d]."""
+        return self.vit
+
+    def features(self, image: Tensor) -> Tensor:
+        """What the classifier reads, [b, d]; the official head reads [b, 2 d]: CLS state and mean patch state."""
+        states = self.vit(image)
+        if self.classifier.in_features == 2 * self.config.width:
+            return torch.cat([states[:, 0], states[:, 1:].mean(dim=1)], dim=1)
+        return states[:, 0]
+
+    def logits(self, image: Tensor) -> Tensor:
+        """Class logits [b, classes]."""
+        return self.classifier(self.features(image))
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy `classes` of image [b, 3, H, W] and label [b]."""
+        return {"classes": F.cross_entropy(self.logits(batch["image"]).float(), batch["label"])}
+
+    losses = forward
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The classifier's cross-entropy, as pruners differentiate it."""
+        return self.losses(batch)["classes"]
+
+    def prunable_layers(self) -> dict[str, nn.Linear]:
+        """Every linear layer of the backbone, q, k and v apart."""
+        return {
+            f"{name}.weight": module
+            for name, module in self.named_modules()
+            if isinstance(module, nn.Linear) and not name.startswith("classifier")
+        }
+
+    def modality_of(self, name: str) -> str:
+        """There is only vision."""
+        return "vision"
+
+    def observe(self, batch: Batch) -> None:
+        """One ordinary forward pass; all tokens count."""
+        self.vit(batch["image"])
+
+    def real_tokens(self, name: str, batch: Batch) -> None:
+        """All image tokens are real."""
+        return
+
+    def example(self, size: int) -> dict[str, Batch]:
+        """Noise images with random labels."""
+        labels = torch.randint(0, self.config.classes, (size,))
+        return {"general": examples.images(size, self.config.image_size) | {"label": labels}}
+
+    def moving_tensors(self) -> Iterator[Tensor]:
+        """None: the loss changes nothing."""
+        return iter(())
+
+    def notes(self) -> dict[str, str]:
+        """What a result that used the loss must say: where the classifier came from."""
+        return {"classifier": self.classifier_origin or FITTED}
+
+    def preliminary(self) -> HeadFit | None:
+        """What must be gathered before gradients mean something: a fit of the classifier, unless there is one."""
+        return None if self.classifier_origin is not None else HeadFit(self.features, self.classifier)

@@ -1,0 +1,1 @@
+"""Models of other libraries, and any module: what of them can be pruned."""

@@ -1,0 +1,178 @@
+"""Any timm model as a thing to prune: `--model timm:vit_small_patch16_224`, calibrated on labelled images."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from console.errors import InputError, nearest
+from models import weights_path
+from models.base import Batch, ImageShape
+from models.common.checkpoint import KeyRules, LoadReport, load_state, read_state, unwrap
+from models.library.hub import hub_or_cache
+from models.wrap import WrappedModel, wrap
+
+KEY_RULES = KeyRules(prefers=("state_dict_ema", "model_ema", "state_dict", "model"))
+
+Filter = Callable[[dict[str, torch.Tensor], nn.Module], dict[str, torch.Tensor]]
+
+
+def load_timm(name: str, weights: str | Path | None, settings: dict[str, Any], seed: int = 0) -> WrappedModel:
+    """A timm classifier, wrapped; fused qkv matrices stay fused, the classifier is not pruned.
+
+    weights: a checkpoint, "random" (drawn from `seed`), or None for timm's own pretrained weights (from its cache or
+    the network). settings: keyword arguments of timm.create_model, for example {"img_size": 64, "num_classes": 10}.
+    """
+    if not timm.is_model(name):
+        raise InputError(f"timm has no model '{name}'{nearest(name, timm.list_models())}")
+    checkpoint = weights_path(f"timm:{name}", weights, None)
+    if checkpoint is not None:
+        state, report = read_state(checkpoint, KEY_RULES)
+        module, convert = _with_filter(name, settings, seed)
+        model = wrap_timm(module, settings.get("img_size"))
+        model.load_report = _fill(module, state, convert, report)
+        return model
+    pretrained = weights is None
+    with hub_or_cache() if pretrained else contextlib.nullcontext():
+        module = _built(name, pretrained, settings, seed)
+    model = wrap_timm(module, settings.get("img_size"))
+    if pretrained:
+        about = module.pretrained_cfg
+        source = f"timm's weights {about.get('hf_hub_id') or about.get('url') or name}"
+        model.load_report = LoadReport(source, loaded=len(module.state_dict()))
+    return model
+
+
+def _built(name: str, pretrained: bool, settings: dict[str, Any], seed: int) -> nn.Module:
+    """A model as timm makes it; InputError where it cannot."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return timm.create_model(name, pretrained=pretrained, **settings)
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:150]
+        mend = "give a file with --weights, or --weights random" if pretrained else "check the settings"
+        raise InputError(f"timm cannot build '{name}' ({reason}): {mend}") from error
+
+
+def _with_filter(name: str, settings: dict[str, Any], seed: int) -> tuple[nn.Module, Filter | None]:
+    """A model with random weights, and what timm does to the files of its kind before it loads them (None: nothing).
+
+    timm hands that function to `load_pretrained`, with the model's own variations, and shows it nowhere else: here
+    the call is taken over, so that nothing is fetched and nothing loaded.
+    """
+    filters: list[Filter | None] = []
+
+    def taken_over(model: nn.Module, *arguments: Any, filter_fn: Filter | None = None, **keywords: Any) -> None:
+        filters.append(filter_fn)
+
+    with mock.patch.object(timm.models._builder, "load_pretrained", taken_over):
+        module = _built(name, True, settings, seed)
+    return module, filters[-1] if filters else None  # a model's backbone may be built before it
+
+
+def _fill(module: nn.Module, state: dict[str, torch.Tensor], convert: Filter | None, report: LoadReport) -> LoadReport:
+    """Load a file of timm's names, or of those that timm knows for this model, and say what happened to its keys."""
+    wanted = module.state_dict()
+    state = unwrap(state, KEY_RULES, wanted, report)
+    fits = state.keys() == wanted.keys() and all(state[name].shape == wanted[name].shape for name in state)
+    converted = state if fits or convert is None else _converted(module, state, convert)
+    if converted is not state:
+        _account(state, converted, report)
+    return load_state(module, converted, KEY_RULES, report)
+
+
+def _converted(module: nn.Module, state: dict[str, torch.Tensor], convert: Filter) -> dict[str, torch.Tensor]:
+    """The file's tensors as the model needs them, by timm's own rules; as they are where those do not fit them.
+
+    What does not fit then is refused when it is loaded, by its shape in the file.
+    """
+    wanted = module.state_dict()
+    try:
+        converted = convert(dict(state), module)
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+        return state  # of another model
+    return {
+        name: state.get(name, tensor) if name in wanted and tensor.shape != wanted[name].shape else tensor
+        for name, tensor in converted.items()
+    }
+
+
+def _account(state: dict[str, torch.Tensor], converted: dict[str, torch.Tensor], report: LoadReport) -> None:
+    """Note in the report what a conversion did to each key: tensors that it did not touch are the same memory."""
+    old = {_memory(tensor): key for key, tensor in reversed(state.items())}
+    used = set()
+    for name, tensor in converted.items():
+        source = name if name in state else old.get(_memory(tensor))
+        if source is None:
+            report.resized[name] = "put together by timm from what is dropped"
+            continue
+        used.add(source)
+        if source != name:
+            report.renamed[source] = name
+        if tensor.shape != state[source].shape:
+            report.resized[name] = f"{tuple(state[source].shape)} -> {tuple(tensor.shape)}, by timm"
+        elif _memory(tensor) != _memory(state[source]):
+            report.resized[name] = f"{tuple(tensor.shape)}, changed by timm"
+    report.dropped += [key for key in state if key not in used]
+
+
+def _memory(tensor: torch.Tensor) -> tuple[int, int]:
+    return tensor.data_ptr(), tensor.numel()
+
+
+def wrap_timm(module: nn.Module, side: int | None = None) -> WrappedModel:
+    """A model made by timm.create_model, wrapped. side: of its images, where it was made for another than usual."""
+    about = module.pretrained_cfg or {}
+    heads = about.get("classifier") or ()
+    classes = module.num_classes
+    for part in module.modules():
+        if hasattr(part, "qkv_bias_separate"):
+            part.qkv_bias_separate = True  # BEiT, EVA, Swin v2 else use the layer's weight without calling the layer
+    patches = getattr(module, "patch_embed", None)
+    side = _first(getattr(patches, "img_size", None) or side or (about.get("input_size") or (224,))[-1])
+    patch = _first(getattr(patches, "patch_size", None) or 1)
+
+    def example(size: int) -> Batch:
+        return {"image": torch.randn(size, 3, side, side), "label": torch.randint(0, max(1, classes), (size,))}
+
+    return wrap(
+        module,
+        loss=classification_loss if classes else no_loss,
+        forward=lambda module, batch: module(batch["image"]),
+        modality=lambda name: "vision",
+        exclude=(heads,) if isinstance(heads, str) else heads,
+        image_shape=ImageShape(side, patch, tuple(about.get("mean", ())) or None, tuple(about.get("std", ())) or None),
+        example=example,
+    )
+
+
+def classification_loss(module: nn.Module, batch: Batch) -> torch.Tensor:
+    """Cross-entropy of image [b, 3, H, W] and label [b]; InputError for labels beyond the model's classes."""
+    logits = module(batch["image"])
+    if int(batch["label"].max()) >= logits.shape[1]:
+        raise InputError(
+            f"the data has a class {int(batch['label'].max())}, but the model knows {logits.shape[1]}: "
+            "choose the data set the classifier was trained on"
+        )
+    return F.cross_entropy(logits.float(), batch["label"])
+
+
+def no_loss(module: nn.Module, batch: Batch) -> torch.Tensor:
+    """Of a model without a classifier: InputError."""
+    raise InputError(
+        f"this {type(module).__name__} has no classifier, so there is no loss to differentiate: choose a pruner "
+        "without gradients (multiflow, wanda, lamp, ...) or weights with a classifier"
+    )
+
+
+def _first(size: int | tuple[int, ...]) -> int:
+    return size if isinstance(size, int) else size[0]

@@ -1,0 +1,1 @@
+"""X-VLM: the pretraining model, one file a task."""

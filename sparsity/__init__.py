@@ -1,0 +1,1 @@
+"""Masks: which weights stay, how that is chosen exactly, and the files it is kept in."""

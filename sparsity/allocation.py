@@ -1,0 +1,159 @@
+"""How many weights each layer loses: the half of a pruner that is not its criterion.
+
+An allocation turns scores into a cut for every layer. All have the same signature: the scores, the magnitudes
+|W| (looked at by the multimodal prior only), the modality of each layer and the sparsities; they return
+sparsity -> name -> Cut. Exactly round(s n) weights go, over all layers, per layer or per modality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from console.errors import InputError
+from pruners import allocation_named
+from sparsity.groups import GroupCut, GuardedCut, guarded, parse_pattern
+from sparsity.mask import Mask
+from sparsity.scores import Scores
+from sparsity.select import Cut, cut_layer, cut_layers, split_ties
+from sparsity.threads import in_threads
+
+Modality = Mapping[str, str]
+Cuts = dict[float, dict[str, Cut | GroupCut | GuardedCut]]
+Allocation = Callable[[Scores, Scores, Modality, Sequence[float]], Cuts]
+EXACT = 1e-9
+"""How far a sparsity may lie from the pattern's: rounding."""
+
+
+def cut_globally(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> Cuts:
+    """One threshold over all layers."""
+    found = cut_layers(scores, [round(sparsity * scores.total()) for sparsity in sparsities])
+    return {sparsity: split_ties(scores, cut) for sparsity, cut in zip(sparsities, found, strict=True)}
+
+
+def cut_by_layer(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> Cuts:
+    """Every layer loses the same share."""
+    lost = {name: [round(sparsity * scores.size(name)) for sparsity in sparsities] for name in scores}
+    return _cut_each(scores, lost, sparsities)
+
+
+def cut_by_modality(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> Cuts:
+    """One threshold within each modality: every modality ends at the sparsity, its layers differ."""
+    cuts: Cuts = {sparsity: {} for sparsity in sparsities}
+    for names in _groups(scores, modality):
+        for sparsity, found in cut_globally(scores.only(names), magnitudes, modality, sparsities).items():
+            cuts[sparsity] |= found
+    return {sparsity: {name: found[name] for name in scores} for sparsity, found in cuts.items()}
+
+
+def cut_by_row(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> Cuts:
+    """Every output row of a layer loses the same share (Wanda's comparison group), up to one weight."""
+    return {
+        sparsity: {name: GroupCut(round(sparsity * scores.size(name)), scores.shapes[name][1]) for name in scores}
+        for sparsity in sparsities
+    }
+
+
+def check_allocation(
+    name: str, sparsities: Sequence[float], shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> None:
+    """InputError when there is no allocation `name`, or it cannot give one of the sparsities or shapes [o, i]."""
+    allocation_named(name)
+    pattern = parse_pattern(name)
+    if pattern is None:
+        return
+    kept, width = pattern
+    only = 1 - kept / width
+    if any(abs(sparsity - only) > EXACT for sparsity in sparsities):
+        raise InputError(
+            f"the pattern {name} prunes {100 * only:g} % and nothing else: ask for that sparsity (-s {100 * only:g})"
+        )
+    for layer, shape in (shapes or {}).items():
+        if shape[1] % width:
+            raise InputError(
+                f"layer '{layer}' has {shape[1]} inputs, which {name} cannot divide into {width}s: take another "
+                "pattern or another allocation"
+            )
+
+
+def pattern_allocation(kept: int, width: int) -> Allocation:
+    """n:m sparsity: of every `width` inputs in a row, `kept` stay; there is one sparsity it can give.
+
+    On the way there, after the first rounds of a method that has several, fewer weights are gone: the lowest of all
+    but the `kept` best of each group, so that the pattern can still be reached.
+    """
+
+    def cut_by_pattern(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> Cuts:
+        whole = {name: GroupCut(scores.size(name) // width * (width - kept), width) for name in scores}
+        cuts: Cuts = {sparsity: dict(whole) for sparsity in sparsities}
+        if early := [sparsity for sparsity in sparsities if sparsity < 1 - kept / width - EXACT]:
+            bits = in_threads(lambda name: np.packbits(whole[name].keep(scores[name])), scores)
+            best = dict(zip(scores, bits, strict=True))
+            others = Scores(scores.shapes, lambda name: guarded(scores[name], best[name]))
+            for sparsity, found in cut_globally(others, magnitudes, modality, early).items():
+                cuts[sparsity] = {name: GuardedCut(cut, best[name]) for name, cut in found.items()}
+        return cuts
+
+    return cut_by_pattern
+
+
+def check_kept(name: str, mask: Mask, sparsity: float) -> None:
+    """InputError naming the first part of a mask in which the allocation `name` is not kept to the weight.
+
+    Of `multimodal` the modalities are counted, not the layers: their shares are the magnitudes'.
+    """
+    if pattern := parse_pattern(name):
+        mask.check_pattern(*pattern)
+        return
+    if name == "global":
+        parts = {"the model": list(mask)}
+    elif name in ("layer", "row"):
+        parts = {f"layer '{layer}'": [layer] for layer in mask}
+    else:
+        parts = {f"modality '{modality}'": names for modality, names in mask.layers_by_modality().items()}
+    for what, names in parts.items():
+        size, kept = sum(map(mask.size, names)), sum(map(mask.kept, names))
+        if size - kept != round(sparsity * size):
+            raise InputError(f"{what} loses {size - kept} of {size} weights instead of {round(sparsity * size)}")
+    for layer in mask if name == "row" else ():
+        by_row = mask.matrix(layer).sum(dim=1)
+        if by_row.max() - by_row.min() > 1:
+            raise InputError(f"rows of layer '{layer}' keep from {by_row.min()} to {by_row.max()} weights")
+
+
+def cuts_small_groups(name: str) -> bool:
+    """Whether an allocation says how many weights stay in parts smaller than a layer."""
+    return name == "row" or parse_pattern(name) is not None
+
+
+def cut_multimodally(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> Cuts:
+    """MULTIFLOW's multimodal prior (eq. 7) and mask (eq. 8).
+
+    Plain magnitude pruning inside each modality says how many weights each layer loses; which ones, the
+    scores say.
+    """
+    prior = cut_by_modality(magnitudes, magnitudes, modality, sparsities)
+
+    def below(name: str) -> list[int]:
+        weights = magnitudes[name]
+        return [prior[sparsity][name].below(weights) for sparsity in sparsities]
+
+    return _cut_each(scores, dict(zip(scores, in_threads(below, scores), strict=True)), sparsities)
+
+
+def _cut_each(scores: Scores, lost: Mapping[str, Sequence[int]], sparsities: Sequence[float]) -> Cuts:
+    """Each layer alone, `lost[name]` weights of it at each sparsity."""
+    found = in_threads(lambda name: cut_layer(scores[name], lost[name]), scores)
+    cuts: Cuts = {sparsity: {} for sparsity in sparsities}
+    for name, of_layer in zip(scores, found, strict=True):
+        for sparsity, cut in zip(sparsities, of_layer, strict=True):
+            cuts[sparsity][name] = cut
+    return cuts
+
+
+def _groups(scores: Scores, modality: Modality) -> list[list[str]]:
+    groups: dict[str, list[str]] = {}
+    for name in scores:
+        groups.setdefault(modality[name], []).append(name)
+    return list(groups.values())

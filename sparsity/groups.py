@@ -1,0 +1,78 @@
+"""Cuts within small groups of a layer: every output row alone, or n of every m inputs of a row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from console.errors import InputError
+from sparsity.select import Cut
+
+
+@dataclass(frozen=True)
+class GroupCut:
+    """Prune the lowest of every `width` neighbours in a row; equal scores go by position.
+
+    lost: weights of the whole layer that go, dealt to its groups evenly up to one.
+    """
+
+    lost: int
+    width: int
+
+    def keep(self, scores: np.ndarray) -> np.ndarray:
+        """scores [o, i] float32 -> boolean [o, i], True where the weight stays."""
+        groups = scores.reshape(-1, self.width)
+        lost = self.lost_by_group(len(groups))[:, None]
+        low = self.lost // len(groups)
+        ordered = np.partition(groups, sorted({max(low - 1, 0), min(low, self.width - 1)}), axis=1)
+        value = np.take_along_axis(ordered, np.maximum(lost - 1, 0), axis=1)
+        ties = lost - np.count_nonzero(groups < value, axis=1, keepdims=True)
+        equal = groups == value
+        kept = (groups > value) | (equal & (np.cumsum(equal, axis=1) > ties)) | (lost == 0)
+        return kept.reshape(scores.shape)
+
+    def lost_by_group(self, groups: int) -> np.ndarray:
+        """How many go of each group [groups]; the first ones take the rest, so that masks stay nested."""
+        low, more = divmod(self.lost, groups)
+        return low + (np.arange(groups) < more)
+
+    def below(self, scores: np.ndarray) -> int:
+        """How many of `scores` go."""
+        return self.lost
+
+
+@dataclass(frozen=True, eq=False)
+class GuardedCut:
+    """A cut that spares the best of every few neighbours: on the way to a pattern n:m in several rounds.
+
+    best: which they are, one bit a weight, found once, since scores are looked at many times for one cut.
+    """
+
+    cut: Cut
+    best: np.ndarray
+
+    def keep(self, scores: np.ndarray) -> np.ndarray:
+        """scores [o, i] float32 -> boolean [o, i], True where the weight stays."""
+        return self.cut.keep(guarded(scores, self.best))
+
+    def below(self, scores: np.ndarray) -> int:
+        """How many of `scores` go."""
+        return self.cut.below(guarded(scores, self.best))
+
+
+def guarded(scores: np.ndarray, best: np.ndarray) -> np.ndarray:
+    """scores [o, i] with those at the bits of `best` above everything else."""
+    spared = np.unpackbits(best, count=scores.size).view(bool).reshape(scores.shape)
+    return np.where(spared, np.float32("inf"), scores)
+
+
+def parse_pattern(name: str) -> tuple[int, int] | None:
+    """'2:4' -> (2, 4), keep 2 of 4; None where the name is no pattern; InputError for an impossible one."""
+    kept, colon, width = name.partition(":")
+    if not colon or not kept.isdigit() or not width.isdigit():
+        return None
+    n, m = int(kept), int(width)
+    if not 0 < n < m:
+        raise InputError(f"the pattern {name} keeps {n} of every {m}: give n:m with 0 < n < m, for example 2:4")
+    return n, m

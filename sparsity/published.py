@@ -1,0 +1,65 @@
+"""Mask files as MULTIFLOW's authors write and release them, and masks inside files of weights.
+
+A mask file is a dict of `<module>.weight_pruning_mask` and `<module>.bias_pruning_mask` for all linear layers, those
+that are never pruned included (all ones); boolean or float. Only weights of prunable layers say anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from console.errors import InputError
+from models.common.checkpoint import MASK_SUFFIX as SUFFIX
+from models.common.nesting import inner_state
+from storage.tensors import read_tensors, write_torch
+
+
+def read_published(path: Path | str) -> dict[str, Tensor]:
+    """Parameter name -> boolean mask of every weight in the file, which may hold the weights, too.
+
+    Raises InputError when the file is no such dict.
+    """
+    content, _ = inner_state(read_tensors(path))
+    if not isinstance(content, dict) or not any(str(key).endswith(f"weight{SUFFIX}") for key in content):
+        raise InputError(f"{path} is no mask file: it has no key ending in '.weight{SUFFIX}'")
+    return masks_among(content, path)
+
+
+def masks_among(content: Mapping[str, Any], path: Path | str) -> dict[str, Tensor]:
+    """Parameter name -> boolean mask, of the tensors that are masks of weights; {} where none is.
+
+    Float entries other than 0 and 1 (TAMT's files hold such for heads that are not pruned) are left out. Raises
+    InputError when a mask is no tensor.
+    """
+    masks = {}
+    for key, tensor in content.items():
+        if not str(key).endswith(f"weight{SUFFIX}"):  # of attention's in_proj_weight, too
+            continue
+        if not isinstance(tensor, Tensor):
+            raise InputError(f"{path} is no mask file: '{key}' is no tensor")
+        if tensor.dtype == torch.bool or bool(((tensor == 0) | (tensor == 1)).all()):
+            masks[key.removesuffix(SUFFIX)] = tensor.bool()
+    return masks
+
+
+def write_published(path: Path | str, masks: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Write a mask that fits `model`: booleans for all its linear layers, each tied one under its first name."""
+    content: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, module in getattr(model, "module", model).named_modules():
+        if not isinstance(module, nn.Linear) or id(module.weight) in seen:
+            continue
+        seen.add(id(module.weight))
+        weight = masks.get(f"{name}.weight")
+        content[f"{name}.weight{SUFFIX}"] = (
+            torch.ones_like(module.weight, dtype=torch.bool) if weight is None else weight
+        )
+        if module.bias is not None:
+            content[f"{name}.bias{SUFFIX}"] = torch.ones_like(module.bias, dtype=torch.bool)
+    content |= {f"{name}{SUFFIX}": mask for name, mask in masks.items()}  # those that belong to no nn.Linear, too
+    write_torch(path, {key: tensor.cpu() for key, tensor in content.items()})

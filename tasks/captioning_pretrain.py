@@ -1,0 +1,129 @@
+"""The first stage of captioning as a finetuning task, and how the second stage takes over its weights and mask.
+
+Zeng, Zhang and Li, ICML 2022: one epoch of captioning on the pretraining images and regions, without prompt and
+smoothing. What it leaves contains its mask, since the second stage is to train under the same one.
+    python captioning_pretrain.py --model xvlm
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from configs.schema import task_file
+from console.errors import InputError
+from console.progress import console
+from data.batches import Side, load
+from data.readers import Batch, ReaderConfig, make_reader
+from data.tokenizer import Tokenizer
+from models import RANDOM
+from models.common.checkpoint import MASK_SUFFIX, KeyRules, read_state
+from models.common.placing import placed
+from tasks.base import Finetuning, check_positions
+from training.epoch_weights import Metrics
+from training.evaluating import Evaluation
+from training.merge import gather_shares
+
+HEAD = "text_decoder.cls.predictions.decoder.weight"
+WORDS = "text_decoder.bert.embeddings.word_embeddings.weight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstStageConfig(Finetuning):
+    """val: captions that are not trained on, whose loss is measured after every epoch (none: nothing is measured)."""
+
+    reads = "first_stage_captions"
+
+    val: ReaderConfig | None = None
+    eval_batch: int = 64
+
+
+class FirstStage:
+    """See `tasks.base.Task`. The last epoch counts."""
+
+    name = "captioning_pretrain"
+    decides = None
+
+    def __init__(self, config: FirstStageConfig, model: nn.Module, tokenizer: Tokenizer, limit: int | None = None):
+        check_positions(model, {"train: max_tokens": config.train.max_tokens})
+        self._held_out: Side | None = None
+        self._batches = 0
+        if config.val is not None:
+            reader = make_reader(config.val, model.image_shape, tokenizer)
+            size = config.eval_batch if limit is None else min(limit, config.eval_batch)
+            self._held_out = Side("val", reader, size, seed=0)  # the same captions are drawn whatever the run's seed
+            self._batches = self._held_out.batches if limit is None else min(self._held_out.batches, limit // size)
+
+    def losses(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """Cross-entropy of every word: no prompt is given, and labels are not smoothed."""
+        return model(batch, prompt=0, smoothing=0.0)
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, look: Evaluation) -> Metrics:
+        """`lm`: mean loss of a word of the held-out captions, the same ones for either split."""
+        if self._held_out is None:
+            return {}
+        share: dict[int, tuple[float, int]] = {}
+        fabric = look.fabric
+        numbers = range(fabric.global_rank, self._batches, fabric.world_size)
+        with look.bar(len(numbers)) as advance:
+            for t, item in zip(numbers, load(self._held_out, numbers, look.workers), strict=True):
+                batch = placed(item.batch, model)
+                words = int(batch["text_atts"][:, 1:].sum())  # [CLS] is given
+                share[t] = (self.losses(model, batch, 0.0)["lm"].item() * words, words)
+                advance(1)
+        parts = gather_shares(fabric, share).values()
+        return {"lm": round(sum(loss for loss, _ in parts) / sum(words for _, words in parts), 5)}
+
+
+def take_first_stage(args: argparse.Namespace) -> dict[str, Any]:
+    """Of a second stage's options: let `weights`, a file of the first stage, be the mask, too, unless all is dense.
+
+    Returns what the file changes of the model's configuration: published ones have a word prediction of their own.
+    InputError for a model without a first stage, for a file of something else, and for one without masks.
+    """
+    task_file(args.model, "captioning_pretrain")
+    if not args.weights:
+        raise InputError("--load_capt_pretrain starts from a first stage: give the weights that it left with -pre FILE")
+    state, _ = read_state(args.weights, KeyRules())
+    if not any(name.startswith("text_decoder.") for name in state):
+        raise InputError(
+            f"{args.weights} is of no first stage, since it has no text decoder: give the last.safetensors of "
+            "captioning_pretrain.py, or leave --load_capt_pretrain out"
+        )
+    changes = {"own_head": True} if not _tied(state) else {}
+    if args.dense:
+        return changes
+    if not _contains_masks(state):
+        raise InputError(
+            f"{args.weights} contains no mask, so its first stage was dense: give --dense to train all weights, or the "
+            "weights of a first stage under a mask"
+        )
+    if args.mask:
+        console.print(f"--mask is not used: the weights go on under the mask that {args.weights} contains")
+    args.mask = args.weights
+    return changes
+
+
+def refuse_first_stage(weights: str | None) -> None:
+    """InputError where the weights to start from contain a mask, which another one must not replace unnoticed."""
+    if weights is None or weights == RANDOM:
+        return
+    if _contains_masks(read_state(weights, KeyRules())[0]):
+        raise InputError(
+            f"{weights} is a first stage that contains its mask: go on from it with captioning.py --load_capt_pretrain"
+        )
+
+
+def _contains_masks(names: Iterable[str]) -> bool:
+    return any(name.endswith(f".weight{MASK_SUFFIX}") for name in names)
+
+
+def _tied(state: dict[str, Tensor]) -> bool:
+    """Whether the words are predicted with the table that they are read with; a file may name that once."""
+    return HEAD not in state or WORDS not in state or torch.equal(state[HEAD], state[WORDS])
