@@ -17,7 +17,7 @@ import prune
 from configs.schema import model_names, read_yaml, task_file
 from console.command_line import Parser
 from console.errors import InputError, run_command
-from pruners import check_pruner
+from pruners import PRUNERS
 from sparsity.percents import parse_percents
 from training.precisions import known_precision
 
@@ -142,7 +142,7 @@ def drawing(args: argparse.Namespace) -> Callable[[], list[Path]] | None:
     if args.draws < 2:
         raise InputError(f"--draws must be at least 2, not {args.draws}: one mask has nothing to agree with")
     if args.pruner:
-        check_pruner(args.pruner)
+        PRUNERS.check(args.pruner)
     percents = parse_percents(args.sparsities or [])
     if len(percents) > 1:
         raise InputError(f"stability looks at one sparsity at a time, not {len(percents)}: give one after -s")

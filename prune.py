@@ -11,7 +11,8 @@ import argparse
 from configs.schema import model_names, read_yaml, task_file
 from console.command_line import Parser
 from console.errors import InputError, run_command
-from pruners import ALLOCATIONS, PRUNERS, check_pruner
+from pruners import PRUNERS
+from sparsity import ALLOCATIONS
 from sparsity.percents import parse_percents
 from training.precisions import PRECISIONS, known_precision
 
@@ -89,7 +90,7 @@ def main() -> None:
     """Check everything cheap, calibrate once, cut and save the masks, show what came out."""
     args = vars(parse_args())
     if args["pruner"]:
-        check_pruner(args["pruner"])
+        PRUNERS.check(args["pruner"])
     if args["sparsities"]:
         parse_percents(args["sparsities"])
     if args["from_scores"]:

@@ -19,9 +19,6 @@ from console.errors import InputError, explain_os_error, nearest
 
 CONFIGS = Path(__file__).parent
 
-LIBRARIES = ("timm:", "hf:")
-"""Prefixes of model names that stand for any model of a library."""
-
 T = TypeVar("T")
 
 
@@ -30,12 +27,18 @@ def model_names() -> list[str]:
     return sorted(path.parent.name for path in CONFIGS.glob("*/model.yaml"))
 
 
+def library_of(model: str) -> str | None:
+    """`timm` of `timm:resnet18`: a library's models share a folder of configurations. None for models of our own."""
+    prefix, colon, _ = model.partition(":")
+    return prefix if colon and (CONFIGS / prefix).is_dir() else None
+
+
 def task_file(model: str, task: str) -> Path:
     """The shipped configuration `configs/<model>/<task>.yaml`; InputError when there is none.
 
     Models of other libraries (timm:<name>, hf:<name>) share one folder a library.
     """
-    model = model.partition(":")[0] if model.startswith(LIBRARIES) else model
+    model = library_of(model) or model
     if model not in {path.name for path in CONFIGS.iterdir() if path.is_dir()}:  # a name, not a path
         raise InputError(
             f"unknown model '{model}'{nearest(model, model_names())}: choose one of {', '.join(model_names())}"

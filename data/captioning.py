@@ -37,6 +37,8 @@ class Captions:
     size counts images.
     """
 
+    reads_text = True
+
     def __init__(self, config: ReaderConfig, shape: ImageShape, tokenizer: Tokenizer):
         self._pairs = Pairs(config.files)
         self.source = ByImage(self._pairs, config.most_of_image)
@@ -80,6 +82,8 @@ class FirstStageCaptions:
 
     Of a record with boxes (`bb`, one for each caption) the image is cropped to the box of the caption that was drawn.
     """
+
+    reads_text = True
 
     def __init__(self, config: ReaderConfig, shape: ImageShape, tokenizer: Tokenizer):
         self.source = Pairs(config.files)

@@ -32,6 +32,8 @@ class Classification:
     are torchvision's RandAugment here, not X-VLM's.
     """
 
+    reads_text = False
+
     def __init__(self, config: ReaderConfig, shape: ImageShape, tokenizer: Tokenizer | None = None):
         self.source = LabelledSet(config.files, config.splits).open()
         self._transform = classification_transform(shape, config.augmentation)

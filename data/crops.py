@@ -18,6 +18,8 @@ from models.base import ImageShape
 class MultiCrops:
     """Side `crops`: views of labelled images, labels not used. Small crops are half the side."""
 
+    reads_text = False
+
     def __init__(self, config: ReaderConfig, shape: ImageShape, tokenizer: Tokenizer | None):
         if config.small_crops < 0:
             raise InputError(f"small_crops must be at least 0, not {config.small_crops}")

@@ -27,6 +27,8 @@ def opposite(text: str) -> str | None:
 class OpposedPairs(PlainPairs):
     """`pairs`, and beside captions with a direction their opposites."""
 
+    reads_text = True
+
     def sample(self, index: int, rng: random.Random) -> Sample:
         """Image [3, H, W], token ids, and those of the opposite or None."""
         image, caption = self.source.read(index)

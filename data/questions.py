@@ -95,6 +95,8 @@ class Questions:
     `augmentation.flip`, unless a question or an answer says left or right.
     """
 
+    reads_text = True
+
     def __init__(self, config: ReaderConfig, shape: ImageShape, tokenizer: Tokenizer):
         if config.single_answer_weight <= 0:
             raise InputError(f"single_answer_weight must be above 0, not {config.single_answer_weight}")

@@ -6,16 +6,16 @@ g images, L text length, m masked positions, p image tokens.
 
 from __future__ import annotations
 
-import importlib
 import random
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from configs.limits import at_least
-from console.errors import InputError, nearest
+from configs.registry import Registry
+from console.errors import InputError
 from data.masking import Masking, mask_tokens
 from data.regions import Region, RegionSampling, sample_view
 from data.sources import Files, LabelledImages, Pairs, RegionRecords
@@ -77,8 +77,9 @@ class Source(Protocol):
 
 
 class Reader(Protocol):
-    """Makes samples of a source and batches of samples."""
+    """Makes samples of a source and batches of samples. reads_text: whether it needs a tokenizer."""
 
+    reads_text: ClassVar[bool]
     source: Source
 
     def sample(self, index: int, rng: random.Random) -> Sample:
@@ -90,6 +91,8 @@ class Reader(Protocol):
 
 class MLMPairs:
     """X-VLM's general side: images, captions `[CLS] words`, some words masked."""
+
+    reads_text = True
 
     def __init__(self, config: ReaderConfig, shape: ImageShape, tokenizer: Tokenizer):
         self.source = Pairs(config.files)
@@ -110,6 +113,8 @@ class MLMPairs:
 
 class MLMRegions:
     """X-VLM's region side: views of images, texts of their regions, patch masks and boxes."""
+
+    reads_text = True
 
     def __init__(self, config: ReaderConfig, shape: ImageShape, tokenizer: Tokenizer):
         self.source = RegionRecords(config.files)
@@ -154,6 +159,8 @@ class MLMRegions:
 class PlainPairs:
     """BLIP's sides: whole images and one caption each, `[CLS] words [SEP]`."""
 
+    reads_text = True
+
     def __init__(self, config: ReaderConfig, shape: ImageShape, tokenizer: Tokenizer):
         self.source = Pairs(config.files)
         self._config, self._tokenizer = config, tokenizer
@@ -175,6 +182,8 @@ class PlainPairs:
 class Labelled:
     """DINO's side: images and class labels."""
 
+    reads_text = False
+
     def __init__(self, config: ReaderConfig, shape: ImageShape, tokenizer: Tokenizer | None):
         self.source = LabelledImages(config.files)
         self._transform = training_transform(shape, config.augmentation)
@@ -190,41 +199,37 @@ class Labelled:
         return {"image": torch.stack(images), "label": torch.tensor(labels)}
 
 
-READERS = {
-    "mlm_pairs": "data.readers:MLMPairs",
-    "mlm_regions": "data.readers:MLMRegions",
-    "pairs": "data.readers:PlainPairs",
-    "opposed_pairs": "data.opposites:OpposedPairs",
-    "labelled_images": "data.readers:Labelled",
-    "dense_scenes": "data.scenes:DenseScenes",
-    "multi_crops": "data.crops:MultiCrops",
-    "masked_texts": "data.scenes:MaskedTexts",
-    "retrieval_pairs": "data.retrieval_training:RetrievalPairs",
-    "captions": "data.captioning:Captions",
-    "first_stage_captions": "data.captioning:FirstStageCaptions",
-    "questions": "data.questions:Questions",
-    "classification": "data.classification:Classification",
-}
+READERS: Registry[type[Reader]] = Registry(
+    "reader",
+    {
+        "mlm_pairs": "data.readers:MLMPairs",
+        "mlm_regions": "data.readers:MLMRegions",
+        "pairs": "data.readers:PlainPairs",
+        "opposed_pairs": "data.opposites:OpposedPairs",
+        "labelled_images": "data.readers:Labelled",
+        "dense_scenes": "data.scenes:DenseScenes",
+        "multi_crops": "data.crops:MultiCrops",
+        "masked_texts": "data.scenes:MaskedTexts",
+        "retrieval_pairs": "data.retrieval_training:RetrievalPairs",
+        "captions": "data.captioning:Captions",
+        "first_stage_captions": "data.captioning:FirstStageCaptions",
+        "questions": "data.questions:Questions",
+        "classification": "data.classification:Classification",
+    },
+)
 """Name in the configuration -> class."""
-
-WITHOUT_TEXT = ("labelled_images", "dense_scenes", "multi_crops", "classification")
-"""Readers that need no tokenizer."""
 
 
 def make_reader(config: ReaderConfig, shape: ImageShape, tokenizer: Tokenizer | None) -> Reader:
     """The reader a configuration asks for; InputError for an unknown name, and for texts without a tokenizer."""
-    if config.reader not in READERS:
-        raise InputError(
-            f"unknown reader '{config.reader}'{nearest(config.reader, READERS)}: choose one of {', '.join(READERS)}"
-        )
-    if tokenizer is None and config.reader not in WITHOUT_TEXT:
+    reader = READERS[config.reader]
+    if tokenizer is None and reader.reads_text:
         raise InputError(
             f"the reader '{config.reader}' needs a tokenizer, but the model has none: put the tokenizer's files beside "
             "the model's config.json, or calibrate a model of images alone on a folder of class folders "
             "(reader labelled_images, as in configs/hf/prune_images.yaml)"
         )
-    module, _, class_name = READERS[config.reader].partition(":")
-    return getattr(importlib.import_module(module), class_name)(config, shape, tokenizer)
+    return reader(config, shape, tokenizer)
 
 
 def one_text(caption: str | list[str], name: str, max_words: int, rng: random.Random) -> str:

@@ -20,6 +20,8 @@ class RetrievalPairs:
     Pairs of the same `idx` are no negatives of one another: `idx` is the rank of the first appearance of `image_id`.
     """
 
+    reads_text = True
+
     def __init__(self, config: ReaderConfig, shape: ImageShape, tokenizer: Tokenizer):
         self.source = Pairs(config.files)
         self._config, self._tokenizer = config, tokenizer

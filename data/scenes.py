@@ -39,6 +39,8 @@ class _Endless:
 class DenseScenes:
     """Side `scenes` of the vision stage: pictures painted on the fly."""
 
+    reads_text = False
+
     def __init__(self, config: ReaderConfig, shape: ImageShape, tokenizer: Tokenizer):
         self.source = _Endless()
         self._patch = shape.patch_size
@@ -58,6 +60,8 @@ class DenseScenes:
 
 class MaskedTexts:
     """Side `texts` of the text stage: captions of pairs, words masked, images not opened."""
+
+    reads_text = True
 
     def __init__(self, config: ReaderConfig, shape: ImageShape, tokenizer: Tokenizer):
         self.source = Pairs(config.files)

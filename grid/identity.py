@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from configs.schema import LIBRARIES, read_yaml, task_file
+from configs.schema import library_of, read_yaml, task_file
 from console.errors import InputError
 from grid.schema import Grid, Row
 from grid.version import version
@@ -78,7 +78,7 @@ class Sources:
         return config
 
     def _content(self, name: str) -> dict[str, Any]:
-        if name.startswith(LIBRARIES):
+        if library_of(name):
             place = name.partition(":")[2]  # a local folder, perhaps
             files = sorted(Path(place).glob("*")) if place else []
             weights = {path.name: self._hash(path) for path in files if path.is_file()}
@@ -120,9 +120,9 @@ def _telling(pruner: str, options: dict[str, Any]) -> dict[str, Any]:
     """
     if not options:
         return {}
-    from pruners import pruner_class
+    from pruners import PRUNERS
 
-    fields = {field.name: field for field in dataclasses.fields(pruner_class(pruner).Options)}
+    fields = {field.name: field for field in dataclasses.fields(PRUNERS[pruner].Options)}
     known = {key: value for key, value in options.items() if key in fields}
     of_data = {} if pruner in DATA_FREE else {key: value for key, value in options.items() if key not in fields}
     return of_data | {

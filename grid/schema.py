@@ -20,16 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from configs.limits import at_least
-from configs.schema import LIBRARIES, model_names, parse, read_yaml, task_file
+from configs.schema import library_of, model_names, parse, read_yaml, task_file
 from console.errors import InputError, nearest
-from models import read_config
-from models.tasks import TASKS
-from pruners import PRUNERS, check_pruner
+from pruners import PRUNERS
 from sparsity.percents import parse_percents
+from tasks import TASKS
 
 ZERO_SHOT = "zero_shot"
-FINETUNING = ("retrieval", "captioning", "vqa", "image_classification")
-"""Tasks with a script of their name."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ def check_grid(settings: dict[str, Any], name: str, where: str) -> Grid:
     for model in models:
         _check_model(model, where)
     for pruner in (*file.pruners, *file.options, *(variant.pruner for variant in file.variants.values())):
-        _in_file(where, check_pruner, pruner)
+        _in_file(where, PRUNERS.check, pruner)
     tasks = _tasks(file, models, where)
     seeds = _unlike(file.seeds, f"{where}: seeds")
     if any(seed < 0 for seed in seeds):
@@ -167,9 +164,9 @@ def _unusual(variant: Variant) -> str | None:
     """A variant's allocation, where it is not the one that its pruner has anyway."""
     if variant.allocation is None:
         return None
-    from pruners import pruner_class
+    from pruners import PRUNERS
 
-    return None if variant.allocation == pruner_class(variant.pruner).allocation else variant.allocation
+    return None if variant.allocation == PRUNERS[variant.pruner].allocation else variant.allocation
 
 
 def _check_row(row: Row, where: str) -> None:
@@ -180,13 +177,13 @@ def _check_row(row: Row, where: str) -> None:
         _in_file(where, check_allocation, row.allocation, [percent / 100 for percent in row.sparsities])
     own = {key: value for key, value in row.options.items() if key not in ("num_batches", "batch_size")}
     if own:
-        from pruners import pruner_class
+        from pruners import PRUNERS
 
-        parse(pruner_class(row.pruner).Options, own, f"{where}: options of {row.label}")
+        parse(PRUNERS[row.pruner].Options, own, f"{where}: options of {row.label}")
 
 
 def _check_model(model: str, where: str) -> None:
-    if not model.startswith(LIBRARIES) and model not in model_names():
+    if not library_of(model) and model not in model_names():
         raise InputError(
             f"{where}: unknown model '{model}'{nearest(model, model_names())}: choose one of {', '.join(model_names())}"
         )
@@ -217,14 +214,10 @@ def _tasks(file: GridFile, models: list[str], where: str) -> dict[str, tuple[str
 
 def _check_task(model: str, task: str, where: str) -> None:
     name, _, dataset = task.partition(":")
-    known = (*FINETUNING, ZERO_SHOT)
+    known = (*TASKS, ZERO_SHOT)
     if name not in known:
         raise InputError(f"{where}: unknown task '{name}'{nearest(name, known)}: choose one of {', '.join(known)}")
     settings = read_yaml(_in_file(where, task_file, model, name))
-    if name != ZERO_SHOT:
-        family = "" if model.startswith(LIBRARIES) else read_config(model, None)[0].get("family", model)
-        if family not in TASKS[name]:
-            raise InputError(f"{where}: {model} has no model for {name}: give the task to other models only")
     if dataset and dataset not in settings.get("datasets", {}):
         choices = ", ".join(settings.get("datasets", {})) or "none"
         raise InputError(
@@ -240,7 +233,7 @@ def _first_set(model: str, task: str) -> str | None:
 
 def _check_override(key: str, models: list[str], where: str) -> None:
     model, slash, task = key.rpartition("/")
-    known = (*FINETUNING, ZERO_SHOT, "prune")
+    known = (*TASKS, ZERO_SHOT, "prune")
     if task not in known:
         raise InputError(
             f"{where}: overrides: unknown task '{task}'{nearest(task, known)}: choose one of {', '.join(known)}, "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from configs.registry import Registry
 from configs.schema import model_names, parse, read_yaml, task_file
 from console.errors import InputError, nearest
 from storage.shards import weight_files
@@ -13,17 +14,23 @@ from storage.shards import weight_files
 if TYPE_CHECKING:
     from torch import nn
 
-FAMILIES = {
-    "xvlm": "models.xvlm.model:XVLM",
-    "blip": "models.blip.model:BLIP",
-    "dino": "models.dino.model:DINO",
-}
-"""Family -> class. A new family is one line here, one file beside, one folder in configs/."""
+FAMILIES: Registry[type[nn.Module]] = Registry(
+    "model family",
+    {
+        "xvlm": "models.xvlm.model:XVLM",
+        "blip": "models.blip.model:BLIP",
+        "dino": "models.dino.model:DINO",
+    },
+)
+"""Family -> class of its pretraining model. A new family is one line here, a folder here and one in configs/."""
 
-LIBRARIES = {
-    "timm": "models.library.timm_models:load_timm",
-    "hf": "models.library.hf_models:load_hf",
-}
+LIBRARIES: Registry[Callable[..., nn.Module]] = Registry(
+    "library",
+    {
+        "timm": "models.library.timm_models:load_timm",
+        "hf": "models.library.hf_models:load_hf",
+    },
+)
 """Prefix of a model's name -> function that loads any model of that library, wrapped."""
 
 RANDOM = "random"
@@ -43,9 +50,8 @@ def load_model(
     """
     library, colon, rest = name.partition(":")
     if colon and library in LIBRARIES:
-        module, _, function = LIBRARIES[library].partition(":")
         settings = config if isinstance(config, dict) else read_yaml(config) if config else {}
-        return getattr(importlib.import_module(module), function)(rest, weights, settings).eval()
+        return LIBRARIES[library](rest, weights, settings).eval()
     model_class, model_config, extras = family_config(name, config)
     path = weights_path(name, weights, extras.get("weights"))
 
@@ -62,11 +68,8 @@ def family_config(
     """The class of a model, its parsed configuration, and what else the file says (weights, tokenizer)."""
     settings, where = read_config(name, config)
     family = settings.pop("family", name)
-    if family not in FAMILIES:
-        raise InputError(f"{where}: unknown model family '{family}'{nearest(str(family), FAMILIES)}")
     extras = {key: settings.pop(key) for key in ("weights", "tokenizer") if key in settings}
-    module, _, class_name = FAMILIES[family].partition(":")
-    model_class = getattr(importlib.import_module(module), class_name)
+    model_class = FAMILIES[family]
     return model_class, parse(model_class.Config, settings, where), extras
 
 

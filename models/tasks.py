@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.schema import parse
 from console.errors import InputError, nearest
-from models import read_config, weights_path
+from models import FAMILIES, read_config, weights_path
 
 if TYPE_CHECKING:
     from torch import nn
-
-TASKS = {
-    "retrieval": {"xvlm": "models.xvlm.retrieval:XVLMRetrieval", "blip": "models.blip.retrieval:BLIPRetrieval"},
-    "captioning": {"xvlm": "models.xvlm.captioning:XVLMCaptioning", "blip": "models.blip.captioning:BLIPCaptioning"},
-    "captioning_pretrain": {"xvlm": "models.xvlm.captioning:XVLMCaptioning"},
-    "vqa": {"xvlm": "models.xvlm.vqa:XVLMVQA", "blip": "models.blip.vqa:BLIPVQA"},
-    "image_classification": {"dino": "models.dino.model:DINO"},
-}
-"""Task -> family -> class. A task for another family is one entry here and one file beside."""
 
 
 def load_task_model(
@@ -38,12 +28,13 @@ def load_task_model(
     """
     settings, where = read_config(name, config)
     family = settings.pop("family", name)
-    if task not in TASKS:
-        raise InputError(f"unknown task '{task}'{nearest(task, TASKS)}: choose one of {', '.join(TASKS)}")
-    if family not in TASKS[task]:
-        raise InputError(f"{name} has no model for {task}: choose a model of the families {', '.join(TASKS[task])}")
+    known = FAMILIES[family].tasks
+    if task not in known:
+        raise InputError(
+            f"{name} has no model for '{task}'{nearest(task, known)}: it has models for {', '.join(known)}"
+        )
     extras = {key: settings.pop(key) for key in ("weights", "tokenizer") if key in settings}
-    model_class = task_class(family, task)
+    model_class = known[task]
     parsed = parse(model_class.Config, merged(settings, overrides or {}), where)
 
     from models.common.building import build  # torch only when a model is really built
@@ -51,12 +42,6 @@ def load_task_model(
     model = build(model_class, parsed, weights_path(name, weights, extras.get("weights")))
     model.tokenizer = extras.get("tokenizer")
     return model.eval()
-
-
-def task_class(family: str, task: str) -> type[nn.Module]:
-    """The class of a family's task model, both from `TASKS`."""
-    module, _, class_name = TASKS[task][family].partition(":")
-    return getattr(importlib.import_module(module), class_name)
 
 
 def merged(settings: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

@@ -2,79 +2,37 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from console.errors import InputError, nearest
+from configs.registry import Registry
 
 if TYPE_CHECKING:
     from torch import nn
 
     from calibration.stream import Batches
     from pruners.base import Pruner
-    from sparsity.allocation import Allocation
     from sparsity.mask import Mask
 
-PRUNERS = {
-    "multiflow": "pruners.multiflow:Multiflow",
-    "snip": "pruners.snip:SNIP",
-    "itersnip": "pruners.itersnip:IterSNIP",
-    "omp": "pruners.omp:OMP",
-    "localmp": "pruners.localmp:LocalMP",
-    "l2": "pruners.l2:L2",
-    "lamp": "pruners.lamp:LAMP",
-    "rand": "pruners.rand:Rand",
-    "wanda": "pruners.wanda:Wanda",
-    "sparsegpt": "pruners.sparsegpt:SparseGPT",
-    "tamt": "pruners.tamt:TAMT",
-    "chita": "pruners.chita:CHITA",
-    "chita++": "pruners.chita:CHITAPlusPlus",
-}
-"""Name -> class. A new method is one line here, one file beside and one test."""
-
-ALLOCATIONS = {
-    "global": "sparsity.allocation:cut_globally",
-    "layer": "sparsity.allocation:cut_by_layer",
-    "row": "sparsity.allocation:cut_by_row",
-    "modality": "sparsity.allocation:cut_by_modality",
-    "multimodal": "sparsity.allocation:cut_multimodally",
-}
-"""Name -> how layers share the loss of weights; any can be combined with any one-shot method. Besides, n:m patterns."""
-
-
-def check_pruner(name: str) -> None:
-    """InputError with the nearest name when there is no such pruner; imports nothing."""
-    if name not in PRUNERS:
-        raise InputError(f"unknown pruner '{name}'{nearest(name, PRUNERS)}: choose one of {', '.join(PRUNERS)}")
-
-
-def pruner_class(name: str) -> type[Pruner]:
-    """The class of a pruner; InputError with the nearest name when there is none."""
-    check_pruner(name)
-    return _imported(PRUNERS[name])
-
-
-def allocation_named(name: str) -> Allocation:
-    """The allocation of that name, or of a pattern such as 2:4; InputError with the nearest one when there is none."""
-    from sparsity.groups import parse_pattern
-
-    pattern = parse_pattern(name)
-    if pattern is not None:
-        from sparsity.allocation import pattern_allocation
-
-        return pattern_allocation(*pattern)
-    if name not in ALLOCATIONS:
-        raise InputError(
-            f"unknown allocation '{name}'{nearest(name, ALLOCATIONS)}: choose one of {', '.join(ALLOCATIONS)} "
-            "or a pattern such as 2:4"
-        )
-    return _imported(ALLOCATIONS[name])
-
-
-def _imported(target: str) -> Any:
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
+PRUNERS: Registry[type[Pruner]] = Registry(
+    "pruner",
+    {
+        "multiflow": "pruners.multiflow:Multiflow",
+        "snip": "pruners.snip:SNIP",
+        "itersnip": "pruners.itersnip:IterSNIP",
+        "omp": "pruners.omp:OMP",
+        "localmp": "pruners.omp:LocalMP",
+        "l2": "pruners.l2:L2",
+        "lamp": "pruners.lamp:LAMP",
+        "rand": "pruners.rand:Rand",
+        "wanda": "pruners.wanda:Wanda",
+        "sparsegpt": "pruners.sparsegpt:SparseGPT",
+        "tamt": "pruners.tamt:TAMT",
+        "chita": "pruners.chita:CHITA",
+        "chita++": "pruners.chita:CHITAPlusPlus",
+    },
+)
+"""Name -> class. A new method is one line here, its file and one test."""
 
 
 def prune(

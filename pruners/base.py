@@ -25,7 +25,7 @@ from console.errors import InputError
 from console.interrupt import interrupt
 from models.base import Batch, PrunableModel
 from models.layers import form_of, matrix
-from pruners import allocation_named
+from sparsity.allocation import allocation_named
 from sparsity.mask import Mask
 from sparsity.scores import Scores
 from sparsity.threads import in_threads
@@ -64,6 +64,8 @@ class Pruner(ABC):
 
     allocation: ClassVar[str] = "global"
     uses_data: ClassVar[bool] = False
+    draws: ClassVar[bool] = False  # at random, without any data
+    updates_weights: ClassVar[bool] = False  # those that stay; the masks carry them
     uses_gradients: ClassVar[bool] = False
     uses_rounds: ClassVar[bool] = False  # each mask needs passes through the data of its own
     resumes: ClassVar[bool] = True  # an interrupted run goes on from what it saved

@@ -58,6 +58,7 @@ class CHITA(Pruner):
     uses_gradients = True
     uses_rounds = True
     resumes = False
+    updates_weights = True
     Options = CHITAOptions
 
     @classmethod

@@ -23,7 +23,7 @@ from data.tokenizer import load_tokenizer
 from models import load_model
 from models.layers import weights_in_matrices
 from models.library.finding import told_skipped
-from pruners import pruner_class
+from pruners import PRUNERS
 from pruners.outputs import Outputs
 from pruners.replaced import replaced
 from pruners.report import print_result
@@ -78,7 +78,7 @@ def prune_command(args: dict[str, Any], settings: dict[str, Any], where: str) ->
     """Prune as the command line `args` and the YAML `settings` (read from `where`) say; returns where the files are."""
     config, options = merge(args, settings, where)
     percents = parse_percents(args["sparsities"] or config.sparsities)
-    method = pruner_class(config.pruner)
+    method = PRUNERS[config.pruner]
     check_allocation(config.allocation or method.allocation, [percent / 100 for percent in percents])
     left_out = [part for part in ("reached", "emitted") if args.get(part) is False and part in options]
     outputs = Outputs.of(config.output_dir, args["model"], config.pruner, config.allocation, config.seed, left_out)
@@ -92,7 +92,7 @@ def _prune(
 ) -> None:
     """Everything from the first look at the model and the data to the files in the folder."""
     outputs.check_folder(percents)
-    method = pruner_class(config.pruner)
+    method = PRUNERS[config.pruner]
     own = parse(method.Options, options, f"pruner '{config.pruner}'")
     if args["resume"] and not method.resumes:
         console.print(f"note: {config.pruner} keeps nothing of an interrupted run: --resume starts at the beginning")
@@ -157,9 +157,9 @@ def merge(args: dict[str, Any], settings: dict[str, Any], where: str) -> tuple[P
     """The YAML settings under the command line, and the method's own options among them."""
     config = parse(PruneConfig, settings, where)
     name = args["pruner"] or config.pruner
-    method = pruner_class(name)
+    method = PRUNERS[name]
     for known in config.methods:
-        pruner_class(known)
+        PRUNERS[known]
     special = dict(config.methods.get(name, {}))
     given = {f.name: args[f.name] for f in dataclasses.fields(PruneConfig) if args.get(f.name) is not None}
     given.pop("sparsities", None)

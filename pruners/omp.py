@@ -1,6 +1,6 @@
-"""OMP, one-shot magnitude pruning: the smallest |W| of the whole model go.
+"""Magnitude pruning in one shot: the smallest |W| go, of the whole model (omp) or of each layer (localmp).
 
-Han et al., NeurIPS 2015 (magnitude as criterion); global threshold. No data.
+Han et al., NeurIPS 2015 (magnitude as criterion). No data.
     python prune.py --pruner omp
 """
 
@@ -19,3 +19,9 @@ class OMP(OneShot):
     def score(self, name: str) -> Tensor:
         """|W| [o, i]."""
         return self.matrix(name).abs()
+
+
+class LocalMP(OMP):
+    """Score |W|, each layer at the sparsity asked for."""
+
+    allocation = "layer"

@@ -17,6 +17,7 @@ class Rand(OneShot):
     """Uniform random scores drawn from the seed and the layer's name, one threshold over all layers."""
 
     keep_scores = False
+    draws = True
 
     def score(self, name: str) -> Tensor:
         """[o, i] in [0, 1), drawn on the CPU: the same on every device and for every order of layers."""

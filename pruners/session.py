@@ -20,10 +20,10 @@ from console.errors import InputError
 from console.progress import console
 from console.words import counted
 from models.layers import weights_in_matrices
-from pruners import allocation_named, pruner_class
+from pruners import PRUNERS
 from pruners.base import Advance, Pruner, Work, silent
 from pruners.report import tell_of_collapses
-from sparsity.allocation import check_allocation, check_kept
+from sparsity.allocation import allocation_named, check_allocation, check_kept
 from sparsity.mask import Mask
 
 
@@ -54,7 +54,7 @@ class Session:
         check_batches(batches)
         self.model = model
         self.name = pruner
-        self.pruner_class = pruner_class(pruner)
+        self.pruner_class = PRUNERS[pruner]
         if self.pruner_class.uses_rounds and isinstance(batches, Iterator):
             raise InputError(
                 f"{pruner} reads the calibration data in several rounds, but these batches can be read only once: "

@@ -41,6 +41,7 @@ class SparseGPT(Pruner):
 
     allocation = "layer"
     uses_data = True
+    updates_weights = True
     Options = SparseGPTOptions
 
     def calibrate(self) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from console.errors import InputError
-from pruners import allocation_named
+from sparsity import ALLOCATIONS
 from sparsity.groups import GroupCut, GuardedCut, guarded, parse_pattern
 from sparsity.mask import Mask
 from sparsity.scores import Scores
@@ -53,6 +53,12 @@ def cut_by_row(scores: Scores, magnitudes: Scores, modality: Modality, sparsitie
         sparsity: {name: GroupCut(round(sparsity * scores.size(name)), scores.shapes[name][1]) for name in scores}
         for sparsity in sparsities
     }
+
+
+def allocation_named(name: str) -> Allocation:
+    """The allocation of that name, or of a pattern such as 2:4; InputError with the nearest one when there is none."""
+    pattern = parse_pattern(name)
+    return ALLOCATIONS[name] if pattern is None else pattern_allocation(*pattern)
 
 
 def check_allocation(

@@ -12,10 +12,10 @@ import numpy as np
 from console.errors import InputError
 from console.words import agreed
 from models.layers import Form
-from pruners import allocation_named, pruner_class
+from pruners import PRUNERS
 from pruners.outputs import SCORES_FORMAT, Outputs
 from pruners.report import print_result, tell_of_collapses
-from sparsity.allocation import check_allocation
+from sparsity.allocation import allocation_named, check_allocation
 from sparsity.mask import Mask
 from sparsity.percents import parse_percents
 from sparsity.picture import draw_layers
@@ -55,7 +55,7 @@ def _outputs(path: Path, output_dir: str | None, source: dict[str, Any], allocat
     """The files of the new masks; path: of the scores."""
 
     def of(allocation: str) -> Outputs:
-        special = allocation if allocation != pruner_class(source["pruner"]).allocation else None
+        special = allocation if allocation != PRUNERS[source["pruner"]].allocation else None
         folder, left_out = output_dir or str(path.absolute().parent.parent), source.get("left_out", ())
         return Outputs.of(folder, source["model"], source["pruner"], special, source["seed"], left_out)
 

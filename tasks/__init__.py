@@ -1,1 +1,22 @@
 """One file a task: its configuration, losses, evaluation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from configs.registry import Registry
+
+if TYPE_CHECKING:
+    from tasks.base import Task
+
+TASKS: Registry[type[Task]] = Registry(
+    "task",
+    {
+        "retrieval": "tasks.retrieval:Retrieval",
+        "captioning": "tasks.captioning:Captioning",
+        "captioning_pretrain": "tasks.captioning_pretrain:FirstStage",
+        "vqa": "tasks.vqa:VQA",
+        "image_classification": "tasks.image_classification:Classification",
+    },
+)
+"""Name -> class, with what tables call it and which metric stands for it. Its script has the same name."""

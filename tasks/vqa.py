@@ -22,8 +22,7 @@ from evaluation.answering import AnswerSearch, answer_questions, generate_answer
 from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
 from evaluation.items import Groups, one_group
 from evaluation.vqa import Answer, answer_accuracy, question_accuracies, read_truth, vqa_accuracy, write_answers
-from models import read_config
-from models.tasks import TASKS, task_class
+from models import FAMILIES, read_config
 from tasks.base import Finetuning, check_positions
 from training.epoch_weights import Metrics
 from training.evaluating import Evaluation
@@ -147,7 +146,8 @@ class VQA:
 def refuse_inheritance(model: str) -> None:
     """InputError for --inherit_mask with a model whose answer decoder has no such choice."""
     family = read_config(model, None)[0].get("family", model)
-    if family in TASKS["vqa"] and not hasattr(task_class(family, "vqa").Config, "inherit_mask"):
+    known = FAMILIES[family].tasks
+    if "vqa" in known and not hasattr(known["vqa"].Config, "inherit_mask"):
         raise InputError(
             f"--inherit_mask is for models that may leave their answer decoder dense; {model}'s always has the mask: "
             "leave it out"

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from configs.registry import Registry
 from models.base import Batch
 from models.blip.encoders import FRESH, BLIPEncoders
 from models.blip.med import TextDecoder, share, starting
@@ -57,6 +59,14 @@ class BLIP(BLIPEncoders):
 
     Config = BLIPConfig
     sides = ("general", "region")
+    tasks: ClassVar[Registry[type[nn.Module]]] = Registry(
+        "task of BLIP",
+        {
+            "retrieval": "models.blip.retrieval:BLIPRetrieval",
+            "captioning": "models.blip.captioning:BLIPCaptioning",
+            "vqa": "models.blip.vqa:BLIPVQA",
+        },
+    )
     first_use_only = True  # as published: what encoder and decoder share is observed in the encoder, where it is named
     key_rules = KeyRules(
         official_name,

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from configs.registry import Registry
 from models.base import Batch, ImageShape
 from models.common import examples
 from models.common.building import reset_weights
@@ -135,6 +137,9 @@ class DINO(nn.Module):
 
     Config = DINOConfig
     sides = ("general",)
+    tasks: ClassVar[Registry[type[nn.Module]]] = Registry(
+        "task of DINO", {"image_classification": "models.dino.model:DINO"}
+    )
     stateful = False
     layouts = {"timm": to_timm, "transformers": to_transformers}  # noqa: RUF012
     key_rules = KeyRules(

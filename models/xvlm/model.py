@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from configs.registry import Registry
 from models.base import Batch
 from models.common import examples
 from models.common.bert import Embeddings, Encoder, MLMHead, TextConfig, first_token_looks, self_attention_mask
@@ -63,6 +65,15 @@ class XVLM(XVLMEncoders):
 
     Config = XVLMConfig
     sides = ("general", "region")
+    tasks: ClassVar[Registry[type[nn.Module]]] = Registry(
+        "task of X-VLM",
+        {
+            "retrieval": "models.xvlm.retrieval:XVLMRetrieval",
+            "captioning": "models.xvlm.captioning:XVLMCaptioning",
+            "captioning_pretrain": "models.xvlm.captioning:XVLMCaptioning",
+            "vqa": "models.xvlm.vqa:XVLMVQA",
+        },
+    )
     key_rules = KeyRules(official_name, positions=("vision_encoder.pos_embed.weight",))
 
     def __init__(self, config: XVLMConfig):

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from pruners import PRUNERS, pruner_class
+from pruners import PRUNERS
 from sparsity.mask import Mask
 from tests.conftest import REPOSITORY
 
-ONE_SHOT = [name for name in PRUNERS if not pruner_class(name).uses_rounds]
-ROUNDS = [name for name in PRUNERS if pruner_class(name).uses_rounds]
+ONE_SHOT = [name for name in PRUNERS if not PRUNERS[name].uses_rounds]
+ROUNDS = [name for name in PRUNERS if PRUNERS[name].uses_rounds]
 
 SCRIPT = """
 import os, sys

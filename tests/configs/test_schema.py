@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass, field
 import pytest
 import yaml
 
-from configs.schema import CONFIGS, LIBRARIES, model_names, parse, read_yaml, task_file
+from configs.schema import CONFIGS, model_names, parse, read_yaml, task_file
 from console.errors import InputError
+from models import LIBRARIES
 
 
 @dataclass(frozen=True)
@@ -119,9 +120,8 @@ def test_every_shipped_file_parses(path):
 
 
 def test_every_model_folder_has_a_model():
-    libraries = {prefix.rstrip(":") for prefix in LIBRARIES}
     folders = {path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name[0] != "_"}
-    assert set(model_names()) == folders - libraries - {GRIDS}
+    assert set(model_names()) == folders - set(LIBRARIES) - {GRIDS}
 
 
 TASKS = {

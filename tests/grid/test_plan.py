@@ -167,9 +167,9 @@ def test_masks_lie_where_prune_puts_them(tmp_path):
 
 
 def test_methods_without_data_and_without_chance():
-    from pruners import PRUNERS, pruner_class
+    from pruners import PRUNERS
 
-    assert set(DATA_FREE) == {name for name in PRUNERS if not pruner_class(name).uses_data}
+    assert set(DATA_FREE) == {name for name in PRUNERS if not PRUNERS[name].uses_data}
     assert set(WITHOUT_CHANCE) == set(DATA_FREE) - {"rand"}
 
 

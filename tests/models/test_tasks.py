@@ -5,8 +5,8 @@ import torch
 
 from configs.schema import parse
 from console.errors import InputError
-from models import load_model, read_config
-from models.tasks import TASKS, load_task_model, merged
+from models import FAMILIES, load_model, read_config
+from models.tasks import load_task_model, merged
 from pruners import prune
 from sparsity.mask import Mask
 from tests.conftest import REFERENCE
@@ -21,10 +21,7 @@ CASES = [(family, task) for task in ("retrieval", "captioning", "vqa") for famil
 
 
 def class_of(family, task):
-    import importlib
-
-    module, _, name = TASKS[task][family].partition(":")
-    return getattr(importlib.import_module(module), name)
+    return FAMILIES[family].tasks[task]
 
 
 @pytest.mark.parametrize(("family", "task"), [*CASES, ("xvlm", "captioning_pretrain")])
@@ -161,7 +158,7 @@ def test_unknown_keys_and_tasks_are_refused(tmp_path):
         load_task_model("xvlm", "vqa", config=REFERENCE / "xvlm.yaml", weights=tmp_path / "odd.safetensors")
     with pytest.raises(InputError, match="did you mean 'captioning'"):
         load_task_model("xvlm", "captionin")
-    with pytest.raises(InputError, match="has no model for vqa"):
+    with pytest.raises(InputError, match="has no model for 'vqa'"):
         load_task_model("dino", "vqa")
 
 

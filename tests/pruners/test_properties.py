@@ -5,14 +5,15 @@ import pytest
 import torch
 
 from console.errors import InputError
-from pruners import ALLOCATIONS, PRUNERS, prune, pruner_class
+from pruners import PRUNERS, prune
 from pruners.base import OneShot
 from pruners.session import Session
+from sparsity import ALLOCATIONS
 from sparsity.mask import Mask
 
 SPARSITIES = (0.5, 0.63, 0.9)
 FEW_ROUNDS = {name: {"epochs": 2, "num_batches": 2} for name in ("itersnip", "chita++")}
-ONE_SHOT = [name for name in PRUNERS if issubclass(pruner_class(name), OneShot)]
+ONE_SHOT = [name for name in PRUNERS if issubclass(PRUNERS[name], OneShot)]
 
 
 def masks_of(name, model, batches, sparsities=SPARSITIES, **options):
@@ -32,7 +33,7 @@ def test_exactly_so_many_go(name, made):
     for sparsity, mask in made[0][name].items():
         sizes = {layer: mask.size(layer) for layer in mask}
         lost = {layer: mask.size(layer) - int(mask[layer].sum()) for layer in mask}
-        allocation = pruner_class(name).allocation
+        allocation = PRUNERS[name].allocation
         if allocation in ("layer", "row"):
             assert lost == {layer: round(sparsity * size) for layer, size in sizes.items()}
         elif allocation in ("modality", "multimodal"):

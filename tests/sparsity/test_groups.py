@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from console.errors import InputError
-from pruners import allocation_named, prune
+from pruners import prune
 from pruners.session import Session
+from sparsity.allocation import allocation_named
 from sparsity.groups import GroupCut, parse_pattern
 from sparsity.mask import Mask
 from sparsity.scores import Scores
