@@ -96,13 +96,13 @@ def add_file(root: Path, path: str, text: str) -> None:
 
 
 def add_line(path: str, text: str) -> None:
-    """The added line of a diff of a dict of names, put into that dict."""
+    """The added line of a diff of a registry, put into that registry."""
     added = [line[1:] for line in text.splitlines() if line.startswith("+")]
-    variable = re.search(r"^[ ](\w+) = \{$", text, re.MULTILINE)[1]
+    variable = re.search(r"^[ ](\w+): .* = Registry\($", text, re.MULTILINE)[1]
     for line in text.splitlines():
         assert line.startswith("+") or line[1:] in (REPOSITORY / path).read_text().splitlines(), line
     module = importlib.import_module(str(Path(path).parent).replace("/", "."))
-    getattr(module, variable).update(ast.literal_eval("{" + "".join(added) + "}"))
+    getattr(module, variable)._places.update(ast.literal_eval("{" + "".join(line.strip() for line in added) + "}"))
 
 
 def run_tests(path: Path) -> None:
