@@ -66,8 +66,8 @@ def house(tmp_path, monkeypatch):
         (tmp_path / entry).symlink_to(REPOSITORY / entry)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(configs.schema, "CONFIGS", tmp_path / "configs")
-    monkeypatch.setattr(models, "FAMILIES", dict(models.FAMILIES))
-    monkeypatch.setattr(pruners, "PRUNERS", dict(pruners.PRUNERS))
+    for registry in (models.FAMILIES, pruners.PRUNERS):
+        monkeypatch.setattr(registry, "_places", dict(registry._places))
     for package in (models, pruners):
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path / package.__name__)])
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
