@@ -1,9 +1,10 @@
 """Finetune and evaluate image captioning, dense or under a mask of the pretraining model.
 
     python captioning.py --model xvlm-mini --mask pruned_weights/multiflow/xvlm-mini_multiflow_75_seed42.safetensors
+    python captioning.py --model xvlm-mini --evaluate -pre runs/captioning/RUN/best.safetensors
 After a first stage (captioning_pretrain.py), whose weights contain their mask:
     python captioning.py --model xvlm-mini --load_capt_pretrain -pre runs/captioning_pretrain/RUN/last.safetensors
-Killed at any moment, the same command goes on where it was.
+Killed at any moment, the same command resumes where it was.
 """
 
 from __future__ import annotations
@@ -11,14 +12,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from configs.schema import parse, read_yaml, task_file
+from configs.schema import parse
 from console.errors import run_command
+from training.options import finetuning_parser, read_settings
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    from training.options import finetuning_parser
-
     parser = finetuning_parser(__doc__ or "", "captioning")
     parser.add_argument("--skip_eval", action="store_true", help="write captions, but do not score them")
     parser.add_argument(
@@ -32,25 +32,29 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Train, caption the validation split after every epoch, test the epoch with the best CIDEr."""
     args = parse_args()
-    path = args.config or task_file(args.model, "captioning")
-    settings = read_yaml(path)
+    settings, where = read_settings(args, "captioning")
 
-    from tasks.captioning import Captioning, CaptioningConfig  # heavy imports after parsing
+    from data.tokenizer import load_tokenizer  # heavy imports after parsing
+    from models.tasks import load_task_model
+    from tasks.captioning import Captioning, CaptioningConfig
     from tasks.captioning_pretrain import refuse_first_stage, take_first_stage
-    from training.finetuning import finetune
+    from training.finetuning import TrainingData, conclude, fit_task
+    from training.run import chosen_sparsifier, open_run, sparsify
 
-    config = parse(CaptioningConfig, settings, str(path))
+    config = parse(CaptioningConfig, settings, where)
     if args.load_capt_pretrain:
         config = dataclasses.replace(config, model={**config.model, **take_first_stage(args)})
-    else:
+    elif not args.evaluate:
         refuse_first_stage(args.weights)
-    finetune(
-        args,
-        config,
-        lambda model, tokenizer, folder, limit: Captioning(config, model, tokenizer, folder, args.skip_eval, limit),
-        "captioning",
-        "after_first_stage" if args.load_capt_pretrain else "",
-    )
+    with open_run(args, config, "captioning", "after_first_stage" if args.load_capt_pretrain else "") as run:
+        sparsifier = chosen_sparsifier(args)
+        model = load_task_model(args.model, "captioning", weights=args.weights, overrides=config.model)
+        sparsify(run, model, sparsifier)
+        tokenizer = load_tokenizer(model.tokenizer)
+        data = None if args.evaluate else TrainingData(run, model, tokenizer)
+        task = Captioning(config, model, tokenizer, run.folder, args.skip_eval, run.limit)
+        epoch = fit_task(run, model, task, data, sparsifier) if data else None
+        conclude(run, model, task, sparsifier, epoch, data)
 
 
 if __name__ == "__main__":

@@ -1,43 +1,47 @@
 """First stage of captioning: the language model of X-VLM warmed up on web captions and regions, under a mask.
 
-Zeng, Zhang and Li, ICML 2022. captioning.py --load_capt_pretrain goes on from the weights that this leaves.
+Zeng, Zhang and Li, ICML 2022. captioning.py --load_capt_pretrain starts from the weights that this leaves.
     python captioning_pretrain.py -m xvlm-mini --mask pruned_weights/multiflow/xvlm-mini_multiflow_75_seed42.safetensors
-Killed at any moment, the same command goes on where it was.
+Killed at any moment, the same command resumes where it was.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from configs.schema import parse, read_yaml, task_file
+from configs.schema import parse
 from console.errors import run_command
+from training.options import finetuning_parser, read_settings
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    from training.options import finetuning_parser
-
     return finetuning_parser(__doc__ or "", "captioning_pretrain").parse_args(arguments)
 
 
 def main() -> None:
     """Train; the only number is the loss, of held-out captions where the configuration names some."""
     args = parse_args()
-    path = args.config or task_file(args.model, "captioning_pretrain")
-    settings = read_yaml(path)
+    settings, where = read_settings(args, "captioning_pretrain")
 
-    from tasks.captioning_pretrain import FirstStage, FirstStageConfig, refuse_first_stage  # heavy imports
-    from training.finetuning import finetune
+    from data.tokenizer import load_tokenizer  # heavy imports after parsing
+    from models.tasks import load_task_model
+    from tasks.captioning_pretrain import FirstStage, FirstStageConfig, refuse_first_stage
+    from training.finetuning import TrainingData, conclude, fit_task
+    from training.run import chosen_sparsifier, open_run, sparsify
 
-    config = parse(FirstStageConfig, settings, str(path))
-    refuse_first_stage(args.weights)
-    finetune(
-        args,
-        config,
-        lambda model, tokenizer, folder, limit: FirstStage(config, model, tokenizer, limit),
-        "captioning_pretrain",
-        mask_inside=True,
-    )
+    config = parse(FirstStageConfig, settings, where)
+    if not args.evaluate:
+        refuse_first_stage(args.weights)
+    with open_run(args, config, "captioning_pretrain") as run:
+        sparsifier = chosen_sparsifier(args)
+        model = load_task_model(args.model, "captioning_pretrain", weights=args.weights, overrides=config.model)
+        sparsify(run, model, sparsifier)
+        tokenizer = load_tokenizer(model.tokenizer)
+        data = None if args.evaluate else TrainingData(run, model, tokenizer)
+        task = FirstStage(config, model, tokenizer, run.limit)
+        epoch = fit_task(run, model, task, data, sparsifier, inside=True) if data else None
+        conclude(run, model, task, sparsifier, epoch, data)
 
 
 if __name__ == "__main__":

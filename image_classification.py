@@ -1,21 +1,20 @@
 """Finetune and evaluate image classification, dense or under a mask of the pretraining model.
 
     python image_classification.py --model dino-mini --dense
-Killed at any moment, the same command goes on where it was.
+    python image_classification.py --model dino-mini --evaluate -pre runs/image_classification/.../best.safetensors
+Killed at any moment, the same command resumes where it was.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from configs.schema import read_yaml, task_file
 from console.errors import run_command
+from training.options import finetuning_parser, read_settings
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    from training.options import finetuning_parser
-
     parser = finetuning_parser(__doc__ or "", "image_classification")
     parser.add_argument("--dataset", help="one of the configuration's data sets (default: its first)")
     return parser.parse_args(arguments)
@@ -24,20 +23,25 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Train, and classify the test images after every epoch; the last one counts."""
     args = parse_args()
-    path = args.config or task_file(args.model, "image_classification")
-    settings = read_yaml(path)
+    settings, where = read_settings(args, "image_classification")
 
-    from tasks.image_classification import Classification, config_for  # heavy imports after parsing
-    from training.finetuning import finetune
+    from data.tokenizer import load_tokenizer  # heavy imports after parsing
+    from models.tasks import load_task_model
+    from tasks.image_classification import Classification, config_for
+    from training.finetuning import TrainingData, conclude, fit_task
+    from training.run import chosen_sparsifier, open_run, sparsify
 
-    config = config_for(settings, args.dataset, str(path))
-    finetune(
-        args,
-        config,
-        lambda model, tokenizer, folder, limit: Classification(config, model, tokenizer, folder, limit),
-        "image_classification",
-        dataset=args.dataset or next(iter(settings["datasets"])),
-    )
+    config = config_for(settings, args.dataset, where)
+    dataset = args.dataset or next(iter(settings["datasets"]))
+    with open_run(args, config, "image_classification", dataset=dataset) as run:
+        sparsifier = chosen_sparsifier(args)
+        model = load_task_model(args.model, "image_classification", weights=args.weights, overrides=config.model)
+        sparsify(run, model, sparsifier)
+        tokenizer = load_tokenizer(model.tokenizer)
+        data = None if args.evaluate else TrainingData(run, model, tokenizer)
+        task = Classification(config, model, tokenizer, run.folder, run.limit)
+        epoch = fit_task(run, model, task, data, sparsifier) if data else None
+        conclude(run, model, task, sparsifier, epoch, data)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,21 @@
 """Finetune and evaluate image-text retrieval, dense or under a mask of the pretraining model.
 
     python retrieval.py --model xvlm-mini --mask pruned_weights/multiflow/xvlm-mini_multiflow_75_seed42.safetensors
-Killed at any moment, the same command goes on where it was.
+    python retrieval.py --model xvlm-mini --evaluate -pre runs/retrieval/RUN/best.safetensors
+Killed at any moment, the same command resumes where it was.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from configs.schema import parse, read_yaml, task_file
+from configs.schema import parse
 from console.errors import run_command
+from training.options import finetuning_parser, read_settings
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    from training.options import finetuning_parser
-
     parser = finetuning_parser(__doc__ or "", "retrieval")
     parser.add_argument(
         "--gather_negatives",
@@ -28,16 +28,26 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Train, keep the epoch with the best r_mean on the validation split, evaluate that one on the test split."""
     args = parse_args()
-    path = args.config or task_file(args.model, "retrieval")
-    settings = read_yaml(path)
+    settings, where = read_settings(args, "retrieval")
     if args.gather_negatives:
         settings["gather_negatives"] = True
 
-    from tasks.retrieval import Retrieval, RetrievalConfig  # heavy imports after parsing
-    from training.finetuning import finetune
+    from data.tokenizer import load_tokenizer  # heavy imports after parsing
+    from models.tasks import load_task_model
+    from tasks.retrieval import Retrieval, RetrievalConfig
+    from training.finetuning import TrainingData, conclude, fit_task
+    from training.run import chosen_sparsifier, open_run, sparsify
 
-    config = parse(RetrievalConfig, settings, str(path))
-    finetune(args, config, lambda model, tokenizer, _, limit: Retrieval(config, model, tokenizer, limit), "retrieval")
+    config = parse(RetrievalConfig, settings, where)
+    with open_run(args, config, "retrieval") as run:
+        sparsifier = chosen_sparsifier(args)
+        model = load_task_model(args.model, "retrieval", weights=args.weights, overrides=config.model)
+        sparsify(run, model, sparsifier)
+        tokenizer = load_tokenizer(model.tokenizer)
+        data = None if args.evaluate else TrainingData(run, model, tokenizer)
+        task = Retrieval(config, model, tokenizer, run.limit)
+        epoch = fit_task(run, model, task, data, sparsifier) if data else None
+        conclude(run, model, task, sparsifier, epoch, data)
 
 
 if __name__ == "__main__":

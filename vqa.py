@@ -1,7 +1,8 @@
 """Finetune and evaluate visual question answering, dense or under a mask of the pretraining model.
 
     python vqa.py --model xvlm-mini --mask pruned_weights/multiflow/xvlm-mini_multiflow_75_seed42.safetensors
-Killed at any moment, the same command goes on where it was.
+    python vqa.py --model xvlm-mini --evaluate -pre runs/vqa/RUN/last.safetensors
+Killed at any moment, the same command resumes where it was.
 """
 
 from __future__ import annotations
@@ -9,14 +10,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from configs.schema import parse, read_yaml, task_file
+from configs.schema import parse
 from console.errors import run_command
+from training.options import finetuning_parser, read_settings
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    from training.options import finetuning_parser
-
     parser = finetuning_parser(__doc__ or "", "vqa")
     parser.add_argument(
         "--inherit_mask", action="store_true", help="prune X-VLM's answer decoder, too (BLIP's always is)"
@@ -30,19 +30,29 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Train on all but the validation split, answer that after every epoch, and the test split at the end."""
     args = parse_args()
-    path = args.config or task_file(args.model, "vqa")
-    settings = read_yaml(path)
+    settings, where = read_settings(args, "vqa")
 
-    from tasks.vqa import VQA, VQAConfig, refuse_inheritance, with_validation  # heavy imports after parsing
-    from training.finetuning import finetune
+    from data.tokenizer import load_tokenizer  # heavy imports after parsing
+    from models.tasks import load_task_model
+    from tasks.vqa import VQA, VQAConfig, refuse_inheritance, with_validation
+    from training.finetuning import TrainingData, conclude, fit_task
+    from training.run import chosen_sparsifier, open_run, sparsify
 
-    config = parse(VQAConfig, settings, str(path))
+    config = parse(VQAConfig, settings, where)
     if args.inherit_mask:
         refuse_inheritance(args.model)
         config = dataclasses.replace(config, model={**config.model, "inherit_mask": True})
     if args.train_on_val:
         config = with_validation(config)
-    finetune(args, config, lambda model, tokenizer, folder, limit: VQA(config, model, tokenizer, folder, limit), "vqa")
+    with open_run(args, config, "vqa") as run:
+        sparsifier = chosen_sparsifier(args)
+        model = load_task_model(args.model, "vqa", weights=args.weights, overrides=config.model)
+        sparsify(run, model, sparsifier)
+        tokenizer = load_tokenizer(model.tokenizer)
+        data = None if args.evaluate else TrainingData(run, model, tokenizer)
+        task = VQA(config, model, tokenizer, run.folder, run.limit)
+        epoch = fit_task(run, model, task, data, sparsifier) if data else None
+        conclude(run, model, task, sparsifier, epoch, data)
 
 
 if __name__ == "__main__":

@@ -47,9 +47,9 @@ def make_steps(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
     from models.common.memory import keep_freed_memory
     from models.tasks import load_task_model
     from pruners import prune
+    from sparsity.sparsifiers import Fixed
     from tasks.retrieval import RetrievalConfig
     from training.optimizer import make_optimizer, set_rate
-    from training.sparse import SparseLock
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -58,8 +58,9 @@ def make_steps(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
     config = parse(RetrievalConfig, read_yaml(path), str(path))
     mask = prune(load_model(args.model, weights="random"), [], "omp", (args.sparsity,))[args.sparsity]
     model = load_task_model(args.model, "retrieval", weights="random", overrides=config.model)
-    lock = SparseLock(model.train(), mask)
-    optimizer = make_optimizer(model, config.recipe, fused=True)
+    fixed = Fixed(mask)
+    fixed.attach(model.train())
+    optimizer = make_optimizer(model.named_parameters(), config.recipe, fused=True)
     set_rate(optimizer, 1.0)
     batch = made_up_pairs(model, config, args.batch_size)
 
@@ -75,12 +76,12 @@ def make_steps(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
     def hold_alone() -> float:
         sum(model(batch).values()).backward()
         started = time.perf_counter()
-        lock.hold()
+        fixed.after_backward()
         seconds = time.perf_counter() - started
         optimizer.zero_grad(set_to_none=True)
         return seconds
 
-    return {"dense": lambda: step(None), "sparse": lambda: step(lock.hold), "hold": hold_alone}
+    return {"dense": lambda: step(None), "sparse": lambda: step(fixed.after_backward), "hold": hold_alone}
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -27,6 +27,13 @@ def model_names() -> list[str]:
     return sorted(path.parent.name for path in CONFIGS.glob("*/model.yaml"))
 
 
+def models_with(task: str) -> list[str]:
+    """Names of the shipped models that have a configuration for a task; `timm:NAME` for any model of a library."""
+    found = sorted(path.parent.name for path in CONFIGS.glob(f"*/{task}.yaml"))
+    own = model_names()
+    return [name for name in found if name in own] + [f"{name}:NAME" for name in found if name not in own]
+
+
 def library_of(model: str) -> str | None:
     """`timm` of `timm:resnet18`: a library's models share a folder of configurations. None for models of our own."""
     prefix, colon, _ = model.partition(":")

@@ -17,7 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calibration.preserve import moving_restored, weights_restored
 from calibration.processes import Group
+from calibration.progress import Progress
 from calibration.resume import Checkpoint, State, no_checkpoint
 from calibration.statistics import InputNorms, Layers, Statistic
 from calibration.stream import Batches, Unit, check_batch, check_fields, device_of, seeded, stream, to_device
@@ -262,3 +264,46 @@ class InputAware(OneShot):
         weight = self.matrix(name)
         parts = [self.criterion(weight[rows], norm) for rows, norm in self.norms.by_rows(name)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+class Rounds(Pruner):
+    """A method that prunes in rounds, each on what the last left; every sparsity starts from the same fresh model."""
+
+    uses_data = True
+    uses_gradients = True
+    uses_rounds = True
+
+    @classmethod
+    def plan(cls, options: Any, num_batches: int, available: int, masks: int) -> tuple[int | None, int]:
+        """`num_batches` a round; the data starts over when it ends."""
+        return num_batches, num_batches * options.epochs * masks
+
+    def pairs_in_all(self) -> int | None:
+        """Those of all rounds."""
+        return None if self.work.pairs is None else self.work.pairs * self._count
+
+    @property
+    def _count(self) -> int:
+        return getattr(self.options, "epochs", 1)
+
+    def span(self, turn: int) -> tuple[int, int | None]:
+        """The steps of the data that round `turn` reads; (0, None): once through."""
+        pairs = self.work.pairs
+        return (0, None) if pairs is None else (turn * pairs, (turn + 1) * pairs)
+
+    def masks(self, sparsities: Sequence[float]) -> dict[float, Mask]:
+        """The rounds for each sparsity; those that an interrupted run had finished are not made again."""
+        progress = Progress.load(self.work.checkpoint, self.mask_of) if self.resumes else Progress({})
+        self.work.advance(progress.pairs_done(self._count, self.work.pairs))
+        for sparsity in sparsities:
+            if sparsity not in progress.finished:
+                with weights_restored(self.layers), moving_restored(self.model):
+                    progress.finished[sparsity] = self.rounds(sparsity, progress)
+        return {sparsity: progress.finished[sparsity] for sparsity in sparsities}
+
+    @abstractmethod
+    def rounds(self, sparsity: float, progress: Progress) -> Mask:
+        """The mask at one sparsity, after all rounds, from where `progress` says that an interrupted run was.
+
+        The model's weights may be changed: they are put back afterwards.
+        """

@@ -10,16 +10,17 @@ With rows of A the gradients, B the samples a row, d = b - w the change of the w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from calibration.gradient_rows import GradientRows
-from calibration.preserve import moving_restored, weights_restored
+from calibration.progress import Progress
 from console.errors import InputError
 from models.common.memory import freed_memory_returned, return_freed_memory
-from pruners.base import Pruner
+from pruners.base import Rounds
 from pruners.chita_blocks import solve_layer
 from pruners.chita_problem import Problem
 from sparsity.allocation import cuts_small_groups
@@ -51,12 +52,9 @@ class CHITAOptions:
             raise InputError(f"--lambda_ must be above 0, not {self.lambda_}: without it the problem has no one answer")
 
 
-class CHITA(Pruner):
+class CHITA(Rounds):
     """Global hard thresholding, then exact block-wise least squares on the support; weights are updated."""
 
-    uses_data = True
-    uses_gradients = True
-    uses_rounds = True
     resumes = False
     updates_weights = True
     Options = CHITAOptions
@@ -66,41 +64,30 @@ class CHITA(Pruner):
         """`num_batches` rows a round; with one round, the same rows serve every mask."""
         if options.epochs == 1:
             return num_batches, min(num_batches, available)
-        return num_batches, num_batches * options.epochs * masks
-
-    def pairs_in_all(self) -> int | None:
-        """Those of all rounds."""
-        return None if self.work.pairs is None else self.work.pairs * self.options.epochs
+        return super().plan(options, num_batches, available, masks)
 
     def masks(self, sparsities: Sequence[float]) -> dict[float, Mask]:
         """Each sparsity from the same weights; the masks carry the updated weights."""
         with freed_memory_returned():
             if self.options.epochs > 1:
-                return {sparsity: self._rounds(sparsity) for sparsity in sparsities}
-            rows = self._gather_rows(0)
-            try:
+                return super().masks(sparsities)
+            with closing(self._gather_rows(0)) as rows:
                 return {sparsity: self._prune(rows, sparsity) for sparsity in sparsities}
-            finally:
-                rows.close()
 
-    def _rounds(self, sparsity: float) -> Mask:
+    def rounds(self, sparsity: float, progress: Progress) -> Mask:
+        """Rows of what is left, more pruned and the rest updated by them, and again."""
         mask = None
-        with weights_restored(self.layers), moving_restored(self.model):
-            for turn in range(self.options.epochs):
-                rows = self._gather_rows(turn)
-                try:
-                    reached = SCHEDULES[self.options.schedule](sparsity, turn + 1, self.options.epochs)
-                    mask = self._prune(rows, reached, mask)
-                finally:
-                    rows.close()
-                mask.apply(self.model)
+        for turn in range(self.options.epochs):
+            reached = SCHEDULES[self.options.schedule](sparsity, turn + 1, self.options.epochs)
+            with closing(self._gather_rows(turn)) as rows:
+                mask = self._prune(rows, reached, mask)
+            mask.apply(self.model)
         assert mask is not None
         return mask
 
     def _gather_rows(self, turn: int) -> GradientRows:
         count = self.work.pairs or len(list(self.work.batches))
-        folder = self.options.scratch_dir
-        rows = GradientRows(self.model, self.layers, count, len(self.work.sides), folder)
+        rows = GradientRows(self.model, self.layers, count, len(self.work.sides), self.options.scratch_dir)
         try:
             # In the first round, a row is not taken twice when the data ends early: there are just fewer.
             self.gather(rows, turn * count, (turn + 1) * count, save=False, wrap=turn > 0)

@@ -7,13 +7,11 @@ Sensitivity Statistics", 2020. The paper's setting: 60 rounds of 50 batches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from calibration.preserve import moving_restored, weights_restored
 from calibration.progress import Progress
 from calibration.statistics import MeanGradients
-from pruners.base import Pruner
+from pruners.base import Rounds
 from sparsity.mask import Mask
 from sparsity.schedules import SCHEDULES, check_rounds
 from sparsity.scores import Scores
@@ -30,41 +28,18 @@ class IterSNIPOptions:
         check_rounds(self.epochs, self.schedule)
 
 
-class IterSNIP(Pruner):
+class IterSNIP(Rounds):
     """SNIP's score in rounds; masked weights are zero during a round and stay dead."""
 
-    uses_data = True
-    uses_gradients = True
-    uses_rounds = True
     Options = IterSNIPOptions
 
-    @classmethod
-    def plan(cls, options: IterSNIPOptions, num_batches: int, available: int, masks: int) -> tuple[int | None, int]:
-        """`num_batches` a round; the data starts over when it ends."""
-        return num_batches, num_batches * options.epochs * masks
-
-    def pairs_in_all(self) -> int | None:
-        """Those of all rounds."""
-        return None if self.work.pairs is None else self.work.pairs * self.options.epochs
-
-    def masks(self, sparsities: Sequence[float]) -> dict[float, Mask]:
-        """The rounds for each sparsity, each from the same fresh model and the same data."""
-        progress = Progress.load(self.work.checkpoint, self.mask_of)
-        self.work.advance(progress.pairs_done(self.options.epochs, self.work.pairs))
-        for sparsity in sparsities:
-            if sparsity not in progress.finished:
-                with weights_restored(self.layers), moving_restored(self.model):
-                    progress.finished[sparsity] = self._rounds(sparsity, progress)
-        return {sparsity: progress.finished[sparsity] for sparsity in sparsities}
-
-    def _rounds(self, sparsity: float, progress: Progress) -> Mask:
+    def rounds(self, sparsity: float, progress: Progress) -> Mask:
+        """Gradients of what is left, more pruned by them, and again."""
         gradients = MeanGradients(self.model, self.layers, self.work.group)
         if progress.alive is not None:
             progress.alive.apply(self.model)
-        per_round = self.work.pairs
         for turn in range(progress.turn, self.options.epochs):
-            start = 0 if per_round is None else turn * per_round
-            stop = None if per_round is None else start + per_round
+            start, stop = self.span(turn)
             gradients.clear()
             if progress.sums is not None:
                 gradients.restore(progress.sums)

@@ -11,19 +11,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from calibration.preserve import moving_restored, weights_restored
 from calibration.processes import Group
 from calibration.progress import Progress
 from calibration.statistics import MeanGradients
 from console.errors import InputError
 from console.progress import console
 from models.base import Batch
-from pruners.base import Pruner
+from pruners.base import Rounds
 from sparsity.mask import Mask
 from sparsity.percents import percent
 from sparsity.scores import Scores
+from sparsity.sparsifiers import TrainedScores
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,9 @@ class TAMTOptions:
             raise InputError(f"tamt's lr must be above 0, not {self.lr}")
 
 
-class TAMT(Pruner):
+class TAMT(Rounds):
     """Trained masks; one pass over the data a sparsity, in train mode."""
 
-    uses_data = True
-    uses_gradients = True
-    uses_rounds = True
     Options = TAMTOptions
 
     @classmethod
@@ -53,76 +50,68 @@ class TAMT(Pruner):
 
     def masks(self, sparsities: Sequence[float]) -> dict[float, Mask]:
         """Each sparsity trains its own real masks, from the same start and the same data."""
-        steps = self.work.pairs or sum(1 for _ in self.work.batches)
-        progress = Progress.load(self.work.checkpoint, self.mask_of)
-        self.work.advance(progress.pairs_done(1, steps))
-        for sparsity in sparsities:
-            if sparsity in progress.finished:
-                continue
-            with weights_restored(self.layers), moving_restored(self.model):
-                trained = TrainedMasks(self, sparsity, steps)
-                start = 0
-                if progress.sums is not None:
-                    trained.restore(progress.sums)
-                    start, progress.sums = progress.pairs, None
-                self.model.train()
-                try:
-                    self.gather(trained, start, steps, also=progress.state())
-                finally:
-                    self.model.eval()
-            progress.finished[sparsity] = trained.mask
-            self.scores_by_sparsity[sparsity] = trained.scores()
-        masks = {sparsity: progress.finished[sparsity] for sparsity in sparsities}
+        self.work.pairs = self.work.pairs or sum(1 for _ in self.work.batches)
+        masks = super().masks(sparsities)
         if self.work.group.rank == 0:
-            self._tell_of_magnitudes(masks, steps)
+            self._warn_of_magnitudes(masks, self.work.pairs)
         return masks
 
-    def _tell_of_magnitudes(self, masks: dict[float, Mask], steps: int) -> None:
-        """Print a line where training moved no weight across the cut, since the numbers look the same either way."""
+    def rounds(self, sparsity: float, progress: Progress) -> Mask:
+        """One round: a pass over the data, an optimizer step for each pair of batches."""
+        training = Training(self, self._start(sparsity), self.work.pairs or 0)
+        start = 0
+        if progress.sums is not None:
+            training.restore(progress.sums)
+            start, progress.sums = progress.pairs, None
+        self.model.train()
+        try:
+            self.gather(training, start, self.work.pairs, also=progress.state())
+        finally:
+            self.model.eval()
+        scores = training.scores
+        self.scores_by_sparsity[sparsity] = Scores.of(dict(self._magnitude(scores.scores)))
+        assert scores.mask is not None
+        return scores.mask
+
+    def _start(self, sparsity: float) -> TrainedScores:
+        """Real masks of 2 t where magnitude keeps a weight, else 0, with t the smallest |W| kept: magnitude's mask."""
+        mask = self.cut(self.magnitudes(), sparsity)
+        weights = {name: layer.weight.detach() for name, layer in self.layers.items()}
+        smallest = min(
+            (float(w[mask[n].to(w.device)].abs().min()) for n, w in weights.items() if mask.kept(n)), default=1
+        )
+        real = {name: mask[name].to(torch.float32) * max(2 * smallest, 1e-12) for name in weights}
+        return TrainedScores(self.layers, real, lambda scores: self.cut(self._magnitude(scores), sparsity))
+
+    def _magnitude(self, real: Mapping[str, Tensor]) -> Scores:
+        """|M| of each layer, computed when looked at."""
+        return Scores(self.shapes, lambda name: self.to_host(name, self.forms[name].matrix(real[name].detach().abs())))
+
+    def _warn_of_magnitudes(self, masks: dict[float, Mask], steps: int) -> None:
+        """Say where training moved no weight across the cut, since the numbers look the same either way."""
         start = self.cut_all(self.magnitudes(), list(masks))
         same = [f"{percent(sparsity)} %" for sparsity, mask in masks.items() if mask == start[sparsity]]
         if same:
             console.print(
                 f"tamt: at {', '.join(same)} no bit differs from magnitude pruning, since {steps} steps at a learning "
                 f"rate of {self.options.lr:g} are too few to move a weight across the cut: give more batches "
-                "(--num_batches) or a larger `lr` (in the configuration under `methods: {tamt: {lr: ...}}`)"
+                "(--num_batches) or a larger --lr"
             )
 
-    def largest(self, real: Mapping[str, Tensor], sparsity: float) -> Mask:
-        """The mask that keeps the largest |M|, at exactly the sparsity."""
-        return self.cut(self.sizes(real), sparsity)
 
-    def sizes(self, real: Mapping[str, Tensor]) -> Scores:
-        """|M| of each layer as scores, computed when looked at."""
-        return Scores(self.shapes, lambda name: self.to_host(name, self.forms[name].matrix(real[name].detach().abs())))
-
-
-class TrainedMasks:
+class Training:
     """A statistic whose sums are steps of an optimizer: one a pair of batches."""
 
-    def __init__(self, pruner: TAMT, sparsity: float, steps: int):
+    def __init__(self, pruner: TAMT, scores: TrainedScores, steps: int):
         self.follows_state = pruner.model.stateful
-        self._pruner, self._sparsity, self._steps = pruner, sparsity, steps
-        # Steps of 1e-5 on numbers of 1e-2 vanish in half precision: masks and weights are at least float32 here.
-        self._weights = {name: _at_least_float(layer.weight.detach()) for name, layer in pruner.layers.items()}
+        self.scores = scores
+        self._pruner, self._steps = pruner, steps
         self._gradients = MeanGradients(pruner.model, pruner.layers, pruner.work.group)
-        start = pruner.largest({name: weight.abs() for name, weight in self._weights.items()}, sparsity)
-        threshold = min(
-            (float(w[start[name].to(w.device)].abs().min()) for name, w in self._weights.items() if start.kept(name)),
-            default=1.0,
-        )
-        # 2 t where magnitude keeps a weight, else 0: the first cut gives magnitude's mask back, exactly.
-        self._real = {
-            name: nn.Parameter(start[name].to(weight) * max(2 * threshold, 1e-12))
-            for name, weight in self._weights.items()
-        }
         options = pruner.options
-        self._optimizer = torch.optim.AdamW(self._real.values(), lr=options.lr, weight_decay=options.weight_decay)
+        parameters = scores.scores.values()
+        self._optimizer = torch.optim.AdamW(parameters, lr=options.lr, weight_decay=options.weight_decay)
         self._step = 0
         self._units = 0
-        self.densities: list[float] = []
-        self.mask = start
-        self._apply()
 
     def update(self, batch: Batch) -> None:
         """Forward and backward with the masked weights."""
@@ -138,9 +127,7 @@ class TrainedMasks:
         self._units += len(ranks)
         if self._units < len(self._pruner.work.sides):
             return
-        for name, real in self._real.items():
-            # straight through: dL/dM = dL/d(masked W) W
-            real.grad = self._gradients.mean(name).to(real.dtype) * self._weights[name]
+        self.scores.take(self._gradients.mean)
         for parameter_group in self._optimizer.param_groups:
             parameter_group["lr"] = self._pruner.options.lr * max(0.0, 1 - self._step / self._steps)
         self._optimizer.step()
@@ -148,41 +135,23 @@ class TrainedMasks:
         self._gradients.clear()
         self._units = 0
         self._step += 1
-        self.mask = self._pruner.largest(self._real, self._sparsity)
-        self._apply()
-
-    @torch.no_grad()
-    def _apply(self) -> None:
-        self.densities.append(1 - self.mask.sparsity())
-        for name, layer in self._pruner.layers.items():
-            layer.weight.copy_(self._weights[name] * self.mask[name].to(layer.weight.device))
-
-    def scores(self) -> Scores:
-        """|M| of each layer, as they are now."""
-        return Scores.of(dict(self._pruner.sizes(self._real)))
+        self.scores.after_update(self._step)
 
     def state(self) -> dict[str, Tensor]:
         """Real masks, the optimizer's moments and the step."""
-        tensors = {f"real/{name}": real.detach() for name, real in self._real.items()}
-        for name, real in self._real.items():
+        tensors = {f"real/{name}": real.detach() for name, real in self.scores.scores.items()}
+        for name, real in self.scores.scores.items():
             moments = self._optimizer.state[real]
             tensors |= {f"{key}/{name}": moments[key] for key in ("exp_avg", "exp_avg_sq")}
         return tensors | {"step": torch.tensor(self._step)}
 
-    @torch.no_grad()
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Continue from a saved state."""
+        """Resume from a saved state."""
         self._step = int(state["step"])
-        for name, real in self._real.items():
-            real.copy_(state[f"real/{name}"])
+        for name, real in self.scores.scores.items():
             self._optimizer.state[real] = {
                 "step": torch.tensor(float(self._step)),
                 **{key: state[f"{key}/{name}"].to(real.device) for key in ("exp_avg", "exp_avg_sq")},
             }
-        self.mask = self._pruner.largest(self._real, self._sparsity)
-        self._apply()
-
-
-def _at_least_float(weight: Tensor) -> Tensor:
-    """A copy, of float32 where it is half precision."""
-    return weight.to(torch.promote_types(weight.dtype, torch.float32), copy=True)
+        names = self.scores.scores
+        self.scores.load_state_dict({"scores": {name: state[f"real/{name}"].to(names[name].device) for name in names}})

@@ -30,6 +30,12 @@ def read_published(path: Path | str) -> dict[str, Tensor]:
     return masks_among(content, path)
 
 
+def contains_mask(path: Path | str) -> bool:
+    """Whether a file of weights contains the mask that they are pruned by."""
+    content, _ = inner_state(read_tensors(path))
+    return isinstance(content, dict) and any(str(key).endswith(f"weight{SUFFIX}") for key in content)
+
+
 def masks_among(content: Mapping[str, Any], path: Path | str) -> dict[str, Tensor]:
     """Parameter name -> boolean mask, of the tensors that are masks of weights; {} where none is.
 

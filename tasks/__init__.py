@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from configs.registry import Registry
 
 if TYPE_CHECKING:
-    from tasks.base import Task
+    from training.task import Task
 
 TASKS: Registry[type[Task]] = Registry(
     "task",

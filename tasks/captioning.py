@@ -24,11 +24,11 @@ from evaluation.generation import generate_captions
 from evaluation.items import Groups, one_group
 from evaluation.truthfulness import load_scenes, told, truth_of_images, truthfulness
 from models.common.beam_search import SearchSettings
-from tasks.base import Finetuning, check_positions
 from training.epoch_weights import Metrics
 from training.evaluating import Evaluation
 from training.merge import gather_shares
 from training.samples import IMAGES
+from training.task import Finetuning, Task, check_positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +79,11 @@ class CaptioningConfig(Finetuning):
             raise InputError(f"leave_out: '{strange[0]}' cannot be left out, only {' and '.join(SLOW)} can")
 
 
-class Captioning:
-    """See `tasks.base.Task`. The epoch with the best CIDEr on `val` is tested."""
+class Captioning(Task):
+    """Captions learnt after a prompt, and written by beam search. The epoch with the best CIDEr on `val` is tested."""
 
     name = "captioning"
+    Config = CaptioningConfig
 
     def __init__(
         self,

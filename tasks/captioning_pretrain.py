@@ -24,10 +24,10 @@ from data.tokenizer import Tokenizer
 from models import RANDOM
 from models.common.checkpoint import MASK_SUFFIX, KeyRules, read_state
 from models.common.placing import placed
-from tasks.base import Finetuning, check_positions
 from training.epoch_weights import Metrics
 from training.evaluating import Evaluation
 from training.merge import gather_shares
+from training.task import Finetuning, Task, check_positions
 
 HEAD = "text_decoder.cls.predictions.decoder.weight"
 WORDS = "text_decoder.bert.embeddings.word_embeddings.weight"
@@ -43,10 +43,11 @@ class FirstStageConfig(Finetuning):
     eval_batch: int = 64
 
 
-class FirstStage:
-    """See `tasks.base.Task`. The last epoch counts."""
+class FirstStage(Task):
+    """Captions without a prompt, of web images and regions. The last epoch counts."""
 
     name = "captioning_pretrain"
+    Config = FirstStageConfig
     decides = None
 
     def __init__(self, config: FirstStageConfig, model: nn.Module, tokenizer: Tokenizer, limit: int | None = None):

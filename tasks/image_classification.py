@@ -21,11 +21,11 @@ from data.transforms import to_picture
 from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
 from evaluation.items import Groups, one_group
 from models.common.placing import placed
-from tasks.base import Finetuning
 from training.epoch_weights import Metrics
 from training.evaluating import Evaluation
 from training.merge import gather_shares
 from training.samples import IMAGES
+from training.task import Finetuning, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +61,11 @@ def config_for(settings: dict[str, Any], dataset: str | None, where: str) -> Cla
     return config
 
 
-class Classification:
-    """See `tasks.base.Task`. The last epoch counts, as published."""
+class Classification(Task):
+    """Class labels. The last epoch counts, as published."""
 
     name = "image_classification"
+    Config = ClassificationConfig
     decides = None
 
     def __init__(

@@ -24,11 +24,11 @@ from evaluation.items import Groups
 from evaluation.recall import Candidates, Ranks, found_early
 from evaluation.retrieval import RetrievalSettings, evaluate_retrieval, reranked
 from models.common.gather import gather_processes, place
-from tasks.base import Finetuning, check_positions
 from training.epoch_weights import Metrics
 from training.evaluating import Evaluation
 from training.negatives import StepFeatures
 from training.samples import IMAGES, TEXTS
+from training.task import Finetuning, Task, check_positions
 
 FOUND = 4  # images that are shown of those found for a text
 
@@ -51,10 +51,11 @@ class RetrievalConfig(Finetuning):
     gather_negatives: bool = False
 
 
-class Retrieval:
-    """See `tasks.base.Task`."""
+class Retrieval(Task):
+    """Contrastive and matching losses, recalls."""
 
     name = "retrieval"
+    Config = RetrievalConfig
     decides = "r_mean"
 
     def __init__(self, config: RetrievalConfig, model: nn.Module, tokenizer: Tokenizer, limit: int | None = None):

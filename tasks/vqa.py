@@ -23,11 +23,11 @@ from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
 from evaluation.items import Groups, one_group
 from evaluation.vqa import Answer, answer_accuracy, question_accuracies, read_truth, vqa_accuracy, write_answers
 from models import FAMILIES, read_config
-from tasks.base import Finetuning, check_positions
 from training.epoch_weights import Metrics
 from training.evaluating import Evaluation
 from training.merge import gather_shares
 from training.samples import IMAGES
+from training.task import Finetuning, Task, check_positions
 
 INFERENCES = ("rank", "generate")
 
@@ -71,10 +71,11 @@ def with_validation(config: VQAConfig) -> VQAConfig:
     return replace(config, train=replace(config.train, files=files), hold_out=False)
 
 
-class VQA:
-    """See `tasks.base.Task`. The last epoch counts, as published."""
+class VQA(Task):
+    """Weighted answers learnt; answers ranked or written. The last epoch counts, as published."""
 
     name = "vqa"
+    Config = VQAConfig
     decides = None
 
     def __init__(

@@ -1,288 +1,231 @@
-"""Finetuning a task model under a fixed mask: epochs, an evaluation after each, the best and the last kept apart.
+"""Finetuning a task model: its data, epochs with an evaluation after each, the best and the last kept, results.
 
-A script supplies a `Task` (tasks/base.py). The rest, from the mask to results.json, is here and the same for all.
+The scripts say in which order; each step of theirs is a function here.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-from collections.abc import Iterator
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from lightning.fabric import Fabric
+from torch import nn
 
 from console.errors import InputError
-from console.interrupt import interrupt
 from console.progress import console
 from console.words import counted
 from data.batches import Side, load
 from data.readers import Batch, make_reader
-from data.tokenizer import load_tokenizer
 from evaluation.items import FILE, write_items
-from models.tasks import load_task_model
-from storage.atomic import check_writable, no_empty_folder, write_json
-from tasks.base import Finetuning, MakeTask, Objective
-from training.choices import (
-    SECONDS,
-    check_numbers,
-    chosen_mask,
-    chosen_snapshot,
-    earlier_seconds,
-    mask_label,
-    output_folder,
-)
-from training.clock import Clock
+from sparsity.sparsifiers import Sparsifier
+from storage.atomic import write_json
 from training.compiling import compile_blocks
 from training.epoch_weights import Metrics, bring_epochs, check_epochs, keep_epoch, load_best, write_model
 from training.evaluating import Evaluation
-from training.fabric import loader_processes, make_fabric
 from training.kept import as_json, count_kept, show_kept
-from training.logging_wandb import WandbLog, start_wandb
-from training.loop import Loop, fit
+from training.logging_wandb import start_wandb
+from training.loop import Callback, Loop, fit
 from training.passes import told_of_epochs
 from training.replaced import Replaced, missing_images
-from training.results import device_name, refuse_finished, told, versions, write_settings
+from training.results import device_name, refuse_finished, told, write_settings
+from training.run import Run, run_label
 from training.samples import draw_samples
-from training.sole_run import sole_run
-from training.sparse import SparseLock
-
-DEBUG_SAMPLES = 32
-NO_IDENTITY = ("snapshot_steps", "seed", "precision")
-"""Of a configuration: what does not change the run, and what the command line may set, which is told apart from it."""
+from training.task import Objective, Task
 
 
-def finetune(
-    args: argparse.Namespace,
-    config: Finetuning,
-    make_task: MakeTask,
-    task_name: str,
-    variant: str = "",
-    dataset: str = "",
-    mask_inside: bool = False,
-) -> Metrics:
-    """Train, evaluate, and leave config.yaml, weights (best, last), items.json, results.json, logs and samples.png.
+class TrainingData:
+    """The training split as batches by number, and how epochs are made of them."""
 
-    variant: a folder of its own below the task's. dataset: the chosen one, of a task with several. mask_inside: let the
-    last weights contain their mask, for a task that goes on from them. Returns what results.json holds.
-    """
-    check_numbers(args)
-    config.accumulation(args.devices * args.num_nodes)
-    seed = config.seed if args.seed is None else args.seed
-    precision = args.precision or config.precision
-    fabric = make_fabric(args.accelerator, args.devices, args.num_nodes, precision)
-    # --incremental looks at what is there: processes that each did so would find each other's folder in the way.
-    folder = fabric.broadcast(output_folder(args, Path(task_name, dataset or variant), seed))
-    with no_empty_folder(folder):
-        run = _Run(args, config, make_task, task_name, dataset, mask_inside, fabric, folder, seed, precision)
-        with sole_run(fabric, folder):
-            return run.go()
-
-
-class _Run:
-    """One sitting of a run: everything is opened and checked at first, `go` trains, and the loop calls back."""
-
-    def __init__(
-        self,
-        args: argparse.Namespace,
-        config: Finetuning,
-        make_task: MakeTask,
-        task_name: str,
-        dataset: str,
-        mask_inside: bool,
-        fabric: Fabric,
-        folder: Path,
-        seed: int,
-        precision: str,
-    ):
-        self.args, self.config, self.task_name, self.dataset = args, config, task_name, dataset
-        self.fabric, self.folder, self.seed, self.precision = fabric, folder, seed, precision
-        self.leads, self.world = fabric.is_global_zero, fabric.world_size
-        accumulate = config.accumulation(self.world)
-        mask = chosen_mask(args)
-        check_writable(self.folder)
-        self.workers = loader_processes(fabric, args.num_workers, args.devices)
-        interrupt.listen()
-        snapshot = chosen_snapshot(args)
-        self.clock = Clock(self.folder / SECONDS, earlier_seconds(self.folder, snapshot))
-        self.software = versions() if self.leads else {}  # now: the files may change while it trains
-        self.model = load_task_model(args.model, task_name, weights=args.weights, overrides=config.model)
-        self.lock = SparseLock(self.model, mask) if mask is not None else None
-        self.mask_inside = self.lock.mask if self.lock is not None and mask_inside else None
-        self.kept = {"at the start" if mask is None else "after loading the mask": count_kept(self.model)}
-        tokenizer = load_tokenizer(self.model.tokenizer)
-        reader = make_reader(config.train, self.model.image_shape, tokenizer)
+    def __init__(self, run: Run, model: nn.Module, tokenizer: Any):
+        config = run.config
+        reader = make_reader(config.train, model.image_shape, tokenizer)
         if (there := len(reader.source)) < config.batch_size:
             raise InputError(f"a batch of {config.batch_size} takes more than the {there} samples: lower batch_size")
-        self.replaced, self.missing = Replaced(), missing_images(reader.source)
-        self.side = Side("train", reader, config.batch_size, self.seed, whole=True)
-        self.task = make_task(self.model, tokenizer, self.folder, DEBUG_SAMPLES if args.debug else config.samples)
-        self.decides = None if config.skip_val else self.task.decides
-        self.epochs, self.epoch_steps = config.epochs, math.ceil(self.side.batches / (self.world * accumulate))
-        self.epoch_steps = min(self.epoch_steps, config.short_epoch or self.epoch_steps)
-        if args.debug:
+        self._run, self.replaced, self._missing = run, Replaced(), missing_images(reader.source)
+        self._side = Side("train", reader, config.batch_size, run.seed, whole=True)
+        self.accumulate = config.accumulation(run.world)
+        self._together = run.world * self.accumulate  # batches an optimizer step
+        whole = math.ceil(self._side.batches / self._together)
+        self.epochs, self.epoch_steps = config.epochs, min(whole, config.short_epoch or whole)
+        if run.args.debug:
             self.epochs, self.epoch_steps = 1, 2
-        self.left = told_of_epochs(self.side, self.epoch_steps, self.world * accumulate)
-        self.objective = Objective(self.model, self.task, self.epoch_steps)
-        self.wandb, self.begun = WandbLog(), False
-        self.loop = self._loop(accumulate, snapshot)
-        refuse_finished(self.folder / "results.json", self.loop.identity)
-        if args.compile:
-            compile_blocks(self.model, self.fabric.device)
 
-    def _identity(self) -> dict[str, Any]:
-        """What defines the run, as JSON knows it."""
-        found = {
-            "task": self.task_name,
-            "model": self.args.model,
-            "weights": self.args.weights,
-            "mask": None if self.lock is None else self.lock.mask.source | {"sparsity": self.lock.mask.sparsity()},
-            "config": {key: value for key, value in asdict(self.config).items() if key not in NO_IDENTITY},
-            "seed": self.seed,
-            "processes": self.world,
-            "precision": self.precision,
-            "compile": self.args.compile or None,
-            "skip_eval": getattr(self.args, "skip_eval", None) or None,
-        }
-        return json.loads(json.dumps(found))
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.epochs * self.epoch_steps
 
-    def _loop(self, accumulate: int, snapshot: Path | None) -> Loop:
-        loop = Loop(
-            title=f"{self.args.model} {self.task_name}",
-            recipe=self.config.recipe,
-            steps=self.epochs * self.epoch_steps,
-            seed=self.seed,
-            folder=self.folder,
-            identity=self._identity(),
-            accumulate=accumulate,
-            rehearse=getattr(self.task, "rehearses", False),
-            snapshot_seconds=self.args.snapshot_seconds,
-            snapshot_steps=self.config.snapshot_steps,
-            start=snapshot,
-            epoch=self.epoch_steps,
-        )
-        loop.started.append(self._started)
-        loop.after_step.append(self._step_done)
-        loop.after_epoch.append(self._epoch_done)
-        loop.after_log.append(lambda row: self.wandb.training(row))
-        if self.lock is not None:
-            loop.before_step.append(self.lock.hold)
-        return loop
+    @property
+    def notices(self) -> list[str]:
+        """What is to be said before training: images that are missing, samples that do not fill a batch."""
+        return [self._missing, told_of_epochs(self._side, self.epoch_steps, self._together)]
 
-    def go(self) -> Metrics:
-        """Train and conclude; what was logged and timed is kept however it ends."""
-        done = False
-        try:
-            with self.clock.doing("training"):
-                fit(self.fabric, self.objective, self._micro_batches, self.loop)
-            result = self._conclude()
-            done = True
-        finally:
-            self.wandb.close(failed=not done)
-            if self.leads and self.begun:  # else the folder may be another run's
-                self.clock.save()
-        return result
-
-    def _micro_batches(self, first: int) -> Iterator[Batch]:
-        last = self.loop.steps * self.loop.accumulate * self.world
-        numbers = range(first * self.world + self.fabric.global_rank, last, self.world)
-        for item in load(self.side, numbers, self.workers):
+    def micro_batches(self, first: int) -> Iterator[Batch]:
+        """This process's batches from its number `first` on."""
+        world = self._run.world
+        numbers = range(first * world + self._run.fabric.global_rank, self.steps * self._together, world)
+        for item in load(self._side, numbers, self._run.workers):
             self.replaced.note(item.failed)
             yield item.batch
 
-    # -- what the loop calls ----------------------------------------------------------------------------
 
-    def _started(self, step: int) -> None:
-        self.objective.step = step  # of a resumed run, too
-        args, origin, epochs = self.args, self.loop.origin, step // self.epoch_steps
-        if origin is not None:
-            check_epochs(origin, epochs, self.decides)
-            if self.leads:
-                bring_epochs(origin.parent, self.folder, epochs)
-        about = {**self.loop.identity, "mask_file": args.mask, "device": device_name(self.fabric.device)}
-        self.wandb = start_wandb(self.fabric, self.folder, args.wandb, args.wdb_offline, args.experiment_name, about)
-        if step == self.loop.steps and (self.folder / "results.json").is_file():
-            self.clock.stand_still()
-        if self.leads:
-            effective = {"seed": self.seed, "precision": self.precision}
-            write_settings(self.folder / "config.yaml", self.config, self.dataset, **effective)
+def fit_task(
+    run: Run, model: nn.Module, task: Task, data: TrainingData, sparsifier: Sparsifier, inside: bool = False
+) -> int | None:
+    """Train, and leave the weights of the epoch that counts in the model; returns its number (None: the last).
+
+    inside: let the last weights contain their mask, for a task that starts from them.
+    """
+    decides = None if run.config.skip_val else task.decides
+    objective = Objective(model, task, data.epoch_steps)
+    loop = Loop(
+        title=f"{run.args.model} {run.name}",
+        recipe=run.config.recipe,
+        steps=data.steps,
+        seed=run.seed,
+        folder=run.folder,
+        identity=run.identity(sparsifier),
+        accumulate=data.accumulate,
+        rehearse=task.rehearses,
+        snapshot_seconds=run.args.snapshot_seconds,
+        snapshot_steps=run.config.snapshot_steps,
+        start=run.snapshot,
+        epoch=data.epoch_steps,
+        sparsifier=sparsifier,
+    )
+    notices = [*data.notices, *task.notices]
+    loop.callbacks.append(Epochs(run, loop, objective, sparsifier, decides, notices))
+    refuse_finished(run.folder / "results.json", loop.identity)
+    if run.args.compile:
+        compile_blocks(model, run.fabric.device)
+    with run.clock.doing("training"):
+        fit(run.fabric, objective, data.micro_batches, loop)
+    model.eval()
+    if run.leads:
+        mask = sparsifier.mask if inside else None
+        write_model(run.folder / "last.safetensors", model, data.epochs, mask)
+    run.fabric.barrier()
+    best = load_best(run.folder, model, decides)
+    sparsifier.check()
+    run.kept["after training"] = count_kept(model)
+    return best
+
+
+class Epochs(Callback):
+    """Opens the run once its snapshot is known to be its own, evaluates each epoch, keeps the best, and the time."""
+
+    def __init__(
+        self,
+        run: Run,
+        loop: Loop,
+        objective: Objective,
+        sparsifier: Sparsifier,
+        decides: str | None,
+        notices: Sequence[str],
+    ):
+        """notices: to be said when training begins; empty ones are not."""
+        super().__init__()
+        self._run, self._loop, self._objective, self._sparsifier = run, loop, objective, sparsifier
+        self._decides, self._notices = decides, notices
+
+    def started(self, step: int) -> None:
+        """Bring the epochs so far along, and start the logs."""
+        run, loop = self._run, self._loop
+        self._objective.step = step  # of a resumed run, too
+        if (origin := loop.origin) is not None:
+            check_epochs(origin, step // loop.epoch, self._decides)
+            if run.leads:
+                bring_epochs(origin.parent, run.folder, step // loop.epoch)
+        args = run.args
+        about = {**loop.identity, "mask_file": args.mask, "device": device_name(run.fabric.device)}
+        run.wandb = start_wandb(run.fabric, run.folder, args.wandb, args.wdb_offline, args.experiment_name, about)
+        if step == loop.steps and (run.folder / "results.json").is_file():
+            run.clock.stand_still()
+        if run.leads:
             if step:
-                left = self.loop.steps - step
-                left = f"{counted(left, 'step', 'is')} left" if left else "no step is left"
+                left = f"{counted(loop.steps - step, 'step', 'is')} left" if loop.steps > step else "no step is left"
                 console.print(f"going on after step {step}, from {origin}: {left}")
-            for notice in (self.missing, self.left, *getattr(self.task, "notices", ())):
-                if notice:
-                    console.print(notice)
-            show_kept(self.kept, self.model)
-            self.clock.save()  # a sitting counts from its start, however soon it is killed
-        self.begun = True
+            write_settings(run.folder / "config.yaml", run.config, run.dataset, seed=run.seed, precision=run.precision)
+            for notice in filter(None, self._notices):
+                console.print(notice)
+            show_kept(run.kept, self._objective.model)
+            run.clock.save()  # a run counts from its start, however soon it is killed
+        run.begun = True
 
-    def _step_done(self, step: int) -> None:
-        self.objective.step = step
-        if self.leads:
-            self.clock.save(now=False)
+    def after_step(self, step: int) -> None:
+        """Save the time now and then."""
+        self._objective.step = step
+        if self._run.leads:
+            self._run.clock.save(now=False)
 
-    def _epoch_done(self, epoch: int) -> None:
-        if self.lock is not None:
-            self.lock.check()
-        self.model.eval()
-        with self.clock.doing("evaluation"):
-            early = epoch <= getattr(self.config, "start_eval", 0)
-            found = {} if self.config.skip_val or early else self._evaluate("val", epoch)
-        if self.leads:
-            keep_epoch(self.folder, epoch, found, self.model, self.decides)
+    def after_log(self, row: dict[str, Any]) -> None:
+        """Losses go to Weights & Biases, too."""
+        self._run.wandb.training(row)
+
+    def after_epoch(self, epoch: int) -> None:
+        """Evaluate the validation split, and keep the epoch's weights when they are the best."""
+        run, model = self._run, self._objective.model
+        self._sparsifier.check()
+        model.eval()
+        early = epoch <= run.config.start_eval
+        skip = run.config.skip_val or early
+        found = {} if skip else evaluate(run, model, self._objective.task, "val", epoch)
+        if run.leads:
+            keep_epoch(run.folder, epoch, found, model, self._decides)
             if found:
                 console.print(f"epoch {epoch}, validation: {told(found)}")
-            self.clock.save()
-            self.wandb.epoch(epoch, found, epoch * self.epoch_steps)
-        self.fabric.barrier()
+            run.clock.save()
+            run.wandb.epoch(epoch, found, epoch * self._loop.epoch)
+        run.fabric.barrier()
 
-    def _evaluate(self, split: str, epoch: int | None) -> Metrics:
-        return self.task.evaluate(self.model, Evaluation(self.fabric, split, epoch, self.workers))
 
-    # -- the end ----------------------------------------------------------------------------------------
+def evaluate(run: Run, model: nn.Module, task: Task, split: str, epoch: int | None) -> Metrics:
+    """A task's numbers of a split, on every process alike. epoch: whose weights these are (None: the last one's)."""
+    with run.clock.doing("evaluation"), torch.no_grad():
+        return task.evaluate(model, Evaluation(run.fabric, split, epoch, run.workers))
 
-    def _conclude(self) -> Metrics:
-        """Keep the last weights, test the epoch that counts, write results and pictures."""
-        self.model.eval()
-        if self.leads:
-            write_model(self.folder / "last.safetensors", self.model, self.epochs, self.mask_inside)
-        self.fabric.barrier()
-        best = load_best(self.folder, self.model, self.decides)
-        if self.lock is not None:
-            self.lock.check()
-        self.kept["after training"] = count_kept(self.model)
-        with self.clock.doing("evaluation"), torch.no_grad():
-            metrics = self._evaluate("test", best)
-        result = self._result(metrics, best)
-        if self.leads:
-            write_items(self.folder / FILE, self.task.items() if hasattr(self.task, "items") else {})
-            write_json(self.folder / "results.json", result)  # last, because it says that all is there
-            show_kept(self.kept, self.model)
-            if metrics:
-                console.print(f"test: {told(metrics)}")
-            if told_of := self.replaced.told():
-                console.print(told_of)
-            console.print(f"results: {self.folder / 'results.json'}")
-            self.wandb.results(result)
-            if not self.args.no_samples:
-                title = f"{self.args.model} {self.task_name}, {mask_label(self.args)}"
-                draw_samples(self.task, self.folder / "samples.png", title)
-        return result
 
-    def _result(self, metrics: Metrics, epoch: int | None) -> Metrics:
-        device = device_name(self.fabric.device)
-        return {
-            "metrics": metrics,
-            "epoch": epoch,
-            "run": self.loop.identity,
-            "mask_file": None if self.lock is None else self.args.mask,
-            "kept": dict(zip(("after_loading", "after_training"), map(as_json, self.kept.values()), strict=True)),
-            "seconds": self.clock.end(),
-            "machine": {"device": device, "processes": self.world, "nodes": self.args.num_nodes},
-            "versions": self.software,
-        }
+def conclude(
+    run: Run,
+    model: nn.Module,
+    task: Task,
+    sparsifier: Sparsifier,
+    epoch: int | None = None,
+    data: TrainingData | None = None,
+) -> Metrics:
+    """Evaluate the test split (of a run that only evaluates: the one asked for); leave results, items and pictures.
+
+    epoch: whose weights the model has. Returns what results.json holds.
+    """
+    args, split = run.args, run.args.split if run.args.evaluate else "test"
+    if data is None:
+        refuse_finished(run.folder / "results.json", run.identity(sparsifier))
+        run.fabric.to_device(model)
+        model.eval()
+        run.begun = True
+    metrics = evaluate(run, model, task, split, epoch)
+    result = {
+        "metrics": metrics,
+        "epoch": epoch,
+        "run": run.identity(sparsifier),
+        "mask_file": args.mask if sparsifier.mask is not None else None,
+        "kept": dict(zip(("after_loading", "after_training"), map(as_json, run.kept.values()), strict=False)),
+        **sparsifier.results(),
+        "seconds": run.clock.end(),
+        "machine": {"device": device_name(run.fabric.device), "processes": run.world, "nodes": args.num_nodes},
+        "versions": run.software,
+    }
+    if run.leads:
+        write_items(run.folder / FILE, task.items())
+        write_json(run.folder / "results.json", result)  # last, because it says that all is there
+        show_kept(run.kept, model)
+        if metrics:
+            console.print(f"{split}: {told(metrics)}")
+        if data is not None and (replaced := data.replaced.told()):
+            console.print(replaced)
+        console.print(f"results: {run.folder / 'results.json'}")
+        run.wandb.results(result)
+        if not args.no_samples:
+            draw_samples(task, run.folder / "samples.png", f"{args.model} {run.name}, {run_label(args)}")
+    return result

@@ -25,6 +25,7 @@ from console.interrupt import interrupt
 from console.progress import console, progress_bar
 from data.randomness import derive_seed, seed_generators
 from models.common.memory import keep_freed_memory
+from sparsity.sparsifiers import Dense, Sparsifier
 from storage.atomic import remove_parts
 from storage.log import append_json_line, keep_json_lines
 from training.optimizer import Recipe, make_optimizer, set_rate
@@ -36,18 +37,55 @@ FAR = 1.0e10
 """Weights and gradients as large as that are on their way to no number."""
 
 
+class Callback:
+    """What a run does besides training. A subclass overrides what it needs; functions may be given by name, too.
+
+    name: under which the snapshot keeps the state, of those that have one.
+    """
+
+    name = ""
+
+    def __init__(self, **functions: Callable[..., None]):
+        for name, function in functions.items():
+            assert hasattr(Callback, name), name
+            setattr(self, name, function)
+
+    def started(self, step: int) -> None:
+        """Training begins at `step`: a snapshot, if any, is read and found to be of this run."""
+
+    def after_backward(self) -> None:
+        """All gradients of a step are there, and not yet clipped."""
+
+    def after_update(self, step: int) -> None:
+        """The optimizer has done step number `step`; the gradients are still there."""
+
+    def after_step(self, step: int) -> None:
+        """The same, with the gradients cleared."""
+
+    def after_epoch(self, epoch: int) -> None:
+        """Epoch number `epoch` has ended."""
+
+    def after_log(self, row: dict[str, Any]) -> None:
+        """A row of log.jsonl was written; on the first process only."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What resuming needs: tensors, numbers, texts, and dicts and lists of them."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The counterpart of `state_dict`."""
+
+
 @dataclass
 class Loop:
     """What `fit` needs to know besides the module and the data.
 
     steps: optimizer steps in all. accumulate: micro-batches a step and process. identity: what defines the run.
-    start: a snapshot to go on from when the folder has none. snapshot_seconds: how often to save; snapshot_steps: save
-    after every so many steps besides (None: by time alone). epoch: steps after which `after_epoch` is called with the
-    epoch's number, and a snapshot is saved (0: none). rehearse: call `module(batch, rehearsal=True)` with every
-    micro-batch of a step, without gradients, before the first is learnt from: for losses that compare all of them.
-    before_step: called between the backward pass and the clipping of gradients. after_step: called with the step number
-    after each optimizer step. started: called with the step that training begins at, once a snapshot is read and found
-    to be of this run. after_log: called on the first process with each row of log.jsonl.
+    sparsifier: what becomes of the weights. start: a snapshot to resume from when the folder has none.
+    snapshot_seconds: how often to save; snapshot_steps: save after every so many steps besides (None: by time alone).
+    epoch: steps of an epoch, after which a snapshot is saved (0: none). rehearse: call `module(batch, rehearsal=True)`
+    with every micro-batch of a step, without gradients, before the first is learnt from: for losses that compare all
+    of them.
     """
 
     title: str
@@ -63,11 +101,8 @@ class Loop:
     start: Path | None = None
     epoch: int = 0
     rehearse: bool = False
-    after_epoch: list[Callable[[int], None]] = field(default_factory=list)
-    before_step: list[Callable[[], None]] = field(default_factory=list)
-    after_step: list[Callable[[int], None]] = field(default_factory=list)
-    started: list[Callable[[int], None]] = field(default_factory=list)
-    after_log: list[Callable[[dict[str, Any]], None]] = field(default_factory=list)
+    sparsifier: Sparsifier = field(default_factory=Dense)
+    callbacks: list[Callback] = field(default_factory=list)
 
     @property
     def snapshot(self) -> Path:
@@ -89,15 +124,16 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
     on_cpu = fabric.device.type == "cpu"
     if on_cpu:
         keep_freed_memory()
-    optimizer = make_optimizer(module, loop.recipe, fused=on_cpu)
+    optimizer = make_optimizer(loop.sparsifier.trained(module), loop.recipe, fused=on_cpu)
     wrapped = fabric.setup_module(module)  # before a snapshot is read: the optimizer's state takes the weights' type
     if fabric.is_global_zero:
         remove_parts(loop.snapshot)
     step = 0
+    parts = {"sparsifier": loop.sparsifier} | {part.name: part for part in loop.callbacks if part.name}
     if loop.origin is not None:
-        step = load_snapshot(loop.origin, module, optimizer, loop.identity, fabric.strategy.precision)
-    for begin in loop.started:
-        begin(step)
+        step = load_snapshot(loop.origin, module, optimizer, loop.identity, fabric.strategy.precision, parts)
+    for callback in loop.callbacks:
+        callback.started(step)
     if fabric.is_global_zero:
         keep_json_lines(loop.folder / "log.jsonl", lambda line: line["step"] <= step)
     optimizer = fabric.setup_optimizers(optimizer)
@@ -107,34 +143,38 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
     saved = time.monotonic()
     with progress_bar(loop.title, loop.steps, done=step, show=fabric.is_global_zero) as advance:
         while step < loop.steps:
-            rate = set_rate(optimizer, loop.recipe.schedule.factor(step, loop.steps))
-            parts: Iterable[Any] = (next(batches) for _ in range(loop.accumulate))
+            rate = set_rate(optimizer, loop.recipe.schedule.factor(step, loop.steps, loop.epoch))
+            micro_step: Iterable[Any] = (next(batches) for _ in range(loop.accumulate))
             if loop.rehearse:
-                parts = list(parts)
-                for micro, batch in enumerate(parts):
+                micro_step = list(micro_step)
+                for micro, batch in enumerate(micro_step):
                     _set_randomness(fabric, loop.seed, step, micro)
                     with torch.no_grad():
                         wrapped(fabric.to_device(batch), rehearsal=True)
             with _explained(module, step):
-                for micro, batch in enumerate(parts):
+                for micro, batch in enumerate(micro_step):
                     _set_randomness(fabric, loop.seed, step, micro)
                     last = micro == loop.accumulate - 1
                     with fabric.no_backward_sync(wrapped, enabled=not last):
                         losses = wrapped(fabric.to_device(batch))
                         fabric.backward(sum(losses.values()) / loop.accumulate)
                     means.add(losses)
-                for hold in loop.before_step:
-                    hold()
+                loop.sparsifier.after_backward()
+                for callback in loop.callbacks:
+                    callback.after_backward()
                 if loop.recipe.clip is not None:
                     # Infinite gradients are part of half precision: its scaler leaves such a step out.
                     strict = fabric.strategy.precision.precision != "16-mixed"
                     norm = loop.recipe.clip
                     fabric.clip_gradients(wrapped, optimizer, max_norm=norm, error_if_nonfinite=strict)
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
             step += 1
-            for call in loop.after_step:
-                call(step)
+            loop.sparsifier.after_update(step)
+            for callback in loop.callbacks:
+                callback.after_update(step)
+            optimizer.zero_grad(set_to_none=True)
+            for callback in loop.callbacks:
+                callback.after_step(step)
             advance(1)
             if step % loop.log_every == 0 or step == loop.steps:
                 values = means.take(fabric)
@@ -144,12 +184,12 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
                 if fabric.is_global_zero:
                     row = {"step": step, "lr": rate} | values
                     append_json_line(loop.folder / "log.jsonl", row)
-                    for tell in loop.after_log:
-                        tell(row)
+                    for callback in loop.callbacks:
+                        callback.after_log(row)
             ended = loop.epoch > 0 and step % loop.epoch == 0
             if ended:
-                for look in loop.after_epoch:
-                    look(step // loop.epoch)
+                for callback in loop.callbacks:
+                    callback.after_epoch(step // loop.epoch)
                 wrapped.train()
             stop, late = _any_process(fabric, interrupt.requested, time.monotonic() - saved > loop.snapshot_seconds)
             if (
@@ -160,7 +200,9 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
                 or late
             ):
                 if fabric.is_global_zero:
-                    save_snapshot(loop.snapshot, module, optimizer, step, loop.identity, fabric.strategy.precision)
+                    save_snapshot(
+                        loop.snapshot, module, optimizer, step, loop.identity, fabric.strategy.precision, parts
+                    )
                 saved = time.monotonic()
             if stop:
                 if fabric.is_global_zero:

@@ -1,7 +1,8 @@
-"""AdamW with the recipes' rules: which parameters decay, and rates of their own for parts of a model."""
+"""Optimizers with the recipes' rules: which parameters decay, and rates of their own for parts of a model."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -10,25 +11,32 @@ from torch import nn
 from console.errors import InputError, nearest
 from training.schedule import Schedule
 
+OPTIMIZERS = ("adamw", "adam", "sgd")
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to optimise.
+    """How to optimise."""
 
-    lr: peak learning rate. no_decay: parts of the names of parameters without weight decay. lr_scale: part of a name
-    -> factor on the learning rate; the first that fits counts. clip: largest gradient norm (None: no clipping).
-    """
-
-    lr: float
+    lr: float  # peak learning rate
+    optimizer: str = "adamw"  # adamw; adam with the decay in the gradient (L2); sgd with momentum
     weight_decay: float = 0.01
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    eps: float = 1e-8
-    no_decay: list[str] = field(default_factory=list)
-    lr_scale: dict[str, float] = field(default_factory=dict)
-    clip: float | None = None
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # of adamw and adam
+    eps: float = 1e-8  # of adamw and adam
+    momentum: float = 0.9  # of sgd
+    no_decay: list[str] = field(default_factory=list)  # parts of the names of parameters without weight decay
+    lr_scale: dict[str, float] = field(default_factory=dict)  # part of a name -> factor on lr; the first that fits
+    clip: float | None = None  # largest gradient norm; None: no clipping
     schedule: Schedule = field(default_factory=Schedule)
 
     def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            known = ", ".join(OPTIMIZERS)
+            raise InputError(
+                f"unknown optimizer '{self.optimizer}'{nearest(self.optimizer, OPTIMIZERS)}: one of {known}"
+            )
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"momentum is a number from 0 to below 1, not {self.momentum}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise InputError(f"betas are two numbers from 0 to below 1, not {self.betas}")
         scales = [(f"lr_scale of {part}", scale) for part, scale in self.lr_scale.items()]
@@ -39,37 +47,38 @@ class Recipe:
             raise InputError(f"clip must be above 0, not {self.clip}; leave it out for no clipping")
 
 
-def make_optimizer(module: nn.Module, recipe: Recipe, fused: bool = False) -> torch.optim.AdamW:
-    """AdamW over the parameters that ask for gradients, grouped by decay and rate.
+def make_optimizer(
+    parameters: Iterable[tuple[str, nn.Parameter]], recipe: Recipe, fused: bool = False
+) -> torch.optim.Optimizer:
+    """The recipe's optimizer over the parameters that ask for gradients, grouped by decay and rate.
 
     fused: a single kernel for each parameter, several times faster on a CPU than a loop over its operations; not for
     float16 with clipping, where it would undo the loss scale itself, after gradients were clipped.
     InputError for a part of `lr_scale` that no parameter has in its name: a rate would be lost without a word.
     """
-    names = [name for name, _ in module.named_parameters()]
-    if strange := [part for part in recipe.lr_scale if not any(part in name for name in names)]:
-        parts = sorted({part for name in names for part in name.split(".")[:2]})
+    named = dict(parameters)
+    if strange := [part for part in recipe.lr_scale if not any(part in name for name in named)]:
+        parts = sorted({part for name in named for part in name.split(".")[:2]})
         raise InputError(
             f"recipe: lr_scale: no parameter has '{strange[0]}'{nearest(strange[0], parts)} in its name: "
-            f"they begin with {', '.join(sorted({name.split('.')[0] for name in names}))}"
+            f"they begin with {', '.join(sorted({name.split('.')[0] for name in named}))}"
         )
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in module.named_parameters():
+    for name, parameter in named.items():
         if parameter.requires_grad:
             decay = 0.0 if any(part in name for part in recipe.no_decay) else recipe.weight_decay
             scale = next((s for part, s in recipe.lr_scale.items() if part in name), 1.0)
             groups.setdefault((decay, scale), []).append(parameter)
     if not groups:
         raise InputError("no parameter is to be trained: check what is frozen")
-    return torch.optim.AdamW(
-        [
-            {"params": parameters, "weight_decay": decay, "lr": recipe.lr * scale, "peak": recipe.lr * scale}
-            for (decay, scale), parameters in groups.items()
-        ],
-        betas=(recipe.betas[0], recipe.betas[1]),
-        eps=recipe.eps,
-        fused=fused,
-    )
+    options = [
+        {"params": parameters, "weight_decay": decay, "lr": recipe.lr * scale, "peak": recipe.lr * scale}
+        for (decay, scale), parameters in groups.items()
+    ]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(options, lr=recipe.lr, momentum=recipe.momentum, fused=fused)
+    made = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
+    return made(options, betas=(recipe.betas[0], recipe.betas[1]), eps=recipe.eps, fused=fused)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:

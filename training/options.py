@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
-from configs.schema import model_names
+from configs.schema import models_with, read_yaml, task_file
 from console.command_line import Parser
 from training.precisions import PRECISIONS, known_precision
 
@@ -13,12 +14,20 @@ def finetuning_parser(description: str, task: str) -> argparse.ArgumentParser:
     """A parser with the shared options; the script adds its own."""
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_argument_group("what")
-    what.add_argument("-m", "--model", required=True, help=f"one of {', '.join(model_names())}")
+    what.add_argument("-m", "--model", required=True, help=f"one of {', '.join(models_with(task))}")
     what.add_argument("--config", help=f"YAML file (default: configs/<model>/{task}.yaml)")
     what.add_argument("--mask", help="mask file of the pretraining model; pruned weights stay zero")
     what.add_argument("--dense", action="store_true", help="train all weights, whatever --mask says")
     what.add_argument(
-        "-pre", "--pretraining_weights", help="checkpoint to start from (default: the model's own)", dest="weights"
+        "-pre",
+        "--pretraining_weights",
+        help="checkpoint to start from (default: the model's own); with --evaluate the one to be evaluated, such as a "
+        "run's best or last weights",
+        dest="weights",
+    )
+    what.add_argument("--evaluate", action="store_true", help="do not train: evaluate the weights given by -pre")
+    what.add_argument(
+        "--split", choices=("test", "val"), default="test", help="what --evaluate looks at (default: test)"
     )
     run = parser.add_argument_group("run")
     run.add_argument("--output_dir", help=f"folder of the run (default: runs/{task}/<model>_<mask or dense>_seed<n>)")
@@ -53,3 +62,9 @@ def finetuning_parser(description: str, task: str) -> argparse.ArgumentParser:
     log.add_argument("--wdb_offline", action="store_true", help="the same into the output folder, without a network")
     log.add_argument("-exp", "--experiment_name", help="name of the run (default: the output folder's name)")
     return parser
+
+
+def read_settings(args: argparse.Namespace, task: str) -> tuple[dict[str, Any], str]:
+    """The configuration that a command line chose, as a mapping, and how to call it in messages."""
+    path = args.config or task_file(args.model, task)
+    return read_yaml(path), str(path)

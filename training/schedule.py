@@ -12,24 +12,28 @@ DECAYS = ("linear", "cosine", "late", "none")
 
 @dataclass(frozen=True)
 class Schedule:
-    """warmup: share of all steps in which the rate rises from 0. decay: how it falls to 0 afterwards.
+    """How the rate rises to its peak and falls to 0.
 
-    linear and cosine fall at once; late stays at the peak until the last 40 % of the steps, then falls linearly. Of w
-    steps of warming up, step t (from 0) has (t + 1) / (w + 1) of the peak rate; the published runs have t / w, and so
-    learn nothing in their first step.
+    Of w steps of warming up, step t (from 0) has (t + 1) / (w + 1) of the peak rate; the published runs have t / w, and
+    so learn nothing in their first step.
     """
 
-    warmup: float = 0.1
-    decay: str = "linear"
+    warmup: float = 0.1  # share of all steps in which the rate rises from 0
+    decay: str = "linear"  # linear and cosine fall at once; late only over the last 40 % of the steps, linearly
+    every: str = "step"  # when the rate changes: at every step, or at the start of every epoch
 
     def __post_init__(self) -> None:
         if self.decay not in DECAYS:
             raise InputError(f"unknown decay '{self.decay}'{nearest(self.decay, DECAYS)}: one of {', '.join(DECAYS)}")
+        if self.every not in ("step", "epoch"):
+            raise InputError(f"the schedule changes the rate every step or epoch, not every '{self.every}'")
         if not 0 <= self.warmup < 1:
             raise InputError(f"warmup is a share of all steps, from 0 to below 1, not {self.warmup}")
 
-    def factor(self, step: int, steps: int) -> float:
-        """What the peak rate is multiplied with at `step` (from 0) of `steps`."""
+    def factor(self, step: int, steps: int, epoch: int = 0) -> float:
+        """What the peak rate is multiplied with at `step` (from 0) of `steps`; epoch: steps of an epoch (0: none)."""
+        if self.every == "epoch" and epoch:
+            step -= step % epoch
         rising = round(self.warmup * steps)
         if step < rising:
             return (step + 1) / (rising + 1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from lightning.fabric.plugins import Precision
@@ -13,6 +14,14 @@ from console.errors import InputError
 from storage.tensors import read_tensors, write_torch
 
 
+class Stateful(Protocol):
+    """Part of a run that has a state of its own."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
 def save_snapshot(
     path: Path,
     module: nn.Module,
@@ -20,14 +29,19 @@ def save_snapshot(
     step: int,
     identity: dict[str, Any],
     precision: Precision,
+    parts: Mapping[str, Stateful],
 ) -> None:
-    """Write weights, optimizer state, the loss scale of 16-mixed and step count; random states follow from the step."""
+    """Write weights, the step, and the states of optimizer, precision (the loss scale), sparsifier and callbacks.
+
+    Random states follow from the step.
+    """
     content = {
         "model": module.state_dict(),
         "optimizer": optimizer.state_dict(),
         "step": step,
         "identity": identity,
         "precision": precision.state_dict(),
+        "parts": {name: state for name, part in parts.items() if (state := part.state_dict())},
     }
     write_torch(path, content)
 
@@ -38,6 +52,7 @@ def load_snapshot(
     optimizer: torch.optim.Optimizer,
     identity: dict[str, Any],
     precision: Precision,
+    parts: Mapping[str, Stateful],
 ) -> int:
     """Restore a snapshot of the same run and return its step; InputError names the first difference otherwise."""
     content = read_tensors(path)
@@ -49,7 +64,13 @@ def load_snapshot(
         optimizer.load_state_dict(content["optimizer"])
         if scale := content.get("precision"):
             precision.load_state_dict(scale)
-    except (RuntimeError, ValueError) as error:  # of the same run, but the model's configuration was edited since
+        for name, state in content.get("parts", {}).items():
+            parts[name].load_state_dict(state)
+    except (
+        RuntimeError,
+        ValueError,
+        KeyError,
+    ) as error:  # of the same run, but the model's configuration was edited since
         raise InputError(
             f"{path} does not fit the model ({_last_line(error)}): choose another output folder, or restore the "
             "model's configuration"

@@ -25,7 +25,7 @@ from models.common.checkpoint import LoadReport, load_state
 from storage.atomic import check_writable
 from storage.tensors import read_safetensors, write_safetensors
 from training.fabric import make_fabric
-from training.loop import Loop, fit
+from training.loop import Callback, Loop, fit
 from training.optimizer import Recipe
 from training.passes import told_of_passes
 from training.pretraining import OBJECTIVES
@@ -172,7 +172,7 @@ def _run_stage(
         torch.manual_seed(derive_seed(seed, "objective", stage.name))
         objective = OBJECTIVES[stage.objective](model)
     if hasattr(objective, "after_step"):
-        loop.after_step.append(lambda step: objective.after_step(step, stage.steps))
+        loop.callbacks.append(Callback(after_step=lambda step: objective.after_step(step, stage.steps)))
     fit(fabric, objective, micro_batches, loop)
     if told := replaced.told():
         console.print(told)

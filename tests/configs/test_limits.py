@@ -71,6 +71,9 @@ def test_a_section_is_named():
 def test_a_rate_for_a_part_that_is_not_there():
     module = nn.ModuleDict({"vision_encoder": nn.Linear(2, 2), "text": nn.Linear(2, 2)})
     with pytest.raises(InputError, match="no parameter has 'vision_encoderr'"):
-        make_optimizer(module, Recipe(lr=1.0, lr_scale={"vision_encoderr": 0.5}))
-    rates = [group["lr"] for group in make_optimizer(module, Recipe(lr=1.0, lr_scale={"vision": 0.5})).param_groups]
+        make_optimizer(module.named_parameters(), Recipe(lr=1.0, lr_scale={"vision_encoderr": 0.5}))
+    rates = [
+        group["lr"]
+        for group in make_optimizer(module.named_parameters(), Recipe(lr=1.0, lr_scale={"vision": 0.5})).param_groups
+    ]
     assert sorted(rates) == [0.5, 1.0]

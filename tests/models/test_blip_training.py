@@ -15,9 +15,9 @@ from models import load_model
 from models.common.bert import without_padding
 from models.tasks import load_task_model
 from pruners import prune
+from sparsity.sparsifiers import Fixed
 from tasks.retrieval import Retrieval
 from tests.conftest import REFERENCE, REPOSITORY
-from training.sparse import SparseLock
 
 SIZE, STEPS = 4, 3
 
@@ -38,7 +38,7 @@ model = load_model("blip", config=REFERENCE / "blip.yaml", weights="random").tra
 wrapped = DistributedDataParallel(  # as training/fabric.py does
     Together(model), find_unused_parameters=False, broadcast_buffers=False
 )
-optimizer = make_optimizer(wrapped, Recipe(lr=1e-3))
+optimizer = make_optimizer(wrapped.named_parameters(), Recipe(lr=1e-3))
 features, owned = {{}}, []
 moment = model.momentum_features
 def remember(batch):
@@ -205,17 +205,18 @@ def test_the_momentum_copies_carry_the_mask():
     mask = prune(load_model("blip-mini"), [], "omp", (0.75,))[0.75]
     model = load_task_model("blip-mini", "retrieval")
     dense = model.visual_encoder_m.blocks[0].mlp.fc1.weight.clone()
-    lock = SparseLock(model, mask)
+    fixed = Fixed(mask)
+    fixed.attach(model)
     copies = model.followers()
-    assert set(copies) == set(lock.mask)
+    assert set(copies) == set(fixed.mask)
     for name, copied in copies.items():
-        assert (copied.weight[~lock.mask[name]] == 0).all(), name
-    kept = lock.mask["visual_encoder.blocks.0.mlp.fc1.weight"]
+        assert (copied.weight[~fixed.mask[name]] == 0).all(), name
+    kept = fixed.mask["visual_encoder.blocks.0.mlp.fc1.weight"]
     assert torch.equal(model.visual_encoder_m.blocks[0].mlp.fc1.weight[kept], dense[kept])
     for _ in range(3):
         model(pairs(model))
-    lock.check()
+    fixed.check()
     with torch.no_grad():
         model.text_encoder_m.encoder.layer[0].output.dense.weight.fill_(1)
     with pytest.raises(RuntimeError, match="pruned weights of 'text_encoder"):
-        lock.check()
+        fixed.check()

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -204,13 +205,13 @@ def test_dense_ignores_the_mask_inside(first, config, run, tmp_path):
 
 def test_where_a_second_stage_writes(first, monkeypatch):
     from captioning import parse_args
-    from training.choices import output_folder
+    from training.run import output_folder
 
     args = parse_args(["-m", "xvlm-mini", "--load_capt_pretrain", "-pre", str(first["sparse"] / "last.safetensors")])
     take_first_stage(args)
-    assert str(output_folder(args, "captioning", 1)) == "runs/captioning/xvlm-mini_sparse_debug_seed1"
+    assert str(output_folder(args, Path("captioning"), 1)) == "runs/captioning/xvlm-mini_sparse_debug_seed1"
     args = parse_args(["-m", "xvlm-mini", "--mask", "masks/xvlm-mini_omp_75_seed42.safetensors"])
-    assert str(output_folder(args, "captioning", 1)) == "runs/captioning/xvlm-mini_omp_75_seed42_seed1"
+    assert str(output_folder(args, Path("captioning"), 1)) == "runs/captioning/xvlm-mini_omp_75_seed42_seed1"
 
 
 @pytest.mark.parametrize(

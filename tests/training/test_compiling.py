@@ -14,7 +14,7 @@ from tests.training.test_negatives import distance
 from tests.training.tiny_pairs import PASSES, gradients, hardest, tiny_model
 from tests.training.toy import loop, micro_batches, one_process, same_weights
 from training.compiling import check_compiler, compile_blocks
-from training.loop import fit
+from training.loop import Callback, fit
 from training.negatives import StepFeatures
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
@@ -102,7 +102,7 @@ def stopped_and_gone_on(folder, make, **changes):
         interrupt.requested = step == 7
 
     with pytest.raises(KeyboardInterrupt):
-        fit(one_process(), make(0), micro_batches(3), loop(folder, after_step=[stop], **changes))
+        fit(one_process(), make(0), micro_batches(3), loop(folder, callbacks=[Callback(after_step=stop)], **changes))
     interrupt.requested = False
     return fit(one_process(), make(99), micro_batches(3), loop(folder, **changes))
 

@@ -10,7 +10,7 @@ from console.errors import InputError
 from console.interrupt import interrupt
 from tests.storage.test_atomic import file_size_limit, names
 from tests.training.toy import IDENTITY, Toy, loop, micro_batches, one_process, same_weights
-from training.loop import fit
+from training.loop import Callback, fit
 from training.optimizer import Recipe
 from training.schedule import Schedule
 
@@ -80,7 +80,12 @@ def test_a_crashed_run_goes_on_bit_for_bit(crash, unbroken, tmp_path):
 
     always = {"accumulate": 2, "snapshot_seconds": 0.0}
     with pytest.raises(MemoryError):
-        fit(one_process(), Toy(dropout=0.5), micro_batches(3), loop(tmp_path, after_step=[die], **always))
+        fit(
+            one_process(),
+            Toy(dropout=0.5),
+            micro_batches(3),
+            loop(tmp_path, callbacks=[Callback(after_step=die)], **always),
+        )
     torch.manual_seed(crash)
     batches = micro_batches(3)
     start = 0 if crash == 1 else 99  # before the first snapshot there is nothing to go on from
@@ -98,7 +103,12 @@ def test_snapshots_by_steps(unbroken, tmp_path):
 
     rare = {"accumulate": 2, "snapshot_seconds": 1e9, "snapshot_steps": 5}
     with pytest.raises(MemoryError):
-        fit(one_process(), Toy(dropout=0.5), micro_batches(3), loop(tmp_path, after_step=[die], **rare))
+        fit(
+            one_process(),
+            Toy(dropout=0.5),
+            micro_batches(3),
+            loop(tmp_path, callbacks=[Callback(after_step=die)], **rare),
+        )
     batches = micro_batches(3)
     resumed = fit(one_process(), Toy(99, dropout=0.5), batches, loop(tmp_path, **rare))
     assert batches.starts == [2 * 5]
@@ -119,7 +129,7 @@ def test_asked_to_stop_it_saves_and_stops(unbroken, tmp_path, monkeypatch):
         seen.append(step)
         monkeypatch.setattr(interrupt, "requested", step == 5)
 
-    rare = {"accumulate": 2, "snapshot_seconds": 1e9, "after_step": [ask]}
+    rare = {"accumulate": 2, "snapshot_seconds": 1e9, "callbacks": [Callback(after_step=ask)]}
     with pytest.raises(KeyboardInterrupt):
         fit(one_process(), Toy(dropout=0.5), micro_batches(3), loop(tmp_path, **rare))
     assert seen == [1, 2, 3, 4, 5]
@@ -132,7 +142,12 @@ def test_asked_to_stop_it_saves_and_stops(unbroken, tmp_path, monkeypatch):
 def test_a_finished_run_does_nothing_but_load(unbroken, tmp_path):
     fit(one_process(), Toy(dropout=0.5), micro_batches(3), loop(tmp_path, accumulate=2))
     steps = []
-    again = fit(one_process(), Toy(99), micro_batches(3), loop(tmp_path, accumulate=2, after_step=[steps.append]))
+    again = fit(
+        one_process(),
+        Toy(99),
+        micro_batches(3),
+        loop(tmp_path, accumulate=2, callbacks=[Callback(after_step=steps.append)]),
+    )
     assert steps == []
     assert same_weights(again, unbroken)
 
@@ -184,7 +199,12 @@ def test_a_disk_that_fills_up_leaves_the_last_snapshot_whole(unbroken, tmp_path)
     always = {"accumulate": 2, "snapshot_seconds": 0.0}
     try:
         with pytest.raises(InputError, match=r"cannot write .*snapshot\.pt"):
-            fit(one_process(), Toy(dropout=0.5), micro_batches(3), loop(tmp_path, after_step=[fill], **always))
+            fit(
+                one_process(),
+                Toy(dropout=0.5),
+                micro_batches(3),
+                loop(tmp_path, callbacks=[Callback(after_step=fill)], **always),
+            )
     finally:
         limit.__exit__(None, None, None)
     assert names(tmp_path) == ["snapshot.pt"]

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from data.randomness import derive_seed
 from tests.training.tiny_pairs import PAIRS, PASSES, SEED, gradients, hardest, pairs, run, tiny_model
 from tests.training.toy import one_process, same_weights
+from training.loop import Callback
 from training.negatives import StepFeatures
 
 
@@ -99,7 +100,7 @@ def test_a_crashed_run_goes_on_bit_for_bit(tmp_path):
     whole, broken, resumed = (tiny_model(0.3) for _ in range(3))
     run(one_process(), whole, tmp_path / "whole", steps=3)
     with pytest.raises(MemoryError):
-        run(one_process(), broken, tmp_path / "broken", steps=3, after_step=[die])
+        run(one_process(), broken, tmp_path / "broken", steps=3, callbacks=[Callback(after_step=die)])
     torch.manual_seed(99)
     run(one_process(), resumed, tmp_path / "broken", steps=3)
     assert same_weights(resumed, whole)

@@ -118,7 +118,7 @@ def test_finite_and_differentiable_and_learning(case):
     assert without == [], "one process may leave them alone, several may not"
     assert all(p.grad.isfinite().all() for p in trained.values())
     objective.zero_grad()
-    optimizer = make_optimizer(objective, Recipe(lr=1e-3))
+    optimizer = make_optimizer(objective.named_parameters(), Recipe(lr=1e-3))
     values, buffers = [], {n: b.clone() for n, b in objective.named_buffers()}
     for _ in range(5):
         for name, buffer in objective.named_buffers():  # centre, queues: with them the goal itself would move

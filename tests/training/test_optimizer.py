@@ -36,7 +36,7 @@ def of_each_parameter(module, optimizer):
 def test_groups():
     module = Small()
     recipe = Recipe(lr=0.1, weight_decay=0.5, no_decay=["bias", "tower.1."], lr_scale={"head.": 10.0, "tower.": 0.1})
-    optimizer = make_optimizer(module, recipe)
+    optimizer = make_optimizer(module.named_parameters(), recipe)
     assert of_each_parameter(module, optimizer) == {
         "tower.0.weight": (0.5, pytest.approx(0.01)),
         "tower.0.bias": (0.0, pytest.approx(0.01)),
@@ -56,7 +56,7 @@ def test_norms_and_biases_of_xvlm_do_not_decay(name, config, task):
     known = {id(parameter) for norm in norms for parameter in norm.parameters()}
     wanted = {n for n, parameter in model.named_parameters() if id(parameter) in known or n.endswith("bias")}
     parts = read_yaml(task_file(name, task))["recipe"]["no_decay"]
-    optimizer = make_optimizer(model, Recipe(lr=0.1, weight_decay=0.5, no_decay=parts))
+    optimizer = make_optimizer(model.named_parameters(), Recipe(lr=0.1, weight_decay=0.5, no_decay=parts))
     free = {n for n, (decay, _) in of_each_parameter(model, optimizer).items() if decay == 0}
     assert len(norms) > 10 and wanted - free == ({"itm_head.1.weight"} if task == "retrieval" else set())
     assert free <= wanted
@@ -64,7 +64,7 @@ def test_norms_and_biases_of_xvlm_do_not_decay(name, config, task):
 
 def test_the_schedule_scales_every_group_from_its_peak():
     module = Small()
-    optimizer = make_optimizer(module, Recipe(lr=0.1, lr_scale={"head": 10.0}))
+    optimizer = make_optimizer(module.named_parameters(), Recipe(lr=0.1, lr_scale={"head": 10.0}))
     for factor in (0.5, 0.25, 1.0):  # not a product of all factors so far
         assert set_rate(optimizer, factor) == pytest.approx(factor)
         rates = of_each_parameter(module, optimizer)
@@ -77,7 +77,7 @@ def test_one_step_by_hand():
     module = nn.Linear(1, 1)
     nn.init.constant_(module.weight, 2.0)
     nn.init.constant_(module.bias, 3.0)
-    optimizer = make_optimizer(module, Recipe(lr=0.1, weight_decay=0.3, eps=0.5, no_decay=["bias"]))
+    optimizer = make_optimizer(module.named_parameters(), Recipe(lr=0.1, weight_decay=0.3, eps=0.5, no_decay=["bias"]))
     module(torch.tensor([[4.0]])).sum().backward()  # gradients 4 and 1
     optimizer.step()
     assert module.weight.item() == pytest.approx(2 - 0.1 * 0.3 * 2 - 0.1 * 4 / 4.5)
@@ -96,7 +96,9 @@ def test_one_kernel_takes_the_same_steps():
     trained = []
     for fused in (False, True):
         module = filled()
-        optimizer = make_optimizer(module, Recipe(lr=0.1, weight_decay=0.3, no_decay=["bias"]), fused=fused)
+        optimizer = make_optimizer(
+            module.named_parameters(), Recipe(lr=0.1, weight_decay=0.3, no_decay=["bias"]), fused=fused
+        )
         for number in range(5):
             module(torch.full((2, 33), number - 1.5)).square().sum().backward()
             optimizer.step()
@@ -108,13 +110,13 @@ def test_one_kernel_takes_the_same_steps():
 
 
 def test_betas_reach_the_optimizer():
-    optimizer = make_optimizer(Small(), Recipe(lr=0.1, betas=[0.5, 0.75]))
+    optimizer = make_optimizer(Small().named_parameters(), Recipe(lr=0.1, betas=[0.5, 0.75]))
     assert all(group["betas"] == (0.5, 0.75) for group in optimizer.param_groups)
 
 
 def test_nothing_to_train():
     with pytest.raises(InputError, match="no parameter is to be trained"):
-        make_optimizer(nn.Linear(2, 2).requires_grad_(False), Recipe(lr=0.1))
+        make_optimizer(nn.Linear(2, 2).requires_grad_(False).named_parameters(), Recipe(lr=0.1))
 
 
 @pytest.mark.parametrize(

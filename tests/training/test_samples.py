@@ -197,7 +197,7 @@ def test_retrieval():
 def test_a_picture_that_cannot_be_drawn_ends_nothing(tmp_path, monkeypatch, capsys):
     part = Part("h", [Sample([Shown(to_picture(grey(1), SHAPE))], [Line("right", "right")])])
     task = SimpleNamespace(samples=lambda: [part])
-    draw_samples(SimpleNamespace(), tmp_path / "none.png", "a task without samples")
+    draw_samples(SimpleNamespace(samples=list), tmp_path / "none.png", "a task without samples")
     draw_samples(task, tmp_path / "samples.png", "title")
     assert [path.name for path in tmp_path.iterdir()] == ["samples.png"]
 

@@ -25,30 +25,30 @@ def step(module, optimizer):
 
 def saved(path):
     module = Toy()
-    optimizer = make_optimizer(module, RECIPE)
+    optimizer = make_optimizer(module.named_parameters(), RECIPE)
     step(module, optimizer)
-    save_snapshot(path, module, optimizer, 7, IDENTITY, Precision())
+    save_snapshot(path, module, optimizer, 7, IDENTITY, Precision(), {})
     return module, optimizer
 
 
 def load(path, identity=IDENTITY, module=None):
     module = module or Toy(99)
-    return load_snapshot(path, module, make_optimizer(module, RECIPE), identity, Precision())
+    return load_snapshot(path, module, make_optimizer(module.named_parameters(), RECIPE), identity, Precision(), {})
 
 
 def test_weights_and_the_optimizers_memory_come_back(tmp_path):
     module, optimizer = saved(tmp_path / "snapshot.pt")
     other = Toy(99)
-    other_optimizer = make_optimizer(other, RECIPE)
-    assert load_snapshot(tmp_path / "snapshot.pt", other, other_optimizer, IDENTITY, Precision()) == 7
+    other_optimizer = make_optimizer(other.named_parameters(), RECIPE)
+    assert load_snapshot(tmp_path / "snapshot.pt", other, other_optimizer, IDENTITY, Precision(), {}) == 7
     assert same_weights(other, module)
     for _ in range(3):  # equal weights alone would part ways here: Adam's averages differ
         step(module, optimizer)
         step(other, other_optimizer)
     assert same_weights(other, module)
     fresh = Toy()
-    step(fresh, make_optimizer(fresh, RECIPE))
-    fresh_optimizer = make_optimizer(fresh, RECIPE)
+    step(fresh, make_optimizer(fresh.named_parameters(), RECIPE))
+    fresh_optimizer = make_optimizer(fresh.named_parameters(), RECIPE)
     for _ in range(3):
         step(fresh, fresh_optimizer)
     assert not same_weights(fresh, module)
@@ -138,7 +138,9 @@ def test_the_loss_scale_of_half_precision_comes_back(tmp_path):
             self.scale = state["scale"]
 
     module = Toy()
-    save_snapshot(tmp_path / "a.pt", module, make_optimizer(module, RECIPE), 7, IDENTITY, Scaled(128.0))
+    save_snapshot(
+        tmp_path / "a.pt", module, make_optimizer(module.named_parameters(), RECIPE), 7, IDENTITY, Scaled(128.0), {}
+    )
     fresh = Scaled(65536.0)
-    load_snapshot(tmp_path / "a.pt", module, make_optimizer(module, RECIPE), IDENTITY, fresh)
+    load_snapshot(tmp_path / "a.pt", module, make_optimizer(module.named_parameters(), RECIPE), IDENTITY, fresh, {})
     assert fresh.scale == 128.0

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from models.base import Batch
 from models.tasks import load_task_model
-from tasks.base import Objective
 from tasks.retrieval import Retrieval
 from tests.conftest import REFERENCE
-from training.loop import Loop, fit
+from training.loop import Callback, Loop, fit
 from training.negatives import StepFeatures
 from training.optimizer import Recipe
+from training.task import Objective
 
 PAIRS, PASSES, SEED = 3, 4, 5  # a micro-batch, a step, of the run
 
@@ -83,7 +83,7 @@ def gradients(fabric: Fabric, model: nn.Module, folder: Path, itm: float = 1.0) 
     def look() -> None:
         found.update({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
 
-    run(fabric, model, folder, itm=itm, before_step=[look])
+    run(fabric, model, folder, itm=itm, callbacks=[Callback(after_backward=look)])
     return found
 
 

@@ -8,9 +8,10 @@ from torch import nn
 import training.loop
 from console.errors import InputError
 from sparsity.mask import Mask
+from sparsity.sparsifiers import Fixed
 from tests.training.toy import loop
+from training.loop import Callback
 from training.optimizer import Recipe
-from training.sparse import SparseLock
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1, nesterov=True),
@@ -37,6 +38,12 @@ class Two(nn.Module):
         return self.head(self.b(self.a(x).tanh()).tanh())
 
 
+def attached(model, mask):
+    fixed = Fixed(mask)
+    fixed.attach(model)
+    return fixed
+
+
 @pytest.fixture
 def mask():
     generator = torch.Generator().manual_seed(1)
@@ -48,19 +55,18 @@ def mask():
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_pruned_weights_stay_exactly_zero(optimizer, dtype, mask):
     model = Two().to(dtype)
-    lock = SparseLock(model, mask)
+    fixed = attached(model, mask)
     steps = OPTIMIZERS[optimizer](model.parameters())
     before = {name: layer.weight.detach().clone() for name, layer in model.prunable_layers().items()}
     for step in range(5):
         model(torch.randn(16, 6, dtype=dtype, generator=torch.Generator().manual_seed(step))).square().sum().backward()
-        lock.hold()
+        fixed.after_backward()
         steps.step()
         steps.zero_grad()
-    lock.check()
+    fixed.check()
     for name, layer in model.prunable_layers().items():
         assert (layer.weight[~mask[name]] == 0).all()
         assert (layer.weight[mask[name]] != before[name][mask[name]]).any()
-    assert lock.kept_by_modality() == {"a": int(mask["a.weight"].sum()), "b": 4}
 
 
 class Squared(nn.Module):
@@ -79,8 +85,8 @@ class Squared(nn.Module):
 def test_pruned_weights_are_zero_after_every_epoch_of_the_loop(optimizer, precision, mask, tmp_path, monkeypatch):
     """Three epochs of two steps of two micro-batches, with clipping and a rate that changes; a crash in the second."""
 
-    def make_optimizer(module, recipe, fused):
-        made = OPTIMIZERS[optimizer](module.parameters())
+    def make_optimizer(named, recipe, fused):
+        made = OPTIMIZERS[optimizer]([p for _, p in named])
         for group in made.param_groups:
             group["peak"] = group["lr"]
         return made
@@ -91,17 +97,17 @@ def test_pruned_weights_are_zero_after_every_epoch_of_the_loop(optimizer, precis
             first += 1
 
     def train(model, stop=None):
-        lock = SparseLock(model, mask)
+        fixed = attached(model, mask)
 
         def look(epoch):
-            lock.check()
+            fixed.check()
             layers = model.prunable_layers()
             seen[epoch] = {name: layer.weight.detach().float().clone() for name, layer in layers.items()}
             if epoch == stop:
                 raise MemoryError
 
         changes = {"steps": 6, "epoch": 2, "accumulate": 2, "recipe": Recipe(lr=0.1, clip=1.0), "snapshot_seconds": 0.0}
-        run = loop(tmp_path, before_step=[lock.hold], after_epoch=[look], **changes)
+        run = loop(tmp_path, sparsifier=fixed, callbacks=[Callback(after_epoch=look)], **changes)
         training.loop.fit(fabric, Squared(model), micro_batches, run)
 
     monkeypatch.setattr(training.loop, "make_optimizer", make_optimizer)
@@ -121,10 +127,10 @@ def test_pruned_weights_are_zero_after_every_epoch_of_the_loop(optimizer, precis
 
 def test_gradients_of_pruned_weights_do_not_count_in_the_norm(mask):
     model = Two()
-    lock = SparseLock(model, mask)
+    fixed = attached(model, mask)
     model(torch.ones(4, 6)).sum().backward()
     expected = sum((layer.weight.grad * mask[name]).square().sum() for name, layer in model.prunable_layers().items())
-    lock.hold()
+    fixed.after_backward()
     found = sum(layer.weight.grad.square().sum() for layer in model.prunable_layers().values())
     assert found.item() == pytest.approx(expected.item())
 
@@ -132,30 +138,30 @@ def test_gradients_of_pruned_weights_do_not_count_in_the_norm(mask):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_whatever_a_gradient_is_it_goes_where_the_weight_is_pruned_and_stays_elsewhere(dtype, mask):
     model = Two().to(dtype)
-    lock = SparseLock(model, mask)
+    fixed = attached(model, mask)
     strange = torch.tensor([torch.inf, -torch.inf, torch.nan, -0.0, 1e-7, -3.25, 6e4], dtype=dtype)
     for name, layer in model.prunable_layers().items():
         for shift in range(len(strange)):
             layer.weight.grad = strange.roll(shift).repeat(10)[: layer.weight.numel()].view_as(layer.weight).clone()
             before = layer.weight.grad.clone()
-            lock.hold()
+            fixed.after_backward()
             torch.testing.assert_close(
                 layer.weight.grad, before.masked_fill(~mask[name], 0), equal_nan=True, rtol=0, atol=0
             )
             layer.weight.grad = layer.weight.grad.t().contiguous().t()  # in another order in memory
-            lock.hold()
+            fixed.after_backward()
             assert (layer.weight.grad[~mask[name]] == 0).all()
 
 
 def test_a_weight_that_moves_is_found(mask):
     model = Two()
-    lock = SparseLock(model, mask)
+    fixed = attached(model, mask)
     with torch.no_grad():
         model.b.weight[0, 1] = 1.0e-30
     with pytest.raises(RuntimeError, match=r"1 pruned weights of 'b\.weight' have moved"):
-        lock.check()
+        fixed.check()
 
 
 def test_a_mask_of_another_model():
     with pytest.raises(InputError, match="belongs to another model"):
-        SparseLock(Two(), Mask({"a.weight": torch.ones(8, 6).bool()}))
+        attached(Two(), Mask({"a.weight": torch.ones(8, 6).bool()}))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -14,6 +13,8 @@ from configs.limits import at_least
 from console.errors import InputError
 from console.words import counted
 from data.readers import Batch, ReaderConfig
+from evaluation.contact_sheet import Part
+from evaluation.items import Groups
 from training.epoch_weights import Metrics
 from training.evaluating import Evaluation
 from training.optimizer import Recipe
@@ -31,6 +32,7 @@ class Finetuning:
     """
 
     reads: ClassVar[str | None] = None
+    start_eval: ClassVar[int] = 0  # epochs before the first that is evaluated
 
     epochs: int
     batch_size: int
@@ -74,32 +76,33 @@ def check_positions(model: nn.Module, asked: dict[str, int]) -> None:
             raise InputError(f"{key} is {tokens}, but the model has {most} positions: lower it")
 
 
-class Task(Protocol):
-    """What a script tells of its task.
+class Task:
+    """What a script supplies: facts as class attributes, its data opened by `__init__`, losses, evaluation."""
 
-    A task whose losses compare all batches of an optimizer step has `rehearses` = True and `rehearse(model, batch)`,
-    which is called with each of them before `losses` is.
-    """
-
-    name: str
-    decides: str | None
-    """Metric of the validation split whose highest value picks the epoch that is tested; None: the last epoch."""
+    name: ClassVar[str]
+    Config: ClassVar[type[Finetuning]]
+    decides: str | None = None  # metric of `val` whose highest value picks the epoch that is tested; None: the last
+    rehearses: bool = False  # whether `rehearse` must see all micro-batches of a step before the first is learnt from
+    notices: Sequence[str] = ()  # to be said before training
 
     def losses(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, torch.Tensor]:
         """Named losses of a training batch; progress: epochs done, with fractions."""
-        ...
+        raise NotImplementedError
+
+    def rehearse(self, model: nn.Module, batch: Batch) -> None:
+        """Look at a micro-batch without gradients, for losses that compare all of an optimizer step."""
 
     def evaluate(self, model: nn.Module, look: Evaluation) -> Metrics:
-        """Numbers of a split, on every process alike; {} when there is nothing to evaluate.
+        """Numbers of a split, on every process alike; {} when there is nothing to evaluate."""
+        raise NotImplementedError
 
-        A task may also have two methods that are asked on the first process after the last evaluation: `items()`, the
-        scores of single test items (evaluation/items.py), and `samples()` (training/samples.py).
-        """
-        ...
+    def items(self) -> Groups:
+        """The scores of single items of the last evaluation (evaluation/items.py); asked on the first process."""
+        return {}
 
-
-MakeTask = Callable[[nn.Module, Any, Path, int | None], Task]
-"""model, tokenizer, output folder, how many evaluation samples at most (None: all) -> the task, its data opened."""
+    def samples(self) -> list[Part]:
+        """Some test samples with what the model says of them (training/samples.py); asked on the first process."""
+        return []
 
 
 class Objective(nn.Module):
@@ -108,12 +111,12 @@ class Objective(nn.Module):
     def __init__(self, model: nn.Module, task: Task, epoch: int):
         super().__init__()
         self.model = model
-        self._task, self._epoch = task, epoch
+        self.task, self._epoch = task, epoch
         self.step = 0
 
     def forward(self, batch: Batch, rehearsal: bool = False) -> dict[str, torch.Tensor]:
         """Named losses; none in a rehearsal, in which the task looks at what its losses will need of all batches."""
         if rehearsal:
-            self._task.rehearse(self.model, batch)
+            self.task.rehearse(self.model, batch)
             return {}
-        return self._task.losses(self.model, batch, self.step / self._epoch)
+        return self.task.losses(self.model, batch, self.step / self._epoch)

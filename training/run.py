@@ -1,0 +1,188 @@
+"""A run as its script opens it: folder, seed, processes, clock and logs."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric import Fabric
+from torch import nn
+
+from configs.limits import at_least
+from console.errors import InputError
+from console.interrupt import interrupt
+from console.progress import console
+from models import file_name
+from sparsity.mask import Mask
+from sparsity.published import contains_mask
+from sparsity.sparsifiers import Dense, Fixed, Sparsifier
+from storage.atomic import check_writable, no_empty_folder
+from training.clock import Clock
+from training.fabric import loader_processes, make_fabric
+from training.kept import Count, count_kept
+from training.logging_wandb import WandbLog
+from training.results import versions
+from training.sole_run import sole_run
+
+SECONDS = "seconds.json"
+DEBUG_SAMPLES = 32
+NO_IDENTITY = ("snapshot_steps", "seed", "precision")
+"""Of a configuration: what does not change the run, and what the command line may set, which is told apart from it."""
+
+
+@dataclass
+class Run:
+    """An open run."""
+
+    args: argparse.Namespace
+    config: Any  # a training.task.Finetuning
+    name: str  # of the task
+    dataset: str  # the chosen one, of a task with several
+    fabric: Fabric
+    folder: Path
+    seed: int
+    precision: str
+    workers: int  # loader processes of this process
+    snapshot: Path | None  # to resume from where the folder has none
+    clock: Clock
+    software: dict[str, Any]  # versions
+    kept: dict[str, dict[str, Count]] = field(default_factory=dict)  # by moment and modality
+    wandb: WandbLog = field(default_factory=WandbLog)
+    begun: bool = False  # whether the folder is known to be this run's
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes and prints."""
+        return self.fabric.is_global_zero
+
+    @property
+    def world(self) -> int:
+        """How many processes there are."""
+        return self.fabric.world_size
+
+    @property
+    def limit(self) -> int | None:
+        """Samples an evaluation looks at, at the most; None: all."""
+        return DEBUG_SAMPLES if self.args.debug else self.config.samples
+
+    def identity(self, sparsifier: Sparsifier) -> dict[str, Any]:
+        """What defines the run, as JSON knows it."""
+        args = self.args
+        found = {
+            "task": self.name,
+            "model": args.model,
+            "weights": args.weights,
+            **sparsifier.identity(),
+            "config": {key: value for key, value in asdict(self.config).items() if key not in NO_IDENTITY},
+            "seed": self.seed,
+            "processes": self.world,
+            "precision": self.precision,
+            "compile": args.compile or None,
+            "skip_eval": getattr(args, "skip_eval", None) or None,
+            "evaluate": args.split if args.evaluate else None,
+        }
+        return json.loads(json.dumps(found))
+
+
+@contextlib.contextmanager
+def open_run(args: argparse.Namespace, config: Any, name: str, variant: str = "", dataset: str = "") -> Iterator[Run]:
+    """Open the run that a command line asks for; its folder is this run's alone until it is closed.
+
+    variant: a folder of its own below the task's. InputError for numbers that mean nothing, devices that are not there,
+    a folder that cannot be written to, and one that another run is using.
+    """
+    at_least(args, 1, "devices", "num_nodes")
+    at_least(args, 0, "num_workers", "snapshot_seconds", "seed")
+    config.accumulation(args.devices * args.num_nodes)
+    seed = config.seed if args.seed is None else args.seed
+    precision = args.precision or config.precision
+    fabric = make_fabric(args.accelerator, args.devices, args.num_nodes, precision)
+    config.accumulation(fabric.world_size)
+    # --incremental looks at what is there: processes that each did so would find each other's folder in the way.
+    folder = fabric.broadcast(output_folder(args, Path(name, dataset or variant), seed))
+    with no_empty_folder(folder), sole_run(fabric, folder):
+        check_writable(folder)
+        interrupt.listen()
+        snapshot = chosen_snapshot(args)
+        run = Run(
+            args, config, name, dataset, fabric, folder, seed, precision,
+            workers=loader_processes(fabric, args.num_workers, args.devices),
+            snapshot=snapshot,
+            clock=Clock(folder / SECONDS, earlier_seconds(folder, snapshot)),
+            software=versions() if fabric.is_global_zero else {},  # now: the files may change while it trains
+        )  # fmt: skip
+        done = False
+        try:
+            yield run
+            done = True
+        finally:
+            run.wandb.close(failed=not done)
+            if run.leads and run.begun:  # else the folder may be another run's
+                run.clock.save()
+
+
+def chosen_sparsifier(args: argparse.Namespace) -> Sparsifier:
+    """What the command line says of the weights; InputError when it says nothing.
+
+    Where a run is only evaluated, weights that contain their mask are under it, and others are taken as they are.
+    """
+    if args.dense:
+        if args.mask:
+            console.print("--dense and --mask are both given: training all weights, the mask is not used")
+        return Dense()
+    if args.mask:
+        return Fixed(Mask.load(args.mask))
+    if not args.evaluate:
+        raise InputError("give the mask to train under with --mask FILE, or --dense to train all weights")
+    return Fixed(Mask.load(args.weights)) if args.weights and contains_mask(args.weights) else Dense()
+
+
+def sparsify(run: Run, model: nn.Module, sparsifier: Sparsifier) -> None:
+    """Put the model under its sparsifier, and count what is left of it."""
+    sparsifier.attach(model)
+    run.kept["at the start" if sparsifier.mask is None else "after loading the mask"] = count_kept(model)
+
+
+def chosen_snapshot(args: argparse.Namespace) -> Path | None:
+    """The snapshot asked for; InputError when it is not there."""
+    if args.snapshot is None:
+        return None
+    if not Path(args.snapshot).is_file():
+        raise InputError(f"there is no snapshot {args.snapshot}: check the path, or leave --snapshot out")
+    return Path(args.snapshot)
+
+
+def earlier_seconds(folder: Path, start: Path | None) -> Path | None:
+    """The file with the seconds so far, next to the snapshot that the run resumes from; None where there is none."""
+    own = folder / "snapshot.pt"
+    snapshot = own if own.is_file() else start
+    return None if snapshot is None else snapshot.parent / SECONDS
+
+
+def output_folder(args: argparse.Namespace, below: Path, seed: int) -> Path:
+    """Where the run writes; with --incremental the first of <folder>, <folder>_2, ... that is not there yet."""
+    ending = args.split if args.evaluate else f"seed{seed}"
+    name = args.output_dir or f"runs/{below}/{file_name(args.model)}_{run_label(args)}_{ending}"
+    if args.debug:
+        name += "_debug"
+    folder, number = Path(name), 1
+    while args.incremental and folder.exists():
+        number += 1
+        folder = Path(f"{name}_{number}")
+    return folder
+
+
+def run_label(args: argparse.Namespace) -> str:
+    """What the output folder is called after the model: the mask, or the run that wrote the weights, or dense."""
+    named = args.mask or (args.weights if args.evaluate else None)
+    if args.dense or not named:
+        return "dense"
+    path = Path(named).resolve()
+    own = path.stem in ("last", "best")
+    label = f"{path.parent.name}_{path.stem}" if own and args.evaluate else path.parent.name if own else path.stem
+    return label.removeprefix(f"{args.model}_")
