@@ -23,6 +23,7 @@ class Read(NamedTuple):
 
     name: of the weight. block: of its rows, where several read inputs of their own, else 0. x: [..., i], or [b, c, H,
     W] of a convolution. real: which tokens of x are no padding, of the shape of x without its last axis; None: all.
+    sequences: how many x has; none where nothing is read, as by an expert that no token was sent to.
     """
 
     name: str
@@ -30,11 +31,7 @@ class Read(NamedTuple):
     layer: PrunableLayer
     x: Tensor
     real: Tensor | None
-
-    @property
-    def sequences(self) -> int:
-        """How many there are in the batch; none where nothing is read, as by an expert that no token was sent to."""
-        return self.x.shape[0] if self.x.numel() else 0
+    sequences: int
 
 
 Look = Callable[[Read], None]
@@ -48,13 +45,17 @@ def watch_inputs(model: PrunableModel, batch: Batch, look: Look) -> None:
     model says `first_use_only`. InputError where an input or its padding does not fit.
     """
 
-    def see(name: str, use: str, layer: PrunableLayer, x: Tensor, blocks: range = range(1)) -> None:
+    def see(
+        name: str, use: str, layer: PrunableLayer, x: Tensor, blocks: range = range(1), sequences: int | None = None
+    ) -> None:
         real = model.real_tokens(use, batch)
         check_input(use, layer, x, real)
         if x.dim() == 1:  # a vector without a batch axis
             x, real = x.unsqueeze(0), None if real is None else real.unsqueeze(0)
+        if sequences is None:
+            sequences = x.shape[0]  # a layer does not know: the first axis is the batch's nearly everywhere
         for block in blocks:
-            look(Read(name, block, layer, x, real))
+            look(Read(name, block, layer, x, real, sequences if x.numel() else 0))
 
     def hook(name: str, use: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
         def met(layer: nn.Module, inputs: tuple[Any, ...], by_name: dict[str, Any]) -> None:
@@ -65,7 +66,7 @@ def watch_inputs(model: PrunableModel, batch: Batch, look: Look) -> None:
         return met
 
     def multiplied(product: Product, multiply: Callable[[], Tensor]) -> Tensor:
-        see(*product[:3], product.x, product.blocks)
+        see(*product[:3], product.x, product.blocks, product.sequences)
         return multiply()
 
     with _hooked(model, hook), attention_products(model, multiplied):
@@ -109,8 +110,9 @@ def check_input(name: str, layer: PrunableLayer, x: Tensor, real: Tensor | None)
 class SharedInput:
     """Whether a linear layer reads what the one before it read, so that what is computed of it serves both.
 
-    The same tensor is not enough: `x += a(x)` puts other numbers into it, which its version tells. The same padding is
-    needed, too; a model may well make an equal mask anew for each of q, k and v.
+    The same tensor is not enough: `x += a(x)` puts other numbers into it, which its version tells (a change by way of
+    `x.data`, which torch hides from itself, is not seen). The same padding is needed, too; a model may well make an
+    equal mask anew for each of q, k and v.
     """
 
     def __init__(self) -> None:

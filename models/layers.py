@@ -14,10 +14,13 @@ from typing import Any, NamedTuple, Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 READS = {"in_proj_weight": ("query", "key", "value"), "q_proj_weight": (), "k_proj_weight": (), "v_proj_weight": ()}
 """Parameters of nn.MultiheadAttention -> what their blocks of rows read, where they have several."""
+
+
+TABLES = ("embed", "pos", "token", "bias", "gamma", "scale")
+"""In the names of bare parameters that are no matrices."""
 
 
 class PrunableLayer(Protocol):
@@ -95,6 +98,32 @@ def blocks_of(layer: PrunableLayer) -> int:
     return max(1, len(READS[layer.leaf])) if isinstance(layer, AttentionWeight) else 1
 
 
+def multiplies_as(module: nn.Module, leaf: str) -> tuple[Any, ...] | None:
+    """How a module multiplies by a parameter of its own; None where that is unknown.
+
+    A weight that modules share can be scored by its inputs only where all of them multiply by it in one way: what the
+    others read is of another width, or not seen.
+    """
+    if isinstance(module, nn.MultiheadAttention) and leaf in READS:
+        return ("attention", leaf)
+    if leaf != "weight" or (not isinstance(module, nn.Linear | nn.Conv2d) and not is_conv1d(module)):
+        return None
+    return ("transposed",) if is_conv1d(module) else ("convolution",) if isinstance(module, nn.Conv2d) else ("linear",)
+
+
+def is_table(module: nn.Module, leaf: str, parameter: Tensor) -> bool:
+    """Whether a module's own parameter of two axes or more is looked up, added or scaled by, not multiplied with.
+
+    Layers and norms say so by their type. Of a module's bare parameters only their names tell, and positions have one
+    row of a batch.
+    """
+    if multiplies_as(module, leaf) is not None:
+        return False
+    if "norm" in type(module).__name__.lower() or leaf == "weight_g":
+        return True
+    return leaf != "weight" and (parameter.shape[0] == 1 or any(word in leaf.lower() for word in TABLES))
+
+
 def layer_uses(model: nn.Module) -> dict[str, dict[str, PrunableLayer]]:
     """Name of a prunable weight -> all that multiply by it, each by the name that its own weight goes by.
 
@@ -116,7 +145,7 @@ class Product(NamedTuple):
 
     name: of the weight; use: the name that tokens are asked for by: of in_proj_weight, where queries, keys and values
     differ, with `.query`, `.key` or `.value` behind it. blocks: of the matrix, that read x [..., i], whose axes are
-    those of the attention's own inputs.
+    those of the attention's own inputs, of so many sequences.
     """
 
     name: str
@@ -124,6 +153,7 @@ class Product(NamedTuple):
     layer: PrunableLayer
     blocks: range
     x: Tensor
+    sequences: int
 
 
 @contextmanager
@@ -133,21 +163,24 @@ def attention_products(model: nn.Module, seen: Callable[[Product, Callable[[], T
     nn.MultiheadAttention multiplies by its matrices in functions, which no hook of a module sees. They all go through
     `linear` of torch.nn.functional, which is replaced meanwhile, and only where such a matrix is to be pruned.
     """
-    owners = _attention_weights(model)
-    if not owners:
+    matrices = _attention_weights(model)
+    if not matrices:
         yield
         return
     linear, running, handles = F.linear, [], []
 
     def begin(attention: nn.MultiheadAttention, inputs: tuple[Any, ...], by_name: dict[str, Any]) -> None:
-        running.append((attention, inputs[0] if inputs else by_name["query"]))
+        tensors = (x for x in (*inputs, by_name.get("query"), *by_name.values()) if isinstance(x, Tensor))
+        running.append((attention, next(tensors, None)))
 
     def end(*_: Any) -> None:
         running.pop()
 
     def watched(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        found = next((owner for owner in owners if _is_part(weight, owner[2].weight)), None) if running else None
-        if found is None:
+        attention, query = running[-1] if running else (None, None)
+        own = matrices.get(id(attention), ())
+        found = next((matrix for matrix in own if _is_part(weight, matrix[2].weight)), None)
+        if found is None or query is None:
             return linear(x, weight, bias)
         name, use, layer = found
         whole, count = layer.weight, blocks_of(layer)
@@ -156,7 +189,7 @@ def attention_products(model: nn.Module, seen: Callable[[Product, Callable[[], T
         blocks = range(first, first + len(weight) // rows)
         if len(blocks) < count:
             use = f"{use}.{READS[layer.leaf][first]}"
-        product = Product(name, use, layer, blocks, _own_axes(x, *running[-1]))
+        product = Product(name, use, layer, blocks, *_own_axes(x, attention, query))
         return seen(product, lambda: linear(x, weight, bias))
 
     for attention in {id(a): a for a in model.modules() if isinstance(a, nn.MultiheadAttention)}.values():
@@ -171,23 +204,28 @@ def attention_products(model: nn.Module, seen: Callable[[Product, Callable[[], T
             handle.remove()
 
 
-def _own_axes(x: Tensor, attention: nn.MultiheadAttention, query: Tensor) -> Tensor:
-    """x [t, b, i] or [t b, i] with the axes that the attention's inputs have: [b, t, i], [t, b, i], or [t, i] alone."""
+def _own_axes(x: Tensor, attention: nn.MultiheadAttention, query: Tensor) -> tuple[Tensor, int]:
+    """x [t, b, i] or [t b, i] with the axes that the attention's inputs have, and b.
+
+    Those are [b, t, i], [t, b, i], or [t, i] of a single sequence.
+    """
     if query.dim() == 2:
-        return x.reshape(-1, x.shape[-1])
+        return x.reshape(-1, x.shape[-1]), 1
     batch = query.shape[0 if attention.batch_first else 1]
     x = x.reshape(-1, batch, x.shape[-1])
-    return x.transpose(0, 1) if attention.batch_first else x
+    return x.transpose(0, 1) if attention.batch_first else x, batch
 
 
-def _attention_weights(model: nn.Module) -> list[tuple[str, str, PrunableLayer]]:
-    """The matrices of attentions, with their names and those of their uses."""
-    return [
-        (name, use, layer)
-        for name, uses in layer_uses(model).items()
-        for use, layer in uses.items()
-        if isinstance(layer, AttentionWeight | NonDynamicallyQuantizableLinear)
-    ]
+def _attention_weights(model: nn.Module) -> dict[int, list[tuple[str, str, PrunableLayer]]]:
+    """id of an attention -> its matrices, with their names and those that this attention uses them by."""
+    found: dict[int, list[tuple[str, str, PrunableLayer]]] = {}
+    projections = {id(a.out_proj): a for a in model.modules() if isinstance(a, nn.MultiheadAttention)}
+    for name, uses in layer_uses(model).items():
+        for use, layer in uses.items():
+            attention = layer.attention if isinstance(layer, AttentionWeight) else projections.get(id(layer))
+            if attention is not None:
+                found.setdefault(id(attention), []).append((name, use, layer))
+    return found
 
 
 def _is_part(weight: Tensor, whole: Tensor) -> bool:
@@ -202,15 +240,16 @@ def _is_part(weight: Tensor, whole: Tensor) -> bool:
 def weights_in_matrices(model: nn.Module) -> tuple[int, int]:
     """How many weights can be pruned, and how many there are in matrices that anything is multiplied with.
 
-    Those of all layers, convolutions and heads; not tables that are only looked up (embeddings, positions), nor what
-    a loss moves along beside the model (momentum copies).
+    Those of all layers, convolutions and heads; not tables (embeddings, also where a head shares them; positions), nor
+    what a loss moves along beside the model (momentum copies).
     """
     prunable = {id(layer.weight): layer.weight.numel() for layer in model.prunable_layers().values()}
     beside = {id(tensor) for tensor in getattr(model, "moving_tensors", tuple)()}  # task models may have none
     beside |= {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding | nn.EmbeddingBag)}
     others = {
         id(p): p.numel()
-        for p in model.parameters()
-        if p.dim() > 1 and p.shape[0] > 1 and id(p) not in beside  # a table of positions is one row of a batch
+        for part in model.modules()
+        for leaf, p in part._parameters.items()
+        if p is not None and p.dim() > 1 and id(p) not in beside and not is_table(part, leaf, p)
     }
     return sum(prunable.values()), sum((others | prunable).values())

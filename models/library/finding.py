@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
 from console.errors import InputError
-from models.layers import READS, AttentionWeight, PrunableLayer, is_conv1d
+from models.layers import READS, AttentionWeight, PrunableLayer, is_conv1d, is_table, multiplies_as
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """Types of weights that can be scored; integers and floats of eight bits are storage that a module decodes itself."""
@@ -48,8 +48,16 @@ def find_layers(
     settled = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding | nn.EmbeddingBag)}
     embeddings = frozenset(settled)
     adapters = set(_adapters(module))
+    holders = _holders(module)
     for path, part in module.named_modules():
-        for leaf, parameter in _matrices(path, part):
+        if any(isinstance(parameter, UninitializedParameter) for parameter in part._parameters.values()):
+            if any(word in path for word in exclude):
+                continue
+            raise InputError(
+                f"'{path}' is a {type(part).__name__}, which has no weights before its first pass: call the module "
+                "once on a batch, then wrap it"
+            )
+        for leaf, parameter in _matrices(part):
             name = f"{path}.{leaf}" if path else leaf
             if any(word in spoken(name) for word in exclude):
                 continue
@@ -58,13 +66,33 @@ def find_layers(
                 continue
             settled.add(id(parameter))
             reason = "its weight is an embedding's" if tied else _obstacle(part, leaf, parameter, conv)
-            if id(part) in adapters:
+            reason = reason or _shared_otherwise(holders.get(id(parameter), []))
+            if id(part) in adapters or any(step.startswith("lora_") for step in name.split(".")):
                 reason = "an adapter beside its base layer"
             if reason is None:
                 layers[name] = part if leaf == "weight" else AttentionWeight(part, leaf)
             else:
                 skipped.append(Skipped(name, reason, parameter.numel()))
     return layers, skipped
+
+
+def _holders(module: nn.Module) -> dict[int, list[tuple[str, nn.Module, str]]]:
+    """id of a parameter -> path, module and leaf of each that holds it."""
+    found: dict[int, list[tuple[str, nn.Module, str]]] = {}
+    for path, part in module.named_modules():
+        for leaf, parameter in part._parameters.items():
+            if parameter is not None:
+                found.setdefault(id(parameter), []).append((path, part, leaf))
+    return found
+
+
+def _shared_otherwise(holders: list[tuple[str, nn.Module, str]]) -> str | None:
+    """Why a weight that modules share cannot be pruned: its inputs could not all be seen, or not be added up."""
+    for path, part, leaf in holders[1:]:
+        _, first, first_leaf = holders[0]
+        if multiplies_as(part, leaf) != multiplies_as(first, first_leaf):
+            return f"{f'{path}.{leaf}' if path else leaf} of a {type(part).__name__} shares it and uses it another way"
+    return None
 
 
 def spoken(name: str) -> str:
@@ -82,25 +110,27 @@ def told_skipped(skipped: Iterable[Skipped]) -> Iterator[str]:
         yield f"{sum(one.weights for one in found):,} weights of {names}: {reason}"
 
 
-def _matrices(path: str, part: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Parameters of a module itself that inputs are multiplied with; a table of positions has one row of a batch."""
+def _matrices(part: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What of a module's own tensors inputs are multiplied with."""
     for leaf, parameter in part._parameters.items():
-        if isinstance(parameter, UninitializedParameter):
-            raise InputError(
-                f"'{path or leaf}' is a {type(part).__name__}, which has no weights before its first pass: call the "
-                "module once on a batch, then wrap it"
-            )
-        if parameter is not None and parameter.dim() > 1 and parameter.shape[0] > 1:
+        if parameter is None or isinstance(parameter, UninitializedParameter):
+            continue
+        if parameter.dim() > 1 and not is_table(part, leaf, parameter):
             yield leaf, parameter
+    for leaf, buffer in part._buffers.items():
+        if buffer is not None and buffer.dim() == 2 and not buffer.is_floating_point() and "weight" in leaf:
+            yield leaf, buffer  # of quantised layers
 
 
-def _obstacle(part: nn.Module, leaf: str, parameter: nn.Parameter, conv: bool) -> str | None:
+def _obstacle(part: nn.Module, leaf: str, parameter: Tensor, conv: bool) -> str | None:
     """Why a weight cannot be pruned; None when it can."""
     if isinstance(part, parametrize.ParametrizationList):
         return (
             "its weight is made anew in each pass by a parametrization: torch.nn.utils.parametrize."
             "remove_parametrizations(module, name) first"
         )
+    if leaf in part._buffers:
+        return _of_type(parameter)
     beside = (*part._parameters, *part._buffers)
     if anew := next((what for mark, what in MADE_ANEW.items() if mark in beside and leaf.startswith("weight_")), None):
         return f"its weight is made anew in each pass by {anew} first"
@@ -115,7 +145,7 @@ def _obstacle(part: nn.Module, leaf: str, parameter: nn.Parameter, conv: bool) -
     return f"a weight of {type(part).__name__}, which is no linear layer"
 
 
-def _of_type(parameter: nn.Parameter) -> str | None:
+def _of_type(parameter: Tensor) -> str | None:
     if parameter.dtype in FLOATS:
         return None
     return f"its weights are stored as {str(parameter.dtype).removeprefix('torch.')}: prune before they are quantised"

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from calibration.hessians import InputHessians
 from calibration.layer_inputs import watch_inputs
@@ -208,6 +209,53 @@ class TestTiedModules:
         watch_inputs(model, {"x": torch.randn(2, 16)}, lambda read: None)
         assert asked == ["a.weight", "b.weight"]
 
+    @pytest.mark.parametrize("first", ["layer", "other"])
+    def test_weights_that_modules_use_in_several_ways(self, first):
+        """Another's inputs could not be added up, or not be seen: it stays, is named, and disturbs nobody."""
+
+        class Own(nn.Module):
+            def __init__(self, weight):
+                super().__init__()
+                self.matrix = weight
+
+            def forward(self, x):
+                return nn.functional.linear(x, self.matrix)
+
+        def attention(weight):
+            made = nn.MultiheadAttention(8, 2, batch_first=True)
+            made.in_proj_weight = weight
+            return made
+
+        def conv1d(weight):
+            made = Conv1D(*weight.shape)
+            made.weight = weight
+            return made
+
+        for make, rows in ((Own, 8), (attention, 24), (conv1d, 8)):
+            layer = nn.Linear(8, rows, bias=False)
+            parts = [("layer", layer), ("other", make(layer.weight))]
+            model = nn.ModuleDict(dict(parts if first == "layer" else parts[::-1]) | {"kept": nn.Linear(8, 4)})
+            wrapped = wrap(model, forward=lambda m, b: (m["layer"](b["x"]), m["kept"](b["x"])))
+            assert [name for name in wrapped.prunable_layers() if "out_proj" not in name] == ["kept.weight"]
+            assert [one.weights for one in wrapped.skipped] == [8 * rows]
+            if first == "layer":
+                assert wrapped.skipped[0].reason.startswith("other.")
+
+    def test_attentions_that_share_a_weight_have_tokens_of_their_own(self):
+        class Pair(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.a, self.b = (nn.MultiheadAttention(8, 2, batch_first=True) for _ in range(2))
+                self.b.in_proj_weight, self.b.out_proj.weight = self.a.in_proj_weight, self.a.out_proj.weight
+
+            def forward(self, batch):
+                return self.a(*3 * [batch["x"]])[0], self.b(*3 * [batch["y"]])[0]
+
+        x, y, atts = torch.randn(2, 5, 8), torch.randn(2, 4, 8), torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 0]])
+        tokens = lambda name, batch: atts if name.startswith("a.") else None  # noqa: E731
+        found = statistics(Pair(), [{"x": x, "y": y}], forward=lambda m, b: m(b), tokens=tokens)
+        assert_read(found, "a.in_proj_weight", [x * atts[..., None], y])
+
     def test_blip_counts_the_encoder_alone(self):
         """What encoder and decoder share goes by the encoder's inputs, as in the published code."""
         from models import load_model
@@ -319,19 +367,34 @@ class TestMultiheadAttention:
         order = (lambda t: t) if batch_first else (lambda t: t.transpose(0, 1))
         forward = lambda m, b: m(order(b["x"]), order(b["image"]))  # noqa: E731
         norms, hessians = statistics(module, [{"x": x, "image": image}], forward=forward)
-        sequences = None if batch_first else {16: 5, kdim or 16: 7}
         with torch.no_grad():
             mixed = self.plain(module.attention, x, image)
         expected = {"query": x, "key": image, "value": image, "out": mixed}
         for block, (part, read) in enumerate(expected.items()):
-            count = len(read) if sequences is None else read.shape[1]
-            a, h = by_hand([read], count)
+            a, h = by_hand([read])
             name = "attention.out_proj.weight" if part == "out" else "attention.in_proj_weight"
             if kdim and part != "out":
                 name = f"attention.{part[0]}_proj_weight"
             at = 0 if part == "out" or kdim else block
             torch.testing.assert_close(norms.norms(name, at).double(), a, rtol=1e-5, atol=1e-6)
             torch.testing.assert_close(hessians.of(name, at).double(), h, rtol=1e-4, atol=1e-4)
+
+    def test_without_a_batch_axis_there_is_one_sequence(self):
+        x, image = torch.randn(5, 16), torch.randn(7, 16)
+        forward = lambda m, b: m(b["x"], b["image"])  # noqa: E731
+        norms, _ = statistics(CrossAttention(), [{"x": x, "image": image}], forward=forward)
+        for block, read in enumerate((x, image, image)):
+            a, _ = by_hand([read], 1)
+            torch.testing.assert_close(norms.norms("attention.in_proj_weight", block).double(), a)
+
+    def test_a_class_of_ones_own_is_called_in_its_own_way(self):
+        class Self(nn.MultiheadAttention):
+            def forward(self, x):
+                return super().forward(x, x, x, need_weights=False)[0]
+
+        x = torch.randn(3, 5, 16)
+        found = statistics(Self(16, 2, batch_first=True), [{"x": x}], forward=lambda m, b: m(x=b["x"]))
+        assert_read(found, "in_proj_weight", [x])
 
     def test_padding_by_the_name_of_each_input(self):
         x, image = torch.randn(3, 5, 16), torch.randn(3, 7, 16)

@@ -123,6 +123,43 @@ class TestNamed:
             f"{i}.lora_{part}.default.weight" for i in (0, 2) for part in "AB"
         }
 
+    @pytest.mark.parametrize("names", [("lora_A", "lora_B"), ("lora_down", "lora_up"), ("lora_layer", "lora_other")])
+    def test_adapters_of_other_libraries_stay(self, names, batches):
+        """Inside the layer (peft before 0.5), or beside it under names of their own."""
+
+        class Adapted(nn.Linear):
+            def __init__(self):
+                super().__init__(8, 8)
+                self.add_module(names[0], nn.Linear(8, 2, bias=False))
+                self.add_module(names[1], nn.Linear(2, 8, bias=False))
+
+            def forward(self, x):
+                down, up = (getattr(self, name) for name in names)
+                return super().forward(x) + up(down(x))
+
+        mask = prune(wrapped(nn.Sequential(Adapted(), nn.Linear(8, 4))), batches, "omp", (0.5,))[0.5]
+        assert list(mask) == ["0.weight", "1.weight"]
+
+    def test_layers_of_one_output_are_layers(self, batches):
+        module = nn.Sequential(nn.Conv1d(1, 1, 3, padding=1), nn.Linear(8, 8), nn.LayerNorm((1, 8)), nn.Linear(8, 1))
+        model = wrap(module, loss=loss, forward=lambda m, b: m(b["x"].unsqueeze(1)))
+        assert list(model.prunable_layers()) == ["1.weight", "3.weight"]
+        assert [one.name for one in model.skipped] == ["0.weight"]
+        assert weights_in_matrices(model) == (72, 75)
+        assert prune(model, batches, "multiflow", (0.5,))[0.5].sparsity() == 0.5
+
+    def test_quantised_weights_in_buffers_are_named(self):
+        class Packed(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.register_buffer("qweight", torch.zeros(2, 16, dtype=torch.int32))
+                self.register_buffer("g_idx", torch.zeros(2, 16, dtype=torch.int32))
+
+        model = wrap(nn.Sequential(Packed(), nn.Linear(16, 4)))
+        assert [str(one) for one in model.skipped] == [
+            "0.qweight: its weights are stored as int32: prune before they are quantised (32 weights)"
+        ]
+
     def test_every_matrix_is_pruned_or_named(self):
         """Counted one by one: convolutions, a recurrent net, a bilinear form and stacked experts."""
 
@@ -154,6 +191,9 @@ class TestNamed:
         module = nn.Sequential(nn.LazyLinear(16), nn.ReLU(), nn.LazyLinear(4))
         with pytest.raises(InputError, match="'0' is a LazyLinear, which has no weights before its first pass"):
             wrapped(module)
+        assert list(wrapped(nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 4)), exclude=["0"]).prunable_layers()) == [
+            "1.weight"
+        ]
         module(batches[0]["x"])
         assert prune(wrapped(module), batches, "wanda", (0.5,))[0.5].sparsity() == 0.5
 
