@@ -14,9 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import prune
-from configs.schema import model_names, read_yaml, task_file
+from configs.schema import model_names
 from console.command_line import Parser
 from console.errors import InputError, run_command
+from console.progress import console
 from pruners import PRUNERS
 from sparsity.percents import parse_percents
 from training.precisions import known_precision
@@ -52,7 +53,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add_reports(compare, picture=True)
 
     cut = commands.add_parser("cut", help="masks at other sparsities from saved scores, as prune.py --from_scores")
-    cut.add_argument("scores", metavar="SCORES", help="a *_scores.safetensors that prune.py wrote")
+    cut.add_argument("from_scores", metavar="SCORES", help="a *_scores.safetensors that prune.py wrote")
     cut.add_argument("-s", "--sparsities", nargs="+", required=True, help="percent of prunable weights to go")
     cut.add_argument("--allocation", help="how layers share the loss (default: as in the run that wrote the scores)")
     cut.add_argument("--output_dir", help="masks go to <output_dir>/<pruner>/ (default: beside the scores)")
@@ -113,10 +114,7 @@ def main() -> None:
     args = parse_args()
     if args.command == "cut":
         parse_percents(args.sparsities)
-        from sparsity.recut import recut  # heavy imports only when the command line is sound
-
-        options = {key: getattr(args, key) for key in ("sparsities", "allocation", "output_dir")}
-        recut(vars(prune.parse_args([])) | options | {"from_scores": args.scores})
+        prune.cut(args)
         return
     draw = drawing(args) if args.command == "stability" else None
 
@@ -146,15 +144,20 @@ def drawing(args: argparse.Namespace) -> Callable[[], list[Path]] | None:
     percents = parse_percents(args.sparsities or [])
     if len(percents) > 1:
         raise InputError(f"stability looks at one sparsity at a time, not {len(percents)}: give one after -s")
-    options = {name: getattr(args, name) for name in (*PRUNING, "model", "pruner", "sparsities")}
-    options = vars(prune.parse_args([])) | options | {"devices": 1, "num_nodes": 1, "save_scores": False}
-    path = options.pop("config") or task_file(args.model, "prune")
-    settings = read_yaml(path)
+    given = {name: getattr(args, name) for name in ("model", "pruner", *PRUNING)}
+    words = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
+    words += ["--sparsities", f"{percents[0]:g}", "--devices", "1", "--num_nodes", "1", "--no-save_scores"]
+    asked = prune.parse_args(words)
 
     def draw() -> list[Path]:
-        from inspection.draws import draw_masks
+        """The mask files of prunings whose seeds follow each other."""
+        from pruners.settings import settings_of
 
-        return draw_masks(options, settings, str(path), args.draws, percents[0] / 100)
+        first, paths = settings_of(asked).config.seed, []
+        for number, seed in enumerate(range(first, first + args.draws), 1):
+            console.print(f"draw {number} of {args.draws}, seed {seed}")
+            paths.append(prune.prune(prune.parse_args([*words, "--seed", str(seed)])).mask(percents[0] / 100))
+        return paths
 
     return draw
 

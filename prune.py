@@ -7,7 +7,11 @@ python prune.py --from_scores pruned_weights/multiflow/xvlm-mini_multiflow_seed4
 from __future__ import annotations
 
 import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
+from configs.options import add_options, defining, option_names
 from configs.schema import model_names, read_yaml, task_file
 from console.command_line import Parser
 from console.errors import InputError, run_command
@@ -16,10 +20,13 @@ from sparsity import ALLOCATIONS
 from sparsity.percents import parse_percents
 from training.precisions import PRECISIONS, known_precision
 
+if TYPE_CHECKING:
+    from pruners.outputs import Outputs
+
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; what is left out comes from configs/<model>/prune.yaml."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False)
     what = parser.add_argument_group("what")
     what.add_argument("-m", "--model", help=f"one of {', '.join(model_names())}, timm:NAME or hf:ID")
     what.add_argument("-p", "--pruner", help=f"one of {', '.join(PRUNERS)} (default: multiflow)")
@@ -43,21 +50,6 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--batch_size", type=int, help="samples a batch and side")
     data.add_argument("--num_workers", type=int, help="loader processes; they do not change the result")
     data.add_argument("--max_missing", type=float, help="share of calibration images that may be missing or broken")
-    method = parser.add_argument_group("hyperparameters (methods without them say so)")
-    method.add_argument(
-        "-e", "--epochs", type=int, help="rounds of pruning (itersnip, chita++; more than 1 makes chita chita++)"
-    )
-    method.add_argument("--schedule", help="how the sparsity grows over the rounds: exp, linear or const")
-    method.add_argument("--lambda_", type=float, help="ridge penalty (chita, chita++)")
-    method.add_argument(
-        "--scratch_dir", help="where gradients lie meanwhile (chita, chita++; default: the system's temporary folder)"
-    )
-    for part, what_it_is in (("reached", "reaches the output"), ("emitted", "the input emits")):
-        method.add_argument(
-            f"--{part}",
-            action=argparse.BooleanOptionalAction,
-            help=f"let the signal that {what_it_is} be part of the score (multiflow; default: yes)",
-        )
     run = parser.add_argument_group("run")
     run.add_argument(
         "--output_dir",
@@ -76,42 +68,184 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         type=known_precision,
         help=f"of the calibration's forward passes: {', '.join(PRECISIONS)} (default: 32-true)",
     )
-    return parser.parse_args(arguments)
+    return _with_method(parser, arguments)
 
 
-SWITCHES = ("reached", "emitted")
-"""Options whose `no` is a wish of its own."""
+def _with_method(parser: Parser, arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line with the options of the method that it, or the configuration, names."""
+    args, others = parser.parse_known_args(arguments)
+    if args.pruner:
+        PRUNERS.check(args.pruner)
+    if args.sparsities:
+        parse_percents(args.sparsities)
+    asks = {"-h", "--help"} & set(others)
+    name = args.pruner
+    if args.from_scores:
+        name = None
+        given = [key for key, value in vars(args).items() if value is not None and value is not False]
+        if idle := [key for key in given if key not in WITH_SCORES]:
+            raise InputError(
+                f"--{idle[0]} has no meaning with --from_scores, which cuts the scores of a finished run: leave it out"
+            )
+    elif not asks:
+        if not args.model:
+            raise InputError(f"--model is missing: choose one of {', '.join(model_names())}")
+        args.where = str(args.config or task_file(args.model, "prune"))
+        args.content = read_yaml(args.where)
+        name = name or args.content.get("pruner", "multiflow")
+    if name:
+        add_options(parser.add_argument_group(f"options of {name}"), PRUNERS[name].Options)
+    else:
+        parser.add_argument_group("options of a method", "shown by --pruner NAME --help")
+    parser.add_argument("-h", "--help", action="help", help="show this and stop")
+    args, others = parser.parse_known_args(arguments, args)
+    if others:
+        _refuse(others[0], name, parser)
+    return args
+
+
+def _refuse(word: str, name: str | None, parser: Parser) -> NoReturn:
+    """Say whose option it is that a method, or the cutting of scores, does not have."""
+    option = word.split("=")[0].replace("--no-", "--")
+    owners = [other for other in PRUNERS if option in option_names(PRUNERS[other].Options)]
+    if not owners:
+        parser.error(f"unrecognized arguments: {word}")
+    whom = name or "--from_scores, which cuts the scores of a finished run"
+    raise InputError(f"{word} has no meaning for {whom}: it is an option of {', '.join(owners)}")
+
 
 WITH_SCORES = ("from_scores", "sparsities", "allocation", "output_dir")
 """Options that cutting saved scores looks at."""
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
+    """Do what the command line says."""
+    args = parse_args(arguments)
+    if args.from_scores:
+        cut(args)
+    else:
+        prune(args)
+
+
+def prune(args: argparse.Namespace) -> Outputs:
     """Check everything cheap, calibrate once, cut and save the masks, show what came out."""
-    args = vars(parse_args())
-    if args["pruner"]:
-        PRUNERS.check(args["pruner"])
-    if args["sparsities"]:
-        parse_percents(args["sparsities"])
-    if args["from_scores"]:
-        given = [name for name in args if args[name] or (name in SWITCHES and args[name] is not None)]
-        idle = [name for name in given if name not in WITH_SCORES]
-        if idle:
-            raise InputError(
-                f"--{idle[0]} has no meaning with --from_scores, which cuts the scores of a finished run: leave it out"
+    from calibration.resume import Checkpoint  # heavy imports only when the command line is sound
+    from console.interrupt import interrupt
+    from console.progress import console, progress_bar
+    from console.words import counted
+    from data.manifest import data_identity, make_manifest
+    from models import load_model
+    from pruners.outputs import Outputs
+    from pruners.preparing import all_failures, calibration_batches, describe, weights_identity
+    from pruners.report import print_result
+    from pruners.session import Session, needs_preliminary
+    from pruners.settings import settings_of
+    from storage.atomic import no_empty_folder
+    from training.fabric import make_fabric
+
+    settings = settings_of(args)
+    config, method = settings.config, PRUNERS[settings.config.pruner]
+    outputs = Outputs.of(
+        config.output_dir, args.model, config.pruner, config.allocation, config.seed, settings.switched_off
+    )
+    with no_empty_folder(outputs.folder):
+        outputs.check_folder(settings.percents)
+        if args.resume and not method.resumes:
+            console.print(
+                f"note: {config.pruner} keeps nothing of an interrupted run: --resume starts at the beginning"
             )
-        from sparsity.recut import recut  # heavy imports only when the command line is sound
+        fabric = make_fabric(config.accelerator, config.devices, config.num_nodes, config.precision)
+        interrupt.listen()
+        started = time.perf_counter()
+        model = load_model(args.model, weights=args.weights)
+        if fabric.is_global_zero:
+            describe(model, args.model)
+        batches = calibration_batches(model, config) if method.uses_data else None
+        available = 0 if batches is None else len(batches)
 
-        recut(args)
-        return
-    if not args["model"]:
-        raise InputError(f"--model is missing: choose one of {', '.join(model_names())}")
-    path = args.pop("config") or task_file(args["model"], "prune")
-    settings = read_yaml(path)
+        source = {"model": args.model, "weights": weights_identity(model), "precision": config.precision}
+        if settings.switched_off:
+            source["left_out"] = settings.switched_off
+        identity = source | {
+            "pruner": config.pruner,
+            "allocation": config.allocation,
+            "options": settings.given,
+            "seed": config.seed,
+            "num_batches": config.num_batches,
+            "data": None if batches is None else data_identity(batches),
+        }
+        checkpoint = Checkpoint(
+            outputs.checkpoint,
+            identity | ({"sparsities": settings.percents} if method.uses_rounds else {}),
+            every=config.save_every,
+            resume=args.resume,
+            write=fabric.is_global_zero,
+            notes=lambda: sorted(batches.failed) if batches is not None else [],
+        )
+        a_round, steps = method.plan(settings.options, config.num_batches, available, len(settings.percents))
+        seen = method.plan(settings.options, config.num_batches, available, 1)[1]  # by one mask
+        if fabric.is_global_zero:
+            about = source | {"options": defining(settings.options)}
+            if loss := outputs.replaces(settings.sparsities, about, None if batches is None else seen):
+                console.print(f"note: {loss}")
+            if batches is not None and available < config.num_batches:
+                there = counted(available, "batch")
+                console.print(f"note: the data has {there}, fewer than the {config.num_batches} asked for")
 
-    from pruners.command import prune_command
+        first = min(seen, available) if batches is not None and needs_preliminary(model, method) else 0
+        show = fabric.is_global_zero and method.uses_data
+        with progress_bar("calibrating", first + steps or 1, show=show) as advance:
+            session = Session(
+                fabric.to_device(model),
+                [] if batches is None else batches,
+                config.pruner,
+                seed=config.seed,
+                allocation=config.allocation,
+                num_batches=a_round,
+                checkpoint=checkpoint,
+                advance=advance,
+                autocast=fabric.autocast,
+                **settings.given,
+            )
+            masks = session.masks(settings.sparsities)
 
-    prune_command(args, settings, str(path))
+        failed = all_failures(batches, checkpoint)
+        if fabric.is_global_zero:
+            if batches is not None:
+                manifest = make_manifest(batches, seen, config.seed, failed)
+                outputs.write_manifest(manifest)
+                source["calibration"] = {"manifest": outputs.manifest.name, "hash": manifest["hash"]}
+            outputs.write(session, masks, source, save_scores=config.save_scores, processes=fabric.world_size)
+            checkpoint.finish()
+            print_result(masks, outputs, session.seconds, time.perf_counter() - started, failed)
+    return outputs
+
+
+def cut(args: argparse.Namespace) -> None:
+    """Masks of other sparsities from saved scores: no data, no model, a few seconds."""
+    from pruners.outputs import Outputs  # heavy imports only when the command line is sound
+    from pruners.report import print_result, tell_of_collapses
+    from sparsity.picture import draw_layers
+    from sparsity.saved_scores import cut_masks, forms_in, read_scores
+    from storage.atomic import no_empty_folder
+
+    started = time.perf_counter()
+    path, percents = Path(args.from_scores), parse_percents(args.sparsities or [63, 75, 90])
+    scores, weights, about = read_scores(path)
+    source = about["source"]
+    allocation = args.allocation or source["allocation"]
+    outputs = Outputs.of_scores(path, source, allocation, percents, args.output_dir)
+    with no_empty_folder(outputs.folder):
+        outputs.check_folder(percents)
+        sparsities = [percent / 100 for percent in percents]
+        masks = cut_masks(scores, weights, about["modality"], forms_in(about), allocation, sparsities)
+        for sparsity, mask in masks.items():
+            mask.source = source | mask.source | {"from_scores": path.name}
+            mask.save(outputs.mask(sparsity))
+        draw_layers(masks, outputs.picture, f"{outputs.model}, {outputs.label}")
+    tell_of_collapses(masks)
+    seconds = time.perf_counter() - started
+    print_result(masks, outputs, {"calibration": 0.0, "masks": seconds}, seconds, [])
 
 
 if __name__ == "__main__":

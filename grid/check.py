@@ -19,7 +19,7 @@ from grid.steps import Plan, Step
 from storage.hashing import hash_json
 
 CLASSES = {
-    "prune": "pruners.command:PruneConfig",
+    "prune": "pruners.settings:PruneConfig",
     "zero_shot": "evaluation.zero_shot_table:ZeroShotConfig",
     "retrieval": "tasks.retrieval:RetrievalConfig",
     "captioning": "tasks.captioning:CaptioningConfig",

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from calibration.gradient_rows import GradientRows
 from calibration.progress import Progress
+from configs.options import option
 from console.errors import InputError
 from models.common.memory import freed_memory_returned, return_freed_memory
 from pruners.base import Rounds
@@ -30,17 +31,16 @@ from sparsity.schedules import SCHEDULES, check_rounds
 
 @dataclass(frozen=True)
 class CHITAOptions:
-    """lambda_: ridge penalty lambda. epochs: rounds. schedule: sparsity over the rounds. block: weights a block.
+    """CHITA's; `compare` is off where an option changes no result."""
 
-    iterations: hard-thresholding steps, globally and in the blocks. scratch_dir: where the gradients may lie.
-    """
-
-    lambda_: float = 1e-5
-    epochs: int = 1
-    schedule: str = "exp"
-    block: int = 10_000
-    iterations: int = 5
-    scratch_dir: str | None = field(default=None, compare=False)  # changes no result
+    lambda_: float = option(1e-5, "ridge penalty")
+    epochs: int = option(1, "rounds of pruning; more than 1 makes chita chita++", "-e")
+    schedule: str = option("exp", "how the sparsity grows over the rounds: exp, linear or const")
+    block: int = option(10_000, "weights that are solved for together")
+    iterations: int = option(5, "steps of hard thresholding, of the whole and of each block")
+    scratch_dir: str | None = option(
+        None, "where gradients lie meanwhile (default: the system's temporary folder)", compare=False
+    )
 
     def __post_init__(self) -> None:
         check_rounds(self.epochs, self.schedule)
@@ -123,7 +123,7 @@ class CHITA(Rounds):
 class CHITAPlusPlusOptions(CHITAOptions):
     """The same, in rounds by default."""
 
-    epochs: int = 5
+    epochs: int = option(5, "rounds of pruning", "-e")
 
 
 class CHITAPlusPlus(CHITA):

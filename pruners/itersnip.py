@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from calibration.progress import Progress
 from calibration.statistics import MeanGradients
+from configs.options import option
 from pruners.base import Rounds
 from sparsity.mask import Mask
 from sparsity.schedules import SCHEDULES, check_rounds
@@ -19,10 +20,10 @@ from sparsity.scores import Scores
 
 @dataclass(frozen=True)
 class IterSNIPOptions:
-    """epochs: rounds of pruning; schedule: how the sparsity grows over them (exp, linear, const)."""
+    """Of the rounds."""
 
-    epochs: int = 60
-    schedule: str = "exp"
+    epochs: int = option(60, "rounds of pruning", "-e")
+    schedule: str = option("exp", "how the sparsity grows over the rounds: exp, linear or const")
 
     def __post_init__(self) -> None:
         check_rounds(self.epochs, self.schedule)

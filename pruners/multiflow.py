@@ -12,18 +12,16 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from configs.options import option
 from pruners.base import InputAware
 
 
 @dataclass(frozen=True)
 class MultiflowOptions:
-    """reached, emitted: whether the signal that reaches the output, or that the input emits, is part of the score.
+    """Parts of the score. Without either it is |W|; omp gives the same without a look at the data."""
 
-    Without either it is |W|; omp gives the same without a look at the data.
-    """
-
-    reached: bool = True
-    emitted: bool = True
+    reached: bool = option(True, "let the signal that reaches the output be part of the score")
+    emitted: bool = option(True, "let the signal that the input emits be part of the score")
 
 
 class Multiflow(InputAware):

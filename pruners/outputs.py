@@ -1,11 +1,11 @@
-"""The files that one pruning leaves: masks, scores, manifest, run times, picture."""
+"""The files that one pruning leaves: masks, scores, manifest, run times, picture; and what they would replace."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import datetime
 import io
-import json
 import re
 import resource
 from collections.abc import Sequence
@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from console.errors import InputError
+from data.records import read_json
 from models import file_name
+from pruners import PRUNERS
 from pruners.base import OneShot, Pruner
 from sparsity.mask import Mask
 from sparsity.percents import percent
 from sparsity.picture import draw_layers
-from sparsity.scores import Scores
+from sparsity.saved_scores import write_scores
 from storage.atomic import check_writable, write_json, write_text
 from storage.hashing import hash_json
-from storage.tensors import sealed, write_safetensors
-
-SCORES_FORMAT = "vlm-pruning-scores-1"
+from storage.tensors import parse_metadata, read_metadata
 
 MOST_WORDS = 60
 """Letters of sparsities in the name of a picture; a file system has room for some 255 in all."""
@@ -54,6 +54,25 @@ class Outputs:
         parts = [allocation.replace(":", "of")] if allocation is not None else []
         label = "-".join([pruner, *parts, *(f"no{part}" for part in left_out)])
         return cls(Path(output_dir) / label, file_name(model), label, seed, left_out=tuple(left_out))
+
+    @classmethod
+    def of_scores(
+        cls, path: Path, source: dict[str, Any], allocation: str, percents: Sequence[float], output_dir: str | None
+    ) -> Outputs:
+        """The files of masks that are cut from the scores in `path`, which a run of `source` wrote.
+
+        Without an `output_dir` they go where that run would put them; from a file that is no longer in the folder of
+        its run, beside it.
+        """
+
+        def of(allocation: str) -> Outputs:
+            special = allocation if allocation != PRUNERS[source["pruner"]].allocation else None
+            folder, left_out = output_dir or str(path.absolute().parent.parent), source.get("left_out", ())
+            return cls.of(folder, source["model"], source["pruner"], special, source["seed"], left_out)
+
+        outputs, own = dataclasses.replace(of(allocation), cut=tuple(percents)), of(source["allocation"]).label
+        stays = path.absolute().parent.name == own and outputs.label != own  # in the run's folders, beside its own
+        return outputs if output_dir or stays else dataclasses.replace(outputs, folder=path.parent)
 
     def mask(self, sparsity: float) -> Path:
         """The mask of a sparsity in (0, 1)."""
@@ -107,6 +126,31 @@ class Outputs:
         longest = max((path.name for path in files), key=lambda name: len(name.encode()))
         check_writable(self.folder, longest)
 
+    def replaces(self, sparsities: Sequence[float], source: dict[str, Any], steps: int | None) -> str | None:
+        """What is about to be lost, in a sentence: options and data are no part of files' names. None: nothing.
+
+        source: options, weights and precision as masks keep them. steps: batches that one mask's calibration looks at
+        (None: no data).
+        """
+        asked = {self.mask(sparsity) for sparsity in sparsities}
+        now = _told(source, steps)
+        for path in sorted(self.masks(), key=lambda path: path not in asked):
+            try:
+                about = parse_metadata(path, read_metadata(path), "about", ("source",))  # no bits, nor CHITA's weights
+                seen = read_json(self.manifest).get("steps") if self.manifest.is_file() else None
+                before = _told(about["source"], seen)
+            except (InputError, KeyError):  # no mask of such a run, or a damaged one: nothing to lose
+                continue
+            for name, value in now.items():
+                if name in before and before[name] != value:
+                    goes = "it and" if path in asked else "it stays, but"
+                    return (
+                        f"{path} was made with other settings ({name}: {before[name]}, now {value}): {goes} the "
+                        "scores, the picture and the record of calibration beside it will be replaced; --output_dir "
+                        "keeps both"
+                    )
+        return None
+
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """The calibration manifest."""
         write_json(self.manifest, manifest)
@@ -120,11 +164,13 @@ class Outputs:
             mask.save(self.mask(sparsity))
         if save_scores:
             common = {k: v for k, v in next(iter(masks.values())).source.items() if not k.startswith("sparsity_")}
-            if isinstance(session.pruner, OneShot):
-                write_scores(self.scores(), session.pruner, session.pruner.scores(), session.allocation, common)
-            for sparsity, scores in session.pruner.scores_by_sparsity.items():
+            pruner = session.pruner
+            weights = {n: pruner.matrix(n) for n in pruner.layers} if session.allocation == "multimodal" else {}
+            if isinstance(pruner, OneShot):
+                write_scores(self.scores(), pruner.scores(), weights, pruner.modality, pruner.forms, common)
+            for sparsity, scores in pruner.scores_by_sparsity.items():
                 about = common | {"trained_for": sparsity}
-                write_scores(self.scores(sparsity), session.pruner, scores, session.allocation, about)
+                write_scores(self.scores(sparsity), scores, weights, pruner.modality, pruner.forms, about)
         self._write_runtimes(masks, session.seconds, session.pruner, processes)
         draw_layers(masks, self.picture, f"{self.model}, {self.label}")
 
@@ -167,12 +213,7 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def write_scores(path: Path, pruner: Pruner, scores: Scores, allocation: str, source: dict[str, Any]) -> None:
-    """Scores of all layers, and the weights where the allocation needs their magnitudes (the multimodal prior)."""
-    tensors: dict[str, Tensor] = {f"score.{name}": torch.from_numpy(layer) for name, layer in scores.items()}
-    if allocation == "multimodal":
-        tensors |= {f"weight.{name}": pruner.matrix(name) for name in pruner.layers}
-    about = {"modality": pruner.modality, "shapes": {n: f.shape for n, f in pruner.forms.items()}, "source": source}
-    if transposed := [name for name, form in pruner.forms.items() if form.transposed]:
-        about["transposed"] = transposed
-    write_safetensors(path, tensors, sealed(tensors, {"format": SCORES_FORMAT, "about": json.dumps(about)}))
+def _told(source: dict[str, Any], steps: int | None) -> dict[str, Any]:
+    weights = {"weights": source["weights"]["file"], "sha256 of weights": source["weights"]["sha256"]}
+    data = {} if steps is None else {"num_batches": steps}
+    return {"model": source["model"]} | source["options"] | weights | {"precision": source["precision"]} | data

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -15,6 +14,7 @@ from calibration.processes import Group
 from calibration.resume import Checkpoint, no_checkpoint
 from calibration.statistics import Layers
 from calibration.stream import Batches, check_batches
+from configs.options import defining
 from configs.schema import parse
 from console.errors import InputError
 from console.progress import console
@@ -107,9 +107,7 @@ class Session:
             mask.source = {
                 "pruner": self.name,
                 "allocation": self.allocation,
-                "options": {
-                    f.name: getattr(self.options, f.name) for f in dataclasses.fields(self.options) if f.compare
-                },
+                "options": defining(self.options),
                 "num_batches": self._work.pairs,
                 "seed": self.seed,
                 "sparsity_asked": sparsity,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from calibration.hessians import InputHessians
+from configs.options import option
 from console.errors import InputError
 from pruners.base import Pruner
 from sparsity.groups import GroupCut
@@ -26,10 +27,10 @@ from sparsity.select import cut_layer
 
 @dataclass(frozen=True)
 class SparseGPTOptions:
-    """damping: share of H's mean diagonal added to it. block: columns whose mask is chosen together."""
+    """SparseGPT's, with its authors' defaults."""
 
-    damping: float = 0.01
-    block: int = 128
+    damping: float = option(0.01, "share of the mean diagonal of H that is added to it")
+    block: int = option(128, "columns whose mask is chosen together")
 
     def __post_init__(self) -> None:
         if not self.damping > 0 or self.block < 1:

@@ -16,6 +16,7 @@ from torch import Tensor
 from calibration.processes import Group
 from calibration.progress import Progress
 from calibration.statistics import MeanGradients
+from configs.options import option
 from console.errors import InputError
 from console.progress import console
 from models.base import Batch
@@ -28,10 +29,10 @@ from sparsity.sparsifiers import TrainedScores
 
 @dataclass(frozen=True)
 class TAMTOptions:
-    """lr: AdamW's rate for the real masks, falling linearly over the batches; weight_decay: AdamW's."""
+    """AdamW's, for the real masks."""
 
-    lr: float = 5e-5
-    weight_decay: float = 0.01
+    lr: float = option(5e-5, "rate of the real masks, which falls linearly over the batches")
+    weight_decay: float = option(0.01, "of the real masks")
 
     def __post_init__(self) -> None:
         if not self.lr > 0:

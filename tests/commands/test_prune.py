@@ -86,8 +86,9 @@ def test_another_seed_calibrates_on_other_samples(made, run, tmp_path):
 
 @pytest.mark.parametrize("pruner", PRUNERS)
 def test_every_pruner_from_the_command_line(pruner, run, tmp_path):
+    rounds = ("-e", "2") if pruner in ("itersnip", "chita", "chita++") else ()
     done = prune(
-        run, tmp_path, "--pruner", pruner, "-s", "63", "90", "-e", "2", "--num_batches", "1", "--batch_size", "4"
+        run, tmp_path, "--pruner", pruner, "-s", "63", "90", *rounds, "--num_batches", "1", "--batch_size", "4"
     )
     assert done.returncode == 0, done.stderr
     for sparsity in (63, 90):
@@ -130,7 +131,8 @@ def test_masks_of_other_settings_are_not_replaced_without_a_word(run, tmp_path):
 @pytest.mark.parametrize("pruner", ["multiflow", "snip", "itersnip"])
 def test_interrupted_and_resumed_gives_the_same_masks(pruner, run, tmp_path):
     """SIGINT in the middle: exit code 130, no mask, no half file; --resume gives the masks of an unbroken run."""
-    options = ("--pruner", pruner, "-s", "63", "90", "-e", "2", "--batch_size", "8", "--num_batches", "6")
+    rounds = ("-e", "2") if pruner == "itersnip" else ()
+    options = ("--pruner", pruner, "-s", "63", "90", *rounds, "--batch_size", "8", "--num_batches", "6")
     whole = prune(run, tmp_path / "whole", *options)
     assert whole.returncode == 0, whole.stderr
     command = [sys.executable, "prune.py", "--model", "xvlm-mini", "--output_dir", str(tmp_path / "broken"), *options]
@@ -261,10 +263,19 @@ class TestBadInput:
         self.refused(prune(run, tmp_path, "--pruner", "omp", "--accelerator", "tpu"), "unknown accelerator 'tpu'")
         self.refused(prune(run, tmp_path, "--seed", "-1"), "seed must be at least 0")
 
-    def test_options_without_meaning_are_said(self, run, tmp_path):
+    def test_help_tells_a_methods_options(self, run):
+        """Of the method that is named, from its own dataclass."""
+        said = " ".join(run("prune.py", "--pruner", "tamt", "--help").stdout.split())
+        assert "options of tamt: --lr LR" in said
+        assert "which falls linearly over the batches (default: 5e-05)" in said
+        assert "--lambda_" not in said
+
+    def test_options_of_another_method(self, run, tmp_path):
         done = prune(run, tmp_path, "--pruner", "omp", "--lambda_", "1e-5", "-s", "75")
-        assert done.returncode == 0
-        assert "--lambda_ has no meaning for omp" in " ".join(done.stderr.split())
+        self.refused(done, "--lambda_ has no meaning for omp: it is an option of chita, chita++")
+        self.refused(
+            prune(run, tmp_path, "--no-reach", "-s", "75", "--pruner", "omp"), "unrecognized arguments: --no-reach"
+        )
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):

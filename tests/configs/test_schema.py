@@ -90,7 +90,7 @@ OF_MODELS = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name
 def test_every_shipped_file_parses(path):
     from evaluation.zero_shot_table import ZeroShotConfig
     from models import family_config
-    from pruners.command import PruneConfig
+    from pruners.settings import PruneConfig
     from tasks.captioning import CaptioningConfig
     from tasks.captioning_pretrain import FirstStageConfig
     from tasks.image_classification import ClassificationConfig
@@ -128,7 +128,7 @@ TASKS = {
     "retrieval": "tasks.retrieval:RetrievalConfig",
     "captioning": "tasks.captioning:CaptioningConfig",
     "vqa": "tasks.vqa:VQAConfig",
-    "prune": "pruners.command:PruneConfig",
+    "prune": "pruners.settings:PruneConfig",
     "pretrain": "training.stages:PretrainConfig",
 }
 

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from console.errors import InputError
 from models import load_model, weights_path
 from models.common.nesting import inner_state, unwrapped
-from pruners.command import weights_identity
+from pruners.preparing import weights_identity
 from storage.hashing import hash_file
 
 MINIS = ("xvlm-mini", "blip-mini", "dino-mini")

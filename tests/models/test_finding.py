@@ -262,13 +262,13 @@ class TestConv1D:
         assert torch.equal(model.module.a.weight != 0, mask["a.weight"])
 
     def test_new_masks_from_saved_scores(self, batches, tmp_path):
-        from pruners.outputs import write_scores
-        from sparsity.recut import cut_masks, forms_in, read_scores
+        from sparsity.saved_scores import cut_masks, forms_in, read_scores, write_scores
 
         session = Session(wrapped(Transposed("Conv1D")), batches, "wanda")
         mask = session.masks((0.5,))[0.5]
         about = mask.source | {"model": "m"}
-        write_scores(tmp_path / "s.safetensors", session.pruner, session.pruner.scores(), "row", about)
+        pruner = session.pruner
+        write_scores(tmp_path / "s.safetensors", pruner.scores(), {}, pruner.modality, pruner.forms, about)
         scores, weights, about = read_scores(tmp_path / "s.safetensors")
         cut = cut_masks(scores, weights, about["modality"], forms_in(about), "row", [0.5])[0.5]
         assert cut == mask

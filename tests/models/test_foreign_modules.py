@@ -20,7 +20,7 @@ from models.conformance import CHECKS, check_model
 from models.library.hf_tokenizer import HFTokenizer
 from models.wrap import wrap
 from pruners import prune
-from pruners.command import weights_identity
+from pruners.preparing import weights_identity
 from pruners.session import Session
 from tests.models.test_any_module import HUGGING_FACE, SMALL_VIT, hand_example, hand_wrapped
 

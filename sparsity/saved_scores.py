@@ -1,67 +1,42 @@
-"""Cut new masks from saved scores: no data, no model, a few seconds."""
+"""Scores in a file, from which masks of other sparsities are cut in seconds, without data and model."""
 
 from __future__ import annotations
 
-import dataclasses
-import time
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from console.errors import InputError
 from console.words import agreed
 from models.layers import Form
-from pruners import PRUNERS
-from pruners.outputs import SCORES_FORMAT, Outputs
-from pruners.report import print_result, tell_of_collapses
 from sparsity.allocation import allocation_named, check_allocation
 from sparsity.mask import Mask
-from sparsity.percents import parse_percents
-from sparsity.picture import draw_layers
 from sparsity.scores import Scores
-from storage.atomic import no_empty_folder
-from storage.tensors import check_seal, parse_metadata, read_safetensors
+from storage.tensors import check_seal, parse_metadata, read_safetensors, sealed, write_safetensors
+
+SCORES_FORMAT = "vlm-pruning-scores-1"
 
 
-def recut(args: dict[str, Any]) -> None:
-    """Masks at `args["sparsities"]` from the file `args["from_scores"]`.
-
-    Without an `output_dir` they go where the run that wrote the scores would put them; from a file that is no longer
-    in the folder of its run, beside it.
-    """
-    started = time.perf_counter()
-    path = Path(args["from_scores"])
-    percents = parse_percents(args["sparsities"] or [63, 75, 90])
-    scores, weights, about = read_scores(path)
-    modality, source = about["modality"], about["source"]
-    allocation = args["allocation"] or source["allocation"]
-    outputs = _outputs(path, args["output_dir"], source, allocation)
-    outputs = dataclasses.replace(outputs, cut=tuple(percents))
-    with no_empty_folder(outputs.folder):
-        outputs.check_folder(percents)
-        sparsities = [percent / 100 for percent in percents]
-        masks = cut_masks(scores, weights, modality, forms_in(about), allocation, sparsities)
-        for sparsity, mask in masks.items():
-            mask.source = source | mask.source | {"from_scores": path.name}
-            mask.save(outputs.mask(sparsity))
-        draw_layers(masks, outputs.picture, f"{outputs.model}, {outputs.label}")
-    tell_of_collapses(masks)
-    seconds = time.perf_counter() - started
-    print_result(masks, outputs, {"calibration": 0.0, "masks": seconds}, seconds, [])
-
-
-def _outputs(path: Path, output_dir: str | None, source: dict[str, Any], allocation: str) -> Outputs:
-    """The files of the new masks; path: of the scores."""
-
-    def of(allocation: str) -> Outputs:
-        special = allocation if allocation != PRUNERS[source["pruner"]].allocation else None
-        folder, left_out = output_dir or str(path.absolute().parent.parent), source.get("left_out", ())
-        return Outputs.of(folder, source["model"], source["pruner"], special, source["seed"], left_out)
-
-    outputs, own = of(allocation), of(source["allocation"]).label
-    stays = path.absolute().parent.name == own and outputs.label != own  # in the run's folders, in one beside its own
-    return outputs if output_dir or stays else dataclasses.replace(outputs, folder=path.parent)
+def write_scores(
+    path: Path,
+    scores: Scores,
+    weights: Mapping[str, Tensor],
+    modality: Mapping[str, str],
+    forms: Mapping[str, Form],
+    source: dict[str, Any],
+) -> None:
+    """Scores of all layers; weights as matrices [o, i], where an allocation needs them; what made the scores."""
+    tensors: dict[str, Tensor] = {f"score.{name}": torch.from_numpy(layer) for name, layer in scores.items()}
+    tensors |= {f"weight.{name}": weight for name, weight in weights.items()}
+    about = {"modality": dict(modality), "shapes": {n: f.shape for n, f in forms.items()}, "source": source}
+    if transposed := [name for name, form in forms.items() if form.transposed]:
+        about["transposed"] = transposed
+    write_safetensors(path, tensors, sealed(tensors, {"format": SCORES_FORMAT, "about": json.dumps(about)}))
 
 
 def read_scores(path: Path) -> tuple[Scores, dict[str, np.ndarray], dict[str, Any]]:

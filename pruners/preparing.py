@@ -1,0 +1,79 @@
+"""What a pruning looks at before it starts: the model, and the data that calibrates it."""
+
+from __future__ import annotations
+
+import torch.distributed as dist
+from torch import nn
+
+from calibration.resume import Checkpoint
+from console.errors import InputError
+from console.progress import console
+from console.words import counted, share_of_matrices
+from data.calibration import CalibrationBatches
+from data.readers import make_reader
+from data.tokenizer import load_tokenizer
+from models.layers import weights_in_matrices
+from models.library.finding import told_skipped
+from pruners.settings import PruneConfig
+from storage.hashing import hash_files, hash_tensors
+
+
+def describe(model: nn.Module, name: str) -> None:
+    """Say what was loaded and what is to be pruned."""
+    layers = model.prunable_layers()
+    prunable, whole = weights_in_matrices(model)
+    total = sum(p.numel() for p in model.parameters())
+    report = model.load_report
+    if report is not None:
+        console.print(
+            str(report) if report.is_remarkable else f"{report.source}: {counted(report.loaded, 'tensor')} loaded"
+        )
+    share = share_of_matrices(prunable, whole)
+    console.print(f"{name}: {total:,} parameters, {counted(len(layers), 'layer')} with {share}")
+    for line in told_skipped(getattr(model, "skipped", ())):
+        console.print(f"  not pruned  {line}")
+
+
+def calibration_batches(model: nn.Module, config: PruneConfig) -> CalibrationBatches:
+    """The calibration data of the model's sides; its files are looked for before the work starts."""
+    missing = [side for side in model.sides if side not in config.sides]
+    if missing:
+        raise InputError(f"the configuration has no data for the side '{missing[0]}': add it under `sides:`")
+    tokenizer = load_tokenizer(model.tokenizer)
+    readers = {name: make_reader(config.sides[name], model.image_shape, tokenizer) for name in model.sides}
+    for name, reader in readers.items():
+        if config.batch_size > (there := len(reader.source)):
+            raise InputError(
+                f"a batch of {config.batch_size} takes more than the {there} samples of the side '{name}': lower "
+                "--batch_size"
+            )
+    batches = CalibrationBatches(
+        readers,
+        config.batch_size,
+        config.seed,
+        config.num_workers,
+        limit=config.num_batches,
+        max_missing=config.max_missing,
+    )
+    batches.check_files(len(batches))
+    return batches
+
+
+def weights_identity(model: nn.Module) -> dict[str, str]:
+    """File and hash of the weights, of all shards in order (of the tensors, where a library read them); random ones
+    say so."""
+    if model.load_report is None:
+        return {"file": "random", "sha256": ""}
+    report = model.load_report
+    digest = hash_files(report.files) if report.files else hash_tensors(model.state_dict())
+    return {"file": report.source, "sha256": digest}
+
+
+def all_failures(batches: CalibrationBatches | None, checkpoint: Checkpoint) -> list[str]:
+    """Images that could not be read, by any process, before an interruption or since."""
+    failed = set(batches.failed if batches is not None else ()) | set(checkpoint.remembered or ())
+    if dist.is_available() and dist.is_initialized():
+        parts: list[set[str]] = [set()] * dist.get_world_size()
+        dist.all_gather_object(parts, failed)
+        failed = set().union(*parts)
+    return sorted(failed)

@@ -1,0 +1,90 @@
+"""What a pruning is asked for: a configuration, and the command line above it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from configs.schema import parse
+from console.errors import InputError
+from data.readers import ReaderConfig
+from pruners import PRUNERS
+from sparsity.allocation import check_allocation
+from sparsity.percents import parse_percents
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """configs/<model>/prune.yaml. methods: values that differ for a pruner (num_batches and its own options)."""
+
+    sides: dict[str, ReaderConfig]
+    pruner: str = "multiflow"
+    sparsities: list[float] = field(default_factory=lambda: [63.0, 75.0, 90.0])
+    allocation: str | None = None
+    seed: int = 42
+    num_batches: int = 3000
+    batch_size: int = 32
+    num_workers: int = 8
+    max_missing: float = 0.05
+    output_dir: str = "pruned_weights"
+    save_every: float = 60.0
+    save_scores: bool = True
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    precision: str = "32-true"
+    methods: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for what, value, least in (
+            ("num_batches", self.num_batches, 1),
+            ("the batch size", self.batch_size, 1),
+            ("num_workers", self.num_workers, 0),
+            ("save_every", self.save_every, 0),
+            ("seed", self.seed, 0),
+        ):
+            if not value >= least:  # nor NaN
+                raise InputError(f"{what} must be at least {least}, not {value}")
+        if not 0 <= self.max_missing <= 1:
+            raise InputError(f"max_missing is a share of the images, from 0 to 1, not {self.max_missing}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a pruning is asked for.
+
+    given: the method's own options, as they were given; options: all of them. switched_off: those that the command
+    line said no to, which become part of the files' names.
+    """
+
+    config: PruneConfig
+    percents: list[float]
+    given: dict[str, Any]
+    options: Any
+    switched_off: list[str]
+
+    @property
+    def sparsities(self) -> list[float]:
+        """Shares of weights to go, in (0, 1)."""
+        return [percent / 100 for percent in self.percents]
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """The command line above `args.content`, the configuration in `args.where`; InputError for what cannot be."""
+    config = parse(PruneConfig, args.content, args.where)
+    name = args.pruner or config.pruner
+    method = PRUNERS[name]
+    for known in config.methods:
+        PRUNERS.check(known)
+    own = dict(config.methods.get(name, {}))
+    shared = {key: own.pop(key) for key in list(own) if key in ("num_batches", "batch_size")}
+    typed = {key: value for key, value in vars(args).items() if value is not None}
+    percents = parse_percents(typed.pop("sparsities", config.sparsities))
+    above = {f.name: typed[f.name] for f in dataclasses.fields(PruneConfig) if f.name in typed}
+    config = dataclasses.replace(config, **(shared | above | {"pruner": name}))
+    own |= {f.name: typed[f.name] for f in dataclasses.fields(method.Options) if f.name in typed}
+    check_allocation(config.allocation or method.allocation, [percent / 100 for percent in percents])
+    switched_off = [key for key in own if typed.get(key) is False]
+    return Settings(config, percents, own, parse(method.Options, own, f"pruner '{name}'"), switched_off)
