@@ -1,0 +1,267 @@
+"""What only an accelerator can show, as one script: masks, precisions, kernels, full size, resuming.
+
+    python -m benchmarks.on_device              # at most eight minutes on one GPU
+    python -m benchmarks.on_device --small      # the same parts with small models, on whatever is there
+
+Each part compares with the CPU, or with itself, and says what it found; exit code 1 when a bound is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.pruning import SPARSITIES, make_batches, make_model
+from console.errors import InputError, run_command
+
+if TYPE_CHECKING:
+    import torch
+
+    from sparsity.mask import Mask
+
+MINIS = ("xvlm-mini", "blip-mini", "dino-mini")
+STEPS, STOP = 8, 4  # of training: in all, and where it is stopped to be resumed
+
+
+@dataclass
+class Finding:
+    """A number, and the largest that it may be (None: only told)."""
+
+    what: str
+    value: float | str
+    most: float | None = None
+
+    @property
+    def broken(self) -> bool:
+        """Whether it is above its bound; NaN is."""
+        return self.most is not None and not float(self.value) <= self.most
+
+    def __str__(self) -> str:
+        value = self.value if isinstance(self.value, str) else f"{self.value:.6g}"
+        bound = "" if self.most is None else f" (at most {self.most:g}{', BROKEN' if self.broken else ''})"
+        return f"{self.what}: {value}{bound}"
+
+
+def masks(args: argparse.Namespace, device: torch.device) -> Iterator[Finding]:
+    """Every method on the device against its mask on the CPU: the share of bits that differ.
+
+    Sums in another order move a few weights across the cut; rounds, and solutions layer after layer, carry them on.
+    """
+    from pruners import PRUNERS, prune
+
+    for name in MINIS[: 1 if args.small else None]:
+        for pruner in PRUNERS:
+            method = PRUNERS[pruner]
+            options = {"epochs": 2} if "epochs" in getattr(method.Options, "__dataclass_fields__", {}) else {}
+            found = []
+            for place in ("cpu", device):
+                model = make_model(name).to(place)
+                batches = make_batches(model, 4, 2) if method.uses_data else []
+                found.append(prune(model, batches, pruner, (0.75,), **options)[0.75])
+            chained = method.uses_rounds or method.updates_weights
+            most = 0.0 if not method.uses_data else 0.03 if chained else 0.003
+            yield Finding(f"{name} {pruner}, share of bits that differ", differing(*found), most)
+
+
+def differing(one: Mask, other: Mask) -> float:
+    """The share of weights that one mask keeps and the other prunes."""
+    bits = sum(one[name].numel() for name in one)
+    return sum(int((one[name] != other[name]).sum()) for name in one) / bits
+
+
+def precisions(args: argparse.Namespace, device: torch.device) -> Iterator[Finding]:
+    """Some steps of finetuning under a mask in each precision: losses as in float32, pruned weights exactly zero."""
+    import torch
+
+    known: float | None = None
+    kinds = ("32-true", "bf16-mixed", "bf16-true", *(("16-mixed",) if device.type == "cuda" else ()))
+    for precision in kinds:
+        with tempfile.TemporaryDirectory() as folder:
+            torch.manual_seed(0)
+            losses = trained(args, Path(folder), precision)
+        yield Finding(f"{precision}, last loss beside the first", losses[-1] / losses[0], 1.0)
+        if known is not None:
+            yield Finding(f"{precision}, last loss off float32's, relative", abs(losses[-1] / known - 1), 0.1)
+        known = losses[-1] if known is None else known
+
+
+def trained(args: argparse.Namespace, folder: Path, precision: str, stop: int | None = None) -> list[float]:
+    """The losses of `STEPS` steps on one batch under a mask, of those that this call did; ends early at `stop`."""
+    from lightning.fabric import Fabric
+
+    from benchmarks.sparse_step import made_up_pairs
+    from configs.schema import parse, read_yaml, task_file
+    from models.tasks import load_task_model
+    from pruners import prune
+    from sparsity.sparsifiers import Fixed
+    from tasks.retrieval import Retrieval, RetrievalConfig
+    from training.loop import Callback, Loop, fit
+    from training.optimizer import Recipe
+    from training.task import Objective
+
+    name = "xvlm-mini" if args.small else "xvlm"
+    path = task_file(name, "retrieval")
+    config = parse(RetrievalConfig, read_yaml(path), str(path))
+    sparsifier = Fixed(prune(make_model(name), [], "omp", (0.75,))[0.75])
+    model = load_task_model(name, "retrieval", weights="random", overrides={**config.model, "text": {"dropout": 0.0}})
+    sparsifier.attach(model)
+    batch = made_up_pairs(model, config, 4)
+    task = Retrieval.__new__(Retrieval)  # its losses alone, without data
+    task._config, task._moved = config, None
+    losses: list[float] = []
+
+    def log(row: dict[str, Any]) -> None:
+        losses.append(sum(value for key, value in row.items() if key not in ("step", "lr")))
+        if row["step"] == stop:
+            raise KeyboardInterrupt
+
+    def batches(first: int) -> Iterator[Any]:
+        while True:
+            yield batch
+
+    loop = Loop(
+        "steps", Recipe(lr=1e-4, clip=1.0), STEPS, 0, folder, {}, snapshot_seconds=0.0, log_every=1,
+        sparsifier=sparsifier, callbacks=[Callback(after_log=log)],
+    )  # fmt: skip
+    fabric = Fabric(accelerator="auto", devices=1, precision=precision)
+    try:
+        fit(fabric, Objective(model, task, STEPS), batches, loop)
+    except KeyboardInterrupt:
+        if stop is None:
+            raise
+    sparsifier.check()
+    return losses
+
+
+def kernels(args: argparse.Namespace, device: torch.device) -> Iterator[Finding]:
+    """A 2:4 layer in the format that the device multiplies by at once: what it gives, and how fast."""
+    import torch
+    from torch.nn.functional import linear
+
+    from evaluation.semi_structured import compressed, obstacle
+    from evaluation.timing import Spread, in_turn
+
+    if why_not := obstacle(device, torch.half):
+        yield Finding("2:4 multiplication", f"not here: {why_not}")
+        return
+    torch.manual_seed(0)
+    for rows, columns in ((768, 768), (3072, 768), (768, 3072)):
+        dense = torch.randn(rows, columns, device=device, dtype=torch.half)
+        dense.view(rows, -1, 4)[..., 2:] = 0
+        sparse, x = compressed(dense), torch.randn(8192, columns, device=device, dtype=torch.half)
+        off = (linear(x, sparse) - linear(x, dense)).norm() / linear(x, dense).norm()
+        yield Finding(f"{rows} x {columns}, 2:4 off dense, relative", float(off), 1e-2)
+        works = {"dense": lambda x=x, w=dense: linear(x, w), "2:4": lambda x=x, w=sparse: linear(x, w)}
+        times = {kind: Spread.of(taken).median for kind, taken in in_turn(works, 30, device, warm_up=5).items()}
+        yield Finding(f"{rows} x {columns}, times faster than dense", times["dense"] / times["2:4"])
+
+
+def full_size(args: argparse.Namespace, device: torch.device) -> Iterator[Finding]:
+    """MULTIFLOW at three sparsities: seconds and memory beside a forward pass over the same batches."""
+    import torch
+
+    from benchmarks.pruning import bare_forward
+    from pruners import prune
+
+    model = make_model("xvlm-mini" if args.small else "xvlm").to(device)
+    batches = [on(device, batch) for batch in make_batches(model, 8, 4)]
+    for _ in range(2):  # the first warms up
+        started = time.perf_counter()
+        bare_forward(model, batches)
+        synchronize(device)
+        bare = time.perf_counter() - started
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    started = time.perf_counter()
+    found = prune(model, batches, "multiflow", SPARSITIES)
+    synchronize(device)
+    seconds = time.perf_counter() - started
+    yield Finding("forward passes, seconds", bare)
+    yield Finding("MULTIFLOW at three sparsities, seconds", seconds)
+    if device.type == "cuda":
+        yield Finding("MULTIFLOW, peak memory, GB", torch.cuda.max_memory_allocated() / 1e9)
+    yield Finding("sparsity off what was asked", max(abs(m.sparsity() - s) for s, m in found.items()), 1e-4)
+
+
+def resuming(args: argparse.Namespace, device: torch.device) -> Iterator[Finding]:
+    """A finetuning that is killed and started again ends with the losses of one that was not."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole = trained(args, Path(folder, "whole"), "32-true")
+        first = trained(args, Path(folder, "broken"), "32-true", stop=STOP)
+        rest = trained(args, Path(folder, "broken"), "32-true")
+    resumed = [*first[: STEPS - len(rest)], *rest]
+    yield Finding("steps done again", len(first) + len(rest) - STEPS, 1)
+    off = max(abs(a - b) / a for a, b in zip(whole, resumed, strict=True))
+    yield Finding("losses off an unbroken run's, relative", off, 1e-4 if device.type == "cuda" else 0.0)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace, Any], Iterator[Finding]]] = {
+    "masks": masks,
+    "precisions": precisions,
+    "kernels": kernels,
+    "full_size": full_size,
+    "resuming": resuming,
+}
+
+
+def on(device: torch.device, batch: Any) -> Any:
+    """A batch with its tensors on the device."""
+    from calibration.stream import to_device
+
+    return to_device(batch, device)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", action="store_true", help="small models, on a CPU where there is no GPU")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to look at (default: all)")
+    parser.add_argument("--json", metavar="FILE", help="write what was found")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the parts and print each finding as it comes."""
+    args = parse_args()
+
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu" and not args.small:
+        raise InputError("there is no GPU here: give --small to try the script on the CPU")
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    print(f"{name}, torch {torch.__version__}", flush=True)
+    found: dict[str, list[dict[str, Any]]] = {}
+    broken = 0
+    for part in args.parts:
+        started = time.perf_counter()
+        print(f"\n{part}", flush=True)
+        found[part] = []
+        for finding in PARTS[part](args, device):
+            print(f"  {finding}", flush=True)
+            found[part].append(asdict(finding))
+            broken += finding.broken
+        print(f"  {time.perf_counter() - started:.0f} s", flush=True)
+    if args.json:
+        Path(args.json).write_text(json.dumps({"device": name, "torch": torch.__version__, "found": found}, indent=1))
+    if broken:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_command(main)
