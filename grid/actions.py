@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from grid.check import check_configs
 from grid.cluster import Queue, make_executor, submit
 from grid.commands import Commands, Machine, make_commands
 from grid.execute import threads_each
-from grid.forked import Forks
 from grid.identity import Sources
 from grid.places import Places, short
 from grid.results import collect
@@ -91,16 +89,9 @@ def run(args: argparse.Namespace) -> int:
     print_plan(session.plan, session.places, session.found, session.sources, jobs)
     session.check_ready(args)
     keep_grid(session)
-    with contextlib.closing(Forks()) as forks:
-        summary = runner.Runner(
-            session.plan,
-            session.places,
-            session.commands(args),
-            jobs,
-            threads_each(jobs),
-            args.hours,
-            start=forks.start,
-        ).run()
+    summary = runner.Runner(
+        session.plan, session.places, session.commands(args), jobs, threads_each(jobs), args.hours
+    ).run()
     screen = result_console()
     for line in runner.tell(summary, session.places):
         screen.print(line, markup=False, highlight=False)
