@@ -54,6 +54,7 @@ class CHITAOptions:
 class CHITA(Pruner):
     """Global hard thresholding, then exact block-wise least squares on the support; weights are updated."""
 
+    family = "curvature"
     uses_data = True
     uses_gradients = True
     uses_rounds = True

@@ -33,6 +33,7 @@ class IterSNIPOptions:
 class IterSNIP(Pruner):
     """SNIP's score in rounds; masked weights are zero during a round and stay dead."""
 
+    family = "gradients"
     uses_data = True
     uses_gradients = True
     uses_rounds = True

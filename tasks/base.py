@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -82,6 +82,10 @@ class Task(Protocol):
     """
 
     name: str
+    words: ClassVar[str]  # what tables call it
+    main: ClassVar[tuple[str, ...]]  # patterns of the metric that stands for it, the first that fits; none: no table
+    metric_words: ClassVar[Mapping[str, str]]  # metric -> what tables call it; others as they are written
+    Config: ClassVar[type[Finetuning]]
     decides: str | None
     """Metric of the validation split whose highest value picks the epoch that is tested; None: the last epoch."""
 

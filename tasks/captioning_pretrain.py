@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,10 @@ class FirstStageConfig(Finetuning):
 class FirstStage:
     """See `tasks.base.Task`. The last epoch counts."""
 
-    name = "captioning_pretrain"
+    name = words = "captioning_pretrain"
+    main = ()
+    metric_words: ClassVar = {}
+    Config = FirstStageConfig
     decides = None
 
     def __init__(self, config: FirstStageConfig, model: nn.Module, tokenizer: Tokenizer, limit: int | None = None):

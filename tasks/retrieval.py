@@ -21,7 +21,7 @@ from data.tokenizer import Tokenizer
 from data.transforms import to_picture
 from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
 from evaluation.items import Groups
-from evaluation.recall import Candidates, Ranks, found_early
+from evaluation.recall import RECALL_WORDS, Candidates, Ranks, found_early
 from evaluation.retrieval import RetrievalSettings, evaluate_retrieval, reranked
 from models.common.gather import gather_processes, place
 from tasks.base import Finetuning, check_positions
@@ -54,7 +54,10 @@ class RetrievalConfig(Finetuning):
 class Retrieval:
     """See `tasks.base.Task`."""
 
-    name = "retrieval"
+    name = words = "retrieval"
+    main = ("r_mean",)
+    metric_words = RECALL_WORDS
+    Config = RetrievalConfig
     decides = "r_mean"
 
     def __init__(self, config: RetrievalConfig, model: nn.Module, tokenizer: Tokenizer, limit: int | None = None):
