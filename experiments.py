@@ -2,21 +2,35 @@
 
     python experiments.py plan configs/experiments/smoke.yaml
     python experiments.py run configs/experiments/smoke.yaml --jobs 2
-Stopped or killed at any moment, the same command goes on; several runners may work on one grid at once. `submit` gives
-the same plan to SLURM, `shell` writes it as plain commands, `status` says how far it is, `report` makes its tables.
+Stopped or killed at any moment, the same command continues; several runners may work on one grid at once. `submit`
+gives the same plan to SLURM, `shell` writes it as plain commands, `status` says how far it is, `report` makes its
+tables. The results of a grid are one file, results/<grid>.jsonl.xz.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from console.command_line import Parser
 from console.errors import InputError, run_command
+from console.interrupt import interrupt
+from console.results import result_console
+from console.words import agreed, counted
+
+if TYPE_CHECKING:
+    from studies.commands import Commands
+    from studies.places import Places
+    from studies.plan import Plan
+    from studies.runner import Summary
+    from studies.status import Survey
 
 MOST = 200
+FAILED = 1
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -24,7 +38,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     places = argparse.ArgumentParser(add_help=False)
-    places.add_argument("--results", default="results", help="small result files (default: results)")
+    places.add_argument("--results", default="results", help="packed results, one file a grid (default: results)")
     places.add_argument("--work", default="runs/experiments", help="masks, logs, weights (default: runs/experiments)")
     machine = argparse.ArgumentParser(add_help=False)
     machine.add_argument("--accelerator", help="of pruning and finetuning: cpu, gpu, mps or auto")
@@ -41,47 +55,238 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     shell = command("shell", "write what is missing as a shell script of plain commands", machine)
     submit = command("submit", "give what is missing to a cluster, as SLURM arrays", machine, many)
     status = command("status", "what is done, running and failed")
-    collect = command("collect", "make results of finished work, for example of a shell script's")
+    collect = command("collect", "make results of finished work, for example of a shell script's, and pack them")
     for parser_of_grid in (plan, run, shell, submit, collect):
         parser_of_grid.add_argument("grid", help="YAML file, as in configs/experiments/")
     status.add_argument("grid", nargs="?", help="YAML file (default: every grid with results)")
     for parallel in (plan, run):
         parallel.add_argument("--jobs", type=int, default=1, help="runs at once; they share the cores (default: 1)")
-    run.add_argument("--hours", type=float, help="start nothing new after that; for work in several sittings")
+    run.add_argument("--hours", type=float, help="start nothing new after that; run it again for the rest")
     shell.add_argument("-o", "--output", help="file to write (default: the terminal)")
     submit.add_argument("--cluster", choices=("slurm", "local"), default="slurm", help="local: on this machine, to try")
     submit.add_argument("--partition", help="of SLURM")
-    submit.add_argument("--minutes", type=int, default=24 * 60, help="limit of a run; it goes on in the next job")
+    submit.add_argument("--minutes", type=int, default=24 * 60, help="limit of a run; it continues in the next job")
     submit.add_argument("--gpus", type=int, default=0, help="of a run (default: 0)")
     submit.add_argument("--cores", type=int, default=4, help="of a run (default: 4)")
     submit.add_argument("--memory_gb", type=int, default=32, help="of a run (default: 32)")
     submit.add_argument("--parallel", type=int, default=64, help="runs at once at most (default: 64)")
-    commands.add_parser("report", help="tables and pictures of the results", add_help=False)
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["report"]:  # it reads its own options
-        return argparse.Namespace(command="report", arguments=arguments[1:])
+    report = command("report", "tables, curves and a page of the results, finished or not")
+    report.add_argument("results_of", nargs="+", metavar="GRID", help="YAML files of grids, packed results, or folders")
+    report.add_argument("-o", "--output", help="folder (default: <results>/<grid>/report, report-only with --only)")
+    report.add_argument("--metrics", nargs="+", default=[], metavar="TASK/METRIC", help="of the main table")
+    report.add_argument("--only", nargs="+", default=[], metavar="AXIS=VALUE,...", help="for example pruner=omp,snip")
+    report.add_argument("--cost", default="seconds", help="of the Pareto plot: seconds, cpu_seconds or peak_memory_gb")
+    report.add_argument("--published", metavar="FILE.csv", help="published numbers next to ours")
     return parser.parse_args(arguments)
 
 
 def main() -> None:
     """Do what the subcommand says."""
     args = parse_args()
-    if args.command == "report":
-        report(args.arguments)
-        return
-    from grid.actions import ACTIONS
-
-    code = ACTIONS[args.command](args)
-    if code:
+    for option in ("results", "work"):
+        if Path(getattr(args, option)).is_file():
+            raise InputError(f"--{option} {getattr(args, option)} is a file: name a folder")
+    commands = {
+        "plan": plan, "run": run, "shell": shell, "submit": submit, "status": status, "collect": collect,
+        "report": report,
+    }  # fmt: skip
+    if code := commands[args.command](args):
         sys.exit(code)
 
 
-def report(arguments: list[str]) -> None:
-    """Hand over to `report/command.py`: its `main(arguments)` reads its own options."""
-    folder = Path(__file__).parent / "report"
-    if not folder.is_dir() or importlib.util.find_spec("report.command") is None:
-        raise InputError("this version makes no reports: the results are in results/<grid>/<run>/result.json")
-    importlib.import_module("report.command").main(arguments)
+# -- commands: each returns the exit code ---------------------------------------------------------------
+
+
+def plan(args: argparse.Namespace) -> int:
+    """The plan as a table."""
+    from studies.status import print_plan
+
+    study = opened(args, args.grid)
+    print_plan(study.plan, study.places, study.found, positive(args.jobs))
+    study.check_configs()
+    return 0
+
+
+def run(args: argparse.Namespace) -> int:
+    """The plan, the runs, and what became of them."""
+    from studies.attempt import threads_each
+    from studies.runner import Runner
+    from studies.status import print_plan
+
+    study, jobs = opened(args, args.grid), positive(args.jobs)
+    if args.hours is not None and not args.hours > 0:
+        raise InputError(f"--hours must be above 0, not {args.hours:g}")
+    print_plan(study.plan, study.places, study.found, jobs)
+    study.check_ready(args)
+    study.pack()
+    try:
+        runner = Runner(study.plan, study.places, study.commands(args), jobs, threads_each(jobs), args.hours)
+        summary = runner.run()
+    finally:
+        study.pack()
+    print_summary(summary, study.places)
+    if summary.stopped:
+        return interrupt.code
+    return FAILED if summary.failed else 0
+
+
+def shell(args: argparse.Namespace) -> int:
+    """What is missing, as a script."""
+    from storage.atomic import check_writable, write_text
+    from studies.shell import shell_script
+
+    study = opened(args, args.grid)
+    check_writable(study.places.work)
+    text = shell_script(study.plan, study.places, study.commands(args), study.found.missing)
+    if not args.output:
+        print(text, end="")
+        return 0
+    write_text(args.output, text)
+    Path(args.output).chmod(0o755)
+    runs = counted(len(study.found.missing), "run")
+    result_console().print(f"{runs} in {args.output}: sh {shlex.quote(args.output)}")
+    return 0
+
+
+def submit(args: argparse.Namespace) -> int:
+    """The plan, as jobs."""
+    from studies.cluster import Queue, make_executor, submit_steps
+    from studies.runner import Summary
+    from studies.status import print_plan
+
+    study = opened(args, args.grid)
+    parallel = positive(args.parallel)
+    print_plan(study.plan, study.places, study.found, parallel)
+    study.check_ready(args)
+    queue = Queue(args.cluster, args.minutes, args.partition, args.gpus, args.cores, args.memory_gb, parallel)
+    make_executor(study.places, queue)  # there is none without a cluster: nothing is to be left behind then
+    study.pack()
+    jobs = submit_steps(study.plan, study.places, study.commands(args), study.found.missing, queue)
+    if args.cluster == "slurm":
+        words = f"{counted(len(jobs), 'job')} submitted; `experiments.py status {args.grid}` says how far they are"
+        result_console().print(words)
+        return 0
+    study.pack()
+    failed = {run: why for run, why in jobs.items() if why is not None}
+    done = [run for run in jobs if run not in failed]
+    print_summary(Summary(done, failed, before=len(study.found.done)), study.places)
+    return FAILED if failed else 0
+
+
+def status(args: argparse.Namespace) -> int:
+    """How far one grid is, or every grid that was begun."""
+    from studies.grid import PACKED
+    from studies.status import print_plan, print_status
+
+    grids = [args.grid] if args.grid else sorted(map(str, Path(args.results).glob(f"*{PACKED}")))
+    if not grids:
+        raise InputError(f"there are no results in {args.results}: name a grid, or run one first")
+    for grid in grids:
+        study = opened(args, grid)
+        print_plan(study.plan, study.places, study.found)
+        print_status(study.plan, study.places, study.found)
+    return 0
+
+
+def collect(args: argparse.Namespace) -> int:
+    """Results of work that is finished."""
+    from studies import results
+    from studies.places import short
+    from studies.status import survey
+
+    study = opened(args, args.grid)
+    places = study.places
+    old = {step.id for step in study.plan.steps if results.has_result(step, places)}
+    new = [step for step in study.plan.steps if step.id not in old and results.collect(step, places, study.plan)]
+    study.pack()
+    missing = survey(study.plan, places).missing
+    count = counted(len(new), "new result")
+    result_console().print(f"{count} in {short(places.pack)}, {counted(len(missing), 'run')} missing")
+    return FAILED if missing else 0
+
+
+def report(args: argparse.Namespace) -> int:
+    """Tables and pictures of some grids' results."""
+    from studies.report import write_report
+
+    write_report(args)
+    return 0
+
+
+# -- what they share ------------------------------------------------------------------------------------
+
+
+@dataclass
+class Study:
+    """A grid that was read and looked at. text: of its file, which its results carry."""
+
+    plan: Plan
+    places: Places
+    found: Survey
+    text: str
+
+    def commands(self, args: argparse.Namespace) -> Commands:
+        """Command lines for this machine."""
+        from studies.commands import Machine, make_commands
+
+        return make_commands(self.places, Machine(args.accelerator, args.num_workers))
+
+    def check_configs(self) -> None:
+        """InputError for a configuration that a missing run's script would refuse."""
+        from studies.plan import apart, check_configs
+
+        if self.found.missing:
+            apart(check_configs, self.found.missing, self.plan.grid.path)
+
+    def check_ready(self, args: argparse.Namespace) -> None:
+        """InputError where the runs could not even start, or are more than one may have meant."""
+        from storage.atomic import check_writable
+
+        missing = self.found.missing
+        if len(missing) > args.most and not args.yes:
+            raise InputError(
+                f"{counted(len(missing), 'run')} of {self.plan.grid.path} {agreed(len(missing), 'is')} missing, more "
+                f"than {args.most}: give --yes to run them all, or take a smaller grid"
+            )
+        for step in missing:
+            if step.model in self.plan.missing:
+                raise InputError(self.plan.missing[step.model])
+        check_writable(self.places.work)
+        check_writable(self.places.results)
+        self.check_configs()
+
+    def pack(self) -> None:
+        """Bring the results into the grid's one file."""
+        from studies.results import pack
+
+        pack(self.places, self.text)
+
+
+def opened(args: argparse.Namespace, grid: str) -> Study:
+    """Read the grid (a YAML file, or packed results), expand it, and look at what is there."""
+    from studies.grid import grid_name
+    from studies.places import Places
+    from studies.plan import apart, plan_of
+    from studies.status import survey
+
+    places = Places(Path(args.results), Path(args.work), grid_name(Path(grid)))
+    plan, text = apart(plan_of, grid, places.hashes)
+    return Study(plan, places, survey(plan, places), text)
+
+
+def print_summary(summary: Summary, places: Places) -> None:
+    """The end of a session in words."""
+    from studies.runner import summary_lines
+
+    for line in summary_lines(summary, places):
+        result_console().print(line, markup=False, highlight=False)
+
+
+def positive(number: int) -> int:
+    """InputError for a number of jobs that is none."""
+    if number < 1:
+        raise InputError(f"--jobs and --parallel must be at least 1, not {number}")
+    return number
 
 
 if __name__ == "__main__":

@@ -11,16 +11,23 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import prune
 from configs.schema import model_names
 from console.command_line import Parser
 from console.errors import InputError, run_command
 from console.progress import console
+from console.results import result_console
+from console.words import counted, pct
 from pruners import PRUNERS
 from sparsity.percents import parse_percents
+from storage.atomic import check_writable, write_json, write_text
 from training.precisions import known_precision
+
+OURS, PUBLISHED = ".safetensors", ".pth"
 
 PRUNING = (
     "config",
@@ -112,21 +119,65 @@ def add_reports(parser: argparse.ArgumentParser, picture: bool = False) -> None:
 def main() -> None:
     """Check the command line, then do what it says."""
     args = parse_args()
-    if args.command == "cut":
-        parse_percents(args.sparsities)
-        prune.cut(args)
-        return
-    draw = drawing(args) if args.command == "stability" else None
-
-    from inspection.command import compare_command, convert_command, inspect_command, stability_command
-
-    if args.command == "stability":
-        stability_command(args, draw)
-    else:
-        {"inspect": inspect_command, "compare": compare_command, "convert": convert_command}[args.command](args)
+    {"inspect": inspect, "compare": compare, "cut": cut, "convert": convert, "stability": stability}[args.command](args)
 
 
-def drawing(args: argparse.Namespace) -> Callable[[], list[Path]] | None:
+def inspect(args: argparse.Namespace) -> None:
+    """One mask: its layers, dead neurons, warnings."""
+    from inspection.layers import count_layers, warnings
+    from inspection.page import inspection_page
+    from inspection.reading import read_masks
+    from inspection.records import inspection_record
+    from inspection.terminal import DEPTHS, show_inspection
+
+    check_outputs(args, [args.file])
+    file = read_masks([args.file], args.model)[0]
+    if file.mask.source.get("format") == "published" and args.model is None:
+        console.print("note: a published mask lists layers that are never pruned, too; --model MODEL leaves them out")
+    counts = count_layers(file.mask)
+    found = file, counts, warnings(file.mask, counts)
+    show_inspection(result_console(), *found, DEPTHS[args.depth])
+    write(args, lambda: inspection_page(*found), lambda: inspection_record(*found))
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Two masks or more against each other."""
+    if len(args.files) < 2:
+        raise InputError("compare needs at least two masks: give more files, or look at one with `masks.py inspect`")
+    check_outputs(args, args.files)
+
+    from inspection.comparison import compare as compared
+    from inspection.comparison import draw_heat_map
+    from inspection.page import comparison_page
+    from inspection.reading import read_masks
+    from inspection.records import comparison_record
+    from inspection.terminal import DEPTHS, show_comparison
+
+    found = compared(read_masks(args.files, args.model))
+    show_comparison(result_console(), found, DEPTHS[args.depth])
+    draw = partial(draw_heat_map, found)
+    write(args, lambda: comparison_page(found), lambda: comparison_record(found), draw)
+
+
+def stability(args: argparse.Namespace) -> None:
+    """Draws of one pruning against each other; with --draws they are made first."""
+    make = drawing(args)
+    check_outputs(args, args.files)
+
+    from inspection.comparison import draw_heat_map
+    from inspection.page import stability_page
+    from inspection.reading import read_masks
+    from inspection.records import stability_record
+    from inspection.stability import stability as agreement
+    from inspection.terminal import DEPTHS, show_stability
+
+    found = agreement(read_masks(make(), None) if make else read_masks(args.files, args.model))
+    show_stability(result_console(), found, DEPTHS[args.depth])
+    draw = partial(draw_heat_map, found.comparison)
+    write(args, lambda: stability_page(found), lambda: stability_record(found), draw)
+
+
+def drawing(args: argparse.Namespace) -> Callable[[], list[str]] | None:
     """What makes the masks of `stability`, or None where files are given; InputError where both or neither are."""
     if args.draws is None:
         idle = [name for name in ("pruner", "sparsities", *PRUNING) if getattr(args, name) is not None]
@@ -149,17 +200,124 @@ def drawing(args: argparse.Namespace) -> Callable[[], list[Path]] | None:
     words += ["--sparsities", f"{percents[0]:g}", "--devices", "1", "--num_nodes", "1", "--no-save_scores"]
     asked = prune.parse_args(words)
 
-    def draw() -> list[Path]:
+    def draw() -> list[str]:
         """The mask files of prunings whose seeds follow each other."""
         from pruners.settings import settings_of
 
         first, paths = settings_of(asked).config.seed, []
         for number, seed in enumerate(range(first, first + args.draws), 1):
             console.print(f"draw {number} of {args.draws}, seed {seed}")
-            paths.append(prune.prune(prune.parse_args([*words, "--seed", str(seed)])).mask(percents[0] / 100))
+            outputs = prune.prune(prune.parse_args([*words, "--seed", str(seed)]))
+            paths.append(str(outputs.mask(percents[0] / 100)))
         return paths
 
     return draw
+
+
+def cut(args: argparse.Namespace) -> None:
+    """Masks at other sparsities, from scores."""
+    parse_percents(args.sparsities)
+    prune.cut(args)
+
+
+def convert(args: argparse.Namespace) -> None:
+    """A mask in the other format, bit for bit.
+
+    The published format lists all of a model's linear layers, so the model is needed on the way there, where the mask's
+    source does not name it; on the way back it leaves out the layers that are never pruned and says which modality the
+    others belong to.
+    """
+    from inspection.reading import fit
+    from models import RANDOM, load_model
+    from sparsity.mask import Mask
+
+    file, model = Path(args.file), args.model
+    target = converted(file, args.output, args.force)
+    mask = Mask.load(file)
+    if target.suffix == PUBLISHED:
+        model = model or mask.source.get("model")
+        if not model:
+            raise InputError(f"{file} does not say which model it is a mask of: name it with --model")
+        if mask.has_values and not args.without_values:
+            raise InputError(
+                f"{file} carries updated weights, which the published format has no place for: "
+                "keep it as it is, or drop them with --without_values"
+            )
+        check_writable(target.parent)
+        mask.save(target, format="pth", model=load_model(model, weights=RANDOM))
+    else:
+        check_writable(target.parent)
+        if model is None:
+            words = "without --model, layers that are never pruned stay in the mask, and modalities are unknown"
+            console.print(f"note: {words}")
+        else:
+            mask = fit([mask], model)[0]
+            mask.source |= {"model": model}
+        mask.source |= {"sparsity_reached": mask.sparsity()}
+        mask.save(target)
+    result_console().print(f"{target}: {counted(len(mask), 'layer')}, {pct(mask.sparsity(), 3)} pruned", markup=False)
+
+
+def converted(file: Path, output: str | None, force: bool) -> Path:
+    """Where a converted mask goes: the other format's ending, in place of the first one's unless asked otherwise.
+
+    InputError when it is of the same format, or there already and not to be overwritten.
+    """
+    wanted = PUBLISHED if file.suffix == OURS else OURS
+    target = Path(output) if output else file.with_suffix(wanted)
+    if target.suffix != wanted:
+        raise InputError(f"{file} is converted to a {wanted} file, which {target} is not: name it so")
+    if target.is_dir():
+        raise InputError(f"{target} is a folder: name the file to write, or leave --output out")
+    if target.exists() and not force:
+        raise InputError(f"{target} exists: give --force to overwrite it, or another name with --output")
+    return target
+
+
+# -- what is written ------------------------------------------------------------------------------------
+
+
+def check_outputs(args: argparse.Namespace, inputs: list[str]) -> None:
+    """InputError now, where a page or record cannot be written or would take the place of a mask."""
+    masks = {Path(path).resolve() for path in inputs}
+    seen: set[Path] = set()
+    for kind, path in wanted(args).items():
+        if path.resolve() in masks:
+            raise InputError(f"{path} is one of the masks: choose another name for what is written")
+        if path.resolve() in seen:
+            raise InputError(f"{path} cannot hold two things that are written: choose another name for one")
+        seen.add(path.resolve())
+        if path.is_dir():
+            raise InputError(f"{path} is a folder: name the file to write")
+        if kind == "picture" and path.suffix.lower() not in ("", ".png"):
+            raise InputError(f"--picture writes PNG, and {path} is called otherwise: let its name end in .png")
+        above = next(folder for folder in path.parents if folder.exists())  # what is missing below is made by `write`
+        if above.is_file():
+            raise InputError(f"{above} is a file, not a folder: name a file in another place")
+        check_writable(above)
+
+
+def wanted(args: argparse.Namespace) -> dict[str, Path]:
+    """The files asked for."""
+    given = {kind: getattr(args, kind, None) for kind in ("html", "json", "picture")}
+    return {kind: Path(path) for kind, path in given.items() if path}
+
+
+def write(
+    args: argparse.Namespace,
+    page: Callable[[], str],
+    record: Callable[[], dict[str, Any]],
+    picture: Callable[[Path], None] | None = None,
+) -> None:
+    """The files asked for, and a line on each."""
+    for kind, path in wanted(args).items():
+        if kind == "html":
+            write_text(path, page())
+        elif kind == "json":
+            write_json(path, record())
+        elif picture is not None:
+            picture(path)
+        result_console().print(f"{kind}: {path}", markup=False)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,11 @@ def _plural(noun: str) -> str:
     return f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2] not in "aeiou" else f"{noun}s"
 
 
+def pct(share: float, digits: int = 1) -> str:
+    """0.7531 -> 75.3 %."""
+    return f"{100 * share:.{digits}f} %"
+
+
 def share_of_matrices(prunable: int, whole: int) -> str:
     """Of what the percents of a mask are percents: of so many weights, out of all in the model's matrices."""
     return f"{prunable:,} prunable weights, {100 * prunable / whole:.1f} % of those in the model's matrices"

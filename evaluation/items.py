@@ -6,7 +6,7 @@ A metric has the name that it has in the results, nested keys joined by spaces, 
 scores, up to rounding. The same ids in two runs of one task and data set are the same test items. Where all items are
 of one kind their group is `items`. `pictures` tells, for each item, of which picture it is: equal ones, also of
 different groups, are one picture, and their items are not independent. Without it each item is a picture of its own,
-named by its id. Format 1 had no pictures: what texts, regions and questions it has share them in a way not known.
+named by its id.
 """
 
 from __future__ import annotations
@@ -27,24 +27,18 @@ FILE = "items.json"
 RECALLS = (1, 5, 10)
 """Places among which a right answer counts, as items have them and as mean recalls are made of."""
 
-SHARED_IN_FORMAT_1 = ("text", "region", "overall")
-"""Groups, and the metric of VQA, whose items shared pictures that format 1 did not name."""
-
 
 @dataclass(frozen=True)
 class Items:
-    """ids: of test items, each once: numbers or texts. pictures: that of each item, None where it is not known.
-
-    scores: by metric, one for each id.
-    """
+    """ids: of test items, each once: numbers or texts. pictures: that of each item. scores: by metric, for each id."""
 
     ids: list[Id]
-    pictures: list[Id] | None
+    pictures: list[Id]
     scores: dict[str, list[float]]
 
     def __post_init__(self) -> None:
         assert len(set(self.ids)) == len(self.ids), "an item is there twice"
-        assert self.pictures is None or len(self.pictures) == len(self.ids), "not every item has a picture"
+        assert len(self.pictures) == len(self.ids), "not every item has a picture"
         for metric, scores in self.scores.items():
             assert len(scores) == len(self.ids), f"{metric} has {len(scores)} scores for {len(self.ids)} items"
 
@@ -75,35 +69,28 @@ def write_items(path: Path | str, groups: Groups) -> None:
     write_text(path, json.dumps(content, separators=(",", ":")) + "\n")
 
 
-def read_items(path: Path) -> Groups:
-    """What `write_items` wrote, or an earlier version; InputError where it is not of the form above."""
+def groups_of(content: Any, where: str) -> Groups:
+    """The groups that `write_items` wrote, from the content of its file; InputError where it is not of that form."""
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(f"{where}: scores of items are of another format than {FORMAT}: run it again")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as scores of items: remove it, or collect the run again") from error
-    if not isinstance(found, dict) or found.get("format") not in (1, FORMAT):
-        raise InputError(f"{path} is of another format than {FORMAT}: collect the run again with this version")
-    try:
-        return {str(name): _checked(found["format"], name, **group) for name, group in found["groups"].items()}
+        return {str(name): _checked(**group) for name, group in content["groups"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} is no whole file of scores of items: collect the run again") from error
+        raise InputError(f"{where}: scores of items are not whole: run it again") from error
 
 
 def _as_json(items: Items) -> dict[str, Any]:
-    assert items.pictures is not None, "whoever writes items knows of which picture each is"
-    told = {} if items.pictures == items.ids else {"pictures": items.pictures}
-    return {"ids": items.ids, **told, "scores": items.scores}
+    own = {} if items.pictures == items.ids else {"pictures": items.pictures}
+    return {"ids": items.ids, **own, "scores": items.scores}
 
 
-def _checked(
-    written: int, name: str, ids: list[Id], scores: dict[str, list[float]], pictures: list[Id] | None = None
-) -> Items:
+def _checked(ids: list[Id], scores: dict[str, list[float]], pictures: list[Id] | None = None) -> Items:
     """ValueError unless each metric has a number for each item, and each item is there once."""
     if len(set(ids)) != len(ids) or any(len(values) != len(ids) for values in (*scores.values(), pictures or ids)):
         raise ValueError("items, pictures and scores do not go together")
-    if pictures is None and not (written == 1 and {name, *scores} & set(SHARED_IN_FORMAT_1)):
-        pictures = list(ids)
-    return Items(ids, pictures, {metric: [float(value) for value in values] for metric, values in scores.items()})
+    return Items(
+        ids, pictures or list(ids), {metric: [float(value) for value in values] for metric, values in scores.items()}
+    )
 
 
 def items_files(output: Path, labels: Sequence[str]) -> list[Path]:

@@ -78,10 +78,13 @@ def _answer(model: nn.Module, batch: Batch) -> object:
     return model.answer_losses(batch["answer_ids"], batch["answer_atts"], states, batch["text_atts"])
 
 
+CAPTION = Pass("an image and the words of one caption", _captioned, _caption)
+
 PASSES = {
     None: Pass("the pass in which every prunable layer is met", _own_example, lambda model, b: model.observe(b)),
     "retrieval": Pass("an image, a text, and how well they match", _captioned, _match),
-    "captioning": Pass("an image and the words of one caption", _captioned, _caption),
+    "captioning": CAPTION,
+    "captioning_pretrain": CAPTION,
     "vqa": Pass("an image, a question and one answer", _answered, _answer),
     "image_classification": Pass("an image", _own_example, lambda model, b: model.logits(b["image"])),
 }

@@ -11,6 +11,11 @@ from torch import Tensor
 
 from evaluation.items import RECALLS, Groups, Items
 
+RECALL_WORDS = {"r_mean": "mean recall", "txt_r_mean": "text mean recall", "img_r_mean": "image mean recall"} | {
+    f"{label}_r{k}": f"{of} R@{k}" for label, of in (("txt", "text"), ("img", "image")) for k in RECALLS
+}
+"""Key of `recalls` -> what tables call it."""
+
 
 @dataclass(frozen=True)
 class Candidates:

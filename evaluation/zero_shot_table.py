@@ -24,7 +24,7 @@ from data.sources import Files
 from data.tokenizer import load_tokenizer
 from evaluation.items import FILE, Groups, Items, items_files, write_items
 from evaluation.neighbours import Neighbours, NeighbourSettings
-from evaluation.recall import Ranks, found_early
+from evaluation.recall import RECALL_WORDS, Ranks, found_early
 from evaluation.regions import region_ious
 from evaluation.retrieval import RetrievalSettings, evaluate_retrieval, reranked
 from models import load_model
@@ -50,6 +50,15 @@ class ZeroShotConfig:
     regions: ReaderConfig | None = None
     region_batches: int = 15
     neighbours: NeighbourSettings | None = None
+
+
+class ZeroShot:
+    """What tables need to know of this evaluation, as of a task (tasks/base.py)."""
+
+    name, words = "zero_shot", "zero-shot"
+    main = ("itm r_mean", r"\d+-NN", "itc r_mean", "IoU")
+    metric_words = RECALL_WORDS
+    Config = ZeroShotConfig
 
 
 def evaluate_masks(args: argparse.Namespace, config: ZeroShotConfig, masks: list[str]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What one mask leaves of every layer: weights, neurons that are cut off, and signs of collapse.
+"""What one mask leaves of every layer: weights, neurons that are cut off, and signs of collapse; layers as a tree.
 
 An output neuron is dead when all weights of its row are gone (what it gives is its bias), an input when all of its
 column are (what it carries is lost). A convolution's inputs are channels.
@@ -6,13 +6,13 @@ column are (what it carries is lost). A convolution's inputs are channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from console.words import counted
-from pruners.report import collapses
+from pruners.report import collapses, shorten
 from sparsity.mask import Mask
 
 NEARLY_EMPTY = 0.01
@@ -90,3 +90,44 @@ def warnings(mask: Mask, counts: dict[str, Counts]) -> list[str]:
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{counted(len(names), 'layer')}: {', '.join(names[:3])}{more}"
+
+
+@dataclass
+class Node:
+    """A modality, a block or a layer, with the layers that belong to it. number: of the modality."""
+
+    label: str
+    number: int
+    layers: list[str] = field(default_factory=list)
+    children: list[Node] = field(default_factory=list)
+
+
+def layer_tree(modalities: Mapping[str, Sequence[str]]) -> list[Node]:
+    """Modalities with their blocks with their layers; a block of one layer is that layer itself."""
+    roots = []
+    for number, (modality, names) in enumerate(modalities.items()):
+        root = Node(modality, number, list(names))
+        blocks: dict[str, Node] = {}
+        for name in names:
+            label, rest = block_and_rest(name)
+            block = blocks.setdefault(label, Node(label, number))
+            block.layers.append(name)
+            block.children.append(Node(rest, number, [name]))
+        for block in blocks.values():
+            if len(block.children) == 1:
+                block.label, block.children = f"{block.label}.{block.children[0].label}".lstrip("."), []
+            root.children += [block] if block.label else block.children  # layers of the model itself have no block
+        roots.append(root)
+    return roots
+
+
+def block_and_rest(name: str) -> tuple[str, str]:
+    """A parameter's block (up to the first number in its name) and its place in there, both shortened.
+
+    vision_encoder.encoder.layers.0.mlp.fc1.weight -> (vision_encoder.0, mlp.fc1)
+    """
+    parts = name.removesuffix(".weight").split(".")
+    numbers = [k for k, part in enumerate(parts[:-1]) if part.isdigit()]
+    cut = numbers[0] + 1 if numbers else len(parts) - 1
+    block, rest = ".".join(parts[:cut]), ".".join(parts[cut:])
+    return shorten(block) or block, shorten(rest) or rest

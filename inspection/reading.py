@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from console.errors import InputError
-from inspection.names import labels
 from sparsity.mask import Mask
 from sparsity.percents import percent
 
@@ -50,6 +49,31 @@ def read_masks(paths: Sequence[str], model: str | None = None) -> list[MaskFile]
     if model is not None:
         masks = fit(masks, model)
     return [MaskFile(*parts) for parts in zip(labels(files), files, masks, strict=True)]
+
+
+def labels(paths: Sequence[Path]) -> list[str]:
+    """What tells the files apart: their names without the words that all begin or end with; different for each.
+
+    [.../xvlm-mini_omp_75_seed42.safetensors, .../xvlm-mini_lamp_75_seed42.safetensors] -> [omp, lamp]
+    """
+    if len(paths) < 2:
+        return [path.stem for path in paths]
+    stems = [path.stem for path in paths]
+    if len(set(stems)) < len(stems):  # the same name in several folders: the folders tell
+        stems = [str(path.with_suffix("")) for path in paths]
+    words = [stem.replace("/", "_").split("_") for stem in stems]
+    shortest = min(map(len, words))
+    start = next((k for k in range(shortest) if len({w[k] for w in words}) > 1), shortest)
+    rest = [w[start:] for w in words]
+    shortest = min(map(len, rest))
+    end = next((k for k in range(shortest) if len({w[-1 - k] for w in rest}) > 1), shortest)
+    short = ["_".join(w[: len(w) - end]) for w in rest]
+    return short if all(short) and len(set(short)) == len(short) else numbered(stems)
+
+
+def numbered(stems: Sequence[str]) -> list[str]:
+    """The names themselves, numbered where two are the same."""
+    return [s if stems.count(s) == 1 else f"{s} ({stems[: i + 1].count(s)})" for i, s in enumerate(stems)]
 
 
 def fit(masks: Sequence[Mask], model: str) -> list[Mask]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from inspection.comparison import Comparison
+from inspection.comparison import Comparison, Overlap
 from inspection.layers import Counts, total
-from inspection.overlap import Overlap
 from inspection.reading import MaskFile
 from inspection.stability import Stability, Votes
 

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from console.words import counted
+from console.words import counted, pct
 from inspection.comparison import Comparison
-from inspection.layers import Counts, total
+from inspection.layers import Counts, Node, layer_tree, total
 from inspection.reading import MaskFile
 from inspection.stability import Stability
-from inspection.tree import Node, Row, layer_tree, print_tree
+
+DEPTHS = {"modality": 1, "block": 2, "layer": 3}
+"""How far a tree is shown: the kinds of its nodes, from the root."""
+
+STYLES = ("blue", "dark_orange3", "green4", "magenta", "gold3")
+"""One a modality, as in the pictures."""
+
+EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
-def pct(share: float, digits: int = 1) -> str:
-    """0.7531 -> 75.3 %."""
-    return f"{100 * share:.{digits}f} %"
+@dataclass(frozen=True)
+class Row:
+    """What is shown of a node: a bar, perhaps with a mark on it, both in [0, 1], and words beside it."""
+
+    share: float
+    words: Sequence[str]  # as many for every node, right-aligned in columns
+    mark: float | None = None
+    warning: str = ""
 
 
 def show_inspection(
@@ -138,3 +151,43 @@ def show_stability(screen: Console, stability: Stability, depth: int) -> None:
         screen.print("all masks are the same, weight by weight: nothing in this pruning is left to the draw")
     elif depth > 1:
         show_iou_tree(screen, compared, depth)
+
+
+def print_tree(screen: Console, roots: Sequence[Node], look: Callable[[Node], Row], depth: int) -> None:
+    """One line a node, as deep as asked; bars take what the screen's width leaves."""
+    lines = [line for root in roots for line in _lines(root, depth)]
+    rows = [look(node) for _, node in lines]
+    if not rows:
+        return
+    widths = [max(map(len, column)) for column in zip(*(row.words for row in rows), strict=True)]
+    names = max(len(guide) + len(node.label) for guide, node in lines)
+    bar = min(32, max(8, screen.width - names - sum(widths) - 2 * len(widths) - 4))
+    for (guide, node), row in zip(lines, rows, strict=True):
+        text = Text(guide, style="dim")
+        text.append(f"{node.label:<{names - len(guide)}}  ", style="bold" if not guide else "default")
+        text.append_text(bar_text(row.share, bar, STYLES[node.number % len(STYLES)], row.mark))
+        for word, width in zip(row.words, widths, strict=True):
+            text.append(f"  {word:>{width}}")
+        if row.warning:
+            text.append(f"  {row.warning}", style="yellow")
+        screen.print(text)
+
+
+def bar_text(share: float, width: int, style: str, mark: float | None = None) -> Text:
+    """A bar `width` characters long, filled up to `share`, with a stroke at `mark`."""
+    eighths = round(min(1.0, max(0.0, share)) * width * 8)
+    full, part = divmod(eighths, 8)
+    cells = [("█", style)] * full + ([(EIGHTHS[part], style)] if part else [])
+    cells += [("·", "dim")] * (width - len(cells))
+    if mark is not None:
+        cells[min(width - 1, int(mark * width))] = ("┃", "bold")
+    return Text.assemble(*cells)
+
+
+def _lines(node: Node, depth: int, guide: str = "", rest: str = "") -> list[tuple[str, Node]]:
+    lines = [(guide, node)]
+    if depth > 1:
+        for child in node.children:
+            last = child is node.children[-1]
+            lines += _lines(child, depth - 1, rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  "))
+    return lines

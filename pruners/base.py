@@ -71,6 +71,7 @@ class Pruner(ABC):
     uses_gradients: ClassVar[bool] = False
     uses_rounds: ClassVar[bool] = False  # each mask needs passes through the data of its own
     resumes: ClassVar[bool] = True  # an interrupted run goes on from what it saved
+    family: ClassVar[str] = ""  # methods of one idea have one colour in pictures; without one: of its own
     Options: ClassVar[type] = NoOptions
 
     def __init__(self, model: PrunableModel, work: Work, options: Any, allocation: str | None = None):

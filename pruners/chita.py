@@ -55,6 +55,7 @@ class CHITAOptions:
 class CHITA(Rounds):
     """Global hard thresholding, then exact block-wise least squares on the support; weights are updated."""
 
+    family = "curvature"
     resumes = False
     updates_weights = True
     Options = CHITAOptions

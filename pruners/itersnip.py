@@ -32,6 +32,7 @@ class IterSNIPOptions:
 class IterSNIP(Rounds):
     """SNIP's score in rounds; masked weights are zero during a round and stay dead."""
 
+    family = "gradients"
     Options = IterSNIPOptions
 
     def rounds(self, sparsity: float, progress: Progress) -> Mask:

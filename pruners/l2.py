@@ -14,6 +14,7 @@ from pruners.base import OneShot
 class L2(OneShot):
     """Score |W| / ||W||_F, one threshold over all layers."""
 
+    family = "layer norms"
     keep_scores = False
 
     def score(self, name: str) -> Tensor:

@@ -16,6 +16,7 @@ from pruners.base import OneShot
 class LAMP(OneShot):
     """Score W^2 / sum of all squares of the layer that are at least as large (eq. 4)."""
 
+    family = "layer norms"
     keep_scores = False
 
     def score(self, name: str) -> Tensor:

@@ -14,6 +14,7 @@ from pruners.base import OneShot
 class OMP(OneShot):
     """Score |W|, one threshold over all layers."""
 
+    family = "magnitudes"
     keep_scores = False
 
     def score(self, name: str) -> Tensor:

@@ -15,6 +15,7 @@ from pruners.base import OneShot
 class SNIP(OneShot):
     """Score |mean gradient * W| of the pretraining loss, averaged over both sides; one global threshold."""
 
+    family = "gradients"
     uses_data = True
     uses_gradients = True
 

@@ -40,6 +40,7 @@ class SparseGPTOptions:
 class SparseGPT(Pruner):
     """Layer-wise reconstruction with weight update; every layer at the sparsity, or as the allocation says."""
 
+    family = "inputs"
     allocation = "layer"
     uses_data = True
     updates_weights = True

@@ -15,6 +15,7 @@ from pruners.base import InputAware
 class Wanda(InputAware):
     """Every row at the same sparsity."""
 
+    family = "inputs"
     allocation = "row"
 
     def criterion(self, weight: Tensor, norm: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -82,7 +83,13 @@ class CaptioningConfig(Finetuning):
 class Captioning(Task):
     """Captions learnt after a prompt, and written by beam search. The epoch with the best CIDEr on `val` is tested."""
 
-    name = "captioning"
+    name = words = "captioning"
+    main = ("CIDEr", "Bleu_4")
+    metric_words: ClassVar = {f"Bleu_{n}": f"BLEU-{n}" for n in (1, 2, 3, 4)} | {
+        "ROUGE_L": "ROUGE-L",
+        "true": "wholly true",
+        "present": "things there",
+    }
     Config = CaptioningConfig
 
     def __init__(

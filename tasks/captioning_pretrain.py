@@ -46,7 +46,7 @@ class FirstStageConfig(Finetuning):
 class FirstStage(Task):
     """Captions without a prompt, of web images and regions. The last epoch counts."""
 
-    name = "captioning_pretrain"
+    name = words = "captioning_pretrain"
     Config = FirstStageConfig
     decides = None
 

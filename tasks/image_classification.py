@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,9 @@ def config_for(settings: dict[str, Any], dataset: str | None, where: str) -> Cla
 class Classification(Task):
     """Class labels. The last epoch counts, as published."""
 
-    name = "image_classification"
+    name, words = "image_classification", "classification"
+    main = ("top1",)
+    metric_words: ClassVar = {"top1": "top-1"}
     Config = ClassificationConfig
     decides = None
 

@@ -21,7 +21,7 @@ from data.tokenizer import Tokenizer
 from data.transforms import to_picture
 from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
 from evaluation.items import Groups
-from evaluation.recall import Candidates, Ranks, found_early
+from evaluation.recall import RECALL_WORDS, Candidates, Ranks, found_early
 from evaluation.retrieval import RetrievalSettings, evaluate_retrieval, reranked
 from models.common.gather import gather_processes, place
 from training.epoch_weights import Metrics
@@ -54,7 +54,9 @@ class RetrievalConfig(Finetuning):
 class Retrieval(Task):
     """Contrastive and matching losses, recalls."""
 
-    name = "retrieval"
+    name = words = "retrieval"
+    main = ("r_mean",)
+    metric_words = RECALL_WORDS
     Config = RetrievalConfig
     decides = "r_mean"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -74,7 +75,9 @@ def with_validation(config: VQAConfig) -> VQAConfig:
 class VQA(Task):
     """Weighted answers learnt; answers ranked or written. The last epoch counts, as published."""
 
-    name = "vqa"
+    name, words = "vqa", "VQA"
+    main = ("overall",)
+    metric_words: ClassVar = {"overall": "accuracy"}
     Config = VQAConfig
     decides = None
 

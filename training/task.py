@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -80,6 +80,9 @@ class Task:
     """What a script supplies: facts as class attributes, its data opened by `__init__`, losses, evaluation."""
 
     name: ClassVar[str]
+    words: ClassVar[str]  # what tables call it
+    main: ClassVar[tuple[str, ...]] = ()  # patterns of the metric that stands for it, the first that fits; none: no table
+    metric_words: ClassVar[Mapping[str, str]] = {}  # metric -> what tables call it; others as they are written
     Config: ClassVar[type[Finetuning]]
     decides: str | None = None  # metric of `val` whose highest value picks the epoch that is tested; None: the last
     rehearses: bool = False  # whether `rehearse` must see all micro-batches of a step before the first is learnt from

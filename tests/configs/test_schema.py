@@ -81,7 +81,7 @@ def test_unknown_models_offer_the_nearest():
 
 
 GRIDS = "experiments"
-"""The one folder of no model: tests/grid/test_plan.py reads its files."""
+"""The one folder of no model: tests/studies/test_plan.py reads its files."""
 
 OF_MODELS = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name != GRIDS)
 

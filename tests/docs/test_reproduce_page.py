@@ -9,8 +9,8 @@ from collections import Counter
 import pytest
 import yaml
 
-from grid.schema import read_grid
-from grid.steps import PRUNE, expand
+from studies.grid import read_grid
+from studies.plan import PRUNE, expand
 from tests.conftest import REPOSITORY
 
 PAGE = (REPOSITORY / "docs/reproduce.md").read_text(encoding="utf-8")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from evaluation.items import Items, items_files, one_group, read_items, write_items
+from evaluation.items import Items, groups_of, items_files, one_group, write_items
 
 
 def test_the_format(tmp_path):
@@ -17,7 +17,7 @@ def test_the_format(tmp_path):
         '{"format":2,"groups":{"text":{"ids":[4,2],"pictures":[0,0],"scores":{"img_r1":[1.0,0.0],'
         '"itc img_r1":[0.0,0.25]}},"image":{"ids":[0],"scores":{"r":[1.0]}}}}\n'
     )
-    assert read_items(tmp_path / "items.json") == groups
+    assert groups_of(json.loads((tmp_path / "items.json").read_text()), "here") == groups
     assert [path.name for path in tmp_path.iterdir()] == ["items.json"]
 
 
@@ -31,21 +31,11 @@ def test_one_kind_of_item():
             one_group(*wrong)
 
 
-@pytest.mark.parametrize("group", ["text", "image", "region", "items"])
-@pytest.mark.parametrize("metric", ["img_r1", "overall", "CIDEr", "top1"])
-def test_the_first_format_had_no_pictures(tmp_path, group, metric):
-    """Texts, regions and questions shared pictures, of which it does not tell; the others were pictures themselves."""
-    path = tmp_path / "items.json"
-    path.write_text(json.dumps({"format": 1, "groups": {group: {"ids": [5, 3], "scores": {metric: [1, 0]}}}}))
-    shared = group in ("text", "region") or metric == "overall"
-    assert read_items(path)[group] == Items([5, 3], None if shared else [5, 3], {metric: [1.0, 0.0]})
-
-
 def test_ids_may_be_texts(tmp_path):
     """Two questions whose ids are equal as numbers, of one picture."""
     groups = {"items": Items(["01827492", "1827492"], [0, 0], {"overall": [1.0, 0.0]})}
     write_items(tmp_path / "items.json", groups)
-    assert read_items(tmp_path / "items.json") == groups
+    assert groups_of(json.loads((tmp_path / "items.json").read_text()), "here") == groups
 
 
 def test_scores_of_an_earlier_run_do_not_stay(tmp_path):
@@ -62,8 +52,6 @@ def test_items_that_do_not_fit_their_scores():
         Items([1, 1], [1, 1], {"a": [1.0, 1.0]})
     with pytest.raises(AssertionError, match="has a picture"):
         Items([1, 2], [1], {"a": [1.0, 1.0]})
-    with pytest.raises(AssertionError, match="which picture"):
-        write_items("nowhere.json", {"items": Items([1], None, {"a": [1.0]})})
 
 
 def test_a_file_for_each_row_of_a_table(tmp_path):

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from inspection.names import block_and_rest, labels
+from inspection.layers import block_and_rest
+from inspection.reading import labels
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from console.errors import InputError
-from inspection.comparison import compare
-from inspection.overlap import Overlap, ones
+from inspection.comparison import Overlap, compare, ones
 from sparsity.mask import Mask
 from tests.inspection.masks import files_of, mask_of
 

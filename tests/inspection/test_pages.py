@@ -7,14 +7,12 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from inspection.comparison import compare
-from inspection.heatmap import draw_heat_map
+from inspection.comparison import compare, draw_heat_map
 from inspection.layers import count_layers, warnings
-from inspection.pages import comparison_page, inspection_page, stability_page
+from inspection.page import comparison_page, inspection_page, stability_page
 from inspection.records import comparison_record, inspection_record, stability_record
 from inspection.stability import stability
-from inspection.terminal import show_comparison, show_inspection, show_stability
-from inspection.tree import bar_text
+from inspection.terminal import bar_text, show_comparison, show_inspection, show_stability
 from tests.inspection.masks import files_of, mask_of
 
 HOSTILE = ("<b>&\"'", "[red]", "plain")

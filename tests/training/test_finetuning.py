@@ -15,9 +15,9 @@ import yaml
 from safetensors.torch import load_file
 
 from data.miniworld import ensure
-from report.metrics import flat
 from sparsity.mask import Mask
 from storage.lock import claim
+from studies.metrics import flat
 from tests.conftest import REPOSITORY
 from tests.evaluation.items_means import means
 from tests.training.small_finetuning import flowers, options, write_config

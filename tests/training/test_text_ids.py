@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from report.metrics import flat
+from studies.metrics import flat
 from tests.training.small_finetuning import options, write_config
 
 

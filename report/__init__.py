@@ -1,1 +1,0 @@
-"""Tables, curves and a page from the results of a grid."""

@@ -1,0 +1,197 @@
+"""One run: a process of its own, with a log, a lock that it holds as long as it lives, and its cost measured."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from console.errors import InputError, explain_os_error
+from storage.atomic import write_json
+from storage.lock import try_lock
+from studies.attempts import note_end, note_start
+from studies.commands import Commands, write_config
+from studies.places import Places, short
+from studies.plan import PRUNE, Plan, Step
+from studies.results import collect, has_result
+from studies.version import REPOSITORY
+
+STOPPED = tuple(code for number in (signal.SIGINT, signal.SIGTERM) for code in (-number, 128 + number))
+"""Exit codes of a run that was asked to stop: it continues another time."""
+
+CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+class Attempt:
+    """A run on its way. The process holds the lock, too: where its runner is killed, no other starts the same run."""
+
+    def __init__(
+        self, step: Step, plan: Plan, places: Places, commands: Commands, threads: int, lock: TextIO, slot: int = 0
+    ):
+        """Start it; InputError where its files cannot be written.
+
+        lock: held already, and let go by `finish`. slot: which of the runner's places it takes, from 0.
+        """
+        self.step, self.slot, self._plan, self._places, self._lock = step, slot, plan, places, lock
+        self._used: Any = None
+        self._started = time.monotonic()
+        prepare(step, places)
+        command = commands(step, plan.need(step))
+        note_start(places.attempts(step.id), threads)
+        try:
+            with places.log(step.id).open("a") as log:
+                log.write(f"$ {shlex.join(command)}\n")
+                log.flush()
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=environment(threads, slot),
+                    pass_fds=(lock.fileno(),),
+                    start_new_session=True,  # Ctrl-C is passed on once, by the runner
+                )
+        except OSError as error:
+            raise explain_os_error(error, f"start {step.id}") from error
+
+    def poll(self) -> int | None:
+        """The exit code, None while it runs. os.wait4 says what the process used, as subprocess does not."""
+        if self._process.returncode is None:
+            number, status, used = os.wait4(self._process.pid, os.WNOHANG)
+            if number:
+                self._used, self._process.returncode = used, os.waitstatus_to_exitcode(status)
+        return self._process.returncode
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Ask it to save and end."""
+        if self.poll() is None:
+            os.kill(self._process.pid, number)
+
+    def finish(self) -> str | None:
+        """Collect its result, once it ended; None when that is there, else why not, in a sentence."""
+        code = self.poll()
+        assert code is not None, "it runs"
+        try:
+            why = self._collected(code)
+            if why is not None and code not in STOPPED:
+                note_failure(self.step, self._places, why)  # before the lock goes: who waits for it looks here
+            return why
+        finally:
+            self._lock.close()
+
+    def _collected(self, code: int) -> str | None:
+        step, places, used = self.step, self._places, self._used
+        cpu, peak = round(used.ru_utime + used.ru_stime, 3), round(used.ru_maxrss * 1024 / 1e9, 3)
+        try:
+            note_end(places.attempts(step.id), time.monotonic() - self._started, code, cpu, peak)
+            if collect(step, places, self._plan):
+                places.failed(step.id).unlink(missing_ok=True)
+                return None
+        except InputError as error:
+            return str(error)
+        return _why(code, places.log(step.id))
+
+
+def run_here(step: Step, plan: Plan, places: Places, commands: Commands, threads: int) -> str | None:
+    """Run one step to its end, after whoever works on it; None when its result is there, else why not.
+
+    SIGTERM is passed on, so that the run saves what it has.
+    """
+    while (lock := take(step, places)) is None:
+        time.sleep(1)
+    done = step.kind != PRUNE and has_result(step, places)  # masks are asked for: their result alone is not enough
+    if done or collect(step, places, plan):
+        lock.close()
+        return None
+    attempt = Attempt(step, plan, places, commands, threads, lock)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        signal.signal(signal.SIGTERM, lambda number, _: attempt.stop(number))
+    except ValueError:  # not the main thread: signals stay as they are
+        before = None
+    try:
+        while attempt.poll() is None:
+            time.sleep(0.1)
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+    return attempt.finish()
+
+
+def take(step: Step, places: Places) -> TextIO | None:
+    """The lock of a step's work, or None where another runner (or a run whose runner was killed) has it."""
+    return try_lock(places.lock(step.id), f"work in {places.of(step.id)}")
+
+
+def environment(threads: int, slot: int = 0) -> dict[str, str]:
+    """For a run: its share of the processor, and the toolkit's modules wherever the working directory is.
+
+    Where CUDA_VISIBLE_DEVICES names several GPUs, each run gets one, by its slot.
+    """
+    paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+    variables["OMP_NUM_THREADS"] = str(threads)
+    devices = [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]
+    if len(devices) > 1:
+        variables["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
+    return variables
+
+
+def threads_each(jobs: int) -> int:
+    """Threads of each of `jobs` runs: the cores divided, or OMP_NUM_THREADS where that is less."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    share = max(1, cores // jobs)
+    return min(share, int(asked)) if asked.isdigit() and int(asked) > 0 else share
+
+
+def failure(step: Step, places: Places) -> dict[str, Any] | None:
+    """How a step failed last: {"time", "why", "log"}; None where it did not."""
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(places.failed(step.id).read_text(encoding="utf-8"))
+    return None
+
+
+def note_failure(step: Step, places: Places, why: str) -> None:
+    """For `status`, and for other runners, which do not try it again at once; on a full disk there is no note."""
+    now = datetime.datetime.now(datetime.UTC).timestamp()
+    with contextlib.suppress(InputError):
+        write_json(places.failed(step.id), {"time": now, "why": why, "log": short(places.log(step.id))})
+
+
+def prepare(step: Step, places: Places) -> None:
+    """Write the configuration; and an unfinished pruning for other sparsities is no start for this one."""
+    write_config(step, places)
+    if step.kind != PRUNE:
+        return
+    missing, before = places.missing_masks(step), None
+    asked = places.of(step.id) / "asked.json"
+    with contextlib.suppress(OSError, ValueError):
+        before = json.loads(asked.read_text(encoding="utf-8"))
+    if before is not None and before != missing:
+        for file in (places.of(step.id) / "masks").glob("*/*_unfinished.safetensors"):
+            file.unlink()
+    write_json(asked, missing)
+
+
+def _why(code: int, log: Path) -> str:
+    """Why a run without a result ended: what it said last, without the terminal's colours."""
+    if code == 0:
+        return "it ended without writing its result"
+    if code == -signal.SIGKILL:
+        return "it was killed (signal 9), as the system does when memory runs out"
+    if code < 0:
+        return f"it was ended by signal {-code}"
+    lines = []
+    with contextlib.suppress(OSError):
+        text = log.read_text(encoding="utf-8", errors="replace")[-20_000:]
+        lines = [CODES.sub("", line.split("\r")[-1]).strip() for line in text.splitlines()]
+    return next((line for line in reversed(lines) if line and not line.startswith("$ ")), "it ended without a word")

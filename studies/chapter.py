@@ -1,0 +1,170 @@
+"""All there is on one model of a report: its tables and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from models import file_name
+from sparsity.percents import percent
+from studies.costs import COSTS, costs_of
+from studies.curves import MANY, curve_panel
+from studies.layers import WIDTH, LayerShares, height, layer_map, layer_shares, margins
+from studies.looks import Look, looks
+from studies.metrics import metric_words, task_words
+from studies.pareto import pareto_panel
+from studies.pictures import Draw, inline
+from studies.plan import DENSE
+from studies.published import Published, published_table
+from studies.scores import OverSeeds, Scores, ranks
+from studies.tables import (
+    Table,
+    cost_table,
+    main_table,
+    modality_table,
+    overview_table,
+    share_table,
+    task_table,
+)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A picture: its name among the files, what it shows in words, how it is drawn."""
+
+    name: str
+    words: str
+    draw: Draw
+    size: dict[str, Any] = field(default_factory=dict)  # of studies/pictures.py, where it is another than theirs
+
+    def inline(self) -> str:
+        """As a part of a page."""
+        return inline(self.draw, self.name, self.words, **self.size)
+
+
+@dataclass
+class Chapter:
+    """All there is on one model. columns: (task, metric) of the main table. costs: axis -> pruner -> cost."""
+
+    model: str
+    scores: Scores
+    columns: list[tuple[str, str]]
+    looks: dict[str, Look]
+    costs: dict[str, dict[str, OverSeeds]]
+    cost: str
+    layers: dict[float, LayerShares]
+    published: Published | None = None
+
+    @property
+    def pruners(self) -> list[str]:
+        """Rows of the tables."""
+        return self.scores.pruners(self.model)
+
+    @property
+    def sparsities(self) -> list[float]:
+        """Percents."""
+        return self.scores.sparsities(self.model)
+
+    def shares(self, sparsity: float) -> dict[str, float]:
+        """Pruner -> share of the dense model kept, mean over the main table's tasks; of those that have all."""
+        found = {name: self.scores.mean_share(self.model, name, sparsity, self.columns) for name in self.pruners}
+        return {name: share.mean for name, share in found.items() if share is not None}
+
+    def curves(self) -> list[Panel]:
+        """A panel for each column of the main table; of many pruners, their differences beside it."""
+        kinds = (False, True) if len(self.pruners) > MANY else (False,)
+        return [
+            Panel(
+                f"{file_name(self.model)}-{file_name(task)}-{metric}{'-differences' * relative}".replace(" ", "-"),
+                f"{task_words(task)}, {metric_words(task, metric)}, against sparsity",
+                curve_panel(self.scores, self.model, task, metric, self.looks, relative),
+            )
+            for task, metric in self.columns
+            for relative in kinds
+            if self.sparsities
+        ]
+
+    def paretos(self) -> list[Panel]:
+        """A panel for each sparsity at which pruners have both a score and a cost."""
+        panels = []
+        for sparsity in self.sparsities:
+            shares, costs = self.shares(sparsity), self.costs.get(self.cost, {})
+            points = {name: (costs[name].mean, 100 * share) for name, share in shares.items() if name in costs}
+            if len(points) > 1:
+                panels.append(
+                    Panel(
+                        f"{file_name(self.model)}-pareto-{percent(sparsity / 100)}",
+                        f"share of the dense model kept against {COSTS[self.cost][0]}, at {percent(sparsity / 100)} %",
+                        pareto_panel(points, self.looks, sparsity, self.cost, "% of dense kept"),
+                    )
+                )
+        return panels
+
+    def maps(self) -> list[Panel]:
+        """A map of layers for each sparsity."""
+        return [
+            Panel(
+                f"{file_name(self.model)}-layers-{percent(sparsity / 100)}",
+                f"weights kept in every layer at {percent(sparsity / 100)} %, by pruner",
+                layer_map(shares, self.pruners, sparsity),
+                {"width": WIDTH, "height": height(shares), "margins": margins(shares)},
+            )
+            for sparsity, shares in self.layers.items()
+        ]
+
+    def best(self) -> list[tuple[str, str]]:
+        """(share, words) of who keeps most of the dense model at each sparsity, where all pruners have all tasks."""
+        made = []
+        for sparsity in self.sparsities:
+            shares = {name: 100 * share for name, share in self.shares(sparsity).items()}
+            if len(shares) == len(self.pruners) > 1:
+                first = [name for name, rank in ranks(shares).items() if rank == 1]
+                words = f"of dense kept at {percent(sparsity / 100)} %, by {' and '.join(first)}"
+                made.append((f"{shares[first[0]]:.1f} %", words))
+        return made
+
+    def tables(self) -> dict[str, Table]:
+        """Kind -> table; those that have no row are left out."""
+        made: dict[str, Table | None] = {}
+        if self.sparsities:  # else there is the dense model alone
+            made["scores"] = main_table(self.scores, self.model, self.columns)
+            made["shares"] = share_table(self.scores, self.model, self.columns)
+        made["cost"] = cost_table(self.model, self.costs, self.pruners)
+        if self.layers:
+            made["modalities"] = modality_table(self.model, self.layers, self.pruners)
+        if self.published is not None:
+            made["published"] = published_table(self.scores, self.published, self.model)
+        for task in self.scores.tasks(self.model):
+            made[task] = task_table(self.scores, self.model, task)
+        return {kind: table for kind, table in made.items() if table is not None and table.rows}
+
+
+def chapter_of(
+    scores: Scores, model: str, chosen: dict[str, list[str]], cost: str, published: Published | None
+) -> Chapter:
+    """All there is on a model. chosen: task -> metrics of the main table. cost: axis of the Pareto plots."""
+    results = scores.results
+    columns = [(task, metric) for task, metrics in chosen.items() for metric in metrics if task in scores.tasks(model)]
+    columns = [(task, metric) for task, metric in columns if metric in scores.metrics(model, task)]
+    pruners = scores.pruners(model)
+    layers = {sparsity: layer_shares(results, model, pruners, sparsity) for sparsity in scores.sparsities(model)}
+    methods = {run.pruner: run.method for run in (*results.tasks, *results.prunings) if run.pruner != DENSE}
+    everyone = looks(results.order, methods)
+    return Chapter(
+        model,
+        scores,
+        columns or scores.main(model),
+        {name: everyone[name] for name in pruners},
+        {name: found for name in COSTS if (found := costs_of(results, model, pruners, name))},
+        cost,
+        {sparsity: shares for sparsity, shares in layers.items() if shares is not None},
+        published,
+    )
+
+
+def overview(chapters: Sequence[Chapter]) -> Table | None:
+    """All models next to each other, where there are several."""
+    pruned = {chapter.model: chapter.columns for chapter in chapters if chapter.sparsities}
+    table = overview_table(chapters[0].scores, pruned)
+    return table if len(pruned) > 1 and table.rows else None

@@ -1,0 +1,77 @@
+"""The command of a step: one of the toolkit's scripts, as a user would type it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from sparsity.percents import percent
+from storage.atomic import write_text
+from studies.grid import ZERO_SHOT
+from studies.places import Places, short
+from studies.plan import DENSE, PRUNE, Step
+from studies.version import REPOSITORY
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What differs between machines and changes no result."""
+
+    accelerator: str | None = None
+    num_workers: int | None = None
+
+    def arguments(self, devices: int) -> list[str]:
+        """As the scripts take them, with the devices of a step."""
+        shared = None if devices == 1 else devices
+        named = (("accelerator", self.accelerator), ("devices", shared), ("num_workers", self.num_workers))
+        return [text for name, value in named if value is not None for text in (f"--{name}", str(value))]
+
+
+Commands = Callable[[Step, Step | None], list[str]]
+"""step, the prune step that it needs -> its command line."""
+
+
+def make_commands(places: Places, machine: Machine) -> Commands:
+    """The command lines of steps whose files lie at `places`."""
+
+    def command(step: Step, prune: Step | None) -> list[str]:
+        common = ["--model", step.model, "--config", short(places.config(step.id))]
+        if step.kind == PRUNE:
+            missing = places.missing_masks(step) or step.sparsities
+            allocation = [] if step.allocation is None else ["--allocation", step.allocation]
+            return [
+                sys.executable, script("prune.py"), *common, "--pruner", step.pruner, *allocation,
+                "--seed", str(step.seed), "--output_dir", short(places.of(step.id) / "masks"),
+                "--no-save_scores", "--resume", *machine.arguments(step.devices), "--sparsities",
+                *(percent(sparsity / 100) for sparsity in missing),
+            ]  # fmt: skip
+        mask = None if prune is None else short(places.mask(prune, step.sparsity or 0))
+        if step.kind == ZERO_SHOT:
+            which = [] if mask is None else ["--no-dense", "--masks", mask]
+            output = short(places.output(step))
+            return [sys.executable, "-m", "evaluation.zero_shot", *common, *which, "--json", output]
+        name, _, dataset = step.kind.partition(":")
+        return [
+            sys.executable, script(f"{name}.py"), *common,
+            *(["--dense"] if mask is None else ["--mask", mask]),
+            *(["--dataset", dataset] if dataset else []),
+            "--seed", str(step.seed), "--output_dir", short(places.output(step)), "--no_samples",
+            *(["--debug"] if step.debug else []), *machine.arguments(step.devices),
+        ]  # fmt: skip
+
+    return command
+
+
+def write_config(step: Step, places: Places) -> None:
+    """The step's configuration, where its command looks for it."""
+    about = f"# {step.kind} of {step.model}" + ("" if step.label == DENSE else f", {step.label}") + "\n"
+    write_text(places.config(step.id), about + yaml.safe_dump(step.config, sort_keys=False, allow_unicode=True))
+
+
+def script(name: str) -> str:
+    """A script of the repository, seen from here."""
+    return short(Path(REPOSITORY) / name)

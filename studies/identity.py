@@ -1,0 +1,135 @@
+"""What defines a run: the contents of its configuration and of its weights, not the names or ages of files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from configs.schema import library_of, read_yaml, task_file
+from console.errors import InputError
+from models import read_config, weights_path
+from models.tasks import merged
+from pruners import PRUNERS
+from storage.atomic import write_json
+from storage.hashing import hash_files
+from storage.shards import weight_files
+from studies.grid import Grid, Row
+from studies.version import version
+
+NOT_DEFINING = (
+    "pruner", "allocation", "seed", "sparsities", "output_dir", "save_every", "save_scores", "num_workers",
+    "accelerator", "devices", "num_nodes", "max_missing",
+)  # fmt: skip
+"""Keys of a prune.yaml that say where and how long a run works, or that the plan sets itself."""
+
+
+class Sources:
+    """Reads configurations and weights once. hashes: a file that remembers hashes of unchanged weights."""
+
+    def __init__(self, hashes: Path | None = None):
+        self.version = version()
+        self.missing: dict[str, str] = {}
+        """Model -> what is said of its weights, where they are not there."""
+        self.weights: dict[str, int] = {}
+        """Model -> bytes of its weights."""
+        self._hashes = hashes
+        self._models: dict[str, dict[str, Any]] = {}
+        self._yaml: dict[Path, dict[str, Any]] = {}
+
+    def model(self, name: str) -> dict[str, Any]:
+        """The model's configuration, and the hash of its weights."""
+        if name not in self._models:
+            self._models[name] = {"name": name, **self._content(name)}
+        return self._models[name]
+
+    def prune_config(self, grid: Grid, model: str, row: Row) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The configuration of a pruning, and the part of it that defines its masks."""
+        config = self._config(grid, model, "prune")
+        own = merged(config.get("methods", {}).get(row.pruner, {}), row.options)
+        config = {**config, "methods": {row.pruner: own} if own else {}}
+        config = {key: value for key, value in config.items() if key not in ("pruner", "allocation", "sparsities")}
+        telling = _telling(row.pruner, own)
+        methods = {"methods": {row.pruner: telling} if telling else {}}
+        if not PRUNERS[row.pruner].uses_data:  # how it would calibrate is no part of what defines its masks
+            return config, methods
+        return config, {key: value for key, value in config.items() if key not in NOT_DEFINING} | methods
+
+    def task_config(self, grid: Grid, model: str, task: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The configuration of a task, and what of it defines its results: of the data sets, the one that is used."""
+        name, _, dataset = task.partition(":")
+        config = self._config(grid, model, name)
+        defining = {key: value for key, value in config.items() if key != "seed"}
+        if "datasets" in config:
+            chosen = dataset or next(iter(config["datasets"]))
+            defining = {**defining, "datasets": {chosen: config["datasets"][chosen]}}
+        return config, defining
+
+    def _config(self, grid: Grid, model: str, task: str) -> dict[str, Any]:
+        path = task_file(model, task)
+        if path not in self._yaml:
+            self._yaml[path] = read_yaml(path)
+        config = self._yaml[path]
+        for key in (task, f"{model}/{task}"):
+            config = _overridden(config, grid.file.overrides.get(key, {}))
+        return config
+
+    def _content(self, name: str) -> dict[str, Any]:
+        if library_of(name):
+            place = name.partition(":")[2]  # a local folder, perhaps
+            files = sorted(Path(place).glob("*")) if place else []
+            weights = {path.name: self._hash(path) for path in files if path.is_file()}
+            return {"config": "the library's", "weights": weights or "the library's"}
+        config, _ = read_config(name, None)
+        default = config.pop("weights", None)
+        try:
+            path = weights_path(name, None, default)
+        except InputError as error:
+            self.missing[name] = str(error)
+            return {"config": config, "weights": f"missing: {default}"}
+        if path is None:
+            return {"config": config, "weights": "random"}
+        files = weight_files(path)
+        self.weights[name] = sum(file.stat().st_size for file in files)
+        return {"config": config, "weights": self._hash(*files)}
+
+    def _hash(self, *files: Path) -> str:
+        """SHA-256 of a file, or of shards in order; remembered for sizes and times, since full models take seconds."""
+        stats = [(file.resolve(), file.stat()) for file in files]
+        key = " ".join(f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in stats)
+        known: dict[str, str] = {}
+        if self._hashes is not None and self._hashes.is_file():
+            try:
+                known = json.loads(self._hashes.read_text(encoding="utf-8"))
+            except ValueError:  # a file cut short: only time is lost
+                known = {}
+        if key not in known:
+            known[key] = hash_files(files)
+            if self._hashes is not None and sum(stat.st_size for _, stat in stats) > 100e6:
+                write_json(self._hashes, known)
+        return known[key]
+
+
+def _telling(pruner: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Options without those that change nothing: defaults written out, places of scratch files, batches of no data."""
+    fields = {field.name: field for field in dataclasses.fields(PRUNERS[pruner].Options)}
+    known = {key: value for key, value in options.items() if key in fields}
+    uses_data = PRUNERS[pruner].uses_data
+    of_data = {key: value for key, value in options.items() if key not in fields} if uses_data else {}
+    return of_data | {
+        key: value for key, value in known.items() if fields[key].compare and value != fields[key].default
+    }
+
+
+def _overridden(config: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with the grid's values, which also go before those that one of its data sets has of its own."""
+    config = merged(config, overrides)
+    if isinstance(sets := config.get("datasets"), dict):
+        config["datasets"] = {
+            name: merged(own, {key: overrides[key] for key in own if key in overrides})
+            if isinstance(own, dict)
+            else own
+            for name, own in sets.items()
+        }
+    return config

@@ -1,0 +1,84 @@
+"""One colour a pruner, in all pictures and tables: a hue for a family of methods, marker and dashes for its members.
+
+Colours are told apart by people who see no red or no green, and stand out on a light page and on a dark one; no picture
+tells pruners apart by colour alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from inspection.page import COLOURS
+from pruners import PRUNERS
+
+HUES = {
+    "blue": ("#0c62cb", "#529aff"),
+    "orange": ("#e84401", "#de6b30"),
+    "gold": ("#a08d24", "#eacd31"),
+    "brown": ("#562c08", "#a3765d"),
+    "grey": ("#7b858d", "#9ca4aa"),
+    "sky": ("#1d97cf", "#8ff2ff"),
+    "purple": ("#76196d", "#b570bc"),
+    "green": ("#0a9658", "#53eca4"),
+}
+"""Name -> on a light page, on a dark one. Families of methods take them in turn, in the order of the registry."""
+
+LIGHT = {name: shades[0] for name, shades in HUES.items()}
+LIGHT |= {name: COLOURS[name][0] for name in ("ink", "soft", "line", "page")}
+"""What pictures are drawn in."""
+
+SHAPES = (("o", "solid"), ("s", (0, (4, 2))), ("^", (0, (1.2, 1.6))), ("D", (0, (5, 1.5, 1, 1.5))), ("v", (0, (8, 2))))
+"""Marker and dashes of the first, second, ... of a hue; from the sixth on, the dashes of another marker."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """hue: key of HUES. number: which of its hue it is."""
+
+    hue: str
+    number: int
+
+    @property
+    def colour(self) -> str:
+        """As it is drawn; the page replaces it by its variable."""
+        return LIGHT[self.hue]
+
+    @property
+    def marker(self) -> str:
+        """Of matplotlib."""
+        return SHAPES[self.number % len(SHAPES)][0]
+
+    @property
+    def dashing(self) -> int:
+        """Whose dashes it has, of SHAPES."""
+        return (self.number + self.number // len(SHAPES)) % len(SHAPES)
+
+    @property
+    def dashes(self) -> object:
+        """Of matplotlib."""
+        return SHAPES[self.dashing][1]
+
+
+def looks(pruners: Sequence[str], methods: Mapping[str, str]) -> dict[str, Look]:
+    """Pruner -> how it looks.
+
+    methods: pruner -> method, for variants, which take the hue of theirs. A method of the toolkit looks the same in
+    every report, whichever others are there.
+    """
+    of_all, hues = list(HUES), {}
+    members: Counter[str] = Counter()
+    found: dict[str, Look] = {}
+
+    def add(name: str, hue: str) -> None:
+        found[name] = Look(hue, members[hue])
+        members[hue] += 1
+
+    for name in PRUNERS:
+        family = PRUNERS[name].family or name
+        add(name, hues.setdefault(family, of_all[len(hues) % len(of_all)]))
+    for position, name in enumerate(name for name in pruners if name not in PRUNERS):
+        method = found.get(methods.get(name, name))
+        add(name, method.hue if method else of_all[position % len(of_all)])
+    return {name: found[name] for name in pruners}

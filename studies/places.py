@@ -1,0 +1,100 @@
+"""Where everything of a run lies.
+
+results/<grid>.jsonl.xz                      all results of a grid in one file, to keep and to commit
+runs/experiments/results/<grid>/<run>.jsonl  a result until it is packed, and after
+runs/experiments/<run>/                      the work: config.yaml, log.txt, masks/ or run/, lock, attempts.jsonl,
+                                             failed.json
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from models import file_name
+from sparsity.percents import percent
+from studies.grid import PACKED, ZERO_SHOT
+from studies.plan import PRUNE, Step, mask_label
+
+
+@dataclass(frozen=True)
+class Places:
+    """results: folder of all grids' packed results. work: folder of the runs themselves. grid: the grid's name."""
+
+    results: Path
+    work: Path
+    grid: str
+
+    @property
+    def pack(self) -> Path:
+        """The grid's results in one file."""
+        return self.results / f"{self.grid}{PACKED}"
+
+    @property
+    def loose(self) -> Path:
+        """Folder of single results."""
+        return self.work / "results" / self.grid
+
+    def result(self, run: str) -> Path:
+        """The result of a run, by its id, until it is packed."""
+        return self.loose / f"{run}.jsonl"
+
+    @property
+    def hashes(self) -> Path:
+        """Hashes of large weights files."""
+        return self.work / "hashes.json"
+
+    def of(self, run: str) -> Path:
+        """The working folder of a run."""
+        return self.work / run
+
+    def log(self, run: str) -> Path:
+        """All that the run printed."""
+        return self.of(run) / "log.txt"
+
+    def lock(self, run: str) -> Path:
+        """Held while the run is worked on."""
+        return self.of(run) / "lock"
+
+    def config(self, run: str) -> Path:
+        """The configuration that it is given."""
+        return self.of(run) / "config.yaml"
+
+    def failed(self, run: str) -> Path:
+        """How it failed last."""
+        return self.of(run) / "failed.json"
+
+    def attempts(self, run: str) -> Path:
+        """When it was tried, and what that took."""
+        return self.of(run) / "attempts.jsonl"
+
+    def mask(self, prune: Step, sparsity: float) -> Path:
+        """Where prune.py writes a mask of a prune step; sparsity in percent."""
+        label = mask_label(prune.pruner, prune.allocation)
+        name = f"{file_name(prune.model)}_{label}_{percent(sparsity / 100)}_seed{prune.seed}.safetensors"
+        return self.of(prune.id) / "masks" / label / name
+
+    def missing_masks(self, prune: Step) -> list[float]:
+        """Sparsities in percent whose masks are not there; masks are written whole, so those that are there stay."""
+        return [sparsity for sparsity in prune.sparsities if not self.mask(prune, sparsity).is_file()]
+
+    def output(self, step: Step) -> Path:
+        """What the scripts of a task are given to write: a folder, or the file of a zero-shot evaluation."""
+        assert step.kind != PRUNE
+        return self.of(step.id) / ("zero_shot.json" if step.kind == ZERO_SHOT else "run")
+
+    def run_folder(self, step: Step) -> Path:
+        """Where a finetuning script then writes."""
+        output = self.output(step)
+        return output.with_name(output.name + "_debug") if step.debug else output
+
+    def items(self, step: Step) -> Path:
+        """Where the scripts of a task leave the scores of single test items."""
+        return (self.of(step.id) if step.kind == ZERO_SHOT else self.run_folder(step)) / "items.json"
+
+
+def short(path: Path) -> str:
+    """A path as one would type it here."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative

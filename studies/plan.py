@@ -1,0 +1,234 @@
+"""The plan: a grid expanded to steps, each run once for all that need it.
+
+Two kinds. Prune: all sparsities of a model, pruner, options and seed in one run. Task: finetuning or zero-shot
+evaluation of one mask (or the dense model). Steps are named after the content of what defines them (identity.py), so
+the same work has the same name in every grid, and a changed configuration another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+from configs.schema import parse
+from console.errors import InputError
+from models import file_name
+from pruners import PRUNERS
+from sparsity.percents import percent
+from storage.hashing import hash_json
+from studies.grid import ZERO_SHOT, Grid, Row, facts, grid_text, read_grid
+from studies.identity import Sources
+
+PRUNE = "prune"
+DENSE = "dense"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run. kind: prune, zero_shot, or a task with its data set. label: the row of the table it belongs to.
+
+    sparsity: percent, 0 for dense, None of a prune step, which has all `sparsities`. chance: whether another seed
+    could give another result. config: the content of its configuration file. like: equal for steps that take about
+    equally long. needs: the id of the prune step whose mask it takes.
+    """
+
+    id: str
+    kind: str
+    model: str
+    label: str
+    pruner: str
+    allocation: str | None
+    seed: int
+    chance: bool
+    sparsity: float | None
+    sparsities: tuple[float, ...]
+    options: dict[str, Any] = field(compare=False)
+    config: dict[str, Any] = field(compare=False)
+    identity: dict[str, Any] = field(compare=False)
+    like: str = ""
+    needs: str | None = None
+    debug: bool = False
+    devices: int = 1
+
+    @property
+    def axes(self) -> dict[str, Any]:
+        """Where the result stands in the grid."""
+        return {
+            "model": self.model,
+            "pruner": self.label,
+            "method": self.pruner,
+            "allocation": self.allocation,
+            "sparsity": self.sparsity,
+            "task": self.kind,
+            "seed": self.seed,
+            "chance": self.chance,
+            "options": self.options,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps in the order in which they are run: complete tables seed by seed.
+
+    weights: model -> bytes of its weights. missing: model -> what is said of weights that are not there.
+    mask_bytes: pruner -> how large its masks are, as a share of the weights.
+    """
+
+    grid: Grid
+    steps: tuple[Step, ...]
+    weights: dict[str, int] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    mask_bytes: dict[str, float] = field(default_factory=dict)
+
+    def by_id(self) -> dict[str, Step]:
+        """id -> step."""
+        return {step.id: step for step in self.steps}
+
+    def need(self, step: Step) -> Step | None:
+        """The prune step whose mask a step takes."""
+        return self.by_id()[step.needs] if step.needs else None
+
+    def users(self) -> dict[str, list[Step]]:
+        """id of a prune step -> the steps that take its masks."""
+        found: dict[str, list[Step]] = {step.id: [] for step in self.steps if step.kind == PRUNE}
+        for step in self.steps:
+            if step.needs is not None:
+                found[step.needs].append(step)
+        return found
+
+
+def apart(work: Callable[..., T], *arguments: Any) -> T:
+    """What `work` returns, done in a process of its own.
+
+    Plans ask the classes of pruners and tasks, which import torch. The system counts what a runner holds when it
+    starts a run as memory of that run: with torch in it, 0.8 GB, where pruning a mini peaks at 0.54.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def plan_of(path: str, hashes: Path) -> tuple[Plan, str]:
+    """The plan of a grid, and the text of its file."""
+    return expand(read_grid(path), hashes), grid_text(Path(path))
+
+
+def expand(grid: Grid, hashes: Path | None = None) -> Plan:
+    """All steps of a grid, none twice; InputError where two rows are the same work.
+
+    hashes: a file that remembers hashes of unchanged weights.
+    """
+    sources = Sources(hashes)
+    steps: dict[str, Step] = {}
+
+    def add(step: Step) -> None:
+        known = steps.setdefault(step.id, step)
+        if known.kind == PRUNE:  # rows that differ in their sparsities alone
+            together = dict.fromkeys((*known.sparsities, *step.sparsities))
+            steps[step.id] = replace(known, sparsities=tuple(together))
+        elif known.label != step.label:
+            raise InputError(f"{grid.path}: '{known.label}' and '{step.label}' are the same runs: leave one out")
+
+    for seed in grid.seeds:
+        for model in grid.models:
+            if grid.file.dense:
+                for task in grid.tasks[model]:
+                    add(_task(grid, sources, model, task, None, None, None, seed))
+            for row in grid.rows:
+                prune = _prune(grid, sources, model, row, seed)
+                add(prune)
+                for task in grid.tasks[model]:
+                    for sparsity in row.sparsities:
+                        add(_task(grid, sources, model, task, row, prune, sparsity, seed))
+    # One bit a weight of 32, or the weights that stay with it.
+    mask_bytes = {row.pruner: 1.0 if PRUNERS[row.pruner].updates_weights else 1 / 32 for row in grid.rows}
+    return Plan(grid, tuple(steps.values()), sources.weights, sources.missing, mask_bytes)
+
+
+def check_configs(steps: list[Step], where: str) -> None:
+    """InputError for the first configuration among the steps' that its script would refuse; where: of the grid."""
+    each = {hash_json([step.kind, step.config]): step for step in steps}
+    for step in each.values():
+        check_config(step.kind, step.config, f"{where}: {step.kind} of {step.model}")
+
+
+def check_config(kind: str, settings: dict[str, Any], where: str) -> None:
+    """InputError for a key that there is not, or a value that it cannot have."""
+    if "datasets" in settings:
+        chosen = kind.partition(":")[2] or next(iter(settings["datasets"]))
+        own = settings["datasets"][chosen]
+        settings = {key: value for key, value in settings.items() if key != "datasets"} | own
+    if kind == PRUNE:
+        from pruners.settings import PruneConfig as Config
+    else:
+        Config = facts(kind).Config
+    parse(Config, settings, where, inner=True)
+
+
+def _prune(grid: Grid, sources: Sources, model: str, row: Row, seed: int) -> Step:
+    method = PRUNERS[row.pruner]
+    chance = method.uses_data or method.draws
+    seed = seed if chance else 0
+    config, defining = sources.prune_config(grid, model, row)
+    like = {
+        "kind": PRUNE,
+        "model": sources.model(model),
+        "pruner": row.pruner,
+        "allocation": row.allocation,
+        "config": defining,
+    }
+    identity = {**like, "seed": seed, "version": sources.version}
+    return Step(
+        _name(PRUNE, model, row.pruner, row.allocation, None, seed, identity),
+        PRUNE, model, row.label, row.pruner, row.allocation, seed, chance, None, row.sparsities,
+        config["methods"].get(row.pruner, {}), config, identity, hash_json({**like, "masks": len(row.sparsities)}),
+        devices=grid.file.devices,
+    )  # fmt: skip
+
+
+def _task(
+    grid: Grid,
+    sources: Sources,
+    model: str,
+    task: str,
+    row: Row | None,
+    prune: Step | None,
+    sparsity: float | None,
+    seed: int,
+) -> Step:
+    chance = task != ZERO_SHOT or (prune is not None and prune.chance)
+    seed = seed if chance else 0
+    debug, devices = grid.file.debug and task != ZERO_SHOT, grid.file.devices
+    config, defining = sources.task_config(grid, model, task)
+    like = {"kind": task, "model": sources.model(model), "config": defining, "debug": debug}
+    if devices > 1 and task != ZERO_SHOT:  # they change the batch of a step, or at least the pairs it compares
+        like["devices"] = devices
+    mask = None if prune is None else {"pruned": hash_json(prune.identity), "sparsity": sparsity}
+    identity = {**like, "mask": mask, "seed": seed, "version": sources.version}
+    label, pruner, allocation = (DENSE, DENSE, None) if row is None else (row.label, row.pruner, row.allocation)
+    return Step(
+        _name(task, model, pruner, allocation, sparsity, seed, identity),
+        task, model, label, pruner, allocation, seed, chance, sparsity or 0.0, (),
+        {} if prune is None else prune.options, config, identity, hash_json(like),
+        None if prune is None else prune.id, debug, devices,
+    )  # fmt: skip
+
+
+def _name(
+    kind: str, model: str, pruner: str, allocation: str | None, sparsity: float | None, seed: int, identity: dict
+) -> str:
+    """Words for people and a hash for everything else."""
+    words = [kind, file_name(model), mask_label(pruner, allocation)]
+    words += [percent(sparsity / 100)] if sparsity else []
+    name = "-".join([*words, f"seed{seed}", hash_json(identity)[:10]])
+    return name.replace(":", "-").replace("/", "-")
+
+
+def mask_label(pruner: str, allocation: str | None) -> str:
+    """Pruner and allocation as they stand in file names."""
+    return pruner if allocation is None else f"{pruner}-{allocation.replace(':', 'of')}"

@@ -1,0 +1,274 @@
+"""Read the results of grids: of one version, of one configuration each; what is left out is said."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from configs.schema import parse
+from console.errors import InputError, nearest
+from console.words import agreed, counted
+from evaluation.items import Groups, groups_of
+from pruners import PRUNERS
+from sparsity.percents import percent
+from storage.hashing import hash_json
+from studies.grid import PACKED, ZERO_SHOT, grid_name, read_settings
+from studies.metrics import flat, without_number
+from studies.places import Places, short
+from studies.plan import DENSE, PRUNE
+from studies.results import FORMAT, Record, Result, all_records
+from studies.version import difference, version
+
+AXES = ("model", "pruner", "sparsity", "task", "seed")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A result. task: PRUNE for a pruning. sparsity: percent, 0 for dense. chance: another seed may give another
+    result. single: scores of single items, compressed; empty where there are none. recipe: of the masks, whatever the
+    seed; None where it is not known.
+    """
+
+    id: str
+    model: str
+    pruner: str
+    method: str
+    sparsity: float
+    task: str
+    seed: int
+    chance: bool
+    metrics: dict[str, float]
+    result: Result
+    single: bytes = b""
+    recipe: str | None = None
+
+    def items(self) -> Groups | None:
+        """Scores of single test items, where the run left them; InputError where these are not whole."""
+        return groups_of(json.loads(zlib.decompress(self.single)), self.id) if self.single else None
+
+
+@dataclass(frozen=True)
+class Results:
+    """tasks: runs of tasks. prunings: runs of prune.py. notes: sentences on what was left out. order: of pruners.
+
+    planned: (model, task) -> seeds that the grids ask for.
+    """
+
+    places: tuple[Places, ...]
+    tasks: tuple[Run, ...]
+    prunings: tuple[Run, ...]
+    notes: tuple[str, ...]
+    order: tuple[str, ...] = ()
+    models: tuple[str, ...] = field(default=())
+    planned: dict[tuple[str, str], set[int]] = field(default_factory=dict)
+
+    def prunable(self, model: str) -> tuple[int, int] | None:
+        """How many weights of a model can be pruned, and how many it has in matrices; None where no pruning says it."""
+        for run in self.prunings:
+            layers = next(iter(run.result.layers.values()), None)
+            if run.model == model and layers and (whole := run.result.weights_in_matrices):
+                return sum(size for of in layers.values() for _, size in of.values()), whole
+        return None
+
+    def prunings_of(self, model: str, pruner: str) -> list[Run]:
+        """Those that made a pruner's masks; rows that differ in their sparsities alone share one."""
+        used = {run.result.pruned_by for run in self.tasks if (run.model, run.pruner) == (model, pruner)}
+        return [run for run in self.prunings if run.model == model and (run.pruner == pruner or run.id in used)]
+
+
+def read_results(given: Sequence[str], results: Path, work: Path, only: Sequence[str] = ()) -> Results:
+    """The results of some grids.
+
+    given: YAML files of grids, whose results are in `results`, packed results, or folders of these. work: where single
+    results are. only: selections such as `pruner=omp,snip`.
+    InputError where there are none, one is damaged, or a selection names what there is not.
+    """
+    places = [place for name in given for place in _places(Path(name), results, work)]
+    grids = [read_settings(Path(name)) for name in given if Path(name).suffix in (".yaml", ".yml")]
+    grids += [read_settings(place.pack) for place in places if place.pack.is_file()]
+    runs: dict[str, Run] = {}
+    for place in places:
+        found = [read_run(record, place) for record in all_records(place)]
+        if not found:
+            raise InputError(f"{place.pack} holds no results: run the grid first (python experiments.py run GRID)")
+        for run in found:
+            runs[run.id] = together(runs[run.id], run) if run.id in runs else run
+    kept, notes = one_version(list(runs.values()))
+    kept = [replace(run, recipe=_recipe(run, runs)) for run in kept]
+    kept, more = one_recipe(kept)
+    kept = _selected(kept, only)
+    tasks = tuple(run for run in kept if run.task != PRUNE)
+    for run in tasks:
+        if not run.metrics:
+            more.append(f"{run.id} has no number")
+        if names := without_number(run.result.metrics):
+            more.append(f"{run.id}: {', '.join(names)} is no number")
+    if not tasks:
+        raise InputError(f"{short(places[0].pack)} holds no result of a task yet, only prunings: run the grid further")
+    if tried := sum(bool(run.result.defined_by.get("debug")) for run in tasks):
+        more = [f"{tried} of these results are of trial runs of two steps (debug): their numbers mean nothing", *more]
+    pruners = [name for grid in grids for key in ("pruners", "variants") for name in grid.get(key) or ()]
+    models = [name for grid in grids for name in grid.get("models") or ()]
+    return Results(
+        tuple(places),
+        tasks,
+        tuple(run for run in kept if run.task == PRUNE),
+        (*notes, *more),
+        tuple(ordered({run.pruner for run in kept if run.pruner != DENSE}, pruners, PRUNERS)),
+        tuple(ordered({run.model for run in tasks}, models)),
+        planned_seeds(grids, only),
+    )
+
+
+def _places(path: Path, results: Path, work: Path) -> list[Places]:
+    """Where the results that are called `path` lie; `results/mini` is short for its packed file."""
+    if path.suffix in (".yaml", ".yml"):
+        return [Places(results, work, path.stem)]
+    packed = path if path.name.endswith(PACKED) else path.with_name(path.name + PACKED)
+    packs = [packed] if packed.is_file() else sorted(path.glob(f"*{PACKED}"))
+    if not packs:
+        raise InputError(f"there are no results {path}: give a grid's YAML file, its packed results or their folder")
+    return [Places(pack.parent, work, grid_name(pack)) for pack in packs]
+
+
+def read_run(record: Record, place: Places) -> Run:
+    """One result; InputError where it is not what a grid writes."""
+    result = record.result
+    where = f"{short(place.pack)}: {result.get('id')}"
+    if result.get("format") != FORMAT:
+        raise InputError(f"{where} is of format {result.get('format')}, and this version reads {FORMAT}: update it")
+    found = parse(Result, result, where)
+    axes, metrics = found.axes, flat(found.metrics)
+    if not 0 <= (axes.sparsity or 0) <= 100:
+        raise InputError(f"{where}: 'sparsity' must be a percentage, not {axes.sparsity}")
+    return Run(
+        found.id, axes.model, axes.pruner, axes.method, axes.sparsity or 0.0, axes.task, axes.seed, axes.chance,
+        metrics, found, zlib.compress(record.items.encode(), 1) if record.items else b"",
+    )  # fmt: skip
+
+
+def together(one: Run, other: Run) -> Run:
+    """A run that several grids have: of a pruning, each has the sparsities that it asked for."""
+    if one.task != PRUNE:
+        return one
+    metrics, layers = ({**getattr(other.result, key), **getattr(one.result, key)} for key in ("metrics", "layers"))
+    return replace(one, metrics=flat(metrics), result=replace(one.result, metrics=metrics, layers=layers))
+
+
+def planned_seeds(grids: Iterable[dict[str, Any]], only: Sequence[str] = ()) -> dict[tuple[str, str], set[int]]:
+    """(model, task) -> seeds that some grid asks for, of those that a selection leaves."""
+    left = [set(word.partition("=")[2].split(",")) for word in only if word.startswith("seed=")]
+    found: dict[tuple[str, str], set[int]] = {}
+    for grid in grids:
+        tasks = grid.get("tasks") or []
+        seeds = {seed for seed in grid.get("seeds") or () if all(str(seed) in names for names in left)}
+        for model in grid.get("models") or ():
+            own = tasks.get(model) if isinstance(tasks, dict) else tasks
+            for task in (own or ()) if grid.get("finetune", True) else (ZERO_SHOT,):
+                found.setdefault((model, task), set()).update(seeds)
+    return found
+
+
+def one_version(runs: list[Run]) -> tuple[list[Run], list[str]]:
+    """The runs of today's version, or where there is none of the newest one; and a sentence on each other version."""
+    by_version: dict[str, list[Run]] = {}
+    for run in runs:
+        by_version.setdefault(json.dumps(run.result.version, sort_keys=True), []).append(run)
+    today = json.dumps(version(), sort_keys=True)
+    newest = max(by_version, key=lambda key: max(map(_finished, by_version[key])))
+    chosen = today if today in by_version else newest
+    notes = [
+        f"{counted(len(others), 'result')} of another version ({difference(others[0].result.version)}) "
+        f"{agreed(len(others), 'is')} left out"
+        for key, others in by_version.items()
+        if key != chosen
+    ]
+    if chosen != today:
+        other = difference(by_version[chosen][0].result.version)
+        notes.insert(0, f"these results were made with another version than today's ({other})")
+    return by_version[chosen], notes
+
+
+def one_recipe(runs: list[Run]) -> tuple[list[Run], list[str]]:
+    """Runs that can stand in one table: a task configured in one way for all pruners, a pruner's masks made in one way
+    for all tasks, one result for each place. Of several, that of most results stays, and a sentence says so.
+    """
+    notes: list[str] = []
+
+    def keep(group: Callable[[Run], Any], kind: Callable[[Run], str | None], what: str, those: list[Run]) -> list[Run]:
+        found: dict[Any, Counter[str]] = {}
+        newest: dict[tuple[Any, str], str] = {}
+        for run in those:
+            if (name := kind(run)) is not None:
+                found.setdefault(group(run), Counter())[name] += 1
+                newest[group(run), name] = max(_finished(run), newest.get((group(run), name), ""))
+        best = {at: max(kinds, key=lambda k: (kinds[k], newest[at, k])) for at, kinds in found.items()}
+        for at, kinds in found.items():
+            if others := kinds.total() - kinds[best[at]]:
+                words = f"{counted(others, 'result')} of {' '.join(map(str, at))} {what}"
+                notes.append(f"{words} {agreed(others, 'is')} left out")
+        return [run for run in those if kind(run) in (None, best.get(group(run)))]
+
+    tasks = [run for run in runs if run.task != PRUNE]
+    tasks = keep(lambda run: (run.model, run.task), lambda run: run.result.like, "with another configuration", tasks)
+    both = [run for run in runs if run.task == PRUNE] + tasks
+    both = keep(lambda run: (run.model, run.pruner), lambda run: run.recipe, "pruned in another way", both)
+    places: dict[tuple[Any, ...], Run] = {}
+    for run in sorted(both, key=_finished):  # the newest stays
+        places[run.model, run.pruner, run.sparsity, run.task, run.seed] = run
+    if twice := len(both) - len(places):
+        notes.append(f"{counted(twice, 'result', 'is')} there twice with different ids: the newest of each is taken")
+    return list(places.values()), notes
+
+
+def ordered(names: Iterable[str], *preferences: Iterable[str]) -> list[str]:
+    """Names in the order of the first preference that has them, the rest by the alphabet."""
+    ranks: dict[str, int] = {}
+    for name in (name for preference in preferences for name in preference):
+        ranks.setdefault(name, len(ranks))
+    return sorted(names, key=lambda name: (ranks.get(name, len(ranks)), name))
+
+
+def _selected(runs: list[Run], only: Sequence[str]) -> list[Run]:
+    for word in only:
+        axis, sign, text = word.partition("=")
+        if not sign or axis not in AXES:
+            raise InputError(
+                f"--only takes AXIS=VALUE,VALUE, not '{word}'{nearest(axis, AXES)}: the axes are {', '.join(AXES)}"
+            )
+        known = {_value(run, axis) for run in runs if run.task != PRUNE or axis not in ("task", "sparsity")}
+        wanted = set(text.split(","))
+        for value in sorted(wanted - known):
+            raise InputError(
+                f"--only: unknown {axis} '{value}'{nearest(value, known)}: these results have "
+                f"{', '.join(sorted(known))}"
+            )
+        runs = [run for run in runs if _stays(run, axis, wanted)]
+    return runs
+
+
+def _stays(run: Run, axis: str, wanted: set[str]) -> bool:
+    """Dense rows and prunings stay where the selection says nothing of them, and runs that no seed changes."""
+    if axis in ("sparsity", "pruner") and run.pruner == DENSE:
+        return True
+    if axis in ("sparsity", "task") and run.task == PRUNE:
+        return True
+    return _value(run, axis) in wanted or (axis == "seed" and not run.chance)
+
+
+def _value(run: Run, axis: str) -> str:
+    return percent(run.sparsity / 100) if axis == "sparsity" else str(getattr(run, axis))
+
+
+def _recipe(run: Run, runs: dict[str, Run]) -> str | None:
+    made = run if run.task == PRUNE else runs.get(run.result.pruned_by or "")
+    return hash_json({key: value for key, value in made.result.defined_by.items() if key != "seed"}) if made else None
+
+
+def _finished(run: Run) -> str:
+    return run.result.finished

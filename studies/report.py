@@ -1,0 +1,173 @@
+"""Tables, curves and one page from the results of grids.
+
+index.html stands alone; its parts are in tables/ (Markdown, LaTeX for booktabs, CSV) and pictures/ (PNG, SVG);
+parts.json lists them, so that the next report there removes those that it has not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from console.errors import InputError
+from console.results import result_console
+from console.words import counted
+from inspection.page import COLOURS, render
+from models import file_name
+from storage.atomic import check_writable, write_json, write_text
+from studies.chapter import Chapter, chapter_of, overview
+from studies.costs import check_cost
+from studies.looks import HUES
+from studies.markup import latex, markdown, table_csv
+from studies.metrics import choose, task_words
+from studies.pictures import save
+from studies.places import short
+from studies.published import read_published
+from studies.reading import Results, read_results
+from studies.records import (
+    LAYERS,
+    PUBLISHED,
+    RUNS,
+    SCORES,
+    csv_text,
+    layer_rows,
+    published_rows,
+    run_rows,
+    score_rows,
+)
+from studies.scores import Scores
+from studies.version import packages
+
+TEMPLATE = Path(__file__).parent / "templates" / "report.html"
+
+
+def write_report(args: argparse.Namespace) -> None:
+    """Read, count, write; args: the command line of `experiments.py report`."""
+    check_cost(args.cost)
+    results = read_results(args.results_of, Path(args.results), Path(args.work), args.only)
+    scores = Scores(results)
+    chosen = choose(args.metrics, scores.known)
+    published = read_published(Path(args.published), scores) if args.published else None
+    folder = Path(args.output) if args.output else common(results) / ("report-only" if args.only else "report")
+    if folder.is_file():
+        raise InputError(f"{folder} is a file: name a folder with --output")
+    check_writable(folder)
+    chapters = [chapter_of(scores, model, chosen, args.cost, published) for model in results.models]
+    tables = made_tables(chapters)
+    tables["scores.csv"] = csv_text(SCORES, score_rows(scores))
+    tables["runs.csv"] = csv_text(RUNS, run_rows(results))
+    if layers := [row for made in chapters for row in layer_rows(made.model, made.layers)]:
+        tables["layers.csv"] = csv_text(LAYERS, layers)
+    if published is not None:
+        tables["published.csv"] = csv_text(PUBLISHED, published_rows(scores, published))
+    for name, text in tables.items():
+        write_text(folder / "tables" / name, text)
+    pictures = write_pictures(chapters, folder / "pictures")
+    write_text(folder / "index.html", report_page(chapters))
+    forget_earlier(folder, [*(f"tables/{name}" for name in tables), *(f"pictures/{name}" for name in pictures)])
+    screen = result_console()
+    for note in (*results.notes, *(published.notes if published else ())):
+        screen.print(f"note: {note}", markup=False, highlight=False)
+    count = f"{counted(len(results.tasks), 'run')} of tasks and {counted(len(results.prunings), 'pruning')}"
+    screen.print(f"{count} in {short(folder / 'index.html')}, next to tables/ and pictures/", markup=False)
+
+
+def common(results: Results) -> Path:
+    """A folder called like the grid, or the one above them all."""
+    return Path(os.path.commonpath([(place.results / place.grid).absolute() for place in results.places]))
+
+
+def made_tables(chapters: Sequence[Chapter]) -> dict[str, str]:
+    """File name -> text of every table, in three formats."""
+    tables = [table for made in chapters for table in made.tables().values()]
+    if (of_all := overview(chapters)) is not None:
+        tables.append(of_all)
+    return {
+        f"{table.name}.{ending}": write(table)
+        for table in tables
+        for ending, write in (("md", markdown), ("tex", latex), ("csv", table_csv))
+    }
+
+
+def write_pictures(chapters: Sequence[Chapter], folder: Path) -> list[str]:
+    """Curves and Pareto plots of a model in one picture each, and a map of layers for each sparsity; their names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = []
+    for made in chapters:
+        for kind, panels in (("curves", made.curves()), ("pareto", made.paretos())):
+            if panels:
+                names.append(f"{file_name(made.model)}_{kind}")
+                save([panel.draw for panel in panels], folder / names[-1])
+        for panel in made.maps():
+            names.append(panel.name.replace("-layers-", "_layers_"))
+            save([panel.draw], folder / names[-1], 1, **panel.size)
+    return [f"{name}.{ending}" for name in names for ending in ("png", "svg")]
+
+
+def report_page(chapters: Sequence[Chapter]) -> str:
+    """The whole page."""
+    results, models = chapters[0].scores.results, [chapter.model for chapter in chapters]
+    seeds = {run.seed for run in results.tasks if run.chance}
+    subtitle = (
+        f"{', '.join(short(place.pack) for place in results.places)}: {counted(len(results.tasks), 'run')} of tasks, "
+        f"{counted(len(results.prunings), 'pruning')}, {counted(len(results.order), 'pruner')}, "
+        f"{counted(len(seeds), 'seed')}"
+    )
+    return render(
+        TEMPLATE,
+        f"Pruning {models[0]}" if len(models) == 1 else f"Pruning {', '.join(models[:-1])} and {models[-1]}",
+        subtitle,
+        colours=COLOURS | HUES,
+        results=results,
+        chapters=chapters,
+        overview=overview(chapters),
+        everyone={name: look for chapter in chapters for name, look in chapter.looks.items()},
+        made_with=made_with(chapters[0].scores),
+        file_name=file_name,
+        task_words=task_words,
+    )
+
+
+def made_with(scores: Scores) -> list[str]:
+    """Commits and versions of the results, and what was not tested."""
+    results = [run.result for run in (*scores.results.tasks, *scores.results.prunings)]
+    commits = Counter(short_commit(result.commit) for result in results)
+    used = Counter(", ".join(map(" ".join, result.packages.items())) for result in results)
+    days = sorted(result.finished[:10] for result in results)
+    most = [f"{name} ({counted(count, 'run')})" for name, count in commits.most_common(5)]
+    return [
+        f"Commits: {', '.join(most)}.",
+        *(f"Made with {words} ({counted(count, 'run')})." for words, count in used.most_common(3)),
+        f"Finished between {days[0]} and {days[-1]}.",
+        *(f"Not tested in {counted(count, 'column')}: {why}." for why, count in scores.untested.items()),
+        f"Report by Python {packages()['python']}.",
+    ]
+
+
+def short_commit(commit: str | None) -> str:
+    """Twelve letters of it, and whether files differed from it."""
+    name, changed, _ = (commit or "unknown").partition("+")
+    return name[:12] + (" with changes" if changed else "")
+
+
+def forget_earlier(folder: Path, parts: list[str]) -> None:
+    """Remove the parts of an earlier report that this one does not have; what nobody listed stays.
+
+    The list may come from elsewhere: of what it names, only files right in tables/ and pictures/ are touched.
+    """
+    listed = folder / "parts.json"
+    before: Any = None
+    if listed.is_file():
+        with contextlib.suppress(ValueError):
+            before = json.loads(listed.read_text(encoding="utf-8"))
+    names = {name for name in before if isinstance(name, str)} if isinstance(before, list) else set()
+    for name in names - set(parts):
+        if str(Path(name).parent) in ("tables", "pictures") and (folder / name).is_file():
+            (folder / name).unlink()
+    write_json(listed, sorted(parts))

@@ -1,0 +1,213 @@
+"""Run what is missing of a plan: several at once, on after failures, beside other runners, stopped and resumed at will.
+
+One thread looks after all runs. A step is started when its mask is there and its lock is free; a lock that another
+runner holds means that the step is being done: other steps come first, then this runner waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from console.errors import InputError
+from console.interrupt import interrupt
+from console.progress import console, progress_bar
+from console.words import agreed, counted
+from storage.space import in_bytes
+from studies.attempt import STOPPED, Attempt, failure, take
+from studies.commands import Commands
+from studies.places import Places, short
+from studies.plan import PRUNE, Plan, Step
+from studies.results import collect, has_result, outcome
+from studies.status import Survey, disk_free, prune_done, survey
+
+LEAST_DISK = 50_000_000
+"""Bytes; with less free, no run is started."""
+
+
+@dataclass
+class Summary:
+    """done: ids finished now, by this runner or beside it. failed: id -> why. left: ids not come to."""
+
+    done: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
+    before: int = 0
+    stopped: bool = False
+
+
+@dataclass
+class Runner:
+    """jobs: runs at once. threads: of each. hours: no run is started later than that (None: no limit)."""
+
+    plan: Plan
+    places: Places
+    commands: Commands
+    jobs: int = 1
+    threads: int = 1
+    hours: float | None = None
+    pause: float = 0.2
+    show: bool = True
+
+    def run(self) -> Summary:
+        """Until nothing is left that could be done, or a stop was asked for (Ctrl-C, SIGTERM)."""
+        self._began, self._wall = time.monotonic(), time.time()
+        self._users = self.plan.users()
+        found = survey(self.plan, self.places)
+        self._summary = Summary(before=len(found.done))
+        self._done = set(found.done)
+        self._collect_finished(found)
+        self._waiting: list[Step] = found.missing
+        self._running: list[Attempt] = []
+        self._beside: set[str] = set()
+        with _listening(), progress_bar("runs", len(self.plan.steps), len(self._done), self.show) as advance:
+            self._advance = advance
+            try:
+                while self._running or (self._waiting and not self._closing()):
+                    self._reap()
+                    if not self._closing():
+                        self._start()
+                    elif interrupt.requested:
+                        self._stop()
+                        break
+                    time.sleep(self.pause)
+            except KeyboardInterrupt:  # a second Ctrl-C
+                self._stop(patience=2.0)
+        self._summary.left = [step.id for step in self._waiting]
+        self._summary.stopped = interrupt.requested
+        return self._summary
+
+    def _closing(self) -> bool:
+        late = self.hours is not None and time.monotonic() - self._began > 3600 * self.hours
+        return interrupt.requested or late
+
+    def _collect_finished(self, found: Survey) -> None:
+        """Finished work that has no result here yet: of another grid, a shell script, or a runner that was killed."""
+        for step in self.plan.steps:
+            if step.id in found.done and not has_result(step, self.places):
+                try:
+                    collect(step, self.places, self.plan)
+                except InputError as error:
+                    self._summary.failed[step.id] = str(error)
+
+    def _reap(self) -> None:
+        for attempt in [attempt for attempt in self._running if attempt.poll() is not None]:
+            self._running.remove(attempt)
+            why = attempt.finish()
+            if why is None:
+                self._finished(attempt.step)
+            elif interrupt.requested and attempt.poll() in STOPPED:
+                self._waiting.insert(0, attempt.step)
+            else:
+                self._fail(attempt.step, why)
+
+    def _start(self) -> None:
+        """Fill the free places with steps that can start."""
+        for step in list(self._waiting):
+            if len(self._running) >= self.jobs:
+                return
+            if step.needs in self._summary.failed:
+                self._waiting.remove(step)
+                self._fail(step, f"its masks are missing, since {step.needs} failed")
+                continue
+            if step.needs is not None and step.needs not in self._done:
+                continue
+            try:
+                lock = take(step, self.places)
+            except InputError as error:
+                self._waiting.remove(step)
+                self._fail(step, str(error))
+                continue
+            if lock is None:
+                if step.id not in self._beside:
+                    self._beside.add(step.id)
+                    self._advance(0, note=f"{len(self._beside)} in other hands")
+                continue
+            self._waiting.remove(step)
+            self._begin(step, lock)
+
+    def _begin(self, step: Step, lock: TextIO) -> None:
+        """Start a step whose lock is held, unless another runner has just done it, or failed at it."""
+        try:
+            if self._is_done(step):
+                collect(step, self.places, self.plan)
+                lock.close()
+                self._finished(step)
+                return
+            lately = failure(step, self.places)
+            if lately is not None and step.id in self._beside and lately["time"] > self._wall:
+                lock.close()
+                self._fail(step, lately["why"])
+                return
+            free = disk_free(self.places)
+            if free < LEAST_DISK:
+                raise InputError(f"not started: the disk is full ({in_bytes(free)} free); free some space")
+            slot = min(set(range(self.jobs)) - {attempt.slot for attempt in self._running})
+            attempt = Attempt(step, self.plan, self.places, self.commands, self.threads, lock, slot)
+            self._running.append(attempt)
+            self._advance(0, note=step.id)
+        except InputError as error:
+            lock.close()
+            self._fail(step, str(error))
+
+    def _is_done(self, step: Step) -> bool:
+        if step.kind == PRUNE:
+            return prune_done(step, self.places, all(user.id in self._done for user in self._users[step.id]))
+        return has_result(step, self.places) or outcome(step, self.places) is not None
+
+    def _finished(self, step: Step) -> None:
+        self._done.add(step.id)
+        self._summary.done.append(step.id)
+        self._advance(1)
+
+    def _fail(self, step: Step, why: str) -> None:
+        self._summary.failed[step.id] = why
+        self._advance(1)
+        if self.show:
+            console.print(f"failed: {step.id}: {why}", markup=False, highlight=False)
+
+    def _stop(self, patience: float = 600.0) -> None:
+        """Ask all runs to save and end, and wait for them; they go on at the next start."""
+        if self.show and self._running:
+            console.print(f"stopping: {counted(len(self._running), 'run', 'saves')} what there is")
+        for attempt in self._running:
+            attempt.stop()
+        until = time.monotonic() + patience
+        while self._running and time.monotonic() < until:
+            self._reap()
+            time.sleep(self.pause)
+        for attempt in self._running:
+            self._waiting.insert(0, attempt.step)
+
+
+@contextlib.contextmanager
+def _listening() -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask to stop, as long as runs are looked after; then they do again what they did before."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    interrupt.requested = False
+    interrupt.listen()
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+
+def summary_lines(summary: Summary, places: Places) -> list[str]:
+    """The end of a sitting in words, each failure with its log."""
+    before = f"{summary.before} {agreed(summary.before, 'was')} done before"
+    lines = [f"{counted(len(summary.done), 'run')} done, {before}, {len(summary.failed)} failed"]
+    for run, why in summary.failed.items():
+        log = places.log(run)
+        lines.append(f"  failed  {run}: {why}" + (f"  (log: {short(log)})" if log.is_file() else ""))
+    if summary.left:
+        lines.append(f"{counted(len(summary.left), 'run', 'is')} left: the same command goes on with them")
+    lines.append(f"results: {short(places.pack)}")
+    return lines

@@ -1,0 +1,203 @@
+"""Means over seeds, shares of what the dense model has, best and second of every column, and whether that is chance."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+
+from console.errors import InputError
+from studies.metrics import main_metric, tasks_ordered
+from studies.plan import DENSE
+from studies.reading import Results, Run, ordered
+from studies.significance import p_value
+
+DIGITS = 1
+"""Shown of a score; what looks equal in the table has one rank."""
+
+LEVEL = 0.05
+"""Differences with a smaller p value are marked."""
+
+FIXED = -1
+"""Stands for every seed."""
+
+Column = tuple[str, str, str, float]
+"""Model, task, metric, sparsity in percent: what pruners are compared within."""
+
+
+@dataclass(frozen=True)
+class OverSeeds:
+    """A number of several seeds. values: one for each."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return statistics.fmean(self.values)
+
+    @property
+    def sd(self) -> float | None:
+        """Over seeds, of a sample (n - 1); None of a single one."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Score(OverSeeds):
+    """What a pruner comes to in a column.
+
+    values: by seed. share: of the dense model's mean, None without one. rank: 1 for the best pruner, 2 for the second,
+    else 0. p: of the best against the second, None where it was not tested. expected: seeds there should be.
+    """
+
+    expected: int
+    share: float | None = None
+    rank: int = 0
+    p: float | None = None
+    against: str = ""
+
+    @property
+    def missing(self) -> int:
+        """Seeds that are not there yet."""
+        return max(0, self.expected - len(self.values))
+
+
+class Scores:
+    """All scores of some results."""
+
+    def __init__(self, results: Results):
+        self.results = results
+        self.untested: dict[str, int] = {}
+        """Why columns were not tested -> how many."""
+        self._runs: dict[tuple[str, str, str, float], list[Run]] = defaultdict(list)
+        self._seeds: dict[tuple[str, str], set[int]] = defaultdict(set)
+        for place, seeds in results.planned.items():
+            self._seeds[place] |= seeds
+        for run in results.tasks:
+            self._runs[run.model, run.task, run.pruner, run.sparsity].append(run)
+            if run.chance:
+                self._seeds[run.model, run.task].add(run.seed)
+        self._columns: dict[Column, dict[str, Score]] = {}
+        runs = {run.id: run for run in results.tasks}
+        self._items = lru_cache(maxsize=64)(lambda name: runs[name].items())  # they serve all metrics of a run
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """In the order of the grid."""
+        return self.results.models
+
+    @cached_property
+    def known(self) -> dict[str, list[str]]:
+        """Task -> its metrics, as the scripts write them."""
+        found: dict[str, dict[str, None]] = defaultdict(dict)
+        for run in self.results.tasks:
+            found[run.task] |= dict.fromkeys(run.metrics)
+        return {task: list(found[task]) for task in tasks_ordered(found)}
+
+    def tasks(self, model: str) -> list[str]:
+        """Of a model."""
+        return tasks_ordered({run.task for run in self.results.tasks if run.model == model})
+
+    def metrics(self, model: str, task: str) -> list[str]:
+        """Of a task of a model."""
+        runs = [run for run in self.results.tasks if (run.model, run.task) == (model, task)]
+        return list(dict.fromkeys(name for run in runs for name in run.metrics))
+
+    def main(self, model: str) -> list[tuple[str, str]]:
+        """(task, metric that stands for it) of a model."""
+        found = [(task, self.metrics(model, task)) for task in self.tasks(model)]
+        return [(task, main_metric(task, metrics)) for task, metrics in found if metrics]
+
+    def pruners(self, model: str) -> list[str]:
+        """Rows of a model's tables, without the dense one."""
+        runs = (*self.results.tasks, *self.results.prunings)
+        return ordered({run.pruner for run in runs if run.model == model} - {DENSE}, self.results.order)
+
+    def sparsities(self, model: str) -> list[float]:
+        """Percents, rising."""
+        return sorted({run.sparsity for run in self.results.tasks if run.model == model and run.pruner != DENSE})
+
+    def dense(self, model: str, task: str, metric: str) -> Score | None:
+        """The dense model's own score."""
+        return self._score(model, task, metric, DENSE, 0.0)
+
+    def get(self, model: str, task: str, metric: str, pruner: str, sparsity: float) -> Score | None:
+        """A pruner's score, or the dense model's own; None where it has none."""
+        if pruner == DENSE:
+            return self.dense(model, task, metric)
+        return self.column((model, task, metric, sparsity)).get(pruner)
+
+    def column(self, column: Column) -> dict[str, Score]:
+        """Pruner -> score, ranked and tested."""
+        if column not in self._columns:
+            self._columns[column] = self._ranked(column)
+        return self._columns[column]
+
+    def mean_share(self, model: str, pruner: str, sparsity: float, columns: Iterable[tuple[str, str]]) -> Score | None:
+        """Share of the dense model kept, mean over (task, metric), of every seed that all of them have.
+
+        What is not left to chance stands for each seed. None where no seed has all.
+        """
+        found, expected = [], 1
+        for task, metric in columns:
+            dense = self.dense(model, task, metric)
+            if dense is None or not dense.mean > 0:
+                return None
+            runs = self._of(model, task, metric, pruner, sparsity)
+            found.append({run.seed if run.chance else FIXED: run.metrics[metric] / dense.mean for run in runs})
+            if found[-1] and FIXED not in found[-1]:
+                expected = max(expected, len(self._seeds[model, task]))
+        drawn = [set(column) for column in found if FIXED not in column]
+        seeds = sorted(set.intersection(*drawn)) if drawn else [FIXED] * bool(found)
+        values = [statistics.fmean(column.get(FIXED, column.get(seed, 0)) for column in found) for seed in seeds]
+        return Score(tuple(values), expected) if values else None
+
+    # -- one column ------------------------------------------------------------------------------------
+
+    def _of(self, model: str, task: str, metric: str, pruner: str, sparsity: float) -> list[Run]:
+        runs = self._runs.get((model, task, pruner, sparsity), [])
+        return sorted((run for run in runs if metric in run.metrics), key=lambda run: run.seed)
+
+    def _score(self, model: str, task: str, metric: str, pruner: str, sparsity: float) -> Score | None:
+        runs = self._of(model, task, metric, pruner, sparsity)
+        if not runs:
+            return None
+        expected = len(self._seeds[model, task]) if all(run.chance for run in runs) else 1
+        return Score(tuple(run.metrics[metric] for run in runs), expected)
+
+    def _ranked(self, column: Column) -> dict[str, Score]:
+        model, task, metric, sparsity = column
+        dense = self.dense(model, task, metric)
+        found = {}
+        for pruner in self.pruners(model):
+            if score := self._score(model, task, metric, pruner, sparsity):
+                share = score.mean / dense.mean if dense is not None and dense.mean > 0 else None
+                found[pruner] = replace(score, share=share)
+        if len(found) < 2:
+            return found
+        for pruner, rank in ranks({pruner: score.mean for pruner, score in found.items()}).items():
+            found[pruner] = replace(found[pruner], rank=rank)
+        first, second = sorted(found, key=lambda pruner: -found[pruner].mean)[:2]
+        if found[second].rank == 2:  # one best only
+            found[first] = replace(found[first], p=self._tested(column, first, second), against=second)
+        return found
+
+    def _tested(self, column: Column, first: str, second: str) -> float | None:
+        model, task, metric, sparsity = column
+        runs = (self._of(model, task, metric, name, sparsity) for name in (first, second))
+        try:
+            ours, theirs = ([self._items(run.id) for run in own] for own in runs)
+            return p_value(ours, theirs, metric)
+        except InputError as error:
+            why = str(error)
+            self.untested[why] = self.untested.get(why, 0) + 1
+            return None
+
+
+def ranks(values: Mapping[str, float]) -> dict[str, int]:
+    """Name -> 1 for the best of two or more, as shown, 2 for the second, else 0."""
+    shown = {name: round(value, DIGITS) for name, value in values.items()}
+    places = sorted(set(shown.values()), reverse=True)[:2] if len(shown) > 1 else []
+    return {name: 1 + places.index(value) if value in places else 0 for name, value in shown.items()}

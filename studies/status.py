@@ -1,0 +1,188 @@
+"""How far a plan is: what is done, what is missing, what is left in time and on the disk; as tables on the terminal."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from rich.table import Table
+
+from console.results import result_console
+from console.words import agreed, counted
+from storage.lock import try_lock
+from storage.space import in_bytes
+from studies.attempt import failure
+from studies.grid import PACKED, ZERO_SHOT
+from studies.places import Places, short
+from studies.plan import PRUNE, Plan, Step
+from studies.results import all_records, has_result, in_short, outcome, read_records
+from studies.version import difference, version
+
+
+@dataclass
+class Survey:
+    """done: ids. missing: steps to do, in the plan's order. notes: sentences on what is there and not used."""
+
+    done: set[str] = field(default_factory=set)
+    missing: list[Step] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def survey(plan: Plan, places: Places) -> Survey:
+    """Look at every step: its result, or else finished work that only has to be collected."""
+    users = plan.users()
+    done = {step.id for step in plan.steps if step.kind != PRUNE and is_done(step, places)}
+    for step in plan.steps:
+        if step.kind == PRUNE and prune_done(step, places, all(user.id in done for user in users[step.id])):
+            done.add(step.id)
+    missing = [step for step in plan.steps if step.id not in done]
+    return Survey(done, missing, _notes({step.id for step in plan.steps}, places))
+
+
+def is_done(step: Step, places: Places) -> bool:
+    """Whether a step has a result, or finished work to make one of."""
+    return has_result(step, places) or outcome(step, places) is not None
+
+
+def prune_done(step: Step, places: Places, users_done: bool) -> bool:
+    """Masks count once nobody needs them any more, even if they were removed; else they must be there."""
+    return outcome(step, places) is not None or (users_done and has_result(step, places))
+
+
+def _notes(known: set[str], places: Places) -> list[str]:
+    """What lies among the grid's results and is none of them."""
+    versions: Counter[str] = Counter()
+    strangers = 0
+    for record in all_records(places):
+        if record.result["version"] != version():
+            versions[difference(record.result["version"])] += 1
+        elif record.result["id"] not in known:
+            strangers += 1
+    notes = [
+        f"{counted(count, 'result')} of another version ({which}) {agreed(count, 'is')} not used: {places.pack}"
+        for which, count in versions.items()
+    ]
+    if strangers:
+        notes.append(
+            f"{counted(strangers, 'result')} of no run of this grid (an earlier form of it?) "
+            f"{agreed(strangers, 'is')} left alone"
+        )
+    return notes
+
+
+class Times:
+    """Seconds of finished runs by kind: same model, task (or method) and configuration; seeds and masks may differ."""
+
+    def __init__(self, places: Places):
+        """places: of one grid; the results of all grids beside it are looked at."""
+        whole: dict[str, list[float]] = defaultdict(list)
+        results = [result for path in places.results.glob(f"*{PACKED}") for result in in_short(path).values()]
+        for path in places.loose.parent.glob("*/*.jsonl"):
+            results += [record.result for record in read_records(path)]
+        for result in results:
+            if result["seconds"] is not None and result["uninterrupted"]:
+                whole[result["like"]].append(result["seconds"])
+        self._median = {like: statistics.median(seconds) for like, seconds in whole.items()}
+
+    def of(self, step: Step) -> float | None:
+        """The median of the same kind; None where none is known."""
+        return self._median.get(step.like)
+
+    def together(self, steps: Iterable[Step]) -> tuple[float, int]:
+        """Seconds of the steps whose kind is known, one after the other, and how many are of no known kind."""
+        each = [self.of(step) for step in steps]
+        return sum(seconds for seconds in each if seconds is not None), each.count(None)
+
+
+def disk_needed(plan: Plan, missing: list[Step], jobs: int) -> int:
+    """Bytes that the missing steps leave, and those that `jobs` of them need meanwhile; roughly."""
+    left, training = 0.0, []
+    for step in missing:
+        size = plan.weights.get(step.model, 0)
+        if step.kind == PRUNE:
+            left += size * plan.mask_bytes[step.pruner] * len(step.sparsities)
+        elif step.kind != ZERO_SHOT:
+            left += 2 * size * plan.grid.file.keep_weights  # the best epoch and the last
+            training.append(size)
+    meanwhile = sum(sorted(training, reverse=True)[:jobs]) * 6  # besides, a snapshot with Adam's moments, twice
+    return round(left) + meanwhile
+
+
+def disk_free(places: Places) -> int:
+    """Bytes free where the work goes."""
+    work = places.work.absolute()
+    return shutil.disk_usage(next(path for path in (work, *work.parents) if path.exists())).free
+
+
+def duration(seconds: float) -> str:
+    """12 -> '12 s', 600 -> '10 min', 5400 -> '1.5 h'."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def print_plan(plan: Plan, places: Places, found: Survey, jobs: int = 1) -> None:
+    """Runs by kind and model: how many, how many done, how long; then the disk, and what else is to be said."""
+    times = Times(places)
+    missing = {step.id for step in found.missing}
+    table = Table("what", "model", title=f"{plan.grid.path}: {counted(len(plan.steps), 'run')}")
+    for column in ("runs", "done", "each", "left"):
+        table.add_column(column, justify="right")
+    kinds: dict[tuple[str, str], list[Step]] = {}
+    for step in sorted(plan.steps, key=lambda step: step.kind != PRUNE):
+        kinds.setdefault((step.kind, step.model), []).append(step)
+    for (kind, model), steps in kinds.items():
+        to_do = [step for step in steps if step.id in missing]
+        known = [seconds for seconds in map(times.of, steps) if seconds is not None]
+        each = duration(sum(known) / len(known)) if known else "unknown"
+        done = len(steps) - len(to_do)
+        table.add_row(kind, model, str(len(steps)), str(done), each, _left(times, to_do))
+    table.add_section()
+    at_once = "" if jobs == 1 else f", {jobs} at once"
+    left = _left(times, found.missing, jobs)
+    table.add_row(f"all{at_once}", "", str(len(plan.steps)), str(len(found.done)), "", left)
+    screen = result_console()
+    screen.print(table)
+    blind = any(step.model in plan.missing for step in found.missing)
+    needed = (
+        "an unknown size (weights are missing)"
+        if blind
+        else f"about {in_bytes(disk_needed(plan, found.missing, jobs))}"
+    )
+    screen.print(f"disk: {needed} needed in {short(places.work)}/, {in_bytes(disk_free(places))} free")
+    for note in [*plan.grid.notes, *found.notes, *plan.missing.values()]:
+        screen.print(f"note: {note}", markup=False, highlight=False)
+
+
+def _left(times: Times, steps: list[Step], jobs: int = 1) -> str:
+    """The time that is left, as far as it is known."""
+    seconds, unknown = times.together(steps)
+    if not steps:
+        return "-"
+    if unknown == len(steps):
+        return "unknown"
+    return duration(seconds / jobs) + (f" + {unknown} unknown" if unknown else "")
+
+
+def print_status(plan: Plan, places: Places, found: Survey) -> None:
+    """What is being run now, and what failed."""
+    screen = result_console()
+    for step in found.missing:
+        if is_running(step, places):
+            screen.print(f"running  {step.id}  (log: {short(places.log(step.id))})", markup=False, highlight=False)
+        elif (last := failure(step, places)) is not None:
+            screen.print(f"failed   {step.id}: {last['why']}  (log: {last['log']})", markup=False, highlight=False)
+    screen.print(f"{len(found.done)} of {counted(len(plan.steps), 'run')} done, results: {short(places.pack)}")
+
+
+def is_running(step: Step, places: Places) -> bool:
+    """Whether somebody holds the step's lock."""
+    if not places.lock(step.id).is_file():
+        return False
+    lock = try_lock(places.lock(step.id), f"look at {places.lock(step.id)}")
+    if lock is not None:
+        lock.close()
+    return lock is None

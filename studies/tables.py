@@ -1,0 +1,302 @@
+"""Tables as a paper on pruning has them: a row a pruner, columns of tasks and metrics by sparsity, dense on top."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from console.words import share_of_matrices
+from models import file_name
+from sparsity.percents import percent
+from studies.costs import COSTS
+from studies.layers import LayerShares
+from studies.metrics import metric_words, task_words
+from studies.plan import DENSE
+from studies.scores import DIGITS, LEVEL, OverSeeds, Score, Scores, ranks
+from studies.significance import RESAMPLES
+
+DAGGER = "†"
+FEWER = "A number in brackets: seeds so far, where some are missing."
+Heads = list[tuple[str, int]]
+"""Words and how many columns they stand over."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """text: the number; empty where there is none. share: below it, in percent of dense. rank: 1 bold, 2 underlined.
+
+    mark: a star for what is significant, a dagger for what was not tested. seeds: how many it is from, where that is
+    fewer than there should be.
+    """
+
+    text: str = ""
+    spread: str = ""
+    share: str = ""
+    rank: int = 0
+    mark: str = ""
+    seeds: str = ""
+    title: str = ""
+    span: int = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """kind: "dense" (set apart from the others), "section" (a heading within the table) or empty."""
+
+    label: str
+    cells: list[Cell]
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """name: of its files. heads: lines of the header, from the top; the last has one entry a column."""
+
+    name: str
+    caption: str
+    heads: list[Heads]
+    rows: list[Row]
+    first: str = "pruner"
+    notes: list[str] = field(default_factory=list)
+
+    def width(self) -> int:
+        """Columns without the first."""
+        return len(self.heads[-1])
+
+    def with_spread(self) -> set[int]:
+        """Columns in which some number has a spread, or fewer seeds than it should."""
+        rows = [row.cells for row in self.rows if all(cell.span == 1 for cell in row.cells)]
+        return {column for cells in rows for column, cell in enumerate(cells) if cell.spread or cell.seeds}
+
+    def starts(self) -> set[int]:
+        """Columns with which a group of the lowest head above the last begins."""
+        spans = [span for _, span in self.heads[-2]] if len(self.heads) > 1 else []
+        return {0, *itertools.accumulate(spans)} if spans else set()
+
+
+def main_table(scores: Scores, model: str, columns: Sequence[tuple[str, str]]) -> Table:
+    """Scores of (task, metric) by sparsity: mean and standard deviation over seeds, and the share of dense kept."""
+    made = [cell_of(scores.dense(model, *column), dense=True) for column in columns]
+    dense = [replace(cell, span=max(1, len(scores.sparsities(model)))) for cell in made]
+    rows = _with_dense(dense, scores, model, columns)
+    words = ", ".join(f"{task_words(task)} ({metric_words(task, metric)})" for task, metric in columns)
+    heads = _heads(scores, model, columns)
+    return Table(
+        f"{file_name(model)}_scores", f"{model}: {words}", heads, rows, notes=[*_of_what(scores, model), *_notes(rows)]
+    )
+
+
+def share_table(scores: Scores, model: str, columns: Sequence[tuple[str, str]]) -> Table:
+    """What is kept of the dense model's scores, in percent, and the mean of that over tasks."""
+    sparsities = scores.sparsities(model)
+    rows = []
+    for pruner in scores.pruners(model):
+        cells = []
+        for task, metric in columns:
+            for sparsity in sparsities:
+                score = scores.get(model, task, metric, pruner, sparsity)
+                share = None if score is None else score.share
+                cells.append(Cell() if share is None else Cell(_percent(share), rank=score.rank if score else 0))
+        for sparsity in sparsities:
+            cells.append(_mean_cell(scores.mean_share(model, pruner, sparsity, columns)))
+        rows.append(Row(pruner, cells))
+    heads = _heads(scores, model, columns)
+    heads[0].append(("all tasks", len(sparsities)))
+    heads[1].append(("mean", len(sparsities)))
+    heads[2] += [(f"{percent(s / 100)} %", 1) for s in sparsities]
+    notes = ["Percent of the dense model's mean; the last columns are means over the others of one sparsity."]
+    notes = [*_of_what(scores, model), *notes]
+    caption = f"{model}: share of the dense model kept"
+    return Table(f"{file_name(model)}_share_of_dense", caption, heads, rows, notes=notes)
+
+
+def overview_table(scores: Scores, columns: Mapping[str, Sequence[tuple[str, str]]]) -> Table:
+    """What pruners keep of every model, mean over its (task, metric); columns: by model."""
+    cells: dict[str, list[Cell]] = {name: [] for name in scores.results.order if name != DENSE}
+    for model, own in columns.items():
+        for sparsity in scores.sparsities(model):
+            found = {name: scores.mean_share(model, name, sparsity, own) for name in scores.pruners(model)}
+            places = ranks({name: 100 * share.mean for name, share in found.items() if share is not None})
+            for name, line in cells.items():
+                line.append(replace(_mean_cell(found.get(name)), rank=places.get(name, 0)))
+    rows = [Row(name, line) for name, line in cells.items() if any(cell.text for cell in line)]
+    notes = [_notes(rows)[0]]
+    for model, own in columns.items():
+        words = ", ".join(f"{task_words(task)} ({metric_words(task, metric)})" for task, metric in own)
+        notes.append(" ".join([f"{model}: {'mean over ' * (len(own) > 1)}{words}.", *_of_what(scores, model)]))
+    if any(cell.seeds for row in rows for cell in row.cells):
+        notes.append(FEWER)
+    heads = [
+        [(model, len(scores.sparsities(model))) for model in columns if scores.sparsities(model)],
+        [(f"{percent(s / 100)} %", 1) for model in columns for s in scores.sparsities(model)],
+    ]
+    return Table("overview", "percent of the dense model kept", heads, rows, notes=notes)
+
+
+def task_table(scores: Scores, model: str, task: str) -> Table:
+    """All metrics of a task, one below the other for each sparsity."""
+    metrics = scores.metrics(model, task)
+    rows = [Row(DENSE, [cell_of(scores.dense(model, task, metric), dense=True) for metric in metrics], "dense")]
+    if not any(cell.text for cell in rows[0].cells):
+        rows = []
+    for sparsity in scores.sparsities(model):
+        found = [
+            Row(pruner, [cell_of(scores.get(model, task, metric, pruner, sparsity)) for metric in metrics])
+            for pruner in scores.pruners(model)
+        ]
+        found = [row for row in found if any(cell.text for cell in row.cells)]
+        if found:
+            rows += [Row(f"{percent(sparsity / 100)} %", [], "section"), *found]
+    name = f"{file_name(model)}_{file_name(task)}"
+    heads = [[(metric_words(task, metric), 1) for metric in metrics]]
+    return Table(
+        name,
+        f"{model}: every metric of {task_words(task)}",
+        heads,
+        rows,
+        notes=[*_of_what(scores, model), *_notes(rows)],
+    )
+
+
+def cost_table(model: str, costs: dict[str, dict[str, OverSeeds]], pruners: Sequence[str]) -> Table:
+    """costs: axis of `COSTS` -> pruner -> cost."""
+
+    def cell(cost: OverSeeds | None) -> Cell:
+        if cost is None:
+            return Cell()
+        return Cell(number(cost.mean), "" if cost.sd is None else number(cost.sd, like=cost.mean))
+
+    heads = [[(f"{COSTS[name][0]} ({COSTS[name][1]})", 1) for name in costs]]
+    rows = [Row(pruner, [cell(costs[name].get(pruner)) for name in costs]) for pruner in pruners]
+    rows = [row for row in rows if any(cell.text for cell in row.cells)]
+    notes = ["One pruning for all sparsities together, mean ± standard deviation over seeds."]
+    return Table(f"{file_name(model)}_cost", f"{model}: what pruning takes", heads, rows, notes=notes)
+
+
+def modality_table(model: str, shares: dict[float, LayerShares], pruners: Sequence[str]) -> Table:
+    """Share of every modality's weights that is pruned, by sparsity asked for."""
+    modalities = list(next(iter(shares.values())).modalities)
+    heads: list[Heads] = [
+        [(f"{percent(sparsity / 100)} % asked", len(modalities)) for sparsity in shares],
+        [(modality, 1) for _ in shares for modality in modalities],
+    ]
+    rows = [
+        Row(
+            pruner,
+            [
+                Cell(_percent(found.of_modality(pruner, modality))) if pruner in found.pruned else Cell()
+                for found in shares.values()
+                for modality in modalities
+            ],
+        )
+        for pruner in pruners
+    ]
+    rows = [row for row in rows if any(cell.text for cell in row.cells)]
+    notes = ["Percent of a modality's prunable weights."]
+    return Table(f"{file_name(model)}_modalities", f"{model}: weights pruned by modality", heads, rows, notes=notes)
+
+
+def cell_of(score: Score | None, dense: bool = False) -> Cell:
+    """A score as it is shown."""
+    if score is None:
+        return Cell()
+    tested = score.p is not None and score.p < LEVEL
+    untested = score.p is None and bool(score.against)
+    words = f"seeds: {', '.join(f'{value:.2f}' for value in score.values)}"
+    if score.p is not None:
+        words += f"; p = {score.p:.4f} against {score.against}"
+    return Cell(
+        f"{score.mean:.{DIGITS}f}",
+        "" if score.sd is None else f"{score.sd:.{DIGITS}f}",
+        "" if score.share is None or dense else _percent(score.share),
+        score.rank,
+        "*" if tested else DAGGER if untested else "",
+        str(len(score.values)) if score.missing else "",
+        words,
+    )
+
+
+def number(value: float, like: float | None = None) -> str:
+    """Three digits that count, but no more than three decimals: 0.031, 4.51, 132; `like`: as many decimals as that."""
+    size = abs(value if like is None else like)
+    digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
+    return f"{value:,.{digits}f}"
+
+
+def _heads(scores: Scores, model: str, columns: Sequence[tuple[str, str]]) -> list[Heads]:
+    sparsities = scores.sparsities(model)
+    tasks: Heads = []
+    for task, _ in columns:
+        words = task_words(task)
+        if tasks and tasks[-1][0] == words:
+            tasks[-1] = (words, tasks[-1][1] + len(sparsities))
+        else:
+            tasks.append((words, len(sparsities)))
+    metrics = [(metric_words(task, metric), len(sparsities)) for task, metric in columns]
+    return [tasks, metrics, [(f"{percent(s / 100)} %", 1) for _ in columns for s in sparsities]]
+
+
+def _with_dense(
+    dense: list[Cell],
+    scores: Scores,
+    model: str,
+    columns: Sequence[tuple[str, str]],
+) -> list[Row]:
+    rows = [Row(DENSE, dense, "dense")] if any(cell.text for cell in dense) else []
+    for pruner in scores.pruners(model):
+        cells = [
+            cell_of(scores.get(model, task, metric, pruner, sparsity))
+            for task, metric in columns
+            for sparsity in scores.sparsities(model)
+        ]
+        if any(cell.text for cell in cells):
+            rows.append(Row(pruner, cells))
+    return rows
+
+
+def _of_what(scores: Scores, model: str) -> list[str]:
+    """What the sparsities of a model are percents of, where the results say it."""
+    found = scores.results.prunable(model)
+    return [] if found is None else [f"Sparsities are percents of {share_of_matrices(*found)}."]
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    """What the signs in a table mean, of those that it has."""
+    cells = [cell for row in rows for cell in row.cells]
+    notes = [
+        "Mean ± standard deviation over seeds; a number alone is of one seed, or nothing in it is left to chance. "
+        "Bold: best, underlined: second, of what is shown."
+    ]
+    tested, untested = any(" p = " in cell.title for cell in cells), any(cell.mark == DAGGER for cell in cells)
+    if tested:
+        stars = any(cell.mark == "*" for cell in cells)
+        differs = "* the best differs" if stars else "No star: nowhere does the best differ"
+        notes.append(
+            f"{differs} from the second with p < {LEVEL:g}: paired bootstrap over the test pictures, each drawn with "
+            f"all its items, {RESAMPLES:,} resamples, scores averaged over seeds. It says nothing of the choice of "
+            "seeds."
+        )
+    if untested:
+        notes.append(
+            f"{DAGGER} not tested: the runs left no scores of single test items for it, none that tell their pictures, "
+            "or those of different items."
+        )
+    if not (tested or untested):
+        notes.append("Whether differences are chance was not tested: that takes two pruners of unlike scores.")
+    if any(cell.seeds for cell in cells):
+        notes.append(FEWER)
+    return notes
+
+
+def _mean_cell(share: Score | None) -> Cell:
+    """A mean of shares in percent."""
+    if share is None:
+        return Cell()
+    spread = "" if share.sd is None else _percent(share.sd)
+    words = f"seeds: {', '.join(f'{100 * value:.2f}' for value in share.values)}"
+    return Cell(_percent(share.mean), spread, seeds=str(len(share.values)) if share.missing else "", title=words)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"

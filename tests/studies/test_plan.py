@@ -1,0 +1,341 @@
+"""A grid's plan: numbers counted by hand, masks shared, and names that follow the content of what defines a run."""
+
+import shutil
+from collections import Counter
+
+import pytest
+import yaml
+
+import configs.schema
+import models
+from console.errors import InputError
+from studies.commands import Machine, make_commands
+from studies.grid import check_grid, read_grid
+from studies.identity import Sources
+from studies.places import Places
+from studies.plan import PRUNE, check_config, check_configs, expand
+from studies.version import REPOSITORY
+from tests.studies.fakes import COUNT, SMALL, make
+
+EXPERIMENTS = REPOSITORY / "configs" / "experiments"
+
+
+def plan_of(**changes):
+    return expand(check_grid({**SMALL, **changes}, "small", "small.yaml"))
+
+
+def kinds(plan):
+    return dict(Counter(step.kind for step in plan.steps))
+
+
+def test_numbers_counted_by_hand():
+    """omp needs no data and draws nothing: one mask and one zero-shot evaluation for both seeds."""
+    plan = plan_of()
+    assert kinds(plan) == {PRUNE: 3, "zero_shot": 6, "image_classification": 8}
+    assert len(plan.steps) == COUNT
+    assert kinds(plan_of(dense=True)) == {PRUNE: 3, "zero_shot": 7, "image_classification": 10}
+    assert kinds(plan_of(finetune=False)) == {PRUNE: 3, "zero_shot": 6}
+    assert kinds(plan_of(tasks=[])) == {PRUNE: 3}
+    assert kinds(plan_of(pruners=[], dense=True)) == {"zero_shot": 1, "image_classification": 2}
+
+
+def test_tasks_by_model():
+    plan = plan_of(
+        models=["dino-mini", "xvlm-mini"],
+        tasks={"dino-mini": ["zero_shot"], "xvlm-mini": ["retrieval", "vqa"]},
+        pruners=["rand"],
+    )
+    assert kinds(plan) == {PRUNE: 4, "zero_shot": 4, "retrieval": 4, "vqa": 4}
+
+
+def test_masks_are_shared():
+    plan = plan_of()
+    steps, users = plan.by_id(), plan.users()
+    assert sorted(len(found) for found in users.values()) == [4, 4, 6]
+    for prune, found in users.items():
+        assert {step.sparsity for step in found} == {50, 75} == set(steps[prune].sparsities)
+        assert {step.kind for step in found} == {"zero_shot", "image_classification"}
+    for step in plan.steps:
+        if step.needs is not None:
+            assert plan.steps.index(steps[step.needs]) < plan.steps.index(step)
+
+
+def test_variants():
+    variants = {
+        "deep": {"pruner": "omp", "sparsities": [95]},
+        "prior": {"pruner": "omp", "allocation": "multimodal"},
+        "pairs": {"pruner": "snip", "allocation": "2:4", "sparsities": [50]},
+    }
+    plan = plan_of(variants=variants, tasks=["zero_shot"], seeds=[0])
+    assert kinds(plan) == {PRUNE: 4, "zero_shot": 2 + 2 + 1 + 2 + 1}, "deep is in omp's own pruning"
+    omp = next(step for step in plan.steps if step.kind == PRUNE and step.pruner == "omp" and not step.allocation)
+    assert omp.sparsities == (50, 75, 95)
+    assert {step.label for step in plan.steps} == {"omp", "snip", "deep", "prior", "pairs"}
+
+
+def test_two_names_for_the_same_runs():
+    with pytest.raises(InputError, match="'omp' and 'again' are the same runs"):
+        plan_of(variants={"again": {"pruner": "omp"}})
+
+    with pytest.raises(InputError, match="'snip' and 'global' are the same runs"):
+        plan_of(variants={"global": {"pruner": "snip", "allocation": "global"}})  # its own
+
+
+def test_options_that_change_nothing_change_no_name(tmp_path):
+    def ids(**options):
+        return {step.id for step in plan_of(pruners=["chita", "omp"], options=options).steps}
+
+    scratch, batches = {"chita": {"scratch_dir": str(tmp_path)}}, {"omp": {"num_batches": 5}}
+    assert ids() == ids(**scratch) == ids(**batches) == ids(chita={"epochs": 1}), "it has one round anyway"
+    assert not ids(chita={"epochs": 2}) & {name for name in ids() if "chita" in name}
+    assert not ids(chita={"num_batches": 5}) & {name for name in ids() if "chita" in name}
+
+
+def test_several_devices_are_another_finetuning_of_the_same_masks(tmp_path):
+    one, two = plan_of(), plan_of(devices=2)
+    for first, second in zip(one.steps, two.steps, strict=True):
+        assert (first.id == second.id) == (first.kind != "image_classification")
+    commands = make_commands(Places(tmp_path, tmp_path, "g"), Machine())
+    for plan, devices in ((one, False), (two, True)):
+        for step in plan.steps:
+            command = commands(step, plan.need(step))
+            assert ("--devices" in command) == (devices and step.kind != "zero_shot")
+
+
+def test_a_local_folder_of_a_library_is_known_by_its_contents(tmp_path):
+    def defined():
+        return Sources().model(f"hf:{tmp_path}")
+
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    first = defined()
+    (tmp_path / "model.safetensors").write_bytes(b"two")
+    assert defined() != first
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    assert defined() == first
+
+
+def test_commands_are_those_of_the_scripts(tmp_path):
+    """Every command is accepted by the script that it names, and says what the plan says."""
+    import captioning
+    import image_classification
+    import prune
+    import retrieval
+    import vqa
+    from evaluation import zero_shot
+
+    scripts = {"captioning": captioning, "retrieval": retrieval, "vqa": vqa, "prune": prune}
+    scripts |= {"image_classification": image_classification, "zero_shot": zero_shot}
+    grid = {
+        **SMALL,
+        "models": ["xvlm-mini", "dino-mini"],
+        "tasks": {
+            "xvlm-mini": ["retrieval", "captioning", "vqa", "zero_shot"],
+            "dino-mini": ["image_classification:flowers102"],
+        },
+        "dense": True,
+        "debug": True,
+        "variants": {"prior": {"pruner": "omp", "allocation": "multimodal"}},
+    }
+    plan = expand(check_grid(grid, "g", "g.yaml"))
+    places = Places(tmp_path / "results", tmp_path / "work", "g")
+    commands = make_commands(places, Machine("cpu", 2))
+    for step in plan.steps:
+        name = step.kind.partition(":")[0]
+        command = commands(step, plan.need(step))
+        args = scripts[name].parse_args(command[3 if name == "zero_shot" else 2 :])
+        assert args.model == step.model
+        if name == "prune":
+            assert [float(s) for s in args.sparsities] == list(step.sparsities)
+            assert (args.pruner, args.allocation, args.seed) == (step.pruner, step.allocation, step.seed)
+        elif name == "zero_shot":
+            assert args.dense == (step.needs is None) == (not args.masks)
+        else:
+            assert args.dense == (step.needs is None) == (args.mask is None)
+            assert (args.seed, args.debug, args.accelerator) == (step.seed, True, "cpu")
+
+
+def test_masks_lie_where_prune_puts_them(tmp_path):
+    from pruners.outputs import Outputs
+
+    places = Places(tmp_path, tmp_path, "g")
+    plan = plan_of(variants={"pairs": {"pruner": "snip", "allocation": "2:4", "sparsities": [50]}})
+    for step in (step for step in plan.steps if step.kind == PRUNE):
+        outputs = Outputs.of(str(places.of(step.id) / "masks"), step.model, step.pruner, step.allocation, step.seed)
+        for sparsity in step.sparsities:
+            assert places.mask(step, sparsity) == outputs.mask(sparsity / 100)
+
+
+@pytest.fixture
+def own_configs(tmp_path, monkeypatch):
+    """Configurations that may be changed."""
+    folder = tmp_path / "configs"
+    shutil.copytree(REPOSITORY / "configs", folder)
+    monkeypatch.setattr(configs.schema, "CONFIGS", folder)
+    return folder / "dino-mini"
+
+
+def names(**changes):
+    return [step.id for step in plan_of(**changes).steps]
+
+
+def changed(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_names_follow_values_and_not_comments(own_configs):
+    before = names()
+    for name in ("prune", "model", "image_classification", "zero_shot"):
+        path = own_configs / f"{name}.yaml"
+        path.write_text("# another comment\n\n" + path.read_text() + "\n# and one more\n")
+    assert names() == before
+    changed(own_configs / "prune.yaml", "num_workers: 0", "num_workers: 3")
+    assert names() == before, "loader processes change no mask"
+    changed(own_configs / "image_classification.yaml", "epochs: 6", "epochs: 7")
+    new = names()
+    assert [old.startswith("image") for old in before] == [a != b for a, b in zip(before, new, strict=True)]
+
+
+def test_a_pruner_depends_on_its_own_options_only(own_configs):
+    before = names()
+    changed(own_configs / "prune.yaml", "epochs: 15", "epochs: 16")
+    assert names() == before, "itersnip's rounds are nothing to omp and snip"
+    changed(own_configs / "prune.yaml", "num_batches: 32", "num_batches: 31")
+    new = names()
+    kept = [a == b for a, b in zip(before, new, strict=True)]
+    assert kept == ["-omp-" in name for name in before], "omp looks at no data; snip and all that uses its masks does"
+
+
+def test_names_follow_weights_and_version(tmp_path, monkeypatch):
+    before = names()
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "dino-mini.safetensors").write_bytes(b"other")
+    monkeypatch.chdir(tmp_path)
+    assert not set(names()) & set(before), "a file of the working directory goes before the shipped one"
+    monkeypatch.chdir(REPOSITORY)
+    assert names() == before
+    monkeypatch.setattr("studies.version.RESULTS_VERSION", 7)
+    assert not set(names()) & set(before)
+
+
+def test_overrides_reach_the_configuration():
+    plan = plan_of(
+        overrides={
+            "image_classification": {"epochs": 1, "recipe": {"lr": 0.5}},
+            "dino-mini/image_classification": {"epochs": 2},
+            "prune": {"num_batches": 3},
+        }
+    )
+    for step in plan.steps:
+        if step.kind == "image_classification":
+            digits = step.config["datasets"]["digits"]
+            assert (step.config["epochs"], step.config["recipe"]["lr"]) == (2, 0.5)
+            assert (digits["epochs"], digits["recipe"]["lr"]) == (2, 0.5), "it has values of its own"
+            assert digits["recipe"]["lr_scale"] != step.config["recipe"]["lr_scale"]
+            assert step.config["recipe"]["schedule"]["decay"] == "cosine", "what is not overridden stays"
+        if step.kind == PRUNE:
+            assert step.config["num_batches"] == 3
+
+
+def test_what_changes_nothing_is_told():
+    plan = plan_of(
+        overrides={"image_classification": {"epochs": 1}, "prune": {"num_batches": 3}, "retrieval": {"epochs": 3}},
+        options={"tamt": {"nonsense": 1}},
+    )
+    overrides, options = sorted(plan.grid.notes, key=lambda note: "options" in note)
+    assert overrides.endswith("overrides of 'retrieval' change nothing: it is not among the tasks")
+    assert options.endswith("options of 'tamt' change nothing: it is not among the pruners")
+
+
+BAD = [
+    ({"modles": []}, "unknown key 'modles' (did you mean 'models'?)"),
+    ({"models": ["dino-mimi"]}, "unknown model 'dino-mimi' (did you mean 'dino-mini'?)"),
+    ({"pruners": ["multiflo"]}, "unknown pruner 'multiflo' (did you mean 'multiflow'?)"),
+    ({"tasks": ["zero-shot"]}, "unknown task 'zero-shot' (did you mean 'zero_shot'?)"),
+    ({"tasks": ["retrieval"]}, "'dino-mini' has no configuration for 'retrieval'"),
+    ({"tasks": ["image_classification:flower102"]}, "unknown data set 'flower102' (did you mean 'flowers102'?)"),
+    ({"tasks": ["image_classification", "image_classification:flowers102"]}, "are the same for dino-mini: leave one"),
+    ({"devices": 0}, "devices must be at least 1"),
+    ({"tasks": {"xvlm-mini": ["vqa"]}}, "tasks are given for 'xvlm-mini'"),
+    ({"tasks": "retrieval"}, "'tasks' must be a list"),
+    ({"sparsities": [0.75]}, "sparsity 0.75 is below 1 %"),
+    ({"sparsities": [75, 75]}, "sparsity 75 is given twice"),
+    ({"seeds": [1, 1]}, "1 is given twice"),
+    ({"seeds": [-1]}, "seeds must be 0 or more"),
+    ({"seeds": ["one"]}, "must be a whole number"),
+    ({"seeds": []}, "expands to nothing, since 'seeds' is empty"),
+    ({"pruners": []}, "expands to nothing, since 'pruners' is empty"),
+    ({"sparsities": []}, "expands to nothing, since 'sparsities' is empty"),
+    ({"models": []}, "expands to nothing, since 'models' is empty"),
+    ({"options": {"snap": {}}}, "unknown pruner 'snap' (did you mean 'snip'?)"),
+    ({"options": {"omp": {"epochs": 3}}}, "options of omp: unknown key 'epochs'"),
+    ({"variants": {"v": {"pruner": "omp", "allocation": "globl"}}}, "unknown allocation 'globl'"),
+    ({"variants": {"v": {"pruner": "omp", "allocation": "2:4"}}}, "the pattern 2:4 prunes 50 %"),
+    ({"variants": {"snip": {"pruner": "omp"}}}, "the variant 'snip' has the name of a pruner"),
+    ({"overrides": {"retreival": {}}}, "unknown task 'retreival' (did you mean 'retrieval'?)"),
+    ({"overrides": {"xvlm/prune": {}}}, "'xvlm' is none of the grid's models"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), BAD, ids=[str(change) for change, _ in BAD])
+def test_bad_input(change, words):
+    with pytest.raises(InputError) as caught:
+        check_grid({**SMALL, **change}, "small", "small.yaml")
+    assert words in str(caught.value)
+    assert str(caught.value).startswith("small.yaml")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"image_classification": {"epoch": 2}}, "unknown key 'epoch' (did you mean 'epochs'?)"),
+        ({"zero_shot": {"images": "many"}}, "'images' must be a whole number"),
+        ({"prune": {"num_batches": 0}}, "num_batches must be at least 1, not 0"),
+        ({"image_classification": {"recipe": {"lr": "1e-5"}}}, "write 1.0e-5"),
+    ],
+)
+def test_overrides_that_the_scripts_would_refuse(overrides, words):
+    """Told before anything runs; what is right passes."""
+    for step in plan_of().steps:
+        check_config(step.kind, step.config, "here")
+    (kind,) = overrides
+    step = next(step for step in plan_of(overrides=overrides).steps if step.kind == kind)
+    with pytest.raises(InputError) as caught:
+        check_config(step.kind, step.config, "here")
+    assert words in str(caught.value)
+
+
+def test_all_configurations_of_a_plan_are_checked():
+    plan = plan_of(overrides={"image_classification": {"epoch": 2}})
+    with pytest.raises(InputError, match=r"small\.yaml: image_classification of dino-mini: unknown key 'epoch'"):
+        check_configs(list(plan.steps), plan.grid.path)
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_shipped_grids(path):
+    """Counted by hand, rows x sparsities x seeds x tasks x models; four methods have one mask for all seeds."""
+    by_hand = {
+        "main": {PRUNE: 2 * (4 + 6 * 3), "tasks": 2 * 3 * 10 * 3 * 3, "dense": 2 * 3 * 3},
+        "dino": {PRUNE: 4 + 6 * 3, "tasks": 3 * 10 * 3 * 3, "dense": 3 * 3},
+        "mini": {
+            PRUNE: 3 * (4 + 7 * 3),
+            "tasks": (2 * 3 + 1) * 11 * 4 * 3 + 3 * (4 + 7 * 3) * 4,
+            "dense": (2 * 3 + 1) * 3 + 3,
+        },
+        "ablation": {PRUNE: 2 * (6 * 3 + 1), "tasks": 2 * 2 * (6 * 3 + 1) + 2 * 1 * 7 * 2 * 3, "dense": 2 * 1 + 2 * 3},
+        "smoke": {PRUNE: 2, "tasks": 4, "dense": 0},
+        "mini-results": {PRUNE: 3 * 3, "tasks": (2 * 3 + 2) * 3 * 2, "dense": 2 * 3 + 2},
+    }
+    plan = expand(read_grid(path))
+    for step in {(step.kind, step.model, step.pruner): step for step in plan.steps}.values():
+        check_config(step.kind, step.config, path.name)
+    found = Counter(PRUNE if step.kind == PRUNE else "dense" if step.needs is None else "tasks" for step in plan.steps)
+    assert {key: found[key] for key in (PRUNE, "tasks", "dense")} == by_hand[path.stem]
+
+
+def test_a_made_grid_is_read(tmp_path):
+    plan, places = make(tmp_path)
+    assert places.grid == plan.grid.name == "small"
+    assert yaml.safe_load((tmp_path / "small.yaml").read_text()) == SMALL
+    assert models.read_config("dino-mini", None)[0]["family"] == "dino"
