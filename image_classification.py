@@ -18,6 +18,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
     parser = finetuning_parser(__doc__ or "", "image_classification")
     parser.add_argument("--dataset", help="one of the configuration's data sets (default: its first)")
+    parser.add_argument(
+        "--conv", action="store_true", help="convolutions can be pruned, too (timm:, hf:); as the mask was made"
+    )
     return parser.parse_args(arguments)
 
 
@@ -31,6 +34,8 @@ def main() -> None:
     from training.finetuning import finetune
 
     config = config_for(settings, args.dataset, str(path))
+    if args.conv:
+        config.model["conv"] = True
     finetune(
         args,
         config,

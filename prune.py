@@ -33,6 +33,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--weights", help="checkpoint to prune (default: the model's own, see configs/<model>/model.yaml)"
     )
     what.add_argument(
+        "--conv", action="store_true", default=None, help="prune convolutions, too (timm:NAME and hf:ID models)"
+    )
+    what.add_argument(
         "--from_scores", metavar="FILE", help="cut new masks from saved scores: no data, no model, seconds"
     )
     data = parser.add_argument_group("calibration")

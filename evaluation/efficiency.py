@@ -16,8 +16,6 @@ from training.precisions import PRECISIONS, known_precision
 TIMED = tuple(name for name in PRECISIONS if name.endswith("-true"))
 """Precisions of models that are timed: as they would be shipped, in one type throughout."""
 
-TASKS = ("retrieval", "captioning", "vqa", "image_classification")
-
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
@@ -27,7 +25,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--weights", help="checkpoint, or random (default: the model's own)")
     parser.add_argument("--mask", help="mask file (default: the dense model alone)")
-    parser.add_argument("--task", choices=TASKS, help="the task's model and pass (default: the pretraining model)")
+    parser.add_argument("--task", help="the task's model and pass (default: the pretraining model's)")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=20, help="timings of each model, in turn, after the warm-up")
     parser.add_argument("--device", help="cpu, cuda or cuda:<number> (default: cuda where there is one)")

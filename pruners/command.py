@@ -45,6 +45,7 @@ class PruneConfig:
     sides: dict[str, ReaderConfig]
     pruner: str = "multiflow"
     sparsities: list[float] = field(default_factory=lambda: [63.0, 75.0, 90.0])
+    conv: bool = False  # whether convolutions can be pruned, too, of models of other libraries
     allocation: str | None = None
     seed: int = 42
     num_batches: int = 3000
@@ -99,11 +100,12 @@ def _prune(
     fabric = make_fabric(config.accelerator, config.devices, config.num_nodes, config.precision)
     interrupt.listen()
     started = time.perf_counter()
-    model = load_model(args["model"], weights=args["weights"])
+    changes = {"conv": True} if config.conv else {}
+    model = load_model(args["model"], weights=args["weights"], overrides=changes)
     if fabric.is_global_zero:
         describe(model, args["model"])
     batches = make_batches(model, config) if method.uses_data else None
-    source = {"model": args["model"], "weights": weights_identity(model), "precision": config.precision}
+    source = {"model": args["model"], "weights": weights_identity(model), "precision": config.precision} | changes
     if outputs.left_out:
         source["left_out"] = list(outputs.left_out)
     checkpoint = Checkpoint(
@@ -188,7 +190,7 @@ def describe(model: nn.Module, name: str) -> None:
         )
     share = share_of_matrices(prunable, whole)
     console.print(f"{name}: {total:,} parameters, {counted(len(layers), 'layer')} with {share}")
-    for line in told_skipped(getattr(model, "skipped", ())):
+    for line in told_skipped(model.skipped):
         console.print(f"  not pruned  {line}")
 
 

@@ -101,7 +101,7 @@ class TrainedMasks:
     """A statistic whose sums are steps of an optimizer: one a pair of batches."""
 
     def __init__(self, pruner: TAMT, sparsity: float, steps: int):
-        self.follows_state = pruner.model.stateful
+        self.follows_state = pruner.model.follows_state
         self._pruner, self._sparsity, self._steps = pruner, sparsity, steps
         # Steps of 1e-5 on numbers of 1e-2 vanish in half precision: masks and weights are at least float32 here.
         self._weights = {name: _at_least_float(layer.weight.detach()) for name, layer in pruner.layers.items()}

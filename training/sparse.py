@@ -7,8 +7,9 @@ moves a weight by its gradient, its own history and its decay. The lock checks t
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from models.base import Model
 from sparsity.mask import Mask
 
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -18,7 +19,7 @@ INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 class SparseLock:
     """Applies a mask to a model and keeps it: call `hold` between backward and the optimizer's step."""
 
-    def __init__(self, model: nn.Module, mask: Mask):
+    def __init__(self, model: Model, mask: Mask):
         """Raises InputError when the mask does not fit; afterwards the pruned weights are zero."""
         fitted = mask.fitted(model)
         fitted.apply(model)
@@ -26,7 +27,7 @@ class SparseLock:
         self._bits: dict[str, Tensor] = {}
         self._wide: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self._layers = model.prunable_layers()
-        self._followers: dict[str, nn.Linear] = model.followers() if hasattr(model, "followers") else {}
+        self._followers = model.followers()
         with torch.no_grad():  # a moving average of zeros stays zero
             for name, layer in self._followers.items():
                 layer.weight.masked_fill_(self._kept(name) == 0, 0)

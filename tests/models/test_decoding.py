@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import answer_ranking
+from models.common import answer_ranking
 from models.common.answer_ranking import best_answers, first_word_probabilities, pick, read_out, weighted_answer_loss
 from models.common.beam_search import SearchSettings, beam_search
 from models.common.decoding import IGNORED, caption_labels, mean_token_loss, xvlm_smoothing

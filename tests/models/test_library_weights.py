@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from timm.models import vision_transformer
 
 from console.errors import InputError
-from models import hub, load_model
+from models import load_model
+from models.library import hub
 from models.library.hub import hub_or_cache
 from models.library.timm_models import load_timm
 from tests.models.test_any_module import HUGGING_FACE

@@ -7,6 +7,7 @@ from torch import nn
 
 import training.loop
 from console.errors import InputError
+from models.base import Model
 from sparsity.mask import Mask
 from tests.training.toy import loop
 from training.optimizer import Recipe
@@ -21,7 +22,7 @@ OPTIMIZERS = {
 }
 
 
-class Two(nn.Module):
+class Two(Model):
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
