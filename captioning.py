@@ -35,7 +35,7 @@ def main() -> None:
     settings, where = read_settings(args, "captioning")
 
     from data.tokenizer import load_tokenizer  # heavy imports after parsing
-    from models.tasks import load_task_model
+    from models import load_task_model
     from tasks.captioning import Captioning, CaptioningConfig
     from tasks.captioning_pretrain import refuse_first_stage, take_first_stage
     from training.finetuning import TrainingData, conclude, fit_task

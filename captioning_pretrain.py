@@ -25,7 +25,7 @@ def main() -> None:
     settings, where = read_settings(args, "captioning_pretrain")
 
     from data.tokenizer import load_tokenizer  # heavy imports after parsing
-    from models.tasks import load_task_model
+    from models import load_task_model
     from tasks.captioning_pretrain import FirstStage, FirstStageConfig, refuse_first_stage
     from training.finetuning import TrainingData, conclude, fit_task
     from training.run import chosen_sparsifier, open_run, sparsify

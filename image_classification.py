@@ -17,6 +17,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = finetuning_parser(__doc__ or "", "image_classification")
     parser.add_argument("--dataset", help="one of the configuration's data sets (default: its first)")
+    parser.add_argument(
+        "--conv", action="store_true", help="convolutions can be pruned, too (timm:, hf:); as the mask was made"
+    )
     return parser.parse_args(arguments)
 
 
@@ -26,12 +29,14 @@ def main() -> None:
     settings, where = read_settings(args, "image_classification")
 
     from data.tokenizer import load_tokenizer  # heavy imports after parsing
-    from models.tasks import load_task_model
+    from models import load_task_model
     from tasks.image_classification import Classification, config_for
     from training.finetuning import TrainingData, conclude, fit_task
     from training.run import chosen_sparsifier, open_run, sparsify
 
     config = config_for(settings, args.dataset, where)
+    if args.conv:
+        config.model["conv"] = True
     dataset = args.dataset or next(iter(settings["datasets"]))
     with open_run(args, config, "image_classification", dataset=dataset) as run:
         sparsifier = chosen_sparsifier(args)

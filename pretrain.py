@@ -43,8 +43,8 @@ def main() -> None:
     path = args.config or task_file(args.model, "pretrain")
     settings = read_yaml(path)
 
+    from pretraining.stages import PretrainConfig, pretrain  # heavy imports after parsing
     from storage.atomic import no_empty_folder
-    from training.stages import PretrainConfig, pretrain  # heavy imports after parsing
 
     config = parse(PretrainConfig, settings, str(path))
     folder = Path(args.output_dir or f"runs/pretrain/{args.model}")

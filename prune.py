@@ -40,6 +40,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--weights", help="checkpoint to prune (default: the model's own, see configs/<model>/model.yaml)"
     )
     what.add_argument(
+        "--conv", action="store_true", default=None, help="prune convolutions, too (timm:NAME and hf:ID models)"
+    )
+    what.add_argument(
         "--from_scores", metavar="FILE", help="cut new masks from saved scores: no data, no model, seconds"
     )
     data = parser.add_argument_group("calibration")
@@ -157,13 +160,14 @@ def prune(args: argparse.Namespace) -> Outputs:
         fabric = make_fabric(config.accelerator, config.devices, config.num_nodes, config.precision)
         interrupt.listen()
         started = time.perf_counter()
-        model = load_model(args.model, weights=args.weights)
+        changes = {"conv": True} if config.conv else {}
+        model = load_model(args.model, weights=args.weights, overrides=changes)
         if fabric.is_global_zero:
             describe(model, args.model)
         batches = calibration_batches(model, config) if method.uses_data else None
         available = 0 if batches is None else len(batches)
 
-        source = {"model": args.model, "weights": weights_identity(model), "precision": config.precision}
+        source = {"model": args.model, "weights": weights_identity(model), "precision": config.precision} | changes
         if settings.switched_off:
             source["left_out"] = settings.switched_off
         identity = source | {

@@ -33,7 +33,7 @@ def main() -> None:
         settings["gather_negatives"] = True
 
     from data.tokenizer import load_tokenizer  # heavy imports after parsing
-    from models.tasks import load_task_model
+    from models import load_task_model
     from tasks.retrieval import Retrieval, RetrievalConfig
     from training.finetuning import TrainingData, conclude, fit_task
     from training.run import chosen_sparsifier, open_run, sparsify

@@ -33,7 +33,7 @@ def main() -> None:
     settings, where = read_settings(args, "vqa")
 
     from data.tokenizer import load_tokenizer  # heavy imports after parsing
-    from models.tasks import load_task_model
+    from models import load_task_model
     from tasks.vqa import VQA, VQAConfig, refuse_inheritance, with_validation
     from training.finetuning import TrainingData, conclude, fit_task
     from training.run import chosen_sparsifier, open_run, sparsify

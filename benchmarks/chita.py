@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.pruning import bare_backward, largest_resident_set, make_model, timed
 
 if TYPE_CHECKING:
-    from models.base import PrunableModel
+    from models.base import Model
 
 SPARSITY = 0.75
 
@@ -43,7 +43,7 @@ def parse_args() -> argparse.Namespace:
 class MadeUp:
     """Batches with the real shapes, made when asked for, as a loader reads them: a list would be memory of its own."""
 
-    model: PrunableModel
+    model: Model
     size: int
     count: int
     every: int = 1

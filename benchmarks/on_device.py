@@ -98,7 +98,7 @@ def trained(args: argparse.Namespace, folder: Path, precision: str, stop: int | 
 
     from benchmarks.sparse_step import made_up_pairs
     from configs.schema import parse, read_yaml, task_file
-    from models.tasks import load_task_model
+    from models import load_task_model
     from pruners import prune
     from sparsity.sparsifiers import Fixed
     from tasks.retrieval import Retrieval, RetrievalConfig

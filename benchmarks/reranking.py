@@ -33,7 +33,7 @@ def make_passes(args: argparse.Namespace) -> dict[str, Callable]:
     import torch
 
     from configs.schema import parse, read_yaml, task_file
-    from models.tasks import load_task_model
+    from models import load_task_model
     from tasks.retrieval import RetrievalConfig
 
     torch.set_num_threads(args.threads)

@@ -43,9 +43,8 @@ def make_steps(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
     import torch
 
     from configs.schema import parse, read_yaml, task_file
-    from models import load_model
+    from models import load_model, load_task_model
     from models.common.memory import keep_freed_memory
-    from models.tasks import load_task_model
     from pruners import prune
     from sparsity.sparsifiers import Fixed
     from tasks.retrieval import RetrievalConfig

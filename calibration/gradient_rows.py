@@ -22,8 +22,8 @@ from calibration.statistics import Layers, backward
 from calibration.weight_vector import WeightVector
 from console.errors import InputError
 from console.progress import console
-from models.base import Batch, PrunableModel
-from models.common.recomputation import activations_recomputed
+from models.base import Batch, Model
+from models.common.blocks import activations_recomputed
 
 BUFFER = 32 << 20
 """Bytes of A that are in memory at a time."""
@@ -36,9 +36,9 @@ class GradientRows:
     samples: how many samples (texts, or images without texts) went into all rows.
     """
 
-    def __init__(self, model: PrunableModel, layers: Layers, rows: int, sides: int, folder: str | None):
+    def __init__(self, model: Model, layers: Layers, rows: int, sides: int, folder: str | None):
         """rows: how many there will be at the most. folder: where the file may lie (default: the system's)."""
-        self.follows_state = model.stateful
+        self.follows_state = model.follows_state
         self.samples = 0
         self._model, self._layers, self._rows, self._sides = model, layers, rows, sides
         self._units = 0

@@ -10,7 +10,7 @@ from torch import Tensor
 from calibration.layer_inputs import Read, SharedInput, rows, watch_inputs
 from calibration.processes import Group
 from calibration.statistics import Layers, never_met
-from models.base import Batch, PrunableModel
+from models.base import Batch, Model
 from models.layers import blocks_of, width
 
 Readers = tuple[tuple[str, int], ...]
@@ -27,7 +27,7 @@ class InputHessians:
 
     follows_state = False
 
-    def __init__(self, model: PrunableModel, layers: Layers):
+    def __init__(self, model: Model, layers: Layers):
         self._model, self._layers = model, layers
         self._sums: dict[Readers, Tensor] = {}
         self._fresh: dict[Readers, Tensor] = {}

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from console.errors import InputError
-from models.base import Batch, PrunableModel
+from models.base import Batch, Model
 from models.layers import Product, PrunableLayer, attention_products, layer_uses, width
 
 
@@ -38,7 +38,7 @@ Look = Callable[[Read], None]
 
 
 @torch.no_grad()
-def watch_inputs(model: PrunableModel, batch: Batch, look: Look) -> None:
+def watch_inputs(model: Model, batch: Batch, look: Look) -> None:
     """Forward the batch without losses; `look` is called at each input of every prunable layer.
 
     A weight that several modules share is met at all of them, each with its own tokens; at the first alone where the
@@ -74,8 +74,8 @@ def watch_inputs(model: PrunableModel, batch: Batch, look: Look) -> None:
 
 
 @contextmanager
-def _hooked(model: PrunableModel, hook: Callable[[str, str], Any]) -> Iterator[None]:
-    first_only = getattr(model, "first_use_only", False)
+def _hooked(model: Model, hook: Callable[[str, str], Any]) -> Iterator[None]:
+    first_only = model.first_use_only
     handles = []
     try:
         for name, uses in layer_uses(model).items():

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from models.base import PrunableModel
-from models.common.recomputation import reentrant_checkpoints_replaced
+from models.base import Model
+from models.common.blocks import reentrant_checkpoints_replaced
 
 
 @contextlib.contextmanager
-def preserved(model: PrunableModel, gradients: bool) -> Iterator[None]:
+def preserved(model: Model, gradients: bool) -> Iterator[None]:
     """Put back modes, gradients, `requires_grad` and moving tensors (queues, temperature) on exit.
 
     Inside, the model is in eval mode and only prunable weights ask for gradients, if `gradients` says so.
@@ -42,7 +42,7 @@ def preserved(model: PrunableModel, gradients: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def moving_restored(model: PrunableModel) -> Iterator[None]:
+def moving_restored(model: Model) -> Iterator[None]:
     """Put back the tensors that computing a loss changes."""
     saved = [(tensor, tensor.detach().clone()) for tensor in model.moving_tensors()]
     try:

@@ -14,7 +14,7 @@ from torch import Tensor
 from calibration.layer_inputs import Read, SharedInput, squares, watch_inputs
 from calibration.processes import Group
 from console.errors import InputError
-from models.base import Batch, PrunableModel
+from models.base import Batch, Model
 from models.layers import PrunableLayer, blocks_of, width
 
 Layers = dict[str, PrunableLayer]
@@ -54,7 +54,7 @@ class InputNorms:
 
     follows_state = False
 
-    def __init__(self, model: PrunableModel, layers: Layers):
+    def __init__(self, model: Model, layers: Layers):
         self._model = model
         self._layers = layers
         self._offsets: dict[tuple[str, int], int] = {}
@@ -160,8 +160,8 @@ class MeanGradients:
     The sum is kept in the parameters' own `.grad`, so that it costs no memory beyond a backward pass.
     """
 
-    def __init__(self, model: PrunableModel, layers: Layers, group: Group):
-        self.follows_state = model.stateful
+    def __init__(self, model: Model, layers: Layers, group: Group):
+        self.follows_state = model.follows_state
         self._model = model
         self._layers = layers
         self._group = group

@@ -6,16 +6,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.cache_utils import EncoderDecoderCache
 
 from data.questions import encode_answers
 from data.readers import Batch
 from data.records import Id
 from data.tokenizer import Tokenizer
+from models.base import placed
 from models.common.beam_search import SearchSettings, beam_search
 from models.common.decoding import NextWords, repeated
-from models.common.placing import placed
+from models.tasks import Answerer
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,13 @@ class AnswerSearch(SearchSettings):
 
 @torch.no_grad()
 def answer_questions(
-    model: nn.Module, batches: Iterable[Batch], tokenizer: Tokenizer, answers: Sequence[str], k_test: int
+    model: Answerer, batches: Iterable[Batch], tokenizer: Tokenizer, answers: Sequence[str], k_test: int
 ) -> dict[Id, str]:
     """Question id -> answer, for batches with `image`, `question_ids`, `question_atts` and `question_id`, b ids.
 
     `image_of` [b] says which image is whose, where there are fewer images than questions.
 
-    model: answers `rank(batch, answer_ids, answer_atts, k)`. k_test: answers that are read out for each question.
+    k_test: answers that are read out for each question.
     """
     device = next(model.parameters()).device
     ids, atts = (tensor.to(device) for tensor in tokenizer.pad_batch(encode_answers(answers, tokenizer)))
@@ -49,13 +50,9 @@ def answer_questions(
 
 @torch.no_grad()
 def generate_answers(
-    model: nn.Module, batches: Iterable[Batch], tokenizer: Tokenizer, settings: AnswerSearch
+    model: Answerer, batches: Iterable[Batch], tokenizer: Tokenizer, settings: AnswerSearch
 ) -> dict[Id, str]:
-    """Question id -> answer by beam search, for batches as in `answer_questions`.
-
-    model: answers `question_states(image, ids, atts, image_of)`, `answer_start(states)` and
-    `answer_logits(ids, atts, states, states_atts, past)`.
-    """
+    """Question id -> answer by beam search of a model that `writes_answers`, for batches as in `answer_questions`."""
     given: dict[Id, str] = {}
     for batch in batches:
         here = placed(batch, model)

@@ -25,7 +25,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--weights", help="checkpoint, or random (default: the model's own)")
     parser.add_argument("--mask", help="mask file (default: the dense model alone)")
-    parser.add_argument("--task", help="its model and pass, for example retrieval (default: the pretraining model)")
+    parser.add_argument("--task", help="the task's model and pass (default: the pretraining model's)")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=20, help="timings of each model, in turn, after the warm-up")
     parser.add_argument("--device", help="cpu, cuda or cuda:<number> (default: cuda where there is one)")

@@ -13,6 +13,7 @@ import torch
 from rich.table import Table
 from torch import nn
 
+from configs.schema import read_yaml, task_file
 from console.errors import InputError
 from console.progress import progress_bar
 from console.results import result_console
@@ -20,8 +21,9 @@ from console.words import counted
 from evaluation import semi_structured
 from evaluation.file_sizes import count_parameters, file_sizes, shipped
 from evaluation.flops import count_flops
-from evaluation.passes import PASSES, example_batch, load_for
 from evaluation.timing import WARM_UP, Speed, Spread, in_turn
+from models import load_model, load_task_model
+from models.base import Model, Probe
 from sparsity.mask import Mask
 
 DTYPES = {"32-true": torch.float32, "16-true": torch.float16, "bf16-true": torch.bfloat16}
@@ -59,12 +61,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         else:
             words.append(f"2:4 was not measured: {why_not}.")
 
-    work_pass = PASSES[args.task]
-    batch = example_batch(model, work_pass, args.batch_size, device, dtype)
-    work = count_flops(model, lambda: work_pass.run(model, batch))
+    what, batch, run = work_of(model, args.task, args.batch_size, device, dtype)
+    work = count_flops(model, lambda: run(model, batch))
     for name, row in rows.items():
         row |= {"flops": work.total, "nominal_flops": work.total if name == "dense" else work.nominal(mask)}
-    times = timings(timed, work_pass.run, batch, args.repeats, device)
+    times = timings(timed, run, batch, args.repeats, device)
     for name, row in rows.items():
         latency = Spread.of(times[name])
         row |= {"latency_ms": asdict(latency), "samples_per_second": 1000 * args.batch_size / latency.median}
@@ -76,7 +77,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "task": args.task,
         "mask": args.mask,
         "sparsity": None if mask is None else mask.sparsity(),
-        "pass": work_pass.what,
+        "pass": what,
         "batch_size": args.batch_size,
         "device": device_name(device),
         "threads": torch.get_num_threads(),
@@ -87,6 +88,26 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "speed": {name: asdict(ratio) for name, ratio in speeds.items()},
         "words": words,
     }
+
+
+def load_for(name: str, task: str | None, weights: str | None) -> Model:
+    """The pretraining model, or the task's with what the task's configuration changes of it (image size)."""
+    if task is None:
+        return load_model(name, weights=weights)
+    return load_task_model(name, task, weights=weights, overrides=read_yaml(task_file(name, task)).get("model", {}))
+
+
+def work_of(model: Model, task: str | None, size: int, device: torch.device, dtype: torch.dtype) -> Probe:
+    """The task's pass, or pruning's, over the same `size` made-up samples on every call; floating point in `dtype`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if task is not None:
+            probe = model.probe(size)
+        else:
+            words = "the pass in which every prunable layer is met"
+            probe = Probe(words, model.example(size)[model.sides[0]], lambda model, batch: model.observe(batch))
+    batch = {name: t.to(device, dtype if t.is_floating_point() else t.dtype) for name, t in probe.batch.items()}
+    return probe._replace(batch=batch)
 
 
 def chosen_device(name: str | None) -> torch.device:

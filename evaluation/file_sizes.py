@@ -12,24 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.base import PrunableModel
+from models.base import Model
 from sparsity.mask import Mask
 from storage.tensors import write_safetensors
 
 CHUNK = 1 << 20
 
 
-def shipped(model: PrunableModel) -> dict[str, Tensor]:
+def shipped(model: Model) -> dict[str, Tensor]:
     """Name -> tensor of what a forward pass may need, shared ones once, under their first name.
 
-    What only training moves along (BLIP's momentum copies and queues) is left out.
+    What only losses need (BLIP's momentum copies and queues) is left out.
     """
-    module: nn.Module = model  # type: ignore[assignment]
-    # Of wrapped modules, moving tensors are running statistics, which a forward pass does need.
-    moving = getattr(model, "moving_tensors", tuple)() if model.stateful else ()
-    seen = {id(tensor) for tensor in moving}
+    seen = {id(tensor) for tensor in model.training_only()}
     found = {}
-    for name, tensor in module.state_dict(keep_vars=True).items():
+    for name, tensor in model.state_dict(keep_vars=True).items():
         if id(tensor) not in seen:
             found[name] = tensor
         seen.add(id(tensor))

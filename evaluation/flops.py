@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.base import PrunableModel
+from models.base import Model
 from models.layers import Product, attention_products, layer_uses
 from sparsity.mask import Mask
 
@@ -37,7 +37,7 @@ class Work:
         return self.total - spared
 
 
-def count_flops(model: PrunableModel, run: Callable[[], object]) -> Work:
+def count_flops(model: Model, run: Callable[[], object]) -> Work:
     """The work of one call of `run`, which calls the model."""
     layers = dict.fromkeys(model.prunable_layers(), 0)
     counter = FlopCounterMode(display=False)

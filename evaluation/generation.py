@@ -5,25 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.cache_utils import EncoderDecoderCache
 
 from data.readers import Batch
 from data.records import Id
 from data.tokenizer import Tokenizer
+from models.base import placed
 from models.common.beam_search import SearchSettings, beam_search
 from models.common.decoding import NextWords, repeated
-from models.common.placing import placed
+from models.tasks import Captioner
 
 
 @torch.no_grad()
 def generate_captions(
-    model: nn.Module, batches: Iterable[Batch], tokenizer: Tokenizer, prompt: str, settings: SearchSettings
+    model: Captioner, batches: Iterable[Batch], tokenizer: Tokenizer, prompt: str, settings: SearchSettings
 ) -> dict[Id, str]:
-    """Image id -> caption, without the prompt, for batches with `image` [b, 3, H, W] and `image_id`, b ids.
-
-    model: answers `image_states(image)`, `caption_start(ids)` and `caption_logits(ids, atts, states, past)`.
-    """
+    """Image id -> caption, without the prompt, for batches with `image` [b, 3, H, W] and `image_id`, b ids."""
     device = next(model.parameters()).device
     start = torch.tensor([tokenizer.encode(prompt.strip(), False, None)], device=device)
     written: dict[Id, str] = {}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision import transforms as T
 
 from console.errors import InputError
@@ -19,6 +19,7 @@ from data.labelled import LabelledSet, LabelledTable
 from data.sources import LabelledImages
 from data.transforms import BICUBIC, to_normalised
 from models.base import ImageShape
+from models.tasks import ImageEmbedder
 
 
 @dataclass(frozen=True)
@@ -52,24 +53,21 @@ class Neighbours:
         self._transform = centre_transform(shape, settings.centre)
         self.bank, self.queries = settings.bank.open(), settings.queries.open()
 
-    def accuracy(self, model: nn.Module) -> float:
+    def accuracy(self, model: ImageEmbedder) -> float:
         """Queries whose class wins the vote, in percent."""
         return 100 * self.right(model).double().mean().item()
 
     @torch.no_grad()
-    def right(self, model: nn.Module) -> Tensor:
-        """Whether the class of each query wins the vote, [q] bool.
-
-        model: answers `vision_tower()`, pixels [b, 3, H, W] -> states [b, p, d].
-        """
+    def right(self, model: ImageEmbedder) -> Tensor:
+        """Whether the class of each query wins the vote, [q] bool."""
         bank, labels = self._features(model, self.bank)
         queries, truth = self._features(model, self.queries)
         return vote(queries, bank, labels, self._settings.k, self._settings.temperature) == truth
 
-    def _features(self, model: nn.Module, source: LabelledImages | LabelledTable) -> tuple[Tensor, Tensor]:
-        """Class-token states [n, d] and labels [n] of all images of a source."""
+    def _features(self, model: ImageEmbedder, source: LabelledImages | LabelledTable) -> tuple[Tensor, Tensor]:
+        """Vectors [n, d] and labels [n] of all images of a source."""
         device = next(model.parameters()).device
-        tower, features, labels = model.vision_tower(), [], []
+        features, labels = [], []
         for start in range(0, len(source), self._settings.batch):
             images = []
             for index in range(start, min(start + self._settings.batch, len(source))):
@@ -79,7 +77,7 @@ class Neighbours:
                     raise InputError(f"all labelled images must be there, but one cannot be read: {error}") from error
                 images.append(self._transform(image))
                 labels.append(label)
-            features.append(tower(torch.stack(images).to(device))[:, 0].float())
+            features.append(model.embed_image(torch.stack(images).to(device)).float())
         return torch.cat(features), torch.tensor(labels, device=device)
 
 

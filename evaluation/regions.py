@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import box_convert, box_iou
 
 from data.batches import Loaded, Side
+from models.tasks import Locator
 
 
 @torch.no_grad()
-def region_ious(model: nn.Module, side: Side, batches: int) -> tuple[Tensor, list[int]]:
+def region_ious(model: Locator, side: Side, batches: int) -> tuple[Tensor, list[int]]:
     """IoU [n] of the regions (not the whole images) of the first `batches` region batches, in their order.
 
-    And of which picture each region is, by number. model: answers `image_states`, `text_states` and `predict_boxes`
-    (X-VLM).
+    And of which picture each region is, by number.
     """
     device = next(model.parameters()).device
     found: list[Tensor] = []
@@ -23,9 +23,7 @@ def region_ious(model: nn.Module, side: Side, batches: int) -> tuple[Tensor, lis
     for t in range(batches):
         loaded = side[t]
         batch = {name: tensor.to(device) for name, tensor in loaded.batch.items()}
-        _, _, full = model.image_states(batch)
-        text = model.text_states(batch["text_ids"], batch["text_atts"])
-        boxes = model.predict_boxes(text, batch["text_atts"], full)
+        boxes = model.boxes(batch)
         region = batch["is_image"] == 0
         corners = [box_convert(b[region], "cxcywh", "xyxy") for b in (boxes, batch["target_bbox"])]
         found.append(box_iou(*corners).diagonal().cpu())

@@ -13,8 +13,9 @@ from data.evaluation_batches import evaluation_batches
 from data.retrieval import Gallery
 from data.tokenizer import Tokenizer
 from evaluation.recall import Candidates, Ranks, falling, ranks, recalls
+from models.base import placed
 from models.common.gather import add_processes, place
-from models.common.placing import placed
+from models.tasks import Retriever
 
 SORTED_AT_ONCE = 256
 """Rows whose best candidates are looked for together: the order of all would take eight bytes a pair."""
@@ -40,7 +41,7 @@ class RetrievalSettings:
 
 @torch.no_grad()
 def evaluate_retrieval(
-    model: nn.Module,
+    model: Retriever,
     gallery: Gallery,
     tokenizer: Tokenizer,
     settings: RetrievalSettings,
@@ -57,9 +58,7 @@ def evaluate_retrieval(
     Where there are several processes all of them must call: each matches a share of the images, in the passes that one
     process would make, so that the numbers are the same. All of them encode everything, which is little beside that.
 
-    model: answers `image_entry(image)` and `text_entry(ids, atts)` -> (what `match` needs of each, feature), and
-    `match(text_entries, text_atts, image_entry, similarity)` -> a score for each text with the one image, which depends
-    on nothing but the pair. advance: is told how many more images are done. look: is shown the candidates after
+    advance: is told how many more images are done. look: is shown the candidates after
     re-ranking, texts [images, texts] and images [texts, images]. note: is told the ranks under `itc` and under `itm`.
     workers: loader processes for the images.
     """

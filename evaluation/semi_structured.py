@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from console.errors import InputError
-from models.base import PrunableModel
+from models.base import Model
 from models.layers import layer_uses
 from sparsity.mask import Mask
 
@@ -46,7 +46,7 @@ def compressed(weight: Tensor) -> Tensor | None:
 
 
 @torch.no_grad()
-def compress_layers(model: PrunableModel) -> tuple[int, int]:
+def compress_layers(model: Model) -> tuple[int, int]:
     """Put the prunable weights of a 2:4 model into the format, in place: how many went, of how many."""
     done, uses = 0, layer_uses(model)
     for modules in map(list, map(dict.values, uses.values())):

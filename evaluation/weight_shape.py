@@ -18,7 +18,7 @@ from console.errors import run_command
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from models.base import PrunableModel
+    from models.base import Model
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -29,7 +29,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def weight_shape(model: PrunableModel) -> dict[str, tuple[int, float, float]]:
+def weight_shape(model: Model) -> dict[str, tuple[int, float, float]]:
     """Modality -> number of prunable weights, their standard deviation, their excess kurtosis (0: Gaussian).
 
     The last is NaN where all weights are equal. From running sums in float64 about the modality's mean; no second

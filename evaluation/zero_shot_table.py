@@ -28,6 +28,8 @@ from evaluation.recall import RECALL_WORDS, Ranks, found_early
 from evaluation.regions import region_ious
 from evaluation.retrieval import RetrievalSettings, evaluate_retrieval, reranked
 from models import load_model
+from models.base import Model
+from models.tasks import ImageEmbedder, Locator, Retriever
 from sparsity.mask import Mask
 from storage.atomic import write_json
 
@@ -102,7 +104,7 @@ def measurements(model: nn.Module, config: ZeroShotConfig, images: int) -> dict[
     tokenizer = load_tokenizer(model.tokenizer)
     found: dict[str, Measurement] = {}
     if config.gallery is not None:
-        _require(model, "gallery", "image_entry", "text_entry", "match")
+        _require(model, "gallery", Retriever)
         gallery = Gallery(config.gallery, model.image_shape, config.max_words, images)
         check_files(gallery)
 
@@ -116,12 +118,12 @@ def measurements(model: nn.Module, config: ZeroShotConfig, images: int) -> dict[
 
         found[f"retrieval among {counted(len(gallery), 'image')} and {counted(len(gallery.texts), 'text')}"] = retrieve
     if config.regions is not None:
-        _require(model, "regions", "image_states", "text_states", "predict_boxes")
+        _require(model, "regions", Locator)
         side = Side("region", make_reader(config.regions, model.image_shape, tokenizer), 32, seed=0)
         batches = config.region_batches
         found["boxes of regions"] = lambda pruned: means("region", "IoU", *region_ious(pruned, side, batches))
     if config.neighbours is not None:
-        _require(model, "neighbours", "vision_tower")
+        _require(model, "neighbours", ImageEmbedder)
         near, k = Neighbours(config.neighbours, model.image_shape), config.neighbours.k
         title = f"classes of {counted(len(near.queries), 'image')} by their {k} nearest of {len(near.bank)}"
         found[title] = lambda pruned: means("items", f"{k}-NN", near.right(pruned))
@@ -142,12 +144,11 @@ def means(
     return {metric: round(100 * scores.mean().item(), 2)}, {group: items}
 
 
-def _require(model: nn.Module, part: str, *methods: str) -> None:
-    missing = [name for name in methods if not hasattr(model, name)]
-    if missing:
+def _require(model: Model, part: str, protocol: type[Model]) -> None:
+    if not isinstance(model, protocol):
         raise InputError(
-            f"the configuration asks for '{part}', which a {type(model).__name__} cannot do (it has no {missing[0]}): "
-            f"leave the key '{part}' out"
+            f"the configuration asks for '{part}', which a {type(model).__name__} cannot do (it is no "
+            f"{protocol.__name__}): leave the key '{part}' out"
         )
 
 

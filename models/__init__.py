@@ -1,8 +1,8 @@
-"""WHAT is pruned: one file a model family; `load_model` builds one from its name and fills it."""
+"""WHAT is pruned: a folder a model family; `load_model` builds a model from its name and fills it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,9 @@ from console.errors import InputError, nearest
 from storage.shards import weight_files
 
 if TYPE_CHECKING:
-    from torch import nn
+    from models.base import Model
 
-FAMILIES: Registry[type[nn.Module]] = Registry(
+FAMILIES: Registry[type[Model]] = Registry(
     "model family",
     {
         "xvlm": "models.xvlm.model:XVLM",
@@ -24,7 +24,7 @@ FAMILIES: Registry[type[nn.Module]] = Registry(
 )
 """Family -> class of its pretraining model. A new family is one line here, a folder here and one in configs/."""
 
-LIBRARIES: Registry[Callable[..., nn.Module]] = Registry(
+LIBRARIES: Registry[Callable[..., Model]] = Registry(
     "library",
     {
         "timm": "models.library.timm_models:load_timm",
@@ -38,49 +38,125 @@ RANDOM = "random"
 
 
 def load_model(
-    name: str, config: str | Path | dict[str, Any] | None = None, weights: str | Path | None = None
-) -> nn.Module:
+    name: str,
+    config: str | Path | dict[str, Any] | None = None,
+    weights: str | Path | None = None,
+    overrides: dict[str, Any] | None = None,
+    seed: int = 0,
+) -> Model:
     """Build the model `name` and fill it with weights; returns it in eval mode, on the CPU, float32.
 
     name: a shipped model (a folder of configs/), a family, timm:<name> or hf:<id or folder>. config: another model's
     name, a YAML path or a dict; default configs/<name>/model.yaml. weights: a checkpoint (a file, a folder with it, an
-    index of shards or a shard), or "random"; default: the configuration's, or random weights when it names none. What
-    happened to each key of the file is kept in `model.load_report`.
+    index of shards or a shard), or "random" (drawn from `seed`); default: the configuration's, or random weights when
+    it names none. overrides: values that replace the configuration's, for example {"vision": {"image_size": 384}}.
+    What happened to each key of the file is kept in `model.load_report`.
     Raises InputError for unknown names, a missing or unfitting file, and broken configurations.
     """
-    library, colon, rest = name.partition(":")
-    if colon and library in LIBRARIES:
-        settings = config if isinstance(config, dict) else read_yaml(config) if config else {}
-        return LIBRARIES[library](rest, weights, settings).eval()
-    model_class, model_config, extras = family_config(name, config)
-    path = weights_path(name, weights, extras.get("weights"))
+    return _load(name, None, config, weights, overrides or {}, seed)
 
-    from models.common.building import build  # torch only when a model is really built
 
-    model = build(model_class, model_config, path)
-    model.tokenizer = extras.get("tokenizer")
+def load_task_model(
+    name: str,
+    task: str,
+    config: str | Path | dict[str, Any] | None = None,
+    weights: str | Path | None = None,
+    overrides: dict[str, Any] | None = None,
+) -> Model:
+    """The model `name` for a task, filled from a pretraining file (or one of the task).
+
+    The other arguments, and what is raised, as of `load_model`; InputError for a task that there is no model for, too.
+    """
+    return _load(name, task, config, weights, overrides or {}, seed=0)
+
+
+def _load(
+    name: str,
+    task: str | None,
+    config: str | Path | dict[str, Any] | None,
+    weights: str | Path | None,
+    overrides: dict[str, Any],
+    seed: int,
+) -> Model:
+    settings, where = read_config(name, config)
+    family, extras = _taken_apart(name, settings)
+    settings = merged(settings, overrides)
+    library, _, reference = family.partition(":")
+    if library in LIBRARIES:
+        if weights is None and "weights" in extras:
+            weights = weights_path(name, None, extras["weights"])
+        model = LIBRARIES[library](reference, weights, settings, task=task, seed=seed)
+        model = model if task else model.with_layers()
+    else:
+        model_class = FAMILIES[family]
+        if settings.pop("conv", False):
+            raise InputError(f"conv is for models of other libraries (timm:, hf:), not for {name}: leave it out")
+        if task is not None:
+            check_task(name, task, model_class.tasks)
+            model_class = model_class.tasks[task]
+        parsed = parse(model_class.Config, settings, where)
+
+        from models.common.building import build  # torch only when a model is really built
+
+        model = build(model_class, parsed, weights_path(name, weights, extras.get("weights")), seed)
+    model.tokenizer = extras.get("tokenizer", model.tokenizer)
     return model.eval()
+
+
+def _taken_apart(name: str, settings: dict[str, Any]) -> tuple[str, dict[str, str]]:
+    """The family, and what else a configuration says beside the model's sizes (weights, tokenizer); taken out of it."""
+    family = settings.pop("family", name)
+    return family, {key: settings.pop(key) for key in ("weights", "tokenizer") if key in settings}
+
+
+def check_task(name: str, task: str, known: Iterable[str]) -> None:
+    """InputError unless there is a model for the task."""
+    if task not in known:
+        there = f"it has models for {', '.join(known)}" if known else "it has none for any task"
+        raise InputError(f"{name} has no model for '{task}'{nearest(task, known)}: {there}")
+
+
+def merged(settings: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings with some values replaced; neither argument changes."""
+    result = dict(settings)
+    for key, value in overrides.items():
+        below = result.get(key)
+        result[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return result
 
 
 def family_config(
     name: str, config: str | Path | dict[str, Any] | None = None
-) -> tuple[type[nn.Module], Any, dict[str, str]]:
-    """The class of a model, its parsed configuration, and what else the file says (weights, tokenizer)."""
+) -> tuple[type[Model], Any, dict[str, str]]:
+    """The class of a model of one of FAMILIES, its parsed configuration, and what else the file says."""
     settings, where = read_config(name, config)
-    family = settings.pop("family", name)
-    extras = {key: settings.pop(key) for key in ("weights", "tokenizer") if key in settings}
+    family, extras = _taken_apart(name, settings)
     model_class = FAMILIES[family]
     return model_class, parse(model_class.Config, settings, where), extras
+
+
+def class_of(name: str) -> type[Model]:
+    """The class of a model's family without building anything; of a library's models what they have in common."""
+    family = read_config(name, None)[0].get("family", name)
+    if family.partition(":")[0] not in LIBRARIES:
+        return FAMILIES[family]
+
+    from models.wrap import WrappedModel
+
+    return WrappedModel
 
 
 def read_config(name: str, config: str | Path | dict[str, Any] | None) -> tuple[dict[str, Any], str]:
     """The configuration as a dict of its own, and how to call it in messages."""
     if isinstance(config, dict):
         return dict(config), f"configuration of {name}"
+    of_library = name.partition(":")[0] in LIBRARIES and ":" in name
+    if config is None and of_library:
+        return {}, name
     if config is None or str(config) in model_names():
         path = task_file(str(config or name), "model")
     else:
-        if name not in FAMILIES and name not in model_names():
+        if not of_library and name not in FAMILIES and name not in model_names():
             raise InputError(
                 f"unknown model '{name}'{nearest(name, model_names())}: choose one of {', '.join(model_names())} "
                 "(prune.py and models.check also take timm:NAME and hf:ID)"

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from calibration.layer_inputs import Read, squares, watch_inputs
 from console.errors import InputError
 from console.words import counted, share_of_matrices
-from models.base import PrunableModel
+from models.base import ImageShape, Model
 from models.layers import AttentionWeight, is_conv1d, weights_in_matrices
 from models.library.finding import told_skipped
+from models.tasks import Answerer, Captioner, Classifier, ImageEmbedder, ImageEncoder, Locator, Retriever
 
+PROTOCOLS = (ImageEmbedder, ImageEncoder, Retriever, Locator, Captioner, Answerer, Classifier)
 TEXT_FIELDS = (("text_ids", "text_atts"), ("input_ids", "attention_mask"))
 LONGEST = 300  # characters of an unforeseen error; torch's can fill pages
 
@@ -27,7 +29,7 @@ class Wrong(Exception):
     """What does not conform, in words."""
 
 
-def check_model(model: PrunableModel, name: str) -> bool:
+def check_model(model: Model, name: str) -> bool:
     """Run all checks, print a table, return whether all passed."""
     table = Table(title=f"conformance of {name}", show_lines=False)
     table.add_column("")
@@ -44,7 +46,7 @@ def check_model(model: PrunableModel, name: str) -> bool:
     return passed
 
 
-def _outcome(label: str, check: Callable[[PrunableModel], str], model: PrunableModel) -> tuple[str, bool]:
+def _outcome(label: str, check: Callable[[Model], str], model: Model) -> tuple[str, bool]:
     """What a check saw, and whether the model passed; the model is asked as pruners ask it and left as it was."""
     from calibration.preserve import preserved
 
@@ -59,15 +61,30 @@ def _outcome(label: str, check: Callable[[PrunableModel], str], model: PrunableM
         return f"{type(error).__name__}: {text[:LONGEST]}" + (" ..." if len(text) > LONGEST else ""), False
 
 
-def check_protocol(model: PrunableModel) -> str:
-    """All questions can be asked."""
-    if not isinstance(model, PrunableModel):
-        missing = [name for name in dir(PrunableModel) if name[0] != "_" and not hasattr(model, name)]
-        raise Wrong(f"it lacks {', '.join(missing)} (see models/base.py)")
-    return f"sides: {', '.join(model.sides)}"
+def check_protocol(model: Model) -> str:
+    """All questions can be asked, and answers go together."""
+    if not isinstance(model, Model):
+        raise Wrong(f"a {type(model).__name__} lacks the questions of models/base.py: wrap it, or derive it from Model")
+    if not model.sides:
+        raise Wrong("it has no sides: name at least one kind of batches")
+    if not isinstance(model.image_shape, ImageShape):
+        raise Wrong(f"image_shape is {model.image_shape!r}, not an ImageShape")
+    if model.follows_state and type(model).pass_by is Model.pass_by:
+        raise Wrong("it follows its state, so it needs pass_by(): what another process's batch does to that state")
+    own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    for tensor in (*model.moving_tensors(), *model.training_only()):
+        if id(tensor) not in own:
+            shape = tuple(tensor.shape)
+            raise Wrong(f"a tensor {shape} of moving_tensors() or training_only() is no parameter or buffer of it")
+    layers = model.prunable_layers()
+    for name, copied in model.followers().items():
+        if name not in layers or copied.weight.shape != layers[name].weight.shape:
+            raise Wrong(f"followers() names '{name}', which is no prunable layer of the shape of its follower")
+    serves = [protocol.__name__ for protocol in PROTOCOLS if isinstance(model, protocol)]
+    return f"sides: {', '.join(model.sides)}" + f"; it is a {', '.join(serves)}" * bool(serves)
 
 
-def check_layers(model: PrunableModel) -> str:
+def check_layers(model: Model) -> str:
     """Prunable layers: right names, right kinds, no tensor twice."""
     layers = model.prunable_layers()
     if not layers:
@@ -89,10 +106,10 @@ def check_layers(model: PrunableModel) -> str:
         owners[id(layer.weight)] = name
     prunable, whole = weights_in_matrices(model)
     share = f"{counted(len(layers), 'layer')}, {share_of_matrices(prunable, whole)}"
-    return share + "".join(f"; not {line}" for line in told_skipped(getattr(model, "skipped", [])))
+    return share + "".join(f"; not {line}" for line in told_skipped(model.skipped))
 
 
-def check_ties(model: PrunableModel) -> str:
+def check_ties(model: Model) -> str:
     """Names that share a tensor still do after a copy and a change of type."""
     groups = _tied(model)
     for kind, other in (("a copy", copy.deepcopy(model)), ("a change of type", copy.deepcopy(model).to(torch.float64))):
@@ -101,7 +118,7 @@ def check_ties(model: PrunableModel) -> str:
     return f"{len(groups)} group{'s' * (len(groups) != 1)} of tied names"
 
 
-def check_modalities(model: PrunableModel) -> str:
+def check_modalities(model: Model) -> str:
     """Every prunable parameter has a modality."""
     sizes: dict[str, int] = {}
     for name, layer in model.prunable_layers().items():
@@ -112,7 +129,7 @@ def check_modalities(model: PrunableModel) -> str:
     return ", ".join(f"{modality} {size:,}" for modality, size in sizes.items())
 
 
-def check_losses(model: PrunableModel) -> str:
+def check_losses(model: Model) -> str:
     """Losses are finite scalars, the pruners' loss has a gradient for every prunable weight."""
     found = []
     for side, batch in model.example(4).items():
@@ -133,7 +150,7 @@ def check_losses(model: PrunableModel) -> str:
     return "; ".join(found)
 
 
-def check_observation(model: PrunableModel) -> str:
+def check_observation(model: Model) -> str:
     """`observe` meets every layer, and `real_tokens` fits the inputs it speaks of."""
     often: set[str] = set()
     for side, batch in model.example(3).items():
@@ -151,7 +168,7 @@ def check_observation(model: PrunableModel) -> str:
     return f"each layer on {' and '.join(model.sides)} batches{several}"
 
 
-def check_padding(model: PrunableModel) -> str:
+def check_padding(model: Model) -> str:
     """What stands under the padding changes nothing that counts."""
     padded = 0
     for side, batch in model.example(4).items():
@@ -178,7 +195,7 @@ def check_padding(model: PrunableModel) -> str:
     return f"checked on {padded} of {len(model.sides)} sides" if padded else "no side has padded text"
 
 
-def check_state_dict(model: PrunableModel) -> str:
+def check_state_dict(model: Model) -> str:
     """Saved, loaded into a copy, the model gives the same losses."""
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     fresh = copy.deepcopy(model)
@@ -197,7 +214,7 @@ def check_state_dict(model: PrunableModel) -> str:
     return f"{len(state)} tensors"
 
 
-def check_pruning(model: PrunableModel) -> str:
+def check_pruning(model: Model) -> str:
     """MULTIFLOW and SNIP prune it to the count, and leave it as it was."""
     from pruners import prune
 
@@ -213,7 +230,7 @@ def check_pruning(model: PrunableModel) -> str:
     return "multiflow and snip at 50 %"
 
 
-CHECKS: dict[str, Callable[[PrunableModel], str]] = {
+CHECKS: dict[str, Callable[[Model], str]] = {
     "questions": check_protocol,
     "prunable layers": check_layers,
     "ties": check_ties,

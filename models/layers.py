@@ -10,10 +10,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from models.base import Model
 
 READS = {"in_proj_weight": ("query", "key", "value"), "q_proj_weight": (), "k_proj_weight": (), "v_proj_weight": ()}
 """Parameters of nn.MultiheadAttention -> what their blocks of rows read, where they have several."""
@@ -124,7 +127,7 @@ def is_table(module: nn.Module, leaf: str, parameter: Tensor) -> bool:
     return leaf != "weight" and (parameter.shape[0] == 1 or any(word in leaf.lower() for word in TABLES))
 
 
-def layer_uses(model: nn.Module) -> dict[str, dict[str, PrunableLayer]]:
+def layer_uses(model: Model) -> dict[str, dict[str, PrunableLayer]]:
     """Name of a prunable weight -> all that multiply by it, each by the name that its own weight goes by.
 
     There are several where modules share a weight.
@@ -132,7 +135,7 @@ def layer_uses(model: nn.Module) -> dict[str, dict[str, PrunableLayer]]:
     layers = model.prunable_layers()
     names = {id(layer.weight): name for name, layer in layers.items()}
     uses: dict[str, dict[str, PrunableLayer]] = {name: {} for name in layers}
-    for path, module in getattr(model, "module", model).named_modules():
+    for path, module in model.inner.named_modules():
         for leaf, parameter in module._parameters.items():
             if (name := names.get(id(parameter))) is not None:
                 use = module if leaf == "weight" else AttentionWeight(module, leaf)
@@ -157,7 +160,7 @@ class Product(NamedTuple):
 
 
 @contextmanager
-def attention_products(model: nn.Module, seen: Callable[[Product, Callable[[], Tensor]], Tensor]) -> Iterator[None]:
+def attention_products(model: Model, seen: Callable[[Product, Callable[[], Tensor]], Tensor]) -> Iterator[None]:
     """Within, `seen(product, multiply)` is called for each Product, and gives what `multiply()` gives.
 
     nn.MultiheadAttention multiplies by its matrices in functions, which no hook of a module sees. They all go through
@@ -216,7 +219,7 @@ def _own_axes(x: Tensor, attention: nn.MultiheadAttention, query: Tensor) -> tup
     return x.transpose(0, 1) if attention.batch_first else x, batch
 
 
-def _attention_weights(model: nn.Module) -> dict[int, list[tuple[str, str, PrunableLayer]]]:
+def _attention_weights(model: Model) -> dict[int, list[tuple[str, str, PrunableLayer]]]:
     """id of an attention -> its matrices, with their names and those that this attention uses them by."""
     found: dict[int, list[tuple[str, str, PrunableLayer]]] = {}
     projections = {id(a.out_proj): a for a in model.modules() if isinstance(a, nn.MultiheadAttention)}
@@ -237,14 +240,14 @@ def _is_part(weight: Tensor, whole: Tensor) -> bool:
     return same and 0 <= ahead < whole.numel() and weight.shape[1:] == whole.shape[1:]
 
 
-def weights_in_matrices(model: nn.Module) -> tuple[int, int]:
+def weights_in_matrices(model: Model) -> tuple[int, int]:
     """How many weights can be pruned, and how many there are in matrices that anything is multiplied with.
 
     Those of all layers, convolutions and heads; not tables (embeddings, also where a head shares them; positions), nor
     what a loss moves along beside the model (momentum copies).
     """
     prunable = {id(layer.weight): layer.weight.numel() for layer in model.prunable_layers().values()}
-    beside = {id(tensor) for tensor in getattr(model, "moving_tensors", tuple)()}  # task models may have none
+    beside = {id(tensor) for tensor in model.training_only()}
     beside |= {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding | nn.EmbeddingBag)}
     others = {
         id(p): p.numel()

@@ -6,14 +6,19 @@ import contextlib
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from console.errors import InputError
-from models.base import Batch, ImageShape
+from models.base import Batch, ImageShape, Model
+from models.common.gather import Gather, from_first_process, no_gather
+from models.layers import PrunableLayer
 from models.library.finding import find_layers, spoken, told_skipped
+from models.tasks import Classifier
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 Forward = Callable[[nn.Module, Batch], Any]
@@ -30,7 +35,7 @@ def wrap(
     conv: bool = False,
     **more: Any,
 ) -> WrappedModel:
-    """A module as a `models.base.PrunableModel`.
+    """A module as a `models.base.Model`.
 
     loss(module, batch) -> scalar, for methods with gradients (default: `module(**batch).loss`). forward(module,
     batch): the pass in which every layer is met once (default: `module(**batch)`). modality: parameter name ->
@@ -53,49 +58,62 @@ def wrap(
     for part in exclude:
         if not any(part in name for name in names):
             raise InputError(f"exclude: '{part}' is in no name of a module: check its spelling")
-    return WrappedModel(module, loss, forward, modality, exclude, tokens, conv, **more)
+    more |= {"loss": loss, "forward": forward, "modality": modality, "tokens": tokens, "conv": conv}
+    return WrappedModel(module, exclude=lambda name: any(part in name for part in exclude), **more).with_layers()
 
 
-class WrappedModel(nn.Module):
+class WrappedModel(Model):
     """Answers pruners' questions for a module it holds. Parameter names are those of the module itself."""
-
-    stateful = False
 
     def __init__(
         self,
         module: nn.Module,
-        loss: Loss | None,
-        forward: Forward | None,
-        modality: Callable[[str], str] | Mapping[str, str] | None,
-        exclude: tuple[str, ...],
-        tokens: Tokens | None,
-        conv: bool,
+        *,
+        loss: Loss | None = None,
+        forward: Forward | None = None,
+        modality: Callable[[str], str] | Mapping[str, str] | None = None,
+        exclude: Callable[[str], bool] = lambda name: False,
+        tokens: Tokens | None = None,
+        conv: bool = False,
         sides: tuple[str, ...] = ("general",),
         image_shape: ImageShape | None = None,
         tokenizer: Any = None,
         example: Callable[[int], Batch] | None = None,
     ):
+        """As of `wrap`; exclude: whether the weight of a name, without the word weight, is never pruned."""
         super().__init__()
         self.module = module
         self.sides = sides
-        self.image_shape = image_shape or ImageShape(0, 1)
         self.tokenizer = tokenizer
-        self.load_report = None
+        self._image_shape = image_shape or ImageShape(0, 1)
         self._loss = loss or own_loss
         self._forward = forward or (lambda module, batch: called_by_name(module, batch, "forward"))
-        self._modality, self._tokens, self._example = modality, tokens, example
+        self._named_modality = modality if callable(modality) else None
+        if isinstance(modality, Mapping):
+            self.modalities = modality
+        self._tokens, self._example = tokens, example
         self._layers, self.skipped = find_layers(module, exclude, conv)
+
+    def with_layers(self) -> WrappedModel:
+        """The model itself; InputError where it has no layer to prune, as one that is only trained may."""
         if not self._layers:
-            why = "; ".join(told_skipped(self.skipped)) or "it has no weights in matrices"
-            raise InputError(
-                f"{type(module).__name__} has no layer to prune: {why}{' (after `exclude`)' * bool(exclude)}"
-            )
+            why = "; ".join(told_skipped(self.skipped)) or "it has no weights in matrices outside of `exclude`"
+            raise InputError(f"{type(self.module).__name__} has no layer to prune: {why}")
+        return self
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The named losses of a batch."""
+    @property
+    def inner(self) -> nn.Module:
+        """The module that is held."""
+        return self.module
+
+    @property
+    def image_shape(self) -> ImageShape:
+        """As the wrapper was given it."""
+        return self._image_shape
+
+    def forward(self, batch: Batch, gather: Gather = no_gather) -> dict[str, Tensor]:
+        """The loss of a batch by name."""
         return {"loss": self.loss(batch)}
-
-    losses = forward
 
     def loss(self, batch: Batch) -> Tensor:
         """The scalar that gradient-based pruners differentiate."""
@@ -111,26 +129,21 @@ class WrappedModel(nn.Module):
         with _layers_called():
             self._forward(self.module, batch)
 
-    def prunable_layers(self) -> dict[str, nn.Module]:
+    def prunable_layers(self) -> dict[str, PrunableLayer]:
         """Every linear layer (and convolution, if asked for) that is not excluded, each tied tensor once."""
         return self._layers
 
     def modality_of(self, name: str) -> str:
-        """As the wrapper was told; `all` without."""
-        if self._modality is None:
-            return "all"
-        if callable(self._modality):
-            found = self._modality(name)
-            if not isinstance(found, str):
-                raise InputError(f"no modality for '{name}': the function gives {found!r}, not a name")
-            return found
-        for prefix, modality in self._modality.items():
-            if name.startswith(prefix):
-                return modality
-        raise InputError(f"no modality for '{name}': the mapping knows the prefixes {', '.join(self._modality)}")
+        """By the function that the wrapper was given, or by the mapping."""
+        if self._named_modality is None:
+            return super().modality_of(name)
+        found = self._named_modality(name)
+        if not isinstance(found, str):
+            raise InputError(f"no modality for '{name}': the function gives {found!r}, not a name")
+        return found
 
     def real_tokens(self, name: str, batch: Batch) -> Tensor | None:
-        """As the wrapper was told; None (all) without."""
+        """By the function that the wrapper was given; None (all) without."""
         return None if self._tokens is None else self._tokens(name, batch)
 
     def moving_tensors(self) -> Iterator[Tensor]:
@@ -150,6 +163,56 @@ class WrappedModel(nn.Module):
     def load_state_dict(self, *arguments: Any, **keywords: Any) -> Any:
         """The counterpart of `state_dict`."""
         return self.module.load_state_dict(*arguments, **keywords)
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        """The same where the wrapper is a part of what is loaded, as in a run's snapshot."""
+        for key in [key for key in state if key.startswith(prefix)]:
+            state[f"{prefix}module.{key.removeprefix(prefix)}"] = state.pop(key)
+        super()._load_from_state_dict(state, prefix, *rest)
+
+
+class WrappedClassifier(Classifier, WrappedModel):
+    """A wrapped classifier of images, which can be finetuned and tested, too.
+
+    Of several processes the first one's running statistics (batch normalisation) count, as in DistributedDataParallel.
+    """
+
+    _trained = False  # since the statistics were last made equal
+
+    def __init__(self, module: nn.Module, logits: Callable[[nn.Module, Tensor], Tensor], **more: Any):
+        """logits(module, image [b, 3, H, W]) -> [b, classes]; more: as of `WrappedModel`."""
+        options = {"loss": partial(classification_loss, logits), "modality": {"": "vision"}} | more
+        super().__init__(module, forward=lambda module, batch: logits(module, batch["image"]), **options)
+        self._logits = logits
+
+    def logits(self, image: Tensor) -> Tensor:
+        """Class logits [b, classes] of images [b, 3, H, W]."""
+        return self._logits(self.module, image)
+
+    def forward(self, batch: Batch, gather: Gather = no_gather) -> dict[str, Tensor]:
+        """Cross-entropy `classes` of image [b, 3, H, W] and label [b]."""
+        if self.training:
+            from_first_process(self.module.buffers())  # before the pass: its backward pass needs them as they are then
+            self._trained = True
+        return super().forward(batch, gather)
+
+    def train(self, mode: bool = True) -> WrappedClassifier:
+        """As of any module; all processes call it together once a pass has trained."""
+        if self._trained and not mode:
+            from_first_process(self.module.buffers())
+            self._trained = False
+        return super().train(mode)
+
+
+def classification_loss(logits: Callable[[nn.Module, Tensor], Tensor], module: nn.Module, batch: Batch) -> Tensor:
+    """Cross-entropy of image [b, 3, H, W] and label [b]; InputError for labels beyond the model's classes."""
+    found = logits(module, batch["image"])
+    if int(batch["label"].max()) >= found.shape[1]:
+        raise InputError(
+            f"the data has a class {int(batch['label'].max())}, but the model knows {found.shape[1]}: "
+            "choose the data set the classifier was trained on"
+        )
+    return F.cross_entropy(found.float(), batch["label"])
 
 
 def unwrapped(module: nn.Module) -> nn.Module:

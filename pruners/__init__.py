@@ -44,7 +44,7 @@ def prune(
 ) -> dict[float, Mask]:
     """Prune `model` once and return a mask for each sparsity; the model is left as it was.
 
-    model: a `models.base.PrunableModel`. batches: a re-iterable of {"general": {field: tensor}, "region":
+    model: a `models.base.Model`. batches: a re-iterable of {"general": {field: tensor}, "region":
     {...}}; methods without data take an empty one. sparsities: shares of prunable weights to go, in (0, 1).
     options: `seed`, `allocation`, `num_batches` (a round, for iterative methods) and the method's own.
     Raises InputError for unknown names, impossible sparsities and unusable batches.

@@ -25,7 +25,7 @@ from calibration.statistics import InputNorms, Layers, Statistic
 from calibration.stream import Batches, Unit, check_batch, check_fields, device_of, seeded, stream, to_device
 from console.errors import InputError
 from console.interrupt import interrupt
-from models.base import Batch, PrunableModel
+from models.base import Batch, Model
 from models.layers import form_of, matrix
 from sparsity.allocation import allocation_named
 from sparsity.mask import Mask
@@ -74,7 +74,7 @@ class Pruner(ABC):
     family: ClassVar[str] = ""  # methods of one idea have one colour in pictures; without one: of its own
     Options: ClassVar[type] = NoOptions
 
-    def __init__(self, model: PrunableModel, work: Work, options: Any, allocation: str | None = None):
+    def __init__(self, model: Model, work: Work, options: Any, allocation: str | None = None):
         self.model = model
         self.work = work
         self.options = options

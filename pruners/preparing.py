@@ -30,7 +30,7 @@ def describe(model: nn.Module, name: str) -> None:
         )
     share = share_of_matrices(prunable, whole)
     console.print(f"{name}: {total:,} parameters, {counted(len(layers), 'layer')} with {share}")
-    for line in told_skipped(getattr(model, "skipped", ())):
+    for line in told_skipped(model.skipped):
         console.print(f"  not pruned  {line}")
 
 

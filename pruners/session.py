@@ -19,6 +19,7 @@ from configs.schema import parse
 from console.errors import InputError
 from console.progress import console
 from console.words import counted
+from models.base import Model
 from models.layers import weights_in_matrices
 from pruners import PRUNERS
 from pruners.base import Advance, Pruner, Work, silent
@@ -46,7 +47,7 @@ class Session:
     ):
         if num_batches is not None and num_batches < 1:
             raise InputError(f"num_batches must be at least 1, not {num_batches}")
-        if not hasattr(model, "prunable_layers"):
+        if not isinstance(model, Model):
             raise InputError(
                 f"a {type(model).__name__} does not say which of its layers can be pruned: wrap it first, "
                 "prune(wrap(module, loss=..., forward=...), ...)"
@@ -114,7 +115,7 @@ class Session:
                 "sparsity_reached": mask.sparsity(),
                 "prunable_weights": prunable,
                 "weights_in_matrices": in_matrices,
-                **(self.model.notes() if self.pruner_class.uses_gradients and hasattr(self.model, "notes") else {}),
+                **(self.model.notes() if self.pruner_class.uses_gradients else {}),
             }
         return masks
 
@@ -129,9 +130,9 @@ class Session:
         return statistic
 
 
-def needs_preliminary(model: nn.Module, method: type[Pruner]) -> bool:
+def needs_preliminary(model: Model, method: type[Pruner]) -> bool:
     """Whether a pass over the data comes before the method's own."""
-    return method.uses_gradients and hasattr(model, "preliminary") and model.preliminary() is not None
+    return method.uses_gradients and model.preliminary() is not None
 
 
 def tell_of_zeros(layers: Layers) -> None:

@@ -22,6 +22,7 @@ class PruneConfig:
     sides: dict[str, ReaderConfig]
     pruner: str = "multiflow"
     sparsities: list[float] = field(default_factory=lambda: [63.0, 75.0, 90.0])
+    conv: bool = False  # whether convolutions can be pruned, too, of models of other libraries
     allocation: str | None = None
     seed: int = 42
     num_batches: int = 3000

@@ -104,7 +104,7 @@ class Training:
     """A statistic whose sums are steps of an optimizer: one a pair of batches."""
 
     def __init__(self, pruner: TAMT, scores: TrainedScores, steps: int):
-        self.follows_state = pruner.model.stateful
+        self.follows_state = pruner.model.follows_state
         self.scores = scores
         self._pruner, self._steps = pruner, steps
         self._gradients = MeanGradients(pruner.model, pruner.layers, pruner.work.group)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from console.errors import InputError, nearest
 from console.words import counted
+from models.base import Model
 from models.common.nesting import unwrapped
 from models.layers import Form, form_of
 from sparsity.groups import GroupCut
@@ -211,7 +212,7 @@ class Mask(Mapping[str, Tensor]):
         Other known names of the same parameters are translated; layers that the model has but does not prune are
         left out. Raises InputError naming the first differing keys when anything else does not match.
         """
-        if not hasattr(model, "prunable_layers"):
+        if not isinstance(model, Model):
             raise InputError(
                 f"a {type(model).__name__} does not say which of its layers can be pruned: wrap it as it was wrapped "
                 "for pruning, mask.apply(wrap(module, ...)); the zeros are then in the module itself"
@@ -221,6 +222,9 @@ class Mask(Mapping[str, Tensor]):
             self.check_fits(layers)
             return self
         kept = _translated({name: self[name] for name in self}, model, layers)
+        for left in model.skipped:
+            if left.name in kept:
+                raise InputError(f"the mask prunes '{left.name}', but this model does not: {left.reason}")
         others = {name for name in model.state_dict() if name not in layers}
         mask = Mask({name: bits for name, bits in kept.items() if name not in others}, self.modalities, self.source)
         mask.check_fits(layers)
@@ -275,7 +279,7 @@ class Mask(Mapping[str, Tensor]):
         state = {name: tensor.detach() for name, tensor in merged.state_dict().items()}
         if layout is None:
             return state
-        layouts = getattr(model, "layouts", {})
+        layouts = model.layouts
         if layout not in layouts:
             raise InputError(
                 f"unknown layout '{layout}': this model offers {', '.join(layouts) or 'its own names only'}"
@@ -342,12 +346,10 @@ class Mask(Mapping[str, Tensor]):
         return mask
 
 
-def _translated(tensors: dict[str, Tensor], model: nn.Module, layers: Mapping[str, Any]) -> dict[str, Tensor]:
+def _translated(tensors: dict[str, Tensor], model: Model, layers: Mapping[str, Any]) -> dict[str, Tensor]:
     """Tensors under the model's own names, as its checkpoints are read, without wrappers' prefixes."""
 
     def renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        if not hasattr(model, "key_rules"):
-            return tensors
         tensors = model.key_rules.prepare(tensors)
         names = {key: model.key_rules.rename(key, set(tensors)) for key in tensors}
         return {name: tensors[key] for key, name in names.items() if name is not None}

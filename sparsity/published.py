@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from console.errors import InputError
+from models.base import Model
 from models.common.checkpoint import MASK_SUFFIX as SUFFIX
 from models.common.nesting import inner_state
 from storage.tensors import read_tensors, write_torch
@@ -53,11 +54,11 @@ def masks_among(content: Mapping[str, Any], path: Path | str) -> dict[str, Tenso
     return masks
 
 
-def write_published(path: Path | str, masks: Mapping[str, Tensor], model: nn.Module) -> None:
+def write_published(path: Path | str, masks: Mapping[str, Tensor], model: Model) -> None:
     """Write a mask that fits `model`: booleans for all its linear layers, each tied one under its first name."""
     content: dict[str, Tensor] = {}
     seen: set[int] = set()
-    for name, module in getattr(model, "module", model).named_modules():
+    for name, module in model.inner.named_modules():
         if not isinstance(module, nn.Linear) or id(module.weight) in seen:
             continue
         seen.add(id(module.weight))

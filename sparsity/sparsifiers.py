@@ -75,14 +75,14 @@ class Fixed(Sparsifier):
         self._bits: dict[str, Tensor] = {}
         self._wide: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self._layers: dict[str, PrunableLayer] = {}
-        self._followers: dict[str, nn.Linear] = {}
+        self._followers: dict[str, nn.Module] = {}
 
     def attach(self, model: nn.Module) -> None:
         """Apply the mask; InputError when it does not fit."""
         self.mask = self._given.fitted(model)
         self.mask.apply(model)
         self._layers = model.prunable_layers()
-        self._followers = model.followers() if hasattr(model, "followers") else {}
+        self._followers = model.followers()
         with torch.no_grad():  # a moving average of zeros stays zero
             for name, layer in self._followers.items():
                 layer.weight.masked_fill_(self._kept(name) == 0, 0)

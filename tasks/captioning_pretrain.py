@@ -22,8 +22,8 @@ from data.batches import Side, load
 from data.readers import Batch, ReaderConfig, make_reader
 from data.tokenizer import Tokenizer
 from models import RANDOM
+from models.base import placed
 from models.common.checkpoint import MASK_SUFFIX, KeyRules, read_state
-from models.common.placing import placed
 from training.epoch_weights import Metrics
 from training.evaluating import Evaluation
 from training.merge import gather_shares

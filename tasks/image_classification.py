@@ -20,7 +20,7 @@ from data.readers import Batch
 from data.transforms import to_picture
 from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
 from evaluation.items import Groups, one_group
-from models.common.placing import placed
+from models.base import placed
 from training.epoch_weights import Metrics
 from training.evaluating import Evaluation
 from training.merge import gather_shares

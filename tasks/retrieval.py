@@ -61,7 +61,7 @@ class Retrieval(Task):
     decides = "r_mean"
 
     def __init__(self, config: RetrievalConfig, model: nn.Module, tokenizer: Tokenizer, limit: int | None = None):
-        if config.gather_negatives and model.stateful:
+        if config.gather_negatives and model.compares_with_queue:
             raise InputError(
                 "gather_negatives is for models that compare the pairs of a batch, but this one compares with a queue "
                 "of many earlier ones: leave it out"
@@ -81,7 +81,7 @@ class Retrieval(Task):
         self._features = StepFeatures()
         self._moved: float | None = None
         notices = [capped(config.evaluation.k_test, split, found) for split, found in self._galleries.items()]
-        if passes > 1 and not (self.rehearses or model.stateful):
+        if passes > 1 and not (self.rehearses or model.compares_with_queue):
             notices.append(fewer_negatives(config.batch_size * world, passes))
         self.notices = [notice for notice in notices if notice]
 
@@ -93,7 +93,7 @@ class Retrieval(Task):
 
     def losses(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Contrastive loss against the features of all processes (and passes), and matching loss."""
-        if model.stateful:  # BLIP: the momentum model's targets come in over the first epoch
+        if model.momentum_targets:  # the momentum model's targets come in over the first epoch
             first, self._moved = progress != self._moved, progress  # of the passes of an optimizer step
             return model(batch, gather=gather_processes, alpha=self._config.alpha * min(1.0, progress), move=first)
         return model(batch, gather=self._features.gather() if self.rehearses else gather_processes)

@@ -93,7 +93,7 @@ class VQA(Task):
         self._answers: list[str] = []
         if config.inference == "rank":
             self._answers = read_answer_list(root.path(config.answers), config.k_test)
-        elif not hasattr(model, "answer_logits"):
+        elif not model.writes_answers:
             raise InputError("this model only ranks answers: set inference to rank, or take a BLIP model")
         self._data, self._truth = {}, {}
         for split, files in (("val", config.val), ("test", config.test)):
@@ -151,7 +151,7 @@ def refuse_inheritance(model: str) -> None:
     """InputError for --inherit_mask with a model whose answer decoder has no such choice."""
     family = read_config(model, None)[0].get("family", model)
     known = FAMILIES[family].tasks
-    if "vqa" in known and not hasattr(known["vqa"].Config, "inherit_mask"):
+    if "vqa" in known and not known["vqa"].may_stay_dense:
         raise InputError(
             f"--inherit_mask is for models that may leave their answer decoder dense; {model}'s always has the mask: "
             "leave it out"

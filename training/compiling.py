@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from console.errors import InputError
-from models.common.repeated_blocks import repeated_blocks
+from models.common.blocks import repeated_blocks
 
 VARIANTS = (
     64  # of one compiled frame: all blocks share it, with and without gradients, with and without cross-attention

@@ -81,7 +81,9 @@ class Task:
 
     name: ClassVar[str]
     words: ClassVar[str]  # what tables call it
-    main: ClassVar[tuple[str, ...]] = ()  # patterns of the metric that stands for it, the first that fits; none: no table
+    main: ClassVar[
+        tuple[str, ...]
+    ] = ()  # patterns of the metric that stands for it, the first that fits; none: no table
     metric_words: ClassVar[Mapping[str, str]] = {}  # metric -> what tables call it; others as they are written
     Config: ClassVar[type[Finetuning]]
     decides: str | None = None  # metric of `val` whose highest value picks the epoch that is tested; None: the last

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.base import ImageShape
-from models.blip.encoders import EXCLUDED
+from models.blip.encoders import BLIPModel
 from models.blip.model import official_name
 
 UNUSED = ("temp", "vision_proj", "text_proj", "itm_head.", "visual_encoder_m.", "text_encoder_m.")
@@ -35,39 +34,10 @@ def decoder_name(key: str, keys: set[str]) -> str | None:
     return None if name is None or name.startswith(UNUSED) or name in QUEUES else name
 
 
-def prunable_linears(model: nn.Module) -> dict[str, nn.Linear]:
-    """Parameter name -> linear layer, heads left out."""
-    return {
-        f"{name}.weight": module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and not any(part in name for part in EXCLUDED)
-    }
-
-
-class BLIPDecoderModel(nn.Module):
+class BLIPDecoderModel(BLIPModel):
     """A subclass builds `visual_encoder`, `text_decoder` and sets `config`."""
-
-    stateful = False
 
     def tie(self) -> None:
         """Make the word prediction use the decoder's word table (again, after parameters were replaced)."""
         words = self.text_decoder.bert.embeddings.word_embeddings
         self.text_decoder.cls.predictions.decoder.weight = words.weight
-
-    @property
-    def dec(self) -> int:
-        """Id of [DEC], which starts what the decoder reads."""
-        return self.config.text.vocab_size - 2
-
-    @property
-    def image_shape(self) -> ImageShape:
-        """Side and patch of the images."""
-        return ImageShape(self.config.vision.image_size, self.config.vision.patch_size)
-
-    def prunable_layers(self) -> dict[str, nn.Linear]:
-        """See `models.base.PrunableModel`."""
-        return prunable_linears(self)
-
-    def modality_of(self, name: str) -> str:
-        """vision, or text: encoder and decoder."""
-        return "vision" if name.startswith("visual_encoder.") else "text"

@@ -1,4 +1,4 @@
-"""What BLIP's pretraining and retrieval models share: encoders, momentum copies, queues, what is prunable.
+"""What BLIP's models share: what is prunable; of pretraining and retrieval also encoders, momentum copies, queues.
 
 Li et al., "BLIP: Bootstrapping Language-Image Pre-training", ICML 2022.
 """
@@ -6,44 +6,65 @@ Li et al., "BLIP: Bootstrapping Language-Image Pre-training", ICML 2022.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from models.base import Batch, ImageShape
+from models.base import Batch, Model
 from models.blip.med import TextEncoder, starting
 from models.common.bert import self_attention_mask, without_padding
-from models.common.building import reset_weights
 from models.common.contrastive import TEMP_RANGE
 from models.common.vit import vision_transformer
+from models.tasks import Retriever
 
-EXCLUDED = (
-    "vision_proj",
-    "text_proj",
-    "itm_head",
-    "visual_encoder_m",
-    "text_encoder_m",
-    "cls.predictions",
-)
-"""Parts that are never pruned, as substrings of parameter names."""
+COPIED = ("visual_encoder", "vision_proj", "text_encoder", "text_proj")
+"""Parts with a momentum copy, which has the part's name and `_m`."""
 
 MOMENTUM = 0.995
 
 FRESH = (
-    *("visual_encoder_m", "vision_proj_m", "text_encoder_m", "text_proj_m"),
+    *(f"{name}_m" for name in COPIED),
     *("image_queue", "text_queue", "queue_ptr", "idx_queue", "ptr_queue"),
 )
 """What a file may lack: momentum copies are then copied from the originals, queues drawn at random."""
 
 
-class BLIPEncoders(nn.Module):
-    """Online encoders and heads, their momentum copies, and the queues of the copies' features."""
+class BLIPModel(Model):
+    """A `visual_encoder` and a text half with the ids [DEC] and [ENC] at the end of its vocabulary."""
 
     config: Any  # a BLIPConfig
-    stateful = True  # its loss moves queues and momentum copies
+    excluded = ("vision_proj", "text_proj", "itm_head", "visual_encoder_m", "text_encoder_m", "cls.predictions")
+    modalities: ClassVar[Mapping[str, str]] = {"visual_encoder.": "vision", "": "text"}  # encoder and decoder together
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Random weights (from torch's global generator)."""
+        super().reset()
+        for tower in self.children():
+            if isinstance(tower, VisionTransformer):
+                tower.cls_token.normal_(std=0.02)
+                tower.pos_embed.normal_(std=0.02)
+
+    @property
+    def dec(self) -> int:
+        """Id of [DEC], which starts what the decoder reads."""
+        return self.config.text.vocab_size - 2
+
+    @property
+    def enc(self) -> int:
+        """Id of [ENC], which starts what the image-grounded encoder reads."""
+        return self.config.text.vocab_size - 1
+
+
+class BLIPEncoders(BLIPModel, Retriever):
+    """Online encoders and heads, their momentum copies, and the queues of the copies' features."""
+
+    follows_state = True
+    compares_with_queue = True
     pointer = "queue_ptr"  # name of the buffer with the place in the queues
 
     def _build_encoders(self, config: Any) -> None:
@@ -70,11 +91,8 @@ class BLIPEncoders(nn.Module):
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Random weights and queues (from torch's global generator); momentum copies equal the originals."""
-        reset_weights(self)
-        for tower in (self.visual_encoder, self.visual_encoder_m):
-            tower.cls_token.normal_(std=0.02)
-            tower.pos_embed.normal_(std=0.02)
+        """Random weights and queues; momentum copies equal the originals."""
+        super().reset()
         self.temp.fill_(self.config.temp)
         self.loaded(list(FRESH))
 
@@ -82,7 +100,7 @@ class BLIPEncoders(nn.Module):
     def loaded(self, fresh: list[str]) -> None:
         """After the weights are in: make what the file lacked. Queues come from a generator of their own."""
         lacking = {name.split(".")[0] for name in fresh}
-        for name in ("visual_encoder", "vision_proj", "text_encoder", "text_proj"):
+        for name in COPIED:
             if f"{name}_m" in lacking:
                 setattr(self, f"{name}_m", copy.deepcopy(getattr(self, name)).requires_grad_(False))
         generator = torch.Generator().manual_seed(0)
@@ -94,16 +112,6 @@ class BLIPEncoders(nn.Module):
             setattr(self, self.pointer, torch.zeros(1, dtype=torch.long))
 
     # -- states -----------------------------------------------------------------------------------------
-
-    @property
-    def enc(self) -> int:
-        """Id of [ENC], which starts what the image-grounded encoder reads."""
-        return self.config.text.vocab_size - 1
-
-    @property
-    def image_shape(self) -> ImageShape:
-        """Side and patch of the images."""
-        return ImageShape(self.config.vision.image_size, self.config.vision.patch_size)
 
     def text_states(self, ids: Tensor, atts: Tensor) -> Tensor:
         """Text alone: ids [b, t] as tokenised, atts [b, t] -> [b, t, d]."""
@@ -153,7 +161,7 @@ class BLIPEncoders(nn.Module):
 
     def _momentum_pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Each original parameter with its momentum copy."""
-        for name in ("visual_encoder", "vision_proj", "text_encoder", "text_proj"):
+        for name in COPIED:
             copies = getattr(self, f"{name}_m").parameters()
             yield from zip(getattr(self, name).parameters(), copies, strict=True)
 
@@ -161,6 +169,10 @@ class BLIPEncoders(nn.Module):
         """Queues and momentum copies."""
         yield from (self.image_queue, self.text_queue, getattr(self, self.pointer))
         yield from (slow for _, slow in self._momentum_pairs())
+
+    def training_only(self) -> Iterator[Tensor]:
+        """All of these: predictions need none."""
+        return self.moving_tensors()
 
     # -- retrieval --------------------------------------------------------------------------------------
 
@@ -181,26 +193,11 @@ class BLIPEncoders(nn.Module):
         ids, atts = without_padding(ids, atts)
         return self.itm_head(self.grounded_states(ids, atts, image)[:, 0])[:, 1] + similarity
 
-    def prunable_layers(self) -> dict[str, nn.Linear]:
-        """See `models.base.PrunableModel`. A shared tensor belongs to the encoder, whose name comes first."""
-        seen: set[int] = set()
-        layers = {}
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear) and not any(part in name for part in EXCLUDED):
-                if id(module.weight) not in seen:
-                    layers[f"{name}.weight"] = module
-                seen.add(id(module.weight))
-        return layers
-
     def followers(self) -> dict[str, nn.Linear]:
         """The momentum copies of prunable layers, by the names of the originals, whose mask they carry."""
         found = {}
         for name in self.prunable_layers():
             part, _, rest = name.removesuffix(".weight").partition(".")
-            if hasattr(self, f"{part}_m"):
+            if part in COPIED:
                 found[name] = self.get_submodule(f"{part}_m.{rest}")
         return found
-
-    def modality_of(self, name: str) -> str:
-        """vision, or text: encoder and decoder together."""
-        return "vision" if name.startswith("visual_encoder.") else "text"

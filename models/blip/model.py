@@ -6,7 +6,6 @@ Li et al., "BLIP: Bootstrapping Language-Image Pre-training", ICML 2022; pruned 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,22 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from configs.registry import Registry
-from models.base import Batch
+from models.base import Batch, Model
 from models.blip.encoders import FRESH, BLIPEncoders
 from models.blip.med import TextDecoder, share, starting
 from models.common import examples
-from models.common.bert import (
-    TextConfig,
-    causal_mask,
-    cross_attention_mask,
-    first_token_looks,
-    self_attention_mask,
-    without_padding,
-)
+from models.common.bert import TextConfig, causal_mask, without_padding
 from models.common.checkpoint import KeyRules
 from models.common.contrastive import TEMP_RANGE, hard_negatives, matching_loss, similarity_weights
 from models.common.gather import Gather, no_gather
 from models.common.vit import ViTConfig
+from models.tasks import ImageEncoder
 
 
 @dataclass(frozen=True)
@@ -54,12 +47,12 @@ def official_name(key: str, keys: set[str]) -> str | None:
     return key
 
 
-class BLIP(BLIPEncoders):
+class BLIP(BLIPEncoders, ImageEncoder):
     """BLIP with all pretraining parts. State dict names are those of the official checkpoint."""
 
     Config = BLIPConfig
     sides = ("general", "region")
-    tasks: ClassVar[Registry[type[nn.Module]]] = Registry(
+    tasks: ClassVar[Registry[type[Model]]] = Registry(
         "task of BLIP",
         {
             "retrieval": "models.blip.retrieval:BLIPRetrieval",
@@ -89,11 +82,6 @@ class BLIP(BLIPEncoders):
         self.text_decoder.cls.predictions.decoder.weight = self.text_encoder.embeddings.word_embeddings.weight
 
     # -- states -----------------------------------------------------------------------------------------
-
-    @property
-    def dec(self) -> int:
-        """Id of [DEC], which starts what the decoder reads."""
-        return self.config.text.vocab_size - 2
 
     def decoder_logits(self, ids: Tensor, atts: Tensor, image: Tensor) -> Tensor:
         """Word logits [b, t, V] of the causal decoder over image states; the first id becomes [DEC]."""
@@ -128,12 +116,6 @@ class BLIP(BLIPEncoders):
         losses["lm"] = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), label_smoothing=0.1)
         return losses
 
-    losses = forward
-
-    def loss(self, batch: Batch) -> Tensor:
-        """ITA + ITM + LM with hard targets, as pruners differentiate it."""
-        return torch.stack(list(self.losses(batch).values())).sum()
-
     @torch.no_grad()
     def pass_by(self, batch: Batch) -> None:
         """What another process's batch does to this model's state: one momentum step, one place in the queues."""
@@ -151,61 +133,9 @@ class BLIP(BLIPEncoders):
         )
         return matching_loss(self.itm_head(torch.cat([right[:, 0], wrong[:, 0]])), pairs=b)
 
-    def match_logits(self, ids: Tensor, atts: Tensor, image: Tensor) -> Tensor:
-        """Whether texts match images: [b, 2], the second for a match. ids, atts [b, t]; image states [b, p, d]."""
-        return self.itm_head(self.grounded_states(ids, atts, image)[:, 0])
-
-    # -- towers alone (first stages of pretraining) -----------------------------------------------------
-
-    @property
-    def vision_width(self) -> int:
-        """Width d of the image states."""
-        return self.config.vision.width
-
     def vision_tower(self) -> nn.Module:
         """The module from pixels [b, 3, H, W] to states of all image tokens [b, p, d]."""
         return self.visual_encoder
-
-    def text_parameters(self) -> Iterator[nn.Parameter]:
-        """What `masked_words` trains: the encoder without cross-attention, and the word prediction."""
-        for name, parameter in self.text_encoder.named_parameters():
-            if "crossattention" not in name:
-                yield parameter
-        yield from self.text_decoder.cls.parameters()
-
-    def masked_words(self, batch: Batch) -> Tensor:
-        """Masked language modelling without images. Scalar."""
-        states = self.text_states(batch["text_ids_masked"], batch["text_atts"])
-        at = batch["masked_pos"][:, :, None].expand(-1, -1, states.shape[-1])
-        logits = self.text_decoder.cls(states.gather(1, at))
-        return F.cross_entropy(logits.flatten(0, 1).float(), batch["masked_ids"].flatten())
-
-    def grounding(self, ids: Tensor, atts: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        """What [ENC] knows in the end, [b, d], and where it looks in the second layer, [b, h, p].
-
-        In the first layer it has not read the text yet when it looks. ids, atts [b, t]; image states [b, p, d].
-        """
-        encoder, mask = self.text_encoder, self_attention_mask(atts, image.dtype)
-        seen = cross_attention_mask(torch.ones(image.shape[:2], dtype=torch.long, device=image.device), image.dtype)
-        states = encoder.embeddings(starting(ids, self.enc))
-        for number, layer in enumerate(encoder.encoder.layer):
-            if number == 1:
-                looks = first_token_looks(layer, self.config.text.heads, states, mask, image)
-            states = layer(states, mask, image, seen)
-        return states[:, 0], looks
-
-    @torch.no_grad()
-    def tower_trained(self, tower: str) -> None:
-        """After a stage of a tower (`vision` or `text`) alone: its copies start from it, as in BLIP from ViT and BERT.
-
-        Momentum copies equal the originals again, and the decoder's self-attention the encoder's.
-        """
-        name = "visual_encoder" if tower == "vision" else "text_encoder"
-        getattr(self, f"{name}_m").load_state_dict(getattr(self, name).state_dict())
-        if tower == "text":
-            layers = zip(self.text_encoder.encoder.layer, self.text_decoder.bert.encoder.layer, strict=True)
-            for encoder, decoder in layers:
-                decoder.attention.load_state_dict(encoder.attention.state_dict())
 
     # -- what pruners ask -------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ class BLIPRetrieval(BLIPEncoders):
     """Names are those of the published retrieval model."""
 
     Config = BLIPConfig
+    momentum_targets = True
     pointer = "ptr_queue"
     key_rules = KeyRules(
         retrieval_name,
@@ -47,9 +48,6 @@ class BLIPRetrieval(BLIPEncoders):
         self.temp = nn.Parameter(torch.empty(()))
         self._build_queues(config)
         self.register_buffer("idx_queue", torch.empty(1, config.queue, dtype=torch.long))
-
-    def tie(self) -> None:
-        """Nothing is tied."""
 
     def moving_tensors(self) -> Iterator[Tensor]:
         """Queues and momentum copies, and whose features are in the queues."""

@@ -14,27 +14,21 @@ from models.base import Batch
 from models.blip.decoder import BLIPDecoderModel, decoder_name, with_decoder
 from models.blip.med import TextDecoder, TextEncoder, starting
 from models.blip.model import BLIPConfig
-from models.common.answer_ranking import (
-    best_answers,
-    first_word_probabilities,
-    pick,
-    read_out,
-    training_loss,
-)
+from models.common.answer_ranking import best_answers, first_word_probabilities, pick, read_out
 from models.common.bert import self_attention_mask
-from models.common.building import reset_weights
 from models.common.checkpoint import KeyRules
 from models.common.decoding import IGNORED, decoder_logits, for_texts, token_losses
-from models.common.gather import Gather, no_gather
 from models.common.vit import vision_transformer
+from models.tasks import Answerer
 
 SMOOTHING = 0.1
 
 
-class BLIPVQA(BLIPDecoderModel):
+class BLIPVQA(BLIPDecoderModel, Answerer):
     """Names are those of the published VQA model."""
 
     Config = BLIPConfig
+    writes_answers = True
     key_rules = KeyRules(decoder_name, positions=("visual_encoder.pos_embed",), prepare=with_decoder)
 
     def __init__(self, config: BLIPConfig):
@@ -44,18 +38,6 @@ class BLIPVQA(BLIPDecoderModel):
         self.text_encoder = TextEncoder(config.text)
         self.text_decoder = TextDecoder(config.text)
         self.tie()
-
-    @torch.no_grad()
-    def reset(self) -> None:
-        """Random weights (from torch's global generator)."""
-        reset_weights(self)
-        self.visual_encoder.cls_token.normal_(std=0.02)
-        self.visual_encoder.pos_embed.normal_(std=0.02)
-
-    @property
-    def enc(self) -> int:
-        """Id of [ENC], which starts what the image-grounded encoder reads."""
-        return self.config.text.vocab_size - 1
 
     def question_states(self, image: Tensor, ids: Tensor, atts: Tensor, image_of: Tensor | None = None) -> Tensor:
         """Questions ids, atts [b, t] (the first id becomes [ENC]) that look at images [i, 3, H, W] -> [b, t, d].
@@ -70,10 +52,6 @@ class BLIPVQA(BLIPDecoderModel):
         ids = starting(ids, self.dec)
         logits = decoder_logits(self.text_decoder, ids, atts, states, states_atts)
         return token_losses(logits, ids.masked_fill(atts == 0, IGNORED), SMOOTHING).sum(dim=1)
-
-    def forward(self, batch: Batch, gather: Gather = no_gather) -> dict[str, Tensor]:
-        """Loss vqa, of batches as `training_loss` reads them."""
-        return {"vqa": training_loss(self, batch)}
 
     def answer_start(self, states: Tensor) -> Tensor:
         """What an answer to each of the question states [b, s, d] starts with: [DEC], [b, 1] int64."""

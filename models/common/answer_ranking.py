@@ -6,12 +6,10 @@ First every answer's first word is judged at once, then the best `k` answers of 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from models.base import Batch
 from models.common.decoding import repeated
 
 Losses = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -52,36 +50,3 @@ def pick(scores: Tensor, numbers: Tensor) -> Tensor:
 def weighted_answer_loss(losses: Tensor, weights: Tensor, questions: int) -> Tensor:
     """Sum of weight times loss over all answers [n], divided by the number of questions. Scalar."""
     return torch.dot(weights.to(losses.dtype), losses) / questions
-
-
-class Answers(Protocol):
-    """What a VQA model computes of questions and answers, each in its own way."""
-
-    def question_states(self, image: Tensor, ids: Tensor, atts: Tensor, image_of: Tensor | None = None) -> Tensor:
-        """Questions ids, atts [b, s] that look at images [i, 3, H, W] -> [b, s, d].
-
-        image_of: [b] int64, the image of each question; None: one of its own each.
-        """
-        ...
-
-    def answer_losses(self, ids: Tensor, atts: Tensor, states: Tensor, states_atts: Tensor) -> Tensor:
-        """As `Losses`."""
-        ...
-
-
-def training_loss(model: Answers, batch: Batch) -> Tensor:
-    """Weighted loss of the answers of all questions. Scalar.
-
-    batch: image [i, 3, H, W]; image_of [b] int64 where images are shared; question_ids, question_atts [b, s]; the
-    answers of all questions in a row, answer_ids, answer_atts [n, t], answer_weights [n] float32; answer_counts [b]
-    int64, which add up to n.
-    """
-    states = model.question_states(batch["image"], batch["question_ids"], batch["question_atts"], batch.get("image_of"))
-    counts = batch["answer_counts"]
-    losses = model.answer_losses(
-        batch["answer_ids"],
-        batch["answer_atts"],
-        torch.repeat_interleave(states, counts, dim=0),
-        torch.repeat_interleave(batch["question_atts"], counts, dim=0),
-    )
-    return weighted_answer_loss(losses, batch["answer_weights"], len(counts))

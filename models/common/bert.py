@@ -6,39 +6,54 @@ cross-attention counts as a decoder in transformers and, without a mask, is sile
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BertConfig
-from transformers.models.bert.modeling_bert import BertLayer, BertPredictionHeadTransform
+from transformers.models.bert.modeling_bert import BertAttention, BertLayer, BertPredictionHeadTransform
 
 from console.errors import InputError
+from models.common.sizes import Stack, check_sizes, of_layer
 
 MASKED = -10000.0
 
 
 @dataclass(frozen=True)
-class TextConfig:
+class TextConfig(Stack):
     """Sizes of a text stack. Layers from `fusion_layer` on have cross-attention."""
 
     vocab_size: int
-    width: int
-    layers: int
     fusion_layer: int
-    heads: int
-    mlp: int
     positions: int
     dropout: float
+    cross_heads: list[int] | int | None = None  # of cross-attentions, one a layer that has it (None: as `heads`)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cross_heads is not None:
+            check_sizes("cross_heads", self.cross_heads, self.layers - self.fusion_layer)
+
+    def cross(self, number: int) -> int:
+        """Heads of the cross-attention of a layer, from 0."""
+        sizes = self.heads if self.cross_heads is None else self.cross_heads
+        return of_layer(sizes, number if self.cross_heads is None else number - self.fusion_layer)
+
+    def fused(self) -> TextConfig:
+        """The layers with cross-attention as a stack of their own."""
+        first = self.fusion_layer
+        heads, mlp = (sizes[first:] if isinstance(sizes, list) else sizes for sizes in (self.heads, self.mlp))
+        return replace(self, layers=self.layers - first, fusion_layer=0, heads=heads, mlp=mlp)
 
 
-def bert_config(config: TextConfig, cross_attention: bool) -> BertConfig:
-    """transformers' configuration of one layer kind."""
+def bert_config(config: TextConfig, cross_attention: bool, mlp: int) -> BertConfig:
+    """transformers' configuration of one layer kind; `bert_layer` sets the heads of each attention."""
     bert = BertConfig(
         vocab_size=config.vocab_size,
         hidden_size=config.width,
-        num_attention_heads=config.heads,
-        intermediate_size=config.mlp,
+        num_attention_heads=1,
+        intermediate_size=mlp,
         hidden_act="gelu",
         hidden_dropout_prob=config.dropout,
         attention_probs_dropout_prob=config.dropout,
@@ -121,15 +136,31 @@ class Embeddings(nn.Module):
         return self.dropout(self.LayerNorm(x))
 
 
+def bert_layer(config: TextConfig, number: int) -> BertLayer:
+    """Layer `number` of a stack, from 0, with its own sizes."""
+    crosses, sizes = number >= config.fusion_layer, config.layer(number)
+    layer = BertLayer(bert_config(config, crosses, sizes.mlp), layer_idx=number)
+    set_heads(layer.attention, sizes.heads, sizes.head_width)
+    if crosses:
+        set_heads(layer.crossattention, config.cross(number), sizes.head_width)
+    return layer
+
+
+def set_heads(attention: BertAttention, heads: int, head_width: int) -> None:
+    """Give an attention without weights as many heads of that width."""
+    inner, width, inside = attention.self, attention.output.dense.out_features, heads * head_width
+    inner.num_attention_heads, inner.attention_head_size, inner.all_head_size = heads, head_width, inside
+    inner.scaling = head_width**-0.5
+    inner.query, inner.key, inner.value = (nn.Linear(width, inside) for _ in range(3))
+    attention.output.dense = nn.Linear(inside, width)
+
+
 class Encoder(nn.Module):
     """The stack of BERT layers; those from `fusion_layer` on own a cross-attention."""
 
     def __init__(self, config: TextConfig):
         super().__init__()
-        self.layer = nn.ModuleList(
-            BertLayer(bert_config(config, cross_attention=n >= config.fusion_layer), layer_idx=n)
-            for n in range(config.layers)
-        )
+        self.layer = nn.ModuleList(bert_layer(config, number) for number in range(config.layers))
 
 
 class MLMHead(nn.Module):
@@ -138,7 +169,7 @@ class MLMHead(nn.Module):
     def __init__(self, config: TextConfig):
         super().__init__()
         self.predictions = nn.Module()
-        self.predictions.transform = BertPredictionHeadTransform(bert_config(config, cross_attention=False))
+        self.predictions.transform = BertPredictionHeadTransform(bert_config(config, False, mlp=1))
         self.predictions.decoder = nn.Linear(config.width, config.vocab_size)
 
     def forward(self, states: Tensor) -> Tensor:
@@ -146,13 +177,8 @@ class MLMHead(nn.Module):
         return self.predictions.decoder(self.predictions.transform(states))
 
 
-def first_token_looks(layer: nn.Module, heads: int, states: Tensor, mask: Tensor, image: Tensor) -> Tensor:
-    """Where the first token looks in image states [b, p, d], in a layer that gets states [b, t, d]: [b, heads, p].
-
-    mask: of the layer's self-attention. The shares of each head add up to 1.
-    """
-    asking = layer.attention(states, mask)[0][:, :1]
-    cross = layer.crossattention.self
-    query = cross.query(asking).unflatten(-1, (heads, -1)).transpose(1, 2)
-    key = cross.key(image).unflatten(-1, (heads, -1)).transpose(1, 2)
-    return (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1).squeeze(2)
+def hidden_words_loss(batch: dict[str, Tensor], states: Tensor, head: MLMHead) -> Tensor:
+    """Masked language modelling: cross-entropy of masked_ids at masked_pos, both [b, m], from states [b, t, d]."""
+    at = batch["masked_pos"][:, :, None].expand(-1, -1, states.shape[-1])
+    logits = head(states.gather(1, at))
+    return F.cross_entropy(logits.flatten(0, 1).float(), batch["masked_ids"].flatten())

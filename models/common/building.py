@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from models.common.checkpoint import load_state, read_state
 
+if TYPE_CHECKING:
+    from models.base import Model
 
-def build(model_class: type[nn.Module], config: Any, weights: Path | None, seed: int = 0) -> nn.Module:
+
+def build(model_class: type[Model], config: Any, weights: Path | None, seed: int = 0) -> Model:
     """A `model_class(config)` on the CPU, filled from the checkpoint `weights` or, without one, at random.
 
     The model is made on torch's meta device, so that a file's tensors become its parameters without a
@@ -19,22 +22,20 @@ def build(model_class: type[nn.Module], config: Any, weights: Path | None, seed:
     """
     with torch.device("meta"):
         model = model_class(config)
+    fresh: list[str] = []
     if weights is None:
         model.to_empty(device="cpu")
         model.tie()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model.reset()
-        model.load_report = None
-        fresh = []
     else:
         rules = model_class.key_rules
         state, report = read_state(weights, rules)
         model.load_report = load_state(model, state, rules, report)
         model.tie()
         fresh = model.load_report.fresh
-    if hasattr(model, "loaded"):
-        model.loaded(fresh)
+    model.loaded(fresh)
     return model
 
 

@@ -6,7 +6,7 @@ Gradients flow to the local slice only: each process learns from its own pairs, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.distributed as dist
@@ -45,6 +45,13 @@ def gather_processes(features: Tensor) -> Tensor:
     parts = of_all_processes(features)
     parts[rank] = features
     return torch.cat(parts)
+
+
+def from_first_process(tensors: Iterable[Tensor]) -> None:
+    """Copy what the first process has into the same tensors of all."""
+    if place()[1] > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
 
 
 def add_processes(tensor: Tensor) -> Tensor:

@@ -5,35 +5,38 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+from timm.layers import Attention, Mlp
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from models.common.sizes import Stack
+
 
 @dataclass(frozen=True)
-class ViTConfig:
+class ViTConfig(Stack):
     """Sizes of the tower; image_size and patch_size in pixels. drop_path: stochastic depth of the last block."""
 
     image_size: int
     patch_size: int
-    width: int
-    layers: int
-    heads: int
-    mlp: int
     drop_path: float = 0.0
 
 
 def vision_transformer(config: ViTConfig, eps: float = 1e-6) -> VisionTransformer:
     """A pre-LN ViT from pixels [b, 3, H, W] to layer-normalised states of all tokens [b, p, d]."""
-    return VisionTransformer(
+    vit = VisionTransformer(
         img_size=config.image_size,
         patch_size=config.patch_size,
         embed_dim=config.width,
         depth=config.layers,
-        num_heads=config.heads,
-        mlp_ratio=config.mlp / config.width,
+        num_heads=1,
         num_classes=0,
         global_pool="",
         drop_path_rate=config.drop_path,
         norm_layer=partial(nn.LayerNorm, eps=eps),
         weight_init="skip",
     )
+    for number, block in enumerate(vit.blocks):
+        heads, head_width, mlp = config.layer(number)
+        block.attn = Attention(config.width, heads, attn_head_dim=head_width, qkv_bias=True)
+        block.mlp = Mlp(config.width, mlp)
+    return vit

@@ -8,28 +8,29 @@ and libraries have renamed or fused these layers since.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from configs.registry import Registry
-from models.base import Batch, ImageShape
+from models.base import Batch, ImageShape, Model
 from models.common import examples
-from models.common.building import reset_weights
 from models.common.checkpoint import KeyRules
+from models.common.sizes import Stack
 from models.dino.head_fit import HeadFit
 from models.dino.keys import classifier_of, official_name, to_timm, to_transformers, unify
+from models.tasks import Classifier, ImageEncoder
 from storage.tensors import read_tensors
 
 FITTED = "fitted on the calibration features (linear discriminant analysis)"
 
 
 @dataclass(frozen=True)
-class DINOConfig:
+class DINOConfig(Stack):
     """Sizes of a DINO. eps: of layer norms (1e-12 as transformers loads it; the original code uses 1e-6).
 
     head: file with the official linear classifier (None: it is fitted before gradients are taken).
@@ -37,10 +38,6 @@ class DINOConfig:
 
     image_size: int
     patch_size: int
-    width: int
-    layers: int
-    heads: int
-    mlp: int
     classes: int
     eps: float = 1e-12
     head: str | None = None
@@ -54,32 +51,32 @@ class DINOConfig:
 class SelfAttention(nn.Module):
     """Multi-head self-attention: `attention.{query,key,value}` and `output.dense`."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, head_width: int):
         super().__init__()
-        self.heads = heads
-        self.attention = nn.ModuleDict({name: nn.Linear(width, width) for name in ("query", "key", "value")})
-        self.output = nn.ModuleDict({"dense": nn.Linear(width, width)})
+        self.heads, inside = heads, heads * head_width
+        self.attention = nn.ModuleDict({name: nn.Linear(width, inside) for name in ("query", "key", "value")})
+        self.output = nn.ModuleDict({"dense": nn.Linear(inside, width)})
 
     def forward(self, x: Tensor) -> Tensor:
         """x [b, p, d] -> [b, p, d]."""
-        b, p, d = x.shape
         q, k, v = (
-            self.attention[name](x).view(b, p, self.heads, d // self.heads).transpose(1, 2)
+            self.attention[name](x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for name in ("query", "key", "value")
         )
         mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.output["dense"](mixed.transpose(1, 2).reshape(b, p, d))
+        return self.output["dense"](mixed.transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
     """A pre-LN transformer block with exact GELU."""
 
-    def __init__(self, config: DINOConfig):
+    def __init__(self, config: DINOConfig, number: int):
+        """number: of the layer, from 0."""
         super().__init__()
-        d = config.width
-        self.attention = SelfAttention(d, config.heads)
-        self.intermediate = nn.ModuleDict({"dense": nn.Linear(d, config.mlp)})
-        self.output = nn.ModuleDict({"dense": nn.Linear(config.mlp, d)})
+        d, (heads, head_width, mlp) = config.width, config.layer(number)
+        self.attention = SelfAttention(d, heads, head_width)
+        self.intermediate = nn.ModuleDict({"dense": nn.Linear(d, mlp)})
+        self.output = nn.ModuleDict({"dense": nn.Linear(mlp, d)})
         self.layernorm_before = nn.LayerNorm(d, eps=config.eps)
         self.layernorm_after = nn.LayerNorm(d, eps=config.eps)
 
@@ -121,7 +118,7 @@ class ViT(nn.Module):
         super().__init__()
         self.embeddings = Embeddings(config)
         self.encoder = nn.Module()
-        self.encoder.layer = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.encoder.layer = nn.ModuleList(Block(config, number) for number in range(config.layers))
         self.layernorm = nn.LayerNorm(config.width, eps=config.eps)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -132,16 +129,16 @@ class ViT(nn.Module):
         return self.layernorm(x)
 
 
-class DINO(nn.Module):
+class DINO(Classifier, ImageEncoder):
     """Backbone and linear classifier. State dict names are those of transformers 4.31, as in published masks."""
 
     Config = DINOConfig
-    sides = ("general",)
-    tasks: ClassVar[Registry[type[nn.Module]]] = Registry(
+    tasks: ClassVar[Registry[type[Model]]] = Registry(
         "task of DINO", {"image_classification": "models.dino.model:DINO"}
     )
-    stateful = False
-    layouts = {"timm": to_timm, "transformers": to_transformers}  # noqa: RUF012
+    excluded = ("classifier",)
+    modalities: ClassVar[Mapping[str, str]] = {"": "vision"}
+    layouts: ClassVar[Mapping[str, Any]] = {"timm": to_timm, "transformers": to_transformers}
     key_rules = KeyRules(
         official_name,
         positions=("vit.embeddings.position_embeddings",),
@@ -158,13 +155,10 @@ class DINO(nn.Module):
         self.classifier = nn.Linear(config.width, config.classes)
         self.classifier_origin: str | None = None  # where the classifier comes from; None: nobody made one yet
 
-    def tie(self) -> None:
-        """Nothing is tied."""
-
     @torch.no_grad()
     def reset(self) -> None:
         """Random weights (from torch's global generator)."""
-        reset_weights(self)
+        super().reset()
         self.vit.embeddings.cls_token.normal_(std=0.02)
         self.vit.embeddings.position_embeddings.normal_(std=0.02)
 
@@ -205,44 +199,14 @@ class DINO(nn.Module):
         """Class logits [b, classes]."""
         return self.classifier(self.features(image))
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Cross-entropy `classes` of image [b, 3, H, W] and label [b]."""
-        return {"classes": F.cross_entropy(self.logits(batch["image"]).float(), batch["label"])}
-
-    losses = forward
-
-    def loss(self, batch: Batch) -> Tensor:
-        """The classifier's cross-entropy, as pruners differentiate it."""
-        return self.losses(batch)["classes"]
-
-    def prunable_layers(self) -> dict[str, nn.Linear]:
-        """Every linear layer of the backbone, q, k and v apart."""
-        return {
-            f"{name}.weight": module
-            for name, module in self.named_modules()
-            if isinstance(module, nn.Linear) and not name.startswith("classifier")
-        }
-
-    def modality_of(self, name: str) -> str:
-        """There is only vision."""
-        return "vision"
-
     def observe(self, batch: Batch) -> None:
         """One ordinary forward pass; all tokens count."""
         self.vit(batch["image"])
-
-    def real_tokens(self, name: str, batch: Batch) -> None:
-        """All image tokens are real."""
-        return
 
     def example(self, size: int) -> dict[str, Batch]:
         """Noise images with random labels."""
         labels = torch.randint(0, self.config.classes, (size,))
         return {"general": examples.images(size, self.config.image_size) | {"label": labels}}
-
-    def moving_tensors(self) -> Iterator[Tensor]:
-        """None: the loss changes nothing."""
-        return iter(())
 
     def notes(self) -> dict[str, str]:
         """What a result that used the loss must say: where the classifier came from."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -36,11 +36,11 @@ class Skipped(NamedTuple):
 
 
 def find_layers(
-    module: nn.Module, exclude: tuple[str, ...], conv: bool
+    module: nn.Module, exclude: Callable[[str], bool], conv: bool
 ) -> tuple[dict[str, PrunableLayer], list[Skipped]]:
     """Prunable layers by the name of their parameter, each tied one once; and all other weights in matrices.
 
-    exclude: substrings of names whose weights are neither. conv: whether convolutions without groups are pruned.
+    exclude: whether a weight of a name, as `spoken`, is neither. conv: whether convolutions without groups are pruned.
     InputError for a layer that has no weights yet.
     """
     layers: dict[str, PrunableLayer] = {}
@@ -51,7 +51,7 @@ def find_layers(
     holders = _holders(module)
     for path, part in module.named_modules():
         if any(isinstance(parameter, UninitializedParameter) for parameter in part._parameters.values()):
-            if any(word in path for word in exclude):
+            if exclude(path):
                 continue
             raise InputError(
                 f"'{path}' is a {type(part).__name__}, which has no weights before its first pass: call the module "
@@ -59,7 +59,7 @@ def find_layers(
             )
         for leaf, parameter in _matrices(part):
             name = f"{path}.{leaf}" if path else leaf
-            if any(word in spoken(name) for word in exclude):
+            if exclude(spoken(name)):
                 continue
             tied = id(parameter) in embeddings and not isinstance(part, nn.Embedding | nn.EmbeddingBag)
             if id(parameter) in settled and not tied:
@@ -139,7 +139,7 @@ def _obstacle(part: nn.Module, leaf: str, parameter: Tensor, conv: bool) -> str 
     if isinstance(part, nn.Conv2d) and leaf == "weight":
         if part.groups > 1:
             return "a convolution in groups"
-        return _of_type(parameter) if conv else "a convolution, which conv=True prunes"
+        return _of_type(parameter) if conv else "a convolution, which conv=True (--conv) prunes"
     if leaf == "weight" and (isinstance(part, nn.Linear) or is_conv1d(part)):
         return _of_type(parameter)
     return f"a weight of {type(part).__name__}, which is no linear layer"

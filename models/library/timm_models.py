@@ -4,51 +4,82 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import timm
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from console.errors import InputError, nearest
-from models import weights_path
+from models import check_task, weights_path
 from models.base import Batch, ImageShape
 from models.common.checkpoint import KeyRules, LoadReport, load_state, read_state, unwrap
 from models.library.hub import hub_or_cache
-from models.wrap import WrappedModel, wrap
+from models.tasks import ImageEmbedder
+from models.wrap import WrappedClassifier
 
-KEY_RULES = KeyRules(prefers=("state_dict_ema", "model_ema", "state_dict", "model"))
+TASKS = ("image_classification",)
+
+PREFERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+"""Keys under which timm's training files keep the weights that count."""
 
 Filter = Callable[[dict[str, torch.Tensor], nn.Module], dict[str, torch.Tensor]]
 
 
-def load_timm(name: str, weights: str | Path | None, settings: dict[str, Any], seed: int = 0) -> WrappedModel:
+def load_timm(
+    name: str, weights: str | Path | None, settings: dict[str, Any], task: str | None = None, seed: int = 0
+) -> TimmClassifier:
     """A timm classifier, wrapped; fused qkv matrices stay fused, the classifier is not pruned.
 
     weights: a checkpoint, "random" (drawn from `seed`), or None for timm's own pretrained weights (from its cache or
-    the network). settings: keyword arguments of timm.create_model, for example {"img_size": 64, "num_classes": 10}.
+    the network). settings: keyword arguments of timm.create_model, for example {"img_size": 64, "num_classes": 10}; of
+    our own are `conv`, whether convolutions are pruned, and `classes`, another word for num_classes. task: for
+    image_classification the weights may have a classifier of other classes, or none; then it is drawn from `seed`.
     """
     if not timm.is_model(name):
         raise InputError(f"timm has no model '{name}'{nearest(name, timm.list_models())}")
+    if task is not None:
+        check_task(f"timm:{name}", task, TASKS)
+    settings = dict(settings)
+    conv = settings.pop("conv", False)
+    if "classes" in settings:
+        settings["num_classes"] = settings.pop("classes")
     checkpoint = weights_path(f"timm:{name}", weights, None)
     if checkpoint is not None:
-        state, report = read_state(checkpoint, KEY_RULES)
         module, convert = _with_filter(name, settings, seed)
-        model = wrap_timm(module, settings.get("img_size"))
-        model.load_report = _fill(module, state, convert, report)
+        rules = key_rules(module, another_classifier=task is not None)
+        state, report = read_state(checkpoint, rules)
+        model = wrap_timm(module, settings.get("img_size"), conv)
+        model.load_report = _fill(module, state, convert, rules, report)
         return model
     pretrained = weights is None
     with hub_or_cache() if pretrained else contextlib.nullcontext():
         module = _built(name, pretrained, settings, seed)
-    model = wrap_timm(module, settings.get("img_size"))
+    model = wrap_timm(module, settings.get("img_size"), conv)
     if pretrained:
         about = module.pretrained_cfg
         source = f"timm's weights {about.get('hf_hub_id') or about.get('url') or name}"
-        model.load_report = LoadReport(source, loaded=len(module.state_dict()))
+        fresh = about.get("num_classes") != module.num_classes
+        names = [key for key in module.state_dict() if fresh and in_classifier(module, key)]
+        model.load_report = LoadReport(source, loaded=len(module.state_dict()) - len(names), fresh=names)
     return model
+
+
+def in_classifier(module: nn.Module, name: str) -> bool:
+    """Whether a parameter or module of a timm model belongs to its classifier."""
+    heads = (module.pretrained_cfg or {}).get("classifier") or ()
+    return any(f"{name}.".startswith(f"{head}.") for head in ((heads,) if isinstance(heads, str) else heads))
+
+
+def key_rules(module: nn.Module, another_classifier: bool) -> KeyRules:
+    """How timm's files are read. another_classifier: whether theirs may be missing or of other classes."""
+    if not another_classifier:
+        return KeyRules(prefers=PREFERS)
+    heads = tuple(name for name in module.state_dict() if in_classifier(module, name))
+    return KeyRules(prefers=PREFERS, fresh=heads.__contains__, skip_resized=heads)
 
 
 def _built(name: str, pretrained: bool, settings: dict[str, Any], seed: int) -> nn.Module:
@@ -59,8 +90,8 @@ def _built(name: str, pretrained: bool, settings: dict[str, Any], seed: int) -> 
             return timm.create_model(name, pretrained=pretrained, **settings)
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:150]
-        mend = "give a file with --weights, or --weights random" if pretrained else "check the settings"
-        raise InputError(f"timm cannot build '{name}' ({reason}): {mend}") from error
+        way_out = "give a file with --weights, or --weights random" if pretrained else "check the settings"
+        raise InputError(f"timm cannot build '{name}' ({reason}): {way_out}") from error
 
 
 def _with_filter(name: str, settings: dict[str, Any], seed: int) -> tuple[nn.Module, Filter | None]:
@@ -79,15 +110,17 @@ def _with_filter(name: str, settings: dict[str, Any], seed: int) -> tuple[nn.Mod
     return module, filters[-1] if filters else None  # a model's backbone may be built before it
 
 
-def _fill(module: nn.Module, state: dict[str, torch.Tensor], convert: Filter | None, report: LoadReport) -> LoadReport:
+def _fill(
+    module: nn.Module, state: dict[str, torch.Tensor], convert: Filter | None, rules: KeyRules, report: LoadReport
+) -> LoadReport:
     """Load a file of timm's names, or of those that timm knows for this model, and say what happened to its keys."""
     wanted = module.state_dict()
-    state = unwrap(state, KEY_RULES, wanted, report)
+    state = unwrap(state, rules, wanted, report)
     fits = state.keys() == wanted.keys() and all(state[name].shape == wanted[name].shape for name in state)
     converted = state if fits or convert is None else _converted(module, state, convert)
     if converted is not state:
         _account(state, converted, report)
-    return load_state(module, converted, KEY_RULES, report)
+    return load_state(module, converted, rules, report)
 
 
 def _converted(module: nn.Module, state: dict[str, torch.Tensor], convert: Filter) -> dict[str, torch.Tensor]:
@@ -129,41 +162,37 @@ def _memory(tensor: torch.Tensor) -> tuple[int, int]:
     return tensor.data_ptr(), tensor.numel()
 
 
-def wrap_timm(module: nn.Module, side: int | None = None) -> WrappedModel:
+class TimmClassifier(WrappedClassifier, ImageEmbedder):
+    """A timm model, wrapped."""
+
+    def embed_image(self, image: torch.Tensor) -> torch.Tensor:
+        """What the classifier reads [b, d] of images [b, 3, H, W]."""
+        return self.module.forward_head(self.module.forward_features(image), pre_logits=True)
+
+
+def wrap_timm(module: nn.Module, side: int | None = None, conv: bool = False) -> TimmClassifier:
     """A model made by timm.create_model, wrapped. side: of its images, where it was made for another than usual."""
     about = module.pretrained_cfg or {}
-    heads = about.get("classifier") or ()
-    classes = module.num_classes
     for part in module.modules():
         if hasattr(part, "qkv_bias_separate"):
             part.qkv_bias_separate = True  # BEiT, EVA, Swin v2 else use the layer's weight without calling the layer
     patches = getattr(module, "patch_embed", None)
     side = _first(getattr(patches, "img_size", None) or side or (about.get("input_size") or (224,))[-1])
     patch = _first(getattr(patches, "patch_size", None) or 1)
+    classes = module.num_classes
 
     def example(size: int) -> Batch:
         return {"image": torch.randn(size, 3, side, side), "label": torch.randint(0, max(1, classes), (size,))}
 
-    return wrap(
+    return TimmClassifier(
         module,
-        loss=classification_loss if classes else no_loss,
-        forward=lambda module, batch: module(batch["image"]),
-        modality=lambda name: "vision",
-        exclude=(heads,) if isinstance(heads, str) else heads,
+        logits=lambda module, image: module(image),
+        exclude=partial(in_classifier, module),
+        conv=conv,
         image_shape=ImageShape(side, patch, tuple(about.get("mean", ())) or None, tuple(about.get("std", ())) or None),
         example=example,
+        **({} if classes else {"loss": no_loss}),
     )
-
-
-def classification_loss(module: nn.Module, batch: Batch) -> torch.Tensor:
-    """Cross-entropy of image [b, 3, H, W] and label [b]; InputError for labels beyond the model's classes."""
-    logits = module(batch["image"])
-    if int(batch["label"].max()) >= logits.shape[1]:
-        raise InputError(
-            f"the data has a class {int(batch['label'].max())}, but the model knows {logits.shape[1]}: "
-            "choose the data set the classifier was trained on"
-        )
-    return F.cross_entropy(logits.float(), batch["label"])
 
 
 def no_loss(module: nn.Module, batch: Batch) -> torch.Tensor:

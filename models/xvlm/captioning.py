@@ -8,18 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
-from transformers.cache_utils import EncoderDecoderCache
 
-from models.base import Batch, ImageShape
 from models.common.bert import Embeddings, Encoder, MLMHead
-from models.common.building import reset_weights
 from models.common.checkpoint import MASK_SUFFIX, KeyRules
-from models.common.decoding import caption_labels, decoder_logits, for_texts, mean_token_loss, xvlm_smoothing
-from models.common.gather import Gather, no_gather
+from models.common.decoding import xvlm_smoothing
+from models.tasks import Captioner
 from models.xvlm.clip_tower import CLIPTower
-from models.xvlm.encoders import modality_by_layer, prunable_linears
+from models.xvlm.encoders import XVLMModel
 from models.xvlm.model import XVLMConfig, official_name
 
 UNUSED = ("temp", "vision_proj.", "text_proj.", "itm_head.", "bbox_head.")
@@ -46,11 +42,11 @@ class XVLMCaptioningConfig(XVLMConfig):
     own_head: bool = False
 
 
-class XVLMCaptioning(nn.Module):
+class XVLMCaptioning(XVLMModel, Captioner):
     """Names are those of the published captioning model."""
 
     Config = XVLMCaptioningConfig
-    stateful = False
+    smoothing_rule = staticmethod(xvlm_smoothing)
     key_rules = KeyRules(captioning_name, positions=("vision_encoder.pos_embed.weight",))
 
     def __init__(self, config: XVLMCaptioningConfig):
@@ -71,48 +67,6 @@ class XVLMCaptioning(nn.Module):
         words = self.text_decoder.bert.embeddings.word_embeddings
         self.text_decoder.cls.predictions.decoder.weight = words.weight
 
-    @torch.no_grad()
-    def reset(self) -> None:
-        """Random weights (from torch's global generator)."""
-        reset_weights(self)
-        self.vision_encoder.class_embedding.normal_(std=0.02)
-
-    @property
-    def image_shape(self) -> ImageShape:
-        """Side and patch of the images."""
-        return ImageShape(self.config.vision.image_size, self.config.vision.patch_size)
-
-    def forward(
-        self, batch: Batch, gather: Gather = no_gather, prompt: int = 4, smoothing: float = 0.1
-    ) -> dict[str, Tensor]:
-        """Loss lm of captions: image [i, 3, H, W], text_ids, text_atts [b, t]; image_of [b] where images are shared.
-
-        prompt: how many first positions are given and not learnt (with [CLS]); 0 in the first stage, and smoothing 0.
-        """
-        labels = caption_labels(batch["text_ids"], batch["text_atts"], prompt)
-        states = for_texts(self.vision_encoder(batch["image"]), batch.get("image_of"))
-        logits = self.caption_logits(batch["text_ids"], batch["text_atts"], states)
-        return {"lm": mean_token_loss(logits, labels, smoothing, xvlm_smoothing)}
-
     def image_states(self, image: Tensor) -> Tensor:
         """image [b, 3, H, W] -> states [b, p, d] that captions are generated from."""
         return self.vision_encoder(image)
-
-    def caption_start(self, ids: Tensor) -> Tensor:
-        """Prompt ids [b, t] as tokenised -> as the decoder wants them: unchanged."""
-        return ids
-
-    def caption_logits(
-        self, ids: Tensor, atts: Tensor, image: Tensor, past: EncoderDecoderCache | None = None
-    ) -> Tensor:
-        """Word logits [b, t, V] of ids [b, t] over image states [b, p, d]; past: see `decoder_logits`."""
-        seen = torch.ones(image.shape[:2], dtype=torch.long, device=image.device)
-        return decoder_logits(self.text_decoder, ids, atts, image, seen, past)
-
-    def prunable_layers(self) -> dict[str, nn.Linear]:
-        """See `models.base.PrunableModel`."""
-        return prunable_linears(self)
-
-    def modality_of(self, name: str) -> str:
-        """vision, text or fusion."""
-        return modality_by_layer(name, self.config.text.fusion_layer)

@@ -13,19 +13,17 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
+from models.common.sizes import Stack
+
 MASKED = -10000.0  # X-VLM's additive mask for region and text keys
 
 
 @dataclass(frozen=True)
-class VisionConfig:
-    """Sizes of the tower; image_size and patch_size in pixels."""
+class VisionConfig(Stack):
+    """Sizes of the tower; image_size and patch_size in pixels. region_layers: the last so many see a region alone."""
 
     image_size: int
     patch_size: int
-    width: int
-    layers: int
-    heads: int
-    mlp: int
     region_layers: int
 
     @property
@@ -34,20 +32,31 @@ class VisionConfig:
         return (self.image_size // self.patch_size) ** 2 + 1
 
 
+def clip_layer(config: VisionConfig, number: int) -> CLIPEncoderLayer:
+    """Layer `number` of the tower, from 0, with its own sizes."""
+    width, (heads, head_width, mlp) = config.width, config.layer(number)
+    block = CLIPVisionConfig(
+        hidden_size=width,
+        intermediate_size=mlp,
+        num_attention_heads=1,
+        hidden_act="quick_gelu",
+        layer_norm_eps=1e-5,
+        attention_dropout=0.0,
+    )
+    block._attn_implementation = "sdpa"
+    layer = CLIPEncoderLayer(block)
+    attention, inside = layer.self_attn, heads * head_width
+    attention.num_heads, attention.head_dim, attention.scale = heads, head_width, head_width**-0.5
+    attention.k_proj, attention.v_proj, attention.q_proj = (nn.Linear(width, inside) for _ in range(3))
+    attention.out_proj = nn.Linear(inside, width)
+    return layer
+
+
 class CLIPTower(nn.Module):
     """Pixels to image states; with regions, also the states of image parts."""
 
     def __init__(self, config: VisionConfig):
         super().__init__()
-        blocks = CLIPVisionConfig(
-            hidden_size=config.width,
-            intermediate_size=config.mlp,
-            num_attention_heads=config.heads,
-            hidden_act="quick_gelu",
-            layer_norm_eps=1e-5,
-            attention_dropout=0.0,
-        )
-        blocks._attn_implementation = "sdpa"
         d = config.width
         self.config = config
         self.class_embedding = nn.Parameter(torch.empty(d))
@@ -55,7 +64,7 @@ class CLIPTower(nn.Module):
         self.pos_embed = nn.Embedding(config.tokens, d)
         self.pre_layrnorm = nn.LayerNorm(d, eps=1e-5)  # sic: the checkpoints' spelling
         self.encoder = nn.Module()
-        self.encoder.layers = nn.ModuleList(CLIPEncoderLayer(blocks) for _ in range(config.layers))
+        self.encoder.layers = nn.ModuleList(clip_layer(config, number) for number in range(config.layers))
         self.post_layernorm = nn.LayerNorm(d, eps=1e-5)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What X-VLM's pretraining and retrieval models share: towers, fusion, the contrastive space, what is prunable.
+"""What X-VLM's models share: what is prunable; of pretraining and retrieval also fusion and the contrastive space.
 
 Zeng, Zhang and Li, "Multi-Grained Vision Language Pre-Training", ICML 2022.
 """
@@ -11,28 +11,44 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import ImageShape
+from models.base import Model
 from models.common.bert import cross_attention_mask, layer_states, self_attention_mask, without_padding
-
-EXCLUDED = ("vision_proj", "text_proj", "itm_head", "bbox_head", ".cls.")
-"""Parts that are never pruned, as substrings of parameter names."""
+from models.tasks import Retriever
 
 
-class XVLMEncoders(nn.Module):
-    """A subclass builds `vision_encoder`, `vision_proj`, `text_proj`, `itm_head` and tells where `bert` is."""
+class XVLMModel(Model):
+    """A `vision_encoder` and a text half whose layers from `config.text.fusion_layer` on look at the image."""
 
     config: Any  # an XVLMConfig
-    stateful = False
+    excluded = ("vision_proj", "text_proj", "itm_head", "bbox_head", ".cls.")
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Random weights (from torch's global generator)."""
+        super().reset()
+        self.vision_encoder.class_embedding.normal_(std=0.02)
+
+    def modality_of(self, name: str) -> str:
+        """vision, text (layers without cross-attention) or fusion (layers with it)."""
+        if name.startswith("vision_encoder."):
+            return "vision"
+        layer = int(name.split(".layer.")[1].split(".")[0])
+        return "text" if layer < self.config.text.fusion_layer else "fusion"
+
+
+class XVLMEncoders(XVLMModel, Retriever):
+    """A subclass builds `vision_encoder`, `vision_proj`, `text_proj`, `itm_head`, `temp` and says where `bert` is."""
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Random weights and the initial temperature."""
+        super().reset()
+        self.temp.fill_(self.config.temp)
 
     @property
     def bert(self) -> nn.Module:
         """The module with the text `embeddings` and the `encoder` of text and fusion layers."""
         raise NotImplementedError
-
-    @property
-    def image_shape(self) -> ImageShape:
-        """Side and patch of the images."""
-        return ImageShape(self.config.vision.image_size, self.config.vision.patch_size)
 
     # -- states -----------------------------------------------------------------------------------------
 
@@ -84,30 +100,3 @@ class XVLMEncoders(nn.Module):
         text, text_atts = without_padding(text, text_atts)
         everywhere = torch.ones(image.shape[:2], dtype=torch.long, device=image.device)
         return self.itm_head(self.fusion_states(text, text_atts, image, everywhere)[:, 0])[:, 1]
-
-    # -- what pruners ask -------------------------------------------------------------------------------
-
-    def prunable_layers(self) -> dict[str, nn.Linear]:
-        """See `models.base.PrunableModel`."""
-        return prunable_linears(self)
-
-    def modality_of(self, name: str) -> str:
-        """vision, text (layers without) or fusion (layers with cross-attention)."""
-        return modality_by_layer(name, self.config.text.fusion_layer)
-
-
-def prunable_linears(model: nn.Module) -> dict[str, nn.Linear]:
-    """Parameter name -> linear layer, heads left out."""
-    return {
-        f"{name}.weight": module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and not any(part in name for part in EXCLUDED)
-    }
-
-
-def modality_by_layer(name: str, fusion_layer: int) -> str:
-    """vision; text below `fusion_layer`, fusion from it on."""
-    if name.startswith("vision_encoder."):
-        return "vision"
-    layer = int(name.split(".layer.")[1].split(".")[0])
-    return "text" if layer < fusion_layer else "fusion"

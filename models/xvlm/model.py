@@ -6,23 +6,21 @@ Zeng, Zhang and Li, "Multi-Grained Vision Language Pre-Training", ICML 2022; pru
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from configs.registry import Registry
-from models.base import Batch
+from models.base import Batch, Model
 from models.common import examples
-from models.common.bert import Embeddings, Encoder, MLMHead, TextConfig, first_token_looks, self_attention_mask
-from models.common.building import reset_weights
+from models.common.bert import Embeddings, Encoder, MLMHead, TextConfig, hidden_words_loss
 from models.common.checkpoint import KeyRules
 from models.common.contrastive import TEMP_RANGE, hard_negatives, itc_loss, matching_loss, similarity_weights
 from models.common.gather import Gather, no_gather
-from models.xvlm.boxes import box_losses, guidance_loss, patch_box_loss
+from models.tasks import ImageEncoder, Locator
+from models.xvlm.boxes import box_losses
 from models.xvlm.clip_tower import CLIPTower, VisionConfig
 from models.xvlm.encoders import XVLMEncoders
 
@@ -60,12 +58,23 @@ def official_name(key: str, keys: set[str]) -> str | None:
     return key
 
 
-class XVLM(XVLMEncoders):
+class States(NamedTuple):
+    """image [b, p, d] of images, or of the regions in them, and its mask image_atts [b, p]; full [b, p, d]: of the
+    images that the regions lie in (None without regions); text [b, t, d] of the text layers.
+    """
+
+    image: Tensor
+    image_atts: Tensor
+    full: Tensor | None
+    text: Tensor
+
+
+class XVLM(XVLMEncoders, ImageEncoder, Locator):
     """X-VLM with all pretraining heads. State dict names are those of the official checkpoint."""
 
     Config = XVLMConfig
     sides = ("general", "region")
-    tasks: ClassVar[Registry[type[nn.Module]]] = Registry(
+    tasks: ClassVar[Registry[type[Model]]] = Registry(
         "task of X-VLM",
         {
             "retrieval": "models.xvlm.retrieval:XVLMRetrieval",
@@ -97,53 +106,42 @@ class XVLM(XVLMEncoders):
         """Make the word prediction use the word table (again, after parameters were replaced)."""
         self.text_encoder.cls.predictions.decoder.weight = self.text_encoder.bert.embeddings.word_embeddings.weight
 
-    @torch.no_grad()
-    def reset(self) -> None:
-        """Random weights (from torch's global generator) and the initial temperature."""
-        reset_weights(self)
-        self.vision_encoder.class_embedding.normal_(std=0.02)
-        self.temp.fill_(self.config.temp)
-
     @property
     def bert(self) -> nn.Module:
         """Text and fusion layers."""
         return self.text_encoder.bert
 
-    def image_states(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Image or region states [b, p, d], their mask [b, p], and for region batches the full-image states."""
-        if "idx_to_group_img" not in batch:
+    def states(self, batch: Batch) -> States:
+        """What towers and text layers make of a general or a region batch."""
+        full = None
+        if "idx_to_group_img" in batch:
+            seen = batch["image_atts"]
+            image, full = self.vision_encoder.regions(batch["image"], batch["idx_to_group_img"], seen)
+        else:
             image = self.vision_encoder(batch["image"])
-            return image, torch.ones(image.shape[:2], dtype=torch.long, device=image.device), None
-        region, full = self.vision_encoder.regions(batch["image"], batch["idx_to_group_img"], batch["image_atts"])
-        return region, batch["image_atts"], full
+            seen = torch.ones(image.shape[:2], dtype=torch.long, device=image.device)
+        return States(image, seen, full, self.text_states(batch["text_ids"], batch["text_atts"]))
 
     # -- pretraining ------------------------------------------------------------------------------------
 
-    def forward(self, batch: Batch, gather: Gather = no_gather, guide: nn.Module | None = None) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, gather: Gather = no_gather) -> dict[str, Tensor]:
         """All pretraining losses of a general or a region batch: itc, itm, mlm (and bbox, giou with regions).
 
         gather: collects contrastive features of all processes during training; pruning uses one batch alone.
-        guide: a head d -> 4 that asks, with regions, for two more losses which are no part of X-VLM: `glance`, whether
-        half of the heads of the first fusion layer look at the region, and `patches`, whether each patch of the region
-        tells its box.
         """
-        temp = self.temp.clamp(*TEMP_RANGE)
-        image, image_atts, full = self.image_states(batch)
-        atts = batch["text_atts"]
-        text = self.text_states(batch["text_ids"], atts)
+        return self.losses_of(batch, self.states(batch), gather)
+
+    def losses_of(self, batch: Batch, states: States, gather: Gather = no_gather) -> dict[str, Tensor]:
+        """The losses of a batch from its states."""
+        temp, atts = self.temp.clamp(*TEMP_RANGE), batch["text_atts"]
+        image, image_atts, full, text = states
         image_feature, text_feature = self.image_features(image), self.text_features(text)
         losses = {"itc": itc_loss(gather(image_feature), gather(text_feature), temp)}
         losses["itm"] = self._itm_loss(image, image_atts, text, atts, image_feature @ text_feature.t() / temp)
         losses["mlm"] = self._mlm_loss(batch, image, image_atts)
         if full is not None:
             losses |= box_losses(self.predict_boxes(text, atts, full), batch["target_bbox"], batch["is_image"])
-            if guide is not None:
-                looked = self.glance(text, atts, full)
-                losses["glance"] = guidance_loss(looked[:, : looked.shape[1] // 2], batch["image_atts"])
-                losses["patches"] = patch_box_loss(guide(full).sigmoid(), batch["target_bbox"], batch["image_atts"])
         return losses
-
-    losses = forward
 
     @torch.no_grad()
     def clamp_temperature(self) -> None:
@@ -160,10 +158,10 @@ class XVLM(XVLMEncoders):
         everywhere = torch.ones(full.shape[:2], dtype=torch.long, device=full.device)
         return self.bbox_head(self.fusion_states(text, text_atts, full, everywhere)[:, 0]).sigmoid()
 
-    def glance(self, text: Tensor, text_atts: Tensor, image: Tensor) -> Tensor:
-        """Where the CLS of text states [b, t, d] looks first in image states [b, p, d]: attention [b, h, p]."""
-        layer = self.bert.encoder.layer[self.config.text.fusion_layer]
-        return first_token_looks(layer, self.config.text.heads, text, self_attention_mask(text_atts, text.dtype), image)
+    def boxes(self, batch: Batch) -> Tensor:
+        """Where in its image is what each text of a region batch says? [n, 4] as (cx, cy, w, h) in [0, 1]."""
+        states = self.states(batch)
+        return self.predict_boxes(states.text, batch["text_atts"], states.full)
 
     def _itm_loss(self, image: Tensor, image_atts: Tensor, text: Tensor, atts: Tensor, similarity: Tensor) -> Tensor:
         b = text.shape[0]
@@ -179,46 +177,20 @@ class XVLM(XVLMEncoders):
         return matching_loss(self.itm_head(torch.cat([right[:, 0], wrong[:, 0]])), pairs=b)
 
     def _mlm_loss(self, batch: Batch, image: Tensor, image_atts: Tensor) -> Tensor:
+        """Cross-entropy of the hidden words, read from fusion states at their positions."""
         text = self.text_states(batch["text_ids_masked"], batch["text_atts"])
-        return self._word_loss(batch, self.fusion_states(text, batch["text_atts"], image, image_atts))
-
-    def _word_loss(self, batch: Batch, states: Tensor) -> Tensor:
-        """Cross-entropy of the hidden words, read from states [b, t, d] at their positions."""
-        at = batch["masked_pos"][:, :, None].expand(-1, -1, states.shape[-1])
-        logits = self.text_encoder.cls(states.gather(1, at))
-        return F.cross_entropy(logits.flatten(0, 1).float(), batch["masked_ids"].flatten())
-
-    # -- towers alone (first stages of pretraining) -----------------------------------------------------
-
-    @property
-    def vision_width(self) -> int:
-        """Width d of the image states."""
-        return self.config.vision.width
+        states = self.fusion_states(text, batch["text_atts"], image, image_atts)
+        return hidden_words_loss(batch, states, self.text_encoder.cls)
 
     def vision_tower(self) -> nn.Module:
         """The module from pixels [b, 3, H, W] to states of all image tokens [b, p, d]."""
         return self.vision_encoder
 
-    def text_parameters(self) -> Iterator[nn.Parameter]:
-        """What `masked_words` trains: the text side without cross-attention."""
-        for name, parameter in self.text_encoder.named_parameters():
-            if "crossattention" not in name:
-                yield parameter
-
-    def masked_words(self, batch: Batch) -> Tensor:
-        """Masked language modelling without images: all layers, cross-attention skipped. Scalar."""
-        x = self.text_states(batch["text_ids_masked"], batch["text_atts"])
-        mask = self_attention_mask(batch["text_atts"], x.dtype)
-        for layer in self.bert.encoder.layer[self.config.text.fusion_layer :]:
-            x = layer(x, mask)
-        return self._word_loss(batch, x)
-
     # -- what pruners ask -------------------------------------------------------------------------------
 
     def observe(self, batch: Batch) -> None:
         """Tower, text layers on the unmasked ids, fusion layers; heads and negatives are not used."""
-        image, image_atts, _ = self.image_states(batch)
-        text = self.text_states(batch["text_ids"], batch["text_atts"])
+        image, image_atts, _, text = self.states(batch)
         self.fusion_states(text, batch["text_atts"], image, image_atts)
 
     def real_tokens(self, name: str, batch: Batch) -> Tensor | None:
@@ -244,7 +216,3 @@ class XVLM(XVLMEncoders):
             | words()
             | examples.regions(size, groups, self.config.vision.tokens),
         }
-
-    def moving_tensors(self) -> Iterator[Tensor]:
-        """None: the losses change nothing."""
-        return iter(())

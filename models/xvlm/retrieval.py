@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from models.base import Batch
 from models.common.bert import Embeddings, Encoder
-from models.common.building import reset_weights
 from models.common.checkpoint import KeyRules
 from models.common.contrastive import hard_negatives, matching_loss, others, same_image_targets, soft_cross_entropy
 from models.common.gather import Gather, no_gather
@@ -52,16 +51,6 @@ class XVLMRetrieval(XVLMEncoders):
     def bert(self) -> nn.Module:
         """Text and fusion layers."""
         return self.text_encoder
-
-    def tie(self) -> None:
-        """Nothing is tied."""
-
-    @torch.no_grad()
-    def reset(self) -> None:
-        """Random weights (from torch's global generator) and the initial temperature."""
-        reset_weights(self)
-        self.vision_encoder.class_embedding.normal_(std=0.02)
-        self.temp.fill_(self.config.temp)
 
     def forward(self, batch: Batch, gather: Gather = no_gather) -> dict[str, Tensor]:
         """Losses itc and itm of pairs: image [b, 3, H, W], text_ids, text_atts [b, t], idx [b] (which image).

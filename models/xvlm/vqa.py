@@ -6,26 +6,20 @@ Zeng, Zhang and Li, ICML 2022. The decoder starts from the fusion layers; it is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from models.base import Batch, ImageShape
-from models.common.answer_ranking import (
-    best_answers,
-    first_word_probabilities,
-    pick,
-    read_out,
-    training_loss,
-)
+from models.base import Batch
+from models.common.answer_ranking import best_answers, first_word_probabilities, pick, read_out
 from models.common.bert import Embeddings, Encoder, MLMHead, cross_attention_mask, self_attention_mask
-from models.common.building import reset_weights
 from models.common.checkpoint import KeyRules
 from models.common.decoding import IGNORED, decoder_logits, for_texts, token_losses
-from models.common.gather import Gather, no_gather
+from models.layers import PrunableLayer
+from models.tasks import Answerer
 from models.xvlm.clip_tower import CLIPTower
-from models.xvlm.encoders import modality_by_layer, prunable_linears
+from models.xvlm.encoders import XVLMModel
 from models.xvlm.model import XVLMConfig, official_name
 
 UNUSED = ("temp", "vision_proj.", "text_proj.", "itm_head.", "bbox_head.")
@@ -74,11 +68,11 @@ def vqa_name(key: str, keys: set[str]) -> str | None:
     return name.replace("text_encoder.bert.", "text_encoder.", 1)
 
 
-class XVLMVQA(nn.Module):
+class XVLMVQA(XVLMModel, Answerer):
     """Names are those of the published VQA model."""
 
     Config = XVLMVQAConfig
-    stateful = False
+    may_stay_dense = True
     key_rules = KeyRules(vqa_name, positions=("vision_encoder.pos_embed.weight",), prepare=with_decoder)
 
     def __init__(self, config: XVLMVQAConfig):
@@ -89,7 +83,7 @@ class XVLMVQA(nn.Module):
         self.text_encoder = nn.Module()
         self.text_encoder.embeddings = Embeddings(text, token_types=True)
         self.text_encoder.encoder = Encoder(text)
-        decoder = replace(text, layers=text.layers - text.fusion_layer, fusion_layer=0)
+        decoder = text.fused()
         self.text_decoder = nn.Module()
         self.text_decoder.bert = nn.Module()
         self.text_decoder.bert.embeddings = Embeddings(decoder, token_types=True)
@@ -101,17 +95,6 @@ class XVLMVQA(nn.Module):
         """Make the word prediction use the decoder's word table (again, after parameters were replaced)."""
         words = self.text_decoder.bert.embeddings.word_embeddings
         self.text_decoder.cls.predictions.decoder.weight = words.weight
-
-    @torch.no_grad()
-    def reset(self) -> None:
-        """Random weights (from torch's global generator)."""
-        reset_weights(self)
-        self.vision_encoder.class_embedding.normal_(std=0.02)
-
-    @property
-    def image_shape(self) -> ImageShape:
-        """Side and patch of the images."""
-        return ImageShape(self.config.vision.image_size, self.config.vision.patch_size)
 
     def question_states(self, image: Tensor, ids: Tensor, atts: Tensor, image_of: Tensor | None = None) -> Tensor:
         """Questions ids, atts [b, t] that look at images [i, 3, H, W] -> [b, t, d]; image_of [b], or one image each."""
@@ -129,10 +112,6 @@ class XVLMVQA(nn.Module):
         logits = decoder_logits(self.text_decoder, ids, atts, states, states_atts)
         return token_losses(logits, ids.masked_fill(atts == 0, IGNORED), smoothing=0.0).sum(dim=1)
 
-    def forward(self, batch: Batch, gather: Gather = no_gather) -> dict[str, Tensor]:
-        """Loss vqa, of batches as `training_loss` reads them."""
-        return {"vqa": training_loss(self, batch)}
-
     def rank(self, batch: Batch, answer_ids: Tensor, answer_atts: Tensor, k: int) -> Tensor:
         """Number of the best answer of each question [b].
 
@@ -147,13 +126,13 @@ class XVLMVQA(nn.Module):
         losses = read_out(self.answer_losses, answer_ids, answer_atts, numbers, states, atts)
         return pick(first.log() - losses, numbers)
 
-    def prunable_layers(self) -> dict[str, nn.Linear]:
-        """See `models.base.PrunableModel`; the decoder only with `inherit_mask`."""
-        layers = prunable_linears(self)
+    def prunable_layers(self) -> dict[str, PrunableLayer]:
+        """Of the decoder only with `inherit_mask`."""
+        layers = super().prunable_layers()
         if self.config.inherit_mask:
             return layers
         return {name: layer for name, layer in layers.items() if not name.startswith("text_decoder.")}
 
     def modality_of(self, name: str) -> str:
         """vision, text or fusion; the decoder comes from the fusion layers."""
-        return "fusion" if name.startswith("text_decoder.") else modality_by_layer(name, self.config.text.fusion_layer)
+        return "fusion" if name.startswith("text_decoder.") else super().modality_of(name)

@@ -1,4 +1,4 @@
-"""prune.py from end to end on BLIP's and DINO's minis, with random weights and a few pictures."""
+"""prune.py from end to end on the minis of BLIP, DINO and ResNet, with random weights and a few pictures."""
 
 import json
 
@@ -32,7 +32,10 @@ def config(world, tmp_path):
     return write
 
 
-@pytest.mark.parametrize(("model", "side", "classifier"), [("blip-mini", "text", False), ("dino-mini", "vision", True)])
+@pytest.mark.parametrize(
+    ("model", "side", "classifier"),
+    [("blip-mini", "text", False), ("dino-mini", "vision", True), ("resnet-mini", "vision", False)],
+)
 @pytest.mark.parametrize("pruner", ["multiflow", "snip"])
 def test_masks_of_the_asked_sparsity(model, side, classifier, pruner, config, run, tmp_path):
     done = run(

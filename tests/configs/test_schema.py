@@ -89,18 +89,19 @@ OF_MODELS = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name
 @pytest.mark.parametrize("path", OF_MODELS, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_every_shipped_file_parses(path):
     from evaluation.zero_shot_table import ZeroShotConfig
-    from models import family_config
+    from models import family_config, load_model
+    from pretraining.stages import PretrainConfig
     from pruners.settings import PruneConfig
     from tasks.captioning import CaptioningConfig
     from tasks.captioning_pretrain import FirstStageConfig
     from tasks.image_classification import ClassificationConfig
     from tasks.retrieval import RetrievalConfig
     from tasks.vqa import VQAConfig
-    from training.stages import PretrainConfig
 
     settings = read_yaml(path)
     if path.stem == "model":
-        family_config(path.parent.name)
+        name, of_library = path.parent.name, ":" in settings["family"]
+        assert load_model(name, weights="random") if of_library else family_config(name)
         return
     schema = {
         "prune": PruneConfig,
@@ -129,7 +130,7 @@ TASKS = {
     "captioning": "tasks.captioning:CaptioningConfig",
     "vqa": "tasks.vqa:VQAConfig",
     "prune": "pruners.settings:PruneConfig",
-    "pretrain": "training.stages:PretrainConfig",
+    "pretrain": "pretraining.stages:PretrainConfig",
 }
 
 

@@ -14,7 +14,7 @@ from data.readers import ReaderConfig
 from data.sources import Files
 from data.transforms import Views
 from models.base import ImageShape
-from training.stages import PretrainConfig
+from pretraining.stages import PretrainConfig
 
 SHAPE = ImageShape(16, 4, mean=(0.0,) * 3, std=(1.0,) * 3)
 STILL = {"large": [1.0, 1.0], "small": [1.0, 1.0], "flip": 0.0, "jitter_chance": 0.0, "grey": 0.0}

@@ -11,8 +11,8 @@ from configs.schema import parse, task_file
 from console.errors import InputError
 from data.miniworld import ensure
 from evaluation.answering import AnswerSearch, answer_questions, generate_answers
+from models import load_task_model
 from models.common.decoding import decoder_logits
-from models.tasks import load_task_model
 from tasks.vqa import VQA, VQAConfig
 from tests.conftest import REFERENCE
 from tests.training.small_finetuning import placed

@@ -12,8 +12,7 @@ from evaluation import semi_structured
 from evaluation.efficiency_table import speed_words
 from evaluation.file_sizes import count_parameters, file_sizes, shipped
 from evaluation.timing import Speed, Spread, in_turn
-from models import load_model
-from models.tasks import load_task_model
+from models import load_model, load_task_model
 from pruners import prune
 from sparsity.mask import Mask
 

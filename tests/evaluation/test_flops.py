@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from evaluation import efficiency_table
 from evaluation.flops import count_flops
-from evaluation.passes import PASSES, example_batch, load_for
 from models.wrap import wrap
 from sparsity.mask import Mask
 
@@ -76,9 +76,9 @@ def vision_flops(b, patches, patch, width, mlp, layers):
 
 
 def counted(name, task=None, size=2):
-    model, work = load_for(name, task, "random"), PASSES[task]
-    batch = example_batch(model, work, size, torch.device("cpu"), torch.float32)
-    return count_flops(model, lambda: work.run(model, batch))
+    model = efficiency_table.load_for(name, task, "random")
+    _, batch, run = efficiency_table.work_of(model, task, size, torch.device("cpu"), torch.float32)
+    return count_flops(model, lambda: run(model, batch))
 
 
 def test_dino_from_its_sizes():

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from evaluation.generation import generate_captions
+from models import load_task_model
 from models.common.beam_search import SearchSettings, beam_search
 from models.common.decoding import repeated
-from models.tasks import load_task_model
 from tests.conftest import REFERENCE
 
 SEP, PAD = 3, 0

@@ -16,6 +16,7 @@ from data.sources import Files
 from evaluation import zero_shot
 from evaluation.neighbours import Neighbours, NeighbourSettings, centre_transform, vote
 from models.base import ImageShape
+from models.tasks import ImageEmbedder
 from sparsity.mask import Mask
 from tests.evaluation.items_means import means
 
@@ -55,19 +56,15 @@ def test_vote_by_hand():
     assert vote(query, bank, labels, 4, 1e-3).tolist() == [0], "exp(1000) must not overflow"
 
 
-class Mean(torch.nn.Module):
-    """A tower whose class token is the mean colour and whose patches are nonsense."""
+class Mean(ImageEmbedder):
+    """The mean colour of an image."""
 
     def __init__(self):
         super().__init__()
         self.scale = torch.nn.Parameter(torch.ones(()))
 
-    def vision_tower(self):
-        def tower(image):
-            mean = image.mean(dim=(2, 3))
-            return self.scale * torch.stack([mean, torch.randn_like(mean)], dim=1)
-
-        return tower
+    def embed_image(self, image):
+        return self.scale * image.mean(dim=(2, 3))
 
 
 @pytest.fixture
@@ -172,7 +169,7 @@ class TestCommand:
         assert 0 <= dense["20-NN"] <= 100
         assert "classes of 48 images by their 20 nearest of 72" in capsys.readouterr().out.replace("\n", " ")
 
-    def test_any_model_with_a_vision_tower(self, config, tmp_path, monkeypatch):
+    def test_any_model_that_embeds_images(self, config, tmp_path, monkeypatch):
         self.call(monkeypatch, tmp_path, config, "--json", tmp_path / "out.json", model="blip-mini")
         assert "20-NN" in json.loads((tmp_path / "out.json").read_text())[0]
 

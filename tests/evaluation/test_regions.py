@@ -6,9 +6,10 @@ from torch import nn
 
 from data.batches import Loaded
 from evaluation.regions import region_ious
+from models.tasks import Locator
 
 
-class Finder(nn.Module):
+class Finder(Locator):
     """Answers with prepared boxes, batch by batch."""
 
     def __init__(self, answers):
@@ -16,14 +17,7 @@ class Finder(nn.Module):
         self.weight = nn.Parameter(torch.zeros(1))
         self.answers = iter(answers)
 
-    def image_states(self, batch):
-        return None, None, batch["image"]
-
-    def text_states(self, ids, atts):
-        return ids
-
-    def predict_boxes(self, text, atts, full):
-        assert text.shape == atts.shape
+    def boxes(self, batch):
         return next(self.answers)
 
 

@@ -7,6 +7,7 @@ from torch import nn
 from evaluation import retrieval
 from evaluation.recall import Candidates, ranks, recalls
 from evaluation.retrieval import RetrievalSettings, evaluate_retrieval, reranked
+from models.tasks import Retriever
 from tests.evaluation.test_recall import pairing, recalls_by_loops
 
 
@@ -43,7 +44,7 @@ class Numbers:
         return ids, (torch.arange(length) < 1).long().expand(len(rows), -1)
 
 
-class Tables(nn.Module):
+class Tables(Retriever):
     """A model with a given similarity and matching score for every pair [images, texts]."""
 
     def __init__(self, similarity, matching):

@@ -6,7 +6,6 @@ import yaml
 from safetensors.torch import load_file
 
 from models import family_config, load_model
-from models.base import PrunableModel
 from pruners import prune
 from tests.conftest import REFERENCE, reference_batches
 from tests.models.test_xvlm import listed
@@ -58,10 +57,6 @@ def test_ties_outlast_loading_copying_and_moving(blip):
     assert len(expected) == len({tuple(names) for names in expected}) == 16 * 3 + 2 + 2
     assert tied_groups(copy.deepcopy(blip)) == expected
     assert tied_groups(blip.to(torch.float64)) == expected
-
-
-def test_it_is_a_prunable_model(blip):
-    assert isinstance(blip, PrunableModel)
 
 
 @pytest.mark.parametrize("index", range(6))

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
-from models import load_model
+from models import load_model, load_task_model
 from models.common.bert import without_padding
-from models.tasks import load_task_model
+from pretraining.guides import tower_trained
 from pruners import prune
 from sparsity.sparsifiers import Fixed
 from tasks.retrieval import Retrieval
@@ -25,11 +25,11 @@ SCRIPT = f"""
 import sys
 import torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from models import load_model
+from models import load_model, load_task_model
 from storage.tensors import write_safetensors
 from tests.conftest import REFERENCE
 from training.optimizer import Recipe, make_optimizer
-from training.pretraining import Together
+from pretraining.objectives import Together
 
 torch.set_num_threads(1)
 dist.init_process_group("gloo")
@@ -103,7 +103,7 @@ def test_a_stage_of_the_vision_tower_alone(blip):
         for parameter in blip.visual_encoder.parameters():
             parameter.add_(1)
     before = copy.deepcopy(blip.state_dict())
-    blip.tower_trained("vision")
+    tower_trained(blip, "vision")
     for name, tensor in blip.state_dict().items():
         source = name.replace("visual_encoder_m.", "visual_encoder.")
         assert torch.equal(tensor, before[source]), name
@@ -115,7 +115,7 @@ def test_a_stage_of_the_text_tower_alone(blip):
         for parameter in blip.text_encoder.parameters():
             parameter.add_(1)
     before = copy.deepcopy(blip.state_dict())
-    blip.tower_trained("text")
+    tower_trained(blip, "text")
     for name, tensor in blip.state_dict().items():
         source = name.replace("text_encoder_m.", "text_encoder.")
         if ".attention." in name:
@@ -187,7 +187,7 @@ def test_of_the_passes_of_a_step_the_first_one_moves_the_copies():
     asked = []
 
     class Remembering(nn.Module):
-        stateful = True
+        momentum_targets = True
 
         def forward(self, batch, gather, alpha, move):
             asked.append(move)

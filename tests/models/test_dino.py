@@ -7,7 +7,6 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from console.errors import InputError
 from models import family_config, load_model
-from models.base import PrunableModel
 from pruners import prune
 from pruners.session import Session
 from tests.conftest import REFERENCE
@@ -170,8 +169,7 @@ def test_the_head_is_fitted_before_gradients_and_the_result_says_so(dino, batche
     assert not model.classifier.weight.any(), "the model is left as it was"
 
 
-def test_it_is_a_prunable_model_with_small_crops(dino, batches):
-    assert isinstance(dino, PrunableModel)
+def test_small_crops_and_a_mask(dino, batches):
     assert dino.vit(torch.randn(2, 3, 16, 16)).shape == (2, 5, 64)
     session = Session(dino, batches, "multiflow")
     mask = session.masks((0.75,))[0.75]

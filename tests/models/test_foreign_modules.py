@@ -98,7 +98,7 @@ class TestConformanceSaysIt:
     def test_a_model_that_cannot_be_asked_is_not_asked_further(self, capsys):
         assert not check_model(nn.Linear(2, 2), "a layer")
         printed = " ".join(capsys.readouterr().out.split())
-        assert "it lacks" in printed
+        assert "lacks the questions of" in printed
         assert "padding" not in printed
 
     def test_a_loss_cut_off_from_the_layers(self):

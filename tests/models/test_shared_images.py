@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.tasks import load_task_model
+from models import load_task_model
 from tests.conftest import REFERENCE
 
 SEP = 3

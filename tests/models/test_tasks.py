@@ -5,8 +5,7 @@ import torch
 
 from configs.schema import parse
 from console.errors import InputError
-from models import FAMILIES, load_model, read_config
-from models.tasks import load_task_model, merged
+from models import FAMILIES, load_model, load_task_model, merged, read_config
 from pruners import prune
 from sparsity.mask import Mask
 from tests.conftest import REFERENCE

@@ -6,7 +6,6 @@ from safetensors.torch import load_file, save_file
 
 from console.errors import InputError
 from models import family_config, load_model
-from models.base import PrunableModel
 from models.common.checkpoint import resize_positions
 from tests.conftest import REFERENCE, reference_batches
 
@@ -44,10 +43,6 @@ def test_full_size_prunable_weights(full_size):
     assert sizes == {"vision": 84_934_656, "text": 42_467_328, "fusion": 56_623_104}
 
 
-def test_it_is_a_prunable_model(xvlm):
-    assert isinstance(xvlm, PrunableModel)
-
-
 @pytest.mark.parametrize("index", range(6))
 @pytest.mark.parametrize("side", ["general", "region"])
 def test_outputs_and_losses(side, index, xvlm, hardest_negatives):
@@ -55,8 +50,7 @@ def test_outputs_and_losses(side, index, xvlm, hardest_negatives):
     expected = load_file(REFERENCE / "vectors" / "xvlm" / "forward.safetensors")
     with torch.no_grad():
         losses = xvlm.losses(batch)
-        image, image_atts, full = xvlm.image_states(batch)
-        text = xvlm.text_states(batch["text_ids"], batch["text_atts"])
+        image, image_atts, full, text = xvlm.states(batch)
         cross = xvlm.fusion_states(text, batch["text_atts"], image, image_atts)
     found = {"image_embeds": image, "text_embeds": text, "cross_embeds": cross}
     found |= {f"loss_{name}": loss for name, loss in losses.items()}

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from models.base import Model
 from pruners import prune
 from pruners.lamp import lamp_scores
 from pruners.multiflow import flow_scores
@@ -76,21 +77,14 @@ def test_lamp_scores_by_loops(weights):
         assert scores.max() == 1
 
 
-class Toy(nn.Module):
+class Toy(Model):
     """Two layers, one with padded input: small enough to follow by hand."""
 
-    sides = ("general",)
-    stateful = False
+    modalities = {"": "text"}  # noqa: RUF012
 
     def __init__(self):
         super().__init__()
         self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
-
-    def prunable_layers(self):
-        return {"a.weight": self.a, "b.weight": self.b}
-
-    def modality_of(self, name):
-        return "text"
 
     def states(self, batch):
         return self.b(self.a(batch["x"]).relu())
@@ -99,17 +93,11 @@ class Toy(nn.Module):
         kept = batch["text_atts"].unsqueeze(-1)
         return {"square": (self.states(batch) * kept).square().sum() / kept.sum()}
 
-    def loss(self, batch):
-        return self.losses(batch)["square"]
-
     def observe(self, batch):
         self.states(batch)
 
     def real_tokens(self, name, batch):
         return batch["text_atts"]
-
-    def moving_tensors(self):
-        return ()
 
 
 @pytest.fixture

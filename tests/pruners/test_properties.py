@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from console.errors import InputError
+from models import load_model
 from pruners import PRUNERS, prune
 from pruners.base import OneShot
 from pruners.session import Session
@@ -56,6 +57,20 @@ def test_the_model_is_left_as_it_was(made, xvlm):
         assert torch.equal(tensor, made[1][name]), name
     assert all(parameter.grad is None and parameter.requires_grad for parameter in xvlm.parameters())
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in xvlm.modules())
+
+
+@pytest.mark.parametrize("name", PRUNERS)
+def test_convolutions(name):
+    """Of a residual net: exact counts, the same mask again, and running statistics as they were."""
+    model = load_model("resnet-mini", weights="random")
+    torch.manual_seed(0)
+    batches = [model.example(4) for _ in range(2)]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    mask = masks_of(name, model, batches, (0.63,))[0.63]
+    assert mask.sparsity() == pytest.approx(0.63, abs=1e-3)
+    assert set(mask) == set(model.prunable_layers())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert masks_of(name, model, batches, (0.63,))[0.63] == mask
 
 
 @pytest.mark.parametrize("name", PRUNERS)

@@ -7,6 +7,7 @@ from torch import nn
 
 import training.loop
 from console.errors import InputError
+from models.base import Model
 from sparsity.mask import Mask
 from sparsity.sparsifiers import Fixed
 from tests.training.toy import loop
@@ -22,7 +23,7 @@ OPTIMIZERS = {
 }
 
 
-class Two(nn.Module):
+class Two(Model):
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)

@@ -19,8 +19,7 @@ from data.images import read_image
 from data.miniworld import ensure
 from data.readers import make_reader
 from data.tokenizer import load_tokenizer
-from models import load_model
-from models.tasks import load_task_model
+from models import load_model, load_task_model
 from models.xvlm.captioning import captioning_name
 from pruners import prune
 from sparsity.mask import Mask

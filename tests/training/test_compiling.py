@@ -9,7 +9,7 @@ from torch import nn
 from console.errors import InputError
 from console.interrupt import interrupt
 from models import load_model
-from models.common.repeated_blocks import repeated_blocks
+from models.common.blocks import repeated_blocks
 from tests.training.test_negatives import distance
 from tests.training.tiny_pairs import PASSES, gradients, hardest, tiny_model
 from tests.training.toy import loop, micro_batches, one_process, same_weights

@@ -3,11 +3,12 @@
 import torch
 from torch import nn
 
+from models.base import Model
 from models.wrap import wrap
 from training.kept import Count, as_json, count_kept, in_all, show_kept
 
 
-class Towers(nn.Module):
+class Towers(Model):
     """Two towers of vision and one of text; the head is not prunable."""
 
     def __init__(self):

@@ -8,7 +8,7 @@ from torch import nn
 
 from configs.schema import read_yaml, task_file
 from console.errors import InputError
-from models.tasks import load_task_model
+from models import load_task_model
 from tests.conftest import REFERENCE
 from training.optimizer import Recipe, make_optimizer, set_rate
 

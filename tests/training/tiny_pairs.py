@@ -14,8 +14,8 @@ from lightning.fabric import Fabric
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from models import load_task_model
 from models.base import Batch
-from models.tasks import load_task_model
 from tasks.retrieval import Retrieval
 from tests.conftest import REFERENCE
 from training.loop import Callback, Loop, fit

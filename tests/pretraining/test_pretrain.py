@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 
 from configs.schema import parse
 from models import load_model
+from pretraining.objectives import MaskedText
+from pretraining.stages import PretrainConfig, stage_data
 from tests.conftest import REPOSITORY
 from tests.training.small_run import ONE_THREAD, TOGETHER, call, options, small_config, untrained, write_config
 from tests.training.toy import one_process
 from training.loop import Loop, fit
-from training.pretraining import MaskedText
-from training.stages import PretrainConfig, stage_data
 
 EXPORTED = "xvlm-mini.safetensors"
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.base import Batch
+from models.tasks import ImageEncoder
 
 OUTPUTS, BOTTLENECK = 1024, 64
 STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.04
@@ -41,9 +42,9 @@ class SelfDistillation(nn.Module):
     """Student and teacher over a model's backbone; at the end the teacher's backbone becomes the model's."""
 
     sides = ("crops",)
-    asks = ("vision_tower", "vision_width")
+    serves = (ImageEncoder,)
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: ImageEncoder):
         super().__init__()
         self.student = model.vision_tower()
         self.head = ProjectionHead(model.vision_width)

@@ -103,7 +103,7 @@ def test_an_objective_that_the_model_cannot_serve(small, refused, tmp_path):
     """DINO has no words. Nothing of it is built to find that out."""
     texts = {"texts": {"reader": "masked_texts", "files": {}}}
     config = write_config(tmp_path / "c.yaml", small, vision={"objective": "masked_text", "sides": texts})
-    message = "masked_text is not for dino, which has no text_parameters"
+    message = "masked_text is not for dino: it is for XVLM and BLIP"
     refused(message, *options(config, tmp_path / "out"), "--model", "dino")
 
 

@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
 from models import load_model
-from models.xvlm.boxes import box_losses, guidance_loss, patch_box_loss
+from models.xvlm.boxes import box_losses
+from pretraining.guides import glance, grounding, guidance_loss, patch_box_loss
+from pretraining.objectives import Guided
 from tests.conftest import REFERENCE
 
 
@@ -23,12 +24,11 @@ def test_glance_is_the_attention_of_the_first_fusion_layer(xvlm, xvlm_batches):
         for part in ("query", "key")
     ]
     with torch.no_grad():
-        _, _, full = xvlm.image_states(batch)
-        text = xvlm.text_states(batch["text_ids"], batch["text_atts"])
+        _, _, full, text = xvlm.states(batch)
         xvlm.fusion_states(text, batch["text_atts"], full, torch.ones(full.shape[:2], dtype=torch.long))
         for hook in hooks:
             hook.remove()
-        found = xvlm.glance(text, batch["text_atts"], full)
+        found = glance(xvlm, text, batch["text_atts"], full)
     n, heads, p = found.shape
     d = caught["query"].shape[-1] // heads
     for row in range(n):
@@ -57,7 +57,7 @@ def test_what_blip_knows_and_where_it_looks():
         states = blip.grounded_states(batch["text_ids"], batch["text_atts"], image)
         for hook in hooks:
             hook.remove()
-        knows, looks = blip.grounding(batch["text_ids"], batch["text_atts"], image)
+        knows, looks = grounding(blip, batch["text_ids"], batch["text_atts"], image)
     torch.testing.assert_close(knows, states[:, 0])
     heads, d = looks.shape[1], states.shape[-1] // looks.shape[1]
     for row in range(3):
@@ -91,7 +91,7 @@ def test_guides_are_no_part_of_the_losses_that_pruners_see(xvlm, xvlm_batches, h
     batch = xvlm_batches[0]["region"]
     with torch.no_grad():
         plain = xvlm.losses(batch)
-        guided = xvlm(batch, guide=nn.Linear(xvlm.vision_width, 4))
+        guided = Guided(xvlm).losses(batch)
     assert set(guided) - set(plain) == {"glance", "patches"}
     for name, loss in plain.items():
         torch.testing.assert_close(guided[name], loss)

@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from models import load_model
-from models.common.recomputation import activations_recomputed
-from models.common.repeated_blocks import repeated_blocks
+from models.common.blocks import activations_recomputed, repeated_blocks
 
 
 def gradients(model, batch):

@@ -6,16 +6,30 @@ labels of the mini world and from masked language modelling of its captions.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import Batch
+from data.scenes import LABELS
+from models.base import Batch, Model
+from models.blip.model import BLIP
 from models.common.contrastive import matching_loss
 from models.common.gather import gather_processes
-from models.xvlm.boxes import box_losses, guidance_loss, patch_box_loss
-from models.xvlm.model import mlp_head
-from training.self_distillation import SelfDistillation
+from models.tasks import ImageEncoder
+from models.xvlm.boxes import box_losses
+from models.xvlm.model import XVLM, mlp_head
+from pretraining.guides import (
+    glance,
+    grounding,
+    guidance_loss,
+    masked_words,
+    patch_box_loss,
+    text_parameters,
+    tower_trained,
+)
+from pretraining.self_distillation import SelfDistillation
 
 Losses = dict[str, Tensor]
 
@@ -23,23 +37,17 @@ PLACE_WEIGHT = 8.0  # of what single patches say of their box: beside cross-entr
 BOX_WEIGHT = 3.0  # of X-VLM's box losses, where they are guided
 
 
-def _nothing(tower: str) -> None:
-    """For models that keep no copies of a tower."""
-
-
 class DenseLabels(nn.Module):
     """The vision tower learns what each patch shows; its linear heads are thrown away afterwards."""
 
     sides = ("scenes",)
-    asks = ("vision_tower", "vision_width")
+    serves = (ImageEncoder,)
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: ImageEncoder):
         super().__init__()
-        from data.scenes import LABELS
-
+        self._trained = partial(tower_trained, model, "vision")  # of the model only the tower is a part of this
         self.tower = model.vision_tower()
         self.heads = nn.ModuleDict({name: nn.Linear(model.vision_width, n) for name, n in LABELS.items()})
-        self._trained = getattr(model, "tower_trained", _nothing)
 
     def forward(self, sides: dict[str, Batch]) -> Losses:
         """Side `scenes`: image [b, 3, H, W], labels [b, p - 1, kinds] int64, -1 where a patch has none."""
@@ -55,7 +63,7 @@ class DenseLabels(nn.Module):
 
     def finish(self) -> None:
         """Let the model's copies of the tower (BLIP's momentum encoder) start from it."""
-        self._trained("vision")
+        self._trained()
 
 
 class WholeImages(DenseLabels):
@@ -65,7 +73,7 @@ class WholeImages(DenseLabels):
     stay there for a thousand steps. Its heads are thrown away afterwards, too.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: ImageEncoder):
         super().__init__(model)
         self.whole = nn.ModuleDict(
             {name: nn.Linear(model.vision_width, head.out_features) for name, head in self.heads.items()}
@@ -92,7 +100,7 @@ class DensePlaces(DenseLabels):
 
     sides = ("scenes", "region")
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: ImageEncoder):
         super().__init__(model)
         self.places = nn.Linear(model.vision_width, 4)
 
@@ -109,44 +117,43 @@ class MaskedText(nn.Module):
     """The text and fusion layers learn masked language modelling, without images."""
 
     sides = ("texts",)
-    asks = ("text_parameters", "masked_words")
+    serves = (XVLM, BLIP)
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: XVLM | BLIP):
         super().__init__()
         self.model = model
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-        for parameter in model.text_parameters():
+        for parameter in text_parameters(model):
             parameter.requires_grad_(True)
 
     def forward(self, sides: dict[str, Batch]) -> Losses:
         """Side `texts`: text_ids_masked, text_atts [b, L]; masked_pos, masked_ids [b, m]."""
-        return {"mlm": self.model.masked_words(sides["texts"])}
+        return {"mlm": masked_words(self.model, sides["texts"])}
 
     def finish(self) -> None:
         """Let the model's copies of the text layers (BLIP's momentum encoder, its decoder) start from them."""
-        getattr(self.model, "tower_trained", _nothing)("text")
+        tower_trained(self.model, "text")
 
 
 class Together(nn.Module):
-    """The model's own pretraining losses on every side, with the features of all processes as negatives."""
+    """The model's own losses on every side, with the features of all processes as negatives."""
 
     sides: tuple[str, ...] = ()
-    asks: tuple[str, ...] = ("clamp_temperature",)
+    serves: tuple[type[Model], ...] = (Model,)
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Model):
         super().__init__()
         self.model = model
-        self.extra: dict[str, nn.Module] = {}
 
     def forward(self, sides: dict[str, Batch]) -> Losses:
         """Named losses of each side, for example `general.itc`."""
         self.model.clamp_temperature()
-        return {
-            f"{side}.{name}": loss
-            for side, batch in sides.items()
-            for name, loss in self.model(batch, gather=gather_processes, **self.extra).items()
-        }
+        return {f"{side}.{name}": loss for side, batch in sides.items() for name, loss in self.losses(batch).items()}
+
+    def losses(self, batch: Batch) -> Losses:
+        """The losses of a side."""
+        return self.model(batch, gather=gather_processes)
 
 
 class Guided(Together):
@@ -157,12 +164,24 @@ class Guided(Together):
     """
 
     sides = ("region",)
-    asks = ("clamp_temperature", "glance", "vision_width")
+    serves = (XVLM,)
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: XVLM):
         super().__init__(model)
         self.head = nn.Linear(model.vision_width, 4)
-        self.extra = {"guide": self.head}
+
+    def losses(self, batch: Batch) -> Losses:
+        """X-VLM's, and of regions `glance`, whether half of the heads of the first fusion layer look at the region, and
+        `patches`, whether each patch of the region predicts its box.
+        """
+        states = self.model.states(batch)
+        losses = self.model.losses_of(batch, states, gather_processes)
+        if states.full is not None:
+            looks = glance(self.model, states.text, batch["text_atts"], states.full)
+            losses["glance"] = guidance_loss(looks[:, : looks.shape[1] // 2], batch["image_atts"])
+            predicted = self.head(states.full).sigmoid()
+            losses["patches"] = patch_box_loss(predicted, batch["target_bbox"], batch["image_atts"])
+        return losses
 
     def forward(self, sides: dict[str, Batch]) -> Losses:
         """Named losses of each side, those about places weighted."""
@@ -180,9 +199,9 @@ class Grounded(Together):
     """
 
     sides = ("general", "region")
-    asks = ("clamp_temperature", "vision_tower", "vision_width", "grounding", "match_logits")
+    serves = (BLIP,)
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: BLIP):
         super().__init__(model)
         self.places = nn.Linear(model.vision_width, 4)
         self.boxes = mlp_head(model.config.text.width, 4)
@@ -192,7 +211,7 @@ class Grounded(Together):
         batch = sides["region"]
         losses = super().forward({"general": sides["general"]})
         full = self.model.vision_tower()(batch["image"])[batch["idx_to_group_img"]]
-        state, looks = self.model.grounding(batch["text_ids"], batch["text_atts"], full)
+        state, looks = grounding(self.model, batch["text_ids"], batch["text_atts"], full)
         told = box_losses(self.boxes(state).sigmoid(), batch["target_bbox"], batch["is_image"])
         losses |= {f"region.{name}": BOX_WEIGHT * loss for name, loss in told.items()}
         losses["region.glance"] = guidance_loss(looks[:, : looks.shape[1] // 2], batch["image_atts"])
@@ -206,8 +225,8 @@ class Grounded(Together):
         """Cross-entropy of matching over captions with a direction and their opposites, as many of each."""
         of = batch["opposed_of"]
         ids, atts = (torch.cat([batch[f"text_{name}"][of], batch[f"opposed_{name}"]]) for name in ("ids", "atts"))
-        logits = self.model.match_logits(ids, atts, self.model.vision_tower()(batch["image"][of]).repeat(2, 1, 1))
-        return matching_loss(logits, pairs=len(of))
+        states = self.model.grounded_states(ids, atts, self.model.vision_tower()(batch["image"][of]).repeat(2, 1, 1))
+        return matching_loss(self.model.itm_head(states[:, 0]), pairs=len(of))
 
 
 OBJECTIVES = {
@@ -222,5 +241,5 @@ OBJECTIVES = {
 }
 """Name in configs/<model>/pretrain.yaml -> objective.
 
-sides: names of the data it reads (none named: any). asks: what the model must answer.
+sides: names of the data it reads (none named: any). serves: the classes of models it is for.
 """

@@ -1,6 +1,7 @@
-"""Backward passes that hold one block's activations at a time, and compute them a second time to do so.
+"""A model's towers are rows of equal blocks, in which nearly all of its time and its memory goes.
 
-Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016; a third more computing, and the same gradients.
+Which they are; and backward passes that hold one block's activations at a time, and compute them twice to do so: Chen
+et al., "Training Deep Nets with Sublinear Memory Cost", 2016; a third more computing, and the same gradients.
 """
 
 from __future__ import annotations
@@ -14,7 +15,23 @@ import torch.utils.checkpoint
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from models.common.repeated_blocks import repeated_blocks
+
+def repeated_blocks(model: nn.Module) -> list[nn.Module]:
+    """The members of lists of two or more modules of one class with linear layers inside; none within another."""
+    found: list[nn.Module] = []
+    inside: set[int] = set()
+    for parent in model.modules():  # outer modules come before what they hold
+        if id(parent) in inside or not isinstance(parent, nn.ModuleList | nn.Sequential):
+            continue
+        members = list(parent)
+        if len(members) > 1 and len({type(member) for member in members}) == 1 and all(map(_has_linear, members)):
+            found += members
+            inside |= {id(module) for member in members for module in member.modules()}
+    return found
+
+
+def _has_linear(member: nn.Module) -> bool:
+    return any(isinstance(module, nn.Linear) for module in member.modules() if module is not member)
 
 
 @contextmanager

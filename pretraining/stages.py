@@ -20,15 +20,15 @@ from data.batches import Sides
 from data.randomness import derive_seed
 from data.readers import READERS, Batch, ReaderConfig, make_reader
 from data.tokenizer import load_tokenizer
-from models import family_config, load_model
+from models import RANDOM, class_of, load_model
 from models.common.checkpoint import LoadReport, load_state
+from pretraining.objectives import OBJECTIVES
 from storage.atomic import check_writable
 from storage.tensors import read_safetensors, write_safetensors
 from training.fabric import make_fabric
 from training.loop import Callback, Loop, fit
 from training.optimizer import Recipe
 from training.passes import told_of_passes
-from training.pretraining import OBJECTIVES
 from training.replaced import Replaced, missing_images
 from training.snapshot import refuse_another_run
 from training.sole_run import sole_run
@@ -66,11 +66,7 @@ def pretrain(args: argparse.Namespace, config: PretrainConfig, folder: Path) -> 
 
 
 def _run_stages(fabric: Fabric, args: argparse.Namespace, config: PretrainConfig, folder: Path, seed: int) -> None:
-    model = load_model(args.model, weights=args.weights or "random")
-    if args.weights is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model.reset()
+    model = load_model(args.model, weights=args.weights or RANDOM, seed=seed)
     for number, stage in enumerate(config.stages, start=1):
         finished = folder / f"{number}-{stage.name}.safetensors"
         identity = {"model": args.model, "stage": asdict(stage), "seed": seed, "processes": fabric.world_size}
@@ -90,7 +86,7 @@ def _run_stages(fabric: Fabric, args: argparse.Namespace, config: PretrainConfig
 
 def check_stages(config: PretrainConfig, model: str, processes: int) -> None:
     """InputError before the first stage starts when any stage asks for something that cannot be."""
-    family = family_config(model)[0]
+    family = class_of(model)
     names = [stage.name for stage in config.stages]
     for stage in config.stages:
         where = f"stage '{stage.name}'"
@@ -102,9 +98,9 @@ def check_stages(config: PretrainConfig, model: str, processes: int) -> None:
                 f"{', '.join(OBJECTIVES)}"
             )
         objective = OBJECTIVES[stage.objective]
-        lacking = [question for question in objective.asks if not hasattr(family, question)]
-        if lacking:
-            raise InputError(f"{where}: {stage.objective} is not for {model}, which has no {lacking[0]}")
+        if not issubclass(family, objective.serves):
+            known = " and ".join(served.__name__ for served in objective.serves)
+            raise InputError(f"{where}: {stage.objective} is not for {model}: it is for {known}")
         absent = [side for side in objective.sides if side not in stage.sides]
         if absent or not stage.sides:
             needed = f"the side '{absent[0]}'" if absent else "at least one side"
