@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from configs.schema import parse, read_yaml, task_file
+from configs.overrides import read_settings
+from configs.schema import parse, task_file
 from console.errors import run_command
 
 
@@ -32,14 +33,13 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Train, caption the validation split after every epoch, test the epoch with the best CIDEr."""
     args = parse_args()
-    path = args.config or task_file(args.model, "captioning")
-    settings = read_yaml(path)
+    settings, where = read_settings(args.config or task_file(args.model, "captioning"), args.set)
 
     from tasks.captioning import Captioning, CaptioningConfig  # heavy imports after parsing
     from tasks.captioning_pretrain import refuse_first_stage, take_first_stage
     from training.finetuning import finetune
 
-    config = parse(CaptioningConfig, settings, str(path))
+    config = parse(CaptioningConfig, settings, where)
     if args.load_capt_pretrain:
         config = dataclasses.replace(config, model={**config.model, **take_first_stage(args)})
     else:

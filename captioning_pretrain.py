@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import argparse
 
-from configs.schema import parse, read_yaml, task_file
+from configs.overrides import read_settings
+from configs.schema import parse, task_file
 from console.errors import run_command
 
 
@@ -23,13 +24,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Train; the only number is the loss, of held-out captions where the configuration names some."""
     args = parse_args()
-    path = args.config or task_file(args.model, "captioning_pretrain")
-    settings = read_yaml(path)
+    settings, where = read_settings(args.config or task_file(args.model, "captioning_pretrain"), args.set)
 
     from tasks.captioning_pretrain import FirstStage, FirstStageConfig, refuse_first_stage  # heavy imports
     from training.finetuning import finetune
 
-    config = parse(FirstStageConfig, settings, str(path))
+    config = parse(FirstStageConfig, settings, where)
     refuse_first_stage(args.weights)
     finetune(
         args,

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 
-from configs.schema import read_yaml, task_file
+from configs.overrides import read_settings
+from configs.schema import task_file
 from console.errors import run_command
 
 
@@ -24,13 +25,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Train, and classify the test images after every epoch; the last one counts."""
     args = parse_args()
-    path = args.config or task_file(args.model, "image_classification")
-    settings = read_yaml(path)
+    settings, where = read_settings(args.config or task_file(args.model, "image_classification"), args.set)
 
     from tasks.image_classification import Classification, config_for  # heavy imports after parsing
     from training.finetuning import finetune
 
-    config = config_for(settings, args.dataset, str(path))
+    config = config_for(settings, args.dataset, where)
     finetune(
         args,
         config,

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 
-from configs.schema import model_names, read_yaml, task_file
+from configs.overrides import add_set, read_settings
+from configs.schema import model_names, task_file
 from console.command_line import Parser
 from console.errors import InputError, run_command
 from pruners import PRUNERS
@@ -29,6 +30,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help=f"how layers share the loss, instead of the method's own: {', '.join(ALLOCATIONS)}, or a pattern as 2:4",
     )
     what.add_argument("--config", help="YAML file (default: configs/<model>/prune.yaml); the command line goes first")
+    add_set(what)
     what.add_argument(
         "--weights", help="checkpoint to prune (default: the model's own, see configs/<model>/model.yaml)"
     )
@@ -106,12 +108,11 @@ def main() -> None:
         return
     if not args["model"]:
         raise InputError(f"--model is missing: choose one of {', '.join(model_names())}")
-    path = args.pop("config") or task_file(args["model"], "prune")
-    settings = read_yaml(path)
+    settings, where = read_settings(args.pop("config") or task_file(args["model"], "prune"), args["set"])
 
     from pruners.command import prune_command
 
-    prune_command(args, settings, str(path))
+    prune_command(args, settings, where)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 
-from configs.schema import parse, read_yaml, task_file
+from configs.overrides import read_settings
+from configs.schema import parse, task_file
 from console.errors import run_command
 
 
@@ -28,15 +29,14 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Train, keep the epoch with the best r_mean on the validation split, evaluate that one on the test split."""
     args = parse_args()
-    path = args.config or task_file(args.model, "retrieval")
-    settings = read_yaml(path)
+    settings, where = read_settings(args.config or task_file(args.model, "retrieval"), args.set)
     if args.gather_negatives:
         settings["gather_negatives"] = True
 
     from tasks.retrieval import Retrieval, RetrievalConfig  # heavy imports after parsing
     from training.finetuning import finetune
 
-    config = parse(RetrievalConfig, settings, str(path))
+    config = parse(RetrievalConfig, settings, where)
     finetune(args, config, lambda model, tokenizer, _, limit: Retrieval(config, model, tokenizer, limit), "retrieval")
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from configs.schema import parse, read_yaml, task_file
+from configs.overrides import read_settings
+from configs.schema import parse, task_file
 from console.errors import run_command
 
 
@@ -30,13 +31,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Train on all but the validation split, answer that after every epoch, and the test split at the end."""
     args = parse_args()
-    path = args.config or task_file(args.model, "vqa")
-    settings = read_yaml(path)
+    settings, where = read_settings(args.config or task_file(args.model, "vqa"), args.set)
 
     from tasks.vqa import VQA, VQAConfig, refuse_inheritance, with_validation  # heavy imports after parsing
     from training.finetuning import finetune
 
-    config = parse(VQAConfig, settings, str(path))
+    config = parse(VQAConfig, settings, where)
     if args.inherit_mask:
         refuse_inheritance(args.model)
         config = dataclasses.replace(config, model={**config.model, "inherit_mask": True})

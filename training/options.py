@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from configs.overrides import add_set
 from configs.schema import model_names
 from console.command_line import Parser
 from training.precisions import PRECISIONS, known_precision
@@ -15,6 +16,7 @@ def finetuning_parser(description: str, task: str) -> argparse.ArgumentParser:
     what = parser.add_argument_group("what")
     what.add_argument("-m", "--model", required=True, help=f"one of {', '.join(model_names())}")
     what.add_argument("--config", help=f"YAML file (default: configs/<model>/{task}.yaml)")
+    add_set(what)
     what.add_argument("--mask", help="mask file of the pretraining model; pruned weights stay zero")
     what.add_argument("--dense", action="store_true", help="train all weights, whatever --mask says")
     what.add_argument(
