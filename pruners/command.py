@@ -16,8 +16,7 @@ from console.errors import InputError
 from console.interrupt import interrupt
 from console.progress import console, progress_bar
 from console.words import counted, share_of_matrices
-from data.calibration import CalibrationBatches
-from data.manifest import data_identity, make_manifest
+from data.calibration import CalibrationBatches, data_identity, make_manifest
 from data.readers import ReaderConfig, make_reader
 from data.tokenizer import load_tokenizer
 from models import load_model

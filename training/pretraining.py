@@ -35,7 +35,7 @@ class DenseLabels(nn.Module):
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        from data.scenes import LABELS
+        from data.miniworld.readers import LABELS
 
         self.tower = model.vision_tower()
         self.heads = nn.ModuleDict({name: nn.Linear(model.vision_width, n) for name, n in LABELS.items()})

@@ -13,8 +13,9 @@ from console.errors import InputError
 from data.labelled import LabelledSet
 from data.miniworld import ensure
 from data.sources import Files
+from data.transforms import centre_transform
 from evaluation import zero_shot
-from evaluation.neighbours import Neighbours, NeighbourSettings, centre_transform, vote
+from evaluation.neighbours import Neighbours, NeighbourSettings, vote
 from models.base import ImageShape
 from sparsity.mask import Mask
 from tests.evaluation.items_means import means
@@ -114,7 +115,7 @@ def test_the_centre_is_cut_out():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"k": 0}, "k and batch must be at least 1"),
+        ({"k": 0}, "k must be at least 1, not 0"),
         ({"temperature": 0.0}, "the temperature must be above 0"),
         ({"centre": 0.0}, "centre is a share"),
         ({"centre": 1.5}, "centre is a share"),
