@@ -48,10 +48,6 @@ class Neighbours:
             ImagesToClassify(images, shape, share=settings.centre) for images in (settings.bank, settings.queries)
         )
 
-    def accuracy(self, model: nn.Module) -> float:
-        """Queries whose class wins the vote, in percent."""
-        return 100 * self.right(model).double().mean().item()
-
     @torch.no_grad()
     def right(self, model: nn.Module) -> Tensor:
         """Whether the class of each query wins the vote, [q] bool.

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from evaluation.flops import count_flops
-from evaluation.passes import PASSES, example_batch, load_for
+from evaluation.efficiency.flops import count_flops
+from evaluation.efficiency.passes import PASSES, example_batch, load_for
 from models.wrap import wrap
 from sparsity.mask import Mask
 
