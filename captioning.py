@@ -14,7 +14,7 @@ import dataclasses
 
 from configs.schema import parse
 from console.errors import run_command
-from training.options import finetuning_parser, read_settings
+from training.options import finetuning_parser, task_settings
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -32,7 +32,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Train, caption the validation split after every epoch, test the epoch with the best CIDEr."""
     args = parse_args()
-    settings, where = read_settings(args, "captioning")
+    settings, where = task_settings(args, "captioning")
 
     from data.tokenizer import load_tokenizer  # heavy imports after parsing
     from models import load_task_model

@@ -11,7 +11,7 @@ import argparse
 
 from configs.schema import parse
 from console.errors import run_command
-from training.options import finetuning_parser, read_settings
+from training.options import finetuning_parser, task_settings
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -22,7 +22,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Train; the only number is the loss, of held-out captions where the configuration names some."""
     args = parse_args()
-    settings, where = read_settings(args, "captioning_pretrain")
+    settings, where = task_settings(args, "captioning_pretrain")
 
     from data.tokenizer import load_tokenizer  # heavy imports after parsing
     from models import load_task_model

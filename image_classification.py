@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 
 from console.errors import run_command
-from training.options import finetuning_parser, read_settings
+from training.options import finetuning_parser, task_settings
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -26,7 +26,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Train, and classify the test images after every epoch; the last one counts."""
     args = parse_args()
-    settings, where = read_settings(args, "image_classification")
+    settings, where = task_settings(args, "image_classification")
 
     from data.tokenizer import load_tokenizer  # heavy imports after parsing
     from models import load_task_model

@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from configs.schema import model_names, parse, read_yaml, task_file
+from configs.overrides import add_set, read_settings
+from configs.schema import model_names, parse, task_file
 from console.command_line import Parser
 from console.errors import run_command
 from training.precisions import PRECISIONS, known_precision
@@ -21,6 +22,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-m", "--model", required=True, help=f"one of {', '.join(model_names())}")
     parser.add_argument("--config", help="YAML with the stages (default: configs/<model>/pretrain.yaml)")
+    add_set(parser)
     parser.add_argument("--weights", help="start from this checkpoint (default: random weights)")
     parser.add_argument("--output_dir", help="where snapshots, logs and weights go (default: runs/pretrain/<model>)")
     parser.add_argument(
@@ -40,13 +42,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Run every stage that is not finished, then export the weights."""
     args = parse_args()
-    path = args.config or task_file(args.model, "pretrain")
-    settings = read_yaml(path)
+    settings, where = read_settings(args.config or task_file(args.model, "pretrain"), args.set)
 
     from pretraining.stages import PretrainConfig, pretrain  # heavy imports after parsing
     from storage.atomic import no_empty_folder
 
-    config = parse(PretrainConfig, settings, str(path))
+    config = parse(PretrainConfig, settings, where)
     folder = Path(args.output_dir or f"runs/pretrain/{args.model}")
     with no_empty_folder(folder):
         pretrain(args, config, folder)

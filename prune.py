@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from configs.options import add_options, defining, option_names
-from configs.schema import model_names, read_yaml, task_file
+from configs.overrides import add_set, read_settings
+from configs.schema import model_names, task_file
 from console.command_line import Parser
 from console.errors import InputError, run_command
 from pruners import PRUNERS
@@ -36,6 +37,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help=f"how layers share the loss, instead of the method's own: {', '.join(ALLOCATIONS)}, or a pattern as 2:4",
     )
     what.add_argument("--config", help="YAML file (default: configs/<model>/prune.yaml); the command line goes first")
+    add_set(what)
     what.add_argument(
         "--weights", help="checkpoint to prune (default: the model's own, see configs/<model>/model.yaml)"
     )
@@ -85,7 +87,7 @@ def _with_method(parser: Parser, arguments: list[str] | None) -> argparse.Namesp
     name = args.pruner
     if args.from_scores:
         name = None
-        given = [key for key, value in vars(args).items() if value is not None and value is not False]
+        given = [key for key, value in vars(args).items() if value not in (None, []) and value is not False]
         if idle := [key for key in given if key not in WITH_SCORES]:
             raise InputError(
                 f"--{idle[0]} has no meaning with --from_scores, which cuts the scores of a finished run: leave it out"
@@ -93,8 +95,7 @@ def _with_method(parser: Parser, arguments: list[str] | None) -> argparse.Namesp
     elif not asks:
         if not args.model:
             raise InputError(f"--model is missing: choose one of {', '.join(model_names())}")
-        args.where = str(args.config or task_file(args.model, "prune"))
-        args.content = read_yaml(args.where)
+        args.content, args.where = read_settings(args.config or task_file(args.model, "prune"), args.set)
         name = name or args.content.get("pruner", "multiflow")
     if name:
         add_options(parser.add_argument_group(f"options of {name}"), PRUNERS[name].Options)
@@ -136,7 +137,7 @@ def prune(args: argparse.Namespace) -> Outputs:
     from console.interrupt import interrupt
     from console.progress import console, progress_bar
     from console.words import counted
-    from data.manifest import data_identity, make_manifest
+    from data.calibration import data_identity, make_manifest
     from models import load_model
     from pruners.outputs import Outputs
     from pruners.preparing import all_failures, calibration_batches, describe, weights_identity

@@ -11,7 +11,7 @@ import argparse
 
 from configs.schema import parse
 from console.errors import run_command
-from training.options import finetuning_parser, read_settings
+from training.options import finetuning_parser, task_settings
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -28,7 +28,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Train, keep the epoch with the best r_mean on the validation split, evaluate that one on the test split."""
     args = parse_args()
-    settings, where = read_settings(args, "retrieval")
+    settings, where = task_settings(args, "retrieval")
     if args.gather_negatives:
         settings["gather_negatives"] = True
 

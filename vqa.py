@@ -12,7 +12,7 @@ import dataclasses
 
 from configs.schema import parse
 from console.errors import run_command
-from training.options import finetuning_parser, read_settings
+from training.options import finetuning_parser, task_settings
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -30,7 +30,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Train on all but the validation split, answer that after every epoch, and the test split at the end."""
     args = parse_args()
-    settings, where = read_settings(args, "vqa")
+    settings, where = task_settings(args, "vqa")
 
     from data.tokenizer import load_tokenizer  # heavy imports after parsing
     from models import load_task_model

@@ -145,8 +145,7 @@ def kernels(args: argparse.Namespace, device: torch.device) -> Iterator[Finding]
     import torch
     from torch.nn.functional import linear
 
-    from evaluation.semi_structured import compressed, obstacle
-    from evaluation.timing import Spread, in_turn
+    from evaluation.efficiency.speed import compressed, in_turn, obstacle, spread
 
     if why_not := obstacle(device, torch.half):
         yield Finding("2:4 multiplication", f"not here: {why_not}")
@@ -159,7 +158,7 @@ def kernels(args: argparse.Namespace, device: torch.device) -> Iterator[Finding]
         off = (linear(x, sparse) - linear(x, dense)).norm() / linear(x, dense).norm()
         yield Finding(f"{rows} x {columns}, 2:4 off dense, relative", float(off), 1e-2)
         works = {"dense": lambda x=x, w=dense: linear(x, w), "2:4": lambda x=x, w=sparse: linear(x, w)}
-        times = {kind: Spread.of(taken).median for kind, taken in in_turn(works, 30, device, warm_up=5).items()}
+        times = {kind: spread(taken)["median"] for kind, taken in in_turn(works, 30, device, warm_up=5).items()}
         yield Finding(f"{rows} x {columns}, times faster than dense", times["dense"] / times["2:4"])
 
 

@@ -27,8 +27,7 @@ def main() -> None:
     from torch.nn.functional import linear
 
     from benchmarks.pruning import make_model
-    from evaluation.semi_structured import compressed, obstacle
-    from evaluation.timing import Spread, in_turn
+    from evaluation.efficiency.speed import compressed, in_turn, obstacle, spread
     from pruners import prune
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -54,7 +53,7 @@ def main() -> None:
         error = (linear(x, sparse) - linear(x, dense)).abs().max().item()
         works = {"dense": lambda x=x, w=dense: linear(x, w), "2:4": lambda x=x, w=sparse: linear(x, w)}
         times = in_turn(works, args.repeats, device, warm_up=5)
-        taken = {kind: Spread.of(values).median for kind, values in times.items()}
+        taken = {kind: spread(values)["median"] for kind, values in times.items()}
         for kind, each in taken.items():
             total[kind] += counts[shape] * each
         print(

@@ -104,11 +104,13 @@ def parse(schema: type[T], mapping: dict[str, Any], where: str, inner: bool = Fa
     number the dataclass refuses comes from there; one beside the sections may come from the command line.
     Raises InputError for an unknown key, a missing key or a value of the wrong type.
     """
+    if hasattr(schema, "chosen"):  # one of several dataclasses, as a key of the section says
+        schema = schema.chosen(mapping, where)
     hints = typing.get_type_hints(schema)
     fields = {field.name: field for field in dataclasses.fields(schema)}  # type: ignore[arg-type]
     needed = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
     if not needed <= set(mapping) <= set(fields):
-        other = other_task(mapping, needed, set(fields)) if Path(where).is_file() else None
+        other = other_task(mapping, needed, set(fields)) if Path(where.partition(" --set ")[0]).is_file() else None
         if other is not None:
             raise InputError(
                 f"{where} looks like a configuration of another task, {other}: give one of this task, or "

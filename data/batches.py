@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from console.errors import InputError
 from data.images import ImageError
-from data.loading import plainly
 from data.randomness import permutation, seeded
 from data.readers import Batch, Reader
 from data.regions import RegionError
@@ -103,7 +102,17 @@ class Sides(Dataset[Loaded]):
 
 def load(batches: Dataset[Loaded], wanted: Sequence[Any], num_workers: int = 0) -> Iterator[Loaded]:
     """The wanted items of a `Side` or `Sides` in order, loaded ahead by `num_workers` processes."""
+    return loader(batches, num_workers, batch_size=None, sampler=wanted)
+
+
+def loader(data: Dataset[Any], num_workers: int, **how: Any) -> Iterator[Any]:
+    """What torch's DataLoader gives. An InputError in a worker arrives with the worker's traceback as its text: only
+    its sentence is raised again."""
     # A generator of its own: the loader would otherwise draw from the global one.
     generator = torch.Generator().manual_seed(0)
-    loader = DataLoader(batches, batch_size=None, sampler=wanted, num_workers=num_workers, generator=generator)
-    return plainly(loader)
+    try:
+        yield from DataLoader(data, num_workers=num_workers, generator=generator, **how)
+    except InputError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(str(error).rpartition("InputError: ")[2].strip()) from None

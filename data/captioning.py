@@ -8,21 +8,23 @@ from __future__ import annotations
 import math
 import random
 import re
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
+from configs.limits import at_least
 from console.errors import InputError
-from data.evaluation_batches import needed_image
-from data.groups import ByImage
-from data.readers import Batch, ReaderConfig, Sample, one_text
-from data.records import Id, Record, check_fields, check_ids, is_box, is_id, is_text, join_root, read_json_list
+from data.evaluation_batches import EvaluationData
+from data.pairs import PlainPairs
+from data.readers import Batch, ImageConfig, Sample, WordConfig
+from data.records import Id, Record, check_fields, check_ids, is_box, is_id
 from data.regions import RegionError
-from data.sources import Files, Pairs
+from data.sources import ByImage, Files, Pairs, by_image
+from data.text import one_text
 from data.tokenizer import Tokenizer
 from data.transforms import evaluation_transform, training_transform
 from models.base import ImageShape
@@ -37,9 +39,18 @@ class Captions:
     size counts images.
     """
 
-    reads_text = True
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ImageConfig, WordConfig):
+        """Besides what is of images and of texts, how texts begin and how many share an image."""
 
-    def __init__(self, config: ReaderConfig, shape: ImageShape, tokenizer: Tokenizer):
+        prompt: str = "a picture of "  # before every caption
+        most_of_image: int = 1  # so many texts of one image, at most, are one sample
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            at_least(self, 1, "most_of_image")
+
+    def __init__(self, config: Config, shape: ImageShape, tokenizer: Tokenizer):
         self._pairs = Pairs(config.files)
         self.source = ByImage(self._pairs, config.most_of_image)
         self._config, self._tokenizer = config, tokenizer
@@ -54,10 +65,10 @@ class Captions:
 
     def sample(self, index: int, rng: random.Random) -> Sample:
         """Image [3, H, W] and the token ids of each text, at most `max_tokens` of them."""
-        first, *others = self.source.records(index)
+        first, *others = self.source.known(index)
         image, caption = self._pairs.read(first)
         texts = []
-        for one in [caption, *map(self._pairs.caption, others)]:
+        for one in [caption, *map(self._pairs.known, others)]:
             text = one_text(one, self.source.name(index), self._config.max_words, rng)
             text = f"{self._prompt} {text}" if self._prompt else text
             texts.append(self._tokenizer.encode(text, True, self._config.max_tokens))
@@ -77,26 +88,25 @@ class Captions:
         return batch
 
 
-class FirstStageCaptions:
+class FirstStageCaptions(PlainPairs):
     """Reader of the first stage: captions of several files, `[CLS] caption [SEP]` without a prompt.
 
     Of a record with boxes (`bb`, one for each caption) the image is cropped to the box of the caption that was drawn.
     """
 
-    reads_text = True
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ImageConfig, WordConfig):
+        """As of images, and as of texts."""
 
-    def __init__(self, config: ReaderConfig, shape: ImageShape, tokenizer: Tokenizer):
-        self.source = Pairs(config.files)
+    def __init__(self, config: Config, shape: ImageShape, tokenizer: Tokenizer):
+        super().__init__(config, shape, tokenizer)
         for index in range(len(self.source)):
             _check_boxes(self.source, index)
-        self._config, self._tokenizer = config, tokenizer
-        self._transform = training_transform(shape, config.augmentation)
 
     def sample(self, index: int, rng: random.Random) -> Sample:
         """Image [3, H, W] and token ids. RegionError for a box outside its image."""
         image, captions = self.source.read(index)
-        record = self.source.record(index)
-        box = record.get("bb") if record else None
+        box = (self.source.record(index) or {}).get("bb")
         if isinstance(captions, list):
             number = rng.randrange(len(captions))
             captions, box = captions[number], box and box[number]
@@ -104,44 +114,24 @@ class FirstStageCaptions:
         image = crop_to_box(image, box) if box else image
         return self._transform(image), self._tokenizer.encode(text, True, self._config.max_tokens)
 
-    def collate(self, samples: list[Sample], size: int, rng: random.Random) -> Batch:
-        """image [b, 3, H, W], text_ids, text_atts [b, L]."""
-        images, texts = zip(*samples, strict=True)
-        ids, atts = self._tokenizer.pad_batch(texts, self._config.max_tokens)
-        return {"image": torch.stack(images), "text_ids": ids, "text_atts": atts}
 
+class ImagesToCaption(EvaluationData):
+    """Sample i is an image [3, H, W] and its id, `image_ids[i]`.
 
-class ImagesToCaption(Dataset[Any]):
-    """Evaluation data (data/evaluation_batches.py): sample i is an image [3, H, W] and its id.
-
-    files: one annotation file of records {"image", "image_id"?}, image paths below the one image root; several records
-    of one image, as the training layout has them, are one. Ids: `image_ids`.
+    files: one annotation file of records {"image", "image_id"?}; several records of one image, as the training layout
+    has them, are one.
     """
 
     def __init__(self, files: Files, shape: ImageShape, limit: int | None = None):
         """limit: the first so many images only."""
         files = files.resolved()
-        path = files.path(files.annotations[0])
-        records = read_json_list(path)
-        check_fields(records, path, {"image": is_text})
-        root = files.path(next(iter(files.image_roots.values()))) if files.image_roots else files.root
-        first: dict[str, Record] = {}
-        for record in records:
-            first.setdefault(join_root(root, record["image"]), record)
-        self.images = list(first)[:limit]
-        self.image_ids = image_ids(list(first.values()), path)[:limit]
+        path, found = by_image(files, {})
+        super().__init__(list(found)[:limit], evaluation_transform(shape), files.ground)
+        self.image_ids = image_ids([first for first, *_ in found.values()], path)[:limit]
         check_ids(self.image_ids, path)
-        self._transform, self._ground = evaluation_transform(shape), files.ground
-
-    def __len__(self) -> int:
-        return len(self.images)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Id]:
-        return self._transform(needed_image(self.images[i], self._ground)), self.image_ids[i]
-
-    def file(self, i: int) -> str:
-        """The image file."""
-        return self.images[i]
+        return self.picture(i), self.image_ids[i]
 
     def collate(self, samples: list[Any]) -> dict[str, Any]:
         """image [b, 3, H, W]; image_id, a list of b ids."""

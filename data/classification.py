@@ -1,42 +1,36 @@
-"""Image classification: training batches and evaluation data of CIFAR, Flowers102 and any folder of class folders."""
+"""Image classification: batches for training and calibration, and evaluation data, of any set of labelled images."""
 
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchvision import transforms as T
 
 from console.errors import InputError
-from data.cifar import Cifar
-from data.evaluation_batches import unreadable
-from data.images import ImageError
-from data.labelled import LabelledSet, LabelledTable
-from data.readers import Batch, ReaderConfig, Sample
-from data.sources import LabelledImages
+from data.evaluation_batches import EvaluationData
+from data.labelled import LabelledImages, LabelledSet, LabelledSource
+from data.readers import Batch, ImageConfig, Sample
 from data.tokenizer import Tokenizer
-from data.transforms import BICUBIC, Augmentation, to_normalised
+from data.transforms import BICUBIC, Augmentation, centre_transform, to_normalised, training_transform
 from models.base import ImageShape
 
 RECIPE = Augmentation(crop=[0.08, 1.0], flip=0.0, ops=2, level=9)
 """The published augmentation: torchvision's defaults, no mirroring."""
 
-EVALUATION_SHARE = 224 / 256  # side of the centre crop, as a share of the shorter side
 
+class Labelled:
+    """DINO's side, timm models, image classifiers: class folders, varied as for pretraining."""
 
-class Classification:
-    """Reader of training batches: images and labels. `augmentation` should be that of RECIPE, whose `ops` and `level`
-    are torchvision's RandAugment here, not X-VLM's.
-    """
+    Config = ImageConfig
 
-    reads_text = False
-
-    def __init__(self, config: ReaderConfig, shape: ImageShape, tokenizer: Tokenizer | None = None):
-        self.source = LabelledSet(config.files, config.splits).open()
-        self._transform = classification_transform(shape, config.augmentation)
+    def __init__(self, config: ImageConfig, shape: ImageShape, tokenizer: Tokenizer | None = None):
+        self.source: LabelledSource = LabelledImages(config.files)
+        self._transform = training_transform(shape, config.augmentation)
 
     def sample(self, index: int, rng: random.Random) -> Sample:
         """Image [3, H, W] and label."""
@@ -48,24 +42,34 @@ class Classification:
         return _collated(samples)
 
 
-class ImagesToClassify(Dataset[Any]):
-    """Evaluation data (data/evaluation_batches.py): sample i is the centre [3, H, W] of an image, and its label."""
+class Classification(Labelled):
+    """Batches to finetune with. `augmentation` should be that of RECIPE; its `ops` and `level` are torchvision's."""
 
-    def __init__(self, labelled: LabelledSet, shape: ImageShape, limit: int | None = None):
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ImageConfig):
+        """Any set of labelled images."""
+
+        splits: list[str] = field(default_factory=list)  # as `LabelledSet` has them
+
+    def __init__(self, config: Config, shape: ImageShape, tokenizer: Tokenizer | None = None):
+        self.source = LabelledSet(config.files, config.splits).open()
+        self._transform = classification_transform(shape, config.augmentation)
+
+
+class ImagesToClassify(EvaluationData):
+    """Sample i is the centre [3, H, W] of an image, `share` of the shorter side, and its label."""
+
+    def __init__(self, images: LabelledSet, shape: ImageShape, limit: int | None = None, share: float = 224 / 256):
         """limit: the first so many images only."""
-        self.source = labelled.open()
-        self._n = len(self.source) if limit is None else min(limit, len(self.source))
-        self._transform = centre_transform(shape)
-
-    def __len__(self) -> int:
-        return self._n
+        self.source = images.open()
+        super().__init__(range(len(self.source))[:limit], centre_transform(shape, share))
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        try:
-            image, label = self.source.read(i)
-        except ImageError as error:
-            raise unreadable(error) from error
-        return self._transform(image), label
+        return self.picture(i), self.source.known(i)
+
+    def image(self, i: int) -> Image.Image:
+        """From the source, which may have it in memory."""
+        return self.source.read(i)[0]
 
     def file(self, i: int) -> str | None:
         """The image file, None where it was seen already or is none of its own."""
@@ -89,15 +93,7 @@ def classification_transform(shape: ImageShape, augmentation: Augmentation) -> T
     )
 
 
-def centre_transform(shape: ImageShape) -> T.Compose:
-    """Shorter side to 256 and centre crop of 224 pixels for a model of 224, in proportion for others; normalise."""
-    side = shape.image_size
-    return T.Compose(
-        [T.Resize(round(side / EVALUATION_SHARE), interpolation=BICUBIC), T.CenterCrop(side), to_normalised(shape)]
-    )
-
-
-def same_classes(training: LabelledImages | LabelledTable | Cifar, test: LabelledImages | LabelledTable | Cifar) -> int:
+def same_classes(training: LabelledSource, test: LabelledSource) -> int:
     """The number of classes of both; InputError when they differ: a missing folder shifts all labels after it."""
     if training.classes != test.classes:
         different = sorted(set(training.classes) ^ set(test.classes))

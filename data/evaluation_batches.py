@@ -2,33 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import torch
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.utils.data import Dataset
 
 from console.errors import InputError
 from console.words import counted
+from data.batches import loader
 from data.images import ImageError, read_image
-from data.loading import plainly
 from data.readers import Batch
 
 
-class EvaluationData(Protocol):
-    """Samples by number, and how they become a batch."""
+class EvaluationData(Dataset[Any]):
+    """Samples by number, `__getitem__`, and how they become a batch, `collate`."""
 
-    def __len__(self) -> int: ...
+    def __init__(self, images: Sequence[Any], transform: Callable[[Image.Image], Tensor], ground: str = ""):
+        """images: the image file of each sample. ground: the colour under transparent pixels."""
+        self.images, self.transform, self.ground = images, transform, ground
 
-    def __getitem__(self, i: int) -> Any: ...
+    def __len__(self) -> int:
+        return len(self.images)
 
     def file(self, i: int) -> str | None:
         """The image file of sample i, None where it is none of its own."""
+        return self.images[i]
+
+    def image(self, i: int) -> Image.Image:
+        """The image of sample i as it is; ImageError when it cannot be read."""
+        return read_image(self.images[i], ground=self.ground)
+
+    def picture(self, i: int) -> Tensor:
+        """What a model is shown of sample i, [3, H, W]; InputError when it cannot be read: no other takes its place."""
+        try:
+            return self.transform(self.image(i))
+        except ImageError as error:
+            raise InputError(
+                f"an evaluation needs all its images, but one cannot be read: {error}; fetch it again"
+            ) from error
 
     def collate(self, samples: list[Any]) -> Batch:
         """Samples to tensors."""
+        raise NotImplementedError
 
 
 def evaluation_batches(
@@ -42,12 +60,7 @@ def evaluation_batches(
         raise InputError(f"the evaluation batch size must be at least 1, not {batch_size}")
     first = range(rank * batch_size, len(data), size * batch_size)
     wanted = [list(range(start, min(start + batch_size, len(data)))) for start in first]
-    # A generator of its own: the loader would otherwise draw from the global one.
-    generator = torch.Generator().manual_seed(0)
-    loader = DataLoader(
-        data, batch_sampler=wanted, num_workers=num_workers, collate_fn=data.collate, generator=generator
-    )
-    return plainly(loader)
+    return loader(data, num_workers, batch_sampler=wanted, collate_fn=data.collate)
 
 
 def check_files(data: EvaluationData) -> None:
@@ -59,16 +72,3 @@ def check_files(data: EvaluationData) -> None:
             f"{counted(len(missing), 'evaluation image', 'is', of=len(files))} missing (first: {missing[0]}), and "
             "all of them are needed: mend the image folder, or evaluate on fewer"
         )
-
-
-def needed_image(path: str, ground: str = "") -> Image.Image:
-    """An image as RGB; InputError when it is missing or broken, because no other may take its place."""
-    try:
-        return read_image(path, ground=ground)
-    except ImageError as error:
-        raise unreadable(error) from error
-
-
-def unreadable(error: ImageError) -> InputError:
-    """What to say of an image that an evaluation cannot do without."""
-    return InputError(f"an evaluation needs all its images, but one cannot be read: {error}; fetch it again")

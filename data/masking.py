@@ -1,12 +1,19 @@
-"""Choose the words that masked language modelling hides (whole words, now and then spans of them)."""
+"""Masked language modelling: which words are hidden (whole words, now and then spans of them), and the batch fields."""
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from configs.limits import at_least, probabilities
 from data.tokenizer import Tokenizer
+from models.base import Batch
+
+if TYPE_CHECKING:
+    from data.readers import MaskedConfig
 
 IGNORED = -100
 """Label of positions that the loss skips."""
@@ -68,3 +75,22 @@ def _choose(tokens: list[int], tokenizer: Tokenizer, masking: Masking, budget: i
         chosen |= dict.fromkeys(range(start, min(end, len(tokens))))
     positions = list(chosen)
     return rng.sample(positions, budget) if len(positions) > budget else positions
+
+
+def masked_text(text: str, config: MaskedConfig, tokenizer: Tokenizer, rng: random.Random) -> tuple[list[int], ...]:
+    """Token ids (cut to one below max_tokens, as published, then [CLS]), masked ids, positions, original ids."""
+    tokens = tokenizer.encode(text, config.sep, config.max_tokens)
+    return tokens, *mask_tokens(tokens, tokenizer, config.masking, rng)
+
+
+def masked_fields(texts: list[Any], config: MaskedConfig, tokenizer: Tokenizer) -> Batch:
+    """The text fields of masked language modelling from columns of `masked_text`."""
+    tokens, hidden, positions, originals = texts
+    ids, atts = tokenizer.pad_batch(tokens, config.max_tokens)
+    return {
+        "text_ids": ids,
+        "text_atts": atts,
+        "text_ids_masked": tokenizer.pad_batch(hidden, config.max_tokens)[0],
+        "masked_pos": torch.tensor(positions),
+        "masked_ids": torch.tensor(originals),
+    }

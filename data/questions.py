@@ -8,22 +8,21 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
+from PIL import ImageOps
 from torch import Tensor
-from torch.utils.data import Dataset
 
+from configs.limits import at_least
 from console.errors import InputError
 from console.words import counted
-from data.evaluation_batches import needed_image
-from data.groups import ByImage
-from data.images import read_image
-from data.readers import Batch, ReaderConfig, Sample
+from data.evaluation_batches import EvaluationData
+from data.readers import Batch, ImageConfig, Sample, TextConfig
 from data.records import (
+    Checks,
     Id,
     Record,
     check_fields,
@@ -33,10 +32,9 @@ from data.records import (
     is_text,
     join_root,
     read_json,
-    read_json_list,
     refuse_repeats,
-)
-from data.sources import Files
+)  # fmt: skip
+from data.sources import ByImage, Files, Records
 from data.text import pre_question
 from data.tokenizer import Tokenizer
 from data.transforms import evaluation_transform, training_transform
@@ -45,7 +43,7 @@ from models.base import ImageShape
 EVALUATION_WORDS = 50  # of a question; training keeps fewer (`max_words`)
 
 
-class QuestionRecords:
+class QuestionRecords(Records):
     """Questions of several files as one numbered list.
 
     A record: {"question_id", "question", "answer": one text or those of ten people, "image", "dataset"?}. Images of the
@@ -56,35 +54,17 @@ class QuestionRecords:
     def __init__(self, files: Files, answered: bool):
         """answered: whether every record must have an answer."""
         files = files.resolved()
-        self.ground = files.ground
-        self._records: list[Record] = []
-        self.paths = [files.path(name) for name in files.annotations]
-        for path in self.paths:
-            records = read_json_list(path)
-            checks = {"image": is_text, "question": is_text}
-            check_fields(records, path, checks | ({"answer": is_answer} if answered else {}))
-            for index, record in enumerate(records):
-                record["image"] = _image_path(record, files, f"{path}: record {index}")
-            self._records += records
-        if not self._records:
-            raise InputError("no file of questions is given: name at least one in the configuration")
 
-    def __len__(self) -> int:
-        return len(self._records)
+        def place(record: Record, where: str) -> str:
+            dataset, image = record.get("dataset") or "vqa", record["image"]
+            if dataset == "gqa":
+                return join_root(files.root, image)
+            alone = dataset == "vg" and files.image_roots
+            return files.image(PurePosixPath(image).name if alone else image, dataset, where)
 
-    def name(self, index: int) -> str:
-        """The image's path."""
-        return self._records[index]["image"]
-
-    file = name
-
-    def record(self, index: int) -> Record:
-        """The record, its image path joined."""
-        return self._records[index]
-
-    def read(self, index: int) -> tuple[Image.Image, Record]:
-        """The image and the record; ImageError when the image cannot be read."""
-        return read_image(self._records[index]["image"], ground=self.ground), self._records[index]
+        checks: Checks = {"image": is_text, "question": is_text} | ({"answer": is_answer} if answered else {})
+        super().__init__(files, checks, place)
+        self._check_given("file of questions")
 
 
 class Questions:
@@ -95,11 +75,21 @@ class Questions:
     `augmentation.flip`, unless a question or an answer says left or right.
     """
 
-    reads_text = True
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ImageConfig, TextConfig):
+        """Besides what is of images and of texts, how answers count and how many questions share an image."""
 
-    def __init__(self, config: ReaderConfig, shape: ImageShape, tokenizer: Tokenizer):
-        if config.single_answer_weight <= 0:
-            raise InputError(f"single_answer_weight must be above 0, not {config.single_answer_weight}")
+        single_answer_weight: float = 0.5  # of a question with one answer
+        double_sep: bool = False  # whether a second `[SEP]` ends an answer, as in the published BLIP runs
+        most_of_image: int = 1  # so many questions of one image, at most, are one sample
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            at_least(self, 1, "most_of_image")
+            if not self.single_answer_weight > 0:
+                raise InputError(f"single_answer_weight must be above 0, not {self.single_answer_weight}")
+
+    def __init__(self, config: Config, shape: ImageShape, tokenizer: Tokenizer):
         self._questions = QuestionRecords(config.files, answered=True)
         self.source = ByImage(self._questions, config.most_of_image)
         self._config, self._tokenizer = config, tokenizer
@@ -107,7 +97,7 @@ class Questions:
 
     def sample(self, index: int, rng: random.Random) -> Sample:
         """Image [3, H, W] and its questions: for each the ids, the ids of each answer, the weight of each answer."""
-        numbers = self.source.records(index)
+        numbers = self.source.known(index)
         image, _ = self._questions.read(numbers[0])
         config = self._config
         mirrored = rng.random() < config.augmentation.flip
@@ -147,8 +137,8 @@ class Questions:
         return batch
 
 
-class QuestionsToAnswer(Dataset[Any]):
-    """Evaluation data (data/evaluation_batches.py): image file, image [3, H, W], question ids and the question's id.
+class QuestionsToAnswer(EvaluationData):
+    """Sample i is an image file, the image [3, H, W], question ids and the question's id, `question_ids[i]`.
 
     Questions keep their first 50 words and are padded to the longest of the batch. Questions of one image that follow
     each other share it: it is read and seen once.
@@ -159,37 +149,25 @@ class QuestionsToAnswer(Dataset[Any]):
     ):
         """sep: whether `[SEP]` ends a question. limit: the first so many questions only."""
         self.source = QuestionRecords(files, answered=False)
-        self._n = len(self.source) if limit is None else min(limit, len(self.source))
+        records = [self.source.record(i) for i in range(len(self.source))[:limit]]
+        super().__init__([record["image"] for record in records], evaluation_transform(shape), files.ground)
         self._tokenizer, self._sep = tokenizer, sep
-        self._transform = evaluation_transform(shape)
-        records = [self.source.record(i) for i in range(self._n)]
         where = ", ".join(self.source.paths)
         check_fields(records, where, {"question_id": is_id})
         self.question_ids: list[Id] = [record["question_id"] for record in records]
         check_ids(self.question_ids, where)
         self._latest: tuple[str, Tensor] | None = None
 
-    def __len__(self) -> int:
-        return self._n
-
     def __getitem__(self, i: int) -> tuple[str, Tensor, list[int], Id]:
-        record = self.source.record(i)
-        ids = self._tokenizer.encode(pre_question(record["question"], EVALUATION_WORDS), self._sep, None)
-        if self._latest is None or self._latest[0] != record["image"]:
-            self._latest = record["image"], self._transform(needed_image(record["image"], self.source.ground))
-        return *self._latest, ids, self.question_ids[i]
-
-    def file(self, i: int) -> str:
-        """The image file."""
-        return self.source.file(i)
+        question = pre_question(self.source.record(i)["question"], EVALUATION_WORDS)
+        if self._latest is None or self._latest[0] != self.images[i]:
+            self._latest = self.images[i], self.picture(i)
+        return *self._latest, self._tokenizer.encode(question, self._sep, None), self.question_ids[i]
 
     def pictures(self) -> dict[Id, int]:
         """The number of the picture of each question, by question id: pictures in the order of first appearance."""
-        numbers: dict[str, int] = {}
-        return {
-            question: numbers.setdefault(self.source.name(i), len(numbers))
-            for i, question in enumerate(self.question_ids)
-        }
+        numbers = {image: number for number, image in enumerate(dict.fromkeys(self.images))}
+        return dict(zip(self.question_ids, map(numbers.__getitem__, self.images), strict=True))
 
     def collate(self, samples: list[Any]) -> dict[str, Any]:
         """image [i, 3, H, W], image_of [b] int64, question_ids, question_atts [b, t]; question_id, a list of b ids."""
@@ -240,13 +218,3 @@ def read_answer_list(path: Path | str, k_test: int) -> list[str]:
             "k_test or fetch the whole list"
         )
     return answers
-
-
-def _image_path(record: Record, files: Files, where: str) -> str:
-    """Where the image of a record lies, by its data set; without roots, paths are used as they are."""
-    dataset, image = record.get("dataset") or "vqa", record["image"]
-    if dataset == "gqa" or not files.image_roots:
-        return join_root(files.root, image)
-    if dataset not in files.image_roots:
-        raise InputError(f"{where} has dataset {dataset!r}, but image_roots knows {', '.join(files.image_roots)}")
-    return join_root(files.path(files.image_roots[dataset]), PurePosixPath(image).name if dataset == "vg" else image)

@@ -11,6 +11,9 @@ from console.errors import InputError, explain_os_error
 
 Record = dict[str, Any]
 
+Checks = dict[str, Callable[[Any], bool]]
+"""Field that a record must have -> whether its value can be used."""
+
 Id = int | str
 """Of a question or an image: VQA's and COCO's are whole numbers, GQA's, NoCaps' and TextCaps' are texts."""
 
@@ -37,7 +40,7 @@ def read_json_list(path: Path | str) -> list[Record]:
     return records
 
 
-def check_fields(records: list[Record], path: Path | str, checks: dict[str, Callable[[Any], bool]]) -> None:
+def check_fields(records: list[Record], path: Path | str, checks: Checks) -> None:
     """InputError naming the first record that lacks a field or holds the wrong kind of value."""
     for index, record in enumerate(records):
         for field, is_valid in checks.items():

@@ -1,4 +1,4 @@
-"""Cut a random view out of an image with described regions, and keep the regions that lie in it.
+"""X-VLM's region side: a random view of an image with described regions, and the regions that lie in it.
 
 Zeng et al., ICML 2022 (X-VLM): one crop holds at least one region wholly; others may be clipped.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,6 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 from configs.limits import at_least, probabilities
+from console.errors import InputError
+from data.masking import masked_fields, masked_text
+from data.readers import Batch, ImageConfig, MaskedConfig, Sample
+from data.sources import RegionRecords
+from data.text import one_text
+from data.tokenizer import Tokenizer
+from data.transforms import region_transform
+from models.base import ImageShape
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,64 @@ class Region:
 
 class RegionError(Exception):
     """A record's boxes do not fit its image; the message says which."""
+
+
+class MLMRegions:
+    """Reader of views of images, texts of their regions with some words masked, patch masks and boxes."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ImageConfig, MaskedConfig):
+        """Besides what is of images and of masked texts, how regions are drawn."""
+
+        careful_flip: bool = False  # do not mirror where a text says left or right
+        regions: RegionSampling = field(default_factory=RegionSampling)
+
+    def __init__(self, config: Config, shape: ImageShape, tokenizer: Tokenizer):
+        self.source = RegionRecords(config.files)
+        self._config, self._shape, self._tokenizer = config, shape, tokenizer
+        self._transform = region_transform(shape, config.augmentation)
+
+    def sample(self, index: int, rng: random.Random) -> Sample:
+        """A view [3, H, W] and its regions, each with masked text."""
+        image, record = self.source.read(index)
+        config, shape = self._config, self._shape
+        flip = 0.0 if config.careful_flip and says_side(record) else config.augmentation.flip
+        view, regions = sample_view(image, record, shape.image_size, shape.patch_size, flip, config.regions, rng)
+        texts = []
+        for region in regions:
+            text = one_text(region.text, self.source.name(index), config.max_words, rng)
+            texts.append((region, masked_text(text, config, self._tokenizer, rng)))
+        return self._transform(view), texts
+
+    def collate(self, samples: list[Sample], size: int, rng: random.Random) -> Batch:
+        """Exactly `size` = n texts: a random subset of more, repeats of fewer; images without a text are left out.
+
+        image [g, 3, H, W], idx_to_group_img [n], the text fields [n, ...], image_atts [n, p] int64, target_bbox [n, 4]
+        float32, is_image [n] int64.
+        """
+        samples = [sample for sample in samples if sample[1]]
+        if not samples:
+            raise InputError("a region batch has no text at all: check the region file's captions and boxes")
+        texts = [(group, *text) for group, (_, of_image) in enumerate(samples) for text in of_image]
+        if len(texts) > size:
+            texts = rng.sample(texts, size)
+        while len(texts) < size:  # as X-VLM does: resample, again if that is still too few
+            texts += rng.sample(texts, min(size - len(texts), len(texts)))
+        groups, regions, masked = zip(*texts, strict=True)
+        return {
+            "image": torch.stack([view for view, _ in samples]),
+            "idx_to_group_img": torch.tensor(groups),
+            **masked_fields(list(zip(*masked, strict=True)), self._config, self._tokenizer),
+            "image_atts": torch.stack([region.patches for region in regions]),
+            "target_bbox": torch.tensor([region.box for region in regions]),
+            "is_image": torch.tensor([int(region.is_image) for region in regions]),
+        }
+
+
+def says_side(record: dict[str, Any]) -> bool:
+    """Whether any text of the record says left or right (as substrings, like the published guard)."""
+    texts = str([element["caption"] for element in record["elems"]]) + str(record.get("caption", ""))
+    return "left" in texts or "right" in texts
 
 
 def sample_view(

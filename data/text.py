@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 
 _DELETED = re.compile(r"[,.'!?\"()*#:;~]")
@@ -36,3 +37,12 @@ def pre_question(question: str, max_words: int) -> str:
     question = _clean(question).rstrip(" ")
     words = question.split(" ")
     return " ".join(words[:max_words]) if len(words) > max_words else question
+
+
+def one_text(caption: str | list[str], name: str, max_words: int, rng: random.Random) -> str:
+    """One caption of a list, drawn uniformly, after preprocessing; TextError when nothing is left of it."""
+    text = rng.choice(caption) if isinstance(caption, list) else caption
+    try:
+        return pre_caption(text, max_words)
+    except ValueError as error:
+        raise TextError(f"{name} (the caption {text!r} has no word)") from error

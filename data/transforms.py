@@ -1,36 +1,44 @@
-"""Image transforms of training and evaluation, from PIL images to normalised tensors [3, H, W] float32."""
+"""Image transforms of training and evaluation, from PIL images to normalised tensors [3, H, W] float32.
+
+RandAugment (Cubuk et al., 2020) is X-VLM's and BLIP's, in the variant of the ALBEF family: ops drawn with replacement,
+each run with probability one half at a fixed level of 10, grey fill, bilinear warps. Random numbers come from torch's
+global generator, which the batches seed for each sample.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 from torchvision import transforms as T
 from torchvision.transforms import InterpolationMode
 
 from configs.limits import at_least, probabilities, shares_of_area
 from console.errors import InputError
-from data.randaugment import ALL_OPS, COLOUR_OPS, LEVELS, RandAugment
 from models.base import ImageShape
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 BICUBIC = InterpolationMode.BICUBIC
+GREY = (128, 128, 128)
+LEVELS = 10
+"""RandAugment's highest level."""
+
+Op = Callable[[Image.Image, float], Image.Image]
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training images vary.
+    """How training images vary."""
 
-    crop: smallest and largest share of the area kept by the random resized crop. flip: probability of mirroring.
-    ops, level: RandAugment(ops, level); 0 ops: none.
-    """
-
-    crop: list[float] = field(default_factory=lambda: [0.2, 1.0])
-    flip: float = 0.5
-    ops: int = 2
+    crop: list[float] = field(default_factory=lambda: [0.2, 1.0])  # least and largest share of the area that is kept
+    flip: float = 0.5  # probability of mirroring
+    ops: int = 2  # of RandAugment; 0: none
     level: int = 7
 
     def __post_init__(self) -> None:
@@ -41,41 +49,55 @@ class Augmentation:
             raise InputError(f"level is one of RandAugment's, from 0 to {LEVELS}, not {self.level}")
 
 
-@dataclass(frozen=True)
-class Views:
-    """How the crops of DINO's multi-crop vary; the defaults are its own (blur and solarisation are left out).
+def _sign() -> int:
+    return 1 if torch.rand(()) < 0.5 else -1
 
-    large, small: smallest and largest share of the area that the two large and the small crops keep. flip: probability
-    of mirroring. jitter: brightness, contrast, saturation, hue, with probability `jitter_chance`. grey: probability
-    of losing all colour.
-    """
 
-    large: list[float] = field(default_factory=lambda: [0.4, 1.0])
-    small: list[float] = field(default_factory=lambda: [0.05, 0.4])
-    flip: float = 0.5
-    jitter: list[float] = field(default_factory=lambda: [0.4, 0.4, 0.2, 0.1])
-    jitter_chance: float = 0.8
-    grey: float = 0.2
+def _warp(image: Image.Image, *matrix: float) -> Image.Image:
+    """Affine warp: the pixel at (x, y) comes from (ax + by + c, dx + ey + f)."""
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=GREY)
 
-    def __post_init__(self) -> None:
-        shares_of_area("large", self.large)
-        shares_of_area("small", self.small)
-        probabilities(self, "flip", "jitter_chance", "grey")
-        if len(self.jitter) != 4 or min(self.jitter) < 0 or self.jitter[3] > 0.5:
-            raise InputError(f"jitter is four numbers from 0 up, the last (hue) up to 0.5, not {self.jitter}")
 
-    def transform(self, side: int, area: list[float], shape: ImageShape) -> T.Compose:
-        """PIL image -> a view of `side` pixels that keeps a share of the area in the range `area`, normalised."""
-        low, high = area
-        return T.Compose(
-            [
-                T.RandomResizedCrop(side, scale=(low, high), interpolation=BICUBIC),
-                T.RandomHorizontalFlip(self.flip),
-                T.RandomApply([T.ColorJitter(*self.jitter)], p=self.jitter_chance),
-                T.RandomGrayscale(self.grey),
-                to_normalised(shape),
-            ]
-        )
+def _enhanced(level: float) -> float:
+    return level / 10 * 1.8 + 0.1
+
+
+def _rotate(image: Image.Image, level: float) -> Image.Image:
+    return image.rotate(_sign() * 30 * level / 10, Image.Resampling.BILINEAR, fillcolor=GREY)
+
+
+COLOUR_OPS: dict[str, Op] = {
+    "Identity": lambda image, level: image,
+    "AutoContrast": lambda image, level: ImageOps.autocontrast(image),
+    "Equalize": lambda image, level: ImageOps.equalize(image),
+    "Brightness": lambda image, level: ImageEnhance.Brightness(image).enhance(_enhanced(level)),
+    "Sharpness": lambda image, level: ImageEnhance.Sharpness(image).enhance(_enhanced(level)),
+}
+"""Ops that leave every pixel in its place: the only ones for region data, whose boxes must stay true."""
+
+ALL_OPS: dict[str, Op] = COLOUR_OPS | {
+    "ShearX": lambda image, level: _warp(image, 1, _sign() * 0.3 * level / 10, 0, 0, 1, 0),
+    "ShearY": lambda image, level: _warp(image, 1, 0, 0, _sign() * 0.3 * level / 10, 1, 0),
+    "TranslateX": lambda image, level: _warp(image, 1, 0, _sign() * 10 * level / 10, 0, 1, 0),
+    "TranslateY": lambda image, level: _warp(image, 1, 0, 0, 0, 1, _sign() * 10 * level / 10),
+    "Rotate": _rotate,
+}
+
+
+class RandAugment:
+    """Run `number` ops drawn uniformly from `ops`, each with probability one half, at level `level` of 10."""
+
+    def __init__(self, number: int, level: int, ops: dict[str, Op]):
+        self.number, self.level, self.ops = number, level, ops
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """RGB image in, RGB image of the same size out."""
+        names = list(self.ops)
+        for _ in range(self.number):
+            name = names[math.floor(torch.rand(()).item() * len(names))]
+            if torch.rand(()) < 0.5:
+                image = self.ops[name](image, self.level)
+        return image
 
 
 def to_normalised(shape: ImageShape) -> T.Compose:
@@ -93,18 +115,12 @@ def to_picture(image: Tensor, shape: ImageShape) -> np.ndarray:
 def training_transform(shape: ImageShape, augmentation: Augmentation) -> T.Compose:
     """Random resized crop, flip, RandAugment over all ops, normalise."""
     low, high = augmentation.crop
-    whole = low == high == 1.0
     side = shape.image_size
-    return T.Compose(
-        [
-            T.Resize((side, side), interpolation=BICUBIC)
-            if whole
-            else T.RandomResizedCrop(side, scale=(low, high), interpolation=BICUBIC),
-            T.RandomHorizontalFlip(augmentation.flip),
-            RandAugment(augmentation.ops, augmentation.level, ALL_OPS),
-            to_normalised(shape),
-        ]
-    )
+    crop = T.RandomResizedCrop(side, scale=(low, high), interpolation=BICUBIC)
+    if low == high == 1.0:  # such a crop would still change the proportions at random
+        crop = T.Resize((side, side), interpolation=BICUBIC)
+    ops = RandAugment(augmentation.ops, augmentation.level, ALL_OPS)
+    return T.Compose([crop, T.RandomHorizontalFlip(augmentation.flip), ops, to_normalised(shape)])
 
 
 def region_transform(shape: ImageShape, augmentation: Augmentation) -> T.Compose:
@@ -116,3 +132,9 @@ def evaluation_transform(shape: ImageShape) -> T.Compose:
     """Resize to the exact square, normalise."""
     side = (shape.image_size, shape.image_size)
     return T.Compose([T.Resize(side, interpolation=BICUBIC), to_normalised(shape)])
+
+
+def centre_transform(shape: ImageShape, share: float = 224 / 256) -> T.Compose:
+    """Resize the shorter side so that the model's square is `share` of it, cut the middle out, normalise."""
+    side = shape.image_size
+    return T.Compose([T.Resize(round(side / share), interpolation=BICUBIC), T.CenterCrop(side), to_normalised(shape)])

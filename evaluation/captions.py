@@ -11,11 +11,11 @@ import contextlib
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from console.errors import InputError
-from data.records import Id, Record, check_fields, check_ids, check_same_kind, is_id, is_text, read_json, read_json_list
+from data.records import Id, check_fields, check_ids, check_same_kind, is_id, is_text, read_json
 from evaluation.ptb import LINE_ENDS, ptb_tokens
 from storage.atomic import write_json
 
@@ -63,10 +63,12 @@ def caption_scores(
     scores["CIDEr"], single = Cider().compute_score(truth, said)
     note("CIDEr", dict(zip(truth, single.tolist(), strict=True)))
     for name, score in zip(SLOW, (_meteor, _spice), strict=True):
-        with _noted(name, left_out):
+        try:
             if name in leave_out:
                 raise _LeftOut("the configuration leaves it out")
             scores[name] = score(truth, said)
+        except _LeftOut as reason:
+            left_out.append(f"{name}: {reason}")
     texts = [text for captions in (truth, said) for texts in captions.values() for text in texts]
     if METEOR in scores and (longer := sum(len(text.split()) > METEOR_WORDS for text in texts)):
         left_out.append(f"{METEOR}: of {longer} caption(s) it saw the first {METEOR_WORDS} words only")
@@ -99,18 +101,9 @@ def read_ground_truth(path: Path | str) -> Captions:
     return captions
 
 
-def read_results(path: Path | str) -> dict[Id, str]:
-    """Generated captions by image id from a result file, [{"image_id": 42, "caption": "..."}]."""
-    rows = read_json_list(path)
-    _check_rows(rows, path)
-    return {row["image_id"]: row["caption"] for row in rows}
-
-
-def write_results(path: Path | str, rows: Iterable[Record]) -> None:
-    """Write rows {"image_id", "caption"} in the order of their ids; an image that comes twice is an InputError."""
-    rows = list(rows)
-    _check_rows(rows, path)
-    write_json(path, sorted(rows, key=lambda row: row["image_id"]))
+def write_results(path: Path | str, captions: Mapping[Id, str]) -> None:
+    """Write [{"image_id": 42, "caption": "..."}], as COCO's server takes it, in the order of the ids."""
+    write_json(path, [{"image_id": image, "caption": captions[image]} for image in sorted(captions)])
 
 
 def _some(images: Iterable[Id]) -> str:
@@ -121,11 +114,6 @@ def _some(images: Iterable[Id]) -> str:
     return f"{len(images)} images ({', '.join(map(repr, images[:3]))}{', ...' if len(images) > 3 else ''})"
 
 
-def _check_rows(rows: list[Record], path: Path | str) -> None:
-    check_fields(rows, path, {"image_id": is_id, "caption": lambda value: isinstance(value, str)})
-    check_ids([row["image_id"] for row in rows], str(path))
-
-
 def _whole(
     references: Mapping[Id, list[str]], generated: Mapping[Id, str], left_out: list[str]
 ) -> tuple[Captions, dict[Id, str]]:
@@ -134,16 +122,14 @@ def _whole(
 
     def whole(text: str) -> str:
         nonlocal halves
-        paired = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
-        mended, found = HALF.subn(" ", paired)
+        text, found = HALF.subn(" ", text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass"))
         halves += found > 0
-        return mended
+        return text
 
-    references = {image: [whole(text) for text in texts] for image, texts in references.items()}
-    generated = {image: whole(text) for image, text in generated.items()}
+    found = {i: list(map(whole, texts)) for i, texts in references.items()}, {i: whole(t) for i, t in generated.items()}
     if halves:
         left_out.append(f"characters: in {halves} caption(s) half of one (a lone surrogate) counts as a space")
-    return references, generated
+    return found
 
 
 def _check_pairs(references: Mapping[Id, list[str]], generated: Mapping[Id, str]) -> None:
@@ -160,26 +146,18 @@ def _check_pairs(references: Mapping[Id, list[str]], generated: Mapping[Id, str]
         raise InputError(f"the generated caption is empty for {_some(empty)}: raise the least length of captions")
 
 
-@contextlib.contextmanager
-def _noted(name: str, left_out: list[str]) -> Iterator[None]:
-    """Turn a program that cannot be used into a sentence of `left_out`."""
-    try:
-        yield
-    except _LeftOut as reason:
-        left_out.append(f"{name}: {reason}")
-
-
 def _tokenised(
     references: Mapping[Id, list[str]], generated: Mapping[Id, str], left_out: list[str]
 ) -> tuple[Captions, Captions]:
     """Both as tokens joined by spaces, images by id: sums of floats then do not depend on who generated what when."""
     images = sorted(references)
     texts = [text for image in images for text in (generated[image], *references[image])]
-    tokens = None
+    tokens = (" ".join(ptb_tokens(text)) for text in texts)
     if shutil.which("java"):  # without Java this is no loss: METEOR and SPICE say what is missing
-        with _noted(PTB, left_out):
+        try:
             tokens = iter(_java_tokens(texts))
-    tokens = tokens or (" ".join(ptb_tokens(text)) for text in texts)
+        except _LeftOut as reason:
+            left_out.append(f"{PTB}: {reason}; evaluation/ptb.py made the tokens")
     truth, said = {}, {}
     for image in images:
         said[image] = [next(tokens)]
@@ -196,9 +174,9 @@ def _java_tokens(texts: list[str]) -> list[str]:
     try:
         found = PTBTokenizer().tokenize(lines)
     except OSError as error:  # it writes into its own folder
-        raise _LeftOut(f"it failed ({error.strerror or error}); evaluation/ptb.py made the tokens") from error
+        raise _LeftOut(f"it failed ({error.strerror or error})") from error
     if len(found) != len(texts):
-        raise _LeftOut("it gave too few lines; evaluation/ptb.py made the tokens")
+        raise _LeftOut("it gave too few lines")
     return [found[index][0] for index in range(len(texts))]
 
 
@@ -211,10 +189,14 @@ def _meteor(truth: Captions, said: Captions) -> float:
     _need_java()
     from pycocoevalcap.meteor.meteor import Meteor
 
-    cut = [{image: [_first_words(text) for text in texts] for image, texts in of.items()} for of in (truth, said)]
+    def first_words(captions: Captions) -> Captions:
+        return {
+            image: [" ".join(text.split(" ")[:METEOR_WORDS]) for text in texts] for image, texts in captions.items()
+        }
+
     scorer = Meteor()
     try:
-        return scorer.compute_score(*cut)[0]
+        return scorer.compute_score(first_words(truth), first_words(said))[0]
     except (OSError, ValueError) as error:  # a broken pipe, or an answer that is no number
         raise _LeftOut("its Java program ended early: try `java -version`, it needs 2 GB of memory") from error
     finally:
@@ -222,10 +204,6 @@ def _meteor(truth: Captions, said: Captions) -> float:
             scorer.lock.release()
         with contextlib.suppress(OSError):
             scorer.meteor_p.stdin.close()
-
-
-def _first_words(text: str) -> str:
-    return " ".join(text.split(" ")[:METEOR_WORDS])
 
 
 def _spice(truth: Captions, said: Captions) -> float:

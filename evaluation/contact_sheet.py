@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +20,8 @@ import numpy as np
 from storage.atomic import atomic_path
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontProperties
 
 # Lengths are points; with two pixels a point, the mini world's 64 pixels become 4 or 3 x 64.
 DPI = 144
@@ -42,6 +42,13 @@ class Style:
     size: float = 8.0
     weight: str = "normal"
     sign: str = ""
+
+    @property
+    def font(self) -> FontProperties:
+        """As matplotlib has it."""
+        from matplotlib.font_manager import FontProperties
+
+        return FontProperties(family=FONT, size=self.size, weight=self.weight)
 
 
 RIGHT, PARTLY, WRONG = "#005b96", "#7a5195", "#b8430b"  # blue, violet, vermilion: told apart by the colour-blind, too
@@ -123,33 +130,40 @@ def contact_sheet(title: str, parts: Sequence[Part]) -> Figure:
         for first in range(0, len(part.samples), columns):
             line = enumerate(part.samples[first : first + columns])
             y = max(page.place(sample, MARGIN + i * (width + GAP), y, width) for i, sample in line) + GAP
-    return page.figure(math.ceil(y - GAP + MARGIN))
+    return page.cut(math.ceil(y - GAP + MARGIN))
 
 
 def wrapped(text: str, width: float, style: Style, most: int = MOST_LINES) -> list[str]:
     """The text in lines that are not wider than `width`; a word that is wider is cut, what is over `most` is dots."""
     lines = [""]
     for word in re.findall(r"[^ \t\r\n]+", text):  # a non-breaking space stays inside its word
-        for piece in _pieces(word, width, style):
-            longer = f"{lines[-1]} {piece}".lstrip()
-            if _width(longer, style) <= width:
-                lines[-1] = longer
-            else:
-                lines.append(piece)
+        longer = f"{lines[-1]} {word}".lstrip()
+        if _width(longer, style) <= width:
+            lines[-1] = longer
+            continue
+        lines.append("")
+        for piece in [word] if _width(word, style) <= width else word:
+            if lines[-1] and _width(lines[-1] + piece, style) > width:
+                lines.append("")
+            lines[-1] += piece
+    lines = [line for line in lines if line]
     if len(lines) > most:
         last = lines[most - 1]
         while last and _width(f"{last} …", style) > width:
             last = last[:-1].rstrip()
         lines[most - 1 :] = [f"{last} …"]
-    return [line for line in lines if line]
+    return lines
 
 
-@dataclass
 class _Page:
-    """What goes where, in points from the top left corner; drawn when the height is known."""
+    """A figure in points from the top left corner, whose height is known at last."""
 
-    texts: list[tuple[float, float, str, Style]] = field(default_factory=list)
-    images: list[tuple[float, float, float, Shown]] = field(default_factory=list)
+    def __init__(self) -> None:
+        from matplotlib.figure import Figure  # without pyplot: no window, no state shared with other drawings
+
+        self.figure = Figure(dpi=DPI, facecolor="white")
+        self.axes = self.figure.add_axes((0, 0, 1, 1))
+        self.axes.set_axis_off()
 
     def write(self, x: float, y: float, lines: Sequence[Line], width: float) -> float:
         """Lines from y down; returns where they end."""
@@ -157,77 +171,51 @@ class _Page:
             style = STYLES[line.style]
             for text in wrapped(style.sign + line.text, width, style):
                 y += 1.3 * style.size
-                self.texts.append((x, y - 0.3 * style.size, text, style))
+                # a caption may well speak of $ signs, which are no formulas
+                self.axes.text(x, y - 0.3 * style.size, text, color=style.colour, font=style.font, parse_math=False)
             y += 0.3 * style.size
         return y
 
     def place(self, sample: Sample, x: float, y: float, width: float) -> float:
         """A sample from (x, y) on; returns where it ends."""
         if len(sample.images) == 1:
-            self.images.append((x, y, ALONE, sample.images[0]))
+            self.paint(x, y, ALONE, sample.images[0])
             beside = x + ALONE + GAP / 2
             return max(y + ALONE, self.write(beside, y - 2, sample.lines, x + width - beside))
         left = x + COLUMN + GAP  # where the second column of single images is, too
         bottom = self.write(x, y - 2, sample.lines, left - GAP - x)
         for i, shown in enumerate(sample.images):
             at = left + i * (IN_ROW + GAP)
-            self.images.append((at, y, IN_ROW, shown))
+            self.paint(at, y, IN_ROW, shown)
             label = Line(shown.label, shown.frame or "faint")
             bottom = max(bottom, self.write(at, y + IN_ROW + 5, [label], IN_ROW + GAP / 2))
         return bottom
 
-    def figure(self, height: float) -> Figure:
+    def paint(self, x: float, y: float, side: float, shown: Shown) -> None:
+        """The image in the middle of a square, its shape kept, with its frame around it."""
+        from matplotlib.patches import Rectangle
+
+        h, w, _ = shown.image.shape
+        scale = side / max(h, w)
+        left, top = x + (side - w * scale) / 2, y + (side - h * scale) / 2
+        self.axes.imshow(shown.image, extent=(left, left + w * scale, top + h * scale, top))
+        if shown.frame:
+            line = {"edgecolor": STYLES[shown.frame].colour, "linestyle": "-" if shown.frame == "right" else "--"}
+            frame = Rectangle(
+                (x - 3, y - 3), side + 6, side + 6, fill=False, linewidth=3, **line
+            )  # around it, not over
+            self.axes.add_patch(frame)
+
+    def cut(self, height: float) -> Figure:
         """All of it on a sheet of this height."""
-        from matplotlib.figure import Figure  # without pyplot: no window, no state shared with other drawings
-        from matplotlib.font_manager import FontProperties
-
-        figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=DPI, facecolor="white")
-        axes = figure.add_axes((0, 0, 1, 1))
-        for x, y, side, shown in self.images:
-            _paint(axes, x, y, side, shown)
-        axes.set(xlim=(0, WIDTH), ylim=(height, 0), aspect="auto")
-        axes.set_axis_off()
-        for x, y, text, style in self.texts:
-            font = FontProperties(family=FONT, size=style.size, weight=style.weight)
-            # a caption may well speak of $ signs, which are no formulas
-            axes.text(x, y, text, color=style.colour, fontproperties=font, va="baseline", parse_math=False)
-        return figure
-
-
-def _paint(axes: Axes, x: float, y: float, side: float, shown: Shown) -> None:
-    """The image in the middle of a square, its shape kept, with its frame around it."""
-    from matplotlib.patches import Rectangle
-
-    h, w, _ = shown.image.shape
-    scale = side / max(h, w)
-    left, top = x + (side - w * scale) / 2, y + (side - h * scale) / 2
-    axes.imshow(shown.image, extent=(left, left + w * scale, top + h * scale, top))
-    if shown.frame:
-        colour, dashes = STYLES[shown.frame].colour, "-" if shown.frame == "right" else "--"
-        # around the image, not over it
-        frame = Rectangle(
-            (x - 3, y - 3), side + 6, side + 6, fill=False, edgecolor=colour, linewidth=3, linestyle=dashes
-        )
-        axes.add_patch(frame)
-
-
-def _pieces(word: str, width: float, style: Style) -> list[str]:
-    """The word, cut where it would be wider than a line."""
-    pieces = [""]
-    if _width(word, style) <= width:
-        return [word]
-    for letter in word:
-        if pieces[-1] and _width(pieces[-1] + letter, style) > width:
-            pieces.append("")
-        pieces[-1] += letter
-    return pieces
+        self.figure.set_size_inches(WIDTH / 72, height / 72)
+        self.axes.set(xlim=(0, WIDTH), ylim=(height, 0), aspect="auto")
+        return self.figure
 
 
 @lru_cache(maxsize=10_000)
 def _width(text: str, style: Style) -> float:
     """In points. Drawn letters stand on whole pixels, which may add a little."""
-    from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextToPath
 
-    font = FontProperties(family=FONT, size=style.size, weight=style.weight)
-    return 1.02 * TextToPath().get_text_width_height_descent(text, font, ismath=False)[0]
+    return 1.02 * TextToPath().get_text_width_height_descent(text, style.font, ismath=False)[0]

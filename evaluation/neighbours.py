@@ -11,35 +11,30 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision import transforms as T
 
+from configs.limits import at_least
 from console.errors import InputError
-from data.images import ImageError
-from data.labelled import LabelledSet, LabelledTable
-from data.sources import LabelledImages
-from data.transforms import BICUBIC, to_normalised
+from data.classification import ImagesToClassify
+from data.evaluation_batches import evaluation_batches
+from data.labelled import LabelledSet
 from models.base import ImageShape
 from models.tasks import ImageEmbedder
 
 
 @dataclass(frozen=True)
 class NeighbourSettings:
-    """bank: images that vote. queries: images that are asked about. centre: share of the side kept of the centre.
+    """What votes on what, and how."""
 
-    centre 0.875 is the usual 224 of 256 pixels; 1.0 keeps the whole of a square image.
-    """
-
-    bank: LabelledSet
-    queries: LabelledSet
+    bank: LabelledSet  # images that vote
+    queries: LabelledSet  # images that are asked about
     k: int = 20
     temperature: float = 0.07
-    centre: float = 0.875
+    centre: float = 0.875  # share of the side kept of the centre: the usual 224 of 256; 1.0: all of a square image
     batch: int = 128
 
     def __post_init__(self) -> None:
-        if self.k < 1 or self.batch < 1:
-            raise InputError(f"neighbours: k and batch must be at least 1, not {self.k} and {self.batch}")
-        if self.temperature <= 0:
+        at_least(self, 1, "k", "batch")
+        if not self.temperature > 0:
             raise InputError(f"neighbours: the temperature must be above 0, not {self.temperature}")
         if not 0 < self.centre <= 1:
             raise InputError(f"neighbours: centre is a share of the side, above 0 and at most 1, not {self.centre}")
@@ -50,12 +45,9 @@ class Neighbours:
 
     def __init__(self, settings: NeighbourSettings, shape: ImageShape):
         self._settings = settings
-        self._transform = centre_transform(shape, settings.centre)
-        self.bank, self.queries = settings.bank.open(), settings.queries.open()
-
-    def accuracy(self, model: ImageEmbedder) -> float:
-        """Queries whose class wins the vote, in percent."""
-        return 100 * self.right(model).double().mean().item()
+        self.bank, self.queries = (
+            ImagesToClassify(images, shape, share=settings.centre) for images in (settings.bank, settings.queries)
+        )
 
     @torch.no_grad()
     def right(self, model: ImageEmbedder) -> Tensor:
@@ -64,27 +56,14 @@ class Neighbours:
         queries, truth = self._features(model, self.queries)
         return vote(queries, bank, labels, self._settings.k, self._settings.temperature) == truth
 
-    def _features(self, model: ImageEmbedder, source: LabelledImages | LabelledTable) -> tuple[Tensor, Tensor]:
-        """Vectors [n, d] and labels [n] of all images of a source."""
+    def _features(self, model: ImageEmbedder, images: ImagesToClassify) -> tuple[Tensor, Tensor]:
+        """Vectors [n, d] and labels [n] of all images."""
         device = next(model.parameters()).device
         features, labels = [], []
-        for start in range(0, len(source), self._settings.batch):
-            images = []
-            for index in range(start, min(start + self._settings.batch, len(source))):
-                try:
-                    image, label = source.read(index)
-                except ImageError as error:
-                    raise InputError(f"all labelled images must be there, but one cannot be read: {error}") from error
-                images.append(self._transform(image))
-                labels.append(label)
-            features.append(model.embed_image(torch.stack(images).to(device)).float())
-        return torch.cat(features), torch.tensor(labels, device=device)
-
-
-def centre_transform(shape: ImageShape, centre: float) -> T.Compose:
-    """Resize the shorter side so that the model's square is `centre` of it, cut the middle out, normalise."""
-    side = shape.image_size
-    return T.Compose([T.Resize(round(side / centre), interpolation=BICUBIC), T.CenterCrop(side), to_normalised(shape)])
+        for batch in evaluation_batches(images, self._settings.batch):
+            features.append(model.embed_image(batch["image"].to(device)).float())
+            labels.append(batch["label"].to(device))
+        return torch.cat(features), torch.cat(labels)
 
 
 def vote(queries: Tensor, bank: Tensor, labels: Tensor, k: int, temperature: float) -> Tensor:

@@ -152,11 +152,6 @@ def ptb_tokens(text: str) -> list[str]:
     return [token for token in map(str.lower, _raw(_mended(text))) if token not in PUNCTUATION]
 
 
-def ptb_tokenize(captions: Mapping[int, list[str]]) -> dict[int, list[str]]:
-    """Captions by image id -> the same with every caption as its tokens joined by spaces."""
-    return {image: [" ".join(ptb_tokens(text)) for text in texts] for image, texts in captions.items()}
-
-
 def _mended(text: str) -> str:
     """On one line, without the two entities that may stand inside a word."""
     return LINE_ENDS.sub(" ", text).replace("&apos;", "'").replace("&nbsp;", " ")

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,6 @@ from console.errors import InputError
 from console.words import counted
 from data.records import Id, Record, check_fields, check_ids, check_same_kind, is_id, read_json_list
 from storage.atomic import write_json
-
-Answer = dict[str, Any]
-"""One answer as EvalAI wants it: {"question_id": 5001, "answer": "yes"}; ids may be texts, as GQA's are."""
 
 SIGNS = ';/[]"{}()=+\\_-><@`,?!'
 """Punctuation that goes; apostrophes (girl's) and colons (2:50) stay, periods have a rule of their own."""
@@ -85,11 +81,11 @@ def answer_accuracy(answer: str, people: Sequence[str]) -> float:
     return sum(min(1.0, (total - own) / 3) for own in matches) / len(matches)
 
 
-def vqa_accuracy(answers: Iterable[Answer], truth: Sequence[Record]) -> dict[str, Any]:
+def vqa_accuracy(answers: Mapping[Id, str], truth: Sequence[Record]) -> dict[str, Any]:
     """{"overall": percent, "by_kind": {question_type: percent}}, with two digits.
 
-    truth: records of `read_truth`; those without a question_type count overall only. InputError unless each of its
-    questions has exactly one answer.
+    answers: by question id. truth: records of `read_truth`; those without a question_type count overall only.
+    InputError unless the answers are those to its questions.
     """
     single = question_accuracies(answers, truth)
     by_kind: dict[str, list[float]] = defaultdict(list)
@@ -100,13 +96,11 @@ def vqa_accuracy(answers: Iterable[Answer], truth: Sequence[Record]) -> dict[str
     return {"overall": overall, "by_kind": {kind: _percent(by_kind[kind]) for kind in sorted(by_kind)}}
 
 
-def question_accuracies(answers: Iterable[Answer], truth: Sequence[Record]) -> dict[Id, float]:
+def question_accuracies(answers: Mapping[Id, str], truth: Sequence[Record]) -> dict[Id, float]:
     """How right the answer to each question is, from 0 to 1, by question id as in `truth`; errors as above."""
-    given = merge_answers([answers], [record["question_id"] for record in truth])
-    return {
-        record["question_id"]: answer_accuracy(row["answer"], record["answer"])
-        for row, record in zip(given, truth, strict=True)
-    }
+    people = {record["question_id"]: record["answer"] for record in truth}
+    check_answered(answers, list(people))
+    return {question: answer_accuracy(answers[question], people[question]) for question in people}
 
 
 def read_truth(path: Path | str) -> list[Record]:
@@ -120,38 +114,27 @@ def read_truth(path: Path | str) -> list[Record]:
     return records
 
 
-def merge_answers(parts: Iterable[Iterable[Answer]], question_ids: Sequence[Id]) -> list[Answer]:
-    """The answers of all processes, in the order of the questions; InputError unless each has exactly one answer.
-
-    parts: the answers of each process.
-    """
-    given: dict[Id, str] = {}
-    for row in chain.from_iterable(parts):
-        if row["question_id"] in given:
-            raise InputError(
-                f"question {row['question_id']!r} is answered twice: give each question to one process, and once only"
-            )
-        given[row["question_id"]] = row["answer"]
-    check_same_kind(question_ids, given, "the questions", "the answers")
-    missing = [question for question in question_ids if question not in given]
-    asked = set(question_ids)
-    unknown = [question for question in given if question not in asked]
+def check_answered(answers: Mapping[Id, str], question_ids: Sequence[Id]) -> None:
+    """InputError unless the answers are those to the questions."""
+    check_same_kind(question_ids, answers, "the questions", "the answers")
+    missing = [question for question in question_ids if question not in answers]
     if missing:
         raise InputError(
             f"{counted(len(missing), 'question', 'is', of=len(question_ids))} not answered (the first is "
             f"{missing[0]!r}): evaluate on the whole file"
         )
-    if unknown:
+    asked = set(question_ids)
+    if unknown := [question for question in answers if question not in asked]:
         raise InputError(
             f"{counted(len(unknown), 'answer', 'is')} to questions that were not asked (the first is "
             f"{unknown[0]!r}): evaluate on the file of questions that belongs to them"
         )
-    return [{"question_id": question, "answer": given[question]} for question in question_ids]
 
 
-def write_answers(path: Path | str, parts: Iterable[Iterable[Answer]], question_ids: Sequence[Id]) -> None:
-    """Write what `merge_answers` gives to `path`, whole or not at all: the file that EvalAI takes."""
-    write_json(path, merge_answers(parts, question_ids))
+def write_answers(path: Path | str, answers: Mapping[Id, str], question_ids: Sequence[Id]) -> None:
+    """Write the file that EvalAI takes, [{"question_id": 5001, "answer": "yes"}], in the order of the questions."""
+    check_answered(answers, question_ids)
+    write_json(path, [{"question_id": question, "answer": answers[question]} for question in question_ids])
 
 
 def _trimmed(answer: str) -> str:

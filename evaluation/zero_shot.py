@@ -9,7 +9,8 @@ import argparse
 import glob
 from pathlib import Path
 
-from configs.schema import model_names, parse, read_yaml, task_file
+from configs.overrides import add_set, read_settings
+from configs.schema import model_names, parse, task_file
 from console.command_line import Parser
 from console.errors import InputError, run_command
 
@@ -20,6 +21,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("-m", "--model", required=True, help=f"one of {', '.join(model_names())}")
     parser.add_argument("--weights", help="checkpoint (default: the model's own)")
     parser.add_argument("--config", help="YAML file (default: configs/<model>/zero_shot.yaml)")
+    add_set(parser)
     parser.add_argument("--masks", nargs="*", default=[], help="mask files or patterns; the dense model comes first")
     parser.add_argument("--images", type=int, help="size of the retrieval gallery (default: the configuration's)")
     parser.add_argument(
@@ -38,12 +40,11 @@ def main() -> None:
     args = parse_args()
     if not (args.dense or args.masks):
         raise InputError("--no-dense leaves nothing to evaluate: give mask files with --masks")
-    path = args.config or task_file(args.model, "zero_shot")
-    settings = read_yaml(path)
+    settings, where = read_settings(args.config or task_file(args.model, "zero_shot"), args.set)
 
     from evaluation.zero_shot_table import ZeroShotConfig, evaluate_masks
 
-    config = parse(ZeroShotConfig, settings, str(path))
+    config = parse(ZeroShotConfig, settings, where)
     # Path.glob refuses absolute patterns.
     masks = sorted({file for pattern in args.masks for file in (glob.glob(pattern) or [pattern])})  # noqa: PTH207
     for file in masks:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data.scenes import LABELS
+from data.miniworld.readers import LABELS
 from models.base import Batch, Model
 from models.blip.model import BLIP
 from models.common.contrastive import matching_loss

@@ -18,7 +18,7 @@ from console.interrupt import interrupt
 from console.progress import console
 from data.batches import Sides
 from data.randomness import derive_seed
-from data.readers import READERS, Batch, ReaderConfig, make_reader
+from data.readers import Batch, ReaderConfig, make_reader
 from data.tokenizer import load_tokenizer
 from models import RANDOM, class_of, load_model
 from models.common.checkpoint import LoadReport, load_state
@@ -105,11 +105,6 @@ def check_stages(config: PretrainConfig, model: str, processes: int) -> None:
         if absent or not stage.sides:
             needed = f"the side '{absent[0]}'" if absent else "at least one side"
             raise InputError(f"{where}: {stage.objective} needs {needed}, given: {', '.join(stage.sides) or 'none'}")
-        for side, reader in stage.sides.items():
-            if reader.reader not in READERS:
-                raise InputError(
-                    f"{where}, side {side}: unknown reader '{reader.reader}'{nearest(reader.reader, READERS)}"
-                )
         if stage.steps < 1 or stage.batch_size < 1:
             raise InputError(
                 f"{where}: steps and batch_size must be at least 1, not {stage.steps} and {stage.batch_size}"

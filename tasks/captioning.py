@@ -136,8 +136,8 @@ class Captioning(Task):
         scores: Metrics = {}
         self._single: dict[str, dict[Id, float]] = {}
         if fabric.is_global_zero:
-            rows = [{"image_id": number, "caption": caption} for number, caption in written.items()]
-            write_results(self._folder / "result" / f"captioning_{split}_result_epoch{look.epoch or 'last'}.json", rows)
+            name = f"captioning_{split}_result_epoch{look.epoch or 'last'}.json"
+            write_results(self._folder / "result" / name, written)
             if not self._skip:
                 # Of a caption of special tokens alone nothing is left; a full stop scores as no word, and is allowed.
                 worded = {number: caption.strip() or "." for number, caption in written.items()}

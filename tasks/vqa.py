@@ -22,7 +22,7 @@ from data.transforms import to_picture
 from evaluation.answering import AnswerSearch, answer_questions, generate_answers
 from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
 from evaluation.items import Groups, one_group
-from evaluation.vqa import Answer, answer_accuracy, question_accuracies, read_truth, vqa_accuracy, write_answers
+from evaluation.vqa import answer_accuracy, question_accuracies, read_truth, vqa_accuracy, write_answers
 from models import FAMILIES, read_config
 from training.epoch_weights import Metrics
 from training.evaluating import Evaluation
@@ -121,17 +121,16 @@ class VQA(Task):
         found: Metrics = {}
         if fabric.is_global_zero:
             name = f"{split}_vqa_result_epoch_{'last' if split == 'test' else look.epoch}.json"
-            rows = answered(given)
-            write_answers(self._folder / "result" / name, [rows], self._data[split].question_ids)
+            write_answers(self._folder / "result" / name, given, self._data[split].question_ids)
             if split in self._truth:
-                found = vqa_accuracy(rows, self._truth[split])
+                found = vqa_accuracy(given, self._truth[split])
         return fabric.broadcast(found)
 
     def items(self) -> Groups:
         """How right the answers to the test questions are, where that is known; several may be of one picture."""
         if "test" not in self._truth:
             return {}
-        single = question_accuracies(answered(self._given), self._truth["test"])
+        single = question_accuracies(self._given, self._truth["test"])
         return one_group({"overall": single}, self._data["test"].pictures())
 
     def samples(self) -> list[Part]:
@@ -168,11 +167,6 @@ def truth_of(questions: list[Id], path: Path | str) -> list[Record]:
             f"is {missing[0]!r}): name the file that belongs to `test` under test_answers, or leave that out"
         )
     return [records[number] for number in questions]
-
-
-def answered(given: dict[Id, str]) -> list[Answer]:
-    """Answers by question id, as EvalAI wants them."""
-    return [{"question_id": number, "answer": answer} for number, answer in given.items()]
 
 
 def judged(answer: str, people: list[str]) -> list[Line]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from configs.schema import models_with, read_yaml, task_file
+from configs.overrides import add_set, read_settings
+from configs.schema import models_with, task_file
 from console.command_line import Parser
 from training.precisions import PRECISIONS, known_precision
 
@@ -16,6 +17,7 @@ def finetuning_parser(description: str, task: str) -> argparse.ArgumentParser:
     what = parser.add_argument_group("what")
     what.add_argument("-m", "--model", required=True, help=f"one of {', '.join(models_with(task))}")
     what.add_argument("--config", help=f"YAML file (default: configs/<model>/{task}.yaml)")
+    add_set(what)
     what.add_argument("--mask", help="mask file of the pretraining model; pruned weights stay zero")
     what.add_argument("--dense", action="store_true", help="train all weights, whatever --mask says")
     what.add_argument(
@@ -64,7 +66,6 @@ def finetuning_parser(description: str, task: str) -> argparse.ArgumentParser:
     return parser
 
 
-def read_settings(args: argparse.Namespace, task: str) -> tuple[dict[str, Any], str]:
+def task_settings(args: argparse.Namespace, task: str) -> tuple[dict[str, Any], str]:
     """The configuration that a command line chose, as a mapping, and how to call it in messages."""
-    path = args.config or task_file(args.model, task)
-    return read_yaml(path), str(path)
+    return read_settings(args.config or task_file(args.model, task), args.set)

@@ -7,7 +7,7 @@ from pathlib import Path
 from console.errors import InputError
 from console.progress import console
 from console.words import counted
-from data.readers import Source
+from data.sources import Source
 
 MOST = 0.05
 """Largest share of the image files that may be missing."""

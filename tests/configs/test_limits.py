@@ -57,8 +57,9 @@ def test_only_slow_metrics_are_left_out():
 
 def test_the_reader_of_another_task():
     settings = read_yaml(task_file("xvlm-mini", "captioning"))
-    settings["train"]["reader"] = "questions"
-    with pytest.raises(InputError, match="the reader of this task is 'captions', not 'questions'"):
+    settings["train"] |= {"reader": "retrieval_pairs"}
+    del settings["train"]["most_of_image"]
+    with pytest.raises(InputError, match="the reader of this task is 'captions', not 'retrieval_pairs'"):
         parse(CaptioningConfig, settings, "some.yaml")
 
 

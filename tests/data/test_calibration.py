@@ -7,14 +7,14 @@ import torch
 from PIL import Image
 
 from console.errors import InputError
-from data.calibration import CalibrationBatches
-from data.manifest import make_manifest
+from data.calibration import CalibrationBatches, make_manifest
 from data.miniworld import ensure
-from data.readers import ReaderConfig, make_reader
+from data.readers import make_reader
 from data.regions import RegionSampling
 from data.sources import Files
 from data.tokenizer import load_tokenizer
 from models.base import ImageShape
+from tests.data.configured import configured
 
 SHAPE = ImageShape(64, 8)
 
@@ -31,11 +31,11 @@ def tokenizer():
 
 def make(world, tokenizer, most=2, seed=42, workers=0, limit=None, **options):
     sides = {
-        "general": ReaderConfig(
+        "general": configured(
             "mlm_pairs",
             Files(["data/pretrain/cc3m_pretrain.json"], {"cc3m": "images/cc3m"}, root=str(world)),
         ),
-        "region": ReaderConfig(
+        "region": configured(
             "mlm_regions",
             Files(["data/pretrain/vg_regions.json"], root=str(world)),
             regions=RegionSampling(most=most),
@@ -136,7 +136,7 @@ def copy_of(world, tmp_path, break_images):
             whole = (world / "images/cc3m" / record["image"]).read_bytes()
             target.write_bytes(whole[: len(whole) // 2])
     (tmp_path / "pairs.json").write_text(json.dumps(records))
-    config = ReaderConfig("mlm_pairs", Files(["pairs.json"], {"cc3m": "images/cc3m"}, root=str(tmp_path)))
+    config = configured("mlm_pairs", Files(["pairs.json"], {"cc3m": "images/cc3m"}, root=str(tmp_path)))
     return config, records
 
 

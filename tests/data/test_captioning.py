@@ -12,12 +12,13 @@ from data.captioning import ImagesToCaption, crop_to_box, image_ids
 from data.evaluation_batches import check_files, evaluation_batches
 from data.miniworld import ensure
 from data.randomness import seeded
-from data.readers import ReaderConfig, make_reader
+from data.readers import make_reader
 from data.regions import RegionError
 from data.sources import Files
 from data.tokenizer import Tokenizer, load_tokenizer
 from data.transforms import Augmentation
 from models.base import ImageShape
+from tests.data.configured import configured
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "picture", "of", "red", "blue", "dog", "on", "grass"]
 PAD, CLS, SEP, A, PICTURE, OF, RED, BLUE, DOG, ON, GRASS = 0, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12
@@ -48,7 +49,7 @@ def write(root, records, name="captions.json"):
 
 def reader(kind, root, tokenizer, *names, **options):
     files = Files(root=str(root), annotations=list(names), image_roots=options.pop("roots", {"coco": "images/coco"}))
-    config = ReaderConfig(kind, files, augmentation=STILL, **options)
+    config = configured(kind, files, augmentation=STILL, **options)
     return make_reader(config, SHAPE, tokenizer)
 
 

@@ -9,12 +9,13 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from console.errors import InputError
-from data.calibration import CalibrationBatches
+from data.calibration import CalibrationBatches, make_manifest
 from data.images import ImageError
-from data.manifest import make_manifest
-from data.readers import ReaderConfig, make_reader
-from data.sources import Files, LabelledImages
+from data.labelled import LabelledImages
+from data.readers import make_reader
+from data.sources import Files
 from models.base import ImageShape
+from tests.data.configured import configured
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
 
@@ -43,7 +44,7 @@ def of(folder):
 
 
 def pictures(source):
-    return [(source.name(i), source._images[i][1]) for i in range(len(source))]
+    return [(source.name(i), source.known(i)) for i in range(len(source))]
 
 
 def test_clean_folders_as_torchvision_lists_them(folder, capsys):
@@ -102,7 +103,7 @@ def test_links(folder):
 
 def test_the_manifest_says_what_was_left_out(folder):
     def manifest():
-        reader = make_reader(ReaderConfig("labelled_images", Files(folder=str(folder))), ImageShape(16, 8), None)
+        reader = make_reader(configured("labelled_images", Files(folder=str(folder))), ImageShape(16, 8), None)
         return make_manifest(CalibrationBatches({"general": reader}, 4, 0), 1, 0, [])["sides"]["general"]
 
     clean = manifest()

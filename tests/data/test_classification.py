@@ -17,17 +17,17 @@ from data.batches import Side
 from data.classification import (
     RECIPE,
     ImagesToClassify,
-    centre_transform,
     classification_transform,
     same_classes,
 )
 from data.evaluation_batches import check_files, evaluation_batches
 from data.labelled import LabelledSet
 from data.miniworld import ensure
-from data.readers import ReaderConfig, make_reader
+from data.readers import make_reader
 from data.sources import Files
-from data.transforms import Augmentation
+from data.transforms import Augmentation, centre_transform
 from models.base import ImageShape
+from tests.data.configured import configured
 
 SHAPE = ImageShape(16, 4, mean=(0.0,) * 3, std=(1.0,) * 3)
 STILL = Augmentation(crop=[1.0, 1.0], flip=0.0, ops=0)
@@ -113,7 +113,7 @@ def test_nothing_is_mirrored_unless_asked(folder):
 
 def test_image_folders_with_splits(folder):
     files = Files(root=str(folder.parent), folder=folder.name)
-    config = ReaderConfig("classification", files, splits=["train"], augmentation=STILL)
+    config = configured("classification", files, splits=["train"], augmentation=STILL)
     loaded = Side("images", make_reader(config, SHAPE, None), 8, seed=0)[0]
     assert sorted(loaded.used) == list(range(8))
     labels = loaded.batch["label"]
@@ -156,7 +156,7 @@ def test_flowers_are_split_as_their_table_says(tmp_path):
     )
     with (tmp_path / "data/flowers102/annots/split.csv").open() as file:
         rows = list(csv.DictReader(file))
-    config = ReaderConfig("classification", files, splits=["train", "val"], augmentation=STILL)
+    config = configured("classification", files, splits=["train", "val"], augmentation=STILL)
     reader = make_reader(config, ImageShape(64, 8), None)
     data = ImagesToClassify(LabelledSet(files, ["test"]), ImageShape(64, 8))
     check_files(data)
@@ -180,7 +180,7 @@ def test_cifar_with_its_official_splits(cifar):
     assert np.array_equal(np.asarray(image), np.stack([red, green, blue], axis=-1))
     assert np.array_equal(np.asarray(test.read(9)[0])[:, :, 0], test_pixels[9].reshape(3, 32, 32)[0])
     assert training.name(23) == "cifar10 train 23" and training.file(23) is None
-    config = ReaderConfig("classification", files, splits=["train"], augmentation=RECIPE)
+    config = configured("classification", files, splits=["train"], augmentation=RECIPE)
     batch = Side("images", make_reader(config, SHAPE, None), 8, seed=0)[0].batch
     assert batch["image"].shape == (8, 3, 16, 16)
     data = ImagesToClassify(LabelledSet(files, ["test"]), SHAPE)

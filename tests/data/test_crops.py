@@ -7,14 +7,13 @@ from torchvision import transforms as T
 
 from configs.schema import parse, read_yaml, task_file
 from console.errors import InputError
-from data.crops import MultiCrops
 from data.miniworld import boxes, scene_for
+from data.miniworld.readers import MultiCrops, Views
 from data.randomness import seeded
-from data.readers import ReaderConfig
 from data.sources import Files
-from data.transforms import Views
 from models.base import ImageShape
 from pretraining.stages import PretrainConfig
+from tests.data.configured import configured
 
 SHAPE = ImageShape(16, 4, mean=(0.0,) * 3, std=(1.0,) * 3)
 STILL = {"large": [1.0, 1.0], "small": [1.0, 1.0], "flip": 0.0, "jitter_chance": 0.0, "grey": 0.0}
@@ -31,7 +30,7 @@ def folder(tmp_path):
 
 
 def crops(folder, small=3, **views):
-    config = ReaderConfig("multi_crops", Files(folder=str(folder)), small_crops=small, views=Views(**(STILL | views)))
+    config = configured("multi_crops", Files(folder=str(folder)), small_crops=small, views=Views(**(STILL | views)))
     reader = MultiCrops(config, SHAPE, None)
     with seeded(0) as rng:
         samples = [reader.sample(0, rng) for _ in range(20)]
@@ -63,7 +62,7 @@ def test_each_kind_of_change(folder):
 
 
 def test_small_crops_see_less(folder):
-    config = ReaderConfig(
+    config = configured(
         "multi_crops", Files(folder=str(folder)), small_crops=2, views=Views(**(STILL | {"small": [0.1, 0.2]}))
     )
     reader = MultiCrops(config, SHAPE, None)

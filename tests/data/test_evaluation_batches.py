@@ -6,7 +6,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from console.errors import InputError
-from data.evaluation_batches import check_files, evaluation_batches, needed_image
+from data.evaluation_batches import EvaluationData, check_files, evaluation_batches
 
 
 class Numbers(Dataset):
@@ -65,4 +65,4 @@ def test_missing_images_are_counted_before_the_work(tmp_path):
     (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
     for name in ("broken.png", "absent.png", "half.png"):
         with pytest.raises(InputError, match=rf"needs all its images, but one cannot be read: .*/{name} \("):
-            needed_image(str(tmp_path / name))
+            EvaluationData([str(tmp_path / name)], lambda image: image).picture(0)

@@ -9,10 +9,10 @@ from PIL import Image
 from console.errors import InputError
 from data.captioning import ImagesToCaption
 from data.classification import ImagesToClassify
-from data.labelled import LabelledSet
+from data.labelled import LabelledImages, LabelledSet
 from data.questions import QuestionRecords, QuestionsToAnswer
 from data.retrieval import Gallery
-from data.sources import Files, LabelledImages, Pairs, RegionRecords
+from data.sources import Files, Pairs, RegionRecords
 from data.tokenizer import load_tokenizer
 from models.base import ImageShape
 from training.snapshot import refuse_another_run

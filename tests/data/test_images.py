@@ -5,8 +5,16 @@ import pytest
 import torch
 from PIL import Image
 
-from data.randaugment import ALL_OPS, COLOUR_OPS, RandAugment
-from data.transforms import CLIP_MEAN, CLIP_STD, Augmentation, evaluation_transform, training_transform
+from data.transforms import (
+    ALL_OPS,
+    CLIP_MEAN,
+    CLIP_STD,
+    COLOUR_OPS,
+    Augmentation,
+    RandAugment,
+    evaluation_transform,
+    training_transform,
+)
 from models.base import ImageShape
 
 

@@ -7,9 +7,9 @@ from PIL import Image
 
 from console.errors import InputError
 from data.images import ImageError
-from data.labelled import LabelledSet, LabelledTable
+from data.labelled import LabelledImages, LabelledSet, LabelledTable
 from data.miniworld import ensure
-from data.sources import Files, LabelledImages
+from data.sources import Files
 
 ROWS = [("a.png", "train", "1"), ("b.png", "val", "0"), ("c.png", "test", "1"), ("d.png", "train", "0")]
 

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from data.opposites import OpposedPairs, opposite
+from data.miniworld.readers import OpposedPairs, opposite
 
 
 @pytest.mark.parametrize(

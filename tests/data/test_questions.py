@@ -19,11 +19,12 @@ from data.questions import (
     says_left_or_right,
     weighted_answers,
 )
-from data.readers import ReaderConfig, make_reader
+from data.readers import make_reader
 from data.sources import Files
 from data.tokenizer import Tokenizer, load_tokenizer
 from data.transforms import Augmentation
 from models.base import ImageShape
+from tests.data.configured import configured
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "what", "is", "it", "cat", "dog", "at", "home", "red", "colour"]
 PAD, CLS, SEP, WHAT, IS, IT, CAT, DOG, AT, HOME = 0, 2, 3, 5, 6, 7, 8, 9, 10, 11
@@ -55,7 +56,7 @@ def write(root, records, name="questions.json"):
 
 
 def reader(files, tokenizer, **options):
-    config = ReaderConfig("questions", files, augmentation=options.pop("augmentation", STILL), **options)
+    config = configured("questions", files, augmentation=options.pop("augmentation", STILL), **options)
     return make_reader(config, SHAPE, tokenizer)
 
 

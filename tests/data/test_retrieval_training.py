@@ -10,11 +10,12 @@ from console.errors import InputError
 from data.batches import Side
 from data.miniworld import ensure
 from data.randomness import seeded
-from data.readers import ReaderConfig, make_reader
+from data.readers import make_reader
 from data.sources import Files
 from data.tokenizer import Tokenizer, load_tokenizer
 from data.transforms import Augmentation
 from models.base import ImageShape
+from tests.data.configured import configured
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "dog", "on", "grass"]
 PAD, CLS, SEP, A, RED, DOG, ON, GRASS = 0, 2, 3, 5, 6, 7, 8, 9
@@ -36,7 +37,7 @@ def reader(root, tokenizer, records, **options):
         Image.new("RGB", (8, 8)).save(root / "images" / record["image"])
     (root / "train.json").write_text(json.dumps(records))
     files = Files(root=str(root), annotations=["train.json"], image_roots={"coco": "images"})
-    return make_reader(ReaderConfig("retrieval_pairs", files, augmentation=STILL, **options), SHAPE, tokenizer)
+    return make_reader(configured("retrieval_pairs", files, augmentation=STILL, **options), SHAPE, tokenizer)
 
 
 def batch_of(made, *indices):
@@ -93,7 +94,7 @@ def test_the_mini_worlds_file(tmp_path):
     name, tokenizer = "data/finetune/itr/coco_train.json", load_tokenizer("weights/mini-vocab.txt")
     records = json.loads((tmp_path / name).read_text())
     files = Files(root=str(tmp_path), annotations=[name], image_roots={"coco": "images/coco"})
-    made = make_reader(ReaderConfig("retrieval_pairs", files, max_words=30), SHAPE, tokenizer)
+    made = make_reader(configured("retrieval_pairs", files, max_words=30), SHAPE, tokenizer)
     side = Side("pairs", made, 30, seed=0)
     order = list(dict.fromkeys(record["image_id"] for record in records))
     used = []

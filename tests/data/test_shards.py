@@ -18,13 +18,13 @@ from webdataset.tariterators import base_plus_ext, tarfile_samples
 
 from console.errors import InputError
 from data import shards
-from data.calibration import CalibrationBatches
-from data.manifest import make_manifest
-from data.readers import ReaderConfig, make_reader
+from data.calibration import CalibrationBatches, make_manifest
+from data.readers import make_reader
 from data.shards import expand_shards, index_shard
 from data.sources import Files, Pairs
 from data.tokenizer import load_tokenizer
 from models.base import ImageShape
+from tests.data.configured import configured
 
 
 def png(level):
@@ -266,7 +266,7 @@ def test_losses_are_told_once_and_kept(tmp_path, capsys):
         *expected[:3],
         f"of 2 more shards something is left out (last: {expected[-1]})",
     ]
-    reader = make_reader(ReaderConfig("pairs", files), ImageShape(16, 8), load_tokenizer("weights/mini-vocab.txt"))
+    reader = make_reader(configured("pairs", files), ImageShape(16, 8), load_tokenizer("weights/mini-vocab.txt"))
     manifest = make_manifest(CalibrationBatches({"general": reader}, 4, 0), 2, 0, [])
     assert manifest["sides"]["general"]["left_out"] == expected
     assert json.loads(json.dumps(manifest)) == manifest

@@ -10,11 +10,12 @@ import torch
 from data.batches import Sides
 from data.masking import Masking
 from data.miniworld import ensure
-from data.readers import READERS, ReaderConfig, make_reader
+from data.readers import READERS, make_reader, option_names
 from data.sources import Files
 from data.tokenizer import load_tokenizer
 from models.base import ImageShape
 from tests.conftest import REPOSITORY
+from tests.data.configured import configured
 
 SHAPE = ImageShape(image_size=64, patch_size=8)
 SIZE, LENGTH, CROPS = 6, 20, 3
@@ -75,8 +76,9 @@ def test_every_reader_has_a_table():
 
 @pytest.mark.parametrize("name", READERS)
 def test_batches_are_as_the_page_says(name, world):
-    files = Files(root=str(world), **FILES[name])
-    config = ReaderConfig(reader=name, files=files, max_tokens=LENGTH, small_crops=CROPS)
+    options = {"files": Files(root=str(world), **FILES[name]), "max_tokens": LENGTH, "small_crops": CROPS}
+    own = option_names(READERS[name].Config)
+    config = configured(name, **{key: value for key, value in options.items() if key in own})
     reader = make_reader(config, SHAPE, load_tokenizer("weights/mini-vocab.txt"))
     batch = Sides({"side": reader}, SIZE, seed=0)[0, "side"].batch
     letters = dict(LETTERS)

@@ -42,7 +42,7 @@ PARSED = {
     "data.download": "data.download",
     "data.miniworld": "data.miniworld.__main__",
     "evaluation.zero_shot": "evaluation.zero_shot",
-    "evaluation.efficiency": "evaluation.efficiency",
+    "evaluation.efficiency": "evaluation.efficiency.__main__",
     "experiments": "experiments",
 }
 """Command -> the module with its `parse_args`."""

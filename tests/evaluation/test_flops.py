@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from evaluation import efficiency_table
-from evaluation.flops import count_flops
+from evaluation.efficiency import table
+from evaluation.efficiency.flops import count_flops
 from models.wrap import wrap
 from sparsity.mask import Mask
 
@@ -76,8 +76,8 @@ def vision_flops(b, patches, patch, width, mlp, layers):
 
 
 def counted(name, task=None, size=2):
-    model = efficiency_table.load_for(name, task, "random")
-    _, batch, run = efficiency_table.work_of(model, task, size, torch.device("cpu"), torch.float32)
+    model = table.load_for(name, task, "random")
+    _, batch, run = table.work_of(model, task, size, torch.device("cpu"), torch.float32)
     return count_flops(model, lambda: run(model, batch))
 
 

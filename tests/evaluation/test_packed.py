@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.file_sizes import write_packed
+from evaluation.efficiency.sizes import write_packed
 from storage.tensors import read_safetensors
 
 

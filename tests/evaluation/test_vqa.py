@@ -10,7 +10,6 @@ from console.errors import InputError
 from data.miniworld import ensure
 from evaluation.vqa import (
     answer_accuracy,
-    merge_answers,
     normalise,
     question_accuracies,
     read_truth,
@@ -93,12 +92,11 @@ TRUTH = [
     {"question_id": 3, "answer": ["red"] * 7 + ["2", "two", "dark red"], "question_type": "colour"},
     {"question_id": 4, "answer": ["at home"] * 10},
 ]
-ANSWERS = [
-    {"question_id": 3, "answer": "2"},
-    {"question_id": 1, "answer": "no"},
-    {"question_id": 4, "answer": "at home"},
-    {"question_id": 2, "answer": "yes"},
-]
+ANSWERS = {3: "2", 1: "no", 4: "at home", 2: "yes"}
+
+
+def without(*questions):
+    return {question: answer for question, answer in ANSWERS.items() if question not in questions}
 
 
 def test_by_kind_and_overall():
@@ -106,32 +104,31 @@ def test_by_kind_and_overall():
     found = vqa_accuracy(ANSWERS, TRUTH)
     assert found == {"overall": 55.0, "by_kind": {"colour": 60.0, "existence": 30.0}}
     with pytest.raises(InputError, match="1 of 4 questions is not answered"):
-        vqa_accuracy(ANSWERS[:3], TRUTH)
+        vqa_accuracy(without(2), TRUTH)
 
 
-def test_answers_of_all_processes_in_the_order_of_the_questions(tmp_path):
+def test_answers_in_the_order_of_the_questions(tmp_path):
     path = tmp_path / "result" / "answers.json"
-    write_answers(path, [ANSWERS[:2], [], ANSWERS[2:]], [1, 2, 3, 4])
+    write_answers(path, ANSWERS, [1, 2, 3, 4])
     written = json.loads(path.read_text())
     assert written == [{"question_id": i, "answer": a} for i, a in ((1, "no"), (2, "yes"), (3, "2"), (4, "at home"))]
 
 
 @pytest.mark.parametrize(
-    ("parts", "asked", "message"),
+    ("answers", "asked", "message"),
     [
-        ([ANSWERS, ANSWERS[:1]], [1, 2, 3, 4], "question 3 is answered twice"),
-        ([ANSWERS[:2], ANSWERS[3:]], [1, 2, 3, 4], r"1 of 4 questions is not answered \(the first is 4\)"),
-        ([ANSWERS], [1, 2, 3], r"1 answer is to questions that were not asked \(the first is 4\)"),
+        (without(4), [1, 2, 3, 4], r"1 of 4 questions is not answered \(the first is 4\)"),
+        (ANSWERS, [1, 2, 3], r"1 answer is to questions that were not asked \(the first is 4\)"),
     ],
 )
-def test_answers_that_do_not_fit_the_questions(parts, asked, message, tmp_path):
+def test_answers_that_do_not_fit_the_questions(answers, asked, message, tmp_path):
     with pytest.raises(InputError, match=message):
-        write_answers(tmp_path / "answers.json", parts, asked)
+        write_answers(tmp_path / "answers.json", answers, asked)
     assert not list(tmp_path.iterdir())
 
 
 def test_the_file_for_evalai_byte_for_byte(tmp_path):
-    write_answers(tmp_path / "a.json", [ANSWERS[:1]], [3])
+    write_answers(tmp_path / "a.json", {3: "2"}, [3])
     assert (tmp_path / "a.json").read_bytes() == b'[\n {\n  "question_id": 3,\n  "answer": "2"\n }\n]\n'
 
 
@@ -142,10 +139,10 @@ def test_question_ids_that_are_texts(tmp_path):
     path = tmp_path / "truth.json"
     path.write_text(json.dumps(truth))
     assert read_truth(path) == truth
-    answers = [row | {"question_id": ids[row["question_id"] - 1]} for row in ANSWERS]
+    answers = {ids[question - 1]: answer for question, answer in ANSWERS.items()}
     assert vqa_accuracy(answers, truth) == vqa_accuracy(ANSWERS, TRUTH)
     assert list(question_accuracies(answers, truth)) == ids
-    write_answers(tmp_path / "a.json", [answers[:2], answers[2:]], ids)
+    write_answers(tmp_path / "a.json", answers, ids)
     assert [row["question_id"] for row in json.loads((tmp_path / "a.json").read_text())] == ids
     with pytest.raises(InputError, match="the questions have ids such as '201640614', and the answers such as 3"):
         vqa_accuracy(ANSWERS, truth)
@@ -173,9 +170,9 @@ def test_the_mini_worlds_truth(tmp_path):
     ensure("vqa", tmp_path, workers=1, show=False, scale=0.02)
     truth = read_truth(tmp_path / "truth" / "vqa_test_answers.json")
     best = [Counter(record["answer"]).most_common(1)[0][0] for record in truth]
-    answers = [{"question_id": r["question_id"], "answer": a} for r, a in zip(truth, best, strict=True)]
-    found = vqa_accuracy(reversed(answers), truth)
-    doubtful = [row | {"answer": r["answer"][0]} for row, r in zip(answers, truth, strict=True)]  # one person's
+    answers = {r["question_id"]: a for r, a in zip(truth, best, strict=True)}
+    found = vqa_accuracy(dict(reversed(answers.items())), truth)
+    doubtful = {r["question_id"]: r["answer"][0] for r in truth}  # one person's
     single = question_accuracies(doubtful, truth)
     assert single == {r["question_id"]: pytest.approx(by_subsets(r["answer"][0], r["answer"])) for r in truth}
     assert 100 * sum(single.values()) / len(single) == pytest.approx(
@@ -185,6 +182,4 @@ def test_the_mini_worlds_truth(tmp_path):
     expected = 100 * sum(by_subsets(a, r["answer"]) for r, a in zip(truth, best, strict=True)) / len(truth)
     assert found["overall"] == pytest.approx(expected, abs=0.005) and expected == 100
     assert found["by_kind"].keys() == {record["question_type"] for record in truth}
-    wrong = [row | {"answer": "no idea"} for row in answers]
-    assert vqa_accuracy(wrong, truth)["overall"] == 0
-    assert merge_answers([answers], [r["question_id"] for r in truth]) == answers
+    assert vqa_accuracy(dict.fromkeys(answers, "no idea"), truth)["overall"] == 0

@@ -13,7 +13,7 @@ from torch import nn
 
 from configs.schema import CONFIGS
 from console.errors import InputError
-from data.readers import ReaderConfig, make_reader
+from data.readers import make_reader
 from data.sources import Files
 from models import file_name, load_model
 from models.conformance import CHECKS, check_model
@@ -22,6 +22,7 @@ from models.wrap import wrap
 from pruners import prune
 from pruners.preparing import weights_identity
 from pruners.session import Session
+from tests.data.configured import configured
 from tests.models.test_any_module import HUGGING_FACE, SMALL_VIT, hand_example, hand_wrapped
 
 OPTIONS = {"forward": lambda module, batch: module(batch["text_ids"], batch["text_atts"]), "example": hand_example}
@@ -251,7 +252,7 @@ class TestHuggingFace:
         """transformers makes one that knows no word; texts would all look alike."""
         model = load_model(f"hf:{clip_folder}")
         assert model.tokenizer is None
-        config = ReaderConfig(reader="pairs", files=Files(annotations=["pairs.json"]))
+        config = configured(name="pairs", files=Files(annotations=["pairs.json"]))
         with pytest.raises(InputError, match="'pairs' needs a tokenizer, but the model has none"):
             make_reader(config, model.image_shape, model.tokenizer)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from console.errors import InputError
-from data.scenes import LABELS
+from data.miniworld.readers import LABELS
 from models import FAMILIES, load_model
 from models.common import examples
 from models.common.contrastive import TEMP_RANGE

@@ -37,7 +37,7 @@ def small_config(root: Path) -> dict[str, Any]:
         "stages": [
             {
                 "name": "vision", "objective": "dense_labels", "steps": 4, **common,
-                "sides": {"scenes": {"reader": "dense_scenes", "files": {}}},
+                "sides": {"scenes": {"reader": "dense_scenes"}},
             },
             {
                 "name": "text", "objective": "masked_text", "steps": 2, **common,

@@ -48,7 +48,7 @@ def main() -> None:
         if value is not None and value < 1:
             raise InputError(f"--{name} must be at least 1, not {value}")
 
-    from evaluation.efficiency_table import measure, show  # heavy imports after the command line
+    from evaluation.efficiency.table import measure, show  # heavy imports after the command line
     from storage.atomic import check_writable, no_empty_folder, write_json
 
     if not args.json:

@@ -45,16 +45,14 @@ def file_sizes(tensors: Mapping[str, Tensor], mask: Mask | None = None) -> dict[
     """
     sizes = {}
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "fp32")
-        write_safetensors(path, _floats(tensors), {})
+        path = Path(folder, "model")
+        write_safetensors(path, _of(tensors, torch.float32), {})
         sizes["fp32"] = path.stat().st_size
         path.unlink()  # large models: no two files at a time
-        path = Path(folder, "fp16")
-        write_safetensors(path, _halved(tensors), {})
+        write_safetensors(path, _of(tensors, torch.float16), {})
         sizes["fp16"], sizes["zipped"] = path.stat().st_size, zipped_size(path)
         path.unlink()
         if mask is not None:
-            path = Path(folder, "packed")
             write_packed(path, tensors, mask)
             sizes["packed"] = path.stat().st_size
     return sizes
@@ -66,24 +64,18 @@ def write_packed(path: Path, tensors: Mapping[str, Tensor], kept: Mapping[str, T
     kept: name -> boolean tensor of the same shape, True where the value is stored. In the file, `bits/NAME` (uint8,
     eight weights a byte) and `kept/NAME` (float16) stand for such a tensor; every other one is under its own name.
     """
-    stored: dict[str, Tensor] = {}
-    for name, tensor in _halved(tensors).items():
-        if name in kept:
-            assert kept[name].shape == tensor.shape, name
-            stored[f"bits/{name}"] = torch.from_numpy(np.packbits(kept[name].numpy()))
-            stored[f"kept/{name}"] = tensor.cpu()[kept[name]]
-        else:
-            stored[name] = tensor
+    stored = _of(tensors, torch.float16)
+    for name in [name for name in stored if name in kept]:
+        tensor = stored.pop(name)
+        assert kept[name].shape == tensor.shape, name
+        stored[f"bits/{name}"] = torch.from_numpy(np.packbits(kept[name].numpy()))
+        stored[f"kept/{name}"] = tensor.cpu()[kept[name]]
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items() if name in kept}
     write_safetensors(path, stored, {"format": "vlm-pruning-packed-1", "shapes": json.dumps(shapes)})
 
 
-def _halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-
-
-def _floats(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+def _of(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
 def zipped_size(path: Path) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import copy
 import platform
+import re
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -18,10 +18,9 @@ from console.errors import InputError
 from console.progress import progress_bar
 from console.results import result_console
 from console.words import counted
-from evaluation import semi_structured
-from evaluation.file_sizes import count_parameters, file_sizes, shipped
-from evaluation.flops import count_flops
-from evaluation.timing import WARM_UP, Speed, Spread, in_turn
+from evaluation.efficiency.flops import count_flops
+from evaluation.efficiency.sizes import count_parameters, file_sizes, shipped
+from evaluation.efficiency.speed import WARM_UP, compress_layers, in_turn, obstacle, speed_up, spread
 from models import load_model, load_task_model
 from models.base import Model, Probe
 from sparsity.mask import Mask
@@ -52,10 +51,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     rows = {name: sizes_row(pruned, mask if name == "masked" else None) for name, pruned in models.items()}
     timed = {name: pruned.to(device, dtype) for name, pruned in models.items()}
     if mask is not None:
-        why_not = semi_structured.obstacle(device, dtype, mask)
+        why_not = obstacle(device, dtype, mask)
         if why_not is None:
             timed["2:4"] = copy.deepcopy(timed["masked"])
-            done, of = semi_structured.compress_layers(timed["2:4"])
+            done, of = compress_layers(timed["2:4"])
             words.append(f"2:4: {done} of {of} prunable layers are in the 2:4 format, the others stay dense.")
             rows["2:4"] = {}
         else:
@@ -65,13 +64,15 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     work = count_flops(model, lambda: run(model, batch))
     for name, row in rows.items():
         row |= {"flops": work.total, "nominal_flops": work.total if name == "dense" else work.nominal(mask)}
-    times = timings(timed, run, batch, args.repeats, device)
+    works = {name: lambda model=model: run(model, batch) for name, model in timed.items()}
+    with torch.no_grad(), progress_bar("timing", WARM_UP + args.repeats) as advance:
+        times = in_turn(works, args.repeats, device, advance=advance)
     for name, row in rows.items():
-        latency = Spread.of(times[name])
-        row |= {"latency_ms": asdict(latency), "samples_per_second": 1000 * args.batch_size / latency.median}
-    speeds = {name: Speed.of(times["dense"], times[name]) for name in timed if name != "dense"}
+        latency = spread(times[name])
+        row |= {"latency_ms": latency, "samples_per_second": 1000 * args.batch_size / latency["median"]}
+    speeds = {name: speed_up(times["dense"], times[name]) for name in timed if name != "dense"}
     if mask is not None:
-        words = [*size_words(rows), *(speed_words(name, ratio) for name, ratio in speeds.items()), *words]
+        words = [*size_words(rows), *(speed_words(name, speed) for name, speed in speeds.items()), *words]
     return {
         "model": args.model,
         "task": args.task,
@@ -79,13 +80,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "sparsity": None if mask is None else mask.sparsity(),
         "pass": what,
         "batch_size": args.batch_size,
-        "device": device_name(device),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})",
         "threads": torch.get_num_threads(),
         "precision": args.precision,
         "warm_up": WARM_UP,
         "repeats": args.repeats,
         "rows": [{"name": name} | row for name, row in rows.items()],
-        "speed": {name: asdict(ratio) for name, ratio in speeds.items()},
+        "speed": speeds,
         "words": words,
     }
 
@@ -112,23 +113,16 @@ def work_of(model: Model, task: str | None, size: int, device: torch.device, dty
 
 def chosen_device(name: str | None) -> torch.device:
     """The device of that name, `cuda` where there is one without; InputError when it is not there."""
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = name.partition(":")
-    if name != "cpu" and (kind != "cuda" or (":" in name and not number.isdecimal())):
-        raise InputError(f"--device must be cpu, cuda or cuda:<number>, not '{name}'")
     count = torch.cuda.device_count()
-    if kind == "cuda" and int(number or 0) >= count:
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise InputError(f"--device must be cpu, cuda or cuda:<number>, not '{name}'")
+    if name != "cpu" and int(name.partition(":")[2] or 0) >= count:
+        there = f"cpu or cuda:0 to cuda:{count - 1}" if count else "cpu"
         raise InputError(
-            f"--device {name} is not there, this machine has {counted(count, 'CUDA device')}: choose "
-            + ("cpu" if count == 0 else f"cpu or cuda:0 to cuda:{count - 1}")
+            f"--device {name} is not there, this machine has {counted(count, 'CUDA device')}: choose {there}"
         )
     return torch.device(name)
-
-
-def device_name(device: torch.device) -> str:
-    """What the device calls itself."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
 
 
 def sizes_row(model: nn.Module, mask: Mask | None) -> dict[str, Any]:
@@ -143,16 +137,6 @@ def sizes_row(model: nn.Module, mask: Mask | None) -> dict[str, Any]:
     }
 
 
-@torch.no_grad()
-def timings(
-    models: Mapping[str, nn.Module], run: Any, batch: dict[str, torch.Tensor], repeats: int, device: torch.device
-) -> dict[str, list[float]]:
-    """Milliseconds of each model's passes over one batch, all models in turn."""
-    works = {name: lambda model=model: run(model, batch) for name, model in models.items()}
-    with progress_bar("timing", WARM_UP + repeats) as advance:
-        return in_turn(works, repeats, device, advance=advance)
-
-
 def size_words(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What the mask spares on disk and in products."""
     dense, masked = rows["dense"]["bytes"]["fp16"], rows["masked"]["bytes"]
@@ -164,57 +148,56 @@ def size_words(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def speed_words(name: str, speed: Speed) -> str:
+def speed_words(name: str, speed: Mapping[str, float]) -> str:
     """Whether a model is faster than dense, why not, and whether the timings can tell."""
     runs = (
-        f"{name} runs at {speed.median:.2f} x the speed of dense (quartiles {speed.low:.2f} to {speed.high:.2f}; "
-        f"the fastest pass of each: {speed.fastest:.2f} x)"
+        f"{name} runs at {speed['median']:.2f} x the speed of dense (quartiles {speed['low']:.2f} to "
+        f"{speed['high']:.2f}; the fastest pass of each: {speed['fastest']:.2f} x)"
     )
-    faster = speed.low > GAIN and speed.fastest > GAIN
-    if speed.high - speed.low > SCATTER and not faster:
+    faster = speed["low"] > GAIN and speed["fastest"] > GAIN
+    if speed["high"] - speed["low"] > SCATTER and not faster:
         return (
             f"No speed-up to be seen: the timings scatter too much to tell ({runs}); repeat it on a quiet machine, or "
             "with more --repeats."
         )
     if name == "2:4":
-        words = f"Speed: {runs}." if faster else f"No speed-up: even without half of the products, {runs}."
-    elif faster:
-        words = f"Speed: {runs}, but nothing here skips zeros: look for the reason elsewhere (other work, clock rates)."
-    else:
-        words = f"No speed-up: zeros are multiplied like any other number: {runs}."
-    return words
+        return f"Speed: {runs}." if faster else f"No speed-up: even without half of the products, {runs}."
+    if faster:
+        return f"Speed: {runs}, but nothing here skips zeros: look for the reason elsewhere (other work, clock rates)."
+    return f"No speed-up: zeros are multiplied like any other number: {runs}."
 
 
 def show(found: Mapping[str, Any]) -> None:
     """Print a table of what is stored, one of what is computed, and the words."""
     rows, console = found["rows"], result_console()
     of_task = f" for {found['task']}" if found["task"] else ""
-    stored = Table(title=f"{found['model']}{of_task}: what is stored")
-    for column in ("", "parameters", "prunable", "kept of these", "fp32 MB", "fp16 MB", "fp16 zipped", "packed"):
-        stored.add_column(column, justify="right" if column else "left")
-    for row in rows:
-        if "bytes" not in row:
-            continue
-        files = [f"{row['bytes'][kind] / 1e6:.2f}" if kind in row["bytes"] else "-" for kind in FILES]
-        kept = f"{row['kept']:,} ({100 * row['kept'] / row['prunable']:.2f} %)"
-        stored.add_row(row["name"], f"{row['parameters']:,}", f"{row['prunable']:,}", kept, *files)
-    console.print(stored)
     threads = f", {counted(found['threads'], 'thread')}" if found["device"].startswith("cpu") else ""
     about = f"batch {found['batch_size']}, {found['device']}{threads}, precision {found['precision']}"
-    computed = Table(title=f"{found['pass']}: {about}, {counted(found['repeats'], 'timing')} in turn")
-    for column in ("", "GFLOPs", "nominal GFLOPs", "ms (median)", "ms (quartiles)", "ms (fastest)", "samples / s"):
-        computed.add_column(column, justify="right" if column else "left")
+    stored = _table(
+        f"{found['model']}{of_task}: what is stored",
+        "parameters", "prunable", "kept of these", "fp32 MB", "fp16 MB", "fp16 zipped", "packed",
+    )  # fmt: skip
+    computed = _table(
+        f"{found['pass']}: {about}, {counted(found['repeats'], 'timing')} in turn",
+        "GFLOPs", "nominal GFLOPs", "ms (median)", "ms (quartiles)", "ms (fastest)", "samples / s",
+    )  # fmt: skip
     for row in rows:
-        spread = row["latency_ms"]
-        computed.add_row(
-            row["name"],
-            f"{row['flops'] / 1e9:.3f}",
-            f"{row['nominal_flops'] / 1e9:.3f}",
-            f"{spread['median']:.2f}",
-            f"{spread['low']:.2f} - {spread['high']:.2f}",
-            f"{spread['least']:.2f}",
-            f"{row['samples_per_second']:.1f}",
-        )
+        if "bytes" in row:
+            files = [f"{row['bytes'][kind] / 1e6:.2f}" if kind in row["bytes"] else "-" for kind in FILES]
+            kept = f"{row['kept']:,} ({100 * row['kept'] / row['prunable']:.2f} %)"
+            stored.add_row(row["name"], f"{row['parameters']:,}", f"{row['prunable']:,}", kept, *files)
+        flops = [f"{row[kind] / 1e9:.3f}" for kind in ("flops", "nominal_flops")]
+        median, low, high, least = (f"{row['latency_ms'][kind]:.2f}" for kind in ("median", "low", "high", "least"))
+        computed.add_row(row["name"], *flops, median, f"{low} - {high}", least, f"{row['samples_per_second']:.1f}")
+    console.print(stored)
     console.print(computed)
     for sentence in found["words"]:
         console.print(sentence, highlight=False)
+
+
+def _table(title: str, *columns: str) -> Table:
+    """With a column for the model's name before the others."""
+    table = Table(title=title)
+    for column in ("", *columns):
+        table.add_column(column, justify="right" if column else "left")
+    return table

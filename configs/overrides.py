@@ -1,0 +1,67 @@
+"""`--set KEY=VALUE`: single values of a configuration from the command line, so that own data need no copy of a file.
+
+    python retrieval.py --model xvlm-mini --dense --set epochs=2 --set train.files.annotations=[mine.json]
+Keys are nested with dots, entries of a list counted from 0 (`stages.0.steps=100`); values are YAML. What they become is
+checked like the file itself (`configs.schema.parse`): unknown keys and wrong types are errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from configs.schema import read_yaml
+from console.errors import InputError
+
+
+def add_set(parser: Any) -> None:
+    """Give a parser, or a group of its options, the option `--set`."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="one value instead of the configuration's, such as train.files.annotations=[mine.json]; may be repeated",
+    )
+
+
+def read_settings(path: Path | str, assignments: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """The YAML mapping in `path` with the assignments in their order, and what to call it in messages.
+
+    A key that a data set of a file with several (section `datasets`) has of its own is set there, too: it counts more.
+    """
+    settings, where = read_yaml(path), str(path)
+    for assignment in assignments:
+        key, sign, text = assignment.partition("=")
+        if not sign or not all(key.split(".")):
+            raise InputError(f"--set {assignment}: write KEY=VALUE, for example --set recipe.lr=1.0e-4")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {assignment}: the value is not valid YAML, quote it for the shell") from error
+        keys = key.split(".")
+        sets = settings.get("datasets")
+        settings = _with(settings, keys, value, assignment)
+        for name, own in sets.items() if isinstance(sets, dict) else ():
+            if isinstance(own, dict) and keys[0] in own:
+                settings = _with(settings, ["datasets", name, *keys], value, assignment)
+    return settings, where + "".join(f" --set {assignment}" for assignment in assignments)
+
+
+def _with(section: Any, keys: Sequence[str], value: Any, assignment: str) -> Any:
+    """The section with a value in its place. Nothing is changed in place: YAML's aliases share what is below them."""
+    if not keys:
+        return value
+    key, *below = keys
+    if isinstance(section, list):
+        if not key.isdecimal() or int(key) >= len(section):
+            raise InputError(f"--set {assignment}: {key} is not one of {len(section)} entries, counted from 0")
+        number = int(key)
+        return [*section[:number], _with(section[number], below, value, assignment), *section[number + 1 :]]
+    if section is not None and not isinstance(section, dict):
+        raise InputError(f"--set {assignment}: there is no key {key} in {section!r}, which is a value of its own")
+    section = section or {}
+    return {**section, key: _with(section.get(key), below, value, assignment)}

@@ -1,0 +1,60 @@
+"""Batches of images with one caption each: BLIP's sides, and X-VLM's general side, which hides some of the words."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import torch
+
+from data.masking import masked_fields, masked_text
+from data.readers import Batch, ImageConfig, MaskedConfig, Sample, TextConfig
+from data.sources import Pairs
+from data.text import one_text
+from data.tokenizer import Tokenizer
+from data.transforms import training_transform
+from models.base import ImageShape
+
+
+class PlainPairs:
+    """Whole images and texts `[CLS] words`, with `[SEP]` where `sep` says so. The other readers of pairs begin here."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ImageConfig, TextConfig):
+        """As of images, and as of texts."""
+
+    def __init__(self, config: Config, shape: ImageShape, tokenizer: Tokenizer):
+        self.source = Pairs(config.files)
+        self._config, self._tokenizer = config, tokenizer
+        self._transform = training_transform(shape, config.augmentation)
+
+    def sample(self, index: int, rng: random.Random) -> Sample:
+        """Image [3, H, W] and token ids."""
+        image, caption = self.source.read(index)
+        text = one_text(caption, self.source.name(index), self._config.max_words, rng)
+        return self._transform(image), self._tokenizer.encode(text, self._config.sep, self._config.max_tokens)
+
+    def collate(self, samples: list[Sample], size: int, rng: random.Random) -> Batch:
+        """image [b, 3, H, W], text_ids, text_atts [b, L]."""
+        images, texts = zip(*samples, strict=True)
+        ids, atts = self._tokenizer.pad_batch(texts, self._config.max_tokens)
+        return {"image": torch.stack(images), "text_ids": ids, "text_atts": atts}
+
+
+class MLMPairs(PlainPairs):
+    """The same with some words masked."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ImageConfig, MaskedConfig):
+        """As of images, and as of masked texts."""
+
+    def sample(self, index: int, rng: random.Random) -> Sample:
+        """Image [3, H, W], token ids, masked ids, masked positions, original ids there."""
+        image, caption = self.source.read(index)
+        text = one_text(caption, self.source.name(index), self._config.max_words, rng)
+        return self._transform(image), *masked_text(text, self._config, self._tokenizer, rng)
+
+    def collate(self, samples: list[Sample], size: int, rng: random.Random) -> Batch:
+        """image [b, 3, H, W], text_ids, text_atts, text_ids_masked [b, L], masked_pos, masked_ids [b, m]."""
+        images, *texts = zip(*samples, strict=True)
+        return {"image": torch.stack(images)} | masked_fields(texts, self._config, self._tokenizer)

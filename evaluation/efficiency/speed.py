@@ -1,0 +1,121 @@
+"""How fast works are: several timed in turn within one run, and layers in torch's 2:4 format, which skips the zeros.
+
+Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021 (two of every four inputs are kept); CUDA devices since
+Ampere multiply by them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from console.errors import InputError
+from models.base import Model
+from models.layers import layer_uses
+from sparsity.mask import Mask
+
+WARM_UP = 3
+AMPERE = (8, 0)
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """`median`, quartiles `low` and `high` (linear), and `least`: of times, the one that other work disturbed least."""
+    least, low, median, high = map(float, np.percentile(values, (0, 25, 50, 75)))
+    return {"median": median, "low": low, "high": high, "least": least}
+
+
+def speed_up(dense: Sequence[float], other: Sequence[float]) -> dict[str, float]:
+    """How many times as fast as dense, from the two times of each round: `median`, `low`, `high`.
+
+    And `fastest`, by the fastest of each.
+    """
+    ratios = spread([a / b for a, b in zip(dense, other, strict=True)])
+    return {name: ratios[name] for name in ("median", "low", "high")} | {"fastest": min(dense) / min(other)}
+
+
+def in_turn(
+    works: Mapping[str, Callable[[], object]],
+    repeats: int,
+    device: torch.device,
+    warm_up: int = WARM_UP,
+    advance: Callable[[], object] = lambda: None,
+) -> dict[str, list[float]]:
+    """Name -> milliseconds of each of `repeats` calls, after `warm_up` calls of each that do not count.
+
+    Every round calls each work once, so that whatever else the machine does meets all of them alike; the order turns
+    round from one round to the next, so that none always comes first. On a CUDA device its own clock counts, from the
+    first kernel to the last.
+    """
+    milliseconds = _on_cuda if device.type == "cuda" else _on_cpu
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for number in range(warm_up + repeats):
+        for name in list(works) if number % 2 else reversed(list(works)):
+            taken = milliseconds(works[name])
+            if number >= warm_up:
+                times[name].append(taken)
+        advance()
+    return times
+
+
+def _on_cpu(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return 1000 * (time.perf_counter() - started)
+
+
+def _on_cuda(work: Callable[[], object]) -> float:
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    work()
+    stop.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(stop)
+
+
+def obstacle(device: torch.device, dtype: torch.dtype, mask: Mask | None = None) -> str | None:
+    """Why 2:4 multiplication cannot be had here, in words; None when it can. mask: None stands for one that is 2:4."""
+    try:
+        if mask is not None:
+            mask.check_pattern(2, 4)
+    except InputError as error:
+        return f"the mask is not 2:4 ({error})"
+    if device.type != "cuda":
+        return f"it needs a CUDA device, and this is the {device.type}, where a 2:4 mask costs and saves nothing"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < AMPERE:
+        return f"it needs a CUDA device of capability 8.0 or more, and this one has {'.'.join(map(str, capability))}"
+    if dtype not in (torch.float16, torch.bfloat16):
+        return "it needs half precision: give --precision 16-true or bf16-true"
+    return None
+
+
+def compressed(weight: Tensor) -> Tensor | None:
+    """weight [o, i], half precision on a CUDA device and 2:4 along i, in the format; None for shapes without one."""
+    if weight.dim() != 2:
+        return None
+    try:
+        return torch.sparse.to_sparse_semi_structured(weight)
+    except RuntimeError as error:
+        if "dimension" in str(error) or "shape" in str(error):  # each type has its least sides and their multiples
+            return None
+        raise
+
+
+@torch.no_grad()
+def compress_layers(model: Model) -> tuple[int, int]:
+    """Put the prunable weights of a 2:4 model into the format, in place: how many went, of how many."""
+    done, uses = 0, layer_uses(model)
+    for modules in map(list, map(dict.values, uses.values())):
+        linear = all(isinstance(module, nn.Linear) for module in modules)  # others multiply in ways of their own
+        sparse = compressed(modules[0].weight.detach()) if linear else None
+        if sparse is None:
+            continue
+        done += 1
+        parameter = nn.Parameter(sparse, requires_grad=False)
+        for module in modules:  # shared weights stay shared
+            module.weight = parameter
+    return done, len(uses)
