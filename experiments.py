@@ -150,18 +150,16 @@ def shell(args: argparse.Namespace) -> int:
 
 def submit(args: argparse.Namespace) -> int:
     """The plan, as jobs."""
-    from studies.cluster import Queue, make_executor, submit_steps
+    from studies.cluster import make_executor, submit_steps
     from studies.runner import Summary
     from studies.status import print_plan
 
     study = opened(args, args.grid)
-    parallel = positive(args.parallel)
-    print_plan(study.plan, study.places, study.found, parallel)
+    print_plan(study.plan, study.places, study.found, positive(args.parallel))
     study.check_ready(args)
-    queue = Queue(args.cluster, args.minutes, args.partition, args.gpus, args.cores, args.memory_gb, parallel)
-    make_executor(study.places, queue)  # there is none without a cluster: nothing is to be left behind then
+    make_executor(study.places, args)  # there is none without a cluster: nothing is to be left behind then
     study.pack()
-    jobs = submit_steps(study.plan, study.places, study.commands(args), study.found.missing, queue)
+    jobs = submit_steps(study.plan, study.places, study.commands(args), study.found.missing, args)
     if args.cluster == "slurm":
         words = f"{counted(len(jobs), 'job')} submitted; `experiments.py status {args.grid}` says how far they are"
         result_console().print(words)
@@ -227,9 +225,9 @@ class Study:
 
     def commands(self, args: argparse.Namespace) -> Commands:
         """Command lines for this machine."""
-        from studies.commands import Machine, make_commands
+        from studies.commands import ScriptCommands
 
-        return make_commands(self.places, Machine(args.accelerator, args.num_workers))
+        return ScriptCommands(self.places, args.accelerator, args.num_workers)
 
     def check_configs(self) -> None:
         """InputError for a configuration that a missing run's script would refuse."""

@@ -4,25 +4,10 @@ from __future__ import annotations
 
 import datetime
 import socket
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from storage.log import append_json_line, read_json_lines
-
-
-@dataclass(frozen=True)
-class Cost:
-    """seconds: of the attempts whose end was seen, None where none was; cpu_seconds: of all cores, which other work on
-    the machine changes little. uninterrupted: there was one attempt. ended_well: all attempts that there were did.
-    """
-
-    seconds: float | None
-    cpu_seconds: float | None
-    attempts: int
-    uninterrupted: bool
-    peak_memory_gb: float | None
-    threads: int | None
-    ended_well: bool = False
 
 
 def note_start(path: Path, threads: int) -> None:
@@ -37,16 +22,26 @@ def note_end(path: Path, seconds: float, code: int, cpu_seconds: float | None, p
     append_json_line(path, line)
 
 
-def read_cost(path: Path) -> Cost:
-    """All attempts together."""
+def read_cost(path: Path) -> dict[str, Any]:
+    """All attempts together, with the keys of a result (results.py) and threads; None where nobody measured.
+
+    seconds: of the attempts whose end was seen. cpu_seconds: of all cores, which other work on the machine changes
+    little. uninterrupted: there was one attempt. ended_well: all attempts that there were did.
+    """
     lines = read_json_lines(path)
     starts = [line for line in lines if "started" in line]
     ends = [line for line in lines if "seconds" in line]
-    seconds = round(sum(line["seconds"] for line in ends), 3) if ends else None
+    seconds = [line["seconds"] for line in ends]
     cores = [line["cpu_seconds"] for line in ends if line.get("cpu_seconds") is not None]
     peaks = [line["peak_memory_gb"] for line in ends if line.get("peak_memory_gb") is not None]
     attempts = max(len(starts), len(ends))
     well = bool(ends) and len(ends) >= len(starts) and all(end.get("code") == 0 for end in ends)
-    threads = starts[-1].get("threads") if starts else None
-    cpu_seconds, peak = round(sum(cores), 3) if cores else None, max(peaks, default=None)
-    return Cost(seconds, cpu_seconds, attempts, well and attempts == 1, peak, threads, well)
+    return {
+        "seconds": round(sum(seconds), 3) if seconds else None,
+        "cpu_seconds": round(sum(cores), 3) if cores else None,
+        "attempts": attempts,
+        "uninterrupted": well and attempts == 1,
+        "ended_well": well,
+        "peak_memory_gb": max(peaks, default=None),
+        "threads": starts[-1].get("threads") if starts else None,
+    }

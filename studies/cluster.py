@@ -7,6 +7,7 @@ queue again and goes on. The local executor starts the jobs on this machine and 
 from __future__ import annotations
 
 import os
+from argparse import Namespace
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,23 +46,13 @@ class Job:
         return DelayedSubmission(self, run)
 
 
-@dataclass(frozen=True)
-class Queue:
-    """How jobs are asked for. cluster: slurm or local. parallel: jobs of an array at once."""
-
-    cluster: str = "slurm"
-    minutes: int = 24 * 60
-    partition: str | None = None
-    gpus: int = 0
-    cores: int = 4
-    memory_gb: int = 32
-    parallel: int = 64
-
-
 def submit_steps(
-    plan: Plan, places: Places, commands: Commands, steps: list[Step], queue: Queue
+    plan: Plan, places: Places, commands: Commands, steps: list[Step], queue: Namespace
 ) -> dict[str, str | None]:
-    """Submit the steps; returns id -> job id on a cluster, or of the local executor why it failed (None: done)."""
+    """Submit the steps; returns id -> job id on a cluster, or of the local executor why it failed (None: done).
+
+    queue: how jobs are asked for, as `experiments.py submit` takes it.
+    """
     executor = make_executor(places, queue)
     job = Job(plan, places, commands, queue.cores)
     prunes = [step for step in steps if step.kind == PRUNE]
@@ -85,7 +76,7 @@ def submit_steps(
     return found
 
 
-def make_executor(places: Places, queue: Queue) -> Any:
+def make_executor(places: Places, queue: Namespace) -> Any:
     """What submits jobs as `queue` says; InputError where submitit or the cluster is not there."""
     try:
         import submitit

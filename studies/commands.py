@@ -16,29 +16,24 @@ from studies.places import Places, short
 from studies.plan import DENSE, PRUNE, Step
 from studies.version import REPOSITORY
 
-
-@dataclass(frozen=True)
-class Machine:
-    """What differs between machines and changes no result."""
-
-    accelerator: str | None = None
-    num_workers: int | None = None
-
-    def arguments(self, devices: int) -> list[str]:
-        """As the scripts take them, with the devices of a step."""
-        shared = None if devices == 1 else devices
-        named = (("accelerator", self.accelerator), ("devices", shared), ("num_workers", self.num_workers))
-        return [text for name, value in named if value is not None for text in (f"--{name}", str(value))]
-
-
 Commands = Callable[[Step, Step | None], list[str]]
 """step, the prune step that it needs -> its command line."""
 
 
-def make_commands(places: Places, machine: Machine) -> Commands:
-    """The command lines of steps whose files lie at `places`."""
+@dataclass(frozen=True)
+class ScriptCommands:
+    """The command lines of steps whose files lie at `places`; the rest differs by machine and changes no result."""
 
-    def command(step: Step, prune: Step | None) -> list[str]:
+    places: Places
+    accelerator: str | None = None
+    num_workers: int | None = None
+
+    def __call__(self, step: Step, prune: Step | None) -> list[str]:
+        """Of one step."""
+        places = self.places
+        named = {"accelerator": self.accelerator, "num_workers": self.num_workers}
+        named |= {"devices": step.devices} if step.devices > 1 else {}
+        machine = [text for name, value in named.items() if value is not None for text in (f"--{name}", str(value))]
         common = ["--model", step.model, "--config", short(places.config(step.id))]
         if step.kind == PRUNE:
             missing = places.missing_masks(step) or step.sparsities
@@ -46,7 +41,7 @@ def make_commands(places: Places, machine: Machine) -> Commands:
             return [
                 sys.executable, script("prune.py"), *common, "--pruner", step.pruner, *allocation,
                 "--seed", str(step.seed), "--output_dir", short(places.of(step.id) / "masks"),
-                "--no-save_scores", "--resume", *machine.arguments(step.devices), "--sparsities",
+                "--no-save_scores", "--resume", *machine, "--sparsities",
                 *(percent(sparsity / 100) for sparsity in missing),
             ]  # fmt: skip
         mask = None if prune is None else short(places.mask(prune, step.sparsity or 0))
@@ -60,10 +55,8 @@ def make_commands(places: Places, machine: Machine) -> Commands:
             *(["--dense"] if mask is None else ["--mask", mask]),
             *(["--dataset", dataset] if dataset else []),
             "--seed", str(step.seed), "--output_dir", short(places.output(step)), "--no_samples",
-            *(["--debug"] if step.debug else []), *machine.arguments(step.devices),
+            *(["--debug"] if step.debug else []), *machine,
         ]  # fmt: skip
-
-    return command
 
 
 def write_config(step: Step, places: Places) -> None:

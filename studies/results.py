@@ -227,7 +227,7 @@ def collect(step: Step, places: Places, plan: Plan) -> bool:
         "like": step.like,
         "defined_by": step.identity,
     }
-    result = vars(read_cost(places.attempts(step.id))) | result
+    result = read_cost(places.attempts(step.id)) | result
     result["machine"] = {"threads": result.pop("threads"), "processor": platform.machine()}
     items = None if step.kind == PRUNE else _json(places.items(step))
     line = as_line({"items_of": step.id, **items}) if isinstance(items, dict) else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from console.words import share_of_matrices
@@ -20,6 +20,9 @@ DAGGER = "†"
 FEWER = "A number in brackets: seeds so far, where some are missing."
 Heads = list[tuple[str, int]]
 """Words and how many columns they stand over."""
+
+Columns = Sequence[tuple[str, str]]
+"""Task and metric of each."""
 
 
 @dataclass(frozen=True)
@@ -75,44 +78,36 @@ class Table:
         return {0, *itertools.accumulate(spans)} if spans else set()
 
 
-def main_table(scores: Scores, model: str, columns: Sequence[tuple[str, str]]) -> Table:
-    """Scores of (task, metric) by sparsity: mean and standard deviation over seeds, and the share of dense kept."""
-    made = [cell_of(scores.dense(model, *column), dense=True) for column in columns]
-    dense = [replace(cell, span=max(1, len(scores.sparsities(model)))) for cell in made]
-    rows = _with_dense(dense, scores, model, columns)
-    words = ", ".join(f"{task_words(task)} ({metric_words(task, metric)})" for task, metric in columns)
-    heads = _heads(scores, model, columns)
-    return Table(
-        f"{file_name(model)}_scores", f"{model}: {words}", heads, rows, notes=[*_of_what(scores, model), *_notes(rows)]
-    )
+def main_table(scores: Scores, model: str, columns: Columns) -> Table:
+    """Scores by sparsity: mean and standard deviation over seeds, and the share of the dense model kept."""
+    sparsities = scores.sparsities(model)
+    rows = [Row(DENSE, [cell_of(scores.dense(model, *column), max(1, len(sparsities))) for column in columns], "dense")]
+    for pruner in scores.pruners(model):
+        cells = [cell_of(scores.get(model, *column, pruner, s)) for column in columns for s in sparsities]
+        rows.append(Row(pruner, cells))
+    return _table(scores, model, "scores", _column_words(columns), _heads(scores, model, columns), rows)
 
 
-def share_table(scores: Scores, model: str, columns: Sequence[tuple[str, str]]) -> Table:
+def share_table(scores: Scores, model: str, columns: Columns) -> Table:
     """What is kept of the dense model's scores, in percent, and the mean of that over tasks."""
     sparsities = scores.sparsities(model)
     rows = []
     for pruner in scores.pruners(model):
-        cells = []
-        for task, metric in columns:
-            for sparsity in sparsities:
-                score = scores.get(model, task, metric, pruner, sparsity)
-                share = None if score is None else score.share
-                cells.append(Cell() if share is None else Cell(_percent(share), rank=score.rank if score else 0))
-        for sparsity in sparsities:
-            cells.append(_mean_cell(scores.mean_share(model, pruner, sparsity, columns)))
-        rows.append(Row(pruner, cells))
+        found = [scores.get(model, *column, pruner, s) for column in columns for s in sparsities]
+        cells = [Cell(_percent(of.share), rank=of.rank) if of and of.share is not None else Cell() for of in found]
+        means = [_mean_cell(scores.mean_share(model, pruner, s, columns)) for s in sparsities]
+        rows.append(Row(pruner, cells + means))
     heads = _heads(scores, model, columns)
     heads[0].append(("all tasks", len(sparsities)))
     heads[1].append(("mean", len(sparsities)))
     heads[2] += [(f"{percent(s / 100)} %", 1) for s in sparsities]
     notes = ["Percent of the dense model's mean; the last columns are means over the others of one sparsity."]
-    notes = [*_of_what(scores, model), *notes]
     caption = f"{model}: share of the dense model kept"
-    return Table(f"{file_name(model)}_share_of_dense", caption, heads, rows, notes=notes)
+    return Table(f"{file_name(model)}_share_of_dense", caption, heads, rows, notes=[*_of_what(scores, model), *notes])
 
 
-def overview_table(scores: Scores, columns: Mapping[str, Sequence[tuple[str, str]]]) -> Table:
-    """What pruners keep of every model, mean over its (task, metric); columns: by model."""
+def overview_table(scores: Scores, columns: Mapping[str, Columns]) -> Table:
+    """What pruners keep of every model, mean over its columns."""
     cells: dict[str, list[Cell]] = {name: [] for name in scores.results.order if name != DENSE}
     for model, own in columns.items():
         for sparsity in scores.sparsities(model):
@@ -120,11 +115,11 @@ def overview_table(scores: Scores, columns: Mapping[str, Sequence[tuple[str, str
             places = ranks({name: 100 * share.mean for name, share in found.items() if share is not None})
             for name, line in cells.items():
                 line.append(replace(_mean_cell(found.get(name)), rank=places.get(name, 0)))
-    rows = [Row(name, line) for name, line in cells.items() if any(cell.text for cell in line)]
+    rows = _filled(Row(name, line) for name, line in cells.items())
     notes = [_notes(rows)[0]]
     for model, own in columns.items():
-        words = ", ".join(f"{task_words(task)} ({metric_words(task, metric)})" for task, metric in own)
-        notes.append(" ".join([f"{model}: {'mean over ' * (len(own) > 1)}{words}.", *_of_what(scores, model)]))
+        words = f"{model}: {'mean over ' * (len(own) > 1)}{_column_words(own)}."
+        notes.append(" ".join([words, *_of_what(scores, model)]))
     if any(cell.seeds for row in rows for cell in row.cells):
         notes.append(FEWER)
     heads = [
@@ -137,26 +132,16 @@ def overview_table(scores: Scores, columns: Mapping[str, Sequence[tuple[str, str
 def task_table(scores: Scores, model: str, task: str) -> Table:
     """All metrics of a task, one below the other for each sparsity."""
     metrics = scores.metrics(model, task)
-    rows = [Row(DENSE, [cell_of(scores.dense(model, task, metric), dense=True) for metric in metrics], "dense")]
-    if not any(cell.text for cell in rows[0].cells):
-        rows = []
+
+    def row(pruner: str, sparsity: float, kind: str = "") -> Row:
+        return Row(pruner, [cell_of(scores.get(model, task, metric, pruner, sparsity)) for metric in metrics], kind)
+
+    rows = [row(DENSE, 0.0, "dense")]
     for sparsity in scores.sparsities(model):
-        found = [
-            Row(pruner, [cell_of(scores.get(model, task, metric, pruner, sparsity)) for metric in metrics])
-            for pruner in scores.pruners(model)
-        ]
-        found = [row for row in found if any(cell.text for cell in row.cells)]
-        if found:
-            rows += [Row(f"{percent(sparsity / 100)} %", [], "section"), *found]
-    name = f"{file_name(model)}_{file_name(task)}"
+        rows.append(Row(f"{percent(sparsity / 100)} %", [], "section"))
+        rows += [row(pruner, sparsity) for pruner in scores.pruners(model)]
     heads = [[(metric_words(task, metric), 1) for metric in metrics]]
-    return Table(
-        name,
-        f"{model}: every metric of {task_words(task)}",
-        heads,
-        rows,
-        notes=[*_of_what(scores, model), *_notes(rows)],
-    )
+    return _table(scores, model, file_name(task), f"every metric of {task_words(task)}", heads, rows)
 
 
 def cost_table(model: str, costs: dict[str, dict[str, OverSeeds]], pruners: Sequence[str]) -> Table:
@@ -168,8 +153,7 @@ def cost_table(model: str, costs: dict[str, dict[str, OverSeeds]], pruners: Sequ
         return Cell(number(cost.mean), "" if cost.sd is None else number(cost.sd, like=cost.mean))
 
     heads = [[(f"{COSTS[name][0]} ({COSTS[name][1]})", 1) for name in costs]]
-    rows = [Row(pruner, [cell(costs[name].get(pruner)) for name in costs]) for pruner in pruners]
-    rows = [row for row in rows if any(cell.text for cell in row.cells)]
+    rows = _filled(Row(pruner, [cell(costs[name].get(pruner)) for name in costs]) for pruner in pruners)
     notes = ["One pruning for all sparsities together, mean ± standard deviation over seeds."]
     return Table(f"{file_name(model)}_cost", f"{model}: what pruning takes", heads, rows, notes=notes)
 
@@ -181,26 +165,22 @@ def modality_table(model: str, shares: dict[float, LayerShares], pruners: Sequen
         [(f"{percent(sparsity / 100)} % asked", len(modalities)) for sparsity in shares],
         [(modality, 1) for _ in shares for modality in modalities],
     ]
-    rows = [
-        Row(
-            pruner,
-            [
-                Cell(_percent(found.of_modality(pruner, modality))) if pruner in found.pruned else Cell()
-                for found in shares.values()
-                for modality in modalities
-            ],
-        )
+
+    def cell(found: LayerShares, pruner: str, modality: str) -> Cell:
+        return Cell(_percent(found.of_modality(pruner, modality)) if pruner in found.pruned else "")
+
+    rows = _filled(
+        Row(pruner, [cell(found, pruner, modality) for found in shares.values() for modality in modalities])
         for pruner in pruners
-    ]
-    rows = [row for row in rows if any(cell.text for cell in row.cells)]
+    )
     notes = ["Percent of a modality's prunable weights."]
     return Table(f"{file_name(model)}_modalities", f"{model}: weights pruned by modality", heads, rows, notes=notes)
 
 
-def cell_of(score: Score | None, dense: bool = False) -> Cell:
+def cell_of(score: Score | None, span: int = 1) -> Cell:
     """A score as it is shown."""
     if score is None:
-        return Cell()
+        return Cell(span=span)
     tested = score.p is not None and score.p < LEVEL
     untested = score.p is None and bool(score.against)
     words = f"seeds: {', '.join(f'{value:.2f}' for value in score.values)}"
@@ -209,11 +189,12 @@ def cell_of(score: Score | None, dense: bool = False) -> Cell:
     return Cell(
         f"{score.mean:.{DIGITS}f}",
         "" if score.sd is None else f"{score.sd:.{DIGITS}f}",
-        "" if score.share is None or dense else _percent(score.share),
+        "" if score.share is None else _percent(score.share),
         score.rank,
         "*" if tested else DAGGER if untested else "",
         str(len(score.values)) if score.missing else "",
         words,
+        span,
     )
 
 
@@ -224,35 +205,30 @@ def number(value: float, like: float | None = None) -> str:
     return f"{value:,.{digits}f}"
 
 
-def _heads(scores: Scores, model: str, columns: Sequence[tuple[str, str]]) -> list[Heads]:
+def _table(scores: Scores, model: str, name: str, caption: str, heads: list[Heads], rows: list[Row]) -> Table:
+    """A table of scores, without rows that have none, and with what its signs mean."""
+    rows = _filled(rows)
+    below = [*rows[1:], Row("", [], "section")]
+    rows = [row for row, after in zip(rows, below, strict=True) if not row.kind == after.kind == "section"]
+    notes = [*_of_what(scores, model), *_notes(rows)]
+    return Table(f"{file_name(model)}_{name}", f"{model}: {caption}", heads, rows, notes=notes)
+
+
+def _heads(scores: Scores, model: str, columns: Columns) -> list[Heads]:
     sparsities = scores.sparsities(model)
-    tasks: Heads = []
-    for task, _ in columns:
-        words = task_words(task)
-        if tasks and tasks[-1][0] == words:
-            tasks[-1] = (words, tasks[-1][1] + len(sparsities))
-        else:
-            tasks.append((words, len(sparsities)))
+    by_task = itertools.groupby(columns, key=lambda column: task_words(column[0]))
+    tasks = [(words, len(sparsities) * len(list(own))) for words, own in by_task]
     metrics = [(metric_words(task, metric), len(sparsities)) for task, metric in columns]
     return [tasks, metrics, [(f"{percent(s / 100)} %", 1) for _ in columns for s in sparsities]]
 
 
-def _with_dense(
-    dense: list[Cell],
-    scores: Scores,
-    model: str,
-    columns: Sequence[tuple[str, str]],
-) -> list[Row]:
-    rows = [Row(DENSE, dense, "dense")] if any(cell.text for cell in dense) else []
-    for pruner in scores.pruners(model):
-        cells = [
-            cell_of(scores.get(model, task, metric, pruner, sparsity))
-            for task, metric in columns
-            for sparsity in scores.sparsities(model)
-        ]
-        if any(cell.text for cell in cells):
-            rows.append(Row(pruner, cells))
-    return rows
+def _column_words(columns: Columns) -> str:
+    return ", ".join(f"{task_words(task)} ({metric_words(task, metric)})" for task, metric in columns)
+
+
+def _filled(rows: Iterable[Row]) -> list[Row]:
+    """Those with some number, and headings."""
+    return [row for row in rows if row.kind == "section" or any(cell.text for cell in row.cells)]
 
 
 def _of_what(scores: Scores, model: str) -> list[str]:

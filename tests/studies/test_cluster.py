@@ -5,12 +5,18 @@ import types
 
 import submitit
 
+import experiments
 from studies import cluster
-from studies.cluster import Job, Queue, submit_steps
+from studies.cluster import Job, submit_steps
 from studies.plan import PRUNE
 from studies.results import has_result, pack
 from studies.status import survey
 from tests.studies.fakes import Fake, make, told
+
+
+def queue(*options):
+    return experiments.parse_args(["submit", "grid.yaml", *options])
+
 
 TINY = {"pruners": ["omp"], "tasks": ["zero_shot"], "sparsities": [50], "seeds": [0]}
 
@@ -19,7 +25,13 @@ def test_local_executor(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "")
     plan, places = make(tmp_path, **TINY, variants={"prior": {"pruner": "omp", "allocation": "multimodal"}})
     commands = Fake(places, tmp_path / "journal", fail=("zero_shot-dino-mini-omp-multimodal",))
-    found = submit_steps(plan, places, commands, survey(plan, places).missing, Queue("local", minutes=10, parallel=2))
+    found = submit_steps(
+        plan,
+        places,
+        commands,
+        survey(plan, places).missing,
+        queue("--cluster", "local", "--minutes", "10", "--parallel", "2"),
+    )
     failed = {run: why for run, why in found.items() if why is not None}
     assert len(found) == len(plan.steps) == 4
     assert list(failed.values()) == ["error: no luck today"]
@@ -71,7 +83,7 @@ def test_slurm_arrays_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "make_executor", lambda places, queue: Executor())
     monkeypatch.setattr(cluster, "ARRAY", 2)
     plan, places = make(tmp_path)
-    found = submit_steps(plan, places, Fake(places, tmp_path / "journal"), list(plan.steps), Queue())
+    found = submit_steps(plan, places, Fake(places, tmp_path / "journal"), list(plan.steps), queue())
     assert [len(array) for array in arrays] == [2, 1] + [2] * 7
     assert all(run.startswith("prune") == (number < 2) for number, array in enumerate(arrays) for run in array)
     assert asked == [{"slurm_additional_parameters": {"dependency": "afterany:1:2"}}]

@@ -137,8 +137,8 @@ def test_an_attempt_that_was_killed_is_made_again_by_the_script(tmp_path, monkey
         assert subprocess.run(["sh", "all.sh"], capture_output=True, timeout=300, check=False).returncode == 0
     assert told(tmp_path / "journal").count(prune.id) == 1
     cost = read_cost(places.attempts(prune.id))
-    assert (cost.attempts, cost.uninterrupted) == (2, False)
-    assert read_cost(places.attempts(plan.steps[1].id)).uninterrupted
+    assert (cost["attempts"], cost["uninterrupted"]) == (2, False)
+    assert read_cost(places.attempts(plan.steps[1].id))["uninterrupted"]
 
 
 def test_the_script_of_real_commands(cli, tmp_path):

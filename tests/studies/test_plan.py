@@ -9,7 +9,7 @@ import yaml
 import configs.schema
 import models
 from console.errors import InputError
-from studies.commands import Machine, make_commands
+from studies.commands import ScriptCommands
 from studies.grid import check_grid, read_grid
 from studies.identity import Sources
 from studies.places import Places
@@ -95,7 +95,7 @@ def test_several_devices_are_another_finetuning_of_the_same_masks(tmp_path):
     one, two = plan_of(), plan_of(devices=2)
     for first, second in zip(one.steps, two.steps, strict=True):
         assert (first.id == second.id) == (first.kind != "image_classification")
-    commands = make_commands(Places(tmp_path, tmp_path, "g"), Machine())
+    commands = ScriptCommands(Places(tmp_path, tmp_path, "g"))
     for plan, devices in ((one, False), (two, True)):
         for step in plan.steps:
             command = commands(step, plan.need(step))
@@ -138,7 +138,7 @@ def test_commands_are_those_of_the_scripts(tmp_path):
     }
     plan = expand(check_grid(grid, "g", "g.yaml"))
     places = Places(tmp_path / "results", tmp_path / "work", "g")
-    commands = make_commands(places, Machine("cpu", 2))
+    commands = ScriptCommands(places, "cpu", 2)
     for step in plan.steps:
         name = step.kind.partition(":")[0]
         command = commands(step, plan.need(step))
