@@ -78,13 +78,10 @@ def differing(one: Mask, other: Mask) -> float:
 
 def precisions(args: argparse.Namespace, device: torch.device) -> Iterator[Finding]:
     """Some steps of finetuning under a mask in each precision: losses as in float32, pruned weights exactly zero."""
-    import torch
-
     known: float | None = None
     kinds = ("32-true", "bf16-mixed", "bf16-true", *(("16-mixed",) if device.type == "cuda" else ()))
     for precision in kinds:
         with tempfile.TemporaryDirectory() as folder:
-            torch.manual_seed(0)
             losses = trained(args, Path(folder), precision)
         yield Finding(f"{precision}, last loss beside the first", losses[-1] / losses[0], 1.0)
         if known is not None:
@@ -94,6 +91,7 @@ def precisions(args: argparse.Namespace, device: torch.device) -> Iterator[Findi
 
 def trained(args: argparse.Namespace, folder: Path, precision: str, stop: int | None = None) -> list[float]:
     """The losses of `STEPS` steps on one batch under a mask, of those that this call did; ends early at `stop`."""
+    import torch
     from lightning.fabric import Fabric
 
     from benchmarks.sparse_step import made_up_pairs
@@ -106,6 +104,7 @@ def trained(args: argparse.Namespace, folder: Path, precision: str, stop: int | 
     from training.optimizer import Recipe
     from training.task import Objective
 
+    torch.manual_seed(0)  # the made-up batch is the same in each call
     name = "xvlm-mini" if args.small else "xvlm"
     path = task_file(name, "retrieval")
     config = parse(RetrievalConfig, read_yaml(path), str(path))

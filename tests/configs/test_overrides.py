@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 import yaml
-from pruners.command import PruneConfig
 
 from configs.overrides import read_settings
 from configs.schema import parse, read_yaml, task_file
 from console.errors import InputError
 from pretraining.stages import PretrainConfig
+from pruners.settings import PruneConfig
 from tasks.captioning import CaptioningConfig
 from tasks.image_classification import ClassificationConfig
 from tasks.retrieval import RetrievalConfig

@@ -20,7 +20,7 @@ from data.miniworld import ensure
 from models import load_model, load_task_model
 from pruners import prune
 from tests.training.small_finetuning import flowers
-from training.finetuning import DEBUG_SAMPLES
+from training.run import DEBUG_SAMPLES
 
 SMALL_RESNET = {"channels": [8, 8, 16, 16], "pretrained_cfg_overlay": {"input_size": [3, 32, 32]}}
 CLASSES = 24  # of the small world
