@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from configs.options import add_options, defining, option_names
 from configs.overrides import add_set, read_settings
@@ -84,6 +84,8 @@ def _with_method(parser: Parser, arguments: list[str] | None) -> argparse.Namesp
     if args.sparsities:
         parse_percents(args.sparsities)
     asks = {"-h", "--help"} & set(others)
+    if not asks and any(word.startswith("-") and not _owners(word) for word in others):
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
     name = args.pruner
     if args.from_scores:
         name = None
@@ -104,18 +106,17 @@ def _with_method(parser: Parser, arguments: list[str] | None) -> argparse.Namesp
     parser.add_argument("-h", "--help", action="help", help="show this and stop")
     args, others = parser.parse_known_args(arguments, args)
     if others:
-        _refuse(others[0], name, parser)
+        if not (owners := _owners(others[0])):
+            parser.error(f"unrecognized arguments: {' '.join(others)}")
+        whom = name or "--from_scores, which cuts the scores of a finished run"
+        raise InputError(f"{others[0]} has no meaning for {whom}: it is an option of {', '.join(owners)}")
     return args
 
 
-def _refuse(word: str, name: str | None, parser: Parser) -> NoReturn:
-    """Say whose option it is that a method, or the cutting of scores, does not have."""
+def _owners(word: str) -> list[str]:
+    """The methods that have an option."""
     option = word.split("=")[0].replace("--no-", "--")
-    owners = [other for other in PRUNERS if option in option_names(PRUNERS[other].Options)]
-    if not owners:
-        parser.error(f"unrecognized arguments: {word}")
-    whom = name or "--from_scores, which cuts the scores of a finished run"
-    raise InputError(f"{word} has no meaning for {whom}: it is an option of {', '.join(owners)}")
+    return [name for name in PRUNERS if option in option_names(PRUNERS[name].Options)]
 
 
 WITH_SCORES = ("from_scores", "sparsities", "allocation", "output_dir")

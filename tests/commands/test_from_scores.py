@@ -79,7 +79,7 @@ def test_other_files(run, tmp_path):
 def test_options_that_saved_scores_leave_no_meaning(made, run, tmp_path):
     path = scores(made, tmp_path / "multiflow")
     refused(run, path, "--pruner has no meaning with --from_scores", "-p", "omp")
-    refused(run, path, "--reached has no meaning with --from_scores", "--no-reached")
+    refused(run, path, "--no-reached has no meaning for --from_scores", "--no-reached")
     refused(run, path, "prunes 50 % and nothing else", "75", "--allocation", "2:4")
     assert [folder.name for folder in tmp_path.iterdir()] == ["multiflow"]
 

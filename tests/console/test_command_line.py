@@ -7,6 +7,9 @@ import pytest
 
 from console.errors import run_command
 
+FOLDERS = ("data.miniworld", "evaluation.efficiency")
+"""Commands that are folders."""
+
 
 @pytest.mark.parametrize(
     ("command", "message"),
@@ -30,7 +33,7 @@ from console.errors import run_command
 )
 def test_one_sentence_and_no_usage(command, message, monkeypatch, capsys):
     module, *arguments = command.split()
-    script = importlib.import_module("data.miniworld.__main__" if module == "data.miniworld" else module)
+    script = importlib.import_module(f"{module}.__main__" if module in FOLDERS else module)
     monkeypatch.setattr(sys, "argv", [module, *arguments])
     with pytest.raises(SystemExit) as caught:
         run_command(script.main)
@@ -68,9 +71,9 @@ def test_a_precision_means_the_same_everywhere(command, precision, monkeypatch, 
     module, *arguments = command.split()
     folder = [] if module == "evaluation.efficiency" else ["--output_dir", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", [module, *arguments, *folder, "--precision", precision])
+    script = importlib.import_module(f"{module}.__main__" if module in FOLDERS else module)
     with pytest.raises(SystemExit) as caught:
-        run_command(importlib.import_module(module).main)
-    sys.modules.pop("evaluation.efficiency", None)  # other tests run it as a script
+        run_command(script.main)
     assert caught.value.code == 2
     short = precision in ("16", "bf16")
     start = f"precision '{precision}' leaves open" if short else f"unknown precision '{precision}': choose one of"

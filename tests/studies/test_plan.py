@@ -9,7 +9,7 @@ import yaml
 import configs.schema
 import models
 from console.errors import InputError
-from studies.commands import ScriptCommands
+from studies.commands import ScriptCommands, write_config
 from studies.grid import check_grid, read_grid
 from studies.identity import Sources
 from studies.places import Places
@@ -98,7 +98,8 @@ def test_several_devices_are_another_finetuning_of_the_same_masks(tmp_path):
     commands = ScriptCommands(Places(tmp_path, tmp_path, "g"))
     for plan, devices in ((one, False), (two, True)):
         for step in plan.steps:
-            command = commands(step, plan.need(step))
+            write_config(step, places)
+        command = commands(step, plan.need(step))
             assert ("--devices" in command) == (devices and step.kind != "zero_shot")
 
 
@@ -141,6 +142,7 @@ def test_commands_are_those_of_the_scripts(tmp_path):
     commands = ScriptCommands(places, "cpu", 2)
     for step in plan.steps:
         name = step.kind.partition(":")[0]
+        write_config(step, places)
         command = commands(step, plan.need(step))
         args = scripts[name].parse_args(command[3 if name == "zero_shot" else 2 :])
         assert args.model == step.model

@@ -136,7 +136,7 @@ def test_a_stopped_run_ends_with_the_same_bits(world, run, tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(training.loop, "set_rate", strike)
         assert run(*command("timm:resnet18", config, tmp_path / "part", *options)).returncode == 130
-    monkeypatch.setattr(interrupt, "requested", False)
+    interrupt.requested = False
     done = run(*command("timm:resnet18", config, tmp_path / "part", *options))
     assert done.returncode == 0, done.stderr
     whole, part = (load_file(tmp_path / f"{name}_debug" / "last.safetensors") for name in ("whole", "part"))
