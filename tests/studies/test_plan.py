@@ -98,8 +98,7 @@ def test_several_devices_are_another_finetuning_of_the_same_masks(tmp_path):
     commands = ScriptCommands(Places(tmp_path, tmp_path, "g"))
     for plan, devices in ((one, False), (two, True)):
         for step in plan.steps:
-            write_config(step, places)
-        command = commands(step, plan.need(step))
+            command = commands(step, plan.need(step))
             assert ("--devices" in command) == (devices and step.kind != "zero_shot")
 
 
