@@ -1,0 +1,123 @@
+"""The intrinsic dimension of points, from the distances to their two nearest neighbours (TwoNN).
+
+Facco, d'Errico, Rodriguez and Laio, "Estimating the intrinsic dimension of datasets by a minimal neighborhood
+information", Scientific Reports 7, 2017. Where density is constant over two neighbours, mu = r2 / r1 is distributed as
+P(mu <= x) = 1 - x^-d, so that log mu against -log(1 - P) is a line through the origin whose slope is d.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from console.errors import InputError
+from console.words import counted
+
+LEAST = 4
+"""Points of a block, at least: the last two pairs of a block are left out, and one pair makes no line."""
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """An estimate.
+
+    dimension: the mean over decompositions into 1, 2, ... blocks; whole: of all points together; deviation: over the
+    blocks of the last decomposition (population); used: points with two neighbours at different distances above 0.
+    """
+
+    dimension: float
+    whole: float
+    deviation: float
+    used: int
+
+
+def two_nn(
+    points: np.ndarray | torch.Tensor,
+    blocks: int = 20,
+    permutations: Sequence[Sequence[int]] | None = None,
+    fraction: float = 1.0,
+    seed: int = 0,
+) -> Dimension:
+    """The intrinsic dimension of points [n, d], Euclidean, by exact differences in float64.
+
+    blocks: the last decomposition. permutations: for b = 1, 2, ... the order [n] that is cut into b blocks (default:
+    drawn from `seed`). fraction: of the pairs, from the smallest mu on; below 1 as in the first TwoNN program.
+    InputError for too few points.
+    """
+    rows = torch.as_tensor(points, dtype=torch.float64)
+    squares = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").square_()
+    return dimension_of(squares.numpy(), blocks, permutations, fraction, seed)
+
+
+def dimension_of(
+    squares: np.ndarray,
+    blocks: int = 20,
+    permutations: Sequence[Sequence[int]] | None = None,
+    fraction: float = 1.0,
+    seed: int = 0,
+) -> Dimension:
+    """As `two_nn`, from squared distances [n, n], float64; points at distance 0 are repetitions and leave."""
+    check_points(len(squares), blocks, fraction)
+    squares = squares.copy()
+    np.fill_diagonal(squares, np.inf)
+    ratios = _ratios(squares)
+    whole = _slope(ratios, fraction)
+    means, last = [], np.array([whole])
+    orders = _orders(len(squares), blocks, seed) if permutations is None else permutations
+    for count, order in enumerate(orders, 1):
+        order = np.asarray(order, dtype=np.int64)
+        size = len(order) // count  # the last few points of the order are in no block
+        parts = (order[i * size : (i + 1) * size] for i in range(count))
+        last = np.array([_slope(_ratios(squares[np.ix_(part, part)]), fraction) for part in parts])
+        means.append(last.mean())
+    return Dimension(float(np.mean(means)), float(whole), float(last.std()), len(ratios))
+
+
+def check_points(count: int, blocks: int, fraction: float = 1.0) -> None:
+    """InputError unless `count` points can be cut into the blocks."""
+    if blocks < 1:
+        raise InputError(f"blocks must be at least 1, not {blocks}")
+    if not 0 < fraction <= 1:
+        raise InputError(f"fraction is the share of the pairs that count, above 0 and at most 1, not {fraction}")
+    if count < LEAST * blocks:
+        raise InputError(
+            f"{counted(count, 'sample')} cannot be cut into {counted(blocks, 'block')} of {LEAST} or more: give at "
+            f"least {LEAST * blocks} (--samples), or fewer blocks (--blocks)"
+        )
+
+
+def _orders(count: int, blocks: int, seed: int) -> Iterator[np.ndarray]:
+    random = np.random.default_rng(seed)
+    for _ in range(blocks):
+        yield random.permutation(count)
+
+
+def _ratios(squares: np.ndarray) -> np.ndarray:
+    """mu of each point, from squares [m, m] with an infinite diagonal; without repetitions and equal neighbours."""
+    if len(squares) < LEAST:
+        raise _too_few(len(squares))
+    first, second = np.partition(squares, 1, axis=1)[:, :2].T
+    usable = (first > 0) & (first != second)
+    return np.sqrt(second[usable] / first[usable])
+
+
+def _slope(ratios: np.ndarray, fraction: float) -> float:
+    """The line through the origin; the last two pairs are left out, where the estimate of P is the roughest."""
+    n = len(ratios)
+    if n < LEAST:
+        raise _too_few(n)
+    pairs = min(n - 2, math.floor(fraction * n))
+    x = np.log(np.sort(ratios)[:pairs])
+    y = -np.log1p(-np.arange(1, pairs + 1) / n)
+    return float(x @ y / (x @ x))
+
+
+def _too_few(count: int) -> InputError:
+    return InputError(
+        f"a block has {counted(count, 'point')} with two neighbours at different distances, fewer than {LEAST}: many "
+        "samples are the same; give more (--samples), or fewer blocks (--blocks)"
+    )
