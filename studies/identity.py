@@ -9,8 +9,7 @@ from typing import Any
 
 from configs.schema import library_of, read_yaml, task_file
 from console.errors import InputError
-from models import read_config, weights_path
-from models.tasks import merged
+from models import merged, read_config, weights_path
 from pruners import PRUNERS
 from storage.atomic import write_json
 from storage.hashing import hash_files
