@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from console.errors import InputError, nearest
 from console.words import counted
 from models.base import Model
-from models.common.nesting import unwrapped
+from models.common.nesting import uncompiled, unwrapped
 from models.layers import Form, form_of
 from sparsity.groups import GroupCut
 from sparsity.published import SUFFIX, masks_among, read_published, write_published
@@ -357,10 +357,12 @@ class Mask(Mapping[str, Tensor]):
 
 def _translated(tensors: dict[str, Tensor], model: Model, layers: Mapping[str, Any]) -> dict[str, Tensor]:
     """Tensors under the model's own names, as its checkpoints are read, without wrappers' prefixes."""
+    own = {name: name for name in model.state_dict()}
+    own = uncompiled(own) or own  # of a model that is compiled in part: without what that adds
 
     def renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         tensors = model.key_rules.prepare(tensors)
         names = {key: model.key_rules.rename(key, set(tensors)) for key in tensors}
-        return {name: tensors[key] for key, name in names.items() if name is not None}
+        return {own.get(name, name): tensors[key] for key, name in names.items() if name is not None}
 
     return renamed(unwrapped(tensors, lambda state: [name for name in renamed(state) if name in layers])[0])

@@ -416,6 +416,22 @@ class TestStrides:
         plain = Mask.load(tmp_path / "mask.pth").fitted(wrapped(mlp()))
         assert all(torch.equal(plain[name], mask[name]) for name in mask)
 
+    def test_parts_that_are_compiled(self, batches):
+        """Another part here than there, under a name that wrappers use too."""
+
+        options = {"loss": lambda m, b: m["model"](b["x"]).square().mean(), "forward": lambda m, b: m["model"](b["x"])}
+        masks = {}
+        for part in (None, 0, 2):
+            module = nn.Sequential(mlp())
+            if part is not None:
+                module[0][part] = torch.compile(module[0][part])
+            model = wrap(nn.ModuleDict({"model": module}), **options)
+            masks[part] = model, prune(model, batches, "chita", (0.5,))[0.5]
+        assert "model.0.2._orig_mod.weight" in masks[2][1]
+        for _, mask in masks.values():
+            for model, its in masks.values():
+                assert mask.fitted(model) == its
+
     def test_the_published_format_has_attentions_matrices(self, tmp_path):
         layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
         model = wrap(layer, forward=call)
