@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from console.errors import InputError
@@ -12,8 +13,8 @@ from console.errors import InputError
 PLACES = ("model", "model_state", "student", "state_dict", "state_dict_ema", "model_ema", "net", "teacher")
 """Keys of training files under which weights are kept, in order of preference."""
 
-PREFIXES = ("module.", "model.", "net.")
-"""Before every name: of DataParallel and DistributedDataParallel, of Lightning, of own trainers."""
+PREFIXES = ("module.", "model.", "net.", "backbone.")
+"""Before every name: of DataParallel and DistributedDataParallel, of Lightning, of trainers, of models with heads."""
 
 COMPILED = "_orig_mod."
 """Anywhere in a name: torch.compile's, of the whole model or of a part."""
@@ -55,7 +56,10 @@ def _holds_tensors(value: Any, depth: int = DEEPEST) -> bool:
 
 
 def named_tensors(content: Any, source: str) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of a dict, and the keys of what else is in it; InputError where there is no tensor."""
+    """The tensors of a dict, sparse ones made dense, and the keys of what else is in it.
+
+    InputError where there is no tensor.
+    """
     keys = list(content) if isinstance(content, Mapping) else []
     state = {key: content[key] for key in keys if isinstance(key, str) and isinstance(content[key], Tensor)}
     if not state:
@@ -63,6 +67,7 @@ def named_tensors(content: Any, source: str) -> tuple[dict[str, Tensor], list[st
             f"its keys are {', '.join(map(str, keys[:5]))}" if keys else f"it is a {type(content).__name__} without any"
         )
         raise InputError(f"{source} holds no dict of named tensors ({has}): give a model's state dict")
+    state = {key: tensor if tensor.layout is torch.strided else tensor.to_dense() for key, tensor in state.items()}
     return state, [str(key) for key in keys if key not in state]
 
 

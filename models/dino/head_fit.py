@@ -82,7 +82,7 @@ class HeadFit:
         within = (square - (mean * count[:, None]).t() @ mean) / count.sum()
         if not within.trace() > ROUNDING * square.trace() / count.sum():
             raise InputError(
-                f"no classifier can be fitted: of the {counted(int(count.sum()), 'image')}, no two of one class differ; "
+                f"no classifier can be fitted: of {counted(int(count.sum()), 'image')}, no two of one class differ; "
                 "give more of them (--num_batches, --batch_size), or a checkpoint with a classifier"
             )
         scale = within.diagonal().mean() * torch.eye(len(within), dtype=within.dtype, device=within.device)

@@ -107,6 +107,20 @@ def test_harmless_objects_beside_and_among_the_weights(mini, tmp_path):
     assert set(beside) <= set(loads(name, tmp_path / "b.pth", model).dropped)
 
 
+def test_sparse_tensors(tmp_path):
+    model = load_model("dino-mini")
+    state = plain(model)
+    some = [name for name, tensor in state.items() if tensor.dim() == 2]
+    state |= {some[0]: state[some[0]].to_sparse(), some[1]: state[some[1]].to_sparse_csr()}
+    torch.save(state, tmp_path / "a.pth")
+    loads("dino-mini", tmp_path / "a.pth", model)
+    outside = torch.sparse_coo_tensor([[1], [0]], torch.ones(1), (2, 2))
+    outside._indices()[0] = 9
+    torch.save({"a.weight": outside}, tmp_path / "a.pth")
+    with pytest.raises(InputError, match="is corrupt"):
+        load_model("dino-mini", weights=tmp_path / "a.pth")
+
+
 def test_teacher_before_student_for_dino_alone(tmp_path):
     state = plain(load_model("dino-mini"))
     other = {key: tensor + 1 for key, tensor in state.items()}

@@ -174,7 +174,7 @@ def test_one_image_a_class_fits_no_classifier(dino, batches, tmp_path):
     torch.save({k: v for k, v in dino.state_dict().items() if not k.startswith("classifier")}, tmp_path / "b.pth")
     model = load_model("dino", config=CONFIG, weights=tmp_path / "b.pth")
     few = {"image": batches[0]["general"]["image"][:4], "label": torch.arange(4)}
-    with pytest.raises(InputError, match="of the 4 images, no two of one class differ; give more"):
+    with pytest.raises(InputError, match="of 4 images, no two of one class differ; give more"):
         prune(model, [{"general": few}], "snip", (0.5,))
     few["label"][3] = 0
     assert prune(model, [{"general": few}], "snip", (0.5,))[0.5].sparsity() == 0.5
