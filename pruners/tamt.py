@@ -19,6 +19,7 @@ from calibration.statistics import MeanGradients
 from configs.options import option
 from console.errors import InputError
 from console.progress import console
+from console.words import agreed, counted
 from models.base import Batch
 from pruners.base import Rounds
 from sparsity.mask import Mask
@@ -95,10 +96,10 @@ class TAMT(Rounds):
         start = self.cut_all(self.magnitudes(), list(masks))
         same = [f"{percent(sparsity)} %" for sparsity, mask in masks.items() if mask == start[sparsity]]
         if same:
+            few = f"{counted(steps, 'step')} at a learning rate of {self.options.lr:g} {agreed(steps, 'is')} too few"
             console.print(
-                f"tamt: at {', '.join(same)} no bit differs from magnitude pruning, since {steps} steps at a learning "
-                f"rate of {self.options.lr:g} are too few to move a weight across the cut: give more batches "
-                "(--num_batches) or a larger --lr"
+                f"tamt: at {', '.join(same)} no bit differs from magnitude pruning, since {few} to move a weight "
+                "across the cut: give more batches (--num_batches) or a larger --lr"
             )
 
 

@@ -98,7 +98,7 @@ def is_safetensors(path: Path | str) -> bool:
 def read_safetensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a `.safetensors` file; InputError when it is missing or corrupt."""
     try:
-        with safe_open(path, "pt") as file:
+        with _opened(path) as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except OSError as error:
         raise explain_os_error(error, f"read {path}") from error
@@ -106,10 +106,17 @@ def read_safetensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str
         raise _corrupt(path, error) from error
 
 
+def _opened(path: Path | str) -> safe_open:
+    """A `.safetensors` file; of a folder the library would say that there is no such device."""
+    if Path(path).is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    return safe_open(path, "pt")
+
+
 def read_metadata(path: Path | str) -> dict[str, str]:
     """The metadata alone of a `.safetensors` file; InputError when it is missing or corrupt."""
     try:
-        with safe_open(path, "pt") as file:
+        with _opened(path) as file:
             return file.metadata() or {}
     except OSError as error:
         raise explain_os_error(error, f"read {path}") from error
