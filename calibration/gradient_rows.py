@@ -44,6 +44,7 @@ class GradientRows:
         self._units = 0
         self._alone = Group.current().size == 1
         self._written: set[str] = set()
+        self._reached: set[str] = set()
         self._offsets: dict[str, int] = {}
         weights = 0
         for name, layer in layers.items():
@@ -117,6 +118,8 @@ class GradientRows:
 
     def _add(self, name: str, row: int, part: Tensor, first: bool) -> None:
         flat = part.detach().float().cpu().numpy().reshape(-1)
+        if name not in self._reached and flat.any():
+            self._reached.add(name)
         at = self._at(name, row, 0)
         if not first:
             before = np.empty_like(flat)
@@ -124,6 +127,10 @@ class GradientRows:
             flat = np.add(flat, before, out=before)
         self._file.seek(at)
         self._file.write(flat.data)
+
+    def all_zero(self) -> list[str]:
+        """Layers that no row says anything of, as of an expert that no token was sent to."""
+        return [name for name in self._layers if name not in self._reached]
 
     def blocks(self, name: str, width: int) -> Iterator[tuple[slice, Tensor]]:
         """The layer's columns in order, `width` or a multiple of it at a time: (columns, A of them [n, columns]).

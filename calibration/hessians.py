@@ -77,7 +77,9 @@ class InputHessians:
         parts = [self._sums[readers] for readers in sorted(self._sums) if (name, block) in readers]
         if not parts:
             raise never_met(name)
-        return parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0)
+        total = parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0)
+        # Squares below float32's range are rounding, no moments: as good as an input of zeros.
+        return torch.zeros_like(total) if total.diagonal().max() < torch.finfo(total.dtype).tiny else total
 
     def by_rows(self, name: str) -> list[tuple[slice, Tensor]]:
         """Rows of the layer's matrix with the H of what they read: one pair, unless they read different inputs."""

@@ -6,6 +6,7 @@ in their order (see calibration.stream), `state` and `restore` carry the sums ov
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 import torch
@@ -200,9 +201,9 @@ class MeanGradients:
             raise InputError(f"the loss gives no gradient to '{name}': exclude the layer or let the loss use it")
         return grad
 
-    def all_zero(self) -> list[str]:
+    def all_zero(self, among: Iterable[str] | None = None) -> list[str]:
         """Layers that the loss does not depend on: what they hold can go for nothing, or no sample reached them."""
-        return [name for name in self._layers if not self._sum(name).any()]
+        return [name for name in (self._layers if among is None else among) if not self._sum(name).any()]
 
     def clear(self) -> None:
         """Forget all sums."""

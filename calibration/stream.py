@@ -37,14 +37,16 @@ class Unit:
 
 
 def check_batches(batches: Batches) -> None:
-    """InputError for one batch in the place of a list of them."""
+    """InputError for what is no series of batches, or is one batch in the place of a list of them."""
     alone = isinstance(batches, Tensor | Mapping) and len(batches) > 0
     if alone or (isinstance(batches, tuple) and any(isinstance(part, Tensor) for part in batches)):
         what = "a dict" if isinstance(batches, Mapping) else f"a {type(batches).__name__}"
-        raise InputError(
-            f"the batches are {what}, which is one batch, not a list of them: give a list of dicts, for example "
-            "[{'image': tensor}]"
-        )
+        what = f"{what}, which is one batch, not a list of them"
+    elif isinstance(batches, Iterable) or hasattr(batches, "units"):
+        return
+    else:
+        what = repr(batches)
+    raise InputError(f"the batches are {what}: give a list of dicts, for example [{{'image': tensor}}]")
 
 
 def stream(
@@ -94,11 +96,15 @@ def fields(batch: Mapping[str, Any]) -> Batch:
 
     What is no tensor (a number, texts, file names) is at the service of the model's own functions; nobody else uses it.
     """
-    made = {
-        name: torch.from_numpy(v) if isinstance(v, np.ndarray) and v.dtype.kind in "biuf" else v
-        for name, v in batch.items()
-    }
+    made = {name: _from_array(v) if isinstance(v, np.ndarray) else v for name, v in batch.items()}
     return {name: value for name, value in made.items() if value is not None}
+
+
+def _from_array(array: np.ndarray) -> Tensor | np.ndarray:
+    """A tensor of an array of numbers, whatever its strides and the order of its bytes."""
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:  # torch has no longer floats
+        return array
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
 
 
 def _pairs(batches: Batches, start: int, stop: int | None, wrap: bool) -> Iterator[tuple[int, dict[str, Batch]]]:
@@ -135,12 +141,12 @@ def to_device(value: Any, device: torch.device) -> Any:
 
 
 def check_batch(unit: Unit) -> None:
-    """InputError for a batch that cannot be used, naming it and the mend."""
-    for name, value in unit.batch.items():
-        if isinstance(value, Tensor) and value.shape[:1] == (0,):
-            raise InputError(f"{unit.side} batch {unit.pair} is empty: '{name}' has no rows")
+    """InputError for a batch that cannot be used, naming it and what to do."""
+    rows = [value.shape[0] for value in unit.batch.values() if isinstance(value, Tensor) and value.dim()]
+    if rows and not any(rows):  # one field may be empty: the boxes of images without objects
+        raise InputError(f"{unit.side} batch {unit.pair} is empty: no tensor in it has a row")
     atts = unit.batch.get("text_atts")
-    if atts is not None:
+    if isinstance(atts, Tensor) and atts.dim() == 2:
         empty = (atts.sum(dim=1) == 0).nonzero().flatten().tolist()
         if empty:
             raise InputError(

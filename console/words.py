@@ -17,6 +17,11 @@ def agreed(number: int, verb: str) -> str:
     return verb if number == 1 else VERBS.get(verb, verb.removesuffix("s"))
 
 
+def place_of(number: int) -> str:
+    """Where something else comes instead of so many: `its place`, `the place of each`."""
+    return "its place" if number == 1 else "the place of each"
+
+
 def _plural(noun: str) -> str:
     if noun.endswith(("s", "x", "sh", "tch")):
         return f"{noun}es"

@@ -75,10 +75,14 @@ def _whole(data: bytes) -> Image.Image:
     if not data:
         raise OSError("the file is empty")
     image = Image.open(io.BytesIO(data))
+    jpeg = image.format in ("JPEG", "MPO")
+    if jpeg and data.endswith(bytes(16)):  # room that was set aside for a download; libjpeg takes zeros for pixels
+        data = data.rstrip(b"\0")
+        image = Image.open(io.BytesIO(data))
     try:
         image.load()
     except OSError:
-        if image.format not in ("JPEG", "MPO"):
+        if not jpeg or "progressive" in image.info:  # whose scans show the whole picture, less and less coarse
             raise
         image = _whole_without_end(data)
     return image
@@ -88,7 +92,7 @@ def _whole_without_end(data: bytes) -> Image.Image:
     """A JPEG that lacks its end mark alone, as many on the web do; OSError where pixels are missing, too.
 
     libjpeg paints what it misses from whatever comes next. So two endings are tried: where they give one picture,
-    nothing was missing. (Of a progressive one cut just between two scans, only fineness is.)
+    nothing was missing.
     """
     data = data.rstrip(b"\xff")  # half of the mark
     pictures = [Image.open(io.BytesIO(data + filling + JPEG_END)) for filling in (b"", b"\xa5\x5a" * 32)]

@@ -13,6 +13,7 @@ from PIL import Image
 
 from console.errors import InputError, explain_os_error, nearest
 from console.progress import console, say_once
+from console.words import agreed, counted
 from data.images import IMAGE_SUFFIXES, is_hidden
 from data.sources import Files, Source
 from storage.hashing import hash_json
@@ -75,14 +76,15 @@ class LabelledImages(LabelledSource):
         for label, name in enumerate(self.classes):
             found, others = _listed(folder / name, folders=False)
             if not found:
-                what = f" ({len(others)} things in it are none, first: {others[0][1]})" if others else ""
+                are = f"{counted(len(others), 'thing')} in it {agreed(len(others), 'is')} none"
+                what = f" ({are}, first: {others[0][1]})" if others else ""
                 raise InputError(f"the class folder {folder / name} has no images{what}: fill it, or take it away")
             self._items += [(str(folder / name / file), label) for file in found]
             ignored += others
         self.listing = hash_json(self._items)
         for why in dict.fromkeys(why for why, _ in ignored):
             names = [name for reason, name in ignored if reason == why]
-            self.left_out.append(f"{len(names)} {why} (first: {names[0]})")
+            self.left_out.append(f"{counted(len(names), why[0])}{why[1]} (first: {names[0]})")
         if self.left_out:
             say_once(f"in {folder} are left out: {', '.join(self.left_out)}")
 
@@ -90,8 +92,10 @@ class LabelledImages(LabelledSource):
         """The folder was just listed: the files are there."""
 
 
-def _listed(folder: Path, folders: bool) -> tuple[list[str], list[tuple[str, str]]]:
-    """The names of the class folders, or of the images, of a folder, sorted; and why each of the others is not one.
+def _listed(folder: Path, folders: bool) -> tuple[list[str], list[tuple[tuple[str, str], str]]]:
+    """The names of the class folders, or of the images, of a folder, sorted; and of each other thing, what it is.
+
+    That is a noun and what comes after it.
 
     InputError where the folder cannot be read, or has a link to nothing for a class folder: the labels would shift.
     """
@@ -100,14 +104,14 @@ def _listed(folder: Path, folders: bool) -> tuple[list[str], list[tuple[str, str
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 if is_hidden(entry.name):
-                    others.append(("hidden or system files and folders", entry.path))
+                    others.append((("hidden or system entry", ""), entry.path))
                 elif folders and not Path(entry).exists():
                     raise InputError(f"{entry.path} is a link to nothing, and labels count the folders: mend it")
                 elif entry.is_dir() != folders:
-                    kind = "files beside the class folders" if folders else "folders inside of class folders"
+                    kind = ("file", " next to the class folders") if folders else ("folder", " inside of class folders")
                     others.append((kind, entry.path))
                 elif not folders and Path(entry.name).suffix.lower() not in IMAGE_SUFFIXES:
-                    others.append(("files without the ending of an image", entry.path))
+                    others.append((("file", " without the ending of an image"), entry.path))
                 else:
                     taken.append(entry.name)
     except OSError as error:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from console.errors import InputError
+from console.words import counted
 from data.records import Id, check_fields, check_ids, check_same_kind, is_id, is_text, read_json
 from evaluation.ptb import LINE_ENDS, ptb_tokens
 from storage.atomic import write_json
@@ -71,7 +72,7 @@ def caption_scores(
             left_out.append(f"{name}: {reason}")
     texts = [text for captions in (truth, said) for texts in captions.values() for text in texts]
     if METEOR in scores and (longer := sum(len(text.split()) > METEOR_WORDS for text in texts)):
-        left_out.append(f"{METEOR}: of {longer} caption(s) it saw the first {METEOR_WORDS} words only")
+        left_out.append(f"{METEOR}: of {counted(longer, 'caption')} it saw the first {METEOR_WORDS} words only")
     return {name: 100 * float(scores[name]) for name in METRICS if name in scores}, left_out
 
 
@@ -128,7 +129,7 @@ def _whole(
 
     found = {i: list(map(whole, texts)) for i, texts in references.items()}, {i: whole(t) for i, t in generated.items()}
     if halves:
-        left_out.append(f"characters: in {halves} caption(s) half of one (a lone surrogate) counts as a space")
+        left_out.append(f"characters: in {counted(halves, 'caption')} half of one (a lone surrogate) counts as a space")
     return found
 
 

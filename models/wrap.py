@@ -240,16 +240,22 @@ def own_loss(module: nn.Module, batch: Batch) -> Tensor:
 def called_by_name(module: nn.Module, batch: Batch, argument: str) -> Any:
     """`module(**batch)`; InputError naming the argument of `wrap` that is missing where the fields do not fit.
 
-    Fields that are no tensors (ids, file names, raw texts) are left out where the module does not ask for them.
+    Fields that are no tensors (file names, raw texts), or one number or one a sample (ids, labels), are left out where
+    the module does not ask for them. A tensor of more axes would not be there for nothing: its name may be misspelt.
     """
     signature = inspect.signature(module.forward)
     asked = signature.parameters
-    fields = {name: value for name, value in batch.items() if isinstance(value, Tensor) or name in asked}
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in asked.values())
+    fields = {
+        name: value
+        for name, value in batch.items()
+        if name in asked or (isinstance(value, Tensor) and (takes_any or value.dim() > 1))
+    }
     try:
         signature.bind(**fields)
     except TypeError as error:
         raise InputError(
-            f"{type(module).__name__} cannot be called with the fields {', '.join(fields)} of a batch ({error}): give "
+            f"{type(module).__name__} cannot be called with the fields {', '.join(batch)} of a batch ({error}): give "
             f"wrap(module, {argument}=...), a function of module and batch"
         ) from error
     return module(**fields)

@@ -95,6 +95,8 @@ class CHITA(Rounds):
         except BaseException:
             rows.close()
             raise
+        if turn == 0:
+            self.unreached = rows.all_zero()
         return_freed_memory()  # small pieces of the backward passes
         return rows
 

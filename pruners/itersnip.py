@@ -47,6 +47,8 @@ class IterSNIP(Rounds):
                 gradients.restore(progress.sums)
                 start, progress.sums = progress.pairs, None
             self.gather(gradients, start, stop, also=progress.state(turn))
+            if turn == 0:  # later zeros may come from what was pruned
+                self.unreached = gradients.all_zero()
             reached = SCHEDULES[self.options.schedule](sparsity, turn + 1, self.options.epochs)
             progress.alive = self._cut(gradients, progress.alive, reached)
             progress.alive.apply(self.model)

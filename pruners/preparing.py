@@ -44,8 +44,8 @@ def calibration_batches(model: nn.Module, config: PruneConfig) -> CalibrationBat
     for name, reader in readers.items():
         if config.batch_size > (there := len(reader.source)):
             raise InputError(
-                f"a batch of {config.batch_size} takes more than the {there} samples of the side '{name}': lower "
-                "--batch_size"
+                f"a batch of {config.batch_size} takes more than the {counted(there, 'sample')} of the side '{name}': "
+                "lower --batch_size"
             )
     batches = CalibrationBatches(
         readers,

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from console.progress import console
 from console.results import result_console
-from console.words import counted, share_of_matrices
+from console.words import counted, place_of, share_of_matrices
 from pruners.outputs import Outputs
 from sparsity.mask import Mask
 from sparsity.percents import percent
@@ -41,7 +41,7 @@ def print_result(
     screen.print(table)
     if failed:
         screen.print(
-            f"{counted(len(failed), 'image')} could not be read; another took the place of each: "
+            f"{counted(len(failed), 'image')} could not be read; another took {place_of(len(failed))}: "
             + ", ".join(failed[:5])
             + (" ..." if len(failed) > 5 else "")
         )

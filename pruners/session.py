@@ -52,10 +52,11 @@ class Session:
                 f"a {type(model).__name__} does not say which of its layers can be pruned: wrap it first, "
                 "prune(wrap(module, loss=..., forward=...), ...)"
             )
-        check_batches(batches)
         self.model = model
         self.name = pruner
         self.pruner_class = PRUNERS[pruner]
+        if self.pruner_class.uses_data:
+            check_batches(batches)
         if self.pruner_class.uses_rounds and isinstance(batches, Iterator):
             raise InputError(
                 f"{pruner} reads the calibration data in several rounds, but these batches can be read only once: "

@@ -13,6 +13,7 @@ from data.readers import ReaderConfig
 from pruners import PRUNERS
 from sparsity.allocation import check_allocation
 from sparsity.percents import parse_percents
+from training.precisions import known_precision
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class PruneConfig:
     accelerator: str = "auto"
     devices: int = 1
     num_nodes: int = 1
-    precision: str = "32-true"
+    precision: int | str = "32-true"  # 16 is a number to YAML
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -48,6 +49,7 @@ class PruneConfig:
         ):
             if not value >= least:  # nor NaN
                 raise InputError(f"{what} must be at least {least}, not {value}")
+        known_precision(str(self.precision))
         if not 0 <= self.max_missing <= 1:
             raise InputError(f"max_missing is a share of the images, from 0 to 1, not {self.max_missing}")
 

@@ -19,6 +19,7 @@ from calibration.statistics import MeanGradients
 from configs.options import option
 from console.errors import InputError
 from console.progress import console
+from console.words import agreed, counted
 from models.base import Batch
 from pruners.base import Rounds
 from sparsity.mask import Mask
@@ -69,6 +70,8 @@ class TAMT(Rounds):
             self.gather(training, start, self.work.pairs, also=progress.state())
         finally:
             self.model.eval()
+        known = self.scores_by_sparsity  # what was pruned may hide a layer at one sparsity, the data does at all
+        self.unreached = [name for name in training.unreached if not known or name in self.unreached]
         scores = training.scores
         self.scores_by_sparsity[sparsity] = Scores.of(dict(self._magnitude(scores.scores)))
         assert scores.mask is not None
@@ -93,10 +96,10 @@ class TAMT(Rounds):
         start = self.cut_all(self.magnitudes(), list(masks))
         same = [f"{percent(sparsity)} %" for sparsity, mask in masks.items() if mask == start[sparsity]]
         if same:
+            few = f"{counted(steps, 'step')} at a learning rate of {self.options.lr:g} {agreed(steps, 'is')} too few"
             console.print(
-                f"tamt: at {', '.join(same)} no bit differs from magnitude pruning, since {steps} steps at a learning "
-                f"rate of {self.options.lr:g} are too few to move a weight across the cut: give more batches "
-                "(--num_batches) or a larger --lr"
+                f"tamt: at {', '.join(same)} no bit differs from magnitude pruning, since {few} to move a weight "
+                "across the cut: give more batches (--num_batches) or a larger --lr"
             )
 
 
@@ -113,6 +116,7 @@ class Training:
         self._optimizer = torch.optim.AdamW(parameters, lr=options.lr, weight_decay=options.weight_decay)
         self._step = 0
         self._units = 0
+        self.unreached = list(pruner.layers)  # by any step so far
 
     def update(self, batch: Batch) -> None:
         """Forward and backward with the masked weights."""
@@ -128,6 +132,7 @@ class Training:
         self._units += len(ranks)
         if self._units < len(self._pruner.work.sides):
             return
+        self.unreached = self._gradients.all_zero(self.unreached)
         self.scores.take(self._gradients.mean)
         for parameter_group in self._optimizer.param_groups:
             parameter_group["lr"] = self._pruner.options.lr * max(0.0, 1 - self._step / self._steps)
@@ -149,6 +154,7 @@ class Training:
     def restore(self, state: dict[str, Tensor]) -> None:
         """Resume from a saved state."""
         self._step = int(state["step"])
+        self.unreached = []  # steps before are not known
         for name, real in self.scores.scores.items():
             self._optimizer.state[real] = {
                 "step": torch.tensor(float(self._step)),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from console.errors import InputError, nearest
 from console.words import counted
 from models.base import Model
-from models.common.nesting import unwrapped
+from models.common.nesting import uncompiled, unwrapped
 from models.layers import Form, form_of
 from sparsity.groups import GroupCut
 from sparsity.published import SUFFIX, masks_among, read_published, write_published
@@ -218,9 +218,12 @@ class Mask(Mapping[str, Tensor]):
                 "for pruning, mask.apply(wrap(module, ...)); the zeros are then in the module itself"
             )
         layers = model.prunable_layers()
+        transposed = frozenset(name for name, layer in layers.items() if form_of(layer).transposed)
         if list(self) == list(layers):
             self.check_fits(layers)
-            return self
+            mask = copy.copy(self)
+            mask._transposed = transposed  # published files do not say it
+            return mask
         kept = _translated({name: self[name] for name in self}, model, layers)
         for left in model.skipped:
             if left.name in kept:
@@ -229,7 +232,6 @@ class Mask(Mapping[str, Tensor]):
         mask = Mask({name: bits for name, bits in kept.items() if name not in others}, self.modalities, self.source)
         mask.check_fits(layers)
         modalities = {name: model.modality_of(name) for name in layers}
-        transposed = [name for name, layer in layers.items() if form_of(layer).transposed]
         mask = Mask({name: mask[name] for name in layers}, modalities, self.source, transposed)
         if not self.has_values:
             return mask
@@ -297,7 +299,13 @@ class Mask(Mapping[str, Tensor]):
         if format == "pth":
             if model is None:
                 raise InputError("a mask in the published format lists all layers of its model: give the model, too")
-            write_published(path, self.fitted(model), model)
+            fitted = self.fitted(model)
+            for name in fitted._transposed:
+                raise InputError(
+                    f"'{name}' keeps its matrix transposed, for which the published format has no word: save the mask "
+                    "as safetensors"
+                )
+            write_published(path, fitted, model)
             return
         if format != "safetensors":
             raise InputError(f"unknown mask format '{format}': choose safetensors or pth")
@@ -314,7 +322,7 @@ class Mask(Mapping[str, Tensor]):
 
         `load` reads the mask out of such a file. Updated weights are left out: the file has weights of its own.
         """
-        about = {"modalities": self.modalities, "source": self.source}
+        about = {"modalities": self.modalities, "source": self.source, "transposed": sorted(self._transposed)}
         return {f"{name}{SUFFIX}": self[name] for name in self}, {"mask": json.dumps(about)}
 
     @classmethod
@@ -332,7 +340,8 @@ class Mask(Mapping[str, Tensor]):
                 raise InputError(f"{path} is no mask file: give one that prune.py wrote")
             needs = ("modalities", "source")
             about = parse_metadata(path, metadata, "mask", needs) if "mask" in metadata else dict.fromkeys(needs)
-            return cls(inside, about["modalities"], about["source"] or {"file": str(path)})
+            source = about["source"] or {"file": str(path)}
+            return cls(inside, about["modalities"], source, about.get("transposed", ()))
         check_seal(path, tensors, metadata, "bits")
         about = parse_metadata(path, metadata, "about", ("shapes", "modalities", "source"))
         mask = cls({}, about["modalities"], about["source"], about.get("transposed", ()))
@@ -348,10 +357,12 @@ class Mask(Mapping[str, Tensor]):
 
 def _translated(tensors: dict[str, Tensor], model: Model, layers: Mapping[str, Any]) -> dict[str, Tensor]:
     """Tensors under the model's own names, as its checkpoints are read, without wrappers' prefixes."""
+    own = {name: name for name in model.state_dict()}
+    own = uncompiled(own) or own  # of a model that is compiled in part: without what that adds
 
     def renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         tensors = model.key_rules.prepare(tensors)
         names = {key: model.key_rules.rename(key, set(tensors)) for key in tensors}
-        return {name: tensors[key] for key, name in names.items() if name is not None}
+        return {own.get(name, name): tensors[key] for key, name in names.items() if name is not None}
 
     return renamed(unwrapped(tensors, lambda state: [name for name in renamed(state) if name in layers])[0])

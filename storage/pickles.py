@@ -64,6 +64,8 @@ _PATHS |= {f"Pure{name}": path for name, path in _PATHS.items()}
 HARMLESS: list[tuple[Any, str]] = [
     *((path, f"{module}.{name}") for name, path in _PATHS.items() for module in ("pathlib", "pathlib._local")),
     *((kind, f"builtins.{kind.__name__}") for kind in (bool, dict, float, frozenset, int, list, slice, str, tuple)),
+    *((range, f"builtins.{name}") for name in ("range", "xrange")),  # the latter in protocol 2
+    (..., "builtins.Ellipsis"),
     *((getattr(datetime, name), f"datetime.{name}") for name in ("date", "datetime", "time", "timedelta", "timezone")),
     (argparse.Namespace, "argparse.Namespace"),
     (types.SimpleNamespace, "types.SimpleNamespace"),

@@ -14,6 +14,9 @@ SHARD = re.compile(r"(?P<start>.+)-(?P<number>\d+)-of-(?P<total>\d+)(?P<ending>\
 
 INDEX = ".index.json"
 ENDINGS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
+OTHERS = ("optimizer", "scheduler", "scaler", "training_args", "rng_state", "random_states")
+"""How the names of files begin that training software writes next to weights, with the same endings."""
+
 USUAL = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
 """What a folder's weights are called by transformers, which looks for them in this order."""
 
@@ -43,7 +46,7 @@ def _of_folder(folder: Path) -> Path:
     for name in USUAL:
         if (folder / name).is_file():
             return folder / name
-    there = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    there = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith((".", *OTHERS)))
     for endings in (ENDINGS[:1], ENDINGS[1:]):
         kinds = (*endings, *(f"{ending}{INDEX}" for ending in endings))
         found = [path for path in there if path.name.endswith(kinds)]

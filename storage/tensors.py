@@ -66,7 +66,7 @@ def _read(path: Path) -> Any:
             "refused; write it again as torch.save(model.state_dict(), FILE), which takes protocol 2"
         )
     try:
-        with harmless():
+        with harmless(), torch.sparse.check_sparse_tensor_invariants():  # or indices may point outside
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except OSError as error:
         if error.errno == errno.EINVAL:  # of a zip file cut short: torch looks for its end before its beginning
@@ -98,7 +98,7 @@ def is_safetensors(path: Path | str) -> bool:
 def read_safetensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a `.safetensors` file; InputError when it is missing or corrupt."""
     try:
-        with safe_open(path, "pt") as file:
+        with _opened(path) as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except OSError as error:
         raise explain_os_error(error, f"read {path}") from error
@@ -106,10 +106,17 @@ def read_safetensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str
         raise _corrupt(path, error) from error
 
 
+def _opened(path: Path | str) -> safe_open:
+    """A `.safetensors` file; of a folder the library would say that there is no such device."""
+    if Path(path).is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    return safe_open(path, "pt")
+
+
 def read_metadata(path: Path | str) -> dict[str, str]:
     """The metadata alone of a `.safetensors` file; InputError when it is missing or corrupt."""
     try:
-        with safe_open(path, "pt") as file:
+        with _opened(path) as file:
             return file.metadata() or {}
     except OSError as error:
         raise explain_os_error(error, f"read {path}") from error
@@ -225,6 +232,12 @@ def _protocol(path: Path) -> int:
 
 
 def _corrupt(path: Path | str, error: Exception) -> InputError:
+    with Path(path).open("rb") as file:
+        start = file.read(100).lstrip()
+    if start.startswith(b"version https://git-lfs"):
+        return InputError(f"{path} is a pointer of Git LFS, not the file that it points to: run `git lfs pull`")
+    if start.startswith(b"<"):
+        return InputError(f"{path} is a web page, not a file of tensors: fetch the file itself, not its page")
     lines = str(error).strip().splitlines()
     # A pickle that is none ends in a stray key or opcode, which tells nobody anything.
     reason = f" ({shorten(lines[0], 120, placeholder=' ...')})" if lines and len(lines[0].split()) > 2 else ""

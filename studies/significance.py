@@ -16,10 +16,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from console.errors import InputError
+from console.words import counted
 from data.records import Id
 from evaluation.items import RECALLS, Groups, Items
 
 RESAMPLES = 10_000
+
+FEWEST = 5
+"""Pictures that a test needs: of one or two, nearly every draw is the pictures as they are, and p says nothing."""
+
 AT_ONCE = 2_000_000
 """Numbers drawn in one piece: 16 MB."""
 
@@ -38,7 +43,7 @@ class Kind:
 def p_value(ours: Sequence[Groups | None], theirs: Sequence[Groups | None], metric: str) -> float:
     """Of the difference of two methods in a metric, from the items of the runs (seeds) of each.
 
-    InputError where a run has none, or they are not about the same items.
+    InputError where a run has none, or they are not about the same items, or those are of too few pictures.
     """
     one, other = mean_scores(ours, metric), mean_scores(theirs, metric)
     _refuse_other_items(one, other)
@@ -47,6 +52,9 @@ def p_value(ours: Sequence[Groups | None], theirs: Sequence[Groups | None], metr
         items = sorted(mine.scores)
         differences = np.array([mine.scores[item] - yours.scores[item] for item in items])
         kinds.append((differences, [mine.pictures[item] for item in items]))
+    there = len({picture for _, pictures in kinds for picture in pictures})
+    if there < FEWEST:
+        raise InputError(f"the test items are of {counted(there, 'picture')}, and {FEWEST} are the fewest that tell")
     return paired_bootstrap(*kinds)
 
 

@@ -256,7 +256,7 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     if untested:
         notes.append(
             f"{DAGGER} not tested: the runs left no scores of single test items for it, none that tell their pictures, "
-            "or those of different items."
+            "or those of different items or of too few pictures."
         )
     if not (tested or untested):
         notes.append("Whether differences are chance was not tested: that takes two pruners of unlike scores.")

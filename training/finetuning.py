@@ -41,7 +41,9 @@ class TrainingData:
         config = run.config
         reader = make_reader(config.train, model.image_shape, tokenizer)
         if (there := len(reader.source)) < config.batch_size:
-            raise InputError(f"a batch of {config.batch_size} takes more than the {there} samples: lower batch_size")
+            raise InputError(
+                f"a batch of {config.batch_size} takes more than the {counted(there, 'sample')}: lower batch_size"
+            )
         self._run, self.replaced, self._missing = run, Replaced(), missing_images(reader.source)
         self._side = Side("train", reader, config.batch_size, run.seed, whole=True)
         self.accumulate = config.accumulation(run.world)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from console.words import agreed, counted
 from data.batches import Side
 
 
@@ -17,13 +18,14 @@ def told_of_epochs(side: Side, steps: int, together: int) -> str:
     parts = []
     if left:
         parts.append(
-            f"{left} of {n:,} samples do not fill a batch of {side.batch_size} and are left out, others in every epoch"
+            f"{counted(left, 'sample', 'does', of=n)} not fill a batch of {side.batch_size} and {agreed(left, 'is')} "
+            "left out, others in every epoch"
         )
     if over:
         parts.append(
             f"the last step takes {together - over} of its {together} batches from the next pass over the data"
         )
-    return f"an epoch has {steps:,} steps: {'; '.join(parts)}"
+    return f"an epoch has {counted(steps, 'step')}: {'; '.join(parts)}"
 
 
 def told_of_passes(side: Side, batches: int) -> str:
@@ -37,4 +39,5 @@ def told_of_passes(side: Side, batches: int) -> str:
         return ""
     used = side.batches > n // side.batch_size
     last = f"the last one has {left}" if used else "the last sample, alone in its batch, is left out"
-    return f"{side.name}: a pass over {n:,} samples has {side.batches:,} batches of {side.batch_size}; {last}"
+    there = counted(side.batches, "batch")
+    return f"{side.name}: a pass over {counted(n, 'sample')} has {there} of {side.batch_size}; {last}"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from console.errors import InputError
 from console.progress import console
-from console.words import counted
+from console.words import counted, place_of
 from data.sources import Source
 
 MOST = 0.05
@@ -31,7 +31,7 @@ def missing_images(source: Source) -> str:
     if not missing:
         return ""
     absent = counted(len(missing), "training image", "is", of=len(files))
-    return f"{absent} missing (first: {missing[0]}); another takes the place of each"
+    return f"{absent} missing (first: {missing[0]}); another takes {place_of(len(missing))}"
 
 
 class Replaced:
@@ -50,6 +50,5 @@ class Replaced:
     def told(self) -> str:
         """How many there were, for the end; an empty text where there was none."""
         number = len(self._names)
-        return (
-            f"{counted(number, 'training image')} could not be read; another took the place of each" if number else ""
-        )
+        lost = counted(number, "training image")
+        return f"{lost} could not be read; another took {place_of(number)}" if number else ""

@@ -18,6 +18,7 @@ from evaluation.items import Groups
 from training.epoch_weights import Metrics
 from training.evaluating import Evaluation
 from training.optimizer import Recipe
+from training.precisions import known_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ class Finetuning:
     train: ReaderConfig
     effective_batch: int | None = None
     seed: int = 42
-    precision: str = "32-true"
+    precision: int | str = "32-true"  # 16 is a number to YAML
     model: dict[str, Any] = field(default_factory=dict)
     snapshot_steps: int | None = None
     short_epoch: int | None = None
@@ -50,6 +51,7 @@ class Finetuning:
     def __post_init__(self) -> None:
         at_least(self, 1, "epochs", "batch_size", "effective_batch", "snapshot_steps", "short_epoch", "samples")
         at_least(self, 0, "seed")
+        known_precision(str(self.precision))
         if self.reads is not None and self.train.reader != self.reads:
             raise InputError(f"train: the reader of this task is '{self.reads}', not '{self.train.reader}'")
 

@@ -140,7 +140,7 @@ def load_state(model: nn.Module, state: dict[str, Tensor], rules: KeyRules, repo
             report.fresh.append(name)
         else:
             found[name] = _fit(name, found[name], wanted[name], rules, report)
-    _check_values(source, found)
+    check_values(source, found)
     _assign(model, found, wanted)
     report.loaded = len(found)
     return report
@@ -184,13 +184,18 @@ def _fit(name: str, tensor: Tensor, target: Tensor, rules: KeyRules, report: Loa
     if tensor.shape != target.shape:
         change = f"{tuple(tensor.shape)} -> {tuple(target.shape)}"
         if name not in rules.positions:
-            raise InputError(
-                f"{report.source}: '{name}' has shape {tuple(tensor.shape)} but the model needs "
-                f"{tuple(target.shape)}: the file belongs to a model of another size"
-            )
+            raise other_shape(report.source, name, tensor.shape, target.shape)
         tensor = resize_positions(tensor, target.shape[-2])
         report.resized[name] = f"{change}, bicubic"
     return tensor.to(target.dtype)
+
+
+def other_shape(source: str, name: str, there: Iterable[int], wanted: Iterable[int]) -> InputError:
+    """What to say of a tensor that the model has in another shape."""
+    return InputError(
+        f"{source}: '{name}' has shape {tuple(there)} but the model needs {tuple(wanted)}: the file belongs to a model "
+        "of another size"
+    )
 
 
 def resize_positions(table: Tensor, tokens: int) -> Tensor:
@@ -209,8 +214,8 @@ def resize_positions(table: Tensor, tokens: int) -> Tensor:
     return rows.reshape(*lead, tokens, d).to(table.dtype)
 
 
-def _check_values(source: str, state: dict[str, Tensor]) -> None:
-    """A sum is NaN or infinite if any element is; only then look closer."""
+def check_values(source: str, state: Mapping[str, Tensor]) -> None:
+    """InputError for values that are NaN or infinite: a sum is if any element is; only then look closer."""
     for name, tensor in state.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor.sum()):
             bad = int((~torch.isfinite(tensor)).sum())

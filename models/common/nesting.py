@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from console.errors import InputError
@@ -12,11 +13,11 @@ from console.errors import InputError
 PLACES = ("model", "model_state", "student", "state_dict", "state_dict_ema", "model_ema", "net", "teacher")
 """Keys of training files under which weights are kept, in order of preference."""
 
-PREFIXES = ("module.", "model.", "_orig_mod.", "net.")
-"""Before every name: of DataParallel and DistributedDataParallel, of Lightning, of torch.compile, of own trainers."""
+PREFIXES = ("module.", "model.", "net.", "backbone.")
+"""Before every name: of DataParallel and DistributedDataParallel, of Lightning, of trainers, of models with heads."""
 
 COMPILED = "_orig_mod."
-"""Amid a name: a part of the model was compiled."""
+"""Anywhere in a name: torch.compile's, of the whole model or of a part."""
 
 DEEPEST = 4  # wrappings that lie around each other
 
@@ -55,7 +56,10 @@ def _holds_tensors(value: Any, depth: int = DEEPEST) -> bool:
 
 
 def named_tensors(content: Any, source: str) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of a dict, and the keys of what else is in it; InputError where there is no tensor."""
+    """The tensors of a dict, sparse ones made dense, and the keys of what else is in it.
+
+    InputError where there is no tensor.
+    """
     keys = list(content) if isinstance(content, Mapping) else []
     state = {key: content[key] for key in keys if isinstance(key, str) and isinstance(content[key], Tensor)}
     if not state:
@@ -63,6 +67,7 @@ def named_tensors(content: Any, source: str) -> tuple[dict[str, Tensor], list[st
             f"its keys are {', '.join(map(str, keys[:5]))}" if keys else f"it is a {type(content).__name__} without any"
         )
         raise InputError(f"{source} holds no dict of named tensors ({has}): give a model's state dict")
+    state = {key: tensor if tensor.layout is torch.strided else tensor.to_dense() for key, tensor in state.items()}
     return state, [str(key) for key in keys if key not in state]
 
 
@@ -75,6 +80,8 @@ def unwrapped(
     and more of the model's names are met without it, and all that were met with it: never where it is the model's.
     """
     layers = [(state, [], [])]
+    if plain := uncompiled(state):  # first, since the model's own prefix may stand before it
+        layers.append((plain, [f"without '{COMPILED}' in names"], []))
     while len(layers) <= DEEPEST and (found := _without_prefix(layers[-1][0])):
         less, said, outside = found
         _, off, beside = layers[-1]
@@ -82,11 +89,17 @@ def unwrapped(
     if len(layers) == 1:
         return layers[0]
     best, most = layers[0], set(met(state))
-    for layer in layers[1:]:  # `module._orig_mod.` helps only once both are gone
+    for layer in layers[1:]:  # `module.net.` helps only once both are gone
         now = set(met(layer[0]))
         if now > most:
             best, most = layer, now
     return best
+
+
+def uncompiled(state: Mapping[str, Value]) -> dict[str, Value] | None:
+    """By names without torch.compile's; None where none has it, or two would become one."""
+    plain = {key.replace(COMPILED, ""): value for key, value in state.items()}
+    return None if len(plain) < len(state) or plain.keys() == state.keys() else plain
 
 
 def _without_prefix(state: dict[str, Value]) -> tuple[dict[str, Value], str, list[str]] | None:
@@ -96,7 +109,4 @@ def _without_prefix(state: dict[str, Value]) -> tuple[dict[str, Value], str, lis
         if 2 * len(inside) > len(state):
             others = [key for key in state if not key.startswith(prefix)]
             return {key.removeprefix(prefix): state[key] for key in inside}, f"without the prefix '{prefix}'", others
-    plain = {key.replace(COMPILED, ""): value for key, value in state.items()}
-    if len(plain) < len(state) or plain.keys() == state.keys():
-        return None
-    return plain, f"without '{COMPILED}' in names", []
+    return None

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from console.errors import InputError
+from console.words import counted
 from models.base import Batch
 
 if TYPE_CHECKING:
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 SHRINKAGE = 0.1
 """Share of the covariance replaced by its mean variance: few samples a class must not make it singular."""
+
+ROUNDING = 1e-12
+"""Of the mean square of features: a smaller variance in float64 sums is rounding."""
 
 
 class HeadFit:
@@ -68,10 +73,18 @@ class HeadFit:
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Solve for the classifier. Classes that were not seen get a low bias."""
+        """Solve for the classifier. Classes that were not seen get a low bias.
+
+        InputError where no two images of one class differ: their spread is what tells directions apart.
+        """
         count, total, square = (self._sums[name] for name in ("count", "sum", "square"))
         mean = total / count.clamp(min=1)[:, None]
         within = (square - (mean * count[:, None]).t() @ mean) / count.sum()
+        if not within.trace() > ROUNDING * square.trace() / count.sum():
+            raise InputError(
+                f"no classifier can be fitted: of {counted(int(count.sum()), 'image')}, no two of one class differ; "
+                "give more of them (--num_batches, --batch_size), or a checkpoint with a classifier"
+            )
         scale = within.diagonal().mean() * torch.eye(len(within), dtype=within.dtype, device=within.device)
         weight = torch.linalg.solve((1 - SHRINKAGE) * within + SHRINKAGE * scale, mean.t()).t()
         prior = (count.clamp(min=1e-3) / count.sum()).log()

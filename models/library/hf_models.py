@@ -22,7 +22,7 @@ from console.errors import InputError, nearest
 from console.words import agreed, counted
 from models import RANDOM, check_task, is_path
 from models.base import Batch, ImageShape
-from models.common.checkpoint import KeyRules, LoadReport, read_state, unwrap
+from models.common.checkpoint import KeyRules, LoadReport, check_values, other_shape, read_state, unwrap
 from models.library.hf_classes import CLASSIFIER, HF_CLASSES, ImageClassifier, record_of
 from models.library.hf_tokenizer import HFTokenizer
 from models.library.hub import hub_or_cache
@@ -116,7 +116,7 @@ def _pretrained(model_class: type, source: str, config: Any, another_classifier:
             state_dict=state,
             dtype=torch.float32,
             output_loading_info=True,
-            ignore_mismatched_sizes=another_classifier,
+            ignore_mismatched_sizes=True,  # said below, of the tensor that it is about
         )
     except pickle.UnpicklingError as error:
         raise InputError(
@@ -129,6 +129,9 @@ def _pretrained(model_class: type, source: str, config: Any, another_classifier:
     fresh = sorted({*info["missing_keys"], *resized})
     heads = record_of(model_class.__name__).exclude
     lacking = [name for name in fresh if not any(head in name for head in heads)]
+    for name, old, new in info["mismatched_keys"]:
+        if name in lacking or not another_classifier:
+            raise other_shape(source, name, old, new)
     total = len(module.state_dict())
     if lacking:  # transformers would fill them at random and say so among other lines
         raise InputError(
@@ -136,6 +139,7 @@ def _pretrained(model_class: type, source: str, config: Any, another_classifier:
             f"{counted(total, 'tensor')} {agreed(len(lacking), 'is')} missing (first: {lacking[0]}); give weights of "
             "this model"
         )
+    check_values(source, dict(module.named_parameters()))
     report.loaded, report.fresh, report.resized = total - len(fresh), fresh, resized
     report.dropped += sorted(info["unexpected_keys"])
     return module, report

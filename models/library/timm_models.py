@@ -38,6 +38,7 @@ def load_timm(
     the network). settings: keyword arguments of timm.create_model, for example {"img_size": 64, "num_classes": 10}; of
     our own are `conv`, whether convolutions are pruned, and `classes`, another word for num_classes. task: for
     image_classification the weights may have a classifier of other classes, or none; then it is drawn from `seed`.
+    Without a task the model has the classes that the checkpoint has, or no classifier where it has none.
     """
     if not timm.is_model(name):
         raise InputError(f"timm has no model '{name}'{nearest(name, timm.list_models())}")
@@ -52,8 +53,10 @@ def load_timm(
         module, convert = _with_filter(name, settings, seed)
         rules = key_rules(module, another_classifier=task is not None)
         state, report = read_state(checkpoint, rules)
+        own_classes = task is None and "num_classes" not in settings
+        report = _fill(module, state, convert, rules, report, own_classes)
         model = wrap_timm(module, settings.get("img_size"), conv)
-        model.load_report = _fill(module, state, convert, rules, report)
+        model.load_report = report
         return model
     pretrained = weights is None
     with hub_or_cache() if pretrained else contextlib.nullcontext():
@@ -111,15 +114,28 @@ def _with_filter(name: str, settings: dict[str, Any], seed: int) -> tuple[nn.Mod
 
 
 def _fill(
-    module: nn.Module, state: dict[str, torch.Tensor], convert: Filter | None, rules: KeyRules, report: LoadReport
+    module: nn.Module,
+    state: dict[str, torch.Tensor],
+    convert: Filter | None,
+    rules: KeyRules,
+    report: LoadReport,
+    own_classes: bool,
 ) -> LoadReport:
-    """Load a file of timm's names, or of those that timm knows for this model, and say what happened to its keys."""
+    """Load a file of timm's names, or of those that timm knows for this model, and say what happened to its keys.
+
+    own_classes: whether the module takes on as many classes as the file has.
+    """
     wanted = module.state_dict()
     state = unwrap(state, rules, wanted, report)
     fits = state.keys() == wanted.keys() and all(state[name].shape == wanted[name].shape for name in state)
     converted = state if fits or convert is None else _converted(module, state, convert)
     if converted is not state:
         _account(state, converted, report)
+    if own_classes:
+        head = next((name for name in wanted if name.endswith(".weight") and in_classifier(module, name)), None)
+        classes = len(converted[head]) if head in converted else 0
+        if head is not None and classes != module.num_classes:
+            module.reset_classifier(classes)
     return load_state(module, converted, rules, report)
 
 

@@ -297,7 +297,7 @@ class TestOddInputs:
         ):
             statistics(nn.Sequential(Folded(8, 3)), [{"x": torch.randn(2, 16)}])
 
-    @pytest.mark.parametrize("pruner", [*BY_INPUT, "snip"])
+    @pytest.mark.parametrize("pruner", [*BY_INPUT, "snip", "itersnip", "chita", "chita++", "tamt"])
     def test_an_expert_without_tokens_is_named(self, pruner, capsys):
         """It is scored by magnitude where nothing else is known, and nothing of it goes in silence."""
 

@@ -74,6 +74,9 @@ def test_other_files(run, tmp_path):
     refused(run, tmp_path / "y.safetensors", "no such file")
     save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors")
     refused(run, tmp_path / "x.safetensors", "is no scores file")
+    done = run("prune.py", "--from_scores", str(tmp_path))
+    assert done.returncode == 2
+    assert "it is a folder; name a file" in " ".join(done.stderr.split())
 
 
 def test_options_that_saved_scores_leave_no_meaning(made, run, tmp_path):

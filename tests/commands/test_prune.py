@@ -198,6 +198,8 @@ class TestBadInput:
             (("--num_workers", "-1"), "num_workers must be at least 0"),
             (("--max_missing", "2"), "max_missing is a share of the images"),
             (("--precision", "8"), "unknown precision '8'"),
+            (("--precision", "16"), "error: precision '16' leaves open whether the weights are kept in it"),
+            (("--set", "precision=16"), "error: precision '16' leaves open whether the weights are kept in it"),
             (("--devices", "0"), "devices and num_nodes must be at least 1"),
             (("--config", "nowhere.yaml"), "nowhere.yaml: no such file"),
             (("--weights", "nowhere.pth"), "nowhere.pth does not exist"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from console.words import agreed, counted
+from console.words import agreed, counted, place_of
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,9 @@ from console.words import agreed, counted
         (counted(2, "run", "saves"), "2 runs save"),
         (agreed(1, "belongs"), "belongs"),
         (agreed(4, "belongs"), "belong"),
+        (counted(2, "hidden entry"), "2 hidden entries"),
+        (place_of(1), "its place"),
+        (place_of(2), "the place of each"),
     ],
 )
 def test_numbers_and_what_they_count(words, expected):

@@ -64,7 +64,7 @@ def test_hidden_things_shift_no_label(folder, capsys):
     assert pictures(source) == pictures(clean)
     of(folder)  # once is enough
     assert capsys.readouterr().err == (
-        f"in {folder} are left out: 8 hidden or system files and folders (first: {folder}/.cache)\n"
+        f"in {folder} are left out: 8 hidden or system entries (first: {folder}/.cache)\n"
     )
 
 
@@ -74,9 +74,9 @@ def test_what_is_no_image_is_counted(folder, capsys):
     (folder / "n02" / "more.png").mkdir()
     assert len(of(folder)) == 8
     assert capsys.readouterr().err == (
-        f"in {folder} are left out: 1 files beside the class folders (first: {folder}/README.txt), "
-        f"1 files without the ending of an image (first: {folder}/n01/labels.csv), "
-        f"1 folders inside of class folders (first: {folder}/n02/more.png)\n"
+        f"in {folder} are left out: 1 file next to the class folders (first: {folder}/README.txt), "
+        f"1 file without the ending of an image (first: {folder}/n01/labels.csv), "
+        f"1 folder inside of class folders (first: {folder}/n02/more.png)\n"
     )
 
 
@@ -84,7 +84,7 @@ def test_a_class_of_hidden_images_alone(folder):
     (folder / "n00").mkdir()
     NOISE.save(folder / "n00" / "._0.png")
     with pytest.raises(
-        InputError, match=r"the class folder .*n00 has no images \(1 things in it are none, first: .*/\._0\.png\): fill"
+        InputError, match=r"the class folder .*n00 has no images \(1 thing in it is none, first: .*/\._0\.png\): fill"
     ):
         of(folder)
 
@@ -108,4 +108,4 @@ def test_the_manifest_says_what_was_left_out(folder):
 
     clean = manifest()
     hide(folder)
-    assert manifest() == clean | {"left_out": [f"8 hidden or system files and folders (first: {folder}/.cache)"]}
+    assert manifest() == clean | {"left_out": [f"8 hidden or system entries (first: {folder}/.cache)"]}

@@ -196,15 +196,33 @@ def test_pictures_that_are_cut_are_broken(kind, options, share, tmp_path):
             read_image(source, "cut")
 
 
-@pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("missing", [1, 2])
-def test_only_the_mark_at_the_end_is_missing(missing, progressive):
+def test_only_the_mark_at_the_end_is_missing(missing):
     """Many JPEGs of the web end with their last pixel."""
     for quality in (30, 75, 95):
-        data = encoded(Image.fromarray(NOISE), "JPEG", progressive=progressive, quality=quality)
+        data = encoded(Image.fromarray(NOISE), "JPEG", quality=quality)
         assert np.array_equal(np.asarray(read_image(data[:-missing])), np.asarray(read_image(data)))
     data = encoded(Image.fromarray(SMOOTH), "PNG")
     assert np.array_equal(np.asarray(read_image(data[:-12])), SMOOTH)  # its last chunk has no pixels
+
+
+def test_a_progressive_jpeg_between_two_scans():
+    """Each scan is of the whole picture, and finer: without the end mark nobody knows that another one followed."""
+    data = encoded(Image.fromarray(SMOOTH), "JPEG", progressive=True)
+    scans = [place for place in range(len(data)) if data.startswith(b"\xff\xda", place)]
+    assert len(scans) > 5
+    for end in (*scans[1:], len(data) - 2):
+        with pytest.raises(ImageError, match="broken: image file is truncated"):
+            read_image(data[:end])
+
+
+def test_a_jpeg_that_was_filled_up_with_zeros():
+    data = encoded(Image.fromarray(NOISE), "JPEG")
+    assert np.array_equal(np.asarray(read_image(data + bytes(1000))), np.asarray(read_image(data)))
+    for share in (0.5, 0.9):
+        there = int(share * len(data))
+        with pytest.raises(ImageError, match="broken: it is cut short"):
+            read_image(data[:there] + bytes(len(data) - there))
 
 
 def test_a_few_pixels_of_a_jpeg_are_missing():

@@ -189,7 +189,7 @@ def test_half_a_character_is_no_word(java, monkeypatch, tmp_path):
     scores, left_out = caption_scores(truth, half, leave_out=["SPICE"])
     whole, others = caption_scores({1: [*TWO[1], "a \U0001f600 dog"], 2: TWO[2]}, SAID, leave_out=["SPICE"])
     assert scores == whole
-    assert left_out == ["characters: in 2 caption(s) half of one (a lone surrogate) counts as a space", *others]
+    assert left_out == ["characters: in 2 captions half of one (a lone surrogate) counts as a space", *others]
     write_results(tmp_path / "r.json", half)
     assert [row["caption"] for row in json.loads((tmp_path / "r.json").read_text())] == list(half.values())
 
@@ -201,7 +201,7 @@ def test_meteor_sees_first_words_only():
     long, cut = ({1: " ".join(["the"] * n), 2: "two cats"} for n in (5_000, 200))
     truth = {1: [long[1], "a dog"], 2: ["two cats sleep"]}
     scores, left_out = caption_scores(truth, long, leave_out=["SPICE"])
-    assert "METEOR: of 2 caption(s) it saw the first 200 words only" in left_out
+    assert "METEOR: of 2 captions it saw the first 200 words only" in left_out
     short, nothing = caption_scores({1: [cut[1], "a dog"], 2: ["two cats sleep"]}, cut, leave_out=["SPICE"])
     assert scores["METEOR"] == short["METEOR"] > 0
     assert not any(sentence.startswith("METEOR") for sentence in nothing)

@@ -169,6 +169,17 @@ def test_the_head_is_fitted_before_gradients_and_the_result_says_so(dino, batche
     assert not model.classifier.weight.any(), "the model is left as it was"
 
 
+def test_one_image_a_class_fits_no_classifier(dino, batches, tmp_path):
+    """The covariance within classes is zero: there is nothing to solve."""
+    torch.save({k: v for k, v in dino.state_dict().items() if not k.startswith("classifier")}, tmp_path / "b.pth")
+    model = load_model("dino", config=CONFIG, weights=tmp_path / "b.pth")
+    few = {"image": batches[0]["general"]["image"][:4], "label": torch.arange(4)}
+    with pytest.raises(InputError, match="of 4 images, no two of one class differ; give more"):
+        prune(model, [{"general": few}], "snip", (0.5,))
+    few["label"][3] = 0
+    assert prune(model, [{"general": few}], "snip", (0.5,))[0.5].sparsity() == 0.5
+
+
 def test_small_crops_and_a_mask(dino, batches):
     assert dino.vit(torch.randn(2, 3, 16, 16)).shape == (2, 5, 64)
     session = Session(dino, batches, "multiflow")

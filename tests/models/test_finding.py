@@ -1,5 +1,6 @@
 """What other people's modules are made of: what of it is pruned, what is named, and that nothing comes back."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.utils.prune as torch_prune
@@ -297,14 +298,39 @@ class TestBatches:
             assert prune(wrap(gpt2()), [batch], "snip", (0.5,))[0.5] == expected
 
     def test_tensors_that_a_module_does_not_take_are_named(self):
-        batch = {"input_ids": torch.zeros(2, 4, dtype=torch.long), "pixels": torch.zeros(2)}
+        batch = {"input_ids": torch.zeros(2, 4, dtype=torch.long), "pixels": torch.zeros(2, 3)}
 
         class Strict(nn.Linear):
             def forward(self, input_ids):
                 return super().forward(input_ids.float())
 
         with pytest.raises(InputError, match="cannot be called with the fields input_ids, pixels"):
-            prune(wrap(nn.Sequential(), forward=None) if False else wrap(Strict(4, 2)), [batch], "wanda", (0.5,))
+            prune(wrap(Strict(4, 2)), [batch], "wanda", (0.5,))
+
+    def test_arrays_of_any_order_and_numbers_beside_them(self, batches):
+        """Reversed, byte-swapped and read-only arrays hold the same numbers; ids and an empty field take no part."""
+
+        class Named(nn.Sequential):
+            def forward(self, x):
+                return super().forward(x)
+
+        model = wrap(Named(*mlp()))
+        expected = prune(model, batches, "wanda", (0.5,))[0.5]
+        for kind in (lambda x: x[::-1].copy()[::-1], lambda x: x.astype(">f4"), lambda x: np.asfortranarray(x)):
+            beside = {"id": np.arange(6), "scale": torch.tensor(2.0), "step": np.array(3), "long": np.longdouble([1])}
+            arrays = [{"x": kind(batch["x"].numpy()), **beside} for batch in batches]
+            assert prune(model, arrays, "wanda", (0.5,))[0.5] == expected
+        model = wrapped(mlp())
+        empty = [batch | {"boxes": torch.zeros(0, 4)} for batch in batches]
+        assert prune(model, empty, "wanda", (0.5,))[0.5] == expected
+        with pytest.raises(InputError, match="general batch 0 is empty"):
+            prune(model, [{"x": torch.zeros(0, 8), "y": torch.zeros(0)}], "wanda", (0.5,))
+
+    @pytest.mark.parametrize("what", [None, 3])
+    def test_no_batches_at_all(self, what):
+        with pytest.raises(InputError, match=f"the batches are {what}: give a list of dicts"):
+            prune(wrapped(mlp()), what, "wanda", (0.5,))
+        assert prune(wrapped(mlp()), what, "omp", (0.5,))[0.5].sparsity() == 0.5
 
     def test_texts_for_a_module_that_reads_texts(self):
         class Words(nn.Module):
@@ -415,6 +441,22 @@ class TestStrides:
         torch.save({"model": published}, tmp_path / "mask.pth")
         plain = Mask.load(tmp_path / "mask.pth").fitted(wrapped(mlp()))
         assert all(torch.equal(plain[name], mask[name]) for name in mask)
+
+    def test_parts_that_are_compiled(self, batches):
+        """Another part here than there, under a name that wrappers use too."""
+
+        options = {"loss": lambda m, b: m["model"](b["x"]).square().mean(), "forward": lambda m, b: m["model"](b["x"])}
+        masks = {}
+        for part in (None, 0, 2):
+            module = nn.Sequential(mlp())
+            if part is not None:
+                module[0][part] = torch.compile(module[0][part])
+            model = wrap(nn.ModuleDict({"model": module}), **options)
+            masks[part] = model, prune(model, batches, "chita", (0.5,))[0.5]
+        assert "model.0.2._orig_mod.weight" in masks[2][1]
+        for _, mask in masks.values():
+            for model, its in masks.values():
+                assert mask.fitted(model) == its
 
     def test_the_published_format_has_attentions_matrices(self, tmp_path):
         layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)

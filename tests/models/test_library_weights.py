@@ -9,7 +9,7 @@ import huggingface_hub
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from timm.models import vision_transformer
 
 from console.errors import InputError
@@ -143,6 +143,38 @@ def test_unknown_and_missing_keys_of_timm(tmp_path):
         torch.save(changed, tmp_path / "a.pth")
         with pytest.raises(InputError, match=message):
             load_timm("vit_small_patch16_224", tmp_path / "a.pth", settings)
+
+
+@pytest.mark.parametrize("classes", [7, 0])
+def test_a_file_of_other_classes_or_of_none(classes, tmp_path):
+    """timm's own model of so many classes holds the same tensors; DINOv2's head lies next to its backbone."""
+    settings = VIT | {"img_size": 32, "num_classes": classes}
+    expected = timm.create_model("vit_small_patch16_224", **settings)
+    state = {f"backbone.{key}": tensor for key, tensor in expected.state_dict().items()}
+    torch.save({"teacher": state | {"dino_head.last": torch.zeros(2)}}, tmp_path / "a.pth")
+    del settings["num_classes"]
+    model = load_timm("vit_small_patch16_224", tmp_path / "a.pth", settings)
+    assert equal(model.module, expected)
+    assert model.load_report.dropped == ["dino_head.last"]
+    image = torch.randn(2, 3, 32, 32)
+    assert torch.equal(model.logits(image), expected(image))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("vit.layernorm.weight", lambda w: w * torch.nan, r"'vit\.layernorm\.weight' has \d+ values that are NaN"),
+        ("classifier.weight", lambda w: w[:5], r"'classifier\.weight' has shape \(5, \d+\) but the model needs \(7,"),
+        ("vit.layers.0.mlp.fc1.weight", lambda w: w[:5], r"fc1\.weight' has shape \(5, \d+\) but the model needs"),
+    ],
+)
+def test_a_folder_of_hugging_face_that_does_not_fit(name, change, message, tmp_path):
+    original = HUGGING_FACE["ViTForImageClassification"]()
+    original.save_pretrained(tmp_path)
+    state = original.state_dict()
+    save_file({**state, name: change(state[name]).clone()}, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=message):
+        load_model(f"hf:{tmp_path}")
 
 
 @pytest.mark.parametrize("name", HUGGING_FACE)

@@ -269,6 +269,8 @@ def test_tamt_that_moved_nothing_says_so(model, batches, capsys):
         "tamt: at 50 %, 75 % no bit differs from magnitude pruning, since 2 steps at a learning rate"
     )
     assert "(--num_batches)" in said
+    prune(model, batches[:1], "tamt", (0.5,), lr=1e-6)
+    assert "since 1 step at a learning rate of 1e-06 is too few to" in " ".join(capsys.readouterr().err.split())
     mask = prune(model, batches, "tamt", (0.5,), lr=0.1)
     assert mask != prune(model, [], "omp", (0.5,))
     assert capsys.readouterr().err == ""

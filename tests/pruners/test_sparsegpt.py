@@ -186,3 +186,12 @@ class TestKeptAllocations:
         )
         with pytest.raises(InputError, match=r"omp cannot keep the allocation 'global' \(the model loses"):
             prune(xvlm, [], "omp", (0.5,))
+
+
+def test_inputs_below_the_range_of_squares():
+    """Of 1e-23 a square is no float32: as of a layer that reads nothing, weights go by magnitude."""
+    torch.manual_seed(0)
+    layer = nn.Linear(8, 6)
+    mask = prune(wrap(layer, forward=lambda m, b: m(b["x"])), [{"x": 1e-23 * torch.randn(20, 8)}], "sparsegpt", (0.5,))
+    kept, size = mask[0.5]["weight"], layer.weight.detach().abs()
+    assert size[kept].min() >= size[~kept].max()

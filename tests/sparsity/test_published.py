@@ -9,6 +9,7 @@ from models import family_config, load_model
 from pruners import prune
 from sparsity.mask import Mask
 from tests.conftest import REFERENCE
+from training.epoch_weights import write_model
 
 
 def small(name):
@@ -131,3 +132,21 @@ def test_merged_blip_keeps_its_ties():
     tower.load_state_dict(
         {k.removeprefix("visual_encoder."): v for k, v in state.items() if k.startswith("visual_encoder.")}
     )
+
+
+def test_transposed_layers_stay_transposed_in_files(tmp_path):
+    """A Conv1D of 8 inputs and 8 outputs keeps rows [i]; the published format would take them for outputs."""
+    from transformers.pytorch_utils import Conv1D
+
+    from models.wrap import wrap
+
+    model = wrap(Conv1D(8, 8))
+    mask = prune(model, [], "omp", (0.5,), allocation="row")[0.5]
+    with pytest.raises(InputError, match="'weight' keeps its matrix transposed"):
+        mask.save(tmp_path / "mask.pth", format="pth", model=model)
+    torch.save({"weight_pruning_mask": mask["weight"]}, tmp_path / "mask.pth")
+    write_model(tmp_path / "weights.safetensors", model.inner, 1, mask)
+    fitted = Mask.load(tmp_path / "mask.pth").fitted(model)
+    for found in (fitted, Mask.load(tmp_path / "weights.safetensors")):
+        assert torch.equal(found.matrix("weight"), mask["weight"].t())
+        assert found.matrix("weight").sum(dim=1).tolist() == [4] * 8

@@ -37,6 +37,8 @@ SAME = {
     "dtype": torch.bfloat16,
     "set": {1, 2},
     "frozen": frozenset({1}),
+    "range": range(3),
+    "ellipsis": ...,
 }
 
 

@@ -58,6 +58,8 @@ def test_a_folder_with_one_file(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "._best.pth").write_bytes(b"of another system")
     torch.save(STATE, tmp_path / "best.pth")
+    for name in ("optimizer.pt", "scheduler.pt", "training_args.bin", "rng_state_0.pth"):
+        torch.save({"state": {}}, tmp_path / name)
     assert weight_files(tmp_path) == [tmp_path / "best.pth"]
 
 

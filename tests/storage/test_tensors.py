@@ -177,3 +177,14 @@ def test_files_are_as_readable_as_others(tmp_path):
     (tmp_path / "other").touch()
     write_safetensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)}, {})
     assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+def test_what_stands_in_the_place_of_a_file(name, tmp_path):
+    for start, message in (
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n", "a pointer of Git LFS, .*git lfs pull"),
+        ("<!DOCTYPE html>\n<html>Not found</html>", "is a web page"),
+    ):
+        (tmp_path / name).write_text(start)
+        with pytest.raises(InputError, match=message):
+            read_tensors(tmp_path / name)

@@ -223,6 +223,17 @@ def test_a_lucky_picture_is_no_star(tmp_path):
     assert scores_of(tmp_path / "many").column(COLUMN)["snip"].p < 0.001
 
 
+@pytest.mark.parametrize("pictures", [1, 4, 5])
+def test_few_pictures_are_not_tested(tmp_path, pictures):
+    """All 40 questions are right against none, but they are of so many pictures; with 5, p is at its least."""
+    for pruner, right in (("snip", 1), ("omp", 0)):
+        scores = items([right] * 40)
+        scores["groups"]["items"]["pictures"] = [i % pictures for i in range(40)]
+        put(tmp_path / "made", {"overall": 100 * right}, pruner, items=scores)
+    p = scores_of(tmp_path / "made").column(COLUMN)["snip"].p
+    assert p == (None if pictures < 5 else pytest.approx(1 / 10_001))
+
+
 def test_small_differences_get_no_star(tmp_path):
     folder = tmp_path / "made"
     put(folder, {"overall": 52.5}, "snip", items=items([1] * 21 + [0] * 19))
@@ -244,6 +255,7 @@ def test_scores_are_averaged_over_seeds_item_by_item():
     ("other", "why"),
     [
         (items([1, 0], ["a", "z"]), "different items"),
+        (items([0, 0], ["a", "b"]), "of 2 pictures, and 5 are the fewest"),
         (grouped(ids=["a", "b"], scores={"other": [1, 0]}), "no scores of single test items"),
         ({"format": 3, "groups": {}}, "another format"),
         (grouped(ids=["a", "a"], scores={"overall": [1, 0]}), "not whole"),

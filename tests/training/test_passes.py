@@ -49,6 +49,8 @@ def test_a_last_step_across_passes():
     assert told_of_epochs(made, 4, 3) == (
         "an epoch has 4 steps: the last step takes 2 of its 3 batches from the next pass over the data"
     )
+    one = told_of_epochs(side(5, 4, whole=True), 1, 1)
+    assert one.startswith("an epoch has 1 step: 1 of 5 samples does not fill a batch of 4 and is left out")
     both = told_of_epochs(side(43, 4, whole=True), 4, 3)
     assert both.startswith("an epoch has 4 steps: 3 of 43 samples do not fill a batch of 4") and "2 of its 3" in both
 
@@ -67,7 +69,7 @@ def test_short_epochs_do_not_come_to_it():
             [4, 4],
             "texts: a pass over 9 samples has 2 batches of 4; the last sample, alone in its batch, is left out",
         ),
-        (3, [3], "texts: a pass over 3 samples has 1 batches of 4; the last one has 3"),
+        (3, [3], "texts: a pass over 3 samples has 1 batch of 4; the last one has 3"),
     ],
 )
 def test_the_last_batch_of_a_pass(n, sizes, said):
