@@ -47,7 +47,7 @@ def main() -> None:
     elif not args.evaluate:
         refuse_first_stage(args.weights)
     with open_run(args, config, "captioning", "after_first_stage" if args.load_capt_pretrain else "") as run:
-        sparsifier = chosen_sparsifier(args)
+        sparsifier = chosen_sparsifier(run)
         model = load_task_model(args.model, "captioning", weights=args.weights, overrides=config.model)
         sparsify(run, model, sparsifier)
         tokenizer = load_tokenizer(model.tokenizer)

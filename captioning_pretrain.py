@@ -34,7 +34,7 @@ def main() -> None:
     if not args.evaluate:
         refuse_first_stage(args.weights)
     with open_run(args, config, "captioning_pretrain") as run:
-        sparsifier = chosen_sparsifier(args)
+        sparsifier = chosen_sparsifier(run)
         model = load_task_model(args.model, "captioning_pretrain", weights=args.weights, overrides=config.model)
         sparsify(run, model, sparsifier)
         tokenizer = load_tokenizer(model.tokenizer)

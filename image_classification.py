@@ -39,7 +39,7 @@ def main() -> None:
         config.model["conv"] = True
     dataset = args.dataset or next(iter(settings["datasets"]))
     with open_run(args, config, "image_classification", dataset=dataset) as run:
-        sparsifier = chosen_sparsifier(args)
+        sparsifier = chosen_sparsifier(run)
         model = load_task_model(args.model, "image_classification", weights=args.weights, overrides=config.model)
         sparsify(run, model, sparsifier)
         tokenizer = load_tokenizer(model.tokenizer)

@@ -40,7 +40,7 @@ def main() -> None:
 
     config = parse(RetrievalConfig, settings, where)
     with open_run(args, config, "retrieval") as run:
-        sparsifier = chosen_sparsifier(args)
+        sparsifier = chosen_sparsifier(run)
         model = load_task_model(args.model, "retrieval", weights=args.weights, overrides=config.model)
         sparsify(run, model, sparsifier)
         tokenizer = load_tokenizer(model.tokenizer)

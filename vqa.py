@@ -45,7 +45,7 @@ def main() -> None:
     if args.train_on_val:
         config = with_validation(config)
     with open_run(args, config, "vqa") as run:
-        sparsifier = chosen_sparsifier(args)
+        sparsifier = chosen_sparsifier(run)
         model = load_task_model(args.model, "vqa", weights=args.weights, overrides=config.model)
         sparsify(run, model, sparsifier)
         tokenizer = load_tokenizer(model.tokenizer)

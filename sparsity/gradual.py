@@ -1,7 +1,7 @@
 """Pruning while training: importances that follow the gradients, a share that shrinks, and a mask every few steps.
 
-PLATON (Zhang et al., ICML 2022), Taylor scores (Molchanov et al., 2019) and magnitudes under one cubic schedule (Zhu and
-Gupta, 2017). A mask zeroes weights and holds nothing: the next step moves them again, and they may come back.
+PLATON (Zhang et al., ICML 2022), Taylor scores (Molchanov et al., 2019) and magnitudes, under one cubic schedule (Zhu
+and Gupta, 2017). A mask zeroes weights and holds nothing: the next step moves them again, and they may come back.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from console.errors import InputError, nearest
+from sparsity.progressive_config import METHODS
 
-METHODS = ("platon", "taylor", "magnitude")
 SMALL = 1 << 16  # scores that are searched at once
 
 
@@ -56,7 +56,7 @@ class Gradual:
         """
         if method not in METHODS:
             raise InputError(f"unknown method '{method}'{nearest(method, METHODS)}: choose one of {', '.join(METHODS)}")
-        if not 0 <= dense_steps or not 0 < final_steps or dense_steps + final_steps > total:
+        if not dense_steps >= 0 or not final_steps > 0 or dense_steps + final_steps > total:
             raise InputError(
                 f"of {total} steps the first {dense_steps} cannot be dense and the last {final_steps} at the final "
                 "sparsity: shorten the phases, or train for longer"
@@ -88,7 +88,7 @@ class Gradual:
         return final + (1 - final) * (1 - done) ** 3
 
     def due(self, step: int) -> bool:
-        """Whether a mask falls after `step`: each step of the last phase, window by window before, and with an epoch."""
+        """Whether a mask falls after `step`: always in the last phase; before it as windows and epochs end."""
         if step <= self._dense:
             return False
         ends = step % self._interval == 0 or (self._epoch > 0 and step % self._epoch == 0)

@@ -224,7 +224,7 @@ class Mask(Mapping[str, Tensor]):
             mask = copy.copy(self)
             mask._transposed = transposed  # published files do not say it
             return mask
-        kept = _translated({name: self[name] for name in self}, model, layers)
+        kept = own_names({name: self[name] for name in self}, model)
         for left in model.skipped:
             if left.name in kept:
                 raise InputError(f"the mask prunes '{left.name}', but this model does not: {left.reason}")
@@ -235,7 +235,7 @@ class Mask(Mapping[str, Tensor]):
         mask = Mask({name: mask[name] for name in layers}, modalities, self.source, transposed)
         if not self.has_values:
             return mask
-        updated = _translated({name: torch.from_numpy(self.weights(name)) for name in self}, model, layers)
+        updated = own_names({name: torch.from_numpy(self.weights(name)) for name in self}, model)
         return mask.with_values((name, tensor) for name, tensor in updated.items() if name in layers)
 
     def check_fits(self, layers: Mapping[str, nn.Module]) -> None:
@@ -355,8 +355,9 @@ class Mask(Mapping[str, Tensor]):
         return mask
 
 
-def _translated(tensors: dict[str, Tensor], model: Model, layers: Mapping[str, Any]) -> dict[str, Tensor]:
+def own_names(tensors: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
     """Tensors under the model's own names, as its checkpoints are read, without wrappers' prefixes."""
+    layers = model.prunable_layers()
     own = {name: name for name in model.state_dict()}
     own = uncompiled(own) or own  # of a model that is compiled in part: without what that adds
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from sparsity.mask import Mask
 from storage.atomic import atomic_path
@@ -35,6 +36,44 @@ def draw_layers(masks: dict[float, Mask], path: Path, title: str) -> None:
     axes[-1, 0].set_xlabel("layers, in the order of the model")
     figure.suptitle(f"{title}: share of weights pruned in every layer", fontsize=12)
     figure.tight_layout()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    plt.close(figure)
+
+
+def draw_progress(history: list[dict[str, Any]], mask: Mask, path: Path, title: str) -> None:
+    """How a run pruned (PNG): the share kept of each modality over the steps, and of every layer.
+
+    history: `step`, `remaining` (of all, by the schedule) and `kept` by layer, as `Progressive.history`.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    if not history:
+        return
+    steps = [0, *(point["step"] for point in history)]
+    figure, (above, below) = plt.subplots(2, 1, figsize=(9, 6.6), height_ratios=[1, 1.3], layout="constrained")
+    above.step(steps, [100, *(100 * p["remaining"] for p in history)], color="black", linestyle=":", label="schedule")
+    names = [name for name in mask if name in history[-1]["kept"]]
+    for colour, (modality, layers) in zip(COLOURS * 9, mask.layers_by_modality().items(), strict=False):
+        sizes = {name: mask.size(name) for name in layers if name in history[-1]["kept"]}
+        if sizes:
+            whole = sum(sizes.values())
+            kept = [100 * sum(point["kept"][name] * size for name, size in sizes.items()) / whole for point in history]
+            above.step(steps, [100, *kept], where="post", color=colour, label=modality)
+    above.set(xlim=(0, steps[-1]), ylim=(0, 102), ylabel="% of weights kept")
+    above.legend(fontsize=8, frameon=False, ncols=4)
+    above.spines[["top", "right"]].set_visible(False)
+    shares = [[100.0] * len(names), *([100 * point["kept"][name] for name in names] for point in history)]
+    mesh = below.pcolormesh(
+        [*steps, steps[-1] + 1], range(len(names) + 1), list(zip(*shares, strict=True)), vmin=0, vmax=100
+    )
+    below.set(xlim=(0, steps[-1]), xlabel="optimizer steps", ylabel="layers, in the model's order")
+    below.invert_yaxis()
+    figure.colorbar(mesh, ax=below, label="% kept")
+    figure.suptitle(title, fontsize=12)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     plt.close(figure)

@@ -7,7 +7,7 @@ pruned weights are zero in place.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,11 @@ INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 class Sparsifier:
     """The questions of a run, answered for a dense one.
 
-    mask: which weights stay, once it is attached; None where all do.
+    mask: which weights stay, once it is attached; None where all do. makes_mask: whether the run makes it.
     """
 
     mask: Mask | None = None
+    makes_mask: ClassVar[bool] = False
 
     def attach(self, model: nn.Module) -> None:
         """Bind to a model, and prune what is pruned from the start; InputError when it does not fit."""
@@ -34,14 +35,37 @@ class Sparsifier:
         """Names and parameters that the optimizer moves, of the module that is trained (the model and its losses)."""
         return module.named_parameters()
 
+    def rates(self) -> dict[str, float]:
+        """Parts of the names of what is trained -> factors on the learning rate."""
+        return {}
+
+    def started(self, steps: int, epoch: int) -> None:
+        """Training is about to begin, of so many steps, and so many an epoch."""
+
     def after_backward(self) -> None:
         """All gradients of a step are there; they are clipped next."""
 
     def after_update(self, step: int) -> None:
         """The optimizer has done step number `step`; its gradients are still there."""
 
+    def settled(self, step: int) -> bool:
+        """Whether the weights after `step` are as sparse as those that the run leaves: only then can they be best."""
+        return True
+
     def check(self) -> None:
         """RuntimeError when a weight that is pruned is not exactly zero."""
+
+    def finish(self) -> Mask | None:
+        """Training has ended: the mask that the run made, where it made one."""
+        return None
+
+    def fingerprint(self) -> str:
+        """Of the mask now, to be compared between processes."""
+        return ""
+
+    def log(self) -> dict[str, Any]:
+        """What it adds to a row of log.jsonl."""
+        return {}
 
     def identity(self) -> dict[str, Any]:
         """What it adds to what defines the run."""

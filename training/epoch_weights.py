@@ -12,6 +12,7 @@ from torch import nn
 
 from console.errors import InputError
 from console.words import counted
+from models.common.checkpoint import MASK_SUFFIX
 from sparsity.mask import Mask
 from storage.atomic import atomic_path, write_text
 from storage.log import append_json_line, keep_json_lines, read_json_lines
@@ -22,13 +23,24 @@ Metrics = dict[str, Any]
 BEST = "best.safetensors"
 
 
-def keep_epoch(folder: Path, epoch: int, found: Metrics, model: nn.Module, decides: str | None) -> None:
-    """Log an epoch's numbers, and keep its weights when they are the best so far."""
+def keep_epoch(
+    folder: Path,
+    epoch: int,
+    found: Metrics,
+    model: nn.Module,
+    decides: str | None,
+    mask: Mask | None = None,
+    settled: bool = True,
+) -> None:
+    """Log an epoch's numbers, and keep its weights when they are the best so far.
+
+    mask: of these weights, where the run makes it. settled: whether they may be the best at all.
+    """
     log = folder / "epochs.jsonl"
     keep_json_lines(log, lambda line: line["epoch"] < epoch)  # a resumed run comes by here again
-    append_json_line(log, {"epoch": epoch, **found})
+    append_json_line(log, {"epoch": epoch, **found} | ({} if settled else {"settled": False}))
     if decides is not None and best_epoch(read_epochs(folder), decides) == epoch:
-        write_model(folder / BEST, model, epoch)
+        write_model(folder / BEST, model, epoch, mask)
 
 
 def write_model(path: Path, model: nn.Module, epoch: int, mask: Mask | None = None) -> None:
@@ -45,7 +57,7 @@ def read_epochs(folder: Path) -> list[Metrics]:
 
 def best_epoch(lines: list[Metrics], decides: str) -> int | None:
     """The epoch whose weights `keep_epoch` keeps of these: the first of the best; None where none was evaluated."""
-    looked = [line for line in lines if decides in line]
+    looked = [line for line in lines if decides in line and line.get("settled", True)]
     return max(looked, key=lambda line: line[decides])["epoch"] if looked else None
 
 
@@ -94,7 +106,8 @@ def load_best(folder: Path, model: nn.Module, decides: str | None) -> int | None
     own = model.state_dict()
     with torch.no_grad():
         for name, tensor in state.items():
-            own[name].copy_(tensor)
+            if not name.endswith(MASK_SUFFIX):
+                own[name].copy_(tensor)
     return int(metadata["epoch"])
 
 

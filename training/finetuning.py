@@ -18,20 +18,26 @@ from console.words import counted
 from data.batches import Side, load
 from data.readers import Batch, make_reader
 from evaluation.items import FILE, write_items
-from sparsity.sparsifiers import Sparsifier
+from sparsity.mask import Mask
+from sparsity.picture import draw_progress
+from sparsity.sparsifiers import Fixed, Sparsifier
 from storage.atomic import write_json
 from training.compiling import compile_blocks
-from training.epoch_weights import Metrics, bring_epochs, check_epochs, keep_epoch, load_best, write_model
+from training.epoch_weights import BEST, Metrics, bring_epochs, check_epochs, keep_epoch, load_best, write_model
 from training.evaluating import Evaluation
 from training.kept import as_json, count_kept, show_kept
 from training.logging_wandb import start_wandb
 from training.loop import Callback, Loop, fit
+from training.merge import same_everywhere
 from training.passes import told_of_epochs
 from training.replaced import Replaced, missing_images
 from training.results import device_name, refuse_finished, told, write_settings
 from training.run import Run, run_label
 from training.samples import draw_samples
 from training.task import Objective, Task
+
+MASK = "mask.safetensors"
+"""The mask that a run made, in its folder."""
 
 
 class TrainingData:
@@ -99,19 +105,35 @@ def fit_task(
     notices = [*data.notices, *task.notices]
     loop.callbacks.append(Epochs(run, loop, objective, sparsifier, decides, notices))
     refuse_finished(run.folder / "results.json", loop.identity)
+    sparsifier.started(data.steps, data.epoch_steps)
     if run.args.compile:
         compile_blocks(model, run.fabric.device)
     with run.clock.doing("training"):
         fit(run.fabric, objective, data.micro_batches, loop)
     model.eval()
+    sparsifier.check()
+    made = sparsifier.finish()
     if run.leads:
-        mask = sparsifier.mask if inside else None
+        mask = sparsifier.mask if inside else made
         write_model(run.folder / "last.safetensors", model, data.epochs, mask)
     run.fabric.barrier()
     best = load_best(run.folder, model, decides)
-    sparsifier.check()
+    if made is not None:
+        keep_mask(run, model, sparsifier, made if best is None else Mask.load(run.folder / BEST))
     run.kept["after training"] = count_kept(model)
     return best
+
+
+def keep_mask(run: Run, model: nn.Module, sparsifier: Sparsifier, mask: Mask) -> None:
+    """The mask that a run made, of the weights that count: in its folder, and checked on them; a picture of its way."""
+    mask.source |= {"model": run.args.model, "run": str(run.folder), "task": run.name, "seed": run.seed}
+    lock = Fixed(mask)
+    lock.attach(model)
+    lock.check()
+    if run.leads:
+        mask.save(run.folder / MASK)
+        if not run.args.no_samples:
+            draw_progress(sparsifier.history, mask, run.folder / "progress.png", f"{run.args.model} {run.name}")
 
 
 class Epochs(Callback):
@@ -173,8 +195,12 @@ class Epochs(Callback):
         early = epoch <= run.config.start_eval
         skip = run.config.skip_val or early
         found = {} if skip else evaluate(run, model, self._objective.task, "val", epoch)
+        step, sparsifier = epoch * self._loop.epoch, self._sparsifier
+        same_everywhere(run.fabric, sparsifier.fingerprint(), "mask")
         if run.leads:
-            keep_epoch(run.folder, epoch, found, model, self._decides)
+            mask = sparsifier.mask if sparsifier.makes_mask else None
+            line = found | ({"kept": as_json(count_kept(model))} if sparsifier.makes_mask else {})
+            keep_epoch(run.folder, epoch, line, model, self._decides, mask, sparsifier.settled(step))
             if found:
                 console.print(f"epoch {epoch}, validation: {told(found)}")
             run.clock.save()
@@ -211,7 +237,7 @@ def conclude(
         "metrics": metrics,
         "epoch": epoch,
         "run": run.identity(sparsifier),
-        "mask_file": args.mask if sparsifier.mask is not None else None,
+        "mask_file": str(run.folder / MASK) if sparsifier.makes_mask else args.mask if sparsifier.mask else None,
         "kept": dict(zip(("after_loading", "after_training"), map(as_json, run.kept.values()), strict=False)),
         **sparsifier.results(),
         "seconds": run.clock.end(),

@@ -11,7 +11,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,8 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
     on_cpu = fabric.device.type == "cpu"
     if on_cpu:
         keep_freed_memory()
-    optimizer = make_optimizer(loop.sparsifier.trained(module), loop.recipe, fused=on_cpu)
+    recipe = replace(loop.recipe, lr_scale=loop.recipe.lr_scale | loop.sparsifier.rates())
+    optimizer = make_optimizer(loop.sparsifier.trained(module), recipe, fused=on_cpu)
     wrapped = fabric.setup_module(module)  # before a snapshot is read: the optimizer's state takes the weights' type
     if fabric.is_global_zero:
         remove_parts(loop.snapshot)
@@ -182,7 +183,7 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
                     raise _diverged(step)
                 advance(0, f"lr {rate:.1e} " + " ".join(f"{name} {value:.3f}" for name, value in values.items()))
                 if fabric.is_global_zero:
-                    row = {"step": step, "lr": rate} | values
+                    row = {"step": step, "lr": rate} | values | loop.sparsifier.log()
                     append_json_line(loop.folder / "log.jsonl", row)
                     for callback in loop.callbacks:
                         callback.after_log(row)

@@ -25,3 +25,12 @@ def gather_shares(fabric: Fabric, share: dict[Id, T]) -> dict[Id, T]:
             raise RuntimeError(f"two processes evaluated sample {min(twice)!r}: shares must not overlap")
         found |= part
     return dict(sorted(found.items()))
+
+
+def same_everywhere(fabric: Fabric, what: str, name: str) -> None:
+    """RuntimeError unless all processes have the same text."""
+    if fabric.world_size > 1:
+        found: list[str] = [""] * fabric.world_size
+        dist.all_gather_object(found, what)
+        if len(set(found)) > 1:
+            raise RuntimeError(f"processes have different {name}s: this is a bug")

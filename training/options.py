@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from configs.options import add_options
 from configs.overrides import add_set, read_settings
 from configs.schema import models_with, task_file
 from console.command_line import Parser
+from sparsity.progressive_config import ProgressiveConfig
 from training.precisions import PRECISIONS, known_precision
 
 
@@ -31,6 +33,7 @@ def finetuning_parser(description: str, task: str) -> argparse.ArgumentParser:
     what.add_argument(
         "--split", choices=("test", "val"), default="test", help="what --evaluate looks at (default: test)"
     )
+    add_options(parser.add_argument_group("prune while training"), ProgressiveConfig)
     run = parser.add_argument_group("run")
     run.add_argument("--output_dir", help=f"folder of the run (default: runs/{task}/<model>_<mask or dense>_seed<n>)")
     run.add_argument("--snapshot", help="go on from this snapshot of the same run (default: the output folder's)")

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,10 @@ from console.errors import InputError
 from console.interrupt import interrupt
 from console.progress import console
 from models import file_name
+from pruners import PRUNERS
 from sparsity.mask import Mask
+from sparsity.progressive import progressive
+from sparsity.progressive_config import CHOICES, METHODS, ProgressiveConfig
 from sparsity.published import contains_mask
 from sparsity.sparsifiers import Dense, Fixed, Sparsifier
 from storage.atomic import check_writable, no_empty_folder
@@ -31,7 +34,7 @@ from training.sole_run import sole_run
 
 SECONDS = "seconds.json"
 DEBUG_SAMPLES = 32
-NO_IDENTITY = ("snapshot_steps", "seed", "precision")
+NO_IDENTITY = ("snapshot_steps", "seed", "precision", "progressive")
 """Of a configuration: what does not change the run, and what the command line may set, which is told apart from it."""
 
 
@@ -126,11 +129,14 @@ def open_run(args: argparse.Namespace, config: Any, name: str, variant: str = ""
                 run.clock.save()
 
 
-def chosen_sparsifier(args: argparse.Namespace) -> Sparsifier:
-    """What the command line says of the weights; InputError when it says nothing.
+def chosen_sparsifier(run: Run) -> Sparsifier:
+    """What the command line, or the configuration, says of the weights; InputError when it says nothing.
 
     Where a run is only evaluated, weights that contain their mask are under it, and others are taken as they are.
     """
+    args = run.args
+    if not args.evaluate and (config := progressive_config(args, run.config)) is not None:
+        return progressive(config, Mask.load(args.mask) if args.mask else None, run.precision == "16-mixed")
     if args.dense:
         if args.mask:
             console.print("--dense and --mask are both given: training all weights, the mask is not used")
@@ -138,8 +144,33 @@ def chosen_sparsifier(args: argparse.Namespace) -> Sparsifier:
     if args.mask:
         return Fixed(Mask.load(args.mask))
     if not args.evaluate:
-        raise InputError("give the mask to train under with --mask FILE, or --dense to train all weights")
+        raise InputError(
+            "give the mask to train under with --mask FILE, --prune METHOD to prune while training, or --dense to "
+            "train all weights"
+        )
     return Fixed(Mask.load(args.weights)) if args.weights and contains_mask(args.weights) else Dense()
+
+
+def progressive_config(args: argparse.Namespace, config: Any) -> ProgressiveConfig | None:
+    """The section `progressive` under the command line; None where nothing is pruned while training.
+
+    --dense says so of a configuration that has the section. InputError for options that then mean nothing.
+    """
+    given = {f.name: value for f in fields(ProgressiveConfig) if (value := getattr(args, f.name, None)) is not None}
+    section = ProgressiveConfig() if config.progressive is None else config.progressive
+    if args.dense and not given:
+        return None
+    if args.dense:
+        raise InputError(f"--{next(iter(given))} prunes while training, and --dense prunes nothing: leave one out")
+    method = given.get("prune", section.prune)
+    if method in PRUNERS and method not in METHODS:
+        raise InputError(
+            f"{method} prunes before training: python prune.py --pruner {method} makes a mask, and --mask trains under "
+            f"it; --prune takes {', '.join(CHOICES)}"
+        )
+    if method is None and given:
+        raise InputError(f"--{next(iter(given))} has no meaning without --prune METHOD: add it, or leave this out")
+    return None if method is None else replace(section, **given)
 
 
 def sparsify(run: Run, model: nn.Module, sparsifier: Sparsifier) -> None:

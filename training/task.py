@@ -15,6 +15,7 @@ from console.words import counted
 from data.readers import Batch, ReaderConfig
 from evaluation.contact_sheet import Part
 from evaluation.items import Groups
+from sparsity.progressive_config import ProgressiveConfig
 from training.epoch_weights import Metrics
 from training.evaluating import Evaluation
 from training.optimizer import Recipe
@@ -46,6 +47,7 @@ class Finetuning:
     snapshot_steps: int | None = None
     short_epoch: int | None = None
     samples: int | None = None
+    progressive: ProgressiveConfig | None = None  # prune while training
     skip_val: bool | None = None  # not False: snapshots from before there was such a key are still of the same run
 
     def __post_init__(self) -> None:

@@ -69,7 +69,7 @@ def main() -> None:
     args = finetuning_parser(__doc__ or "", "brightness").parse_args()
     config = parse(BrightnessConfig, *task_settings(args, "brightness"))
     with open_run(args, config, "brightness") as run:
-        sparsifier = chosen_sparsifier(args)
+        sparsifier = chosen_sparsifier(run)
         changes = config.model | {"classes": 1}
         model = load_task_model(args.model, "image_classification", weights=args.weights, overrides=changes)
         sparsify(run, model, sparsifier)

@@ -1,0 +1,59 @@
+"""What can be asked of pruning while training: a section of configurations, and options of scripts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from configs.options import option
+from console.errors import InputError, nearest
+
+METHODS = ("platon", "taylor", "magnitude")
+HYDRA = "hydra"
+CHOICES = (*METHODS, HYDRA)
+
+
+@dataclass(frozen=True)
+class ProgressiveConfig:
+    """How a run prunes while it trains; the section `progressive` of a configuration, and options of its script."""
+
+    prune: str | None = option(
+        None, f"prune while training, by {', '.join(CHOICES)}, instead of --mask (published: --pruner_name)"
+    )
+    sparsity: float = option(
+        80.0, "percent of prunable weights that are gone at the end (published: 1 - --final_threshold)", "-s"
+    )
+    dense_until: float = option(0.2, "share of the run before the first mask (published: --initial_warmup)")
+    settle: float = option(0.2, "share of the run at the final sparsity (published: --final_warmup)")
+    interval: int = option(10, "steps from one mask to the next (published: --deltaT)")
+    beta1: float = option(0.85, "platon: of the running mean of sensitivities")
+    beta2: float = option(0.95, "platon: of the running mean of their spread; 1: without it, 0: of this window alone")
+    freeze: bool = option(False, "keep the mask once the final sparsity is reached, instead of cutting anew each step")
+    min_kept: int = option(0, "weights that every layer keeps")
+    modality: str | None = option(None, "prune this modality alone, to the sparsity (vision, text, ...)")
+    search: float = option(0.3, "hydra: share of the run in which scores are trained and weights are not")
+    score_rate: float = option(10.0, "hydra: learning rate of the scores, in rates of the weights")
+    ids: str | None = option(None, "weight layers by the intrinsic dimensions in this file (published: --useID)")
+    id_power: float = option(1.0, "power of the intrinsic dimension in the weight of its layer")
+
+    def __post_init__(self) -> None:
+        if self.prune is not None and self.prune not in CHOICES:
+            raise InputError(
+                f"unknown method '{self.prune}'{nearest(self.prune, CHOICES)}: --prune takes {', '.join(CHOICES)}"
+            )
+        if not 0 < self.sparsity < 100:
+            raise InputError(f"sparsity is a percentage between 0 and 100, both excluded, not {self.sparsity:g}")
+        for name, least in (("interval", 1), ("min_kept", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        for name in ("dense_until", "settle", "search", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} lies between 0 and 1, not at {getattr(self, name):g}")
+        if not self.settle > 0:
+            raise InputError("settle must be above 0: a run that ends on the way has no mask of the final sparsity")
+        if self.dense_until + self.settle > 1:
+            raise InputError(
+                f"dense_until {self.dense_until:g} and settle {self.settle:g} are more than the whole run: their sum "
+                "is at most 1"
+            )
+        if self.prune == HYDRA and not 0 < self.search < 1:
+            raise InputError(f"search is a share of the run above 0 and below 1, not {self.search:g}")
