@@ -11,6 +11,7 @@ import re
 import shlex
 import signal
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -286,6 +287,11 @@ def test_the_conda_environment_is_the_requirements():
     assert (REPOSITORY / "deps" / pip[0].removeprefix("-r ")).is_file()
     minimum = re.search(r'requires-python = ">=([\d.]+)"', (REPOSITORY / "pyproject.toml").read_text())[1]
     assert f"python={minimum}" in environment["dependencies"]
+
+
+def test_the_package_has_every_script():
+    package = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert sorted(package["py-modules"]) == sorted(path.stem for path in REPOSITORY.glob("*.py"))
 
 
 def test_pages_name_no_place_of_their_writing():
