@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import prune
+from configs.precisions import known_precision
 from configs.schema import model_names
 from console.command_line import Parser
 from console.errors import InputError, run_command
@@ -25,7 +26,6 @@ from console.words import counted, pct
 from pruners import PRUNERS
 from sparsity.percents import parse_percents
 from storage.atomic import check_writable, write_json, write_text
-from training.precisions import known_precision
 
 OURS, PUBLISHED = ".safetensors", ".pth"
 

@@ -6,9 +6,9 @@ import argparse
 from typing import Any
 
 from configs.overrides import add_set, read_settings
+from configs.precisions import PRECISIONS, known_precision
 from configs.schema import models_with, task_file
 from console.command_line import Parser
-from training.precisions import PRECISIONS, known_precision
 
 
 def finetuning_parser(description: str, task: str) -> argparse.ArgumentParser:
