@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import prune
+from configs.overrides import add_set
+from configs.precisions import known_precision
 from configs.schema import model_names
 from console.command_line import Parser
 from console.errors import InputError, run_command
@@ -25,7 +27,6 @@ from console.words import counted, pct
 from pruners import PRUNERS
 from sparsity.percents import parse_percents
 from storage.atomic import check_writable, write_json, write_text
-from training.precisions import known_precision
 
 OURS, PUBLISHED = ".safetensors", ".pth"
 
@@ -92,6 +93,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     draws.add_argument("--precision", type=known_precision, help="as of prune.py")
     for name in ("weights", "allocation", "accelerator"):
         draws.add_argument(f"--{name}", help="as of prune.py")
+    draws.add_argument("--conv", action="store_true", default=None, help="as of prune.py")
+    add_set(draws)
     return parser.parse_args(arguments)
 
 
@@ -180,7 +183,7 @@ def stability(args: argparse.Namespace) -> None:
 def drawing(args: argparse.Namespace) -> Callable[[], list[str]] | None:
     """What makes the masks of `stability`, or None where files are given; InputError where both or neither are."""
     if args.draws is None:
-        idle = [name for name in ("pruner", "sparsities", *PRUNING) if getattr(args, name) is not None]
+        idle = [n for n in ("pruner", "sparsities", "conv", "set", *PRUNING) if getattr(args, n) not in (None, [])]
         if idle:
             raise InputError(f"--{idle[0]} has no meaning without --draws, which says how often to prune: add it")
         return None
@@ -197,6 +200,7 @@ def drawing(args: argparse.Namespace) -> Callable[[], list[str]] | None:
         raise InputError(f"stability looks at one sparsity at a time, not {len(percents)}: give one after -s")
     given = {name: getattr(args, name) for name in ("model", "pruner", *PRUNING)}
     words = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
+    words += [word for assignment in args.set for word in ("--set", assignment)] + ["--conv"] * bool(args.conv)
     words += ["--sparsities", f"{percents[0]:g}", "--devices", "1", "--num_nodes", "1", "--no-save_scores"]
     asked = prune.parse_args(words)
 
@@ -244,7 +248,8 @@ def convert(args: argparse.Namespace) -> None:
                 "keep it as it is, or drop them with --without_values"
             )
         check_writable(target.parent)
-        mask.save(target, format="pth", model=load_model(model, weights=RANDOM))
+        changes = {"conv": True} if mask.source.get("conv") else {}
+        mask.save(target, format="pth", model=load_model(model, weights=RANDOM, overrides=changes))
     else:
         check_writable(target.parent)
         if model is None:

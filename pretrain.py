@@ -11,10 +11,10 @@ import argparse
 from pathlib import Path
 
 from configs.overrides import add_set, read_settings
+from configs.precisions import PRECISIONS, known_precision
 from configs.schema import model_names, parse, task_file
 from console.command_line import Parser
 from console.errors import run_command
-from training.precisions import PRECISIONS, known_precision
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from configs.options import add_options, defining, option_names
 from configs.overrides import add_set, read_settings
+from configs.precisions import PRECISIONS, known_precision
 from configs.schema import model_names, task_file
 from console.command_line import Parser
 from console.errors import InputError, run_command
 from pruners import PRUNERS
 from sparsity import ALLOCATIONS
 from sparsity.percents import parse_percents
-from training.precisions import PRECISIONS, known_precision
 
 if TYPE_CHECKING:
     from pruners.outputs import Outputs

@@ -1,1 +1,1 @@
-"""Scripts that measure what the README claims: ratios of two things timed in one run, on this machine."""
+"""Scripts that measure what docs/cost.md claims: ratios of two things timed in one run, on this machine."""

@@ -83,7 +83,8 @@ def fit(masks: Sequence[Mask], model: str) -> list[Mask]:
     """
     from models import RANDOM, load_model
 
-    built = load_model(model, weights=RANDOM)
+    conv = any(mask.source.get("conv") for mask in masks)  # of models of other libraries
+    built = load_model(model, weights=RANDOM, overrides={"conv": True} if conv else {})
     fitted = [mask.fitted(built) for mask in masks]
     for mask in fitted:
         mask.modalities = {name: built.modality_of(name) for name in mask}

@@ -20,6 +20,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("name", help=f"a model: {', '.join(model_names())}, timm:<name> or hf:<id or folder>")
     parser.add_argument("--config", help="YAML with the model's sizes (default: its own)")
     parser.add_argument("--weights", default="random", help="checkpoint, or 'random' (default)")
+    parser.add_argument("--conv", action="store_true", help="convolutions can be pruned, too (timm:, hf:)")
     return parser.parse_args(arguments)
 
 
@@ -32,7 +33,7 @@ def main() -> None:
     from models import load_model
     from models.conformance import check_model
 
-    model = load_model(args.name, config=args.config, weights=args.weights)
+    model = load_model(args.name, args.config, args.weights, overrides={"conv": True} if args.conv else {})
     sys.exit(0 if check_model(model, args.name) else 1)
 
 

@@ -7,13 +7,13 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from configs.precisions import known_precision
 from configs.schema import parse
 from console.errors import InputError
 from data.readers import ReaderConfig
 from pruners import PRUNERS
 from sparsity.allocation import check_allocation
 from sparsity.percents import parse_percents
-from training.precisions import known_precision
 
 
 @dataclass(frozen=True)

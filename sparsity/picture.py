@@ -55,7 +55,8 @@ def draw_progress(history: list[dict[str, Any]], mask: Mask, path: Path, title: 
         return
     steps = [0, *(point["step"] for point in history)]
     figure, (above, below) = plt.subplots(2, 1, figsize=(9, 6.6), height_ratios=[1, 1.3], layout="constrained")
-    above.step(steps, [100, *(100 * p["remaining"] for p in history)], color="black", linestyle=":", label="schedule")
+    share = [100, *(100 * point["remaining"] for point in history)]
+    above.step(steps, share, where="post", color="black", linestyle=":", label="all that is pruned")
     names = [name for name in mask if name in history[-1]["kept"]]
     for colour, (modality, layers) in zip(COLOURS * 9, mask.layers_by_modality().items(), strict=False):
         sizes = {name: mask.size(name) for name in layers if name in history[-1]["kept"]}

@@ -10,9 +10,9 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
 
+from configs.precisions import known_precision
 from console.errors import InputError
 from console.words import counted
-from training.precisions import known_precision
 
 MOST_LOADERS = 8
 

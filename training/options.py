@@ -7,10 +7,10 @@ from typing import Any
 
 from configs.options import add_options
 from configs.overrides import add_set, read_settings
+from configs.precisions import PRECISIONS, known_precision
 from configs.schema import models_with, task_file
 from console.command_line import Parser
 from sparsity.progressive_config import ProgressiveConfig
-from training.precisions import PRECISIONS, known_precision
 
 
 def finetuning_parser(description: str, task: str) -> argparse.ArgumentParser:

@@ -216,4 +216,4 @@ def run_label(args: argparse.Namespace) -> str:
     path = Path(named).resolve()
     own = path.stem in ("last", "best")
     label = f"{path.parent.name}_{path.stem}" if own and args.evaluate else path.parent.name if own else path.stem
-    return label.removeprefix(f"{args.model}_")
+    return label.removeprefix(f"{file_name(args.model)}_")

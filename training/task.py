@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from configs.limits import at_least
+from configs.precisions import known_precision
 from console.errors import InputError
 from console.words import counted
 from data.readers import Batch, ReaderConfig
@@ -19,7 +20,6 @@ from sparsity.progressive_config import ProgressiveConfig
 from training.epoch_weights import Metrics
 from training.evaluating import Evaluation
 from training.optimizer import Recipe
-from training.precisions import known_precision
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from configs.precisions import PRECISIONS, known_precision
 from configs.schema import model_names
 from console.command_line import Parser
 from console.errors import InputError, run_command
-from training.precisions import PRECISIONS, known_precision
 
 TIMED = tuple(name for name in PRECISIONS if name.endswith("-true"))
 """Precisions of models that are timed: as they would be shipped, in one type throughout."""

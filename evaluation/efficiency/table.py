@@ -42,7 +42,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     mask = Mask.load(args.mask) if args.mask else None
-    model = load_for(args.model, args.task, args.weights).eval().requires_grad_(False)
+    model = (
+        load_for(args.model, args.task, args.weights, conv=bool(mask and mask.source.get("conv")))
+        .eval()
+        .requires_grad_(False)
+    )
     models, words = {"dense": model}, []
     if mask is not None:
         mask = mask.fitted(model)
@@ -91,11 +95,16 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def load_for(name: str, task: str | None, weights: str | None) -> Model:
-    """The pretraining model, or the task's with what the task's configuration changes of it (image size)."""
+def load_for(name: str, task: str | None, weights: str | None, conv: bool = False) -> Model:
+    """The pretraining model, or the task's with what the task's configuration changes of it (image size).
+
+    conv: whether convolutions can be pruned, too, as the mask was made.
+    """
+    changes = {"conv": True} if conv else {}
     if task is None:
-        return load_model(name, weights=weights)
-    return load_task_model(name, task, weights=weights, overrides=read_yaml(task_file(name, task)).get("model", {}))
+        return load_model(name, weights=weights, overrides=changes)
+    changes = read_yaml(task_file(name, task)).get("model", {}) | changes
+    return load_task_model(name, task, weights=weights, overrides=changes)
 
 
 def work_of(model: Model, task: str | None, size: int, device: torch.device, dtype: torch.dtype) -> Probe:
@@ -184,7 +193,7 @@ def show(found: Mapping[str, Any]) -> None:
     for row in rows:
         if "bytes" in row:
             files = [f"{row['bytes'][kind] / 1e6:.2f}" if kind in row["bytes"] else "-" for kind in FILES]
-            kept = f"{row['kept']:,} ({100 * row['kept'] / row['prunable']:.2f} %)"
+            kept = f"{row['kept']:,} ({100 * row['kept'] / max(1, row['prunable']):.2f} %)"
             stored.add_row(row["name"], f"{row['parameters']:,}", f"{row['prunable']:,}", kept, *files)
         flops = [f"{row[kind] / 1e9:.3f}" for kind in ("flops", "nominal_flops")]
         median, low, high, least = (f"{row['latency_ms'][kind]:.2f}" for kind in ("median", "low", "high", "least"))

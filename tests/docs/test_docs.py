@@ -11,6 +11,7 @@ import re
 import shlex
 import signal
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -18,18 +19,19 @@ import yaml
 
 from console.errors import InputError
 from tests.conftest import REPOSITORY
-from tests.docs.pages import anchors, blocks, commands, inline_code, links, pages
+from tests.docs.pages import Block, anchors, blocks, commands, inline_code, links, pages
 
 PAGES = pages()
 WITH_CODE = [page for page in PAGES if any(block.language == "python" for block in blocks(page.read_text()))]
-LANGUAGES = {"python", "yaml", "json", "diff", "sh", "text", ""}  # text: what was printed; none: a picture in words
+LANGUAGES = {"python", "yaml", "json", "diff", "sh", "text", "mermaid", "bibtex", ""}
+"""text: what was printed; none: commands that are only checked, or a picture in words."""
 
 NOT_RUN = {
     r"pip install .*": "installs; .ci/run does it",
     r"conda .*": "installs",
     r"ruff .*": "style; .ci/run checks it",
     r"python -m pytest.*": "these tests",
-    r"python prune\.py --model (timm|hf):.*": "needs weights from the network",
+    r"python (prune|image_classification)\.py --model (timm|hf):.*": "needs weights from the network",
     r"python -m data\.download (?!--list).*": "needs the network, or what came from it",
 }
 """Commands in `sh` blocks that this test does not run, with the reason; their options are checked all the same."""
@@ -38,6 +40,11 @@ PARSED = {
     "prune": "prune",
     "masks": "masks",
     "pretrain": "pretrain",
+    "retrieval": "retrieval",
+    "captioning": "captioning",
+    "captioning_pretrain": "captioning_pretrain",
+    "vqa": "vqa",
+    "image_classification": "image_classification",
     "models.check": "models.check",
     "data.download": "data.download",
     "data.miniworld": "data.miniworld.__main__",
@@ -61,14 +68,15 @@ def house(tmp_path, monkeypatch):
     import configs.schema
     import models
     import pruners
+    import tasks
 
-    for entry in ("configs", "data", "models", "pruners", "tests", "weights"):
+    for entry in ("configs", "data", "models", "pruners", "tasks", "tests", "weights"):
         (tmp_path / entry).symlink_to(REPOSITORY / entry)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(configs.schema, "CONFIGS", tmp_path / "configs")
-    for registry in (models.FAMILIES, pruners.PRUNERS):
+    for registry in (models.FAMILIES, pruners.PRUNERS, tasks.TASKS):
         monkeypatch.setattr(registry, "_places", dict(registry._places))
-    for package in (models, pruners):
+    for package in (models, pruners, tasks):
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path / package.__name__)])
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield tmp_path
@@ -103,6 +111,14 @@ def add_line(path: str, text: str) -> None:
         assert line.startswith("+") or line[1:] in (REPOSITORY / path).read_text().splitlines(), line
     module = importlib.import_module(str(Path(path).parent).replace("/", "."))
     getattr(module, variable)._places.update(ast.literal_eval("{" + "".join(line.strip() for line in added) + "}"))
+
+
+def add(root: Path, block: Block) -> None:
+    """What a page tells its reader to write."""
+    if block.language == "diff":
+        add_line(block.path, block.text)
+    else:
+        add_file(root, block.path, block.text)
 
 
 def run_tests(path: Path) -> None:
@@ -154,10 +170,8 @@ def test_the_code_of_a_page_runs(page, house, monkeypatch, capsys):
     namespace: dict = {"__name__": page.stem}
     for block in blocks(page.read_text()):
         assert block.language in LANGUAGES, f"{page}:{block.line}: a block of another language is not looked at"
-        if block.path and block.language == "diff":
-            add_line(block.path, block.text)
-        elif block.path:
-            add_file(house, block.path, block.text)
+        if block.path:
+            add(house, block)
             if Path(block.path).name.startswith("test_"):
                 run_tests(house / block.path)
         elif block.language == "python":
@@ -171,9 +185,12 @@ def test_the_code_of_a_page_runs(page, house, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_commands_are_accepted(page):
+def test_commands_are_accepted(page, house):
     """Every command shown, run or not: the program is there and knows the options."""
     text = page.read_text()
+    for block in blocks(text):
+        if block.path:
+            add(house, block)
     shown = [c for block in blocks(text) if block.language in ("sh", "") for c in commands(block)]
     for command in [*shown, *inline_code(text)]:
         for part in re.split(r" && ", command):
@@ -270,6 +287,11 @@ def test_the_conda_environment_is_the_requirements():
     assert (REPOSITORY / "deps" / pip[0].removeprefix("-r ")).is_file()
     minimum = re.search(r'requires-python = ">=([\d.]+)"', (REPOSITORY / "pyproject.toml").read_text())[1]
     assert f"python={minimum}" in environment["dependencies"]
+
+
+def test_the_package_has_every_script():
+    package = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert sorted(package["py-modules"]) == sorted(path.stem for path in REPOSITORY.glob("*.py"))
 
 
 def test_pages_name_no_place_of_their_writing():
