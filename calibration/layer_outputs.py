@@ -1,0 +1,201 @@
+"""Distances between samples by what a layer puts out, within a bound of memory.
+
+A sample's point is a layer's output at all its tokens, with padding set to zero: else a text's point would depend on
+the longest text of its batch. Squared distances add up over tokens, so that a layer too large for the memory is looked
+at in slices of its tokens, each in a forward pass of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from calibration.stream import to_device
+from console.errors import InputError
+from models.base import Batch, Model
+from models.layers import AttentionWeight, Product, attention_products, layer_uses
+
+NOISE = 1e-5
+"""Squared distances below this share of the points' own squares are rounding: the samples are the same."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Tokens first <= t < last of a layer's output, of `numbers` float32 a sample. last None: to the end."""
+
+    name: str
+    first: int
+    last: int | None
+    numbers: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a layer's output for one sample: so many tokens, as many as the texts are long where `text`, and width."""
+
+    tokens: int
+    width: int
+    text: bool
+
+
+Pass = Callable[[Model, Batch], object]
+"""What a batch is put through."""
+
+
+def output_shapes(model: Model, batch: Batch, run: Pass, longest: int | None) -> dict[str, Shape]:
+    """Parameter -> shape of its layer's output. longest: tokens of a text, at the most (None: as in this batch)."""
+    found: dict[str, Shape] = {}
+
+    def look(name: str, out: Tensor, padded: bool) -> None:
+        tokens = out.shape[1]
+        found[name] = Shape(max(tokens, longest or 0) if padded else tokens, out.shape[2], padded)
+
+    watch_outputs(model, batch, run, None, look)
+    return found
+
+
+def plan_passes(shapes: Mapping[str, Shape], samples: int, memory: float) -> list[list[Piece]]:
+    """What each forward pass over the samples keeps, with `memory` bytes at the most.
+
+    InputError where the memory does not hold a single token of a layer.
+    """
+    passes: list[list[Piece]] = [[]]
+    left = memory
+    for name, shape in shapes.items():
+        token = 4 * samples * shape.width
+        most = int(memory // token)
+        if most < 1:
+            raise InputError(
+                f"{memory / 1e9:.3g} GB do not hold one token of '{name}' for {samples} samples, {token / 1e9:.3g} GB: "
+                "give more with --memory, or fewer samples"
+            )
+        step = shape.tokens if most >= shape.tokens else most
+        for first in range(0, shape.tokens, step):
+            last = min(first + step, shape.tokens)
+            size = token * (last - first)
+            if size > left and passes[-1]:
+                passes.append([])
+                left = memory
+            end = None if last == shape.tokens else last
+            passes[-1].append(Piece(name, first, end, shape.width * (last - first)))
+            left -= size
+    return passes
+
+
+@torch.no_grad()
+def squared_distances(
+    model: Model,
+    batches: Callable[[], Iterator[Batch]],
+    passes: Sequence[Sequence[Piece]],
+    run: Pass,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> Iterator[tuple[str, Tensor]]:
+    """For each layer, as soon as its last piece was seen: its name, and squared distances [n, n], float64, CPU.
+
+    batches(): the same batches at each call, on the model's device or not. Distances of repeated samples are zero.
+    """
+    open_layers: dict[str, tuple[Tensor, Tensor]] = {}  # distances and squares so far
+    for pieces in passes:
+        kept: dict[str, list[Tensor]] = {piece.name: [] for piece in pieces}
+        cuts = {piece.name: slice(piece.first, piece.last) for piece in pieces}
+
+        def look(name: str, out: Tensor, padded: bool, kept: Any = kept, cuts: Any = cuts) -> None:
+            if name in cuts:
+                kept[name].append(out[:, cuts[name]].float())
+
+        device = next(model.parameters()).device
+        for batch in batches():
+            watch_outputs(model, to_device(batch, device), run, set(cuts), look)
+            advance(1)
+        for piece in pieces:
+            distances, squares = _add(kept.pop(piece.name))
+            if piece.name in open_layers:
+                before = open_layers.pop(piece.name)
+                distances, squares = distances + before[0], squares + before[1]
+            if piece.last is not None:
+                open_layers[piece.name] = distances, squares
+                continue
+            together = squares[:, None] + squares[None, :]
+            distances[distances <= NOISE * together] = 0
+            yield piece.name, distances.fill_diagonal_(0)
+
+
+def _add(parts: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Squared distances [n, n] and squares [n], about the mean, of outputs [b, t, d] whose texts differ in length."""
+    longest = max(part.shape[1] for part in parts)
+    rows = torch.cat([nn.functional.pad(part, (0, 0, 0, longest - part.shape[1])).flatten(1) for part in parts])
+    parts.clear()
+    rows -= rows.mean(dim=0)  # distances stay, and the rounding of the products shrinks with the numbers
+    tf32, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, False
+    try:
+        products = (rows @ rows.t()).double()
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+    squares = products.diagonal()
+    distances = (squares[:, None] + squares[None, :]).sub_(products, alpha=2).clamp_min_(0)
+    return distances.cpu(), squares.cpu()
+
+
+def watch_outputs(
+    model: Model, batch: Batch, run: Pass, wanted: set[str] | None, look: Callable[[str, Tensor, bool], None]
+) -> None:
+    """Put a batch through the model; `look(name, output, padded)` at the first output of each wanted layer (None: all).
+
+    output: [b, t, d], zero where a token is padding; padded: whether the layer reads padded texts. An output of another
+    shape has its axes between the first and the last together, of a convolution those behind the second.
+    InputError where the first axis is not the samples'.
+    """
+    seen: set[str] = set()
+    samples = len(next(iter(batch.values())))
+
+    def met(name: str, use: str, out: Tensor) -> None:
+        if name in seen or (wanted is not None and name not in wanted):
+            return
+        seen.add(name)
+        if out.dim() == 4 and isinstance(layers[name], nn.Conv2d):
+            out = out.flatten(2).transpose(1, 2)
+        if out.shape[0] % samples:
+            raise InputError(
+                f"layer '{name}' puts out {tuple(out.shape)} for {samples} samples: its dimension cannot be measured, "
+                "since it is not clear which numbers are of which sample"
+            )
+        out = out.reshape(samples, -1, out.shape[-1])
+        real = model.real_tokens(use, batch)
+        padded = real is not None and real.shape == out.shape[:2]
+        if padded:
+            assert real is not None
+            out = out * real[..., None].to(out.dtype)
+        look(name, out, padded)
+
+    layers = model.prunable_layers()
+    with _outputs(model, met):
+        run(model, batch)
+
+
+@contextmanager
+def _outputs(model: Model, met: Callable[[str, str, Tensor], None]) -> Iterator[None]:
+    handles = []
+
+    def hook(name: str, use: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        return lambda module, inputs, output: met(name, use, output)
+
+    def multiplied(product: Product, multiply: Callable[[], Tensor]) -> Tensor:
+        out = multiply()
+        met(product.name, product.use, out.reshape(*product.x.shape[:-1], -1))
+        return out
+
+    try:
+        for name, uses in layer_uses(model).items():
+            for use, layer in uses.items():
+                if not isinstance(layer, AttentionWeight):
+                    handles.append(layer.register_forward_hook(hook(name, use)))
+        with attention_products(model, multiplied):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,243 @@
+"""The intrinsic dimension of what each prunable layer puts out, which says how many directions its outputs really use.
+
+    python -m inspection.intrinsic_dimension --model blip-mini --samples 512
+The file that it leaves weights layers where they compete: prune.py --ids FILE, retrieval.py --prune platon --ids FILE
+(Wang et al., "Exploring Intrinsic Dimension for Vision-Language Model Pruning", ICML 2024). Dimensions are relative:
+the number of samples and of blocks changes them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from configs.overrides import add_set, read_settings
+from configs.schema import model_names, parse, task_file
+from console.command_line import Parser
+from console.errors import InputError, run_command
+
+if TYPE_CHECKING:
+    from inspection.two_nn import Dimension
+    from models.base import Batch, Model
+
+BATCH = 16
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-m", "--model", required=True, help=f"one of {', '.join(model_names())}, timm:NAME or hf:ID")
+    parser.add_argument("--weights", help="checkpoint (default: the model's own)")
+    parser.add_argument("--task", help="measure the task's model, filled from --weights (retrieval, captioning, ...)")
+    parser.add_argument("--mask", help="measure the model under this mask")
+    parser.add_argument("--conv", action="store_true", help="convolutions, too (timm:NAME and hf:ID models)")
+    parser.add_argument("--config", help="YAML file whose data is measured (default: configs/<model>/prune.yaml)")
+    add_set(parser)
+    parser.add_argument("--samples", type=int, default=2000, help="of the calibration data (default: 2000)")
+    parser.add_argument("--blocks", type=int, default=20, help="blocks of the last decomposition (default: 20)")
+    parser.add_argument("--fraction", type=float, default=1.0, help="of the pairs that count (first TwoNN: 0.9)")
+    parser.add_argument("--memory", type=float, default=4.0, help="GB for outputs of layers (default: 4)")
+    parser.add_argument("--seed", type=int, help="which samples, and of the blocks (default: the configuration's)")
+    parser.add_argument("--num_workers", type=int, help="loader processes (default: the configuration's)")
+    parser.add_argument("--output_dir", default="ids", help="folder of the file and the picture (default: ids)")
+    parser.add_argument("--device", help="cpu, cuda or cuda:<number> (default: cuda where there is one)")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Measure, write <model>.json, and show the table and where the picture is."""
+    args = parse_args()
+    settings, where = read_settings(args.config or task_file(args.model, "prune"), args.set)
+
+    from console.results import result_console
+    from inspection.two_nn import check_points
+    from models import file_name
+    from pruners.settings import PruneConfig
+    from storage.atomic import check_writable, no_empty_folder, write_json
+
+    config = parse(PruneConfig, settings, where)
+    check_points(args.samples, args.blocks, args.fraction)
+    if not args.memory > 0:
+        raise InputError(f"--memory is gigabytes, above 0, not {args.memory:g}")
+    folder = Path(args.output_dir)
+    with no_empty_folder(folder):
+        check_writable(folder)
+        about, found = measure(args, config)
+        parts = [file_name(args.model), args.task, Path(args.mask).stem if args.mask else None]
+        path = folder / f"{'_'.join(part for part in parts if part)}.json"
+        write_json(
+            path, about | {"dimensions": {name: row["dimension"] for name, row in found.items()}, "layers": found}
+        )
+        draw(found, path.with_suffix(".png"), f"{args.model}: intrinsic dimension of {args.samples} samples")
+    screen = result_console()
+    screen.print(table(found, args.model))
+    screen.print(f"dimensions: {path}\npicture: {path.with_suffix('.png')}", markup=False)
+
+
+def measure(args: argparse.Namespace, config: Any) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """What was measured on, and a row for each prunable layer: dimension, whole, deviation, used, modality, kind."""
+    import torch
+
+    from calibration.layer_outputs import output_shapes, plan_passes, squared_distances
+    from console.progress import console, progress_bar
+    from console.words import counted
+    from data.calibration import data_identity
+    from evaluation.efficiency.table import chosen_device
+    from inspection.two_nn import dimension_of
+    from models import load_model, load_task_model
+    from pruners.preparing import calibration_batches, weights_identity
+    from sparsity.mask import Mask
+    from sparsity.weighting import FORMAT
+
+    device, seed = chosen_device(args.device), config.seed if args.seed is None else args.seed
+    changes = {"conv": True} if args.conv else {}
+    if args.task:
+        model = load_task_model(args.model, args.task, weights=args.weights, overrides=changes)
+    else:
+        model = load_model(args.model, weights=args.weights, overrides=changes)
+    if args.mask:
+        Mask.load(args.mask).apply(model)
+    plain = {side: _unvaried(reader) for side, reader in config.sides.items()}
+    count = math.ceil(args.samples / BATCH)
+    workers = config.num_workers if args.num_workers is None else args.num_workers
+    config = replace(config, sides=plain, seed=seed, num_batches=count, batch_size=BATCH, num_workers=workers)
+    batches = calibration_batches(model, config)
+    side = model.sides[0]
+    if (there := len(batches) * BATCH) < args.samples:
+        raise InputError(f"the data has {counted(there, 'sample')}, fewer than {args.samples}: lower --samples")
+
+    def samples() -> Iterator[Batch]:
+        left = args.samples
+        for pair in batches:
+            yield {name: tensor[:left] for name, tensor in pair[side].items()}
+            left -= BATCH
+
+    run = _pass_of(model, args.task)
+    longest = getattr(config.sides[side], "max_tokens", None)
+    with torch.no_grad():
+        shapes = output_shapes(model, next(samples()), run, longest)
+    passes = plan_passes(shapes, args.samples, args.memory * 1e9)
+    size = max(4e-9 * args.samples * sum(piece.numbers for piece in pieces) for pieces in passes)
+    console.print(
+        f"{counted(len(shapes), 'layer')}, {counted(len(passes), 'pass')} over {args.samples:,} samples, "
+        f"{size:.3g} GB of outputs at the most"
+    )
+    found = {}
+    with progress_bar("outputs", len(passes) * count) as advance:
+        for name, squares in squared_distances(model.to(device).eval(), samples, passes, run, advance):
+            estimate: Dimension = dimension_of(squares.numpy(), args.blocks, None, args.fraction, seed)
+            found[name] = asdict(estimate) | {"modality": model.modality_of(name), "kind": kind_of(name)}
+    about = {
+        "format": FORMAT,
+        "model": args.model,
+        "task": args.task,
+        "weights": weights_identity(model),
+        "mask": Mask.load(args.mask).source if args.mask else None,
+        "samples": args.samples,
+        "blocks": args.blocks,
+        "fraction": args.fraction,
+        "seed": seed,
+        "data": data_identity(batches),
+        "padding": "zero",
+        "shapes": {name: list(layer.weight.shape) for name, layer in model.prunable_layers().items()},
+    }
+    order = [name for name in model.prunable_layers() if name in found]
+    return about, {name: found[name] for name in order}
+
+
+def _unvaried(reader: Any) -> Any:
+    """A reader's configuration without augmentation: images as evaluations see them."""
+    if not hasattr(reader, "augmentation"):
+        return reader
+    return replace(reader, augmentation=replace(reader.augmentation, crop=[1.0, 1.0], flip=0.0, ops=0))
+
+
+def _pass_of(model: Model, task: str | None) -> Any:
+    """What a batch goes through: pruning's pass, or the task's own."""
+    if task is None:
+        return lambda model, batch: model.observe(batch)
+    probe = model.probe(1)
+
+    def run(model: Model, batch: Batch) -> object:
+        if lacking := [name for name in probe.batch if name not in batch]:
+            raise InputError(
+                f"the calibration data has no {lacking[0]}, which {task} reads: measure the pretraining model (without "
+                "--task)"
+            )
+        return probe.run(model, batch)
+
+    return run
+
+
+def kind_of(name: str) -> str:
+    """What a layer is in its block: its path behind the last number (`attn.qkv`), or all of it."""
+    words = name.removesuffix(".weight").split(".")
+    behind = itertools.takewhile(lambda word: not word.isdigit(), reversed(words))
+    return ".".join(reversed(list(behind)))
+
+
+def table(found: dict[str, dict[str, Any]], model: str) -> Any:
+    """A row a modality and kind: layers, and the mean, the least and the largest dimension."""
+    from rich.table import Table
+
+    made = Table(title=f"intrinsic dimension of {model}'s layers, mean over decompositions into blocks")
+    for column in ("modality", "kind", "layers", "mean", "least", "largest", "all points", "points used"):
+        made.add_column(column, justify="left" if column in ("modality", "kind") else "right")
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in found.values():
+        groups.setdefault((row["modality"], ""), []).append(row)
+    for row in found.values():
+        groups.setdefault((row["modality"], row["kind"]), []).append(row)
+    order = list(dict.fromkeys(modality for modality, _ in groups))
+    for (modality, kind), rows in sorted(groups.items(), key=lambda group: order.index(group[0][0])):
+        values = [row["dimension"] for row in rows]
+        made.add_row(
+            modality if not kind else "", kind or "all", str(len(rows)),
+            f"{sum(values) / len(values):.1f}", f"{min(values):.1f}", f"{max(values):.1f}",
+            f"{sum(row['whole'] for row in rows) / len(rows):.1f}", f"{min(row['used'] for row in rows):,}",
+            style="bold" if not kind else None,
+        )  # fmt: skip
+    return made
+
+
+def draw(found: dict[str, dict[str, Any]], path: Path, title: str) -> None:
+    """Dimension over depth (PNG): a dot a layer, coloured by kind, dots of one modality joined, bands of modalities."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    from storage.atomic import atomic_path
+
+    names = list(found)
+    figure, axis = plt.subplots(figsize=(11, 4.6), layout="constrained")
+    kinds = list(dict.fromkeys(row["kind"] for row in found.values()))
+    colours = plt.get_cmap("tab20" if len(kinds) > 10 else "tab10")
+    start = 0
+    for number, modality in enumerate(dict.fromkeys(row["modality"] for row in found.values())):
+        own = [i for i, name in enumerate(names) if found[name]["modality"] == modality]
+        axis.plot(own, [found[names[i]]["dimension"] for i in own], color="0.6", linewidth=0.8, zorder=1)
+        if number % 2:
+            axis.axvspan(own[0] - 0.5, own[-1] + 0.5, color="0.95", zorder=0)
+        axis.text((own[0] + own[-1]) / 2, 1.01, modality, transform=axis.get_xaxis_transform(), ha="center")
+        start = own[-1]
+    for number, kind in enumerate(kinds):
+        own = [i for i, name in enumerate(names) if found[name]["kind"] == kind]
+        values, spread = ([found[names[i]][what] for i in own] for what in ("dimension", "deviation"))
+        axis.errorbar(own, values, spread, fmt="o", markersize=4, linewidth=0.6, color=colours(number % 20), label=kind)
+    axis.set(xlim=(-1, start + 1), ylim=(0, None), xlabel="layers, in the model's order", ylabel="intrinsic dimension")
+    axis.legend(fontsize=7, ncols=2, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=12)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    run_command(main)
