@@ -36,6 +36,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--allocation",
         help=f"how layers share the loss, instead of the method's own: {', '.join(ALLOCATIONS)}, or a pattern as 2:4",
     )
+    what.add_argument("--ids", metavar="FILE", help="weight layers by the intrinsic dimensions in this file")
+    what.add_argument("--id_power", type=float, help="power of the dimension in the weight of its layer (default: 1)")
     what.add_argument("--config", help="YAML file (default: configs/<model>/prune.yaml); the command line goes first")
     add_set(what)
     what.add_argument(
@@ -145,14 +147,17 @@ def prune(args: argparse.Namespace) -> Outputs:
     from pruners.report import print_result
     from pruners.session import Session, needs_preliminary
     from pruners.settings import settings_of
+    from sparsity.weighting import read_ids
     from storage.atomic import no_empty_folder
     from training.fabric import make_fabric
 
     settings = settings_of(args)
     config, method = settings.config, PRUNERS[settings.config.pruner]
     outputs = Outputs.of(
-        config.output_dir, args.model, config.pruner, config.allocation, config.seed, settings.switched_off
-    )
+        config.output_dir, args.model, config.pruner, config.allocation, config.seed, settings.switched_off,
+        ids=config.ids is not None,
+    )  # fmt: skip
+    ids = read_ids(config.ids, config.id_power) if config.ids else None
     with no_empty_folder(outputs.folder):
         outputs.check_folder(settings.percents)
         if args.resume and not method.resumes:
@@ -170,6 +175,8 @@ def prune(args: argparse.Namespace) -> Outputs:
         available = 0 if batches is None else len(batches)
 
         source = {"model": args.model, "weights": weights_identity(model), "precision": config.precision} | changes
+        if ids is not None:
+            source |= ids.identity
         if settings.switched_off:
             source["left_out"] = settings.switched_off
         identity = source | {
@@ -207,6 +214,7 @@ def prune(args: argparse.Namespace) -> Outputs:
                 config.pruner,
                 seed=config.seed,
                 allocation=config.allocation,
+                ids=ids,
                 num_batches=a_round,
                 checkpoint=checkpoint,
                 advance=advance,
@@ -244,7 +252,9 @@ def cut(args: argparse.Namespace) -> None:
     with no_empty_folder(outputs.folder):
         outputs.check_folder(percents)
         sparsities = [percent / 100 for percent in percents]
-        masks = cut_masks(scores, weights, about["modality"], forms_in(about), allocation, sparsities)
+        masks = cut_masks(
+            scores, weights, about["modality"], forms_in(about), allocation, sparsities, about.get("factors")
+        )
         for sparsity, mask in masks.items():
             mask.source = source | mask.source | {"from_scores": path.name}
             mask.save(outputs.mask(sparsity))

@@ -31,6 +31,7 @@ from sparsity.allocation import allocation_named
 from sparsity.mask import Mask
 from sparsity.scores import Scores
 from sparsity.threads import in_threads
+from sparsity.weighting import weighted
 
 Advance = Callable[..., None]
 
@@ -71,6 +72,7 @@ class Pruner(ABC):
     uses_gradients: ClassVar[bool] = False
     uses_rounds: ClassVar[bool] = False  # each mask needs passes through the data of its own
     resumes: ClassVar[bool] = True  # an interrupted run goes on from what it saved
+    takes_ids: ClassVar[bool] = True  # its scores can be weighted layer by layer
     family: ClassVar[str] = ""  # methods of one idea have one colour in pictures; without one: of its own
     Options: ClassVar[type] = NoOptions
 
@@ -86,6 +88,7 @@ class Pruner(ABC):
         self.allocation_name = allocation or self.allocation
         self.allocate = allocation_named(self.allocation_name)
         self.scores_by_sparsity: dict[float, Scores] = {}  # of methods whose scores serve one sparsity only
+        self.factors: Mapping[str, float] = {}  # on the scores of layers, where they are weighted
         self.unreached: list[str] = []  # layers of which the data said nothing
 
     def calibrate(self) -> None:  # noqa: B027 - methods without data inherit it
@@ -114,7 +117,10 @@ class Pruner(ABC):
 
     def cut_all(self, scores: Scores, sparsities: Sequence[float]) -> dict[float, Mask]:
         """The mask that the allocation leaves of the scores at each sparsity."""
-        cuts = self.allocate(scores, self.magnitudes(), self.modality, sparsities)
+        magnitudes = self.magnitudes()
+        if self.factors:
+            scores, magnitudes = weighted(scores, self.factors), weighted(magnitudes, self.factors)
+        cuts = self.allocate(scores, magnitudes, self.modality, sparsities)
         return {sparsity: Mask.cut(scores, cuts[sparsity], self.modality, self.forms) for sparsity in sparsities}
 
     def magnitudes(self) -> Scores:

@@ -45,14 +45,22 @@ class Outputs:
 
     @classmethod
     def of(
-        cls, output_dir: str, model: str, pruner: str, allocation: str | None, seed: int, left_out: Sequence[str] = ()
+        cls,
+        output_dir: str,
+        model: str,
+        pruner: str,
+        allocation: str | None,
+        seed: int,
+        left_out: Sequence[str] = (),
+        ids: bool = False,
     ) -> Outputs:
         """The files of a run; an allocation that is not the method's own is part of their names.
 
-        left_out: parts of the method's score that are, too: `reached` makes multiflow-noreached.
+        left_out: parts of the method's score that are, too: `reached` makes multiflow-noreached. ids: whether intrinsic
+        dimensions weight layers, as in omp-id.
         """
         parts = [allocation.replace(":", "of")] if allocation is not None else []
-        label = "-".join([pruner, *parts, *(f"no{part}" for part in left_out)])
+        label = "-".join([pruner, *parts, *(f"no{part}" for part in left_out), *(["id"] if ids else [])])
         return cls(Path(output_dir) / label, file_name(model), label, seed, left_out=tuple(left_out))
 
     @classmethod
@@ -68,7 +76,7 @@ class Outputs:
         def of(allocation: str) -> Outputs:
             special = allocation if allocation != PRUNERS[source["pruner"]].allocation else None
             folder, left_out = output_dir or str(path.absolute().parent.parent), source.get("left_out", ())
-            return cls.of(folder, source["model"], source["pruner"], special, source["seed"], left_out)
+            return cls.of(folder, source["model"], source["pruner"], special, source["seed"], left_out, "ids" in source)
 
         outputs, own = dataclasses.replace(of(allocation), cut=tuple(percents)), of(source["allocation"]).label
         stays = path.absolute().parent.name == own and outputs.label != own  # in the run's folders, beside its own
@@ -166,11 +174,16 @@ class Outputs:
             common = {k: v for k, v in next(iter(masks.values())).source.items() if not k.startswith("sparsity_")}
             pruner = session.pruner
             weights = {n: pruner.matrix(n) for n in pruner.layers} if session.allocation == "multimodal" else {}
+            of_pruner = pruner.modality, pruner.forms, pruner.factors
             if isinstance(pruner, OneShot):
-                write_scores(self.scores(), pruner.scores(), weights, pruner.modality, pruner.forms, common)
+                write_scores(
+                    self.scores(), pruner.scores(), weights, pruner.modality, pruner.forms, common, pruner.factors
+                )
             for sparsity, scores in pruner.scores_by_sparsity.items():
                 about = common | {"trained_for": sparsity}
-                write_scores(self.scores(sparsity), scores, weights, pruner.modality, pruner.forms, about)
+                write_scores(
+                    self.scores(sparsity), scores, weights, pruner.modality, pruner.forms, about, pruner.factors
+                )
         self._write_runtimes(masks, session.seconds, session.pruner, processes)
         draw_layers(masks, self.picture, f"{self.model}, {self.label}")
 
@@ -216,4 +229,5 @@ def peak_memory() -> int:
 def _told(source: dict[str, Any], steps: int | None) -> dict[str, Any]:
     weights = {"weights": source["weights"]["file"], "sha256 of weights": source["weights"]["sha256"]}
     data = {} if steps is None else {"num_batches": steps}
-    return {"model": source["model"]} | source["options"] | weights | {"precision": source["precision"]} | data
+    ids = {name: source[name] for name in ("ids", "id_power") if name in source}
+    return {"model": source["model"]} | source["options"] | ids | weights | {"precision": source["precision"]} | data

@@ -26,6 +26,7 @@ from pruners.base import Advance, Pruner, Work, silent
 from pruners.report import tell_of_collapses
 from sparsity.allocation import allocation_named, check_allocation, check_kept
 from sparsity.mask import Mask
+from sparsity.weighting import LayerWeights, check_competition
 
 
 class Session:
@@ -39,6 +40,7 @@ class Session:
         *,
         seed: int = 42,
         allocation: str | None = None,
+        ids: LayerWeights | None = None,
         num_batches: int | None = None,
         checkpoint: Checkpoint = no_checkpoint,
         advance: Advance = silent,
@@ -64,6 +66,11 @@ class Session:
             )
         self.allocation = allocation or self.pruner_class.allocation
         allocation_named(self.allocation)
+        if ids is not None:
+            check_competition(self.allocation)
+            if not self.pruner_class.takes_ids:
+                raise InputError(f"--ids has no meaning for {pruner}, which solves each layer by itself: leave it out")
+        self._ids = ids
         self.options = parse(self.pruner_class.Options, options, f"pruner '{pruner}'")
         self.seed = seed
         self._work = Work(
@@ -85,6 +92,8 @@ class Session:
         with preserved(self.model, self.pruner_class.uses_gradients):
             self.pruner = self.pruner_class(self.model, self._work, self.options, self.allocation)
             check_allocation(self.allocation, sparsities, self.pruner.shapes)
+            if self._ids is not None:
+                self.pruner.factors = self._ids.fitted(self.model)
             if self._work.group.rank == 0:
                 tell_of_zeros(self.pruner.layers)
             started = time.perf_counter()
@@ -116,6 +125,7 @@ class Session:
                 "sparsity_reached": mask.sparsity(),
                 "prunable_weights": prunable,
                 "weights_in_matrices": in_matrices,
+                **({} if self._ids is None else self._ids.identity),
                 **(self.model.notes() if self.pruner_class.uses_gradients else {}),
             }
         return masks

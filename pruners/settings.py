@@ -14,6 +14,7 @@ from data.readers import ReaderConfig
 from pruners import PRUNERS
 from sparsity.allocation import check_allocation
 from sparsity.percents import parse_percents
+from sparsity.weighting import check_competition
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class PruneConfig:
     sides: dict[str, ReaderConfig]
     pruner: str = "multiflow"
     sparsities: list[float] = field(default_factory=lambda: [63.0, 75.0, 90.0])
+    ids: str | None = None  # intrinsic dimensions that weight layers
+    id_power: float = 1.0
     conv: bool = False  # whether convolutions can be pruned, too, of models of other libraries
     allocation: str | None = None
     seed: int = 42
@@ -89,5 +92,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
     config = dataclasses.replace(config, **(shared | above | {"pruner": name}))
     own |= {f.name: typed[f.name] for f in dataclasses.fields(method.Options) if f.name in typed}
     check_allocation(config.allocation or method.allocation, [percent / 100 for percent in percents])
+    if config.ids:
+        check_competition(config.allocation or method.allocation)
     switched_off = [key for key in own if typed.get(key) is False]
     return Settings(config, percents, own, parse(method.Options, own, f"pruner '{name}'"), switched_off)

@@ -41,6 +41,7 @@ class SparseGPT(Pruner):
     """Layer-wise reconstruction with weight update; every layer at the sparsity, or as the allocation says."""
 
     family = "inputs"
+    takes_ids = False
     allocation = "layer"
     uses_data = True
     updates_weights = True

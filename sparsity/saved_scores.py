@@ -17,6 +17,7 @@ from models.layers import Form
 from sparsity.allocation import allocation_named, check_allocation
 from sparsity.mask import Mask
 from sparsity.scores import Scores
+from sparsity.weighting import weighted
 from storage.tensors import check_seal, parse_metadata, read_safetensors, sealed, write_safetensors
 
 SCORES_FORMAT = "vlm-pruning-scores-1"
@@ -28,12 +29,18 @@ def write_scores(
     weights: Mapping[str, Tensor],
     modality: Mapping[str, str],
     forms: Mapping[str, Form],
+    factors: Mapping[str, float],
     source: dict[str, Any],
 ) -> None:
-    """Scores of all layers; weights as matrices [o, i], where an allocation needs them; what made the scores."""
+    """Scores of all layers; weights as matrices [o, i], where an allocation needs them; what made the scores.
+
+    factors: on the scores of layers, where they were weighted when masks were cut.
+    """
     tensors: dict[str, Tensor] = {f"score.{name}": torch.from_numpy(layer) for name, layer in scores.items()}
     tensors |= {f"weight.{name}": weight for name, weight in weights.items()}
     about = {"modality": dict(modality), "shapes": {n: f.shape for n, f in forms.items()}, "source": source}
+    if factors:
+        about["factors"] = dict(factors)
     if transposed := [name for name, form in forms.items() if form.transposed]:
         about["transposed"] = transposed
     write_safetensors(path, tensors, sealed(tensors, {"format": SCORES_FORMAT, "about": json.dumps(about)}))
@@ -84,8 +91,9 @@ def cut_masks(
     forms: dict[str, Form],
     allocation: str,
     sparsities: list[float],
+    factors: Mapping[str, float] | None = None,
 ) -> dict[float, Mask]:
-    """Masks from saved scores as the allocation says; InputError when it needs magnitudes that were not saved."""
+    """Masks from saved scores, times factors on layers; InputError where magnitudes are needed and were not saved."""
 
     def magnitude(name: str) -> np.ndarray:
         if name not in weights:
@@ -97,6 +105,8 @@ def cut_masks(
 
     magnitudes = Scores(scores.shapes, magnitude)
     check_allocation(allocation, sparsities, scores.shapes)
+    if factors:
+        scores, magnitudes = weighted(scores, factors), weighted(magnitudes, factors)
     cuts = allocation_named(allocation)(scores, magnitudes, modality, sparsities)
     masks = {}
     for sparsity in sparsities:
