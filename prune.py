@@ -252,9 +252,8 @@ def cut(args: argparse.Namespace) -> None:
     with no_empty_folder(outputs.folder):
         outputs.check_folder(percents)
         sparsities = [percent / 100 for percent in percents]
-        masks = cut_masks(
-            scores, weights, about["modality"], forms_in(about), allocation, sparsities, about.get("factors")
-        )
+        factors = about.get("factors")  # of layers that were weighted
+        masks = cut_masks(scores, weights, about["modality"], forms_in(about), allocation, sparsities, factors)
         for sparsity, mask in masks.items():
             mask.source = source | mask.source | {"from_scores": path.name}
             mask.save(outputs.mask(sparsity))

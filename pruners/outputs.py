@@ -176,14 +176,10 @@ class Outputs:
             weights = {n: pruner.matrix(n) for n in pruner.layers} if session.allocation == "multimodal" else {}
             of_pruner = pruner.modality, pruner.forms, pruner.factors
             if isinstance(pruner, OneShot):
-                write_scores(
-                    self.scores(), pruner.scores(), weights, pruner.modality, pruner.forms, common, pruner.factors
-                )
+                write_scores(self.scores(), pruner.scores(), weights, *of_pruner, common)
             for sparsity, scores in pruner.scores_by_sparsity.items():
                 about = common | {"trained_for": sparsity}
-                write_scores(
-                    self.scores(sparsity), scores, weights, pruner.modality, pruner.forms, about, pruner.factors
-                )
+                write_scores(self.scores(sparsity), scores, weights, *of_pruner, about)
         self._write_runtimes(masks, session.seconds, session.pruner, processes)
         draw_layers(masks, self.picture, f"{self.model}, {self.label}")
 
