@@ -79,9 +79,9 @@ class LabelledImages(LabelledSource):
                 are = f"{counted(len(others), 'thing')} in it {agreed(len(others), 'is')} none"
                 what = f" ({are}, first: {others[0][1]})" if others else ""
                 raise InputError(f"the class folder {folder / name} has no images{what}: fill it, or take it away")
-            self._items += [(str(folder / name / file), label) for file in found]
+            self._images += [(str(folder / name / file), label) for file in found]
             ignored += others
-        self.listing = hash_json(self._items)
+        self.listing = hash_json(self._images)
         for why in dict.fromkeys(why for why, _ in ignored):
             names = [name for reason, name in ignored if reason == why]
             self.left_out.append(f"{counted(len(names), why[0])}{why[1]} (first: {names[0]})")
@@ -137,11 +137,11 @@ class LabelledTable(LabelledSource):
             if not row["class"].isdecimal():
                 raise InputError(f"{table}, line {line}: the class must be a whole number, not {row['class']!r}")
             if not splits or row["split"] in splits:
-                self._items.append((str(root / row["filename"]), int(row["class"])))
+                self._images.append((str(root / row["filename"]), int(row["class"])))
         self.classes = [str(label) for label in range(1 + max((int(row["class"]) for row in rows), default=-1))]
         there = dict.fromkeys(row["split"] for row in rows)
         absent = [split for split in splits if split not in there]
-        if absent or not self._items:
+        if absent or not self._images:
             raise InputError(
                 f"{table} has no images of the split '{(absent or ['any'])[0]}' (it has: {', '.join(there)})"
             )
@@ -181,7 +181,7 @@ class Cifar(LabelledSource):
         data = _fetched(name, folder, splits[0] == "train")
         self.classes, self._pixels = list(data.classes), data.data
         self.paths = [str(folder / data.base_folder / file) for file, _ in (*data.train_list, *data.test_list)]
-        self._items = [(f"{name} {splits[0]} {index}", label) for index, label in enumerate(data.targets)]
+        self._images = [(f"{name} {splits[0]} {index}", label) for index, label in enumerate(data.targets)]
 
     def file(self, index: int) -> None:
         """Images have no files of their own."""

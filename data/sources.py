@@ -70,14 +70,14 @@ class Source:
         self.left_out: list[str] = []
         self.listing = ""
         self.ground = ground
-        self._items: list[Any] = []  # (path, what is known), unless a class below has another form
+        self._images: list[Any] = []  # (path, what is known), unless a class below has another form
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._images)
 
     def name(self, index: int) -> str:
         """The image's path, or how else to call it."""
-        return self._items[index][0]
+        return self._images[index][0]
 
     def file(self, index: int) -> str | None:
         """The image file that must be there, None where it is none of its own, or was just seen."""
@@ -85,7 +85,7 @@ class Source:
 
     def known(self, index: int) -> Any:
         """What is known of the image."""
-        return self._items[index][1]
+        return self._images[index][1]
 
     def read(self, index: int) -> tuple[Image.Image, Any]:
         """The image and what is known of it; ImageError when the image cannot be read."""
@@ -103,20 +103,20 @@ class Records(Source):
             check_fields(records, path, checks)
             for index, record in enumerate(records):
                 record["image"] = place(record, f"{path}: record {index}")
-            self._items += records
+            self._images += records
 
     def name(self, index: int) -> str:
         """The image's path."""
-        return self._items[index]["image"]
+        return self._images[index]["image"]
 
     def record(self, index: int) -> Any:
         """The record with all its fields."""
-        return self._items[index]
+        return self._images[index]
 
     known = record
 
     def _check_given(self, what: str) -> None:
-        if not self._items:
+        if not self._images:
             raise InputError(f"no {what} is given: name at least one in the configuration")
 
 
@@ -133,7 +133,7 @@ class Pairs(Records):
         for shard in (shard for pattern in files.shards for shard in expand_shards(files.path(pattern))):
             self.paths.append(shard)
             samples, left_out = index_shard(shard)
-            self._items += samples
+            self._images += samples
             if left_out:
                 self.left_out.append(f"{shard}: {len(samples)} pairs are read; left out are {left_out}")
         self._check_given("annotation file and no shard")
@@ -144,7 +144,7 @@ class Pairs(Records):
 
     def name(self, index: int) -> str:
         """The image's path, or shard and key."""
-        item = self._items[index]
+        item = self._images[index]
         return f"{item.shard}:{item.key}" if isinstance(item, ShardSample) else item["image"]
 
     def file(self, index: int) -> str | None:
@@ -153,17 +153,17 @@ class Pairs(Records):
 
     def record(self, index: int) -> Record | None:
         """The record of the annotation file with all its fields, None where the pair lies in a shard."""
-        item = self._items[index]
+        item = self._images[index]
         return None if isinstance(item, ShardSample) else item
 
     def known(self, index: int) -> str | list[str]:
         """The caption or captions."""
-        item = self._items[index]
+        item = self._images[index]
         return item.read()[1] if isinstance(item, ShardSample) else item["caption"]
 
     def read(self, index: int) -> tuple[Image.Image, str | list[str]]:
         """The image and its caption or captions; ImageError when the image cannot be read."""
-        item = self._items[index]
+        item = self._images[index]
         image, caption = item.read() if isinstance(item, ShardSample) else (item["image"], item["caption"])
         return read_image(image, self.name(index), self.ground), caption
 
@@ -191,11 +191,11 @@ class ByImage(Source):
         for number in range(len(source)):
             of_image.setdefault(source.name(number), []).append(number)
         cut = [found[start : start + most] for found in of_image.values() for start in range(0, len(found), most)]
-        self._items = sorted(cut)
+        self._images = sorted(cut)
 
     def known(self, index: int) -> list[int]:
         """The source's numbers of the group's records."""
-        return self._items[index]
+        return self._images[index]
 
     def name(self, index: int) -> str:
         """The image's name in the source."""
@@ -221,3 +221,12 @@ def by_image(files: Files, checks: Checks) -> tuple[str, dict[str, list[Record]]
         image = files.image(record["image"], next(iter(files.image_roots), None), path)
         found.setdefault(image, []).append(record)
     return path, found
+
+
+def __getattr__(name: str) -> Any:
+    """LabelledImages is in data/labelled.py; scripts that import it from here find it, too."""
+    if name != "LabelledImages":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from data.labelled import LabelledImages
+
+    return LabelledImages
