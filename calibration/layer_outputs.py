@@ -186,7 +186,8 @@ def _outputs(model: Model, met: Callable[[str, str, Tensor], None]) -> Iterator[
 
     def multiplied(product: Product, multiply: Callable[[], Tensor]) -> Tensor:
         out = multiply()
-        met(product.name, product.use, out.reshape(*product.x.shape[:-1], -1))
+        # Within the attention the tokens come first. Of several inputs the first counts, the queries.
+        met(product.name, product.use, out.reshape(-1, product.sequences, out.shape[-1]).transpose(0, 1))
         return out
 
     try:

@@ -61,6 +61,11 @@ class Gradual:
                 f"of {total} steps the first {dense_steps} cannot be dense and the last {final_steps} at the final "
                 "sparsity: shorten the phases, or train for longer"
             )
+        if method == "platon" and total < (first := max(interval, 2)):
+            raise InputError(
+                f"platon has its first importances after {first} steps, and there are {total}: lower interval, or "
+                "train for longer"
+            )
         self.method, self.parameters, self.sparsity = method, dict(parameters), sparsity
         self._total, self._dense, self._final = total, dense_steps, final_steps
         self._interval, self._epoch, self._betas = interval, epoch, betas
@@ -73,7 +78,8 @@ class Gradual:
             kind: {name: torch.zeros_like(p, dtype=torch.float32) for name, p in self.parameters.items()}
             for kind in kinds
         }
-        self._in_window, self._moved = 1, 0  # the zeros that a window starts from count as one step of the first
+        self._in_window = 1  # the zeros that the first window starts from count as a step of it
+        self._seen, self._moved = 0, 0  # steps, and moves of E off zero
         self.mask: dict[str, Tensor] = {}  # True where the last mask pruned
         self.threshold, self.revived = float("nan"), 0
 
@@ -123,7 +129,8 @@ class Gradual:
                 window.copy_(now)
             else:
                 window.mul_(self._in_window).add_(now).div_(self._in_window + 1)
-        self._moved += ends
+        self._moved += ends and self._seen > 0
+        self._seen += 1
         self._in_window = 1 if ends else self._in_window + 1
 
     @staticmethod
@@ -174,6 +181,7 @@ class Gradual:
             "states": self.states,
             "in_window": self._in_window,
             "moved": self._moved,
+            "seen": self._seen,
             "mask": self.mask,
             "threshold": self.threshold,
             "revived": self.revived,
@@ -184,7 +192,7 @@ class Gradual:
         for kind, tensors in state["states"].items():
             for name, tensor in tensors.items():
                 self.states[kind][name].copy_(tensor)
-        self._in_window, self._moved = state["in_window"], state["moved"]
+        self._in_window, self._moved, self._seen = state["in_window"], state["moved"], state["seen"]
         self.mask = {name: bits.to(self.parameters[name].device) for name, bits in state["mask"].items()}
         self.threshold, self.revived = state["threshold"], state["revived"]
 

@@ -121,12 +121,18 @@ class Progressive(Sparsifier):
     def after_update(self, step: int) -> None:
         """Scores move on; a mask falls where it is due."""
         if self.config.freeze and step > self._settled + 1:
+            self._prune()  # what the optimizer remembers of a weight moves it without a gradient
             return
         assert self._gradual is not None
         if self._gradual.update(step):
             self._remember(step, self._gradual.remaining(step))
             if self.config.freeze and self.settled(step):
                 self._hold()
+
+    @torch.no_grad()
+    def _prune(self) -> None:
+        for name, bits in self._bits().items():
+            self._layers[name].weight.masked_fill_(bits, 0)
 
     def _hold(self) -> None:
         """From here on the mask is fixed."""

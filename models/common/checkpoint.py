@@ -118,7 +118,7 @@ def load_state(model: nn.Module, state: dict[str, Tensor], rules: KeyRules, repo
     found: dict[str, Tensor] = {}
     unknown = []
     for key, name in rules.names(state).items():
-        if name is None:
+        if name is None or key.endswith(MASK_SUFFIX):  # masks of these weights: see sparsity/published.py
             report.dropped.append(key)
             continue
         if name not in wanted:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from models.common.bert import Embeddings, Encoder, MLMHead
-from models.common.checkpoint import MASK_SUFFIX, KeyRules
+from models.common.checkpoint import KeyRules
 from models.common.decoding import xvlm_smoothing
 from models.tasks import Captioner
 from models.xvlm.clip_tower import CLIPTower
@@ -22,15 +22,12 @@ UNUSED = ("temp", "vision_proj.", "text_proj.", "itm_head.", "bbox_head.")
 
 
 def captioning_name(key: str, keys: set[str]) -> str | None:
-    """Key of a pretraining or a captioning file -> name in the captioning model.
-
-    The masks that a first stage's file contains are none of the model's tensors: `Mask.load` reads them.
-    """
+    """Key of a pretraining or a captioning file -> name in the captioning model."""
     if key == "text_decoder.cls.predictions.bias":  # a second name, as in the pretraining model
         decoder = "text_decoder.cls.predictions.decoder.bias"
         return None if decoder in keys else decoder
     name = official_name(key, keys)
-    if name is None or name.startswith(UNUSED) or name.endswith(MASK_SUFFIX):
+    if name is None or name.startswith(UNUSED):
         return None
     return name.replace("text_encoder.", "text_decoder.", 1) if name.startswith("text_encoder.") else name
 
