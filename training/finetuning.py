@@ -176,7 +176,9 @@ class Epochs(Callback):
         if run.leads:
             keep_epoch(run.folder, epoch, found, model, self._decides)
             if found:
-                console.print(f"epoch {epoch}, validation: {told(found)}")
+                console.print(
+                    f"epoch {epoch}, {'validation' if self._objective.task.validates else 'test'}: {told(found)}"
+                )
             run.clock.save()
             run.wandb.epoch(epoch, found, epoch * self._loop.epoch)
         run.fabric.barrier()
@@ -184,6 +186,7 @@ class Epochs(Callback):
 
 def evaluate(run: Run, model: nn.Module, task: Task, split: str, epoch: int | None) -> Metrics:
     """A task's numbers of a split, on every process alike. epoch: whose weights these are (None: the last one's)."""
+    task.split = split
     with run.clock.doing("evaluation"), torch.no_grad():
         return task.evaluate(model, Evaluation(run.fabric, split, epoch, run.workers))
 
@@ -200,7 +203,11 @@ def conclude(
 
     epoch: whose weights the model has. Returns what results.json holds.
     """
-    args, split = run.args, run.args.split if run.args.evaluate else "test"
+    args, split = run.args, run.args.split or "test"
+    if split == "val" and not task.validates:
+        raise InputError(
+            f"{run.name} has no validation split, its configuration names test data only: leave --split out"
+        )
     if data is None:
         refuse_finished(run.folder / "results.json", run.identity(sparsifier))
         run.fabric.to_device(model)
