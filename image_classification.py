@@ -1,7 +1,7 @@
 """Finetune and evaluate image classification, dense or under a mask of the pretraining model.
 
     python image_classification.py --model dino-mini --dense
-    python image_classification.py --model dino-mini --evaluate -pre runs/image_classification/.../best.safetensors
+    python image_classification.py --model dino-mini --evaluate -pre runs/image_classification/.../last.safetensors
 Killed at any moment, the same command resumes where it was.
 """
 

@@ -24,11 +24,6 @@ class Group:
             return cls(dist.get_rank(), dist.get_world_size())
         return cls()
 
-    @property
-    def is_first(self) -> bool:
-        """Whether this process writes files and prints."""
-        return self.rank == 0
-
     def ranks_with_work(self, has_work: bool, device: torch.device) -> list[int]:
         """The ranks, in order, of the processes that have something to contribute now."""
         if self.size == 1:

@@ -1,6 +1,6 @@
 """`--set KEY=VALUE`: single values of a configuration from the command line, so that own data need no copy of a file.
 
-    python retrieval.py --model xvlm-mini --dense --set epochs=2 --set train.files.annotations=[mine.json]
+    python retrieval.py --model xvlm-mini --dense --set epochs=2 --set recipe.lr=1.0e-4
 Keys are nested with dots, entries of a list counted from 0 (`stages.0.steps=100`); values are YAML. What they become is
 checked like the file itself (`configs.schema.parse`): unknown keys and wrong types are errors.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from configs.schema import read_yaml
-from console.errors import InputError
+from console.errors import InputError, nearest
 
 
 def add_set(parser: Any) -> None:
@@ -24,7 +24,7 @@ def add_set(parser: Any) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="one value instead of the configuration's, such as train.files.annotations=[mine.json]; may be repeated",
+        help="one value instead of the configuration's, such as recipe.lr=1.0e-4; may be repeated",
     )
 
 
@@ -44,6 +44,8 @@ def read_settings(path: Path | str, assignments: Sequence[str]) -> tuple[dict[st
             raise InputError(f"--set {assignment}: the value is not valid YAML, quote it for the shell") from error
         keys = key.split(".")
         sets = settings.get("datasets")
+        if isinstance(sets, dict) and keys[0] == "datasets" and len(keys) > 2 and keys[1] not in sets:
+            raise InputError(f"--set {assignment}: there is no data set '{keys[1]}'{nearest(keys[1], sets)}")
         settings = _with(settings, keys, value, assignment)
         for name, own in sets.items() if isinstance(sets, dict) else ():
             if isinstance(own, dict) and keys[0] in own:

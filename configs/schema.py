@@ -110,7 +110,9 @@ def parse(schema: type[T], mapping: dict[str, Any], where: str, inner: bool = Fa
     fields = {field.name: field for field in dataclasses.fields(schema)}  # type: ignore[arg-type]
     needed = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
     if not needed <= set(mapping) <= set(fields):
-        other = other_task(mapping, needed, set(fields)) if Path(where.partition(" --set ")[0]).is_file() else None
+        file, _, assignments = where.partition(" --set ")
+        whole = Path(file).is_file() and ": " not in assignments  # else it is a section
+        other = other_task(mapping, needed, set(fields)) if whole else None
         if other is not None:
             raise InputError(
                 f"{where} looks like a configuration of another task, {other}: give one of this task, or "

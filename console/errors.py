@@ -22,8 +22,9 @@ class InputError(Exception):
 
 def nearest(word: str, choices: Iterable[str]) -> str:
     """A hint ` (did you mean 'x'?)` naming the closest of `choices`, or an empty string."""
-    match = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
-    return f" (did you mean '{match[0]}'?)" if match else ""
+    by_lower = {choice.lower(): choice for choice in choices}
+    match = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
+    return f" (did you mean '{by_lower[match[0]]}'?)" if match else ""
 
 
 def explain_os_error(error: OSError, doing: str) -> InputError:

@@ -82,10 +82,11 @@ def settings_of(args: argparse.Namespace) -> Settings:
     config = parse(PruneConfig, args.content, args.where)
     name = args.pruner or config.pruner
     method = PRUNERS[name]
-    for known in config.methods:
+    PRUNERS.check(config.pruner)
+    for known, section in config.methods.items():
         PRUNERS.check(known)
-    own = dict(config.methods.get(name, {}))
-    shared = {key: own.pop(key) for key in list(own) if key in ("num_batches", "batch_size")}
+        parse(PRUNERS[known].Options, _parted(section)[1], f"{args.where}: methods: {known}")
+    shared, own = _parted(config.methods.get(name, {}))
     typed = {key: value for key, value in vars(args).items() if value is not None}
     percents = parse_percents(typed.pop("sparsities", config.sparsities))
     above = {f.name: typed[f.name] for f in dataclasses.fields(PruneConfig) if f.name in typed}
@@ -96,3 +97,9 @@ def settings_of(args: argparse.Namespace) -> Settings:
         check_competition(config.allocation or method.allocation)
     switched_off = [key for key in own if typed.get(key) is False]
     return Settings(config, percents, own, parse(method.Options, own, f"pruner '{name}'"), switched_off)
+
+
+def _parted(section: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a method's section says of every pruning, and its own options."""
+    shared = {key: section[key] for key in section if key in ("num_batches", "batch_size")}
+    return shared, {key: value for key, value in section.items() if key not in shared}

@@ -173,10 +173,6 @@ class Mask(Mapping[str, Tensor]):
         names = list(self if names is None else names)
         return 1 - sum(map(self.kept, names)) / max(1, sum(map(self.size, names)))
 
-    def sparsity_by_layer(self) -> dict[str, float]:
-        """Share of weights pruned in each layer."""
-        return {name: self.sparsity([name]) for name in self}
-
     def layers_by_modality(self) -> dict[str, list[str]]:
         """Modality -> its layers, in the order of the model."""
         groups: dict[str, list[str]] = {}

@@ -60,7 +60,7 @@ class CaptioningConfig(Finetuning):
     search: SearchSettings = field(default_factory=SearchSettings)
     eval_batch: int = 64
     start_eval: int = 0
-    leave_out: list[str] | None = None  # not []: snapshots from before there was such a key are still of the same run
+    leave_out: list[str] = field(default_factory=list)  # scores that are not computed
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,7 +76,7 @@ class CaptioningConfig(Finetuning):
                 f"captions are trained after {self.train.prompt!r} (train: prompt) and written after {self.prompt!r} "
                 "(prompt): give the same"
             )
-        if strange := [name for name in self.leave_out or () if name not in SLOW]:
+        if strange := [name for name in self.leave_out if name not in SLOW]:
             raise InputError(f"leave_out: '{strange[0]}' cannot be left out, only {' and '.join(SLOW)} can")
 
 
@@ -142,7 +142,7 @@ class Captioning(Task):
                 # Of a caption of special tokens alone nothing is left; a full stop scores as no word, and is allowed.
                 worded = {number: caption.strip() or "." for number, caption in written.items()}
                 scores, left_out = caption_scores(
-                    self._references[split], worded, self._single.__setitem__, config.leave_out or ()
+                    self._references[split], worded, self._single.__setitem__, config.leave_out
                 )
                 scores |= {"left_out": left_out} if left_out else {}
                 if self._scenes.get(split):
@@ -155,8 +155,8 @@ class Captioning(Task):
         return one_group(self._single, None)
 
     def samples(self) -> list[Part]:
-        """Test images with the caption written, a reference, and of the mini world which things said are there."""
-        data, scenes, shown = self._data["test"], self._scenes.get("test") or {}, []
+        """Images with the caption written, a reference, and of the mini world which things said are there."""
+        data, scenes, shown = self._data[self.split], self._scenes.get(self.split) or {}, []
         for i in spread(len(data), IMAGES):
             image, number = data[i]
             caption = self._written[number].strip()
@@ -166,9 +166,9 @@ class Captioning(Task):
                 lines.append(Line("wholly true", "right") if verdict.true else Line("not wholly true", "wrong"))
                 for name, things in (("there", verdict.there), ("not there", verdict.not_there)):
                     lines += [Line(f"{name}: {listed(things)}")] if things else []
-            lines.append(Line(f"reference: {self._references['test'][number][0]}", "faint"))
+            lines.append(Line(f"reference: {self._references[self.split][number][0]}", "faint"))
             shown.append(Sample([Shown(to_picture(image, self._shape))], lines))
-        return [Part(f"{counted(len(shown), 'test image', of=len(data))}, with the caption written", shown)]
+        return [Part(f"{counted(len(shown), f'{self.split} image', of=len(data))}, with the caption written", shown)]
 
 
 def listed(things: list[str]) -> str:

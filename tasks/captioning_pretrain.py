@@ -49,6 +49,7 @@ class FirstStage(Task):
     name = words = "captioning_pretrain"
     Config = FirstStageConfig
     decides = None
+    validates = False
 
     def __init__(self, config: FirstStageConfig, model: nn.Module, tokenizer: Tokenizer, limit: int | None = None):
         check_positions(model, {"train: max_tokens": config.train.max_tokens})

@@ -55,7 +55,8 @@ def config_for(settings: dict[str, Any], dataset: str | None, where: str) -> Cla
     if name not in datasets:
         raise InputError(f"unknown data set '{name}'{nearest(name, datasets)}: choose one of {', '.join(datasets)}")
     common = {key: value for key, value in settings.items() if key != "datasets"}
-    config = parse(ClassificationConfig, {**common, **datasets[name]}, f"{where}: {name}")
+    each = {n: parse(ClassificationConfig, {**common, **own}, f"{where}: {n}") for n, own in datasets.items()}
+    config = each[name]
     classes = same_classes(LabelledSet(config.train.files, config.train.splits).open(), config.test.open())
     config.model["classes"] = classes
     return config
@@ -69,6 +70,7 @@ class Classification(Task):
     metric_words: ClassVar = {"top1": "top-1"}
     Config = ClassificationConfig
     decides = None
+    validates = False
 
     def __init__(
         self, config: ClassificationConfig, model: nn.Module, tokenizer: Any, folder: Path, limit: int | None = None

@@ -119,12 +119,12 @@ class Retrieval(Task):
 
     def items(self) -> Groups:
         """Texts whose image is found early, and images one of whose captions is."""
-        image_of_text = self._galleries["test"].image_of_text
+        image_of_text = self._galleries[self.split].image_of_text
         return found_early({"": self._ranks["itm"], "itc ": self._ranks["itc"]}, image_of_text)
 
     def samples(self) -> list[Part]:
-        """Test images with the caption found for them, and texts with the images found, by the scores of matching."""
-        gallery = self._galleries["test"]
+        """Images with the caption found for them, and texts with the images found, by the scores of matching."""
+        gallery = self._galleries[self.split]
         by_image, by_text = self._rows
         images, texts = [], []
         for i, row in by_image.items():
@@ -146,7 +146,7 @@ class Retrieval(Task):
                 found.append(self._shown(own, f"its own, {row.standing(own)}", "wrong"))
             mark = Line(f"wrong, its own: {row.standing(own)}", "wrong") if where else Line("right", "right")
             texts.append(Sample(found, [Line(gallery.texts[j], "strong"), mark]))
-        pictures = counted(len(images), "test image", of=len(gallery))
+        pictures = counted(len(images), f"{self.split} image", of=len(gallery))
         words = counted(len(texts), "text", of=len(gallery.texts))
         return [
             Part(f"{pictures}, with the caption found for them", images),
@@ -154,7 +154,7 @@ class Retrieval(Task):
         ]
 
     def _shown(self, image: int, label: str = "", frame: str = "") -> Shown:
-        return Shown(to_picture(self._galleries["test"][image], self._shape), label, frame)
+        return Shown(to_picture(self._galleries[self.split][image], self._shape), label, frame)
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ class VQA(Task):
     def evaluate(self, model: nn.Module, look: Evaluation) -> Metrics:
         """Answers into result/, and their accuracy where the right ones are known."""
         config, split, fabric = self._config, look.split, look.fabric
-        if split == "val" and not config.hold_out:
+        if split == "val" and not config.hold_out and look.epoch is not None:  # it is trained on
             return {}
         share = look.batches(self._data[split], config.eval_batch)
         if config.inference == "rank":
@@ -120,30 +120,30 @@ class VQA(Task):
         given = self._given = gather_shares(fabric, given)
         found: Metrics = {}
         if fabric.is_global_zero:
-            name = f"{split}_vqa_result_epoch_{'last' if split == 'test' else look.epoch}.json"
+            name = f"{split}_vqa_result_epoch_{'last' if split == 'test' else look.epoch or 'last'}.json"
             write_answers(self._folder / "result" / name, given, self._data[split].question_ids)
             if split in self._truth:
                 found = vqa_accuracy(given, self._truth[split])
         return fabric.broadcast(found)
 
     def items(self) -> Groups:
-        """How right the answers to the test questions are, where that is known; several may be of one picture."""
-        if "test" not in self._truth:
+        """How right the answers to the questions are, where that is known; several may be of one picture."""
+        if self.split not in self._truth:
             return {}
-        single = question_accuracies(self._given, self._truth["test"])
-        return one_group({"overall": single}, self._data["test"].pictures())
+        single = question_accuracies(self._given, self._truth[self.split])
+        return one_group({"overall": single}, self._data[self.split].pictures())
 
     def samples(self) -> list[Part]:
-        """Test images with question and answer, and where they are known people's answers with their shares."""
-        data, shown = self._data["test"], []
-        people = {record["question_id"]: record["answer"] for record in self._truth.get("test", [])}
+        """Images with question and answer, and where they are known people's answers with their shares."""
+        data, shown = self._data[self.split], []
+        people = {record["question_id"]: record["answer"] for record in self._truth.get(self.split, [])}
         for i in spread(len(data), IMAGES):
             number = data.question_ids[i]
             lines = [Line(data.source.record(i)["question"]), Line(f"answer: {self._given[number]}", "strong")]
             if number in people:
                 lines += judged(self._given[number], people[number])
             shown.append(Sample([Shown(to_picture(data[i][1], self._shape))], lines))
-        return [Part(f"{counted(len(shown), 'test question', of=len(data))}, with the answer given", shown)]
+        return [Part(f"{counted(len(shown), f'{self.split} question', of=len(data))}, with the answer given", shown)]
 
 
 def refuse_inheritance(model: str) -> None:

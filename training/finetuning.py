@@ -202,7 +202,9 @@ class Epochs(Callback):
             line = found | ({"kept": as_json(count_kept(model))} if sparsifier.makes_mask else {})
             keep_epoch(run.folder, epoch, line, model, self._decides, mask, sparsifier.settled(step))
             if found:
-                console.print(f"epoch {epoch}, validation: {told(found)}")
+                console.print(
+                    f"epoch {epoch}, {'validation' if self._objective.task.validates else 'test'}: {told(found)}"
+                )
             run.clock.save()
             run.wandb.epoch(epoch, found, epoch * self._loop.epoch)
         run.fabric.barrier()
@@ -210,6 +212,7 @@ class Epochs(Callback):
 
 def evaluate(run: Run, model: nn.Module, task: Task, split: str, epoch: int | None) -> Metrics:
     """A task's numbers of a split, on every process alike. epoch: whose weights these are (None: the last one's)."""
+    task.split = split
     with run.clock.doing("evaluation"), torch.no_grad():
         return task.evaluate(model, Evaluation(run.fabric, split, epoch, run.workers))
 
@@ -226,7 +229,11 @@ def conclude(
 
     epoch: whose weights the model has. Returns what results.json holds.
     """
-    args, split = run.args, run.args.split if run.args.evaluate else "test"
+    args, split = run.args, run.args.split or "test"
+    if split == "val" and not task.validates:
+        raise InputError(
+            f"{run.name} has no validation split, its configuration names test data only: leave --split out"
+        )
     if data is None:
         refuse_finished(run.folder / "results.json", run.identity(sparsifier))
         run.fabric.to_device(model)

@@ -30,9 +30,7 @@ def finetuning_parser(description: str, task: str) -> argparse.ArgumentParser:
         dest="weights",
     )
     what.add_argument("--evaluate", action="store_true", help="do not train: evaluate the weights given by -pre")
-    what.add_argument(
-        "--split", choices=("test", "val"), default="test", help="what --evaluate looks at (default: test)"
-    )
+    what.add_argument("--split", choices=("test", "val"), help="what --evaluate looks at (default: test)")
     add_options(parser.add_argument_group("prune while training"), ProgressiveConfig)
     run = parser.add_argument_group("run")
     run.add_argument("--output_dir", help=f"folder of the run (default: runs/{task}/<model>_<mask or dense>_seed<n>)")

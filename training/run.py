@@ -17,6 +17,7 @@ from configs.limits import at_least
 from console.errors import InputError
 from console.interrupt import interrupt
 from console.progress import console
+from console.words import counted
 from models import file_name
 from pruners import PRUNERS
 from sparsity.mask import Mask
@@ -87,7 +88,7 @@ class Run:
             "precision": self.precision,
             "compile": args.compile or None,
             "skip_eval": getattr(args, "skip_eval", None) or None,
-            "evaluate": args.split if args.evaluate else None,
+            "evaluate": (args.split or "test") if args.evaluate else None,
         }
         return json.loads(json.dumps(found))
 
@@ -100,6 +101,8 @@ def open_run(args: argparse.Namespace, config: Any, name: str, variant: str = ""
     a folder that cannot be written to, and one that another run is using.
     """
     at_least(args, 1, "devices", "num_nodes")
+    if args.split and not args.evaluate:
+        raise InputError(f"--split {args.split} says what --evaluate looks at: add --evaluate, or leave it out")
     at_least(args, 0, "num_workers", "snapshot_seconds", "seed")
     config.accumulation(args.devices * args.num_nodes)
     seed = config.seed if args.seed is None else args.seed
@@ -176,6 +179,10 @@ def progressive_config(args: argparse.Namespace, config: Any) -> ProgressiveConf
 def sparsify(run: Run, model: nn.Module, sparsifier: Sparsifier) -> None:
     """Put the model under its sparsifier, and count what is left of it."""
     sparsifier.attach(model)
+    report = model.load_report
+    if run.args.evaluate and run.leads and report is not None and report.fresh:
+        made = counted(len(report.fresh), "tensor")
+        console.print(f"note: {report.source} lacks {made} (first: {report.fresh[0]}), made anew: numbers mean little")
     run.kept["at the start" if sparsifier.mask is None else "after loading the mask"] = count_kept(model)
 
 
@@ -197,7 +204,7 @@ def earlier_seconds(folder: Path, start: Path | None) -> Path | None:
 
 def output_folder(args: argparse.Namespace, below: Path, seed: int) -> Path:
     """Where the run writes; with --incremental the first of <folder>, <folder>_2, ... that is not there yet."""
-    ending = args.split if args.evaluate else f"seed{seed}"
+    ending = args.split or "test" if args.evaluate else f"seed{seed}"
     name = args.output_dir or f"runs/{below}/{file_name(args.model)}_{run_label(args)}_{ending}"
     if args.debug:
         name += "_debug"
@@ -210,8 +217,8 @@ def output_folder(args: argparse.Namespace, below: Path, seed: int) -> Path:
 
 def run_label(args: argparse.Namespace) -> str:
     """What the output folder is called after the model: the mask, or the run that wrote the weights, or dense."""
-    named = args.mask or (args.weights if args.evaluate else None)
-    if args.dense or not named:
+    named = (None if args.dense else args.mask) or (args.weights if args.evaluate else None)
+    if not named:
         return "dense"
     path = Path(named).resolve()
     own = path.stem in ("last", "best")

@@ -48,7 +48,7 @@ class Finetuning:
     short_epoch: int | None = None
     samples: int | None = None
     progressive: ProgressiveConfig | None = None  # prune while training
-    skip_val: bool | None = None  # not False: snapshots from before there was such a key are still of the same run
+    skip_val: bool = False
 
     def __post_init__(self) -> None:
         at_least(self, 1, "epochs", "batch_size", "effective_batch", "snapshot_steps", "short_epoch", "samples")
@@ -93,6 +93,8 @@ class Task:
     decides: str | None = None  # metric of `val` whose highest value picks the epoch that is tested; None: the last
     rehearses: bool = False  # whether `rehearse` must see all micro-batches of a step before the first is learnt from
     notices: Sequence[str] = ()  # to be said before training
+    validates: bool = True  # whether there is a split `val`; else the test data is looked at after each epoch
+    split: str = "test"  # of the last evaluation, which `items` and `samples` are about
 
     def losses(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, torch.Tensor]:
         """Named losses of a training batch; progress: epochs done, with fractions."""

@@ -37,6 +37,7 @@ class Brightness(Task):
 
     name, words = "brightness", "brightness"
     main = ("close",)
+    validates = False
     Config = BrightnessConfig
 
     def __init__(self, config, model, limit=None):
