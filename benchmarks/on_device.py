@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from sparsity.mask import Mask
+    from sparsity.sparsifiers import Sparsifier
 
 MINIS = ("xvlm-mini", "blip-mini", "dino-mini")
 STEPS, STOP = 8, 4  # of training: in all, and where it is stopped to be resumed
@@ -89,8 +90,18 @@ def precisions(args: argparse.Namespace, device: torch.device) -> Iterator[Findi
         known = losses[-1] if known is None else known
 
 
-def trained(args: argparse.Namespace, folder: Path, precision: str, stop: int | None = None) -> list[float]:
-    """The losses of `STEPS` steps on one batch under a mask, of those that this call did; ends early at `stop`."""
+def trained(
+    args: argparse.Namespace,
+    folder: Path,
+    precision: str,
+    stop: int | None = None,
+    sparsifier: Sparsifier | None = None,
+    accelerator: str = "auto",
+) -> list[float]:
+    """The losses of `STEPS` steps on one batch, of those that this call did; ends early at `stop`.
+
+    sparsifier: default: a mask at 75 %.
+    """
     import torch
     from lightning.fabric import Fabric
 
@@ -108,9 +119,10 @@ def trained(args: argparse.Namespace, folder: Path, precision: str, stop: int | 
     name = "xvlm-mini" if args.small else "xvlm"
     path = task_file(name, "retrieval")
     config = parse(RetrievalConfig, read_yaml(path), str(path))
-    sparsifier = Fixed(prune(make_model(name), [], "omp", (0.75,))[0.75])
+    sparsifier = sparsifier or Fixed(prune(make_model(name), [], "omp", (0.75,))[0.75])
     model = load_task_model(name, "retrieval", weights="random", overrides={**config.model, "text": {"dropout": 0.0}})
     sparsifier.attach(model)
+    sparsifier.started(STEPS, 0)
     batch = made_up_pairs(model, config, 4)
     task = Retrieval.__new__(Retrieval)  # its losses alone, without data
     task._config, task._moved = config, None
@@ -129,7 +141,7 @@ def trained(args: argparse.Namespace, folder: Path, precision: str, stop: int | 
         "steps", Recipe(lr=1e-4, clip=1.0), STEPS, 0, folder, {}, snapshot_seconds=0.0, log_every=1,
         sparsifier=sparsifier, callbacks=[Callback(after_log=log)],
     )  # fmt: skip
-    fabric = Fabric(accelerator="auto", devices=1, precision=precision)
+    fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
     try:
         fit(fabric, Objective(model, task, STEPS), batches, loop)
     except KeyboardInterrupt:
@@ -200,12 +212,47 @@ def resuming(args: argparse.Namespace, device: torch.device) -> Iterator[Finding
     yield Finding("losses off an unbroken run's, relative", off, 1e-4 if device.type == "cuda" else 0.0)
 
 
+def progressive(args: argparse.Namespace, device: torch.device) -> Iterator[Finding]:
+    """Pruning while training, and intrinsic dimensions: on the device as on the CPU."""
+    import torch
+
+    from calibration.layer_outputs import output_shapes, plan_passes, squared_distances
+    from inspection.two_nn import dimension_of
+    from sparsity.progressive import Progressive
+    from sparsity.progressive_config import METHODS, ProgressiveConfig
+
+    for method in METHODS:
+        masks = []
+        for accelerator in ("cpu", "auto"):
+            sparsifier = Progressive(ProgressiveConfig(prune=method, sparsity=75.0, interval=2), None)
+            with tempfile.TemporaryDirectory() as folder:
+                trained(args, Path(folder), "32-true", sparsifier=sparsifier, accelerator=accelerator)
+            masks.append(sparsifier.mask)
+        yield Finding(f"{method}, share of bits that differ", differing(*masks), 0.02)
+
+    found = []
+    for place in ("cpu", device):
+        model = make_model("xvlm-mini").to(place)
+        batches = [pair[model.sides[0]] for pair in make_batches(model, 8, 8)]
+
+        def run(model: Any, batch: Any) -> None:
+            model.observe(batch)
+
+        shapes = output_shapes(model, on(torch.device(place), batches[0]), run, None)
+        passes = plan_passes(shapes, 64, 1e9)
+        squares = squared_distances(model, lambda batches=batches: iter(batches), passes, run)
+        found.append({name: dimension_of(table.numpy(), 4).dimension for name, table in squares})
+    off = max(abs(found[1][name] / value - 1) for name, value in found[0].items())
+    yield Finding("intrinsic dimensions, largest relative difference", off, 1e-3)
+
+
 PARTS: dict[str, Callable[[argparse.Namespace, Any], Iterator[Finding]]] = {
     "masks": masks,
     "precisions": precisions,
     "kernels": kernels,
     "full_size": full_size,
     "resuming": resuming,
+    "progressive": progressive,
 }
 
 

@@ -1,26 +1,34 @@
-"""What a finetuning step under a mask costs over a dense one: X-VLM's retrieval recipe with random weights.
+"""What a finetuning step under a mask, or one that prunes, costs over a dense one: random weights, a task's recipe.
 
     python -m benchmarks.sparse_step                          # full size, 384 px, two threads
     python -m benchmarks.sparse_step --model xvlm-mini        # a quick look
-Both kinds of steps are made in turn by one model, whose weights' values do not matter to the time. No mask is
+    python -m benchmarks.sparse_step --model blip --task captioning --prune platon
+All kinds of steps are made in turn by one model, whose weights' values do not matter to the time. No mask is
 multiplied in the forward pass: a sparse step takes the gradient from pruned weights before the optimizer sees it, and
-that is all. The cost is that of the weights, whatever the batch: the larger the batch, the smaller its share.
+that is all. A step of --prune moves importances on, and every tenth cuts a mask: ten of them are timed
+together. The cost is that of the weights, whatever the batch: the larger the batch, the smaller its share.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 from collections.abc import Callable
 
+METHODS = ("platon", "taylor", "magnitude")
 BOUND = 1.03
+PRUNING_BOUND = 1.15
+INTERVAL = 10  # steps from one mask to the next
 
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="xvlm", help="model whose configurations are taken, with random weights")
+    parser.add_argument("--task", default="retrieval", choices=("retrieval", "captioning"), help="whose step")
+    parser.add_argument("--prune", choices=METHODS, help="also time steps that prune by this method")
     parser.add_argument("--batch_size", type=int, default=4, help="pairs a step")
     parser.add_argument("--sparsity", type=float, default=0.75)
     parser.add_argument("--repeats", type=int, default=6, help="steps of each kind, in turn; at least 2")
@@ -46,30 +54,33 @@ def make_steps(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
     from models import load_model, load_task_model
     from models.common.memory import keep_freed_memory
     from pruners import prune
+    from sparsity.gradual import Gradual
     from sparsity.sparsifiers import Fixed
-    from tasks.retrieval import RetrievalConfig
+    from tasks import TASKS
     from training.optimizer import make_optimizer, set_rate
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     keep_freed_memory()
-    path = task_file(args.model, "retrieval")
-    config = parse(RetrievalConfig, read_yaml(path), str(path))
+    path = task_file(args.model, args.task)
+    config = parse(TASKS[args.task].Config, read_yaml(path), str(path))
     mask = prune(load_model(args.model, weights="random"), [], "omp", (args.sparsity,))[args.sparsity]
-    model = load_task_model(args.model, "retrieval", weights="random", overrides=config.model)
+    model = load_task_model(args.model, args.task, weights="random", overrides=config.model)
     fixed = Fixed(mask)
     fixed.attach(model.train())
     optimizer = make_optimizer(model.named_parameters(), config.recipe, fused=True)
     set_rate(optimizer, 1.0)
     batch = made_up_pairs(model, config, args.batch_size)
 
-    def step(hold: Callable[[], None] | None) -> None:
+    def step(hold: Callable[[], None] | None, after: Callable[[], object] | None = None) -> None:
         sum(model(batch).values()).backward()
         if hold is not None:
             hold()
         if config.recipe.clip is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.recipe.clip)
         optimizer.step()
+        if after is not None:
+            after()
         optimizer.zero_grad(set_to_none=True)
 
     def hold_alone() -> float:
@@ -80,7 +91,13 @@ def make_steps(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
         optimizer.zero_grad(set_to_none=True)
         return seconds
 
-    return {"dense": lambda: step(None), "sparse": lambda: step(fixed.after_backward), "hold": hold_alone}
+    steps = {"dense": lambda: step(None), "sparse": lambda: step(fixed.after_backward), "hold": hold_alone}
+    if args.prune is not None:
+        weights = {name: layer.weight for name, layer in model.prunable_layers().items()}
+        gradual = Gradual(args.prune, weights, 10**6, args.sparsity, 0, 1, INTERVAL)
+        numbers = itertools.count(1)
+        steps["pruning"] = lambda: step(None, lambda: gradual.update(next(numbers)))
+    return steps
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -107,6 +124,13 @@ def main() -> None:
         for kind in ("dense", "sparse") if number % 2 else ("sparse", "dense"):  # neither always follows the other
             seconds[kind].append(timed(steps[kind]))
     hold = [steps["hold"]() for _ in range(3)]
+    if args.prune is not None:
+        steps["pruning"]()
+        pairs = [(timed(steps["dense"]), timed(steps["pruning"])) for _ in range(2 * INTERVAL)]
+        dense, pruning = map(sum, zip(*pairs, strict=True))
+        print(
+            f"{args.prune} / dense, {2 * INTERVAL} steps with 2 masks: {pruning / dense:.4f} (bound: {PRUNING_BOUND})"
+        )
     print(f"{args.model}, {args.batch_size} pairs a step, {args.threads} threads, {args.repeats} steps of each kind")
     for kind, values in seconds.items():
         print(f"{kind:7s} step {spread(values)} s, least {min(values):.4f} s")
