@@ -8,9 +8,10 @@ from typing import Any
 
 from models import file_name
 from sparsity.percents import percent
+from sparsity.progressive_config import CHOICES
 from studies.costs import COSTS, costs_of
 from studies.curves import MANY, curve_panel
-from studies.layers import WIDTH, LayerShares, height, layer_map, layer_shares, margins
+from studies.layers import WIDTH, LayerShares, height, layer_map, layer_shares, margins, modality_shares
 from studies.looks import Look, looks
 from studies.metrics import metric_words, task_words
 from studies.pareto import pareto_panel
@@ -131,8 +132,10 @@ class Chapter:
             made["scores"] = main_table(self.scores, self.model, self.columns)
             made["shares"] = share_table(self.scores, self.model, self.columns)
         made["cost"] = cost_table(self.model, self.costs, self.pruners)
-        if self.layers:
-            made["modalities"] = modality_table(self.model, self.layers, self.pruners)
+        each = {s: modality_shares(self.scores.results, self.model, self.pruners, s) for s in self.sparsities}
+        if shares := {sparsity: found for sparsity, found in each.items() if found}:
+            trained = any(run.method in CHOICES for run in self.scores.results.tasks if run.model == self.model)
+            made["modalities"] = modality_table(self.model, shares, self.pruners, trained)
         if self.published is not None:
             made["published"] = published_table(self.scores, self.published, self.model)
         for task in self.scores.tasks(self.model):

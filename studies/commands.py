@@ -35,11 +35,12 @@ class ScriptCommands:
         named |= {"devices": step.devices} if step.devices > 1 else {}
         machine = [text for name, value in named.items() if value is not None for text in (f"--{name}", str(value))]
         common = ["--model", step.model, "--config", short(places.config(step.id))]
+        ids = [] if step.ids is None else ["--ids", step.ids]
         if step.kind == PRUNE:
             missing = places.missing_masks(step) or step.sparsities
             allocation = [] if step.allocation is None else ["--allocation", step.allocation]
             return [
-                sys.executable, script("prune.py"), *common, "--pruner", step.pruner, *allocation,
+                sys.executable, script("prune.py"), *common, "--pruner", step.pruner, *allocation, *ids,
                 "--seed", str(step.seed), "--output_dir", short(places.of(step.id) / "masks"),
                 "--no-save_scores", "--resume", *machine, "--sparsities",
                 *(percent(sparsity / 100) for sparsity in missing),
@@ -50,9 +51,12 @@ class ScriptCommands:
             output = short(places.output(step))
             return [sys.executable, "-m", "evaluation.zero_shot", *common, *which, "--json", output]
         name, _, dataset = step.kind.partition(":")
+        how = ["--dense"] if mask is None else ["--mask", mask]
+        if step.while_training:
+            how = ["--prune", step.pruner, "-s", percent((step.sparsity or 0) / 100), *ids]
         return [
             sys.executable, script(f"{name}.py"), *common,
-            *(["--dense"] if mask is None else ["--mask", mask]),
+            *how,
             *(["--dataset", dataset] if dataset else []),
             "--seed", str(step.seed), "--output_dir", short(places.output(step)), "--no_samples",
             *(["--debug"] if step.debug else []), *machine,

@@ -2,13 +2,16 @@
 
 models: [xvlm-mini]
 pruners: [multiflow, omp]
+progressive: [platon, magnitude]         # rows that prune while a task is finetuned
+ids: [none, {xvlm-mini: configs/ids/xvlm-mini.json}]     # intrinsic dimensions that weight layers: rows `platon + ID`
+weighted: [platon]                       # whose (default: all pruners and methods whose layers compete for weights)
 sparsities: [63, 75, 90]                 # percent
 tasks: [retrieval, zero_shot]            # or {xvlm-mini: [...], dino-mini: [...]}; with a data set: task:set
 seeds: [0, 1]
 dense: true                              # rows without a mask, too
 finetune: false                          # instead of the tasks: zero-shot evaluation right after pruning
 options: {itersnip: {num_batches: 50, epochs: 60}}
-variants: {multiflow-global: {pruner: multiflow, allocation: global}}
+variants: {multiflow-global: {pruner: multiflow, allocation: global, models: [xvlm-mini]}}
 overrides: {retrieval: {epochs: 1}, xvlm-mini/prune: {num_batches: 8}}
 devices: 1                               # of each run; several change what a finetuning step sees
 """
@@ -26,8 +29,7 @@ import yaml
 from configs.limits import at_least
 from configs.schema import library_of, model_names, parse, read_yaml, task_file
 from console.errors import InputError, nearest
-from pruners import PRUNERS
-from sparsity.percents import parse_percents
+from studies.rows import Row, Variant, empty, in_file, rows_of, unknown, unlike
 from tasks import TASKS
 
 ZERO_SHOT = "zero_shot"
@@ -39,16 +41,6 @@ PACKED = ".jsonl.xz"
 
 
 @dataclass(frozen=True)
-class Variant:
-    """A row of its own name: a pruner with another allocation, other options, or sparsities of its own."""
-
-    pruner: str
-    allocation: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    sparsities: list[Any] | None = None
-
-
-@dataclass(frozen=True)
 class GridFile:
     """The keys of the file."""
 
@@ -56,6 +48,9 @@ class GridFile:
     sparsities: list[Any]
     seeds: list[int]
     pruners: list[str] = field(default_factory=list)
+    progressive: list[str] = field(default_factory=list)
+    ids: list[Any] = field(default_factory=lambda: [None])  # a file, model -> file, or none
+    weighted: list[str] | None = None
     tasks: Any = field(default_factory=list)
     finetune: bool = True
     dense: bool = False
@@ -65,17 +60,6 @@ class GridFile:
     debug: bool = False  # two steps a finetuning run
     keep_weights: bool = False  # finetuned weights stay on the disk
     devices: int = 1
-
-
-@dataclass(frozen=True)
-class Row:
-    """What masks come from: a pruner, or a variant of one. sparsities: percents."""
-
-    label: str
-    pruner: str
-    allocation: str | None
-    options: dict[str, Any]
-    sparsities: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -148,29 +132,31 @@ def damaged(path: Path) -> InputError:
 def check_grid(settings: dict[str, Any], name: str, where: str) -> Grid:
     """The same of settings that were read from `where`."""
     file = parse(GridFile, settings, where)
-    models = _unlike(file.models, f"{where}: models")
+    models = unlike(file.models, f"{where}: models")
     for model in models:
         if not library_of(model) and model not in model_names():
-            raise InputError(f"{where}: {_unknown('model', model, model_names())}")
-    for pruner in (*file.pruners, *file.options, *(variant.pruner for variant in file.variants.values())):
-        _in_file(where, PRUNERS.check, pruner)
+            raise InputError(f"{where}: {unknown('model', model, model_names())}")
     tasks = _tasks(file, models, where)
-    seeds = _unlike(file.seeds, f"{where}: seeds")
+    seeds = unlike(file.seeds, f"{where}: seeds")
     if any(seed < 0 for seed in seeds):
         raise InputError(f"{where}: seeds must be 0 or more, not {min(seeds)}")
-    _in_file(where, at_least, file, 1, "devices")
-    rows = _rows(file, where)
+    in_file(where, at_least, file, 1, "devices")
+    rows = rows_of(file, models, where)
+    finetunes = {model for model, own in tasks.items() if set(own) - {ZERO_SHOT}}
+    for row in rows:
+        if row.while_training and not finetunes & set(row.models):
+            raise InputError(f"{where}: '{row.label}' prunes while a task is finetuned, and none is: name one in tasks")
     for key in file.overrides:
         _check_override(key, models, where)
     if not (models and seeds and (rows or file.dense)) or not (rows or any(tasks.values())):
         axes = (("models", models), ("seeds", seeds), ("pruners", rows), ("tasks", None))
-        raise _empty(where, next(axis for axis, values in axes if not values))
+        raise empty(where, next(axis for axis, values in axes if not values))
     return Grid(name, where, tuple(models), tuple(rows), tasks, tuple(seeds), file, _idle(file, tasks, where))
 
 
 def _idle(file: GridFile, tasks: dict[str, tuple[str, ...]], where: str) -> tuple[str, ...]:
     """Sentences on overrides and options of what the grid does not run."""
-    used = {row.pruner for row in file.variants.values()} | set(file.pruners)
+    used = {row.pruner for row in file.variants.values()} | {*file.pruners, *file.progressive}
     unused = file.options.keys() - used
     notes = [f"{where}: options of '{name}' change nothing: it is not among the pruners" for name in unused]
     for key in file.overrides:
@@ -179,37 +165,6 @@ def _idle(file: GridFile, tasks: dict[str, tuple[str, ...]], where: str) -> tupl
         if task != "prune" and task not in {name.partition(":")[0] for name in names}:
             notes.append(f"{where}: overrides of '{key}' change nothing: it is not among the tasks")
     return tuple(sorted(notes))
-
-
-def _rows(file: GridFile, where: str) -> list[Row]:
-    shared = _in_file(where, parse_percents, file.sparsities) if file.sparsities else []
-    rows = []
-    for pruner in _unlike(file.pruners, f"{where}: pruners"):
-        rows.append(Row(pruner, pruner, None, file.options.get(pruner, {}), tuple(shared)))
-    for label, variant in file.variants.items():
-        if label in file.pruners or label in PRUNERS or label == "dense":
-            raise InputError(f"{where}: the variant '{label}' has the name of a pruner: give it another one")
-        own = shared if variant.sparsities is None else _in_file(where, parse_percents, variant.sparsities)
-        options = {**file.options.get(variant.pruner, {}), **variant.options}
-        # The allocation that a pruner has anyway makes no other run.
-        unusual = variant.allocation != PRUNERS[variant.pruner].allocation
-        rows.append(Row(label, variant.pruner, variant.allocation if unusual else None, options, tuple(own)))
-    for row in rows:
-        if not row.sparsities:
-            raise _empty(where, "sparsities")
-        _check_row(row, where)
-    return rows
-
-
-def _check_row(row: Row, where: str) -> None:
-    """Options and allocation that the method takes."""
-    if row.allocation is not None:
-        from sparsity.allocation import check_allocation
-
-        _in_file(where, check_allocation, row.allocation, [percent / 100 for percent in row.sparsities])
-    own = {key: value for key, value in row.options.items() if key not in ("num_batches", "batch_size")}
-    if own:
-        parse(PRUNERS[row.pruner].Options, own, f"{where}: options of {row.label}")
 
 
 def _tasks(file: GridFile, models: list[str], where: str) -> dict[str, tuple[str, ...]]:
@@ -227,7 +182,7 @@ def _tasks(file: GridFile, models: list[str], where: str) -> dict[str, tuple[str
     for model, tasks in wanted.items():
         if not isinstance(tasks, list) or not all(isinstance(task, str) for task in tasks):
             raise InputError(f"{where}: 'tasks' must be a list of names, or one for each model, not {tasks!r}")
-        for task in _unlike(tasks, f"{where}: tasks"):
+        for task in unlike(tasks, f"{where}: tasks"):
             _check_task(model, task, tasks, where)
     return {model: tuple(tasks) for model, tasks in wanted.items()}
 
@@ -236,8 +191,8 @@ def _check_task(model: str, task: str, others: list[str], where: str) -> None:
     """The model has the task and the data set; InputError where its first one is named by another task, too."""
     name, _, dataset = task.partition(":")
     if name not in KINDS:
-        raise InputError(f"{where}: {_unknown('task', name, KINDS)}")
-    sets = read_yaml(_in_file(where, task_file, model, name)).get("datasets", {})
+        raise InputError(f"{where}: {unknown('task', name, KINDS)}")
+    sets = read_yaml(in_file(where, task_file, model, name)).get("datasets", {})
     if dataset and dataset not in sets:
         raise InputError(
             f"{where}: unknown data set '{dataset}'{nearest(dataset, sets)} of {name}: "
@@ -251,29 +206,6 @@ def _check_override(key: str, models: list[str], where: str) -> None:
     model, slash, task = key.rpartition("/")
     known = (*KINDS, "prune")
     if task not in known:
-        raise InputError(f"{where}: overrides: {_unknown('task', task, known)}, or <model>/<task>")
+        raise InputError(f"{where}: overrides: {unknown('task', task, known)}, or <model>/<task>")
     if slash and model not in models:
         raise InputError(f"{where}: overrides: '{model}'{nearest(model, models)} is none of the grid's models")
-
-
-def _unknown(what: str, name: str, known: Any) -> str:
-    return f"unknown {what} '{name}'{nearest(name, known)}: choose one of {', '.join(known)}"
-
-
-def _empty(where: str, axis: str) -> InputError:
-    return InputError(f"{where}: the grid expands to nothing, since '{axis}' is empty: name at least one there")
-
-
-def _unlike(values: list[Any], where: str) -> list[Any]:
-    for value in values:
-        if values.count(value) > 1:
-            raise InputError(f"{where}: {value} is given twice")
-    return values
-
-
-def _in_file(where: str, check: Any, *arguments: Any) -> Any:
-    """What `check` gives; its InputError says where the value stands."""
-    try:
-        return check(*arguments)
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error

@@ -11,15 +11,17 @@ from configs.schema import library_of, read_yaml, task_file
 from console.errors import InputError
 from models import merged, read_config, weights_path
 from pruners import PRUNERS
+from sparsity.progressive_config import ProgressiveConfig
 from storage.atomic import write_json
 from storage.hashing import hash_files
 from storage.shards import weight_files
-from studies.grid import Grid, Row
+from studies.grid import Grid
+from studies.rows import Row
 from studies.version import version
 
 NOT_DEFINING = (
     "pruner", "allocation", "seed", "sparsities", "output_dir", "save_every", "save_scores", "num_workers",
-    "accelerator", "devices", "num_nodes", "max_missing",
+    "accelerator", "devices", "num_nodes", "max_missing", "ids", "id_power",
 )  # fmt: skip
 """Keys of a prune.yaml that say where and how long a run works, or that the plan sets itself."""
 
@@ -48,17 +50,50 @@ class Sources:
         config = self._config(grid, model, "prune")
         own = merged(config.get("methods", {}).get(row.pruner, {}), row.options)
         config = {**config, "methods": {row.pruner: own} if own else {}}
-        config = {key: value for key, value in config.items() if key not in ("pruner", "allocation", "sparsities")}
+        of_grid = ("pruner", "allocation", "sparsities", "ids")
+        config = {key: value for key, value in config.items() if key not in of_grid}
         telling = _telling(row.pruner, own)
         methods = {"methods": {row.pruner: telling} if telling else {}}
+        methods |= self.ids(grid, model, row, config.get("id_power", 1.0))
         if not PRUNERS[row.pruner].uses_data:  # how it would calibrate is no part of what defines its masks
             return config, methods
         return config, {key: value for key, value in config.items() if key not in NOT_DEFINING} | methods
 
+    def progressive(self, grid: Grid, model: str, task: str, row: Row) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The section of a task's configuration on pruning while training, and what of it defines masks."""
+        of_grid = ("prune", "sparsity", "ids")
+        section = self._config(grid, model, task.partition(":")[0]).get("progressive") or {}
+        section = {key: value for key, value in merged(section, row.options).items() if key not in of_grid}
+        power = ProgressiveConfig.id_power
+        telling = {key: value for key, value in section.items() if value != getattr(ProgressiveConfig, key, None)}
+        weights = self.ids(grid, model, row, telling.pop("id_power", power))
+        return section, {"prune": row.pruner, **telling, **weights}
+
+    def ids(self, grid: Grid, model: str, row: Row, power: float) -> dict[str, Any]:
+        """What the intrinsic dimensions are that weight a row's layers; empty where none do.
+
+        InputError where they were measured on another model.
+        """
+        if not row.ids:
+            return {}
+        from sparsity.weighting import read_ids
+
+        try:
+            found = read_ids(row.ids[model], power)
+        except InputError as error:
+            raise InputError(f"{grid.path}: ids: {error}") from error
+        if (of := found.about.get("model")) != model:
+            raise InputError(f"{grid.path}: ids: {row.ids[model]} was measured on {of}, not on {model}")
+        return found.identity
+
     def task_config(self, grid: Grid, model: str, task: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The configuration of a task, and what of it defines its results: of the data sets, the one that is used."""
+        """The configuration of a task, and what of it defines its results: of the data sets, the one that is used.
+
+        Without the section on pruning while training, which a row has or has not.
+        """
         name, _, dataset = task.partition(":")
         config = self._config(grid, model, name)
+        config = {key: value for key, value in config.items() if key != "progressive"}
         defining = {key: value for key, value in config.items() if key != "seed"}
         if "datasets" in config:
             chosen = dataset or next(iter(config["datasets"]))

@@ -58,6 +58,23 @@ def layer_shares(results: Results, model: str, pruners: Sequence[str], sparsity:
     return LayerShares(modalities, sizes, pruned)
 
 
+def modality_shares(
+    results: Results, model: str, pruners: Sequence[str], sparsity: float
+) -> dict[str, dict[str, float]]:
+    """Pruner -> modality -> share of its weights pruned; of rows without masks of their own, as task models count it.
+
+    Those are means over tasks and seeds.
+    """
+    layers = layer_shares(results, model, pruners, sparsity)
+    found: dict[str, dict[str, float]] = {}
+    for pruner in pruners:
+        if layers is not None and pruner in layers.pruned:
+            found[pruner] = {modality: layers.of_modality(pruner, modality) for modality in layers.modalities}
+        elif kept := results.kept(model, pruner, sparsity):
+            found[pruner] = {modality: 1 - share for modality, share in kept.items()}
+    return found
+
+
 def height(shares: LayerShares) -> float:
     """Of the map in inches."""
     return ABOVE + BELOW + ROW * len(shares.pruned)

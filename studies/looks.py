@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from inspection.page import COLOURS
 from pruners import PRUNERS
+from sparsity.progressive_config import CHOICES
 
 HUES = {
     "blue": ("#0c62cb", "#529aff"),
@@ -22,6 +23,7 @@ HUES = {
     "sky": ("#1d97cf", "#8ff2ff"),
     "purple": ("#76196d", "#b570bc"),
     "green": ("#0a9658", "#53eca4"),
+    "red": ("#bd0f32", "#c32273"),
 }
 """Name -> on a light page, on a dark one. Families of methods take them in turn, in the order of the registry."""
 
@@ -75,10 +77,10 @@ def looks(pruners: Sequence[str], methods: Mapping[str, str]) -> dict[str, Look]
         found[name] = Look(hue, members[hue])
         members[hue] += 1
 
-    for name in PRUNERS:
-        family = PRUNERS[name].family or name
+    families = {name: PRUNERS[name].family or name for name in PRUNERS} | dict.fromkeys(CHOICES, "while training")
+    for name, family in families.items():
         add(name, hues.setdefault(family, of_all[len(hues) % len(of_all)]))
-    for position, name in enumerate(name for name in pruners if name not in PRUNERS):
+    for position, name in enumerate(name for name in pruners if name not in families):
         method = found.get(methods.get(name, name))
         add(name, method.hue if method else of_all[position % len(of_all)])
     return {name: found[name] for name in pruners}

@@ -71,7 +71,7 @@ class Places:
 
     def mask(self, prune: Step, sparsity: float) -> Path:
         """Where prune.py writes a mask of a prune step; sparsity in percent."""
-        label = mask_label(prune.pruner, prune.allocation)
+        label = mask_label(prune.pruner, prune.allocation, prune.ids)
         name = f"{file_name(prune.model)}_{label}_{percent(sparsity / 100)}_seed{prune.seed}.safetensors"
         return self.of(prune.id) / "masks" / label / name
 
@@ -88,6 +88,10 @@ class Places:
         """Where a finetuning script then writes."""
         output = self.output(step)
         return output.with_name(output.name + "_debug") if step.debug else output
+
+    def made_mask(self, step: Step) -> Path:
+        """Where a finetuning script that prunes leaves its mask."""
+        return self.run_folder(step) / "mask.safetensors"
 
     def items(self, step: Step) -> Path:
         """Where the scripts of a task leave the scores of single test items."""

@@ -1,8 +1,9 @@
 """The plan: a grid expanded to steps, each run once for all that need it.
 
 Two kinds. Prune: all sparsities of a model, pruner, options and seed in one run. Task: finetuning or zero-shot
-evaluation of one mask (or the dense model). Steps are named after the content of what defines them (identity.py), so
-the same work has the same name in every grid, and a changed configuration another one.
+evaluation of one mask (or the dense model), or finetuning that prunes meanwhile, which needs no prune step. Steps are
+named after the content of what defines them (identity.py), so the same work has the same name in every grid, and a
+changed configuration another one.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from console.errors import InputError
 from models import file_name
 from pruners import PRUNERS
 from sparsity.percents import percent
+from sparsity.progressive_config import CHOICES
 from storage.hashing import hash_json
-from studies.grid import ZERO_SHOT, Grid, Row, facts, grid_text, read_grid
+from studies.grid import ZERO_SHOT, Grid, facts, grid_text, read_grid
 from studies.identity import Sources
+from studies.rows import Row
 
 PRUNE = "prune"
 DENSE = "dense"
@@ -35,7 +38,8 @@ class Step:
 
     sparsity: percent, 0 for dense, None of a prune step, which has all `sparsities`. chance: whether another seed
     could give another result. config: the content of its configuration file. like: equal for steps that take about
-    equally long. needs: the id of the prune step whose mask it takes.
+    equally long. needs: the id of the prune step whose mask it takes. ids: the file of intrinsic dimensions that weight
+    its layers.
     """
 
     id: str
@@ -55,6 +59,12 @@ class Step:
     needs: str | None = None
     debug: bool = False
     devices: int = 1
+    ids: str | None = None
+
+    @property
+    def while_training(self) -> bool:
+        """Whether it makes its mask itself, while it finetunes."""
+        return self.pruner in CHOICES
 
     @property
     def axes(self) -> dict[str, Any]:
@@ -139,14 +149,18 @@ def expand(grid: Grid, hashes: Path | None = None) -> Plan:
             if grid.file.dense:
                 for task in grid.tasks[model]:
                     add(_task(grid, sources, model, task, None, None, None, seed))
-            for row in grid.rows:
-                prune = _prune(grid, sources, model, row, seed)
-                add(prune)
+            for row in (row for row in grid.rows if model in row.models):
+                prune = None if row.while_training else _prune(grid, sources, model, row, seed)
+                if prune is not None:
+                    add(prune)
                 for task in grid.tasks[model]:
+                    if row.while_training and task == ZERO_SHOT:
+                        continue  # there is no mask before a task is finetuned
                     for sparsity in row.sparsities:
                         add(_task(grid, sources, model, task, row, prune, sparsity, seed))
     # One bit a weight of 32, or the weights that stay with it.
-    mask_bytes = {row.pruner: 1.0 if PRUNERS[row.pruner].updates_weights else 1 / 32 for row in grid.rows}
+    pruners = {row.pruner for row in grid.rows if not row.while_training}
+    mask_bytes = {name: 1.0 if PRUNERS[name].updates_weights else 1 / 32 for name in pruners}
     return Plan(grid, tuple(steps.values()), sources.weights, sources.missing, mask_bytes)
 
 
@@ -183,11 +197,12 @@ def _prune(grid: Grid, sources: Sources, model: str, row: Row, seed: int) -> Ste
         "config": defining,
     }
     identity = {**like, "seed": seed, "version": sources.version}
+    ids = row.ids.get(model)
     return Step(
-        _name(PRUNE, model, row.pruner, row.allocation, None, seed, identity),
+        _name(PRUNE, model, mask_label(row.pruner, row.allocation, ids), None, seed, identity),
         PRUNE, model, row.label, row.pruner, row.allocation, seed, chance, None, row.sparsities,
         config["methods"].get(row.pruner, {}), config, identity, hash_json({**like, "masks": len(row.sparsities)}),
-        devices=grid.file.devices,
+        devices=grid.file.devices, ids=ids,
     )  # fmt: skip
 
 
@@ -211,24 +226,29 @@ def _task(
     mask = None if prune is None else {"pruned": hash_json(prune.identity), "sparsity": sparsity}
     identity = {**like, "mask": mask, "seed": seed, "version": sources.version}
     label, pruner, allocation = (DENSE, DENSE, None) if row is None else (row.label, row.pruner, row.allocation)
+    options, ids = {} if prune is None else prune.options, None if row is None else row.ids.get(model)
+    if row is not None and row.while_training:
+        # No part of `like`: all rows of a task are trained for the same steps, and stand in one table.
+        options, telling = sources.progressive(grid, model, task, row)
+        config = {**config, "progressive": options} if options else config
+        identity["progressive"] = telling | {"sparsity": sparsity}
     return Step(
-        _name(task, model, pruner, allocation, sparsity, seed, identity),
+        _name(task, model, mask_label(pruner, allocation, ids), sparsity, seed, identity),
         task, model, label, pruner, allocation, seed, chance, sparsity or 0.0, (),
-        {} if prune is None else prune.options, config, identity, hash_json(like),
-        None if prune is None else prune.id, debug, devices,
+        options, config, identity, hash_json(like),
+        None if prune is None else prune.id, debug, devices, ids,
     )  # fmt: skip
 
 
-def _name(
-    kind: str, model: str, pruner: str, allocation: str | None, sparsity: float | None, seed: int, identity: dict
-) -> str:
+def _name(kind: str, model: str, label: str, sparsity: float | None, seed: int, identity: dict[str, Any]) -> str:
     """Words for people and a hash for everything else."""
-    words = [kind, file_name(model), mask_label(pruner, allocation)]
+    words = [kind, file_name(model), label]
     words += [percent(sparsity / 100)] if sparsity else []
     name = "-".join([*words, f"seed{seed}", hash_json(identity)[:10]])
     return name.replace(":", "-").replace("/", "-")
 
 
-def mask_label(pruner: str, allocation: str | None) -> str:
-    """Pruner and allocation as they stand in file names."""
-    return pruner if allocation is None else f"{pruner}-{allocation.replace(':', 'of')}"
+def mask_label(pruner: str, allocation: str | None, ids: str | None) -> str:
+    """Pruner and allocation as they stand in file names, and whether intrinsic dimensions weight layers."""
+    parts = [pruner, *([] if allocation is None else [allocation.replace(":", "of")]), *(["id"] if ids else [])]
+    return "-".join(parts)

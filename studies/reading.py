@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -16,12 +17,14 @@ from console.words import agreed, counted
 from evaluation.items import Groups, groups_of
 from pruners import PRUNERS
 from sparsity.percents import percent
+from sparsity.progressive_config import CHOICES
 from storage.hashing import hash_json
 from studies.grid import PACKED, ZERO_SHOT, grid_name, read_settings
 from studies.metrics import flat, without_number
 from studies.places import Places, short
 from studies.plan import DENSE, PRUNE
 from studies.results import FORMAT, Record, Result, all_records
+from studies.rows import row_labels
 from studies.version import difference, version
 
 AXES = ("model", "pruner", "sparsity", "task", "seed")
@@ -75,6 +78,18 @@ class Results:
                 return sum(size for of in layers.values() for _, size in of.values()), whole
         return None
 
+    def kept(self, model: str, pruner: str, sparsity: float, task: str | None = None) -> dict[str, float]:
+        """Modality -> share of the task model's weights that is left, mean over runs; empty where none says it.
+
+        task: None for all.
+        """
+        found: dict[str, list[float]] = {}
+        for run in self.tasks:
+            if (run.model, run.pruner, run.sparsity) == (model, pruner, sparsity) and task in (None, run.task):
+                for modality, (left, size) in run.result.kept.items():
+                    found.setdefault(modality, []).append(left / size)
+        return {modality: statistics.fmean(shares) for modality, shares in found.items()}
+
     def prunings_of(self, model: str, pruner: str) -> list[Run]:
         """Those that made a pruner's masks; rows that differ in their sparsities alone share one."""
         used = {run.result.pruned_by for run in self.tasks if (run.model, run.pruner) == (model, pruner)}
@@ -112,14 +127,14 @@ def read_results(given: Sequence[str], results: Path, work: Path, only: Sequence
         raise InputError(f"{short(places[0].pack)} holds no result of a task yet, only prunings: run the grid further")
     if tried := sum(bool(run.result.defined_by.get("debug")) for run in tasks):
         more = [f"{tried} of these results are of trial runs of two steps (debug): their numbers mean nothing", *more]
-    pruners = [name for grid in grids for key in ("pruners", "variants") for name in grid.get(key) or ()]
+    pruners = [label for grid in grids for label in row_labels(grid)]
     models = [name for grid in grids for name in grid.get("models") or ()]
     return Results(
         tuple(places),
         tasks,
         tuple(run for run in kept if run.task == PRUNE),
         (*notes, *more),
-        tuple(ordered({run.pruner for run in kept if run.pruner != DENSE}, pruners, PRUNERS)),
+        tuple(ordered({run.pruner for run in kept if run.pruner != DENSE}, pruners, PRUNERS, CHOICES)),
         tuple(ordered({run.model for run in tasks}, models)),
         planned_seeds(grids, only),
     )
@@ -217,7 +232,7 @@ def one_recipe(runs: list[Run]) -> tuple[list[Run], list[str]]:
     tasks = [run for run in runs if run.task != PRUNE]
     tasks = keep(lambda run: (run.model, run.task), lambda run: run.result.like, "with another configuration", tasks)
     both = [run for run in runs if run.task == PRUNE] + tasks
-    both = keep(lambda run: (run.model, run.pruner), lambda run: run.recipe, "pruned in another way", both)
+    both = keep(_masks_of, lambda run: run.recipe, "pruned in another way", both)
     places: dict[tuple[Any, ...], Run] = {}
     for run in sorted(both, key=_finished):  # the newest stays
         places[run.model, run.pruner, run.sparsity, run.task, run.seed] = run
@@ -265,7 +280,15 @@ def _value(run: Run, axis: str) -> str:
     return percent(run.sparsity / 100) if axis == "sparsity" else str(getattr(run, axis))
 
 
+def _masks_of(run: Run) -> tuple[str, ...]:
+    """A pruner has the same masks for all tasks; while it is trained, each task of a model gets its own."""
+    return (run.model, run.pruner, run.task) if run.method in CHOICES else (run.model, run.pruner)
+
+
 def _recipe(run: Run, runs: dict[str, Run]) -> str | None:
+    if run.method in CHOICES:
+        own = run.result.defined_by.get("progressive", {})
+        return hash_json({key: value for key, value in own.items() if key != "sparsity"})
     made = run if run.task == PRUNE else runs.get(run.result.pruned_by or "")
     return hash_json({key: value for key, value in made.result.defined_by.items() if key != "seed"}) if made else None
 

@@ -65,7 +65,9 @@ class Axes:
 
 @dataclass(frozen=True)
 class Result:
-    """A run's line. mask, pruned_by: of a task; sparsities, layers, weights_in_matrices: of a pruning.
+    """A run's line. mask, pruned_by, kept: of a task; sparsities, layers, weights_in_matrices: of a pruning.
+
+    kept: modality -> [weights of the task model that are not zero at the end, all that can be pruned].
 
     seconds, cpu_seconds (of all cores), peak_memory_gb: None where nobody measured. layers: percent -> `Layers`.
     like: equal for runs that take about equally long. defined_by: what the id is the hash of.
@@ -91,6 +93,7 @@ class Result:
     defined_by: dict[str, Any]
     mask: str | None = None
     pruned_by: str | None = None
+    kept: dict[str, list[int]] = field(default_factory=dict)
     sparsities: list[float] = field(default_factory=list)
     layers: dict[str, dict[str, dict[str, list[int]]]] = field(default_factory=dict)
     weights_in_matrices: int | None = None
@@ -233,7 +236,7 @@ def collect(step: Step, places: Places, plan: Plan) -> bool:
     line = as_line({"items_of": step.id, **items}) if isinstance(items, dict) else ""
     write_text(places.result(step.id), Record(result, line).text)
     if step.kind not in (PRUNE, ZERO_SHOT) and not plan.grid.file.keep_weights:
-        _remove_weights(places.run_folder(step))
+        _remove_weights(places.run_folder(step), places.made_mask(step))
     return True
 
 
@@ -266,7 +269,12 @@ def _of_masks(step: Step, places: Places, metrics: dict[str, Any]) -> dict[str, 
 
 def _of_mask(step: Step, places: Places, need: Step | None) -> dict[str, Any]:
     mask = None if need is None else short(places.mask(need, step.sparsity or 0))
-    return {"mask": mask, "pruned_by": step.needs}
+    if step.while_training:
+        mask = short(places.made_mask(step))
+    found = None if step.kind == ZERO_SHOT else _json(places.run_folder(step) / "results.json")
+    by_modality = (found or {}).get("kept", {}).get("after_training", {}).get("by_modality", {})
+    kept = {modality: [count["kept"], count["of"]] for modality, count in by_modality.items()}
+    return {"mask": mask, "pruned_by": step.needs, "kept": kept}
 
 
 def _pruned(step: Step, places: Places) -> dict[str, Any] | None:
@@ -282,9 +290,10 @@ def _pruned(step: Step, places: Places) -> dict[str, Any] | None:
     return {name: {key: float(rows[name][key]) for key in numbers} for name in wanted}
 
 
-def _remove_weights(folder: Path) -> None:
+def _remove_weights(folder: Path, mask: Path) -> None:
+    """All but the mask, which is small."""
     for pattern in ("*.safetensors", "*.pt", "*.pth", "*.ckpt"):
-        for file in folder.glob(pattern):
+        for file in (file for file in folder.glob(pattern) if file != mask):
             try:
                 file.unlink()
             except OSError as error:

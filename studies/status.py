@@ -106,6 +106,7 @@ def disk_needed(plan: Plan, missing: list[Step], jobs: int) -> int:
             left += size * plan.mask_bytes[step.pruner] * len(step.sparsities)
         elif step.kind != ZERO_SHOT:
             left += 2 * size * plan.grid.file.keep_weights  # the best epoch and the last
+            left += size / 32 * step.while_training  # its mask, a bit a weight
             training.append(size)
     meanwhile = sum(sorted(training, reverse=True)[:jobs]) * 6  # besides, a snapshot with Adam's moments, twice
     return round(left) + meanwhile

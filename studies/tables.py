@@ -10,7 +10,6 @@ from console.words import share_of_matrices
 from models import file_name
 from sparsity.percents import percent
 from studies.costs import COSTS
-from studies.layers import LayerShares
 from studies.metrics import metric_words, task_words
 from studies.plan import DENSE
 from studies.scores import DIGITS, LEVEL, OverSeeds, Score, Scores, ranks
@@ -130,18 +129,25 @@ def overview_table(scores: Scores, columns: Mapping[str, Columns]) -> Table:
 
 
 def task_table(scores: Scores, model: str, task: str) -> Table:
-    """All metrics of a task, one below the other for each sparsity."""
+    """All metrics of a task, one below the other for each sparsity; beside them what is kept of each modality."""
     metrics = scores.metrics(model, task)
+    places = [(DENSE, 0.0), *((name, s) for s in scores.sparsities(model) for name in scores.pruners(model))]
+    kept = {place: scores.results.kept(model, *place, task) for place in places}
+    modalities = list(dict.fromkeys(modality for shares in kept.values() for modality in shares))
 
     def row(pruner: str, sparsity: float, kind: str = "") -> Row:
-        return Row(pruner, [cell_of(scores.get(model, task, metric, pruner, sparsity)) for metric in metrics], kind)
+        cells = [cell_of(scores.get(model, task, metric, pruner, sparsity)) for metric in metrics]
+        shares = [kept[pruner, sparsity].get(modality) for modality in modalities]
+        return Row(pruner, cells + [Cell("" if share is None else _percent(share)) for share in shares], kind)
 
     rows = [row(DENSE, 0.0, "dense")]
     for sparsity in scores.sparsities(model):
         rows.append(Row(f"{percent(sparsity / 100)} %", [], "section"))
         rows += [row(pruner, sparsity) for pruner in scores.pruners(model)]
-    heads = [[(metric_words(task, metric), 1) for metric in metrics]]
-    return _table(scores, model, file_name(task), f"every metric of {task_words(task)}", heads, rows)
+    heads = [[(metric_words(task, metric), 1) for metric in metrics] + [(f"{name} kept", 1) for name in modalities]]
+    table = _table(scores, model, file_name(task), f"every metric of {task_words(task)}", heads, rows)
+    notes = ["Kept: percent of a modality's prunable weights that are not zero, mean over seeds."] * bool(modalities)
+    return replace(table, notes=table.notes + notes)
 
 
 def cost_table(model: str, costs: dict[str, dict[str, OverSeeds]], pruners: Sequence[str]) -> Table:
@@ -158,22 +164,31 @@ def cost_table(model: str, costs: dict[str, dict[str, OverSeeds]], pruners: Sequ
     return Table(f"{file_name(model)}_cost", f"{model}: what pruning takes", heads, rows, notes=notes)
 
 
-def modality_table(model: str, shares: dict[float, LayerShares], pruners: Sequence[str]) -> Table:
-    """Share of every modality's weights that is pruned, by sparsity asked for."""
-    modalities = list(next(iter(shares.values())).modalities)
+def modality_table(
+    model: str, shares: Mapping[float, Mapping[str, Mapping[str, float]]], pruners: Sequence[str], trained: bool
+) -> Table:
+    """Share of every modality's weights that is pruned, by sparsity asked for.
+
+    shares: sparsity -> pruner -> modality -> share. trained: whether some rows prune while training.
+    """
+    each = [found for rows in shares.values() for found in rows.values()]
+    modalities = list(dict.fromkeys(modality for found in each for modality in found))
     heads: list[Heads] = [
         [(f"{percent(sparsity / 100)} % asked", len(modalities)) for sparsity in shares],
         [(modality, 1) for _ in shares for modality in modalities],
     ]
 
-    def cell(found: LayerShares, pruner: str, modality: str) -> Cell:
-        return Cell(_percent(found.of_modality(pruner, modality)) if pruner in found.pruned else "")
+    def cell(found: Mapping[str, Mapping[str, float]], pruner: str, modality: str) -> Cell:
+        share = found.get(pruner, {}).get(modality)
+        return Cell("" if share is None else _percent(share))
 
     rows = _filled(
         Row(pruner, [cell(found, pruner, modality) for found in shares.values() for modality in modalities])
         for pruner in pruners
     )
     notes = ["Percent of a modality's prunable weights."]
+    if trained:
+        notes.append("Rows that prune while training have a mask for each task: means over tasks.")
     return Table(f"{file_name(model)}_modalities", f"{model}: weights pruned by modality", heads, rows, notes=notes)
 
 

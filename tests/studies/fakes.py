@@ -6,6 +6,7 @@ is a runner of such runs, to be killed.
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from dataclasses import dataclass
@@ -60,7 +61,10 @@ class Fake:
         else:
             folder = self.places.run_folder(step)
             lines += [f"mkdir -p {quoted(folder)}", f"echo heavy > {quoted(folder / 'last.safetensors')}"]
-            lines.append(written(folder / "results.json", '{"metrics": {"top1": 62.5}, "epoch": null}'))
+            lines += [f"echo mask > {quoted(self.places.made_mask(step))}"] * step.while_training
+            counts = {"vision": {"kept": 3, "of": 10, "share": 0.3}}
+            result = {"metrics": {"top1": 62.5}, "epoch": None, "kept": {"after_training": {"by_modality": counts}}}
+            lines.append(written(folder / "results.json", json.dumps(result)))
         lines.append(f"echo end {step.id} >> {quoted(self.journal)}")
         return ["sh", "-c", "\n".join(lines)]
 

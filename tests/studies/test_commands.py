@@ -162,13 +162,15 @@ def test_the_smoke_grid_from_end_to_end(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     records = list(read_records(tmp_path / "results" / "smoke.jsonl.xz"))
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["smoke.jsonl.xz"]
-    assert len(records) == 6
+    assert len(records) == 7
     by_kind = {(record.result["axes"]["task"], record.result["axes"]["pruner"]): record for record in records}
     metrics = {kind: record.result["metrics"] for kind, record in by_kind.items()}
     assert metrics["prune", "omp"]["75"]["seconds"] >= 0
     assert 0 <= metrics["zero_shot", "rand"]["20-NN"] <= 100
     assert metrics["zero_shot", "omp"] != metrics["zero_shot", "rand"]
     assert 0 <= metrics["image_classification", "omp"]["top1"] <= 100
+    left, size = by_kind["image_classification", "magnitude"].result["kept"]["vision"]
+    assert left == size - round(0.75 * size)
     assert all(record.result["seconds"] > 0 for record in records)
     for (task, pruner), record in by_kind.items():
         if task == "prune":
@@ -183,4 +185,4 @@ def test_the_smoke_grid_from_end_to_end(tmp_path):
         }, pruner
     again = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600, check=False)
     assert again.returncode == 0
-    assert "0 runs done, 6 were done before, 0 failed" in again.stdout
+    assert "0 runs done, 7 were done before, 0 failed" in again.stdout

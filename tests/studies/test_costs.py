@@ -7,12 +7,13 @@ import torch
 from console.errors import InputError
 from sparsity.mask import Mask
 from studies.costs import check_cost, costs_of, front
-from studies.layers import layer_shares
+from studies.layers import layer_shares, modality_shares
 from studies.markup import table_csv
 from studies.plan import PRUNE
 from studies.published import published_table, read_published
 from studies.results import collect, count_layers, read_records
 from studies.scores import Scores
+from studies.tables import modality_table, task_table
 from tests.studies.fakes import make
 from tests.studies.made import put, put_pruning, read
 
@@ -108,6 +109,33 @@ def test_shares_by_modality_are_means_over_seeds(tmp_path):
     assert found.of_modality("snip", "vision") == pytest.approx(0.625)
     assert found.pruned == {"snip": {"a": 1, "b": 0.5, "c": 0.5}}
     assert layer_shares(results_of(tmp_path / "other"), "xvlm-mini", ["omp"], 63) is None
+
+
+def test_modalities_of_rows_without_masks_are_counted_on_task_models(tmp_path):
+    """platon keeps 2 of 10 and 4 of 10 of vision in two tasks: 70 % pruned; the score of each has its own beside it."""
+    folder = tmp_path / "made"
+    put_pruning(folder, "omp", 0, 1, 1, layers=layers(5, 15, 10))
+    put(folder, {"overall": 50.0}, "dense", 0, kept={"vision": [10, 10], "text": [8, 8]})
+    put(folder, {"overall": 40.0}, "omp", 63, kept={"vision": [5, 10], "text": [4, 8]})
+    for task, metric, left in (("vqa", "overall", 2), ("captioning", "CIDEr", 4)):
+        kept = {"vision": [left, 10], "text": [6, 8]}
+        put(folder, {metric: 45.0}, "platon", 63, task, kept=kept, pruned_by=None)
+    results = read(folder)
+    found = {63.0: modality_shares(results, "xvlm-mini", ["omp", "platon", "snip"], 63)}
+    assert found == {
+        63.0: {
+            "omp": {"vision": 0.5, "text": 0.5},
+            "platon": {"vision": pytest.approx(0.7), "text": pytest.approx(0.25)},
+        }
+    }
+    table = modality_table("xvlm-mini", found, ["omp", "platon", "snip"], True)
+    assert [[cell.text for cell in row.cells] for row in table.rows] == [["50.0", "50.0"], ["70.0", "25.0"]]
+    assert table.notes[-1].endswith("means over tasks.")
+    table = task_table(Scores(results), "xvlm-mini", "vqa")
+    assert [words for words, _ in table.heads[0]] == ["accuracy", "vision kept", "text kept"]
+    shown = {row.label: [cell.text for cell in row.cells] for row in table.rows}
+    assert shown["platon"] == ["45.0", "20.0", "75.0"]
+    assert shown["dense"] == ["50.0", "100.0", "100.0"]
 
 
 # -- published numbers ----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 
 from inspection.page import COLOURS
 from pruners import PRUNERS
+from sparsity.progressive_config import CHOICES
 from studies.curves import positions, spread
 from studies.looks import HUES, LIGHT, SHAPES, looks
 from studies.pictures import inline, save
@@ -50,8 +51,10 @@ def test_hues_are_told_apart_and_stand_out(shade):
 
 
 def test_a_pruner_looks_the_same_in_every_report_and_like_no_other():
-    everyone = looks(list(PRUNERS), {})
-    assert len(set(everyone.values())) == len(PRUNERS)
+    everyone = looks([*PRUNERS, *CHOICES], {})
+    assert len(set(everyone.values())) == len(PRUNERS) + len(CHOICES)
+    assert {everyone[name].hue for name in CHOICES}.isdisjoint(everyone[name].hue for name in PRUNERS)
+    assert looks(["platon", "platon + ID"], {"platon + ID": "platon"})["platon + ID"].hue == everyone["taylor"].hue
     assert everyone["itersnip"].hue == everyone["snip"].hue != everyone["omp"].hue
     for names in (["omp", "lamp"], ["multiflow", "omp"], ["chita++"]):
         assert looks(names, {}) == {name: everyone[name] for name in names}

@@ -1,5 +1,6 @@
 """A grid's plan: numbers counted by hand, masks shared, and names that follow the content of what defines a run."""
 
+import json
 import shutil
 from collections import Counter
 
@@ -73,6 +74,86 @@ def test_variants():
     assert {step.label for step in plan.steps} == {"omp", "snip", "deep", "prior", "pairs"}
 
 
+IDS = {"dino-mini": "configs/ids/dino-mini.json"}
+
+
+def test_rows_that_prune_while_training():
+    """No prune step, and no zero-shot numbers: 2 methods x 2 sparsities x 2 seeds, each with a mask of its own."""
+    plan = plan_of(progressive=["platon", "hydra"], options={"platon": {"interval": 5}})
+    new = [step for step in plan.steps if step.while_training]
+    assert len(plan.steps) == COUNT + 8 == COUNT + len(new)
+    assert {step.kind for step in new} == {"image_classification"}
+    assert all(step.needs is None for step in new)
+    assert {step.like for step in new} == {step.like for step in plan.steps if step.kind == "image_classification"}
+    assert {(step.label, step.config.get("progressive", {}).get("interval")) for step in new} == {
+        ("platon", 5),
+        ("hydra", None),
+    }
+    assert not {step.id for step in new if step.pruner == "platon"} & {
+        step.id for step in plan_of(progressive=["platon"]).steps
+    }
+
+
+def test_a_section_of_a_configuration_is_for_rows_that_prune():
+    section = {"prune": "taylor", "interval": 3, "beta1": 0.85}
+    plan = plan_of(progressive=["platon"], dense=True, overrides={"image_classification": {"progressive": section}})
+    for step in (step for step in plan.steps if step.kind == "image_classification"):
+        assert step.config.get("progressive") == ({"interval": 3, "beta1": 0.85} if step.while_training else None)
+    plain = {step.id for step in plan_of(progressive=["platon"], dense=True).steps}
+    assert {step.id in plain for step in plan.steps if step.while_training} == {False}
+    assert {step.id in plain for step in plan.steps if not step.while_training} == {True}
+
+
+def test_dimensions_are_an_axis():
+    """snip, omp and platon compete for weights; wanda cuts each row by itself."""
+    plan = plan_of(pruners=["snip", "omp", "wanda"], progressive=["platon"], ids=["none", IDS])
+    labels = dict.fromkeys(step.label for step in plan.steps)
+    assert list(labels) == ["snip", "snip + ID", "omp", "omp + ID", "wanda", "platon", "platon + ID"]
+    assert all((step.ids is not None) == step.label.endswith(" + ID") for step in plan.steps)
+    plan = plan_of(progressive=["platon"], ids=["none", IDS["dino-mini"]], weighted=["platon"])
+    assert {step.label for step in plan.steps} == {"omp", "snip", "platon", "platon + ID"}
+    only = plan_of(pruners=["omp"], ids=[IDS])
+    assert {step.label for step in only.steps} == {"omp + ID"}
+
+
+def test_names_follow_the_values_of_dimensions(tmp_path):
+    def ids(path, **power):
+        plan = plan_of(pruners=["omp"], progressive=["platon"], ids=[{"dino-mini": str(path)}], overrides=power)
+        return [step.id for step in plan.steps]
+
+    file = json.loads((REPOSITORY / IDS["dino-mini"]).read_text())
+    before = ids(REPOSITORY / IDS["dino-mini"])
+    (tmp_path / "ids.json").write_text(json.dumps(file | {"samples": 7}))
+    assert ids(tmp_path / "ids.json") == before, "what it says of its making changes no mask"
+    file["dimensions"] = {name: value + 1 for name, value in file["dimensions"].items()}
+    (tmp_path / "ids.json").write_text(json.dumps(file))
+    assert not set(ids(tmp_path / "ids.json")) & set(before)
+    squared = ids(REPOSITORY / IDS["dino-mini"], prune={"id_power": 2.0})
+    assert [name.startswith("image_classification-dino-mini-platon") for name in before] == [
+        one == other for one, other in zip(before, squared, strict=True)
+    ]
+    (tmp_path / "ids.json").write_text(json.dumps(file | {"model": "blip-mini"}))
+    with pytest.raises(InputError, match=r"ids\.json was measured on blip-mini, not on dino-mini"):
+        ids(tmp_path / "ids.json")
+    with pytest.raises(InputError, match=r"small\.yaml: ids: .*missing\.json cannot be read"):
+        ids(tmp_path / "missing.json")
+
+
+def test_variants_of_some_models():
+    plan = plan_of(
+        models=["dino-mini", "xvlm-mini"],
+        pruners=[],
+        tasks={"dino-mini": ["image_classification"], "xvlm-mini": ["retrieval"]},
+        variants={
+            "vision": {"pruner": "magnitude", "options": {"modality": "vision"}},
+            "fusion": {"pruner": "magnitude", "options": {"modality": "fusion"}, "models": ["xvlm-mini"]},
+        },
+        seeds=[0],
+    )
+    assert kinds(plan) == {"image_classification": 2, "retrieval": 4}
+    assert {step.config["progressive"]["modality"] for step in plan.steps if step.model == "dino-mini"} == {"vision"}
+
+
 def test_two_names_for_the_same_runs():
     with pytest.raises(InputError, match="'omp' and 'again' are the same runs"):
         plan_of(variants={"again": {"pruner": "omp"}})
@@ -135,6 +216,8 @@ def test_commands_are_those_of_the_scripts(tmp_path):
         "dense": True,
         "debug": True,
         "variants": {"prior": {"pruner": "omp", "allocation": "multimodal"}},
+        "progressive": ["platon"],
+        "ids": ["none", {name: f"configs/ids/{name}.json" for name in ("xvlm-mini", "dino-mini")}],
     }
     plan = expand(check_grid(grid, "g", "g.yaml"))
     places = Places(tmp_path / "results", tmp_path / "work", "g")
@@ -148,10 +231,14 @@ def test_commands_are_those_of_the_scripts(tmp_path):
         if name == "prune":
             assert [float(s) for s in args.sparsities] == list(step.sparsities)
             assert (args.pruner, args.allocation, args.seed) == (step.pruner, step.allocation, step.seed)
+            assert args.ids == step.ids
         elif name == "zero_shot":
             assert args.dense == (step.needs is None) == (not args.masks)
         else:
-            assert args.dense == (step.needs is None) == (args.mask is None)
+            assert args.dense == (step.label == "dense")
+            assert (args.mask is None) == (step.needs is None)
+            made = (step.pruner, step.sparsity, step.ids) if step.while_training else (None, None, None)
+            assert (args.prune, args.sparsity, args.ids) == made
             assert (args.seed, args.debug, args.accelerator) == (step.seed, True, "cpu")
 
 
@@ -159,9 +246,11 @@ def test_masks_lie_where_prune_puts_them(tmp_path):
     from pruners.outputs import Outputs
 
     places = Places(tmp_path, tmp_path, "g")
-    plan = plan_of(variants={"pairs": {"pruner": "snip", "allocation": "2:4", "sparsities": [50]}})
+    variants = {"pairs": {"pruner": "snip", "allocation": "2:4", "sparsities": [50]}}
+    plan = plan_of(variants=variants, ids=["none", IDS])
     for step in (step for step in plan.steps if step.kind == PRUNE):
-        outputs = Outputs.of(str(places.of(step.id) / "masks"), step.model, step.pruner, step.allocation, step.seed)
+        folder, ids = str(places.of(step.id) / "masks"), step.ids is not None
+        outputs = Outputs.of(folder, step.model, step.pruner, step.allocation, step.seed, ids=ids)
         for sparsity in step.sparsities:
             assert places.mask(step, sparsity) == outputs.mask(sparsity / 100)
 
@@ -276,6 +365,26 @@ BAD = [
     ({"variants": {"snip": {"pruner": "omp"}}}, "the variant 'snip' has the name of a pruner"),
     ({"overrides": {"retreival": {}}}, "unknown task 'retreival' (did you mean 'retrieval'?)"),
     ({"overrides": {"xvlm/prune": {}}}, "'xvlm' is none of the grid's models"),
+    ({"pruners": ["platon"]}, "pruners: platon prunes while training: name it under 'progressive'"),
+    ({"progressive": ["omp"]}, "progressive: omp prunes before training: name it under 'pruners'"),
+    ({"progressive": ["plato"]}, "unknown pruner 'plato' (did you mean 'platon'?)"),
+    ({"progressive": ["platon"], "tasks": ["zero_shot"]}, "'platon' prunes while a task is finetuned, and none is"),
+    ({"progressive": ["platon"], "options": {"platon": {"betta1": 1}}}, "unknown key 'betta1' (did you mean 'beta1'"),
+    ({"progressive": ["platon"], "options": {"platon": {"settle": 0}}}, "options of platon: settle must be above 0"),
+    ({"progressive": ["platon"], "options": {"platon": {"sparsity": 50}}}, "'sparsity' is said by the grid"),
+    ({"variants": {"v": {"pruner": "platon", "allocation": "global"}}}, "v prunes while training, which has no alloc"),
+    ({"variants": {"v": {"pruner": "omp", "models": ["blip"]}}}, "variants: 'blip' is none of the models"),
+    ({"ids": []}, "ids: give none, a file"),
+    ({"ids": [7]}, "ids: give none, a file, or a mapping from models to files, not 7"),
+    ({"ids": [IDS, "other.json"]}, "ids: give none, a file (or a mapping from models to files), or both"),
+    ({"ids": [{"blip-mini": "x.json"}]}, "ids: there is no file for dino-mini"),
+    ({"ids": [IDS], "weighted": ["platon"]}, "weighted: unknown row 'platon'"),
+    ({"weighted": ["omp"]}, "weighted: no file is named under 'ids'"),
+    (
+        {"pruners": ["wanda"], "ids": [IDS], "weighted": ["wanda"]},
+        "weighted: --ids changes nothing under the allocation",
+    ),
+    ({"pruners": ["sparsegpt"], "ids": [IDS], "weighted": ["sparsegpt"]}, "solves each layer by itself"),
 ]
 
 
@@ -325,13 +434,16 @@ def test_the_shipped_grids(path):
             "dense": (2 * 3 + 1) * 3 + 3,
         },
         "ablation": {PRUNE: 2 * (6 * 3 + 1), "tasks": 2 * 2 * (6 * 3 + 1) + 2 * 1 * 7 * 2 * 3, "dense": 2 * 1 + 2 * 3},
-        "smoke": {PRUNE: 2, "tasks": 4, "dense": 0},
+        "smoke": {PRUNE: 2, "tasks": 5, "dense": 0},
+        "progressive": {PRUNE: 3 * (1 + 3 * 3), "tasks": 4 * (4 + 4 + 2) * 3 * 3, "dense": 4 * 3},
+        "modality": {PRUNE: 0, "tasks": (2 + 3) * 3 * 3, "dense": 2 * 3},
         "mini-results": {PRUNE: 3 * 3, "tasks": (2 * 3 + 2) * 3 * 2, "dense": 2 * 3 + 2},
     }
     plan = expand(read_grid(path))
     for step in {(step.kind, step.model, step.pruner): step for step in plan.steps}.values():
         check_config(step.kind, step.config, path.name)
-    found = Counter(PRUNE if step.kind == PRUNE else "dense" if step.needs is None else "tasks" for step in plan.steps)
+    kind = {PRUNE: PRUNE, "dense": "dense"}
+    found = Counter(kind.get(step.kind, kind.get(step.label, "tasks")) for step in plan.steps)
     assert {key: found[key] for key in (PRUNE, "tasks", "dense")} == by_hand[path.stem]
 
 

@@ -49,6 +49,9 @@ def test_rows_are_in_the_order_of_the_grid(tmp_path):
     assert read(tmp_path / "made").order == ("multiflow", "snip", "omp", "zebra"), "the toolkit's, then by name"
     pack(places_of(tmp_path / "made"), "pruners: [omp, snip]\nvariants: {zebra: {pruner: omp}}\n")
     assert read(tmp_path / "made").order == ("omp", "snip", "zebra", "multiflow")
+    put(tmp_path / "made", {"overall": 1.0}, "platon + ID", method="platon", pruned_by=None)
+    pack(places_of(tmp_path / "made"), "pruners: [omp]\nprogressive: [platon]\nvariants: {zebra: {pruner: omp}}\n")
+    assert read(tmp_path / "made").order == ("omp", "platon + ID", "zebra", "multiflow", "snip")
 
 
 def test_results_of_another_version_are_said_and_not_mixed(tmp_path):
@@ -112,6 +115,19 @@ def test_masks_made_in_another_way_are_left_out(tmp_path):
     assert values(found) == [4, 4]
     assert len(found.prunings) == 2
     assert found.notes == ("2 results of xvlm-mini snip pruned in another way are left out",)
+
+
+def test_masks_made_while_training_are_of_a_task(tmp_path):
+    """Captioning and VQA may have phases of their own; within a task there is one way."""
+    for task, metric, interval in (("captioning", "CIDEr", 5), ("vqa", "overall", 10)):
+        for seed in (0, 1):
+            made = {"seed": seed, "progressive": {"prune": "platon", "interval": interval, "sparsity": 75}}
+            put(tmp_path / "made", {metric: 1.0}, "platon", 75, task, seed, pruned_by=None, defined_by=made)
+    other = {"progressive": {"prune": "platon", "interval": 50, "sparsity": 90}}
+    put(tmp_path / "made", {"overall": 9.0}, "platon", 90, pruned_by=None, defined_by=other)
+    found = read(tmp_path / "made")
+    assert sorted((run.task, run.sparsity) for run in found.tasks) == [("captioning", 75)] * 2 + [("vqa", 75)] * 2
+    assert found.notes == ("1 result of xvlm-mini platon vqa pruned in another way is left out",)
 
 
 def test_selections(tmp_path):

@@ -83,6 +83,18 @@ def test_what_a_result_holds(tmp_path):
     assert snip["axes"]["options"] == {"num_batches": 3}
 
 
+def test_a_run_that_prunes_leaves_its_mask_and_what_it_kept(tmp_path):
+    plan, places = make(tmp_path, pruners=[], progressive=["platon"], seeds=[0], sparsities=[75])
+    (step,) = plan.steps
+    work(plan, places, tmp_path / "journal")
+    (record,) = read_records(places.result(step.id))
+    result = record.result
+    assert (result["mask"], result["pruned_by"]) == (str(places.made_mask(step)), None)
+    assert result["kept"] == {"vision": [3, 10]}
+    assert places.made_mask(step).is_file()
+    assert not places.made_mask(step).with_name("last.safetensors").exists()
+
+
 def test_items_of_a_run_are_kept(tmp_path):
     plan, places = make(tmp_path, keep_weights=True)
     work(plan, places, tmp_path / "journal")

@@ -1,0 +1,210 @@
+"""The rows of a grid: pruners, methods that prune while training, variants of both, and which layers are weighted."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from configs.schema import parse
+from console.errors import InputError, nearest
+from pruners import PRUNERS
+from sparsity.percents import parse_percents
+from sparsity.progressive_config import CHOICES, ProgressiveConfig
+
+if TYPE_CHECKING:
+    from studies.grid import GridFile
+
+WITH_IDS = " + ID"
+"""How the name of a row ends whose layers are weighted by intrinsic dimensions."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of its own name: a pruner, or a method that prunes while training, otherwise than usual.
+
+    With another allocation, other options, sparsities of its own, or for some models only.
+    """
+
+    pruner: str
+    allocation: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    sparsities: list[Any] | None = None
+    models: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """What masks come from: a pruner, a method that prunes while training, or a variant of one.
+
+    sparsities: percents. models: those that have the row. ids: model -> the file of its layers' intrinsic dimensions.
+    """
+
+    label: str
+    pruner: str
+    allocation: str | None
+    options: dict[str, Any]
+    sparsities: tuple[float, ...]
+    models: tuple[str, ...]
+    ids: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def while_training(self) -> bool:
+        """Whether the runs of tasks make its masks."""
+        return self.pruner in CHOICES
+
+
+def row_labels(settings: dict[str, Any]) -> list[str]:
+    """How the rows of a grid's file may be called, in the order of tables."""
+    names = [name for key in ("pruners", "progressive", "variants") for name in settings.get(key) or ()]
+    return [label for name in names for label in (name, name + WITH_IDS)]
+
+
+def rows_of(file: GridFile, models: list[str], where: str) -> list[Row]:
+    """All rows; InputError for methods, options, allocations and dimensions that are none, or mean nothing."""
+    for key, known in (("pruners", PRUNERS), ("progressive", CHOICES)):
+        for name in getattr(file, key):
+            _check_method(name, known, f"{where}: {key}")
+    for name in (*file.options, *(variant.pruner for variant in file.variants.values())):
+        _check_method(name, (*PRUNERS, *CHOICES), where)
+    return _with_ids(_rows(file, models, where), file, models, where)
+
+
+def _rows(file: GridFile, models: list[str], where: str) -> list[Row]:
+    shared = in_file(where, parse_percents, file.sparsities) if file.sparsities else []
+    rows = []
+    for name in unlike([*file.pruners, *file.progressive], f"{where}: pruners"):
+        rows.append(Row(name, name, None, file.options.get(name, {}), tuple(shared), tuple(models)))
+    for label, variant in file.variants.items():
+        if label in (*PRUNERS, *CHOICES, "dense"):
+            raise InputError(f"{where}: the variant '{label}' has the name of a pruner: give it another one")
+        own = shared if variant.sparsities is None else in_file(where, parse_percents, variant.sparsities)
+        options = {**file.options.get(variant.pruner, {}), **variant.options}
+        allocation, some = variant.allocation, models if variant.models is None else variant.models
+        if strangers := [model for model in some if model not in models]:
+            raise InputError(
+                f"{where}: variants: '{strangers[0]}'{nearest(strangers[0], models)} is none of the models"
+            )
+        if variant.pruner in PRUNERS and allocation == PRUNERS[variant.pruner].allocation:
+            allocation = None  # the one that a pruner has anyway makes no other run
+        rows.append(Row(label, variant.pruner, allocation, options, tuple(own), tuple(some)))
+    for row in rows:
+        if not row.sparsities:
+            raise empty(where, "sparsities")
+        _check_row(row, where)
+    return rows
+
+
+def _with_ids(rows: list[Row], file: GridFile, models: list[str], where: str) -> list[Row]:
+    """Rows whose layers are weighted come once for each of `ids`, all others once, without."""
+    files = [_files_of(entry, models, where) for entry in unlike(file.ids, f"{where}: ids")]
+    if sum(map(bool, files)) > 1 or not files:
+        raise InputError(f"{where}: ids: give none, a file (or a mapping from models to files), or both, as rows")
+    if not any(files) and file.weighted:
+        raise InputError(f"{where}: weighted: no file is named under 'ids': name one, or leave it out")
+    labels = [row.label for row in rows]
+    usual = [] if not any(files) else [row.label for row in rows if row.label not in file.variants and _competes(row)]
+    found = []
+    for name in file.weighted or ():
+        if name not in labels:
+            raise InputError(f"{where}: weighted: {unknown('row', name, labels)}")
+    for row in rows:
+        if row.label not in (usual if file.weighted is None else file.weighted):
+            found.append(row)
+            continue
+        in_file(f"{where}: weighted", _check_competition, row)
+        for by_model in files:
+            found.append(replace(row, label=row.label + WITH_IDS, ids=by_model) if by_model else row)
+    unlike([row.label for row in found], f"{where}: rows")
+    return found
+
+
+def _files_of(entry: Any, models: list[str], where: str) -> dict[str, str]:
+    """Model -> file, of an entry of `ids`; empty for none."""
+    if entry in (None, "none"):
+        return {}
+    found = dict.fromkeys(models, entry) if isinstance(entry, str) else entry
+    if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
+        raise InputError(f"{where}: ids: give none, a file, or a mapping from models to files, not {entry!r}")
+    for model in (model for model in models if model not in found):
+        raise InputError(
+            f"{where}: ids: there is no file for {model}: name one that inspection.intrinsic_dimension wrote"
+        )
+    return found
+
+
+def _competes(row: Row) -> bool:
+    """Whether weights of several layers compete, so that factors on layers change something."""
+    try:
+        _check_competition(row)
+    except InputError:
+        return False
+    return True
+
+
+def _check_competition(row: Row) -> None:
+    """InputError where factors on layers change nothing."""
+    if row.while_training:
+        return
+    from sparsity.weighting import check_competition
+
+    method = PRUNERS[row.pruner]
+    if not method.takes_ids:
+        raise InputError(f"dimensions mean nothing to {row.label}, which solves each layer by itself: leave it out")
+    check_competition(row.allocation or method.allocation)
+
+
+def _check_method(name: str, known: Collection[str], where: str) -> None:
+    """InputError for one that is not known there."""
+    if name in known:
+        return
+    if name in CHOICES:
+        raise InputError(f"{where}: {name} prunes while training: name it under 'progressive'")
+    if name in PRUNERS:
+        raise InputError(f"{where}: {name} prunes before training: name it under 'pruners'")
+    raise InputError(f"{where}: {unknown('pruner', name, known)}")
+
+
+def _check_row(row: Row, where: str) -> None:
+    """Options and allocation that the method takes."""
+    if row.while_training:
+        for key in ("prune", "sparsity", "ids"):
+            if key in row.options:
+                raise InputError(f"{where}: options of {row.label}: '{key}' is said by the grid: leave it out")
+        if row.allocation is not None:
+            raise InputError(f"{where}: {row.label} prunes while training, which has no allocation: leave it out")
+        parse(ProgressiveConfig, {"prune": row.pruner, **row.options}, f"{where}: options of {row.label}", inner=True)
+        return
+    if row.allocation is not None:
+        from sparsity.allocation import check_allocation
+
+        in_file(where, check_allocation, row.allocation, [percent / 100 for percent in row.sparsities])
+    own = {key: value for key, value in row.options.items() if key not in ("num_batches", "batch_size")}
+    if own:
+        parse(PRUNERS[row.pruner].Options, own, f"{where}: options of {row.label}")
+
+
+def unknown(what: str, name: str, known: Any) -> str:
+    """What is said of a name that is none."""
+    return f"unknown {what} '{name}'{nearest(name, known)}: choose one of {', '.join(known)}"
+
+
+def empty(where: str, axis: str) -> InputError:
+    """What is said of an axis without values."""
+    return InputError(f"{where}: the grid expands to nothing, since '{axis}' is empty: name at least one there")
+
+
+def unlike(values: list[Any], where: str) -> list[Any]:
+    """The values; InputError for one that is given twice."""
+    for value in values:
+        if values.count(value) > 1:
+            raise InputError(f"{where}: {value} is given twice")
+    return values
+
+
+def in_file(where: str, check: Any, *arguments: Any) -> Any:
+    """What `check` gives; its InputError says where the value stands."""
+    try:
+        return check(*arguments)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
