@@ -6,7 +6,6 @@ Suhr et al., ACL 2019.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
