@@ -14,13 +14,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from configs.limits import at_least
 from console.errors import InputError, nearest
 from data.evaluation_batches import EvaluationData
 from data.images import ImageError, read_image
 from data.questions import says_left_or_right
 from data.readers import Batch, ImageConfig, Sample, TextConfig
 from data.records import Checks, Id, Record, check_fields, check_ids, is_text, read_json_records
-from data.sources import Files, Source
+from data.sources import ByImage, Files, Source
 from data.text import TextError, pre_statement
 from data.tokenizer import Tokenizer
 from data.transforms import evaluation_transform, training_transform
@@ -120,55 +121,73 @@ def sentence_of(identifier: str) -> str:
 class Statements:
     """Reader of training batches: two images, a statement, and whether it is true.
 
-    Images vary each by itself. A pair changes sides with probability 1/2, and an image is mirrored with probability
-    `augmentation.flip`; both are left out where the statement says left or right in any form.
+    A sample is one statement, or up to `most_of_pair` about one pair, which then goes through the tower once. Images
+    vary each by itself. A pair changes sides with probability 1/2, and an image is mirrored with probability
+    `augmentation.flip`; both are left out where a statement says left or right in any form.
     """
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ImageConfig, TextConfig):
-        """swap: when a pair may change sides: `neutral`, `never`, or `published`.
+        """most_of_pair: so many statements about one pair, at most, are one sample; the batch size counts samples.
 
+        swap: when a pair may change sides: `neutral` (where nothing names a side), `never`, or `published`.
         As published, every pair may; the words left and right are then exchanged where one stands between blanks, and
         images are mirrored whatever is said. `left-hand`, `left,` and a left inside one image thus become wrong.
         """
 
         max_tokens: int | None = None  # a statement is as long as its words
         swap: str = "neutral"
+        most_of_pair: int = 1
 
         def __post_init__(self) -> None:
             super().__post_init__()
+            at_least(self, 1, "most_of_pair")
             if self.swap not in SWAPS:
                 near = nearest(self.swap, SWAPS)
                 raise InputError(f"unknown swap '{self.swap}'{near}: choose one of {', '.join(SWAPS)}")
 
     def __init__(self, config: Config, shape: ImageShape, tokenizer: Tokenizer):
-        self.source = ImagePairs(config.files)
+        self._pairs = ImagePairs(config.files)
+        self.source = ByImage(self._pairs, config.most_of_pair)
         self._config, self._tokenizer = config, tokenizer
         self._varied = training_transform(shape, config.augmentation)
         self._upright = training_transform(shape, replace(config.augmentation, flip=0.0))
 
     def sample(self, index: int, rng: random.Random) -> Sample:
-        """Images [2, 3, H, W], token ids, label."""
-        config = self._config
-        pair, known = self.source.read(index)
-        sentence = cleaned(known.sentence, config.max_words, self.source.name(index))
+        """Images [2, 3, H, W]; the token ids and the label of each of its statements."""
+        config, name = self._config, self.source.name(index)
+        numbers = self.source.known(index)
+        pair, _ = self._pairs.read(numbers[0])
+        known = [self._pairs.known(number) for number in numbers]
+        sentences = [cleaned(one.sentence, config.max_words, name) for one in known]
         exchanged = rng.random() < 0.5
-        sided = says_left_or_right([known.sentence])
+        sided = says_left_or_right([one.sentence for one in known])
         if exchanged and may_swap(config.swap, sided):
             pair = pair[::-1]
-            sentence = exchange_sides(sentence) if config.swap == "published" else sentence
+            sentences = list(map(exchange_sides, sentences)) if config.swap == "published" else sentences
         transform = self._upright if sided and config.swap != "published" else self._varied
         images = torch.stack([transform(image) for image in pair])
-        return images, self._tokenizer.encode(sentence, config.sep, config.max_tokens), known.label
+        texts = [self._tokenizer.encode(sentence, config.sep, config.max_tokens) for sentence in sentences]
+        return images, list(zip(texts, (one.label for one in known), strict=True))
 
     def collate(self, samples: list[Sample], size: int, rng: random.Random) -> Batch:
-        """image [b, 2, 3, H, W], the left one first; text_ids, text_atts [b, t]; label [b] int64, 1 is true."""
-        images, texts, labels = zip(*samples, strict=True)
-        return _batch(images, texts, labels, self._tokenizer)
+        """image [i, 2, 3, H, W], the left one first; text_ids, text_atts [b, t]; label [b] int64, 1 is true.
+
+        Where a pair may have several statements, image_of [b] int64, the number of each statement's pair; else i is b.
+        """
+        images, said = zip(*samples, strict=True)
+        texts, labels = zip(*(one for of_pair in said for one in of_pair), strict=True)
+        batch = _batch(images, texts, labels, self._tokenizer)
+        if self._config.most_of_pair > 1:
+            batch["image_of"] = torch.tensor([number for number, of_pair in enumerate(said) for _ in of_pair])
+        return batch
 
 
 class StatementsToJudge(EvaluationData):
-    """Sample i is its number, the images [2, 3, H, W], token ids and label. No pair changes sides."""
+    """Sample i is its number, the images [2, 3, H, W], token ids and label. No pair changes sides.
+
+    Statements about one pair that follow each other share it: it is read and seen once.
+    """
 
     def __init__(
         self, files: Files, shape: ImageShape, tokenizer: Tokenizer, config: TextConfig, limit: int | None = None
@@ -183,6 +202,7 @@ class StatementsToJudge(EvaluationData):
         if given and not self.identified:
             raise InputError(f"{', '.join(self.source.paths)}: some records have no identifier: give all or none")
         check_ids(given, ", ".join(self.source.paths))
+        self._latest: tuple[tuple[str, str], Tensor] | None = None
 
     def picture(self, i: int) -> Tensor:
         """What a model is shown of sample i, [2, 3, H, W]; InputError when one cannot be read."""
@@ -201,15 +221,21 @@ class StatementsToJudge(EvaluationData):
         except TextError as error:
             raise InputError(f"an evaluation needs all its statements, but one has no word: {error}") from error
         ids = self._tokenizer.encode(sentence, self._config.sep, self._config.max_tokens)
-        return i, self.picture(i), ids, one.label
+        if self._latest is None or self._latest[0] != one.images:
+            self._latest = one.images, self.picture(i)
+        return i, self._latest[1], ids, one.label
 
     def collate(self, samples: list[Any]) -> dict[str, Any]:
-        """The fields of `Statements.collate`, and number, a list of b numbers."""
+        """The fields of `Statements.collate` with image_of, and number, a list of b numbers."""
         numbers, images, texts, labels = zip(*samples, strict=True)
-        return _batch(images, texts, labels, self._tokenizer) | {"number": list(numbers)}
+        files = [self.statements[number].images for number in numbers]
+        place = {pair: number for number, pair in enumerate(dict.fromkeys(files))}
+        batch = _batch([images[files.index(pair)] for pair in place], texts, labels, self._tokenizer)
+        return batch | {"image_of": torch.tensor([place[pair] for pair in files]), "number": list(numbers)}
 
 
 def _batch(images: Any, texts: Any, labels: Any, tokenizer: Tokenizer) -> Batch:
+    """Without image_of."""
     ids, atts = tokenizer.pad_batch(texts)
     return {"image": torch.stack(images), "text_ids": ids, "text_atts": atts, "label": torch.tensor(labels)}
 

@@ -218,7 +218,10 @@ class Verifier(Model):
     """A model that says whether a statement about two images is true."""
 
     def logits(self, batch: Batch) -> Tensor:
-        """[b, 2], class 1 is true, of image [b, 2, 3, H, W], text_ids, text_atts [b, t]."""
+        """[b, 2], class 1 is true, of image [i, 2, 3, H, W], text_ids, text_atts [b, t].
+
+        image_of [b] int64 where pairs are shared: the pair of each statement; else i is b, one of its own each.
+        """
         raise NotImplementedError
 
     def forward(self, batch: Batch, gather: Gather = no_gather) -> dict[str, Tensor]:

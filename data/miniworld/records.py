@@ -175,12 +175,15 @@ def write_nlvr(writer: Writer) -> None:
             name, group = f"nlvr_{split}", range(first, first + SCENES)
             scenes = [scene_for(name, index, writer.seed) for index in group]
             draws = text_draws(name, first, writer.seed)
-            for number, statement in enumerate(draw_statements(draws, scenes, STATEMENTS)):
-                for pair, label in draws.shuffled([(statement.true_of, "True"), (statement.false_of, "False")]):
-                    images = [paths[first + side].removeprefix("images/nlvr2/") for side in PAIRS[pair]]
-                    identifier = f"{split}-{first // SCENES}-{pair}-{number}"
-                    about = {"sentence": statement.text, "label": label, "identifier": identifier}
-                    records.append({"images": images, **about, "kind": statement.kind})
+            statements = list(enumerate(draw_statements(draws, scenes, STATEMENTS)))
+            for pair, sides in enumerate(PAIRS):
+                images = [paths[first + side].removeprefix("images/nlvr2/") for side in sides]
+                for number, statement in statements:
+                    if pair in (statement.true_of, statement.false_of):
+                        identifier = f"{split}-{first // SCENES}-{pair}-{number}"
+                        about = {"label": str(pair == statement.true_of), "identifier": identifier}
+                        about |= {"sentence": statement.text, "kind": statement.kind}
+                        records.append({"images": images, **about})
         writer.json(f"data/finetune/nlvr/nlvr_{split}.json", records)
 
 

@@ -21,6 +21,7 @@ from models.blip.med import starting
 from models.blip.model import BLIPConfig, BLIPTextConfig
 from models.common.bert import Embeddings, bert_layer, cross_attention_mask, self_attention_mask, without_padding
 from models.common.checkpoint import KeyRules
+from models.common.decoding import for_texts
 from models.common.vit import vision_transformer
 from models.tasks import Verifier
 
@@ -161,11 +162,14 @@ class BLIPNLVR(BLIPModel, Verifier):
                     layer.bias.zero_()
 
     def logits(self, batch: Batch) -> Tensor:
-        """[b, 2], class 1 is true: image [b, 2, 3, H, W]; text_ids, text_atts [b, t], whose first id becomes [ENC]."""
+        """[b, 2], class 1 is true: image [i, 2, 3, H, W]; text_ids, text_atts [b, t], whose first id becomes [ENC].
+
+        image_of [b] where pairs are shared: the pair of each statement; else one of its own each.
+        """
         ids, atts = without_padding(batch["text_ids"], batch["text_atts"])
-        left, right = batch["image"].unbind(dim=1)
-        images = self.visual_encoder(torch.cat([left, right]))
-        states = self.text_encoder(starting(ids, self.enc), atts, *images.chunk(2))
+        towers = self.visual_encoder(torch.cat(batch["image"].unbind(dim=1))).chunk(2)
+        image0, image1 = (for_texts(states, batch.get("image_of")) for states in towers)
+        states = self.text_encoder(starting(ids, self.enc), atts, image0, image1)
         return self.cls_head(states[:, 0])
 
     def with_fresh(self, masks: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -119,6 +119,22 @@ def test_a_batch_by_hand(tmp_path, tokenizer):
     assert batch["label"].tolist() == [1, 0] and batch["label"].dtype == torch.int64
 
 
+def test_statements_about_one_pair_together(tmp_path, tokenizer):
+    """Their pair changes sides only where none of them names one."""
+    other = PLAIN | {"images": ["dev/b.png", "dev/a.png"]}
+    files = write(tmp_path, [PLAIN, other, SIDED, PLAIN, PLAIN])
+    made = reader(files, tokenizer, most_of_pair=2, augmentation=MIRROR)
+    assert len(made.source) == 3
+    batch = made.collate([made.sample(i, Always()) for i in range(3)], 3, Always())
+    assert [colours(images) for images in batch["image"]] == [["red", "blue"], ["white"] * 2, ["white"] * 2]
+    assert batch["image_of"].tolist() == [0, 0, 1, 2, 2]
+    assert batch["label"].tolist() == [1, 0, 1, 1, 1] and len(batch["text_ids"]) == 5
+    still = reader(files, tokenizer, most_of_pair=2)
+    assert colours(still.sample(1, Always())[0]) == ["red", "blue"], "blue, red exchanged"
+    with pytest.raises(InputError, match="most_of_pair must be at least 1, not 0"):
+        reader(files, tokenizer, most_of_pair=0)
+
+
 def test_statements_as_they_are_read():
     assert pre_statement('The "dog" (left), is #1: well-fed;  OK?! ~', 40) == "the dog left , is 1 well-fed ok?"
     assert pre_statement("There's a dog.\n", 40) == "there's a dog"
@@ -140,9 +156,9 @@ def test_statements_as_they_are_read():
 )
 def test_a_statement_that_names_a_side_keeps_its_pair_and_is_not_mirrored(sentence, tmp_path, tokenizer):
     files = write(tmp_path, [PLAIN | {"sentence": sentence}])
-    images, ids, _ = reader(files, tokenizer, augmentation=MIRROR).sample(0, Always())
+    images, said = reader(files, tokenizer, augmentation=MIRROR).sample(0, Always())
     assert colours(images) == ["red", "blue"]
-    assert ids == reader(files, tokenizer).sample(0, Never())[1]
+    assert said == reader(files, tokenizer).sample(0, Never())[1]
 
 
 def test_any_other_one_may_change_sides_and_be_mirrored(tmp_path, tokenizer):
@@ -161,12 +177,12 @@ def test_as_published(tmp_path, tokenizer):
     files = write(tmp_path, [PLAIN | {"sentence": sentence} for sentence in said])
     made = reader(files, tokenizer, swap="published", augmentation=MIRROR)
     for index, sentence in enumerate(["the right dog", "the left, a dog", "a left-hand dog", "the left dog is right"]):
-        images, ids, _ = made.sample(index, Always())
+        images, found = made.sample(index, Always())
         assert colours(images) == ["white", "white"], "mirrored, whatever is said"
-        assert ids == tokenizer.encode(sentence, True, None)
+        assert found == [(tokenizer.encode(sentence, True, None), 1)]
         assert exchange_sides(said[index]) == sentence
-        assert made.sample(index, Never())[1] == tokenizer.encode(said[index], True, None)
-    exchanged, _, _ = reader(files, tokenizer, swap="published").sample(1, Always())
+        assert made.sample(index, Never())[1] == [(tokenizer.encode(said[index], True, None), 1)]
+    exchanged, _ = reader(files, tokenizer, swap="published").sample(1, Always())
     assert colours(exchanged) == ["blue", "red"]
     assert [may_swap(rule, sided) for rule in ("neutral", "published", "never") for sided in (False, True)] == [
         True, False, True, True, False, False
@@ -183,7 +199,8 @@ def test_evaluation_never_changes_sides(tmp_path, tokenizer):
         )
         batches = list(evaluation_batches(data, 2))
         assert [batch["number"] for batch in batches] == [[0, 1], [2]]
-        assert [colours(images) for batch in batches for images in batch["image"]] == [["red", "blue"]] * 3
+        assert [colours(images) for batch in batches for images in batch["image"]] == [["red", "blue"]] * 2
+        assert [batch["image_of"].tolist() for batch in batches] == [[0, 0], [0]], "a pair is seen once a batch"
         assert [label for batch in batches for label in batch["label"].tolist()] == [1, 0, 1]
     assert not data.identified and data.file(0)[1].endswith("dev/b.png")
 

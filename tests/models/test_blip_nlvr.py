@@ -77,6 +77,17 @@ def test_states_on_the_way(index, model):
         torch.testing.assert_close(found, expected[f"{index}.{name}"], rtol=1e-5, atol=5e-6)
 
 
+def test_a_pair_with_several_statements_is_seen_once(model):
+    batch, seen = batch_of(0), []
+    pairs, of = batch["image"][:2], torch.tensor([0, 1, 1, 0])
+    with torch.no_grad():
+        hook = model.visual_encoder.register_forward_hook(lambda _, inputs, output: seen.append(len(output)))
+        shared = model.logits(batch | {"image": pairs, "image_of": of})
+        hook.remove()
+        torch.testing.assert_close(shared, model.logits(batch | {"image": pairs[of]}), rtol=1e-5, atol=1e-5)
+    assert seen == [4]
+
+
 def exchanged(name):
     """What a parameter is called when the two images change places."""
     for one, other in (("self0.", "self1."), ("dense0.", "dense1.")):
