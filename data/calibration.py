@@ -9,6 +9,7 @@ from typing import Any
 from console.errors import InputError
 from console.words import counted
 from data.batches import Sides
+from data.images import image_files
 from data.readers import Batch, Reader
 from storage.hashing import hash_file, hash_json
 
@@ -68,9 +69,8 @@ class CalibrationBatches:
             for t in range(min(pairs, side.batches)):
                 for index in side.planned(t):
                     planned += 1
-                    file = side.reader.source.file(index)
-                    if file is not None and not Path(file).is_file():
-                        missing.append(f"{file} (missing)")
+                    files = image_files(side.reader.source.file(index))
+                    missing += [f"{file} (missing)" for file in files if not Path(file).is_file()]
         self._refuse(missing, planned)
 
     def _refuse(self, failed: list[str], planned: int) -> None:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from console.errors import InputError
 from console.words import counted
 from data.batches import loader
-from data.images import ImageError, read_image
+from data.images import ImageError, image_files, read_image
 from data.readers import Batch
 
 
@@ -27,8 +27,8 @@ class EvaluationData(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def file(self, i: int) -> str | None:
-        """The image file of sample i, None where it is none of its own."""
+    def file(self, i: int) -> str | tuple[str, ...] | None:
+        """The image file of sample i, of a pair both, None where it is none of its own."""
         return self.images[i]
 
     def image(self, i: int) -> Image.Image:
@@ -65,7 +65,7 @@ def evaluation_batches(
 
 def check_files(data: EvaluationData) -> None:
     """InputError that counts the missing image files: an evaluation needs them all, so look before the work starts."""
-    files = [file for file in map(data.file, range(len(data))) if file is not None]
+    files = [file for i in range(len(data)) for file in image_files(data.file(i))]
     missing = [file for file in dict.fromkeys(files) if not Path(file).is_file()]
     if missing:
         raise InputError(

@@ -34,6 +34,11 @@ UNREADABLE = (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError
 JPEG_END = b"\xff\xd9"
 
 
+def image_files(file: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The files of a sample, as its source names them: one, several, or None where it has none of its own."""
+    return () if file is None else (file,) if isinstance(file, str) else file
+
+
 class ImageError(Exception):
     """An image is missing, broken or not clear; the message names it."""
 

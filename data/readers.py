@@ -116,6 +116,7 @@ READERS: Registry[type[Reader]] = Registry(
         "captions": "data.captioning:Captions",
         "first_stage_captions": "data.captioning:FirstStageCaptions",
         "questions": "data.questions:Questions",
+        "statements": "data.image_pairs:Statements",
         "classification": "data.classification:Classification",
         # of the stages that pretrain the minis
         "dense_scenes": "data.miniworld.readers:DenseScenes",

@@ -30,6 +30,26 @@ def read_json(path: Path | str) -> Any:
         raise InputError(f"{path} is not valid JSON{line}: fetch or write it again") from error
 
 
+def read_json_records(path: Path | str) -> list[Record]:
+    """As `read_json_list`, also of a file that has a record on every line (JSON lines)."""
+    path = Path(path)
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise explain_os_error(error, f"read the annotations {path}") from error
+    if not next(filter(None, map(bytes.strip, lines)), b"").startswith(b"{"):
+        return read_json_list(path)
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records += [json.loads(line)] if line.strip() else []
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} is not valid JSON (line {number}): fetch or write it again") from error
+    if not all(isinstance(record, dict) for record in records):
+        raise InputError(f"{path} must have one record ({{...}}) on each line, but has not: check the file")
+    return records
+
+
 def read_json_list(path: Path | str) -> list[Record]:
     """The records of an annotation file; InputError when it is missing, no JSON, or no list of objects."""
     records = read_json(path)

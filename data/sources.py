@@ -79,8 +79,8 @@ class Source:
         """The image's path, or how else to call it."""
         return self._images[index][0]
 
-    def file(self, index: int) -> str | None:
-        """The image file that must be there, None where it is none of its own, or was just seen."""
+    def file(self, index: int) -> str | tuple[str, ...] | None:
+        """The image file (of a pair both) that must be there, None where it is none of its own, or was just seen."""
         return self.name(index)
 
     def known(self, index: int) -> Any:
@@ -201,7 +201,7 @@ class ByImage(Source):
         """The image's name in the source."""
         return self._source.name(self.known(index)[0])
 
-    def file(self, index: int) -> str | None:
+    def file(self, index: int) -> str | tuple[str, ...] | None:
         """The image file, None where it is none of its own."""
         return self._source.file(self.known(index)[0])
 

@@ -6,6 +6,7 @@ import random
 import re
 
 _DELETED = re.compile(r"[,.'!?\"()*#:;~]")
+_BLANKED = re.compile(r"[.!\"()*#:;~]")
 _WHITESPACE = re.compile(r"\s{2,}")
 
 
@@ -37,6 +38,18 @@ def pre_question(question: str, max_words: int) -> str:
     question = _clean(question).rstrip(" ")
     words = question.split(" ")
     return " ".join(words[:max_words]) if len(words) > max_words else question
+
+
+def pre_statement(sentence: str, max_words: int) -> str:
+    """NLVR2's rule: lower-case, some punctuation becomes blanks (commas and hyphens stay), the first `max_words` words.
+
+    Raises ValueError when nothing is left, as `pre_caption` does.
+    """
+    sentence = _WHITESPACE.sub(" ", _BLANKED.sub(" ", sentence.lower())).rstrip("\n").strip(" ")
+    sentence = " ".join(sentence.split(" ")[:max_words])
+    if not sentence:
+        raise ValueError("the statement is empty after preprocessing")
+    return sentence
 
 
 def one_text(caption: str | list[str], name: str, max_words: int, rng: random.Random) -> str:

@@ -144,6 +144,13 @@ class Model(nn.Module):
         """Prunable parameter -> layer beside it that carries the same mask (a momentum copy). Default: none does."""
         return {}
 
+    def with_fresh(self, masks: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Masks of the pretraining model, by this one's names -> and of prunable layers that it lacks. Default: none.
+
+        masks: bool, in the shape of each parameter.
+        """
+        return masks
+
     # -- losses, and what calibration asks --------------------------------------------------------------
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:

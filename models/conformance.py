@@ -18,9 +18,9 @@ from console.words import counted, share_of_matrices
 from models.base import ImageShape, Model
 from models.layers import AttentionWeight, is_conv1d, weights_in_matrices
 from models.library.finding import told_skipped
-from models.tasks import Answerer, Captioner, Classifier, ImageEmbedder, ImageEncoder, Locator, Retriever
+from models.tasks import Answerer, Captioner, Classifier, ImageEmbedder, ImageEncoder, Locator, Retriever, Verifier
 
-PROTOCOLS = (ImageEmbedder, ImageEncoder, Retriever, Locator, Captioner, Answerer, Classifier)
+PROTOCOLS = (ImageEmbedder, ImageEncoder, Retriever, Locator, Captioner, Answerer, Classifier, Verifier)
 TEXT_FIELDS = (("text_ids", "text_atts"), ("input_ids", "attention_mask"))
 LONGEST = 300  # characters of an unforeseen error; torch's can fill pages
 

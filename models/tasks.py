@@ -214,6 +214,27 @@ class Answerer(Model):
         return Probe("an image, a question and one answer", batch, run)
 
 
+class Verifier(Model):
+    """A model that says whether a statement about two images is true."""
+
+    def logits(self, batch: Batch) -> Tensor:
+        """[b, 2], class 1 is true, of image [i, 2, 3, H, W], text_ids, text_atts [b, t].
+
+        image_of [b] int64 where pairs are shared: the pair of each statement; else i is b, one of its own each.
+        """
+        raise NotImplementedError
+
+    def forward(self, batch: Batch, gather: Gather = no_gather) -> dict[str, Tensor]:
+        """Cross-entropy `nlvr` of the fields of `logits` and label [b] int64."""
+        return {"nlvr": F.cross_entropy(self.logits(batch).float(), batch["label"])}
+
+    def probe(self, size: int) -> Probe:
+        """Two images and a statement."""
+        batch = _pairs(self, size)
+        batch["image"] = torch.stack([batch["image"], torch.randn_like(batch["image"])], dim=1)
+        return Probe("two images and a statement", batch, lambda model, batch: model.logits(batch))
+
+
 class Classifier(Model):
     """A model that names the class of an image."""
 

@@ -220,7 +220,7 @@ class Mask(Mapping[str, Tensor]):
             mask = copy.copy(self)
             mask._transposed = transposed  # published files do not say it
             return mask
-        kept = own_names({name: self[name] for name in self}, model)
+        kept = model.with_fresh(own_names({name: self[name] for name in self}, model))
         for left in model.skipped:
             if left.name in kept:
                 raise InputError(f"the mask prunes '{left.name}', but this model does not: {left.reason}")
@@ -231,7 +231,8 @@ class Mask(Mapping[str, Tensor]):
         mask = Mask({name: mask[name] for name in layers}, modalities, self.source, transposed)
         if not self.has_values:
             return mask
-        updated = own_names({name: torch.from_numpy(self.weights(name)) for name in self}, model)
+        updated = {name: layer.weight.detach() for name, layer in layers.items()}  # of layers that are fresh
+        updated |= own_names({name: torch.from_numpy(self.weights(name)) for name in self}, model)
         return mask.with_values((name, tensor) for name, tensor in updated.items() if name in layers)
 
     def check_fits(self, layers: Mapping[str, nn.Module]) -> None:

@@ -16,6 +16,7 @@ TASKS: Registry[type[Task]] = Registry(
         "captioning": "tasks.captioning:Captioning",
         "captioning_pretrain": "tasks.captioning_pretrain:FirstStage",
         "vqa": "tasks.vqa:VQA",
+        "nlvr": "tasks.nlvr:NLVR",
         "image_classification": "tasks.image_classification:Classification",
     },
 )

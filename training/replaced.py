@@ -7,6 +7,7 @@ from pathlib import Path
 from console.errors import InputError
 from console.progress import console
 from console.words import counted, place_of
+from data.images import image_files
 from data.sources import Source
 
 MOST = 0.05
@@ -20,7 +21,7 @@ def missing_images(source: Source) -> str:
 
     InputError when they are more than `MOST` of all.
     """
-    files = dict.fromkeys(file for file in map(source.file, range(len(source))) if file is not None)
+    files = dict.fromkeys(file for i in range(len(source)) for file in image_files(source.file(i)))
     missing = [file for file in files if not Path(file).is_file()]
     if len(missing) > MOST * len(files):
         raise InputError(

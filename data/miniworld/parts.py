@@ -35,6 +35,7 @@ PARTS = {
     "itr": Part(40, "c8975c0edd36f6c08d89dd9d9502398c18fd559fe5d1f3cd775afa7750c608e9"),
     "ic": Part(10, "dcae8974defc1bfcb3b96dec121bc0dc4eb0206012c9637d68bbfbad9459ffd3", needs="itr"),
     "vqa": Part(50, "eaf9b07f52e7f7001d91b587eccc130438a6312b04d9c5d32991e330887fdfd0"),
+    "nlvr": Part(50, "TODO"),
     "imagenet": Part(70, "f0f0541b4d7bb64e465d30b8c245f02fe4ead9bf0d4d971bc5c928740e5deb7e"),
     "flowers102": Part(30, "00283a08cf14ce976179f915fbd726eb4d0ea8b00a209776035ba821da4c187c"),
 }
@@ -48,7 +49,8 @@ SHARD = 1024  # samples in one webdataset shard
 class Split:
     """`count` scenes of a part ("": never on disk); `path(index)` is the image's file below the world's root.
 
-    looks: of the classes, where there are some. Scene i is one thing, of class i modulo their number.
+    looks: of the classes, where there are some. Scene i is one thing, of class i modulo their number. together: so many
+    scenes in a row belong to each other.
     """
 
     part: str
@@ -57,6 +59,7 @@ class Split:
     phrasing: int
     path: Callable[[int], str]
     looks: tuple[Look, ...] = ()
+    together: int = 1
 
 
 def _cc3m(folder: int) -> Callable[[int], str]:
@@ -73,6 +76,11 @@ def _coco(folder: str, first: int) -> Callable[[int], str]:
 
 def _sbu(index: int) -> str:
     return f"data/pretrain/sbu/{index // SHARD:05d}.tar/{index:09d}.png"
+
+
+def _nlvr(split: str) -> Callable[[int], str]:
+    """Pictures are called by their set, and by the pair that first shows them."""
+    return lambda i: f"images/nlvr2/{split}/{split}-{i // 4}-{i % 4 // 2 * 2}-img{i % 2}.png"
 
 
 def wnid(index: int) -> str:
@@ -106,6 +114,9 @@ SPLITS: dict[str, Split] = {
     "vqa_val": Split("vqa", 500, SHIFTED, 1, _coco("val2014", 500001)),
     "vqa_vg": Split("vqa", 1000, SHIFTED, 1, _vg(50001)),
     "vqa_test": Split("vqa", 500, SHIFTED, 1, _coco("test2015", 600001)),
+    "nlvr_train": Split("nlvr", 4800, SHIFTED, 1, _nlvr("train"), together=4),
+    "nlvr_dev": Split("nlvr", 400, SHIFTED, 1, _nlvr("dev"), together=4),
+    "nlvr_test": Split("nlvr", 800, SHIFTED, 1, _nlvr("test"), together=4),
     "imagenet": Split("imagenet", 32 * 250, PRETRAIN, 0, _imagenet, IMAGENET_LOOKS),
     "flowers_train": Split("flowers102", 24 * 60, SHIFTED, 1, _flowers(1), FLOWER_LOOKS),
     "flowers_val": Split("flowers102", 24 * 20, SHIFTED, 1, _flowers(10001), FLOWER_LOOKS),
@@ -126,10 +137,10 @@ def text_draws(split: str, index: int, seed: int) -> Draws:
 
 
 def scaled(split: str, scale: float) -> int:
-    """How many scenes of a split a world of this scale holds: whole rounds of its classes, at least one."""
-    classes = len(SPLITS[split].looks) or 1
-    rounds = SPLITS[split].count // classes
-    return classes * max(1, min(rounds, round(rounds * scale)))
+    """How many scenes of a split a world of this scale holds: whole rounds of its classes or sets, at least one."""
+    whole = len(SPLITS[split].looks) or SPLITS[split].together
+    rounds = SPLITS[split].count // whole
+    return whole * max(1, min(rounds, round(rounds * scale)))
 
 
 def class_name(look: Look) -> str:

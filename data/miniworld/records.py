@@ -10,8 +10,11 @@ from typing import Any
 from data.miniworld.captions import Region
 from data.miniworld.parts import FLOWER_LOOKS, IMAGENET_LOOKS, SPLITS, class_name, scaled, scene_for, text_draws, wnid
 from data.miniworld.questions import Asker, ten_answers
+from data.miniworld.statements import PAIRS, SCENES, draw_statements
 from data.miniworld.words import ANSWERS
 from data.miniworld.write import Writer, captions_of
+
+STATEMENTS = 8  # of a set
 
 Records = list[tuple[str, Any]]
 
@@ -164,6 +167,26 @@ def write_vqa(writer: Writer) -> None:
     writer.json(f"{folder}/answer_list.json", sorted(every, key=lambda a: (-given[a], every.index(a))))
 
 
+def write_nlvr(writer: Writer) -> None:
+    """NLVR2 in BLIP's format, with identifiers; every sentence is true of one pair of its set and false of another."""
+    for split in ("train", "dev", "test"):
+        paths, records = [path for path, _ in writer.pictures(f"nlvr_{split}")], []
+        for first in range(0, len(paths), SCENES):
+            name, group = f"nlvr_{split}", range(first, first + SCENES)
+            scenes = [scene_for(name, index, writer.seed) for index in group]
+            draws = text_draws(name, first, writer.seed)
+            statements = list(enumerate(draw_statements(draws, scenes, STATEMENTS)))
+            for pair, sides in enumerate(PAIRS):
+                images = [paths[first + side].removeprefix("images/nlvr2/") for side in sides]
+                for number, statement in statements:
+                    if pair in (statement.true_of, statement.false_of):
+                        identifier = f"{split}-{first // SCENES}-{pair}-{number}"
+                        about = {"label": str(pair == statement.true_of), "identifier": identifier}
+                        about |= {"sentence": statement.text, "kind": statement.kind}
+                        records.append({"images": images, **about})
+        writer.json(f"data/finetune/nlvr/nlvr_{split}.json", records)
+
+
 def write_imagenet(writer: Writer) -> None:
     """One folder a class; a class is a texture and a shape."""
     writer.pictures("imagenet")
@@ -193,6 +216,7 @@ WRITERS: dict[str, Callable[[Writer], None]] = {
     "itr": write_itr,
     "ic": write_ic,
     "vqa": write_vqa,
+    "nlvr": write_nlvr,
     "imagenet": write_imagenet,
     "flowers102": write_flowers102,
 }

@@ -99,6 +99,12 @@ QUESTION_PHRASES = {
     "relation": ("where is the {} relative to the {}", "where is the {} compared with the {}"),
     "background": ("what is the background", "what is behind the things"),
 }
+# about two pictures; of words that the vocabulary has
+SIDES = ("left", "right")
+STATEMENT_PHRASES = {
+    "side": ("the {side} picture shows {}", "there is {} in the {side} scene"),
+    "count": ("we see {}", "there {be} {}"),
+}
 ANSWERS = {
     "count": ("0", "1", "2", "3"),
     "colour": COLOURS,

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from configs.limits import at_least
 from configs.registry import Registry
 from models.base import Batch, Model
 from models.blip.encoders import FRESH, BLIPEncoders
@@ -27,11 +28,30 @@ from models.tasks import ImageEncoder
 
 
 @dataclass(frozen=True)
+class BLIPTextConfig(TextConfig):
+    """merge_from: the first layer that merges, rather than averages, what it sees of two images (NLVR2 alone).
+
+    None: the upper half of the layers do, 6 of BLIP's 12.
+    """
+
+    merge_from: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 0, "merge_from")
+
+    @property
+    def first_merge(self) -> int:
+        """`merge_from`, or what it is by default."""
+        return (self.layers + 1) // 2 if self.merge_from is None else self.merge_from
+
+
+@dataclass(frozen=True)
 class BLIPConfig:
     """Sizes of a BLIP. The last two words of the vocabulary are [DEC] and [ENC]. queue: columns of each queue."""
 
     vision: ViTConfig
-    text: TextConfig
+    text: BLIPTextConfig
     embed_dim: int
     queue: int
     temp: float
@@ -58,6 +78,7 @@ class BLIP(BLIPEncoders, ImageEncoder):
             "retrieval": "models.blip.retrieval:BLIPRetrieval",
             "captioning": "models.blip.captioning:BLIPCaptioning",
             "vqa": "models.blip.vqa:BLIPVQA",
+            "nlvr": "models.blip.nlvr:BLIPNLVR",
         },
     )
     first_use_only = True  # as published: what encoder and decoder share is observed in the encoder, where it is named
