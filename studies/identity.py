@@ -64,9 +64,8 @@ class Sources:
         of_grid = ("prune", "sparsity", "ids")
         section = self._config(grid, model, task.partition(":")[0]).get("progressive") or {}
         section = {key: value for key, value in merged(section, row.options).items() if key not in of_grid}
-        power = ProgressiveConfig.id_power
         telling = {key: value for key, value in section.items() if value != getattr(ProgressiveConfig, key, None)}
-        weights = self.ids(grid, model, row, telling.pop("id_power", power))
+        weights = self.ids(grid, model, row, telling.pop("id_power", ProgressiveConfig.id_power))
         return section, {"prune": row.pruner, **telling, **weights}
 
     def ids(self, grid: Grid, model: str, row: Row, power: float) -> dict[str, Any]:

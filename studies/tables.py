@@ -188,7 +188,9 @@ def modality_table(
     )
     notes = ["Percent of a modality's prunable weights."]
     if trained:
-        notes.append("Rows that prune while training have a mask for each task: means over tasks.")
+        notes.append(
+            "Rows that prune while training have a mask for each task, counted next to its scores: means over tasks."
+        )
     return Table(f"{file_name(model)}_modalities", f"{model}: weights pruned by modality", heads, rows, notes=notes)
 
 
