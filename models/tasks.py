@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from console.errors import InputError
 from models.base import Batch, Model, Probe
 from models.common import examples
 from models.common.answer_ranking import weighted_answer_loss
@@ -232,7 +233,16 @@ class Verifier(Model):
         """Two images and a statement."""
         batch = _pairs(self, size)
         batch["image"] = torch.stack([batch["image"], torch.randn_like(batch["image"])], dim=1)
-        return Probe("two images and a statement", batch, lambda model, batch: model.logits(batch))
+
+        def run(model: Verifier, batch: Batch) -> Tensor:
+            if batch["image"].dim() != 5:  # of pretraining's data
+                raise InputError(
+                    "this model looks at pairs of images, and the data has single ones: give data that the reader "
+                    "'statements' reads, or measure the pretraining model"
+                )
+            return model.logits(batch)
+
+        return Probe("two images and a statement", batch, run)
 
 
 class Classifier(Model):

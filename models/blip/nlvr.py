@@ -167,10 +167,18 @@ class BLIPNLVR(BLIPModel, Verifier):
         image_of [b] where pairs are shared: the pair of each statement; else one of its own each.
         """
         ids, atts = without_padding(batch["text_ids"], batch["text_atts"])
-        towers = self.visual_encoder(torch.cat(batch["image"].unbind(dim=1))).chunk(2)
-        image0, image1 = (for_texts(states, batch.get("image_of")) for states in towers)
+        # rows of one sample stay together, by which what layers put out can be told apart by sample
+        seen = self.visual_encoder(batch["image"].flatten(0, 1)).unflatten(0, (-1, 2))
+        image0, image1 = (for_texts(states, batch.get("image_of")) for states in seen.unbind(dim=1))
         states = self.text_encoder(starting(ids, self.enc), atts, image0, image1)
         return self.cls_head(states[:, 0])
+
+    def real_tokens(self, name: str, batch: Batch) -> Tensor | None:
+        """Text tokens as the attention mask says, without columns of padding; image tokens all."""
+        of_images = ".crossattention." in name and (".key." in name or ".value." in name)
+        if name.startswith("visual_encoder.") or of_images:
+            return None
+        return without_padding(batch["text_ids"], batch["text_atts"])[1]
 
     def with_fresh(self, masks: dict[str, Tensor]) -> dict[str, Tensor]:
         """Merge layers stay dense, unless `inherit_mask` prunes them like the layers before them."""

@@ -95,6 +95,7 @@ def test_every_shipped_file_parses(path):
     from tasks.captioning import CaptioningConfig
     from tasks.captioning_pretrain import FirstStageConfig
     from tasks.image_classification import ClassificationConfig
+    from tasks.nlvr import NLVRConfig
     from tasks.retrieval import RetrievalConfig
     from tasks.vqa import VQAConfig
 
@@ -112,6 +113,7 @@ def test_every_shipped_file_parses(path):
         "captioning": CaptioningConfig,
         "captioning_pretrain": FirstStageConfig,
         "vqa": VQAConfig,
+        "nlvr": NLVRConfig,
         "image_classification": ClassificationConfig,
     }[path.stem]
     for dataset in settings.pop("datasets", {"": {}}).values():

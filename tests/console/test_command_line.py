@@ -43,7 +43,9 @@ def test_one_sentence_and_no_usage(command, message, monkeypatch, capsys):
     assert line.endswith("; --help lists what can be given")
 
 
-@pytest.mark.parametrize("script", ["prune", "pretrain", "retrieval", "captioning", "vqa", "image_classification"])
+@pytest.mark.parametrize(
+    "script", ["prune", "pretrain", "retrieval", "captioning", "vqa", "nlvr", "image_classification"]
+)
 def test_help_names_every_precision(script, monkeypatch, capsys):
     """All that lightning is asked for; in a window so wide that no name is broken."""
     monkeypatch.setenv("COLUMNS", "300")

@@ -71,7 +71,7 @@ def test_pretraining_never_shows_the_held_out_pairs_and_finetuning_prefers_them(
 
     for split in ("cc3m", "vg", "cc3m_more", "sbu", "vg_more", "coco", "dense", "imagenet"):
         assert share(split) == 0, split
-    for split in ("itr_train", "itr_val", "itr_test", "vqa_train", "vqa_test", "flowers_train"):
+    for split in ("itr_train", "itr_val", "itr_test", "vqa_train", "vqa_test", "nlvr_train", "flowers_train"):
         assert share(split) > 2 * len(HELD_OUT) / 64, split
 
 

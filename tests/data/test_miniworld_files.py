@@ -172,10 +172,11 @@ def test_vocabulary_covers_every_text_of_every_part(world):
     assert known[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     assert len(known) <= 256 and known[5:] == sorted(set(known[5:])) and known == vocabulary()
     words = set()
+    texts = {"caption", "question", "answer", "sentence", "attributes", "elems", "annotations"}
 
     def collect(value):
         if isinstance(value, dict):
-            for key in value.keys() & {"caption", "question", "answer", "attributes", "elems", "annotations"}:
+            for key in value.keys() & texts:
                 collect(value[key])
         elif isinstance(value, list):
             for item in value:

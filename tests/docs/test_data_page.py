@@ -46,6 +46,10 @@ FILES = {
         "annotations": ["data/finetune/vqa/vqa_train.json", "data/finetune/vqa/vg_qa.json"],
         "image_roots": {"vqa": "images/coco", "vg": "images/vg"},
     },
+    "statements": {
+        "annotations": ["data/finetune/nlvr/nlvr_train.json"],
+        "image_roots": {"nlvr2": "images/nlvr2"},
+    },
     "classification": CLASSES,
 }
 
@@ -65,7 +69,7 @@ def tables() -> dict[str, list[tuple[str, list[str], str]]]:
 def world(tmp_path_factory):
     """A hundredth of the mini world."""
     root = tmp_path_factory.mktemp("world")
-    for part in ("calibration", "imagenet", "ic", "vqa"):
+    for part in ("calibration", "imagenet", "ic", "vqa", "nlvr"):
         ensure(part, root, workers=1, show=False, scale=0.01)
     return root
 

@@ -44,6 +44,7 @@ PARSED = {
     "captioning": "captioning",
     "captioning_pretrain": "captioning_pretrain",
     "vqa": "vqa",
+    "nlvr": "nlvr",
     "image_classification": "image_classification",
     "models.check": "models.check",
     "data.download": "data.download",

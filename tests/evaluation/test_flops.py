@@ -93,8 +93,10 @@ def test_timm_from_its_sizes():
     assert found.total == vision_flops(1, 196, 16, 192, 768, 12) + 2 * 192 * 1000
 
 
-@pytest.mark.parametrize("task", [None, "retrieval", "captioning", "vqa"])
-@pytest.mark.parametrize("name", ["xvlm-mini", "blip-mini"])
+PASSES = [(name, task) for name in ("xvlm-mini", "blip-mini") for task in (None, "retrieval", "captioning", "vqa")]
+
+
+@pytest.mark.parametrize(("name", "task"), [*PASSES, ("blip-mini", "nlvr")])
 def test_a_pass_meets_every_prunable_layer(name, task):
     work = counted(name, task)
     assert all(flops > 0 for flops in work.layers.values())

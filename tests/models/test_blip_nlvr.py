@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from calibration.layer_outputs import watch_outputs
 from configs.schema import parse
 from console.errors import InputError
 from models import FAMILIES, load_model, load_task_model, merged, read_config
@@ -72,7 +73,8 @@ def test_states_on_the_way(index, model):
         layer.register_forward_hook(lambda _, inputs, output, number=number: seen.update({number: output}))
     with torch.no_grad():
         model.logits(batch)
-    pairs = {"image_states_first_token": seen["image"][:, 0], "text_states": seen["text"]}
+    images = torch.cat([seen["image"][side::2, 0] for side in (0, 1)])  # the vectors have the left ones first
+    pairs = {"image_states_first_token": images, "text_states": seen["text"]}
     for name, found in (pairs | {"layer0": seen[0], "layer6": seen[6]}).items():
         torch.testing.assert_close(found, expected[f"{index}.{name}"], rtol=1e-5, atol=5e-6)
 
@@ -253,3 +255,26 @@ def test_what_a_gradient_sees(model):
             assert not torch.allclose(model.logits(batch | {"image": image}), right, atol=1e-3)
         longer = {name: F.pad(batch[name], (0, 5)) for name in ("text_ids", "text_atts")}
         assert torch.equal(model.logits(batch | longer), right)
+
+
+def test_what_layers_put_out_is_of_one_sample(model):
+    """Outputs [b, t, d] of a batch are those of its samples alone, and zero where a text is padded."""
+    batch = batch_of(0)
+
+    def watch(rows):
+        found = {}
+        part = {name: tensor[rows] for name, tensor in batch.items()}
+        run = type(model).logits
+        watch_outputs(model, part, run, None, lambda name, out, padded: found.update({name: out}))
+        return found
+
+    with torch.no_grad():
+        outputs = watch(slice(None))
+        alone = watch(slice(2, 3))
+    assert set(outputs) == set(alone) == set(model.prunable_layers())
+    real = int(batch["text_atts"][2].sum())
+    assert real < int(batch["text_atts"].sum(dim=1).max())
+    for name, out in outputs.items():
+        same = alone[name][0]
+        torch.testing.assert_close(out[2, : len(same)], same, rtol=1e-4, atol=1e-4)
+        assert not out[2, len(same) :].any(), name
