@@ -237,7 +237,9 @@ class Progressive(Sparsifier):
 
 
 class Hydra(Progressive):
-    """Scores are trained on the task's loss while weights stand still; then the weights are, under the mask found.
+    """Scores are trained on the task's loss while their weights stand still; then the weights, under the mask found.
+
+    All else (a new head, norms, biases) is trained from the start: a fresh classifier of zeros gives no gradient.
 
     Sehwag et al., "HYDRA: Pruning Adversarially Robust Neural Networks", NeurIPS 2020: the scores start at the
     weights, scaled to the size of a fresh layer's.
@@ -285,19 +287,15 @@ class Hydra(Progressive):
 
     def rates(self) -> dict[str, float]:
         """The scores have a rate of their own."""
-        return {"scores.": self.config.score_rate}
+        return {"scores.": self.config.score_lr}
 
     @torch.no_grad()
     def after_backward(self) -> None:
-        """The gradients go to the scores alone, then to the weights alone."""
+        """The gradients of prunable weights go to their scores, and after the search to the weights kept."""
         if not self._searching:
             assert self._lock is not None
             return self._lock.after_backward()
-        self._scores.after_backward()
-        assert self._model is not None
-        for parameter in self._model.parameters():
-            parameter.grad = None
-        return None
+        return self._scores.after_backward()
 
     def after_update(self, step: int) -> None:
         """The mask of the new scores; after the last step of the search it stays."""

@@ -31,7 +31,7 @@ class ProgressiveConfig:
     min_kept: int = option(0, "weights that every layer keeps")
     modality: str | None = option(None, "prune this modality alone, to the sparsity (vision, text, ...)")
     search: float = option(0.3, "hydra: share of the run in which scores are trained and weights are not")
-    score_rate: float = option(10.0, "hydra: learning rate of the scores, in rates of the weights")
+    score_lr: float = option(1e-3, "hydra: learning rate of the scores, whatever the weights'")
     ids: str | None = option(None, "weight layers by the intrinsic dimensions in this file (published: --useID)")
     id_power: float = option(1.0, "power of the intrinsic dimension in the weight of its layer")
 
@@ -48,6 +48,8 @@ class ProgressiveConfig:
         for name in ("dense_until", "settle", "search", "beta1", "beta2"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} lies between 0 and 1, not at {getattr(self, name):g}")
+        if not self.score_lr > 0:
+            raise InputError(f"score_lr must be above 0, not {self.score_lr}")
         if not self.settle > 0:
             raise InputError("settle must be above 0: a run that ends on the way has no mask of the final sparsity")
         if self.dense_until + self.settle > 1:

@@ -36,7 +36,7 @@ class Sparsifier:
         return module.named_parameters()
 
     def rates(self) -> dict[str, float]:
-        """Parts of the names of what is trained -> factors on the learning rate."""
+        """Parts of the names of what is trained -> learning rates of their own."""
         return {}
 
     def started(self, steps: int, epoch: int) -> None:

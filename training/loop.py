@@ -124,7 +124,8 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
     on_cpu = fabric.device.type == "cpu"
     if on_cpu:
         keep_freed_memory()
-    recipe = replace(loop.recipe, lr_scale=loop.recipe.lr_scale | loop.sparsifier.rates())
+    own = {part: rate / loop.recipe.lr for part, rate in loop.sparsifier.rates().items()}
+    recipe = replace(loop.recipe, lr_scale=own | loop.recipe.lr_scale)
     optimizer = make_optimizer(loop.sparsifier.trained(module), recipe, fused=on_cpu)
     wrapped = fabric.setup_module(module)  # before a snapshot is read: the optimizer's state takes the weights' type
     if fabric.is_global_zero:
