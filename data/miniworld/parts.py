@@ -35,7 +35,7 @@ PARTS = {
     "itr": Part(40, "c8975c0edd36f6c08d89dd9d9502398c18fd559fe5d1f3cd775afa7750c608e9"),
     "ic": Part(10, "dcae8974defc1bfcb3b96dec121bc0dc4eb0206012c9637d68bbfbad9459ffd3", needs="itr"),
     "vqa": Part(50, "eaf9b07f52e7f7001d91b587eccc130438a6312b04d9c5d32991e330887fdfd0"),
-    "nlvr": Part(50, "TODO"),
+    "nlvr": Part(40, "59f778c5f6418b8dfb0e6001f2079e87398900ac7fb972e2a5a2ac50b6addf0d"),
     "imagenet": Part(70, "f0f0541b4d7bb64e465d30b8c245f02fe4ead9bf0d4d971bc5c928740e5deb7e"),
     "flowers102": Part(30, "00283a08cf14ce976179f915fbd726eb4d0ea8b00a209776035ba821da4c187c"),
 }
@@ -115,7 +115,7 @@ SPLITS: dict[str, Split] = {
     "vqa_vg": Split("vqa", 1000, SHIFTED, 1, _vg(50001)),
     "vqa_test": Split("vqa", 500, SHIFTED, 1, _coco("test2015", 600001)),
     "nlvr_train": Split("nlvr", 4800, SHIFTED, 1, _nlvr("train"), together=4),
-    "nlvr_dev": Split("nlvr", 400, SHIFTED, 1, _nlvr("dev"), together=4),
+    "nlvr_dev": Split("nlvr", 240, SHIFTED, 1, _nlvr("dev"), together=4),
     "nlvr_test": Split("nlvr", 800, SHIFTED, 1, _nlvr("test"), together=4),
     "imagenet": Split("imagenet", 32 * 250, PRETRAIN, 0, _imagenet, IMAGENET_LOOKS),
     "flowers_train": Split("flowers102", 24 * 60, SHIFTED, 1, _flowers(1), FLOWER_LOOKS),

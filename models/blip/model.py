@@ -43,7 +43,7 @@ class BLIPTextConfig(TextConfig):
     @property
     def first_merge(self) -> int:
         """`merge_from`, or what it is by default."""
-        return (self.layers + 1) // 2 if self.merge_from is None else self.merge_from
+        return self.layers // 2 if self.merge_from is None else self.merge_from
 
 
 @dataclass(frozen=True)
