@@ -29,8 +29,8 @@ def write_scores(
     weights: Mapping[str, Tensor],
     modality: Mapping[str, str],
     forms: Mapping[str, Form],
-    factors: Mapping[str, float],
     source: dict[str, Any],
+    factors: Mapping[str, float] | None = None,
 ) -> None:
     """Scores of all layers; weights as matrices [o, i], where an allocation needs them; what made the scores.
 

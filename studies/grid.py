@@ -3,7 +3,7 @@
 models: [xvlm-mini]
 pruners: [multiflow, omp]
 progressive: [platon, magnitude]         # rows that prune while a task is finetuned
-ids: [none, {xvlm-mini: configs/ids/xvlm-mini.json}]     # intrinsic dimensions that weight layers: rows `platon + ID`
+ids: [none, {xvlm-mini: ids.json}]       # intrinsic dimensions that weight layers: rows `platon + ID`
 weighted: [platon]                       # whose (default: all pruners and methods whose layers compete for weights)
 sparsities: [63, 75, 90]                 # percent
 tasks: [retrieval, zero_shot]            # or {xvlm-mini: [...], dino-mini: [...]}; with a data set: task:set

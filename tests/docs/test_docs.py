@@ -216,7 +216,7 @@ def users_places() -> tuple[list[str], list[str]]:
     """Where users and tools put files, and what of it is in the repository all the same, from .gitignore."""
     lines = (REPOSITORY / ".gitignore").read_text().splitlines()
     lines = [line for line in lines if line and not line.startswith("#")]
-    places = [line.rstrip("*").rstrip("/") for line in lines if not line.startswith("!") and "/" in line]
+    places = [line.strip("/").rstrip("*").rstrip("/") for line in lines if not line.startswith("!") and "/" in line]
     return places, [line[1:] for line in lines if line.startswith("!")]
 
 

@@ -74,7 +74,7 @@ def test_variants():
     assert {step.label for step in plan.steps} == {"omp", "snip", "deep", "prior", "pairs"}
 
 
-IDS = {"dino-mini": "configs/ids/dino-mini.json"}
+IDS = {"dino-mini": "configs/experiments/ids/dino-mini.json"}
 
 
 def test_rows_that_prune_while_training():
@@ -217,7 +217,7 @@ def test_commands_are_those_of_the_scripts(tmp_path):
         "debug": True,
         "variants": {"prior": {"pruner": "omp", "allocation": "multimodal"}},
         "progressive": ["platon"],
-        "ids": ["none", {name: f"configs/ids/{name}.json" for name in ("xvlm-mini", "dino-mini")}],
+        "ids": ["none", {name: f"configs/experiments/ids/{name}.json" for name in ("xvlm-mini", "dino-mini")}],
     }
     plan = expand(check_grid(grid, "g", "g.yaml"))
     places = Places(tmp_path / "results", tmp_path / "work", "g")
@@ -435,7 +435,7 @@ def test_the_shipped_grids(path):
         },
         "ablation": {PRUNE: 2 * (6 * 3 + 1), "tasks": 2 * 2 * (6 * 3 + 1) + 2 * 1 * 7 * 2 * 3, "dense": 2 * 1 + 2 * 3},
         "smoke": {PRUNE: 2, "tasks": 5, "dense": 0},
-        "progressive": {PRUNE: 3 * (1 + 3 * 3), "tasks": 4 * (4 + 4 + 2) * 3 * 3, "dense": 4 * 3},
+        "progressive": {PRUNE: 3 * (1 + 3 * 3), "tasks": 5 * (4 + 4 + 2) * 3 * 3, "dense": 5 * 3},
         "modality": {PRUNE: 0, "tasks": (2 + 3) * 3 * 3, "dense": 2 * 3},
         "mini-results": {PRUNE: 3 * 3, "tasks": (2 * 3 + 2) * 3 * 2, "dense": 2 * 3 + 2},
     }

@@ -218,7 +218,7 @@ def test_captions_are_written_after_the_prompt_that_they_are_trained_with(config
 @pytest.mark.parametrize(
     ("changes", "more", "message"),
     [
-        ({}, [], "give the mask to train under with --mask FILE, or --dense"),
+        ({}, [], "give the mask to train under with --mask FILE, --prune METHOD to prune while training, or --dense"),
         ({}, ["--mask", "nothing.safetensors"], "nothing.safetensors"),
         ({"effective_batch": 12}, ["--dense"], "an effective batch of 12 cannot be made of 1 process"),
         ({"epochs": 0}, ["--dense"], "epochs must be at least 1, not 0"),
