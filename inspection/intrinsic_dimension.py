@@ -35,6 +35,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--weights", help="checkpoint (default: the model's own)")
     parser.add_argument("--task", help="measure the task's model, filled from --weights (retrieval, captioning, ...)")
     parser.add_argument("--mask", help="measure the model under this mask")
+    parser.add_argument("--kept", metavar="MASK", help="also draw dimensions against the weights that this mask keeps")
     parser.add_argument("--conv", action="store_true", help="convolutions, too (timm:NAME and hf:ID models)")
     parser.add_argument("--config", help="YAML file whose data is measured (default: configs/<model>/prune.yaml)")
     add_set(parser)
@@ -146,6 +147,10 @@ def measure(args: argparse.Namespace, config: Any) -> tuple[dict[str, Any], dict
         "padding": "zero",
         "shapes": {name: list(layer.weight.shape) for name, layer in model.prunable_layers().items()},
     }
+    if args.kept:
+        mask = Mask.load(args.kept).fitted(model)
+        for name, row in found.items():
+            row["kept"] = 1 - mask.sparsity([name])
     order = [name for name in model.prunable_layers() if name in found]
     return about, {name: found[name] for name in order}
 
@@ -206,16 +211,24 @@ def table(found: dict[str, dict[str, Any]], model: str) -> Any:
 
 
 def draw(found: dict[str, dict[str, Any]], path: Path, title: str) -> None:
-    """Dimension over depth (PNG): a dot a layer, coloured by kind, dots of one modality joined, bands of modalities."""
+    """Dimension over depth (PNG): a dot a layer, coloured by kind, dots of one modality joined, bands of modalities.
+
+    Where a mask was given, also dimension against the share of the layer that it keeps, coloured by modality.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    from sparsity.picture import COLOURS
     from storage.atomic import atomic_path
 
     names = list(found)
-    figure, axis = plt.subplots(figsize=(11, 4.6), layout="constrained")
+    with_mask = "kept" in found[names[0]]
+    figure, axes = plt.subplots(
+        1 + with_mask, 1, figsize=(11, 4.6 * (1 + with_mask)), layout="constrained", squeeze=False
+    )
+    axis = axes[0, 0]
     kinds = list(dict.fromkeys(row["kind"] for row in found.values()))
     colours = plt.get_cmap("tab20" if len(kinds) > 10 else "tab10")
     start = 0
@@ -226,6 +239,9 @@ def draw(found: dict[str, dict[str, Any]], path: Path, title: str) -> None:
             axis.axvspan(own[0] - 0.5, own[-1] + 0.5, color="0.95", zorder=0)
         axis.text((own[0] + own[-1]) / 2, 1.01, modality, transform=axis.get_xaxis_transform(), ha="center")
         start = own[-1]
+        if with_mask:
+            points = [(100 * found[names[i]]["kept"], found[names[i]]["dimension"]) for i in own]
+            axes[1, 0].scatter(*zip(*points, strict=True), s=22, color=COLOURS[number % len(COLOURS)], label=modality)
     for number, kind in enumerate(kinds):
         own = [i for i, name in enumerate(names) if found[name]["kind"] == kind]
         values, spread = ([found[names[i]][what] for i in own] for what in ("dimension", "deviation"))
@@ -233,6 +249,10 @@ def draw(found: dict[str, dict[str, Any]], path: Path, title: str) -> None:
     axis.set(xlim=(-1, start + 1), ylim=(0, None), xlabel="layers, in the model's order", ylabel="intrinsic dimension")
     axis.legend(fontsize=7, ncols=2, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
+    if with_mask:
+        axes[1, 0].set(xlabel="% of the layer's weights kept", ylabel="intrinsic dimension", ylim=(0, None))
+        axes[1, 0].legend(frameon=False)
+        axes[1, 0].spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=12)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)

@@ -83,6 +83,13 @@ def test_equal_dimensions_change_nothing(ids):
         assert prune(model, [], "omp", (0.8,), ids=read_ids(path, 1.0), **options)[0.8] == plain
 
 
+def test_what_a_mask_keeps_stands_next_to_the_dimensions(ids, tmp_path):
+    mask = prune(load_model("blip-mini"), [], "omp", (0.8,))[0.8]
+    mask.save(tmp_path / "mask.safetensors")
+    rows = json.loads(measured(ids, "kept", "--kept", str(tmp_path / "mask.safetensors")).read_text())["layers"]
+    assert all(row["kept"] == pytest.approx(1 - mask.sparsity([name])) for name, row in rows.items())
+
+
 def test_what_is_refused(ids, tmp_path):
     path = measured(ids, "refused")
     found = read_ids(path, 1.0)
