@@ -25,15 +25,32 @@ def read_published(path: Path | str) -> dict[str, Tensor]:
 
     Raises InputError when the file is no such dict.
     """
-    content, _ = inner_state(read_tensors(path))
+    content = read_tensors(path)
+    if zeros := zeros_of_run(content):
+        return zeros
+    content, _ = inner_state(content)
     if not isinstance(content, dict) or not any(str(key).endswith(f"weight{SUFFIX}") for key in content):
         raise InputError(f"{path} is no mask file: it has no key ending in '.weight{SUFFIX}'")
     return masks_among(content, path)
 
 
+def zeros_of_run(content: Any) -> dict[str, Tensor]:
+    """What the weights' zeros say, of a file that the published program of PLATON with intrinsic dimension saves.
+
+    It writes no masks: `epoch_<e>globalstep_<t>.pth` has the pruned weights under `model_state_dict`. {} for others.
+    """
+    if not isinstance(content, dict) or not {"epoch", "model_state_dict", "lr_schedule"} <= content.keys():
+        return {}
+    weights = content["model_state_dict"]
+    return {name: tensor != 0 for name, tensor in weights.items() if name.endswith("weight") and tensor.dim() > 1}
+
+
 def contains_mask(path: Path | str) -> bool:
     """Whether a file of weights contains the mask that they are pruned by."""
-    content, _ = inner_state(read_tensors(path))
+    content = read_tensors(path)
+    if zeros_of_run(content):
+        return True
+    content, _ = inner_state(content)
     return isinstance(content, dict) and any(str(key).endswith(f"weight{SUFFIX}") for key in content)
 
 

@@ -5,9 +5,10 @@ import timm
 import torch
 
 from console.errors import InputError
-from models import family_config, load_model
+from models import family_config, load_model, load_task_model
 from pruners import prune
 from sparsity.mask import Mask
+from sparsity.published import contains_mask
 from tests.conftest import REFERENCE
 from training.epoch_weights import write_model
 
@@ -150,3 +151,18 @@ def test_transposed_layers_stay_transposed_in_files(tmp_path):
     for found in (fitted, Mask.load(tmp_path / "weights.safetensors")):
         assert torch.equal(found.matrix("weight"), mask["weight"].t())
         assert found.matrix("weight").sum(dim=1).tolist() == [4] * 8
+
+
+def test_runs_of_the_published_gradual_program(tmp_path):
+    """Weights below `module.`, whose zeros are the mask; as weights they load, too."""
+    model = load_task_model("blip-mini", "captioning")
+    mask = prune(load_model("blip-mini"), [], "omp", (0.8,))[0.8].fitted(model)
+    mask.apply(model)
+    state = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
+    content = {"epoch": 4, "model_state_dict": state, "optimizer_state_dict": {}, "loss": 1.0, "lr_schedule": {}}
+    path = tmp_path / "epoch_4globalstep_100.pth"
+    torch.save(content, path)
+    assert contains_mask(path)
+    assert Mask.load(path).fitted(model) == mask
+    again = load_task_model("blip-mini", "captioning", weights=path)
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
