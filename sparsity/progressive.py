@@ -52,6 +52,7 @@ class Progressive(Sparsifier):
         self._ids: LayerWeights | None = read_ids(config.ids, config.id_power) if config.ids else None
         self._given, self._may_overflow = given, may_overflow
         self._lock: Fixed | None = None
+        self._before: dict[str, Any] | None = None  # what the given mask says of itself
         self._gradual: Gradual | None = None
         self._history: list[dict[str, Any]] = []
         self._model: Model | None = None
@@ -63,6 +64,7 @@ class Progressive(Sparsifier):
         if self._given is not None:
             self._lock = Fixed(self._given)
             self._lock.attach(model)
+            self._before = self._lock.identity()["mask"]
         modality = self.config.modality
         known = dict.fromkeys(model.modality_of(name) for name in self._layers)
         if modality is not None and modality not in known:
@@ -214,8 +216,7 @@ class Progressive(Sparsifier):
 
     def identity(self) -> dict[str, Any]:
         """The settings, what the dimensions are, and the mask that was there before."""
-        before = self._lock.identity()["mask"] if self._given is not None and self._lock is not None else None
-        return {"mask": before, **self._settings()}
+        return {"mask": self._before, **self._settings()}
 
     @property
     def history(self) -> list[dict[str, Any]]:

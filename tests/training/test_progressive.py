@@ -146,10 +146,12 @@ def test_only_epochs_at_the_final_sparsity_can_be_best(world, run, tmp_path):
 def test_a_given_mask_stays_and_counts(run, config, tmp_path):
     given = prune(load_model("dino-mini"), [], "omp", (0.5,))[0.5]
     given.save(tmp_path / "given.safetensors")
-    pruned(run, config, tmp_path / "out", "platon", "--mask", tmp_path / "given.safetensors")
+    pruned(run, config, tmp_path / "out", "platon", "--freeze", "--mask", tmp_path / "given.safetensors")
     mask = Mask.load(tmp_path / "out" / "mask.safetensors")
     before = dict(zip(mask, given.values(), strict=True))
     assert not any((mask[name] & ~before[name]).any() for name in mask)
+    again = pruned(run, config, tmp_path / "out", "platon", "--freeze", "--mask", tmp_path / "given.safetensors")
+    assert "going on after step 12" in again.stderr + again.stdout  # it is the same run
     assert sum(map(mask.kept, mask)) == expected(sum(map(mask.size, mask)))
 
 
