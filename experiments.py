@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from configs.overrides import add_set
 from console.command_line import Parser
 from console.errors import InputError, run_command
 from console.interrupt import interrupt
@@ -58,6 +59,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     collect = command("collect", "make results of finished work, for example of a shell script's, and pack them")
     for parser_of_grid in (plan, run, shell, submit, collect):
         parser_of_grid.add_argument("grid", help="YAML file, as in configs/experiments/")
+        add_set(parser_of_grid)
     status.add_argument("grid", nargs="?", help="YAML file (default: every grid with results)")
     for parallel in (plan, run):
         parallel.add_argument("--jobs", type=int, default=1, help="runs at once; they share the cores (default: 1)")
@@ -268,7 +270,7 @@ def opened(args: argparse.Namespace, grid: str) -> Study:
     from studies.status import survey
 
     places = Places(Path(args.results), Path(args.work), grid_name(Path(grid)))
-    plan, text = apart(plan_of, grid, places.hashes)
+    plan, text = apart(plan_of, grid, places.hashes, getattr(args, "set", ()))
     return Study(plan, places, survey(plan, places), text)
 
 

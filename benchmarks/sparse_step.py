@@ -17,7 +17,8 @@ import statistics
 import time
 from collections.abc import Callable
 
-METHODS = ("platon", "taylor", "magnitude")
+from sparsity.progressive_config import METHODS
+
 BOUND = 1.03
 PRUNING_BOUND = 1.15
 INTERVAL = 10  # steps from one mask to the next

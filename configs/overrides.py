@@ -29,11 +29,16 @@ def add_set(parser: Any) -> None:
 
 
 def read_settings(path: Path | str, assignments: Sequence[str]) -> tuple[dict[str, Any], str]:
-    """The YAML mapping in `path` with the assignments in their order, and what to call it in messages.
+    """The YAML mapping in `path` with the assignments, and what to call it in messages."""
+    where = str(path) + "".join(f" --set {assignment}" for assignment in assignments)
+    return changed(read_yaml(path), assignments), where
+
+
+def changed(settings: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """Settings with the assignments in their order; the argument stays as it is.
 
     A key that a data set of a file with several (section `datasets`) has of its own is set there, too: it counts more.
     """
-    settings, where = read_yaml(path), str(path)
     for assignment in assignments:
         key, sign, text = assignment.partition("=")
         if not sign or not all(key.split(".")):
@@ -50,7 +55,7 @@ def read_settings(path: Path | str, assignments: Sequence[str]) -> tuple[dict[st
         for name, own in sets.items() if isinstance(sets, dict) else ():
             if isinstance(own, dict) and keys[0] in own:
                 settings = _with(settings, ["datasets", name, *keys], value, assignment)
-    return settings, where + "".join(f" --set {assignment}" for assignment in assignments)
+    return settings
 
 
 def _with(section: Any, keys: Sequence[str], value: Any, assignment: str) -> Any:

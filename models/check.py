@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from configs.overrides import add_set, changed
 from configs.schema import model_names, read_yaml
 from console.command_line import Parser
 from console.errors import run_command
@@ -19,6 +20,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help=f"a model: {', '.join(model_names())}, timm:<name> or hf:<id or folder>")
     parser.add_argument("--config", help="YAML with the model's sizes (default: its own)")
+    add_set(parser)
     parser.add_argument("--weights", default="random", help="checkpoint, or 'random' (default)")
     parser.add_argument("--conv", action="store_true", help="convolutions can be pruned, too (timm:, hf:)")
     return parser.parse_args(arguments)
@@ -33,7 +35,8 @@ def main() -> None:
     from models import load_model
     from models.conformance import check_model
 
-    model = load_model(args.name, args.config, args.weights, overrides={"conv": True} if args.conv else {})
+    changes = changed({"conv": True} if args.conv else {}, args.set)
+    model = load_model(args.name, args.config, args.weights, overrides=changes)
     sys.exit(0 if check_model(model, args.name) else 1)
 
 

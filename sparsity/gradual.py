@@ -156,9 +156,7 @@ class Gradual:
             score = self.states["importance"][name] * self.states["uncertainty"][name]
         if name in self._weights:
             score *= self._weights[name]
-        if self._min_kept:
-            best = score.flatten().topk(min(self._min_kept, score.numel())).indices
-            score.view(-1)[best] = torch.inf
+        protect(score, self._min_kept)
         if name in self._gone:
             score.masked_fill_(self._gone[name], -1.0)
         return score
@@ -195,6 +193,12 @@ class Gradual:
         self._in_window, self._moved, self._seen = state["in_window"], state["moved"], state["seen"]
         self.mask = {name: bits.to(self.parameters[name].device) for name, bits in state["mask"].items()}
         self.threshold, self.revived = state["threshold"], state["revived"]
+
+
+def protect(score: Tensor, count: int) -> None:
+    """Put a layer's `count` largest scores above all others, in place."""
+    if count:
+        score.view(-1)[score.flatten().topk(min(count, score.numel())).indices] = torch.inf
 
 
 def smallest(

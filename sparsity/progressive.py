@@ -19,7 +19,7 @@ from console.progress import console
 from console.words import counted
 from models.base import Model
 from models.layers import PrunableLayer
-from sparsity.gradual import Gradual, smallest
+from sparsity.gradual import Gradual, protect, smallest
 from sparsity.mask import Mask
 from sparsity.percents import percent
 from sparsity.progressive_config import HYDRA, ProgressiveConfig
@@ -266,7 +266,10 @@ class Hydra(Progressive):
     def _cut(self, scores: Mapping[str, Tensor]) -> Mask:
         def sizes(name: str) -> Tensor:
             size = scores[name].detach().abs().float()
-            return size if self._factors is None else size * self._factors[name]
+            if self._factors is not None:
+                size = size * self._factors[name]
+            protect(size, self.config.min_kept)
+            return size
 
         count = round(self._size * self._share)
         self._threshold, self._found = smallest(sizes, list(scores), self._size, count)

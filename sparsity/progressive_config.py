@@ -59,3 +59,12 @@ class ProgressiveConfig:
             )
         if self.prune == HYDRA and not 0 < self.search < 1:
             raise InputError(f"search is a share of the run above 0 and below 1, not {self.search:g}")
+
+
+def used_by(name: str) -> tuple[str, ...]:
+    """The methods that look at an option."""
+    if name in ("beta1", "beta2"):
+        return ("platon",)
+    if name in ("search", "score_lr"):
+        return (HYDRA,)
+    return METHODS if name in ("dense_until", "settle", "interval", "freeze") else CHOICES

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import lzma
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from typing import Any
 import yaml
 
 from configs.limits import at_least
+from configs.overrides import changed
 from configs.schema import library_of, model_names, parse, read_yaml, task_file
 from console.errors import InputError, nearest
 from studies.rows import Row, Variant, empty, in_file, rows_of, unknown, unlike
@@ -92,15 +94,16 @@ def facts(kind: str) -> Any:
     return TASKS[name]
 
 
-def read_grid(path: Path | str) -> Grid:
-    """Read and check a grid, from its YAML file or its packed results.
+def read_grid(path: Path | str, assignments: Sequence[str] = ()) -> Grid:
+    """Read and check a grid, from its YAML file or its packed results, with what `--set` says.
 
     InputError for an unknown axis or value, with the nearest name.
     """
     path = Path(path)
     if not path.is_file() and not path.suffix:
         raise InputError(f"there is no grid {path}: give a YAML file, for example configs/experiments/smoke.yaml")
-    return check_grid(read_settings(path), grid_name(path), str(path))
+    where = str(path) + "".join(f" --set {assignment}" for assignment in assignments)
+    return check_grid(changed(read_settings(path), assignments), grid_name(path), where)
 
 
 def grid_name(path: Path) -> str:

@@ -8,13 +8,16 @@ changed configuration another one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
+
+from configs.overrides import changed
 from configs.schema import parse
 from console.errors import InputError
 from models import file_name
@@ -22,7 +25,7 @@ from pruners import PRUNERS
 from sparsity.percents import percent
 from sparsity.progressive_config import CHOICES
 from storage.hashing import hash_json
-from studies.grid import ZERO_SHOT, Grid, facts, grid_text, read_grid
+from studies.grid import ZERO_SHOT, Grid, facts, grid_text, read_grid, read_settings
 from studies.identity import Sources
 from studies.rows import Row
 
@@ -123,9 +126,12 @@ def apart(work: Callable[..., T], *arguments: Any) -> T:
         return pool.submit(work, *arguments).result()
 
 
-def plan_of(path: str, hashes: Path) -> tuple[Plan, str]:
-    """The plan of a grid, and the text of its file."""
-    return expand(read_grid(path), hashes), grid_text(Path(path))
+def plan_of(path: str, hashes: Path, assignments: Sequence[str] = ()) -> tuple[Plan, str]:
+    """The plan of a grid with what `--set` says, and the text of its file, as it then would be."""
+    plan, text = expand(read_grid(path, assignments), hashes), grid_text(Path(path))
+    if assignments:
+        text = yaml.safe_dump(changed(read_settings(Path(path)), assignments), sort_keys=False, allow_unicode=True)
+    return plan, text
 
 
 def expand(grid: Grid, hashes: Path | None = None) -> Plan:

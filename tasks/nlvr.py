@@ -91,8 +91,8 @@ class NLVR(Task):
         return metrics
 
     def items(self) -> Groups:
-        """Whether each test statement was judged right, and of which two images it is, wherever they stand."""
-        data, pairs = self._data["test"], {}
+        """Whether each statement was judged right, and of which two images it is, wherever they stand."""
+        data, pairs = self._data[self.split], {}
         scores: dict[Id, float] = {}
         picture: dict[Id, Id] = {}
         for number, one in enumerate(data.statements):
@@ -102,8 +102,8 @@ class NLVR(Task):
         return one_group({"accuracy": scores}, picture)
 
     def samples(self) -> list[Part]:
-        """Test statements with both images, what the model says of them, and whether that is right."""
-        data, shown = self._data["test"], []
+        """Statements with both images, what the model says of them, and whether that is right."""
+        data, shown = self._data[self.split], []
         for i in spread(len(data), TEXTS):
             one, judged = data.statements[i], self._judged[i]
             mark = "right" if judged == one.label else "wrong"
@@ -111,4 +111,4 @@ class NLVR(Task):
             pictures = [to_picture(image, self._shape) for image in data.picture(i)]
             sides = zip(pictures, ("left", "right"), strict=True)
             shown.append(Sample([Shown(picture, side) for picture, side in sides], lines))
-        return [Part(f"{counted(len(shown), 'test statement', of=len(data))}, as judged", shown)]
+        return [Part(f"{counted(len(shown), f'{self.split} statement', of=len(data))}, as judged", shown)]

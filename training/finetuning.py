@@ -6,7 +6,7 @@ The scripts say in which order; each step of theirs is a function here.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -79,10 +79,17 @@ class TrainingData:
 
 
 def fit_task(
-    run: Run, model: nn.Module, task: Task, data: TrainingData, sparsifier: Sparsifier, inside: bool = False
+    run: Run,
+    model: nn.Module,
+    task: Task,
+    data: TrainingData,
+    sparsifier: Sparsifier,
+    inside: bool = False,
+    wrap: Callable[[nn.Module], nn.Module] = lambda objective: objective,
 ) -> int | None:
     """Train, and leave the weights of the epoch that counts in the model; returns its number (None: the last).
 
+    wrap: what the loop trains in place of the objective, a module of named losses: for example one with a teacher.
     inside: let the last weights contain their mask, for a task that starts from them.
     """
     decides = None if run.config.skip_val else task.decides
@@ -109,7 +116,7 @@ def fit_task(
     if run.args.compile:
         compile_blocks(model, run.fabric.device)
     with run.clock.doing("training"):
-        fit(run.fabric, objective, data.micro_batches, loop)
+        fit(run.fabric, wrap(objective), data.micro_batches, loop)
     model.eval()
     sparsifier.check()
     made = sparsifier.finish()
@@ -196,7 +203,7 @@ class Epochs(Callback):
         skip = run.config.skip_val or early
         found = {} if skip else evaluate(run, model, self._objective.task, "val", epoch)
         step, sparsifier = epoch * self._loop.epoch, self._sparsifier
-        same_everywhere(run.fabric, sparsifier.fingerprint(), "mask")
+        same_everywhere(run.fabric, sparsifier.fingerprint, "mask")
         if run.leads:
             mask = sparsifier.mask if sparsifier.makes_mask else None
             line = found | ({"kept": as_json(count_kept(model))} if sparsifier.makes_mask else {})

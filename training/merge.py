@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch.distributed as dist
@@ -27,10 +28,10 @@ def gather_shares(fabric: Fabric, share: dict[Id, T]) -> dict[Id, T]:
     return dict(sorted(found.items()))
 
 
-def same_everywhere(fabric: Fabric, what: str, name: str) -> None:
-    """RuntimeError unless all processes have the same text."""
+def same_everywhere(fabric: Fabric, what: Callable[[], str], name: str) -> None:
+    """RuntimeError unless all processes have the same text, which a process alone does not make."""
     if fabric.world_size > 1:
         found: list[str] = [""] * fabric.world_size
-        dist.all_gather_object(found, what)
+        dist.all_gather_object(found, what())
         if len(set(found)) > 1:
             raise RuntimeError(f"processes have different {name}s: this is a bug")

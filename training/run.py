@@ -22,7 +22,7 @@ from models import file_name
 from pruners import PRUNERS
 from sparsity.mask import Mask
 from sparsity.progressive import progressive
-from sparsity.progressive_config import CHOICES, METHODS, ProgressiveConfig
+from sparsity.progressive_config import CHOICES, ProgressiveConfig, used_by
 from sparsity.published import contains_mask
 from sparsity.sparsifiers import Dense, Fixed, Sparsifier
 from storage.atomic import check_writable, no_empty_folder
@@ -166,14 +166,19 @@ def progressive_config(args: argparse.Namespace, config: Any) -> ProgressiveConf
     if args.dense:
         raise InputError(f"--{next(iter(given))} prunes while training, and --dense prunes nothing: leave one out")
     method = given.get("prune", section.prune)
-    if method in PRUNERS and method not in METHODS:
+    if method in PRUNERS:
         raise InputError(
             f"{method} prunes before training: python prune.py --pruner {method} makes a mask, and --mask trains under "
             f"it; --prune takes {', '.join(CHOICES)}"
         )
     if method is None and given:
         raise InputError(f"--{next(iter(given))} has no meaning without --prune METHOD: add it, or leave this out")
-    return None if method is None else replace(section, **given)
+    if method is None:
+        return None
+    config = replace(section, **given)
+    if idle := [key for key in given if method not in used_by(key)]:
+        raise InputError(f"--{idle[0]} has no meaning for --prune {method}: it is for {', '.join(used_by(idle[0]))}")
+    return config
 
 
 def sparsify(run: Run, model: nn.Module, sparsifier: Sparsifier) -> None:

@@ -312,6 +312,10 @@ def test_unknown_hugging_face_models(tmp_path):
         load_model(f"hf:{tmp_path}", weights="random")
 
 
+def test_the_mini_resnet_conforms():
+    assert check_model(load_model("resnet-mini"), "resnet-mini")
+
+
 class TestTimm:
     def test_conforms(self):
         model = load_model("timm:vit_small_patch16_224", config=SMALL_VIT, weights="random")

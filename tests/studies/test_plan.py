@@ -104,6 +104,20 @@ def test_a_section_of_a_configuration_is_for_rows_that_prune():
     assert {step.id in plain for step in plan.steps if not step.while_training} == {True}
 
 
+def test_set_changes_a_grid_and_the_text_that_its_results_keep(tmp_path):
+    from studies.plan import plan_of as read
+
+    path = tmp_path / "g.yaml"
+    path.write_text(yaml.safe_dump(SMALL))
+    changes = ["seeds=[3, 4]", "sparsities=[50]"]
+    plan, text = read(str(path), tmp_path / "hashes.json", changes)
+    assert {step.sparsity for step in plan.steps if step.sparsity} == {50}
+    assert yaml.safe_load(text) == SMALL | {"seeds": [3, 4], "sparsities": [50]}
+    assert read(str(path), tmp_path / "hashes.json")[1] == path.read_text()
+    with pytest.raises(InputError, match=r"unknown key 'seed' \(did you mean 'seeds'\?\)"):
+        read(str(path), tmp_path / "hashes.json", ["seed=3"])
+
+
 def test_dimensions_are_an_axis():
     """snip, omp and platon compete for weights; wanda cuts each row by itself."""
     plan = plan_of(pruners=["snip", "omp", "wanda"], progressive=["platon"], ids=["none", IDS])

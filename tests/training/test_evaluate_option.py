@@ -1,9 +1,14 @@
 """--evaluate: the numbers of weights without training them, on the split that is asked for."""
 
 import json
+from functools import partial
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
 
+import training.finetuning
 from tests.training.small_classification import options as classify
 from tests.training.small_classification import small_config
 from tests.training.small_finetuning import options, write_config
@@ -58,6 +63,32 @@ def test_the_validation_split_has_its_own_items(task, trained, run, tmp_path):
                 value = value[key]
             assert 100 * sum(scores) / len(scores) == pytest.approx(value, abs=0.01)
     assert (tmp_path / "out" / "samples.png").stat().st_size > 1000
+
+
+class WithTeacher(nn.Module):
+    """An objective with a loss beside it, which is zero here."""
+
+    def __init__(self, objective):
+        super().__init__()
+        self.objective = objective
+
+    def forward(self, batch, **options):
+        losses = self.objective(batch, **options)
+        return losses | {"teacher": 0 * sum(losses.values())}
+
+
+def test_an_objective_may_be_wrapped(run, tmp_path, monkeypatch):
+    """Its losses are logged and added; evaluation and files are as without."""
+    config = small_config(tmp_path, short_epoch=2)
+    done = run(*classify(config, tmp_path / "plain"))
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(training.finetuning, "fit_task", partial(training.finetuning.fit_task, wrap=WithTeacher))
+    done = run(*classify(config, tmp_path / "wrapped"))
+    assert done.returncode == 0, done.stderr
+    assert '"teacher": 0.0' in (tmp_path / "wrapped" / "log.jsonl").read_text()
+    plain, wrapped = (load_file(tmp_path / name / "last.safetensors") for name in ("plain", "wrapped"))
+    assert all(torch.equal(tensor, wrapped[name]) for name, tensor in plain.items())
+    assert found(tmp_path / "plain")[0]["metrics"] == found(tmp_path / "wrapped")[0]["metrics"]
 
 
 def test_splits_that_there_are_not(run, tmp_path):

@@ -81,6 +81,15 @@ def test_a_dense_run(config, run, tmp_path):
     assert done.returncode == 0, done.stderr
     assert results_of(tmp_path / "alone_debug")["metrics"] == metrics
 
+    alone[alone.index(str(tmp_path / "alone"))] = str(tmp_path / "dev")
+    done = run(*alone, "--split", "val")
+    assert done.returncode == 0, done.stderr
+    judged = groups_of(json.loads((tmp_path / "dev_debug" / "items.json").read_text()), "items.json")["items"]
+    dev = StatementsToJudge(parsed.val, model.image_shape, load_tokenizer(model.tokenizer), parsed.train, 32)
+    assert judged.ids == [one.identifier for one in dev.statements] != items.ids
+    accuracy = 100 * sum(judged.scores["accuracy"]) / len(judged.ids)
+    assert results_of(tmp_path / "dev_debug")["metrics"]["accuracy"] == pytest.approx(accuracy, abs=0.01)
+
 
 @pytest.mark.parametrize("inherit", [False, True])
 def test_a_run_under_a_mask(inherit, config, mask, run, tmp_path):

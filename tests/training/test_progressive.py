@@ -19,7 +19,12 @@ from tests.training.small_finetuning import options as options_of
 from tests.training.small_finetuning import write_config
 
 METHODS = ("platon", "taylor", "magnitude", "hydra")
-SHORT = ("--interval", "2", "--dense_until", "0.2", "--settle", "0.3", "--no_samples")
+PHASES = ("--interval", "2", "--dense_until", "0.2", "--settle", "0.3")
+
+
+def short(method):
+    """Phases of a short run; HYDRA has a share of its own."""
+    return ("--no_samples", *(() if method == "hydra" else PHASES))
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +34,9 @@ def config(tmp_path_factory):
 
 
 def pruned(run, config, out, method, *more, code=0):
-    command = [word for word in options(config, out, "--prune", method, "-s", "70", *SHORT, *more) if word != "--dense"]
+    command = [
+        word for word in options(config, out, "--prune", method, "-s", "70", *short(method), *more) if word != "--dense"
+    ]
     done = run(*command)
     assert done.returncode == code, done.stderr
     return done
@@ -99,7 +106,7 @@ def test_two_processes_end_with_the_mask_of_one(method, run_process, config, tmp
         path = tmp_path / f"{devices}.yaml"
         path.write_text(yaml.safe_dump(settings))
         out = tmp_path / devices
-        command = options(path, out, "--prune", method, "-s", "70", *SHORT, "--devices", devices)
+        command = options(path, out, "--prune", method, "-s", "70", *short(method), "--devices", devices)
         done = run_process(*(word for word in command if word != "--dense"), OMP_NUM_THREADS="1")
         assert done.returncode == 0, done.stderr
         masks.append(Mask.load(out / "mask.safetensors"))
@@ -117,7 +124,8 @@ def test_two_processes_end_with_the_mask_of_one(method, run_process, config, tmp
 def test_every_task_prunes_while_it_trains(task, mini, method, world, run, tmp_path):
     """Two steps; copies that follow the weights are zero where these are."""
     config = write_config(tmp_path / "config.yaml", world, task, mini)
-    more = ("--prune", method, "-s", "80", "--interval", "1", "--search", "0.5", "--debug", "--no_samples")
+    own = ("--search", "0.5") if method == "hydra" else ("--interval", "1")
+    more = ("--prune", method, "-s", "80", *own, "--debug", "--no_samples")
     done = run(*options_of(task, config, tmp_path / "out", *more, mini=mini))
     assert done.returncode == 0, done.stderr
     out = tmp_path / "out_debug"
@@ -141,6 +149,18 @@ def test_only_epochs_at_the_final_sparsity_can_be_best(world, run, tmp_path):
     assert [line.get("settled", True) for line in lines] == [False, False, True]
     assert results(tmp_path / "out")["epoch"] == 3
     assert Mask.load(tmp_path / "out" / "best.safetensors") == Mask.load(tmp_path / "out" / "mask.safetensors")
+
+
+@pytest.mark.parametrize("method", ["magnitude", "hydra"])
+def test_every_layer_keeps_its_least(method, run, config, tmp_path):
+    """More than the layer would keep by its scores, and exactly the sparsity all the same."""
+    pruned(run, config, tmp_path / "plain", method)
+    plain = Mask.load(tmp_path / "plain" / "mask.safetensors")
+    least = 1 + min(plain.kept(name) for name in plain)
+    pruned(run, config, tmp_path / "out", method, "--min_kept", least)
+    mask = Mask.load(tmp_path / "out" / "mask.safetensors")
+    assert min(mask.kept(name) for name in mask) >= least
+    assert sum(map(mask.kept, mask)) == sum(map(plain.kept, plain))
 
 
 def test_a_given_mask_stays_and_counts(run, config, tmp_path):
@@ -168,6 +188,11 @@ def test_a_given_mask_stays_and_counts(run, config, tmp_path):
         ("--prune platon --modality text", "there is no modality 'text': the model has vision"),
         ("--prune platon --min_kept 9000", "min_kept asks for 324,000 weights, more than stay at 80 %"),
         ("--prune platon --ids nowhere.json", "nowhere.json cannot be read"),
+        (
+            "--prune hydra --interval 5",
+            "--interval has no meaning for --prune hydra: it is for platon, taylor, magnitude",
+        ),
+        ("--prune taylor --beta1 0.5", "--beta1 has no meaning for --prune taylor: it is for platon"),
         ("-s 80", "--sparsity has no meaning without --prune METHOD: add it, or leave this out"),
     ],
 )
