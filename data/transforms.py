@@ -25,6 +25,7 @@ from models.base import ImageShape
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 BICUBIC = InterpolationMode.BICUBIC
+BILINEAR = InterpolationMode.BILINEAR
 GREY = (128, 128, 128)
 LEVELS = 10
 """RandAugment's highest level."""
@@ -138,3 +139,18 @@ def centre_transform(shape: ImageShape, share: float = 224 / 256) -> T.Compose:
     """Resize the shorter side so that the model's square is `share` of it, cut the middle out, normalise."""
     side = shape.image_size
     return T.Compose([T.Resize(round(side / share), interpolation=BICUBIC), T.CenterCrop(side), to_normalised(shape)])
+
+
+def square_picture(side: int) -> T.Compose:
+    """PIL image -> picture in [0, 1], [3, side, side] float32, not normalised: resized to the exact square."""
+    return T.Compose([T.Resize((side, side), interpolation=BILINEAR), T.ToTensor()])
+
+
+def varied_picture(side: int, flip: float) -> T.Compose:
+    """A picture as of `square_picture`, cut at random out of a square 9/8 as large, and mirrored with probability flip.
+
+    A prompt is added to it before it is normalised, as published for VPNs (Jin et al., AAAI 2025).
+    """
+    larger = round(side * 9 / 8)
+    resize = T.Resize((larger, larger), interpolation=BILINEAR)
+    return T.Compose([resize, T.RandomCrop(side), T.RandomHorizontalFlip(flip), T.ToTensor()])

@@ -13,7 +13,9 @@ from data.transforms import (
     Augmentation,
     RandAugment,
     evaluation_transform,
+    square_picture,
     training_transform,
+    varied_picture,
 )
 from models.base import ImageShape
 
@@ -75,3 +77,34 @@ def test_training_transform_follows_torch_seed():
         drawn.append(transform(picture()))
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
+
+
+def squared(image, side):
+    """[3, side, side] in [0, 1], by Pillow and numpy alone."""
+    pixels = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
+    return torch.from_numpy(pixels.transpose(2, 0, 1) / np.float32(255))
+
+
+def test_a_square_picture_is_resized_and_nothing_else():
+    for size in ((60, 40), (16, 16), (7, 90)):
+        found = square_picture(16)(picture(size))
+        assert found.dtype == torch.float32 and torch.equal(found, squared(picture(size), 16))
+
+
+def test_a_varied_picture_is_a_crop_of_a_larger_square():
+    """Of 16 pixels one of the nine crops of a square of 18; all nine come up, and half of them mirrored."""
+    torch.manual_seed(0)
+    larger = squared(picture(), 18)
+    crops = [larger[:, top : top + 16, left : left + 16] for top in range(3) for left in range(3)]
+    for flip, share in ((0.0, 0.0), (0.5, 0.5), (1.0, 1.0)):
+        vary, seen, mirrored = varied_picture(16, flip), set(), 0
+        for _ in range(200):
+            found = vary(picture())
+            assert found.shape == (3, 16, 16) and found.dtype == torch.float32
+            plain = [number for number, crop in enumerate(crops) if torch.equal(found, crop)]
+            turned = [number for number, crop in enumerate(crops) if torch.equal(found.flip(2), crop)]
+            assert len(plain) + len(turned) == 1
+            seen |= {*plain, *turned}
+            mirrored += len(turned)
+        assert seen == set(range(9))
+        assert mirrored / 200 == pytest.approx(share, abs=0.12)
