@@ -2,14 +2,19 @@
 
     python image_classification.py --model dino-mini --dense
     python image_classification.py --model dino-mini --evaluate -pre runs/image_classification/.../last.safetensors
+    python image_classification.py --model resnet-mini --prune vpns -s 90 --dataset digits
 Killed at any moment, the same command resumes where it was.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
+from typing import Any
 
+from configs.options import add_options
 from console.errors import run_command
+from tasks.prompt_options import PromptOptions
 from training.options import finetuning_parser, task_settings
 
 
@@ -20,31 +25,46 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--conv", action="store_true", help="convolutions can be pruned, too (timm:, hf:); as the mask was made"
     )
+    group = parser.add_argument_group(
+        "visual prompt", "with --prune vpns, or one of these: configs/<model>/prompts.yaml"
+    )
+    add_options(group, PromptOptions)
     return parser.parse_args(arguments)
+
+
+def options_of_prompts(args: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says of a visual prompt."""
+    return {f.name: value for f in fields(PromptOptions) if (value := getattr(args, f.name)) is not None}
 
 
 def main() -> None:
     """Train, and classify the test images after every epoch; the last one counts."""
     args = parse_args()
-    settings, where = task_settings(args, "image_classification")
+    given = options_of_prompts(args)
+    task_name = "prompts" if given or args.prune == "vpns" else "image_classification"
+    settings, where = task_settings(args, task_name)
+    if "prompts" in settings or given:
+        task_name, settings["prompts"] = "prompts", {**(settings.get("prompts") or {}), **given}
 
     from data.tokenizer import load_tokenizer  # heavy imports after parsing
     from models import load_task_model
-    from tasks.image_classification import Classification, config_for
+    from tasks import TASKS
+    from tasks.image_classification import config_for
     from training.finetuning import TrainingData, conclude, fit_task
     from training.run import chosen_sparsifier, open_run, sparsify
 
-    config = config_for(settings, args.dataset, where)
+    Task = TASKS[task_name]
+    config = config_for(settings, args.dataset, where, Task.Config)
     if args.conv:
         config.model["conv"] = True
     dataset = args.dataset or next(iter(settings["datasets"]))
-    with open_run(args, config, "image_classification", dataset=dataset) as run:
+    with open_run(args, config, task_name, dataset=dataset) as run:
         sparsifier = chosen_sparsifier(run)
         model = load_task_model(args.model, "image_classification", weights=args.weights, overrides=config.model)
         sparsify(run, model, sparsifier)
         tokenizer = load_tokenizer(model.tokenizer)
         data = None if args.evaluate else TrainingData(run, model, tokenizer)
-        task = Classification(config, model, tokenizer, run.folder, run.limit)
+        task = Task(config, model, tokenizer, run)
         epoch = fit_task(run, model, task, data, sparsifier) if data else None
         conclude(run, model, task, sparsifier, epoch, data)
 

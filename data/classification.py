@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,12 +12,22 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms as T
 
+from configs.limits import probabilities
 from console.errors import InputError
 from data.evaluation_batches import EvaluationData
 from data.labelled import LabelledImages, LabelledSet, LabelledSource
-from data.readers import Batch, ImageConfig, Sample
+from data.readers import Batch, ImageConfig, ReaderConfig, Sample
+from data.sources import Files
 from data.tokenizer import Tokenizer
-from data.transforms import BICUBIC, Augmentation, centre_transform, to_normalised, training_transform
+from data.transforms import (
+    BICUBIC,
+    Augmentation,
+    centre_transform,
+    square_picture,
+    to_normalised,
+    training_transform,
+    varied_picture,
+)
 from models.base import ImageShape
 
 RECIPE = Augmentation(crop=[0.08, 1.0], flip=0.0, ops=2, level=9)
@@ -56,13 +67,51 @@ class Classification(Labelled):
         self._transform = classification_transform(shape, config.augmentation)
 
 
+class Pictures:
+    """Batches of a prompt's halves: pictures in [0, 1], not normalised, and whether they are to be prompted."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ReaderConfig):
+        """clean: resized alone, and prompted; else cut at random and mirrored, and not."""
+
+        files: Files
+        splits: list[str] = field(default_factory=list)  # as `LabelledSet` has them
+        flip: float = 0.5  # probability of mirroring, of varied pictures
+        side: int | None = None  # in pixels; None: the model's
+        clean: bool = False
+
+        def __post_init__(self) -> None:
+            probabilities(self, "flip")
+
+    def __init__(self, config: Config, shape: ImageShape, tokenizer: Tokenizer | None = None):
+        self.source = LabelledSet(config.files, config.splits).open()
+        side, self._clean = config.side or shape.image_size, config.clean
+        self._transform = square_picture(side) if config.clean else varied_picture(side, config.flip)
+
+    def sample(self, index: int, rng: random.Random) -> Sample:
+        """Picture [3, i, i] and label."""
+        image, label = self.source.read(index)
+        return self._transform(image), label
+
+    def collate(self, samples: list[Sample], size: int, rng: random.Random) -> Batch:
+        """image [b, 3, i, i], label [b] int64, prompted: bool."""
+        return _collated(samples) | {"prompted": self._clean}
+
+
 class ImagesToClassify(EvaluationData):
     """Sample i is the centre [3, H, W] of an image, `share` of the shorter side, and its label."""
 
-    def __init__(self, images: LabelledSet, shape: ImageShape, limit: int | None = None, share: float = 224 / 256):
-        """limit: the first so many images only."""
+    def __init__(
+        self,
+        images: LabelledSet,
+        shape: ImageShape,
+        limit: int | None = None,
+        share: float = 224 / 256,
+        transform: Callable[[Image.Image], Tensor] | None = None,
+    ):
+        """limit: the first so many images only. transform: another one than the centre's."""
         self.source = images.open()
-        super().__init__(range(len(self.source))[:limit], centre_transform(shape, share))
+        super().__init__(range(len(self.source))[:limit], transform or centre_transform(shape, share))
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
         return self.picture(i), self.source.known(i)

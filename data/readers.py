@@ -118,6 +118,7 @@ READERS: Registry[type[Reader]] = Registry(
         "questions": "data.questions:Questions",
         "statements": "data.image_pairs:Statements",
         "classification": "data.classification:Classification",
+        "pictures": "data.classification:Pictures",
         # of the stages that pretrain the minis
         "dense_scenes": "data.miniworld.readers:DenseScenes",
         "masked_texts": "data.miniworld.readers:MaskedTexts",

@@ -41,7 +41,7 @@ class LabelMapping(nn.Module):
         check_classes(source, classes)
         left, mapping = counts.clone(), torch.zeros(classes, dtype=torch.long)
         for _ in range(classes):
-            row, column = divmod(int(left.flatten().argmax()), classes)  # argmax gives the first of equal ones on a CPU
+            row, column = divmod(int(left.flatten().argmax()), classes)  # the first of equal ones
             mapping[column] = row
             left[row, :] = -1  # below every count, so that a class that was never the answer finds a source, too
             left[:, column] = -1
@@ -49,7 +49,7 @@ class LabelMapping(nn.Module):
 
 
 def answers(logits: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """int64 [S, C] on the CPU: pictures of class c whose largest logit is s. Sums over batches can be mapped together."""
+    """int64 [S, C] on the CPU: pictures of class c whose largest logit is s; sums over batches are counts, too."""
     counts = torch.zeros(logits.shape[1], classes, dtype=torch.long)
     best, labels = logits.argmax(dim=1).cpu(), labels.cpu()
     return counts.index_put_((best, labels), torch.ones_like(best), accumulate=True)
@@ -59,6 +59,6 @@ def check_classes(source: int, classes: int) -> None:
     """InputError for more classes than source logits."""
     if classes > source:
         raise InputError(
-            f"{counted(classes, 'class')} cannot be mapped to the {source} that the model knows: --mapping head gives it "
-            "a new classifier"
+            f"{counted(classes, 'class')} cannot be mapped to the {source} that the model knows: --mapping head gives "
+            "it a new classifier"
         )

@@ -22,7 +22,7 @@ KINDS = ("pad", "fix", "random", "expand", "none")
 
 
 class VisualPrompt(nn.Module):
-    """v(x) = normalise(clamp(pad(x) + h(P) M, 0, 1)) of pictures x in [0, 1]; P is learnt where M is 1, and zero at first.
+    """v(x) = normalise(clamp(pad(x) + h(P) M, 0, 1)) of pictures x in [0, 1]; P, zero at first, is learnt where M is 1.
 
     | kind | M | h |
     |---|---|---|

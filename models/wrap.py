@@ -187,14 +187,18 @@ class WrappedClassifier(Classifier, WrappedModel):
 
     def logits(self, image: Tensor) -> Tensor:
         """Class logits [b, classes] of images [b, 3, H, W]."""
+        self._share_statistics()
         return self._logits(self.module, image)
 
     def forward(self, batch: Batch, gather: Gather = no_gather) -> dict[str, Tensor]:
         """Cross-entropy `classes` of image [b, 3, H, W] and label [b]."""
+        self._share_statistics()
+        return super().forward(batch, gather)
+
+    def _share_statistics(self) -> None:
         if self.training:
             from_first_process(self.module.buffers())  # before the pass: its backward pass needs them as they are then
             self._trained = True
-        return super().forward(batch, gather)
 
     def train(self, mode: bool = True) -> WrappedClassifier:
         """As of any module; all processes call it together once a pass has trained."""

@@ -41,7 +41,7 @@ class Gradual:
         *,
         betas: tuple[float, float] = (0.85, 0.95),
         epoch: int = 0,
-        min_kept: int = 0,
+        min_kept: Callable[[int], int] = lambda weights: 0,
         pruned: Mapping[str, Tensor] | None = None,
         may_overflow: bool = False,
     ):
@@ -50,8 +50,8 @@ class Gradual:
         total: steps of the run, of which the first `dense_steps` prune nothing and the last `final_steps` have a mask
         each. sparsity: at the end. layer_weights: factors on scores, by name. count(P, r): how many of P weights go
         where a share r remains (default: round(P (1 - r))). epoch: steps of an epoch, which ends with a mask. min_kept:
-        weights of a parameter that stay. pruned: weights that are gone from the start, by name. may_overflow: leave
-        out steps whose gradients are not finite, as the loss scaler of half precision does.
+        weights of a parameter -> how many of them stay. pruned: weights that are gone from the start, by name.
+        may_overflow: leave out steps whose gradients are not finite, as the loss scaler of half precision does.
         InputError for an unknown method and for phases that leave no step between them, or are longer than the run.
         """
         if method not in METHODS:
@@ -156,7 +156,7 @@ class Gradual:
             score = self.states["importance"][name] * self.states["uncertainty"][name]
         if name in self._weights:
             score *= self._weights[name]
-        protect(score, self._min_kept)
+        protect(score, self._min_kept(score.numel()))
         if name in self._gone:
             score.masked_fill_(self._gone[name], -1.0)
         return score

@@ -1,29 +1,29 @@
-"""Pruning while a model trains: masks that grow (PLATON, Taylor, magnitude), or whose scores are trained first (HYDRA).
+"""Pruning while a model trains: masks that grow (PLATON, Taylor, magnitude).
 
-Both are sparsifiers of a run, of any task and model, and end with a mask at exactly the sparsity that was asked for.
+A sparsifier of a run, of any task and model, that ends with a mask at exactly the sparsity that was asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import asdict
-from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from console.errors import InputError, nearest
 from console.progress import console
 from console.words import counted
 from models.base import Model
 from models.layers import PrunableLayer
-from sparsity.gradual import Gradual, protect, smallest
+from sparsity.gradual import Gradual
 from sparsity.mask import Mask
 from sparsity.percents import percent
-from sparsity.progressive_config import HYDRA, ProgressiveConfig
-from sparsity.sparsifiers import Fixed, Sparsifier, TrainedScores
+from sparsity.progressive_config import ProgressiveConfig
+from sparsity.sparsifiers import Fixed, Sparsifier
 from sparsity.weighting import LayerWeights, read_ids
 
 FEW = 0.01
@@ -31,15 +31,6 @@ FEW = 0.01
 
 POINTS = 200
 """Masks whose layers are remembered for the picture, at the most."""
-
-
-def progressive(config: ProgressiveConfig, given: Mask | None, may_overflow: bool = False) -> Progressive:
-    """The sparsifier that a configuration asks for. given: a mask whose zeros stay, and count.
-
-    may_overflow: whether the optimizer leaves out steps whose gradients are not finite (16-mixed).
-    """
-    kind = Hydra if config.prune == HYDRA else Progressive
-    return kind(config, given, may_overflow)
 
 
 class Progressive(Sparsifier):
@@ -74,8 +65,14 @@ class Progressive(Sparsifier):
         self._pruned = [name for name in self._layers if modality in (None, model.modality_of(name))]
         self._factors = None if self._ids is None else self._ids.fitted(model)
         self._size = sum(self._layers[name].weight.numel() for name in self._pruned)
-        if (least := self.config.min_kept * len(self._pruned)) > self._size - round(self._size * self._share):
+        least = sum(self._least(self._layers[name].weight.numel()) for name in self._pruned)
+        if least > self._size - round(self._size * self._share):
             raise InputError(f"min_kept asks for {least:,} weights, more than stay at {self.config.sparsity:g} %")
+
+    def _least(self, weights: int) -> int:
+        """How many a layer of so many weights keeps in any case."""
+        least = self.config.min_kept
+        return min(weights, math.ceil(least * weights) if least < 1 else int(least))
 
     @property
     def _share(self) -> float:
@@ -106,7 +103,7 @@ class Progressive(Sparsifier):
             layer_weights=self._factors,
             betas=(config.beta1, config.beta2),
             epoch=epoch,
-            min_kept=config.min_kept,
+            min_kept=self._least,
             pruned=gone,
             may_overflow=self._may_overflow,
         )
@@ -188,12 +185,7 @@ class Progressive(Sparsifier):
         mask = self.mask
         if mask is not None:
             Fixed(mask).attach(self._model)
-            few = [name for name in mask if 1 - mask.sparsity([name]) < FEW]
-            if few:
-                console.print(
-                    f"warning: less than {percent(FEW)} % is kept of {counted(len(few), 'layer')}: "
-                    f"{', '.join(few[:5])}{', ...' if len(few) > 5 else ''}; min_kept sets a floor"
-                )
+            warn_of_few(mask)
         return mask
 
     def fingerprint(self) -> str:
@@ -237,114 +229,12 @@ class Progressive(Sparsifier):
             self._hold()
 
 
-class Hydra(Progressive):
-    """Scores are trained on the task's loss while their weights stand still; then the weights, under the mask found.
-
-    All else (a new head, norms, biases) is trained from the start: a fresh classifier of zeros gives no gradient.
-
-    Sehwag et al., "HYDRA: Pruning Adversarially Robust Neural Networks", NeurIPS 2020: the scores start at the
-    weights, scaled to the size of a fresh layer's.
-    """
-
-    _searching = True
-    _threshold = float("nan")
-    _found: Mapping[str, Tensor] = MappingProxyType({})
-
-    def attach(self, model: Model) -> None:
-        """Scores for what is pruned."""
-        super().attach(model)
-        if self._given is not None:
-            raise InputError("--prune hydra searches among all weights: leave --mask out")
-        layers = {name: self._layers[name] for name in self._pruned}
-        start = {}
-        for name, layer in layers.items():
-            weight = layer.weight.detach().float()
-            fan_in = weight[0].numel()
-            start[name] = weight * ((6 / fan_in) ** 0.5 / weight.abs().max().clamp_min(1e-12))
-        self._scores = TrainedScores(layers, start, self._cut)
-
-    def _cut(self, scores: Mapping[str, Tensor]) -> Mask:
-        def sizes(name: str) -> Tensor:
-            size = scores[name].detach().abs().float()
-            if self._factors is not None:
-                size = size * self._factors[name]
-            protect(size, self.config.min_kept)
-            return size
-
-        count = round(self._size * self._share)
-        self._threshold, self._found = smallest(sizes, list(scores), self._size, count)
-        return Mask({name: ~bits for name, bits in self._found.items()})
-
-    def started(self, steps: int, epoch: int) -> None:
-        """The search takes its share of the run."""
-        self._steps = steps
-        self._settled = max(1, round(self.config.search * steps))
-        if self._settled >= steps:
-            raise InputError(
-                f"of {counted(steps, 'step')} the search takes {self._settled}: train for longer, or lower search"
-            )
-
-    def trained(self, module: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
-        """The scores, and what the run finetunes afterwards."""
-        yield from ((f"scores.{name}", score) for name, score in self._scores.scores.items())
-        yield from module.named_parameters()
-
-    def rates(self) -> dict[str, float]:
-        """The scores have a rate of their own."""
-        return {"scores.": self.config.score_lr}
-
-    @torch.no_grad()
-    def after_backward(self) -> None:
-        """The gradients of prunable weights go to their scores, and after the search to the weights kept."""
-        if not self._searching:
-            assert self._lock is not None
-            return self._lock.after_backward()
-        return self._scores.after_backward()
-
-    def after_update(self, step: int) -> None:
-        """The mask of the new scores; after the last step of the search it stays."""
-        if not self._searching:
-            return
-        self._scores.after_update(step)
-        self._remember(step, 1 - self._share)
-        if step >= self._settled:
-            self._end_search()
-
-    def _end_search(self) -> None:
-        self._searching = False
-        for score in self._scores.scores.values():
-            score.grad = None
-        self._hold()
-
-    def _bits(self) -> Mapping[str, Tensor]:
-        return self._found
-
-    def settled(self, step: int) -> bool:
-        """Once the weights are trained."""
-        return step > self._settled
-
-    def log(self) -> dict[str, Any]:
-        """For a row of log.jsonl."""
-        return {"remaining": 1 - self._share, "threshold": self._threshold, "searching": self._searching}
-
-    def state_dict(self) -> dict[str, Any]:
-        """The scores, whether they are still trained, the mask."""
-        return {
-            "scores": self._scores.state_dict(),
-            "found": dict(self._found),
-            "searching": self._searching,
-            "history": self._history,
-        }
-
-    @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume the search, or what follows it; the weights of the snapshot are those of a mask already."""
-        trained = {name: self._layers[name].weight.detach().clone() for name in self._pruned}
-        self._history = list(state["history"])
-        self._scores.load_state_dict(state["scores"])
-        self._searching = state["searching"]
-        if not self._searching:
-            for name, weight in trained.items():
-                self._layers[name].weight.copy_(weight)
-            self._found = {n: bits.to(self._layers[n].weight.device) for n, bits in state["found"].items()}
-            self._hold()
+def warn_of_few(mask: Mask, way_out: str = "") -> None:
+    """Name the layers that keep next to nothing. way_out: besides a floor."""
+    few = [name for name in mask if 1 - mask.sparsity([name]) < FEW]
+    none = [name for name in few if not mask.kept(name)]
+    if few:
+        console.print(
+            f"warning: less than {percent(FEW)} % is kept of {counted(len(few), 'layer')} ({len(none)} with nothing): "
+            f"{', '.join(few[:5])}{', ...' if len(few) > 5 else ''}; --min_kept sets a floor{way_out}"
+        )

@@ -8,8 +8,9 @@ from configs.options import option
 from console.errors import InputError, nearest
 
 METHODS = ("platon", "taylor", "magnitude")
-HYDRA = "hydra"
-CHOICES = (*METHODS, HYDRA)
+SEARCHES = ("hydra", "vpns")
+CHOICES = (*METHODS, *SEARCHES)
+SCORE_INITS = ("published", "magnitude")
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,16 @@ class ProgressiveConfig:
     beta1: float = option(0.85, "platon: of the running mean of sensitivities")
     beta2: float = option(0.95, "platon: of the running mean of their spread; 1: without it, 0: of this window alone")
     freeze: bool = option(False, "keep the mask once the final sparsity is reached, instead of cutting anew each step")
-    min_kept: int = option(0, "weights that every layer keeps")
+    min_kept: float = option(0, "weights that every layer keeps; below 1: the share of them")
     modality: str | None = option(None, "prune this modality alone, to the sparsity (vision, text, ...)")
-    search: float = option(0.3, "hydra: share of the run in which scores are trained and weights are not")
-    score_lr: float = option(1e-3, "hydra: learning rate of the scores, whatever the weights'")
+    search: float = option(0.5, "hydra, vpns: share of the epochs in which scores are trained and weights are not")
+    score_lr: float | None = option(
+        None, "hydra, vpns: learning rate of the scores (default: 1.2 / steps of the search, 1e-4 in published runs)"
+    )
+    score_decay: float = option(1e-4, "hydra, vpns: L2 decay of the scores")
+    score_init: str = option(
+        "published", "hydra, vpns: scores start at sqrt(6 / fan-in) W / max|W|; or magnitude: W / rms"
+    )
     ids: str | None = option(None, "weight layers by the intrinsic dimensions in this file (published: --useID)")
     id_power: float = option(1.0, "power of the intrinsic dimension in the weight of its layer")
 
@@ -42,13 +49,17 @@ class ProgressiveConfig:
             )
         if not 0 < self.sparsity < 100:
             raise InputError(f"sparsity is a percentage between 0 and 100, both excluded, not {self.sparsity:g}")
-        for name, least in (("interval", 1), ("min_kept", 0)):
+        for name, least in (("interval", 1), ("min_kept", 0), ("score_decay", 0)):
             if getattr(self, name) < least:
-                raise InputError(f"{name} must be at least {least}, not {getattr(self, name)}")
+                raise InputError(f"{name} must be at least {least}, not {getattr(self, name):g}")
+        if self.min_kept > 1 and self.min_kept % 1:
+            raise InputError(f"min_kept is a number of weights, or a share below 1, not {self.min_kept:g}")
+        if self.score_init not in SCORE_INITS:
+            raise InputError(f"score_init is one of {', '.join(SCORE_INITS)}, not '{self.score_init}'")
         for name in ("dense_until", "settle", "search", "beta1", "beta2"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} lies between 0 and 1, not at {getattr(self, name):g}")
-        if not self.score_lr > 0:
+        if self.score_lr is not None and not self.score_lr > 0:
             raise InputError(f"score_lr must be above 0, not {self.score_lr}")
         if not self.settle > 0:
             raise InputError("settle must be above 0: a run that ends on the way has no mask of the final sparsity")
@@ -57,7 +68,7 @@ class ProgressiveConfig:
                 f"dense_until {self.dense_until:g} and settle {self.settle:g} are more than the whole run: their sum "
                 "is at most 1"
             )
-        if self.prune == HYDRA and not 0 < self.search < 1:
+        if self.prune in SEARCHES and not 0 < self.search < 1:
             raise InputError(f"search is a share of the run above 0 and below 1, not {self.search:g}")
 
 
@@ -65,6 +76,6 @@ def used_by(name: str) -> tuple[str, ...]:
     """The methods that look at an option."""
     if name in ("beta1", "beta2"):
         return ("platon",)
-    if name in ("search", "score_lr"):
-        return (HYDRA,)
+    if name in ("search", "score_lr", "score_decay", "score_init"):
+        return SEARCHES
     return METHODS if name in ("dense_until", "settle", "interval", "freeze") else CHOICES

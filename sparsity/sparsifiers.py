@@ -35,10 +35,6 @@ class Sparsifier:
         """Names and parameters that the optimizer moves, of the module that is trained (the model and its losses)."""
         return module.named_parameters()
 
-    def rates(self) -> dict[str, float]:
-        """Parts of the names of what is trained -> learning rates of their own."""
-        return {}
-
     def started(self, steps: int, epoch: int) -> None:
         """Training is about to begin, of so many steps, and so many an epoch."""
 
@@ -161,7 +157,8 @@ class TrainedScores(Sparsifier):
 
     The forward pass has the weight where its score is among the largest, else zero. The gradient passes straight
     through to the score: dL/dscore = dL/d(masked weight) weight (TAMT, Liu et al., NAACL 2022; edge-popup, Ramanujan et
-    al., CVPR 2020; HYDRA, Sehwag et al., NeurIPS 2020).
+    al., CVPR 2020), times the score's sign where scores have one (HYDRA, Sehwag et al., NeurIPS 2020): what stays is
+    chosen by |score|.
     """
 
     def __init__(
@@ -169,12 +166,17 @@ class TrainedScores(Sparsifier):
         layers: Mapping[str, PrunableLayer],
         scores: Mapping[str, Tensor],
         cut: Callable[[Mapping[str, Tensor]], Mask],
+        signed: bool = False,
+        pool: Callable[[str, Tensor], Tensor] = lambda name, gradient: gradient,
     ):
-        """scores: where training starts from, of the weights' shapes. cut: scores by layer -> the mask of the largest.
+        """scores: where training starts from. cut: scores by layer -> the mask of the largest.
+
+        signed: whether the gradient is that of |score|. pool(name, tensor): sums over the weights that share a score,
+        where scores are not of the weights' shapes.
 
         Weights and scores are at least float32 here: steps of 1e-5 on numbers of 1e-2 vanish in half precision.
         """
-        self._layers, self._cut = layers, cut
+        self._layers, self._cut, self._signed, self._pool = layers, cut, signed, pool
         self._weights = {name: _at_least_float(layer.weight.detach()) for name, layer in layers.items()}
         self.scores = {name: nn.Parameter(scores[name].to(weight)) for name, weight in self._weights.items()}
         self._prune()
@@ -199,7 +201,12 @@ class TrainedScores(Sparsifier):
         """Set the scores' gradients from those of the masked weights, by name."""
         for name, score in self.scores.items():
             given = gradient(name)
-            score.grad = None if given is None else given.to(score.dtype) * self._weights[name]
+            if given is None:
+                score.grad = None
+                continue
+            score.grad = self._pool(name, given.to(score.dtype) * self._weights[name])
+            if self._signed:
+                score.grad *= score.detach().sign()
 
     def after_update(self, step: int) -> None:
         """Put the mask of the new scores into the weights."""

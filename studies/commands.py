@@ -50,12 +50,12 @@ class ScriptCommands:
             which = [] if mask is None else ["--no-dense", "--masks", mask]
             output = short(places.output(step))
             return [sys.executable, "-m", "evaluation.zero_shot", *common, *which, "--json", output]
-        name, _, dataset = step.kind.partition(":")
+        dataset = step.kind.partition(":")[2]
         how = ["--dense"] if mask is None else ["--mask", mask]
         if step.while_training:
             how = ["--prune", step.pruner, "-s", percent((step.sparsity or 0) / 100), *ids]
         return [
-            sys.executable, script(f"{name}.py"), *common,
+            sys.executable, script(f"{step.script}.py"), *common,
             *how,
             *(["--dataset", dataset] if dataset else []),
             "--seed", str(step.seed), "--output_dir", short(places.output(step)), "--no_samples",

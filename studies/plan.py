@@ -42,7 +42,7 @@ class Step:
     sparsity: percent, 0 for dense, None of a prune step, which has all `sparsities`. chance: whether another seed
     could give another result. config: the content of its configuration file. like: equal for steps that take about
     equally long. needs: the id of the prune step whose mask it takes. ids: the file of intrinsic dimensions that weight
-    its layers.
+    its layers. script: that runs a task, without .py.
     """
 
     id: str
@@ -63,6 +63,7 @@ class Step:
     debug: bool = False
     devices: int = 1
     ids: str | None = None
+    script: str = ""
 
     @property
     def while_training(self) -> bool:
@@ -242,7 +243,7 @@ def _task(
         _name(task, model, mask_label(pruner, allocation, ids), sparsity, seed, identity),
         task, model, label, pruner, allocation, seed, chance, sparsity or 0.0, (),
         options, config, identity, hash_json(like),
-        None if prune is None else prune.id, debug, devices, ids,
+        None if prune is None else prune.id, debug, devices, ids, facts(task).script or task.partition(":")[0],
     )  # fmt: skip
 
 

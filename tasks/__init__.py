@@ -18,6 +18,8 @@ TASKS: Registry[type[Task]] = Registry(
         "vqa": "tasks.vqa:VQA",
         "nlvr": "tasks.nlvr:NLVR",
         "image_classification": "tasks.image_classification:Classification",
+        "prompts": "tasks.prompts:Prompts",
     },
 )
-"""Name -> class, with what tables call it and which metric stands for it. Its script has the same name."""
+"""Name -> class, with what tables call it and which metric stands for it. Its script has the same name, or the one that
+it says."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from configs.limits import at_least
@@ -20,10 +21,11 @@ from data.readers import Batch
 from data.transforms import to_picture
 from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
 from evaluation.items import Groups, one_group
-from models.base import placed
+from models.base import ImageShape, placed
 from training.epoch_weights import Metrics
 from training.evaluating import Evaluation
 from training.merge import gather_shares
+from training.run import Run
 from training.samples import IMAGES
 from training.task import Finetuning, Task
 
@@ -37,16 +39,26 @@ class ClassificationConfig(Finetuning):
     test: LabelledSet
     eval_batch: int = 128
 
+    @property
+    def new_classifier(self) -> bool:
+        """Whether the model gets one of the data set's classes."""
+        return True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 1, "eval_batch")
 
 
-def config_for(settings: dict[str, Any], dataset: str | None, where: str) -> ClassificationConfig:
+def config_for(
+    settings: dict[str, Any],
+    dataset: str | None,
+    where: str,
+    kind: type[ClassificationConfig],
+) -> ClassificationConfig:
     """The configuration for one of the data sets in the section `datasets`, the first by default.
 
-    The model gets as many classes as the set has. InputError for a name that is not there, and where training and test
-    images have different classes.
+    The model gets as many classes as the set has, unless it keeps its own. InputError for a name that is not there,
+    and where training and test images have different classes.
     """
     datasets = settings.get("datasets")
     if not isinstance(datasets, dict) or not datasets:
@@ -55,11 +67,21 @@ def config_for(settings: dict[str, Any], dataset: str | None, where: str) -> Cla
     if name not in datasets:
         raise InputError(f"unknown data set '{name}'{nearest(name, datasets)}: choose one of {', '.join(datasets)}")
     common = {key: value for key, value in settings.items() if key != "datasets"}
-    each = {n: parse(ClassificationConfig, {**common, **own}, f"{where}: {n}") for n, own in datasets.items()}
+    each = {n: parse(kind, {**common, **own}, f"{where}: {n}") for n, own in datasets.items()}
     config = each[name]
     classes = same_classes(LabelledSet(config.train.files, config.train.splits).open(), config.test.open())
-    config.model["classes"] = classes
+    if config.new_classifier:
+        config.model["classes"] = classes
     return config
+
+
+Found = dict[int, tuple[int, int]]
+"""Number of a test image -> the class found for it, and its own."""
+
+
+def top1(found: Found) -> float:
+    """Percent of the images whose class was found."""
+    return round(100 * sum(label == true for label, true in found.values()) / len(found), 2)
 
 
 class Classification(Task):
@@ -73,10 +95,17 @@ class Classification(Task):
     validates = False
 
     def __init__(
-        self, config: ClassificationConfig, model: nn.Module, tokenizer: Any, folder: Path, limit: int | None = None
+        self,
+        config: ClassificationConfig,
+        model: nn.Module,
+        tokenizer: Any,
+        run: Run,
+        shape: ImageShape | None = None,
+        transform: Callable[[Image.Image], Tensor] | None = None,
     ):
-        self._config, self._shape = config, model.image_shape
-        self._data = ImagesToClassify(config.test, model.image_shape, limit)
+        """shape, transform: of test images (None: the model's, its centre cut out)."""
+        self._config, self._shape = config, shape or model.image_shape
+        self._data = ImagesToClassify(config.test, self._shape, run.limit, transform=transform)
         check_files(self._data)
 
     def losses(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
@@ -86,15 +115,18 @@ class Classification(Task):
     @torch.no_grad()
     def evaluate(self, model: nn.Module, look: Evaluation) -> Metrics:
         """`top1`: percent of the test images whose class is found."""
+        self._found = self.classified(model, look, model.logits)
+        return {"top1": top1(self._found)}
+
+    def classified(self, model: nn.Module, look: Evaluation, logits: Callable[[Tensor], Tensor]) -> Found:
+        """The test images on all processes."""
         rank, size = look.fabric.global_rank, look.fabric.world_size
         found, batch_size = {}, self._config.eval_batch
         for number, batch in enumerate(look.batches(self._data, batch_size)):
-            best = model.logits(placed(batch, model)["image"]).argmax(dim=1).tolist()
+            best = logits(placed(batch, model)["image"]).argmax(dim=1).tolist()
             first = (number * size + rank) * batch_size
             found |= {first + i: pair for i, pair in enumerate(zip(best, batch["label"].tolist(), strict=True))}
-        self._found = gather_shares(look.fabric, found)
-        right = [label == true for label, true in self._found.values()]
-        return {"top1": round(100 * sum(right) / len(right), 2)}
+        return gather_shares(look.fabric, found)
 
     def items(self) -> Groups:
         """Whether the class of each test image was found, by its number."""

@@ -5,8 +5,8 @@ The scripts say in which order; each step of theirs is a function here.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,11 +15,10 @@ from torch import nn
 from console.errors import InputError
 from console.progress import console
 from console.words import counted
-from data.batches import Side, load
-from data.readers import Batch, make_reader
 from evaluation.items import FILE, write_items
 from sparsity.mask import Mask
 from sparsity.picture import draw_progress
+from sparsity.search import Search
 from sparsity.sparsifiers import Fixed, Sparsifier
 from storage.atomic import write_json
 from training.compiling import compile_blocks
@@ -29,53 +28,15 @@ from training.kept import as_json, count_kept, show_kept
 from training.logging_wandb import start_wandb
 from training.loop import Callback, Loop, fit
 from training.merge import same_everywhere
-from training.passes import told_of_epochs
-from training.replaced import Replaced, missing_images
 from training.results import device_name, refuse_finished, told, write_settings
 from training.run import Run, run_label
 from training.samples import draw_samples
+from training.searching import FOLDER, search
 from training.task import Objective, Task
+from training.training_data import TrainingData
 
 MASK = "mask.safetensors"
 """The mask that a run made, in its folder."""
-
-
-class TrainingData:
-    """The training split as batches by number, and how epochs are made of them."""
-
-    def __init__(self, run: Run, model: nn.Module, tokenizer: Any):
-        config = run.config
-        reader = make_reader(config.train, model.image_shape, tokenizer)
-        if (there := len(reader.source)) < config.batch_size:
-            raise InputError(
-                f"a batch of {config.batch_size} takes more than the {counted(there, 'sample')}: lower batch_size"
-            )
-        self._run, self.replaced, self._missing = run, Replaced(), missing_images(reader.source)
-        self._side = Side("train", reader, config.batch_size, run.seed, whole=True)
-        self.accumulate = config.accumulation(run.world)
-        self._together = run.world * self.accumulate  # batches an optimizer step
-        whole = math.ceil(self._side.batches / self._together)
-        self.epochs, self.epoch_steps = config.epochs, min(whole, config.short_epoch or whole)
-        if run.args.debug:
-            self.epochs, self.epoch_steps = 1, 2
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        return self.epochs * self.epoch_steps
-
-    @property
-    def notices(self) -> list[str]:
-        """What is to be said before training: images that are missing, samples that do not fill a batch."""
-        return [self._missing, told_of_epochs(self._side, self.epoch_steps, self._together)]
-
-    def micro_batches(self, first: int) -> Iterator[Batch]:
-        """This process's batches from its number `first` on."""
-        world = self._run.world
-        numbers = range(first * world + self._run.fabric.global_rank, self.steps * self._together, world)
-        for item in load(self._side, numbers, self._run.workers):
-            self.replaced.note(item.failed)
-            yield item.batch
 
 
 def fit_task(
@@ -94,24 +55,31 @@ def fit_task(
     """
     decides = None if run.config.skip_val else task.decides
     objective = Objective(model, task, data.epoch_steps)
+    also = TaskParts(run, objective)
+    identity = run.identity(sparsifier)
+    refuse_finished(run.folder / "results.json", identity)
+    notices = [*data.notices, *task.notices]
+    if isinstance(sparsifier, Search):
+        data = search(run, objective, wrap(objective), data, sparsifier, also)
+        run.before = before_training(run, model, task)
+    start = run.snapshot if run.snapshot is None or run.snapshot.parent.name != FOLDER else None
     loop = Loop(
         title=f"{run.args.model} {run.name}",
         recipe=run.config.recipe,
         steps=data.steps,
         seed=run.seed,
         folder=run.folder,
-        identity=run.identity(sparsifier),
+        identity=identity,
         accumulate=data.accumulate,
         rehearse=task.rehearses,
         snapshot_seconds=run.args.snapshot_seconds,
         snapshot_steps=run.config.snapshot_steps,
-        start=run.snapshot,
+        start=start,
         epoch=data.epoch_steps,
         sparsifier=sparsifier,
+        rates=task.rates(),
     )
-    notices = [*data.notices, *task.notices]
-    loop.callbacks.append(Epochs(run, loop, objective, sparsifier, decides, notices))
-    refuse_finished(run.folder / "results.json", loop.identity)
+    loop.callbacks += [also, Epochs(run, loop, objective, sparsifier, decides, notices)]
     sparsifier.started(data.steps, data.epoch_steps)
     if run.args.compile:
         compile_blocks(model, run.fabric.device)
@@ -123,6 +91,7 @@ def fit_task(
     if run.leads:
         mask = sparsifier.mask if inside else made
         write_model(run.folder / "last.safetensors", model, data.epochs, mask)
+        task.keep(run.folder, model)
     run.fabric.barrier()
     best = load_best(run.folder, model, decides)
     if made is not None:
@@ -141,6 +110,53 @@ def keep_mask(run: Run, model: nn.Module, sparsifier: Sparsifier, mask: Mask) ->
         mask.save(run.folder / MASK)
         if not run.args.no_samples:
             draw_progress(sparsifier.history, mask, run.folder / "progress.png", f"{run.args.model} {run.name}")
+
+
+def before_training(run: Run, model: nn.Module, task: Task) -> Metrics:
+    """What a search is worth before the weights are trained, of tasks that tell; read where it was measured already."""
+    if not task.tells_search or run.config.skip_val:
+        return {}
+    path = run.folder / FOLDER / "results.json"
+    found = run.fabric.broadcast(json.loads(path.read_text()) if path.is_file() else None)
+    if found is None:
+        found = evaluate(run, model, task, "test", None)
+        if run.leads:
+            write_json(path, found)
+            console.print(f"after the search, before training: {told(found)}")
+    return {f"search_{name}": value for name, value in found.items()}
+
+
+class TaskParts(Callback):
+    """What a task does at a run's moments, and the part of its state that a snapshot keeps."""
+
+    name = "task"
+
+    def __init__(self, run: Run, objective: Objective):
+        super().__init__()
+        self._run, self._objective = run, objective
+
+    def _look(self) -> Evaluation:
+        return Evaluation(self._run.fabric, "train", None, self._run.workers)
+
+    def started(self, step: int) -> None:
+        """The model is on its device."""
+        self._objective.task.begin(self._objective.model, self._look())
+
+    def after_backward(self) -> None:
+        """Gradients are there."""
+        self._objective.task.after_backward()
+
+    def after_epoch(self, epoch: int) -> None:
+        """An epoch is over."""
+        self._objective.task.end_epoch(self._objective.model, self._look())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The task's."""
+        return self._objective.task.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The counterpart of `state_dict`."""
+        self._objective.task.load_state_dict(state)
 
 
 class Epochs(Callback):
@@ -246,7 +262,7 @@ def conclude(
         run.fabric.to_device(model)
         model.eval()
         run.begun = True
-    metrics = evaluate(run, model, task, split, epoch)
+    metrics = evaluate(run, model, task, split, epoch) | run.before
     result = {
         "metrics": metrics,
         "epoch": epoch,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,8 @@ class Loop:
     """What `fit` needs to know besides the module and the data.
 
     steps: optimizer steps in all. accumulate: micro-batches a step and process. identity: what defines the run.
-    sparsifier: what becomes of the weights. start: a snapshot to resume from when the folder has none.
+    sparsifier: what becomes of the weights. rates: parts of names -> learning rates,
+    which go before `lr_scale`. start: a snapshot to resume from when the folder has none.
     snapshot_seconds: how often to save; snapshot_steps: save after every so many steps besides (None: by time alone).
     epoch: steps of an epoch, after which a snapshot is saved (0: none). rehearse: call `module(batch, rehearsal=True)`
     with every micro-batch of a step, without gradients, before the first is learnt from: for losses that compare all
@@ -102,6 +103,7 @@ class Loop:
     epoch: int = 0
     rehearse: bool = False
     sparsifier: Sparsifier = field(default_factory=Dense)
+    rates: Mapping[str, float] = field(default_factory=dict)
     callbacks: list[Callback] = field(default_factory=list)
 
     @property
@@ -124,7 +126,7 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
     on_cpu = fabric.device.type == "cpu"
     if on_cpu:
         keep_freed_memory()
-    own = {part: rate / loop.recipe.lr for part, rate in loop.sparsifier.rates().items()}
+    own = {part: rate / loop.recipe.lr for part, rate in loop.rates.items()}
     recipe = replace(loop.recipe, lr_scale=own | loop.recipe.lr_scale)
     optimizer = make_optimizer(loop.sparsifier.trained(module), recipe, fused=on_cpu)
     wrapped = fabric.setup_module(module)  # before a snapshot is read: the optimizer's state takes the weights' type

@@ -21,9 +21,10 @@ from console.words import counted
 from models import file_name
 from pruners import PRUNERS
 from sparsity.mask import Mask
-from sparsity.progressive import progressive
-from sparsity.progressive_config import CHOICES, ProgressiveConfig, used_by
+from sparsity.progressive import Progressive
+from sparsity.progressive_config import CHOICES, SEARCHES, ProgressiveConfig, used_by
 from sparsity.published import contains_mask
+from sparsity.search import Search
 from sparsity.sparsifiers import Dense, Fixed, Sparsifier
 from storage.atomic import check_writable, no_empty_folder
 from training.clock import Clock
@@ -57,6 +58,7 @@ class Run:
     software: dict[str, Any]  # versions
     kept: dict[str, dict[str, Count]] = field(default_factory=dict)  # by moment and modality
     wandb: WandbLog = field(default_factory=WandbLog)
+    before: dict[str, Any] = field(default_factory=dict)  # metrics between a search and training
     begun: bool = False  # whether the folder is known to be this run's
 
     @property
@@ -139,7 +141,9 @@ def chosen_sparsifier(run: Run) -> Sparsifier:
     """
     args = run.args
     if not args.evaluate and (config := progressive_config(args, run.config)) is not None:
-        return progressive(config, Mask.load(args.mask) if args.mask else None, run.precision == "16-mixed")
+        kind = Search if config.prune in SEARCHES else Progressive
+        # Half precision leaves out steps whose gradients are not finite.
+        return kind(config, Mask.load(args.mask) if args.mask else None, may_overflow=run.precision == "16-mixed")
     if args.dense:
         if args.mask:
             console.print("--dense and --mask are both given: training all weights, the mask is not used")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -57,6 +58,10 @@ class Finetuning:
         if self.reads is not None and self.train.reader != self.reads:
             raise InputError(f"train: the reader of this task is '{self.reads}', not '{self.train.reader}'")
 
+    def sides(self) -> dict[str, ReaderConfig]:
+        """Name -> what training reads; of several in turn, an optimizer step each."""
+        return {"train": self.train}
+
     def accumulation(self, processes: int) -> int:
         """Forward passes a process and step; InputError when the effective batch cannot be made of them."""
         wanted, together = self.effective_batch or self.batch_size * processes, self.batch_size * processes
@@ -95,6 +100,9 @@ class Task:
     notices: Sequence[str] = ()  # to be said before training
     validates: bool = True  # whether there is a split `val`; else the test data is looked at after each epoch
     split: str = "test"  # of the last evaluation, which `items` and `samples` are about
+    beside: Mapping[str, nn.Module] = {}  # what is trained beside the model, and is no part of its weights: prompts
+    tells_search: bool = False  # whether the test split is also looked at between a search and training
+    script: ClassVar[str | None] = None  # that runs it, without .py; None: of the task's name
 
     def losses(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, torch.Tensor]:
         """Named losses of a training batch; progress: epochs done, with fractions."""
@@ -102,6 +110,29 @@ class Task:
 
     def rehearse(self, model: nn.Module, batch: Batch) -> None:
         """Look at a micro-batch without gradients, for losses that compare all of an optimizer step."""
+
+    def rates(self, search: float | None = None) -> dict[str, float]:
+        """Parts of the names of what is trained -> learning rates of their own; search: of scores, in their stage."""
+        return {}
+
+    def begin(self, model: nn.Module, look: Evaluation) -> None:
+        """Training begins, or resumes; the model is on its device."""
+
+    def after_backward(self) -> None:
+        """All gradients of a step are there, and not yet clipped."""
+
+    def end_epoch(self, model: nn.Module, look: Evaluation) -> None:
+        """An epoch is over."""
+
+    def keep(self, folder: Path, model: nn.Module) -> None:
+        """Write what belongs to the weights and is not in their file; on the first process."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What resuming needs."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The counterpart of `state_dict`."""
 
     def evaluate(self, model: nn.Module, look: Evaluation) -> Metrics:
         """Numbers of a split, on every process alike; {} when there is nothing to evaluate."""
@@ -122,6 +153,7 @@ class Objective(nn.Module):
     def __init__(self, model: nn.Module, task: Task, epoch: int):
         super().__init__()
         self.model = model
+        self.beside = nn.ModuleDict(task.beside)
         self.task, self._epoch = task, epoch
         self.step = 0
 

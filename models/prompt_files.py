@@ -1,0 +1,81 @@
+"""A visual prompt in a file: its numbers, label mapping, class names, and the statistics of the network behind it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from console.errors import InputError
+from models.base import Model
+from models.prompts import VisualPrompt
+from storage.tensors import check_seal, parse_metadata, read_safetensors, sealed, write_safetensors
+
+BUFFER = "network."
+"""Before the names of the network's buffers."""
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    """shape: the prompt's constructor arguments. program: P [3, o, o]. frame: what is added to a picture, [3, o, o].
+
+    mapping [C] int64: source class of each class; None with a new classifier. classes: their names. buffers: running
+    statistics of the network (batch normalisation): a mask without them is not the network that was measured.
+    """
+
+    shape: dict[str, Any]
+    program: Tensor
+    frame: Tensor
+    mapping: Tensor | None
+    classes: list[str]
+    buffers: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, prompt: VisualPrompt, mapping: Tensor | None, classes: list[str], network: Model) -> PromptFile:
+        """What belongs to a prompt and the network behind it, as they are now."""
+        state = network.state_dict()
+        buffers = {name: state[name].detach() for name, _ in network.inner.named_buffers() if name in state}
+        was, frame = prompt.training, prompt.eval().frame().detach()
+        prompt.train(was)
+        return cls(prompt.shape(), prompt.full_program(), frame, mapping, list(classes), buffers)
+
+    def prompt(self) -> VisualPrompt:
+        """The prompt itself."""
+        prompt = VisualPrompt(**self.shape)
+        prompt.load_program(self.program)
+        return prompt
+
+    @torch.no_grad()
+    def restore_statistics(self, network: Model) -> None:
+        """Give the network the buffers it had; InputError where it is another one."""
+        own = dict(network.inner.named_buffers())
+        for name, tensor in self.buffers.items():
+            if name not in own or own[name].shape != tensor.shape:
+                raise InputError(f"the prompt belongs to another network: this one has no '{name}' of its size")
+            own[name].copy_(tensor)
+
+
+def write_prompt(path: Path, file: PromptFile) -> None:
+    """Write a prompt's file, whole or not at all."""
+    tensors = {"program": file.program, "frame": file.frame} | {BUFFER + n: t for n, t in file.buffers.items()}
+    if file.mapping is not None:
+        tensors["mapping"] = file.mapping
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    about = {"prompt": json.dumps({"shape": file.shape, "classes": file.classes}), "format": "pt"}
+    write_safetensors(path, tensors, sealed(tensors, about))
+
+
+def read_prompt(path: str) -> PromptFile:
+    """The counterpart of `write_prompt`; InputError for a file that is missing, damaged, or no prompt."""
+    tensors, metadata = read_safetensors(path)
+    if "prompt" not in metadata or not {"program", "frame"} <= tensors.keys():
+        raise InputError(f"{path} holds no prompt: give the prompt.safetensors of a run's folder")
+    about = parse_metadata(path, metadata, "prompt", ("shape", "classes"))
+    check_seal(path, tensors, metadata, "prompt")
+    buffers = {name.removeprefix(BUFFER): t for name, t in tensors.items() if name.startswith(BUFFER)}
+    mapping = tensors.get("mapping")
+    return PromptFile(about["shape"], tensors["program"], tensors["frame"], mapping, about["classes"], buffers)

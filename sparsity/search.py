@@ -1,0 +1,170 @@
+"""A mask that is searched for on the task's loss before weights are trained under it: HYDRA, and VPNs without prompt.
+
+Sehwag et al., "HYDRA: Pruning Adversarially Robust Neural Networks", NeurIPS 2020; Jin et al., "Visual Prompting
+Upgrades Neural Network Sparsification", AAAI 2025, who train a prompt along with the scores (tasks/prompts.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from console.errors import InputError
+from console.progress import console
+from console.words import agreed, counted
+from models.base import Model
+from sparsity.gradual import protect, smallest
+from sparsity.mask import Mask
+from sparsity.percents import percent
+from sparsity.progressive import Progressive, warn_of_few
+from sparsity.sparsifiers import TrainedScores
+
+TRAVEL = 0.6
+"""How far a score can move in a search, rates added up; those of VPNs' published runs are at most 0.3 at first."""
+
+MOVED = 0.01
+"""Of the weights: when fewer change sides, the search has hardly begun."""
+
+
+class Search(Progressive):
+    """A run of two stages (training/searching.py). In the first all weights stand still, and a score behind each is
+    trained: weights with the largest |score| are in use. In the second the weights are trained under the mask found.
+
+    What the checkpoint lacked (a new classifier) learns in the first stage, too, and so does what the task trains
+    beside the model: a prompt. Without either, the gradient of a score is g w sign(score), g of the masked weight.
+    """
+
+    searching = True
+    _threshold = float("nan")
+    _found: Mapping[str, Tensor] = MappingProxyType({})
+
+    def attach(self, model: Model) -> None:
+        """Scores for what is pruned, and the first cut. InputError with a given mask: all weights take part."""
+        super().attach(model)
+        if self._given is not None:
+            raise InputError(f"--prune {self.config.prune} searches among all weights: leave --mask out")
+        layers = {name: self._layers[name] for name in self._pruned}
+        start = {name: initial_score(layer.weight.detach(), self.config.score_init) for name, layer in layers.items()}
+        self._scores = TrainedScores(layers, start, self._cut, signed=True)
+        self._first = self._found
+        fresh = set(model.load_report.fresh) if model.load_report is not None else set()
+        self._fresh = {id(p) for name, p in model.inner.named_parameters() if name in fresh}
+        warn_of_few(
+            Mask({name: ~bits for name, bits in self._found.items()}), "; --score_init magnitude starts elsewhere"
+        )
+
+    def _cut(self, scores: Mapping[str, Tensor]) -> Mask:
+        def sizes(name: str) -> Tensor:
+            size = scores[name].detach().abs().float()
+            if self._factors is not None:
+                size = size * self._factors[name]
+            protect(size, self._least(size.numel()))
+            return size
+
+        count = round(self._size * self._share)
+        self._threshold, self._found = smallest(sizes, list(scores), self._size, count)
+        return Mask({name: ~bits for name, bits in self._found.items()})
+
+    # -- the first stage --------------------------------------------------------------------------------
+
+    def started(self, steps: int, epoch: int) -> None:
+        """A stage has so many steps, and so many an epoch."""
+        if self.searching:
+            self._steps = self._settled = steps
+
+    def begin_search(self, module: nn.Module, beside: Iterable[nn.Parameter]) -> None:
+        """Let nothing of `module` ask for gradients but scored weights, what is new, and what is trained beside it."""
+        scored = {id(self._layers[name].weight) for name in self._pruned}
+        learns = self._fresh | {id(parameter) for parameter in beside}
+        self._frozen = [p for p in module.parameters() if p.requires_grad and id(p) not in scored | learns]
+        self._learns = learns - scored
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)
+
+    def trained(self, module: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
+        """The scores and what learns along with them; in the second stage all of the module."""
+        if not self.searching:
+            yield from module.named_parameters()
+            return
+        yield from ((f"scores.{name}", score) for name, score in self._scores.scores.items())
+        yield from ((name, p) for name, p in module.named_parameters() if id(p) in self._learns)
+
+    def end_search(self) -> Mask:
+        """Hold the mask, let all weights be trained, and say where the search hardly moved it."""
+        self.searching = False
+        self._scores.scores = {}
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
+        self._hold()
+        assert self.mask is not None
+        moved = sum(int((bits ^ self._first[name]).sum()) for name, bits in self._found.items())
+        if moved < MOVED * self._size:
+            rate, steps = self.rate(), counted(self._steps, "step")
+            console.print(
+                f"note: {moved:,} of {self._size:,} weights changed sides, less than {percent(MOVED)} %, since {steps} "
+                f"at a score rate of {rate:g} {agreed(self._steps, 'is')} too few: give more epochs, or --score_lr "
+                f"{automatic_rate(self._steps):.2g}"
+            )
+        return self.mask
+
+    def rate(self) -> float:
+        """Of the scores."""
+        return self.config.score_lr or automatic_rate(self._steps)
+
+    # -- both -------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def after_backward(self) -> None:
+        """The gradients of scored weights go to their scores; in the second stage pruned weights have none."""
+        if not self.searching:
+            assert self._lock is not None
+            return self._lock.after_backward()
+        return self._scores.after_backward()
+
+    def after_update(self, step: int) -> None:
+        """In the first stage: the mask of the new scores."""
+        if self.searching:
+            self._scores.after_update(step)
+            self._remember(step, 1 - self._share)
+
+    def _bits(self) -> Mapping[str, Tensor]:
+        return self._found
+
+    def settled(self, step: int) -> bool:
+        """The second stage has the mask from its first step on."""
+        return not self.searching
+
+    def log(self) -> dict[str, Any]:
+        """For a row of log.jsonl."""
+        return {"remaining": 1 - self._share} | ({"threshold": self._threshold} if self.searching else {})
+
+    def state_dict(self) -> dict[str, Any]:
+        """The scores; a run that resumes in the second stage reads the first one's last snapshot before."""
+        return {"scores": self._scores.state_dict(), "history": self._history} if self.searching else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The counterpart of `state_dict`."""
+        if self.searching:
+            self._history = list(state["history"])
+            self._scores.load_state_dict(state["scores"])
+
+
+def initial_score(weight: Tensor, kind: str) -> Tensor:
+    """Scores of a layer's weights [o, i, ...] at the start, float32, with their signs.
+
+    `published`: sqrt(6 / fan-in) W / max |W|, whose layers of large fan-in lie low as a whole. `magnitude`: W / rms(W).
+    """
+    weight = weight.float()
+    if kind == "magnitude":
+        return weight / weight.square().mean().sqrt().clamp_min(1e-12)
+    fan_in = weight[0].numel()
+    return weight * ((6 / fan_in) ** 0.5 / weight.abs().max().clamp_min(1e-12))
+
+
+def automatic_rate(steps: int) -> float:
+    """The rate of scores with which rates that fall to 0 by a cosine add up to TRAVEL."""
+    return 2 * TRAVEL / steps

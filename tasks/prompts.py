@@ -1,0 +1,214 @@
+"""Image classification behind a visual prompt: VPNs, HYDRA, and the finetuning of any mask, with or without a prompt.
+
+Jin et al., "Visual Prompting Upgrades Neural Network Sparsification: A Data-Model Perspective", AAAI 2025. An optimizer
+step sees half of a pair: pictures as they are, with the prompt, or varied ones without; the prompt learns from the
+first kind alone. A result counts with the prompt, a part of the product; the number without it is next to it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from console.errors import InputError
+from data.classification import ImagesToClassify
+from data.labelled import LabelledSet
+from data.readers import Batch, ReaderConfig
+from data.transforms import CLIP_MEAN, CLIP_STD, square_picture
+from evaluation.prompt_picture import draw_prompt
+from models.base import ImageShape, placed
+from models.label_mapping import LabelMapping, answers, check_classes
+from models.prompt_files import PromptFile, read_prompt, write_prompt
+from models.prompts import Prompted, VisualPrompt
+from tasks.image_classification import Classification, ClassificationConfig, top1
+from tasks.prompt_options import NEW, NONE, PromptOptions
+from training.epoch_weights import Metrics
+from training.evaluating import Evaluation
+from training.merge import gather_shares
+from training.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptsConfig(ClassificationConfig):
+    """As of classification, with pictures in [0, 1]; prompts: the prompt, the label mapping, the halves of a step."""
+
+    reads = "pictures"
+
+    prompts: PromptOptions = field(default_factory=PromptOptions)
+
+    @property
+    def new_classifier(self) -> bool:
+        """Not where labels are mapped."""
+        return self.prompts.mapping == "head"
+
+    def sides(self) -> dict[str, ReaderConfig]:
+        """The halves of a step: clean pictures, then varied ones, each in an order of its own."""
+        train = dataclasses.replace(self.train, side=self.prompts.picture)
+        halves = {"clean": dataclasses.replace(train, clean=True), "train": train}
+        return {"both": halves, "prompted": {"clean": halves["clean"]}, "plain": {"train": train}}[self.prompts.halves]
+
+
+class Prompts(Classification):
+    """Top-1 accuracy with the prompt (`top1`) and without it (`plain_top1`)."""
+
+    name, words = "prompts", "classification behind a prompt"
+    metric_words: ClassVar = {
+        "top1": "top-1",
+        "plain_top1": "without prompt",
+        "search_top1": "before training",
+        "search_plain_top1": "before training, without prompt",
+    }
+    Config = PromptsConfig
+    script = "image_classification"
+    tells_search = True
+
+    def __init__(self, config: PromptsConfig, model: nn.Module, tokenizer: Any, run: Run):
+        """InputError for a prompt that does not fit, and for classes that cannot be mapped."""
+        self._options, self._run = config.prompts, run
+        given = None if self._options.prompt in (NEW, NONE) else read_prompt(self._options.prompt)
+        if run.args.evaluate and self._options.prompt == NEW:
+            raise InputError(
+                "--evaluate tests weights with the prompt and the label mapping that they were trained with: name the file "
+                "with --prompt (prompt.safetensors in the run's folder; a run without a prompt leaves one, too)"
+            )
+        self._prompt = self._made(model.image_shape, given)
+        picture, shape = self._prompt.picture, model.image_shape
+        plain = ImageShape(picture, shape.patch_size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        super().__init__(config, model, tokenizer, run, shape=plain, transform=square_picture(picture))
+        self._counted = ImagesToClassify(
+            LabelledSet(config.train.files, config.train.splits), plain, transform=square_picture(picture)
+        )
+        self._classes = self._data.source.classes
+        mapping = self._mapping(model, given)
+        self._prompted = Prompted(model, self._prompt, mapping)
+        self._fitted = given is not None and self._options.prompt != NONE
+        if given is not None and not run.args.evaluate:
+            given.restore_statistics(model)
+        self._last = ""  # half that was learnt from
+        self.beside: Mapping[str, nn.Module] = {"prompt": self._prompt} if self._prompt.program is not None else {}
+
+    def _made(self, shape: ImageShape, given: PromptFile | None) -> VisualPrompt:
+        """The prompt; a given one keeps its kind and sizes."""
+        asked, side = self._options, shape.image_size
+        if given is not None:
+            if given.shape["side"] != side:
+                raise InputError(
+                    f"{asked.prompt} is a prompt for {given.shape['side']} pixels, but the model takes {side}: give "
+                    "the model it was trained with, or --prompt new"
+                )
+            return given.prompt()
+        kind = asked.prompt_kind if asked.learns else "none"
+        normal = {"mean": shape.mean or CLIP_MEAN, "std": shape.std or CLIP_STD}
+        return VisualPrompt(kind, side, asked.picture, asked.prompt_width, asked.prompt_square, **normal)
+
+    def _mapping(self, model: nn.Module, given: PromptFile | None) -> LabelMapping | None:
+        """One of the file, or one that is still to be fitted; None with a new classifier."""
+        if given is not None:
+            if given.classes != self._classes:
+                raise InputError(
+                    f"{self._options.prompt} belongs to other classes ({len(given.classes)}, first: "
+                    f"{given.classes[0]}) than the images ({len(self._classes)}, first: {self._classes[0]}): --prompt new "
+                    "fits another"
+                )
+            return None if given.mapping is None else LabelMapping(given.mapping)
+        if self._options.mapping == "head":
+            return None
+        fresh = [] if model.load_report is None else model.load_report.fresh
+        if fresh:
+            raise InputError(
+                f"the checkpoint has no classifier ({fresh[0]} was made anew), so there is nothing to map labels from: "
+                "--mapping head"
+            )
+        return LabelMapping(torch.zeros(len(self._classes)))
+
+    # -- training ---------------------------------------------------------------------------------------
+
+    def losses(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """Cross-entropy of the mapped logits, `prompted` or `plain`."""
+        self._last = "prompted" if batch["prompted"] else "plain"
+        loss = F.cross_entropy(self._prompted(batch["image"], batch["prompted"]).float(), batch["label"])
+        program = self._prompt.program
+        if not batch["prompted"] and program is not None and dist.is_initialized():
+            loss = loss + 0.0 * program.sum()  # processes wait for gradients of all parameters
+        return {self._last: loss}
+
+    def after_backward(self) -> None:
+        """A prompt that was not shown stands still: without a gradient there is neither decay nor momentum."""
+        if self._last == "plain" and self._prompt.program is not None:
+            self._prompt.program.grad = None
+
+    def rates(self, search: float | None = None) -> dict[str, float]:
+        """The prompt's own."""
+        own = self._options.prompt_lr if search is None else self._options.search_prompt_lr or search
+        return {"beside.prompt.": own} if own is not None and self.beside else {}
+
+    def begin(self, model: nn.Module, look: Evaluation) -> None:
+        """Fit the label mapping of the network as it is now, at its first cut, unless a snapshot or a file had it."""
+        if not self._fitted and self._prompted.mapping is not None:
+            self._fit(model, look, prompted=False)
+
+    def end_epoch(self, model: nn.Module, look: Evaluation) -> None:
+        """Renew the mapping, where it is iterative."""
+        if self._options.mapping == "ilm" and self._prompted.mapping is not None:
+            self._fit(model, look, prompted=True)
+
+    @torch.no_grad()
+    def _fit(self, model: nn.Module, look: Evaluation, prompted: bool) -> None:
+        """One pass over the training pictures as they are, in eval mode; the order does not matter to counts."""
+        was = model.training
+        self._prompted.to(next(model.parameters()).device).eval()
+        mine = None
+        for batch in look.batches(self._counted, self._config.eval_batch):
+            logits = model.logits(self._shown(placed(batch, model)["image"], prompted))
+            check_classes(logits.shape[1], len(self._classes))
+            found = answers(logits, batch["label"], len(self._classes))
+            mine = found if mine is None else mine + found
+        parts = gather_shares(look.fabric, {look.fabric.global_rank: mine})
+        fitted = LabelMapping.of_counts(sum(part for part in parts.values() if part is not None))
+        self._prompted.mapping.mapping.copy_(fitted.mapping)
+        self._fitted = True
+        self._prompted.train(was)
+
+    def _shown(self, picture: Tensor, prompted: bool) -> Tensor:
+        return self._prompt(picture) if prompted else self._prompt.plain(picture)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The mapping; the prompt is among what is trained."""
+        mapping = self._prompted.mapping
+        return {} if mapping is None else {"mapping": mapping.mapping}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The counterpart of `state_dict`."""
+        self._prompted.mapping.mapping.copy_(state["mapping"])
+        self._fitted = True
+
+    # -- results ----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, look: Evaluation) -> Metrics:
+        """`top1` with the prompt, and `plain_top1` without where there is one: percent of the test images."""
+        self._prompted.to(next(model.parameters()).device).eval()
+        found = self.classified(model, look, lambda image: self._prompted(image))
+        metrics = {"top1": top1(found)}
+        if self.beside:
+            plain = self.classified(model, look, lambda image: self._prompted(image, prompted=False))
+            metrics["plain_top1"] = top1(plain)
+        self._found = found
+        return metrics
+
+    def keep(self, folder: Path, model: nn.Module) -> None:
+        """prompt.safetensors, and the picture prompt.png."""
+        mapping = self._prompted.mapping
+        file = PromptFile.of(self._prompt, None if mapping is None else mapping.mapping, self._classes, model)
+        write_prompt(folder / "prompt.safetensors", file)
+        if self.beside and not self._run.args.no_samples:
+            pictures = [self._data[i][0] for i in range(0, len(self._data), max(1, len(self._data) // 3))][:3]
+            draw_prompt(self._prompt, pictures, folder / "prompt.png", f"{self._run.args.model}")

@@ -1,0 +1,93 @@
+"""The first stage of a run that searches for its mask: scores are trained, and what is new; then comes the rest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from data.randomness import derive_seed
+from sparsity.search import Search
+from training.loop import Callback, Loop, fit
+from training.merge import same_everywhere
+from training.optimizer import Recipe
+from training.schedule import Schedule
+
+if TYPE_CHECKING:
+    from training.run import Run
+    from training.task import Objective
+    from training.training_data import TrainingData
+
+FOLDER = "search"
+"""Of the first stage, in the run's."""
+
+
+def search(
+    run: Run, objective: Objective, module: nn.Module, data: TrainingData, sparsifier: Search, also: Callback
+) -> TrainingData:
+    """Train the scores for their share of the epochs; returns the data of the rest.
+
+    Scores and prompts go by Adam with L2 decay and a cosine, as published; a new classifier has the recipe's rate.
+    module: what the loop trains, the objective or what is around it. also: the task's own callback.
+    A search that is done is only read, from its last snapshot.
+    """
+    first, rest = data.split(sparsifier.config.search)
+    sparsifier.started(first.steps, first.epoch_steps)
+    sparsifier.begin_search(module, objective.beside.parameters())
+    config, rate = sparsifier.config, sparsifier.rate()
+    names = [name for name, _ in sparsifier.trained(module)]
+    own = {"scores.": rate} | objective.task.rates(rate) | {"model.": run.config.recipe.lr}
+    given = run.snapshot
+    beside = None if given is None else given if given.parent.name == FOLDER else given.parent / FOLDER / given.name
+    loop = Loop(
+        title=f"{run.args.model} {run.name}, search",
+        recipe=Recipe(
+            lr=rate,
+            optimizer="adam",
+            weight_decay=config.score_decay,
+            schedule=Schedule(warmup=0.0, decay="cosine", every="epoch" if first.epochs > 1 else "step"),
+        ),
+        steps=first.steps,
+        seed=derive_seed(run.seed, FOLDER),
+        folder=run.folder / FOLDER,
+        identity={**run.identity(sparsifier), "stage": FOLDER},
+        accumulate=first.accumulate,
+        rehearse=objective.task.rehearses,
+        snapshot_seconds=run.args.snapshot_seconds,
+        snapshot_steps=run.config.snapshot_steps,
+        start=beside,
+        epoch=first.epoch_steps,
+        sparsifier=sparsifier,
+        rates={part: value for part, value in own.items() if any(part in name for name in names)},
+    )
+    loop.callbacks += [also, Searching(run, sparsifier)]
+    if run.leads:
+        loop.folder.mkdir(parents=True, exist_ok=True)
+    with run.clock.doing("training"):
+        fit(run.fabric, module, first.micro_batches, loop)
+    objective.model.eval()
+    sparsifier.end_search()
+    if run.leads:
+        objective.task.keep(loop.folder, objective.model)
+    return rest
+
+
+class Searching(Callback):
+    """Makes the folder the run's, keeps the time, and sees that all processes hold one mask."""
+
+    def __init__(self, run: Run, sparsifier: Search):
+        super().__init__()
+        self._run, self._sparsifier = run, sparsifier
+
+    def started(self, step: int) -> None:
+        """A snapshot, if any, was found to be this run's."""
+        self._run.begun = True
+
+    def after_step(self, step: int) -> None:
+        """Save the time now and then."""
+        if self._run.leads:
+            self._run.clock.save(now=False)
+
+    def after_epoch(self, epoch: int) -> None:
+        """Compare the mask between processes."""
+        same_everywhere(self._run.fabric, self._sparsifier.fingerprint, "mask")
