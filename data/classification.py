@@ -12,9 +12,11 @@ from torch import Tensor
 from torchvision import transforms as T
 
 from console.errors import InputError
+from console.words import counted
 from data.evaluation_batches import EvaluationData
-from data.labelled import LabelledImages, LabelledSet, LabelledSource
+from data.labelled import LabelledImages, LabelledSet
 from data.readers import Batch, ImageConfig, Sample
+from data.sources import LabelledSource
 from data.tokenizer import Tokenizer
 from data.transforms import BICUBIC, Augmentation, centre_transform, to_normalised, training_transform
 from models.base import ImageShape
@@ -94,13 +96,31 @@ def classification_transform(shape: ImageShape, augmentation: Augmentation) -> T
 
 
 def same_classes(training: LabelledSource, test: LabelledSource) -> int:
-    """The number of classes of both; InputError when they differ: a missing folder shifts all labels after it."""
+    """The number of classes of both, of which a classifier is to be made.
+
+    InputError when they differ (a missing folder shifts all labels after it), when there is but one class, and when
+    training has no picture of one: its number would stand for another class wherever classes are counted.
+    """
     if training.classes != test.classes:
         different = sorted(set(training.classes) ^ set(test.classes))
         shown = ", ".join(different[:10]) + (", ..." if len(different) > 10 else "")
         raise InputError(
             f"training and test images have different classes ({len(training.classes)} and {len(test.classes)}; only "
             f"on one side: {shown}), so their labels mean different things: mend the class folders"
+        )
+    if len(training.classes) == 1:
+        raise InputError(
+            f"{training.place} has one class alone ('{training.classes[0]}'), and a classifier tells classes apart: "
+            "name the folder above it, or add the pictures of another class"
+        )
+    seen = {training.known(index) for index in range(len(training))}
+    if absent := [label for label in range(len(training.classes)) if label not in seen]:
+        name = training.classes[absent[0]]
+        called = "" if name == str(absent[0]) else f" ({name})"
+        more = f", nor of {counted(len(absent) - 1, 'other class')}" if len(absent) > 1 else ""
+        raise InputError(
+            f"{training.place} has no picture of class {absent[0]}{called} to train with{more}: add some, or number "
+            "the classes without a gap"
         )
     return len(training.classes)
 
