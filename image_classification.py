@@ -24,7 +24,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
-    """Train, and classify the test images after every epoch; the last one counts."""
+    """Train, classify after every epoch, and in the end the test images; the last epoch counts unless asked."""
     args = parse_args()
     settings, where = task_settings(args, "image_classification")
 
@@ -34,7 +34,7 @@ def main() -> None:
     from training.finetuning import TrainingData, conclude, fit_task
     from training.run import chosen_sparsifier, open_run, sparsify
 
-    config = config_for(settings, args.dataset, where)
+    config = config_for(settings, args.dataset, where, args.seed)
     if args.conv:
         config.model["conv"] = True
     dataset = args.dataset or next(iter(settings["datasets"]))

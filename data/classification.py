@@ -15,6 +15,7 @@ from console.errors import InputError
 from console.words import counted
 from data.evaluation_batches import EvaluationData
 from data.labelled import LabelledImages, LabelledSet
+from data.randomness import permutation
 from data.readers import Batch, ImageConfig, Sample
 from data.sources import LabelledSource
 from data.tokenizer import Tokenizer
@@ -61,9 +62,15 @@ class Classification(Labelled):
 class ImagesToClassify(EvaluationData):
     """Sample i is the centre [3, H, W] of an image, `share` of the shorter side, and its label."""
 
-    def __init__(self, images: LabelledSet, shape: ImageShape, limit: int | None = None, share: float = 224 / 256):
-        """limit: the first so many images only."""
-        self.source = images.open()
+    def __init__(
+        self,
+        images: LabelledSet | LabelledSource,
+        shape: ImageShape,
+        limit: int | None = None,
+        share: float = 224 / 256,
+    ):
+        """images: a set, or one that is open. limit: the first so many images only."""
+        self.source = images.open() if isinstance(images, LabelledSet) else images
         super().__init__(range(len(self.source))[:limit], centre_transform(shape, share))
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
@@ -123,6 +130,59 @@ def same_classes(training: LabelledSource, test: LabelledSource) -> int:
             "the classes without a gap"
         )
     return len(training.classes)
+
+
+class Subset(LabelledSource):
+    """Some images of a source, in its order: image i is its image `numbers[i]`."""
+
+    def __init__(self, source: LabelledSource, numbers: list[int]):
+        super().__init__(source.ground)
+        self._source, self._images = source, numbers
+        self.classes, self.place, self.paths, self.left_out = (
+            source.classes,
+            source.place,
+            source.paths,
+            source.left_out,
+        )
+
+    def name(self, index: int) -> str:
+        """The image's path, or how else the source calls it."""
+        return self._source.name(self._images[index])
+
+    def file(self, index: int) -> str | tuple[str, ...] | None:
+        """As the source has it."""
+        return self._source.file(self._images[index])
+
+    def known(self, index: int) -> int:
+        """The label."""
+        return self._source.known(self._images[index])
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """The image and its label; ImageError when the image cannot be read."""
+        return self._source.read(self._images[index])
+
+
+def hold_out(source: LabelledSource, share: float, seed: int) -> tuple[Subset, Subset]:
+    """The images to train with, and those held out of them: `share` of each class, rounded, drawn from the seed.
+
+    Every class keeps one image at least. InputError when nothing would be held out.
+    """
+    of_class: dict[int, list[int]] = {}
+    for number in range(len(source)):
+        of_class.setdefault(source.known(number), []).append(number)
+    held: set[int] = set()
+    for label, numbers in of_class.items():
+        # A draw a class: pictures that another class gets or loses change nothing here.
+        order = permutation(len(numbers), seed, "validation", label)
+        held |= {numbers[i] for i in order[: min(round(share * len(numbers)), len(numbers) - 1)]}
+    if not held:
+        most = max(map(len, of_class.values()))
+        raise InputError(
+            f"validation: {share:g} of each class of {source.place} is no picture, of {most} at the most: raise it, "
+            "or leave validation out"
+        )
+    kept = [number for number in range(len(source)) if number not in held]
+    return Subset(source, kept), Subset(source, sorted(held))
 
 
 def _collated(samples: list[Sample]) -> Batch:

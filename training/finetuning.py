@@ -46,6 +46,7 @@ class TrainingData:
     def __init__(self, run: Run, model: nn.Module, tokenizer: Any):
         config = run.config
         reader = make_reader(config.train, model.image_shape, tokenizer)
+        reader.source = config.training_part(reader.source)
         if (there := len(reader.source)) < config.batch_size:
             raise InputError(
                 f"a batch of {config.batch_size} takes more than the {counted(there, 'sample')}: lower batch_size"

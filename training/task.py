@@ -14,6 +14,7 @@ from configs.precisions import known_precision
 from console.errors import InputError
 from console.words import counted
 from data.readers import Batch, ReaderConfig
+from data.sources import Source
 from evaluation.contact_sheet import Part
 from evaluation.items import Groups
 from sparsity.progressive_config import ProgressiveConfig
@@ -56,6 +57,10 @@ class Finetuning:
         known_precision(str(self.precision))
         if self.reads is not None and self.train.reader != self.reads:
             raise InputError(f"train: the reader of this task is '{self.reads}', not '{self.train.reader}'")
+
+    def training_part(self, source: Source) -> Source:
+        """What of the training data is learnt from: all, unless a task holds some out."""
+        return source
 
     def accumulation(self, processes: int) -> int:
         """Forward passes a process and step; InputError when the effective batch cannot be made of them."""
