@@ -38,7 +38,7 @@ def options_of_prompts(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Train, and classify the test images after every epoch; the last one counts."""
+    """Train, classify after every epoch, and in the end the test images; the last epoch counts unless asked."""
     args = parse_args()
     given = options_of_prompts(args)
     task_name = "prompts" if given or args.prune == "vpns" else "image_classification"
@@ -54,7 +54,7 @@ def main() -> None:
     from training.run import chosen_sparsifier, open_run, sparsify
 
     Task = TASKS[task_name]
-    config = config_for(settings, args.dataset, where, Task.Config)
+    config = config_for(settings, args.dataset, where, Task.Config, args.seed)
     if args.conv:
         config.model["conv"] = True
     dataset = args.dataset or next(iter(settings["datasets"]))

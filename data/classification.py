@@ -14,10 +14,12 @@ from torchvision import transforms as T
 
 from configs.limits import probabilities
 from console.errors import InputError
+from console.words import counted
 from data.evaluation_batches import EvaluationData
-from data.labelled import LabelledImages, LabelledSet, LabelledSource
+from data.labelled import LabelledImages, LabelledSet
+from data.randomness import permutation
 from data.readers import Batch, ImageConfig, ReaderConfig, Sample
-from data.sources import Files
+from data.sources import Files, LabelledSource
 from data.tokenizer import Tokenizer
 from data.transforms import (
     BICUBIC,
@@ -103,14 +105,14 @@ class ImagesToClassify(EvaluationData):
 
     def __init__(
         self,
-        images: LabelledSet,
+        images: LabelledSet | LabelledSource,
         shape: ImageShape,
         limit: int | None = None,
         share: float = 224 / 256,
         transform: Callable[[Image.Image], Tensor] | None = None,
     ):
-        """limit: the first so many images only. transform: another one than the centre's."""
-        self.source = images.open()
+        """images: a set, or one that is open. limit: the first so many images only. transform: not the centre's."""
+        self.source = images.open() if isinstance(images, LabelledSet) else images
         super().__init__(range(len(self.source))[:limit], transform or centre_transform(shape, share))
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
@@ -143,7 +145,11 @@ def classification_transform(shape: ImageShape, augmentation: Augmentation) -> T
 
 
 def same_classes(training: LabelledSource, test: LabelledSource) -> int:
-    """The number of classes of both; InputError when they differ: a missing folder shifts all labels after it."""
+    """The number of classes of both, of which a classifier is to be made.
+
+    InputError when they differ (a missing folder shifts all labels after it), when there is but one class, and when
+    training has no picture of one: its number would stand for another class wherever classes are counted.
+    """
     if training.classes != test.classes:
         different = sorted(set(training.classes) ^ set(test.classes))
         shown = ", ".join(different[:10]) + (", ..." if len(different) > 10 else "")
@@ -151,7 +157,74 @@ def same_classes(training: LabelledSource, test: LabelledSource) -> int:
             f"training and test images have different classes ({len(training.classes)} and {len(test.classes)}; only "
             f"on one side: {shown}), so their labels mean different things: mend the class folders"
         )
+    if len(training.classes) == 1:
+        raise InputError(
+            f"{training.place} has one class alone ('{training.classes[0]}'), and a classifier tells classes apart: "
+            "name the folder above it, or add the pictures of another class"
+        )
+    seen = {training.known(index) for index in range(len(training))}
+    if absent := [label for label in range(len(training.classes)) if label not in seen]:
+        name = training.classes[absent[0]]
+        called = "" if name == str(absent[0]) else f" ({name})"
+        more = f", nor of {counted(len(absent) - 1, 'other class')}" if len(absent) > 1 else ""
+        raise InputError(
+            f"{training.place} has no picture of class {absent[0]}{called} to train with{more}: add some, or number "
+            "the classes without a gap"
+        )
     return len(training.classes)
+
+
+class Subset(LabelledSource):
+    """Some images of a source, in its order: image i is its image `numbers[i]`."""
+
+    def __init__(self, source: LabelledSource, numbers: list[int]):
+        super().__init__(source.ground)
+        self._source, self._images = source, numbers
+        self.classes, self.place, self.paths, self.left_out = (
+            source.classes,
+            source.place,
+            source.paths,
+            source.left_out,
+        )
+
+    def name(self, index: int) -> str:
+        """The image's path, or how else the source calls it."""
+        return self._source.name(self._images[index])
+
+    def file(self, index: int) -> str | tuple[str, ...] | None:
+        """As the source has it."""
+        return self._source.file(self._images[index])
+
+    def known(self, index: int) -> int:
+        """The label."""
+        return self._source.known(self._images[index])
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """The image and its label; ImageError when the image cannot be read."""
+        return self._source.read(self._images[index])
+
+
+def hold_out(source: LabelledSource, share: float, seed: int) -> tuple[Subset, Subset]:
+    """The images to train with, and those held out of them: `share` of each class, rounded, drawn from the seed.
+
+    Every class keeps one image at least. InputError when nothing would be held out.
+    """
+    of_class: dict[int, list[int]] = {}
+    for number in range(len(source)):
+        of_class.setdefault(source.known(number), []).append(number)
+    held: set[int] = set()
+    for label, numbers in of_class.items():
+        # A draw a class: pictures that another class gets or loses change nothing here.
+        order = permutation(len(numbers), seed, "validation", label)
+        held |= {numbers[i] for i in order[: min(round(share * len(numbers)), len(numbers) - 1)]}
+    if not held:
+        most = max(map(len, of_class.values()))
+        raise InputError(
+            f"validation: {share:g} of each class of {source.place} is no picture, of {most} at the most: raise it, "
+            "or leave validation out"
+        )
+    kept = [number for number in range(len(source)) if number not in held]
+    return Subset(source, kept), Subset(source, sorted(held))
 
 
 def _collated(samples: list[Sample]) -> Batch:

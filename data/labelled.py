@@ -1,4 +1,4 @@
-"""Labelled images as classification data sets lay them out: class folders (ImageNet), a table (Flowers102), CIFAR."""
+"""Labelled images as data sets lay them out: class folders (ImageNet), Tiny-ImageNet, a table, torchvision's sets."""
 
 from __future__ import annotations
 
@@ -7,31 +7,19 @@ import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from PIL import Image
-
-from console.errors import InputError, explain_os_error, nearest
-from console.progress import console, say_once
+from console.errors import InputError, explain_os_error
+from console.progress import say_once
 from console.words import agreed, counted
 from data.images import IMAGE_SUFFIXES, is_hidden
-from data.sources import Files, Source
+from data.sources import Files, LabelledSource
+from data.torchvision_sets import FromTorchvision
 from storage.hashing import hash_json
-from storage.lock import locked
-
-if TYPE_CHECKING:
-    from torchvision.datasets import CIFAR10
 
 COLUMNS = ("filename", "split", "class")
 
-CIFAR = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
-"""Name in the configuration -> torchvision's class."""
-
-
-class LabelledSource(Source):
-    """Images with their class, a number from 0. classes: the names of the classes, by number."""
-
-    classes: list[str]
+ANNOTATED = Path("val", "val_annotations.txt")
+"""Tells Tiny-ImageNet from other folders: the class of each of its pictures for testing."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +27,8 @@ class LabelledSet:
     """files: a `folder` of class folders, a table in `annotations` with a folder in `image_roots`, or `torchvision`.
 
     splits: rows of the table that count (none: all); of a folder, the one subfolder that holds the class folders (none:
-    they lie in the folder itself); of torchvision's sets, `train` or `test`.
+    they lie in the folder itself); of torchvision's sets, its own (`SETS` in data/torchvision_sets.py). A folder with
+    Tiny-ImageNet's annotations is read as that: `train`, or `test`, which is its `val`.
     """
 
     files: Files
@@ -48,7 +37,7 @@ class LabelledSet:
     def open(self) -> LabelledSource:
         """The images with their labels; InputError where files are missing or broken."""
         if self.files.torchvision:
-            return Cifar(self.files, self.splits)
+            return FromTorchvision(self.files, self.splits)
         if not self.files.folder:
             return LabelledTable(self.files, self.splits)
         if len(self.splits) > 1:
@@ -56,30 +45,34 @@ class LabelledSet:
                 f"the image folder {self.files.folder} is asked for the splits {', '.join(self.splits)}, but a folder "
                 "is read one split at a time: name one, or put the images of both into one folder"
             )
-        folder = str(Path(self.files.folder, *self.splits))
-        return LabelledImages(dataclasses.replace(self.files, folder=folder))
+        files = self.files.resolved()
+        if Path(files.path(files.folder), ANNOTATED).is_file():
+            return tiny_imagenet(files, self.splits)
+        return LabelledImages(dataclasses.replace(files, folder=str(Path(files.folder, *self.splits))))
 
 
 class LabelledImages(LabelledSource):
     """Images in one folder a class, as ImageNet's `train`; labels are the positions of the sorted folder names."""
 
-    def __init__(self, files: Files):
+    def __init__(self, files: Files, inside: str = ""):
+        """inside: a folder in each class folder that has the images; none: they lie in the class folder itself."""
         super().__init__(files.ground)
         files = files.resolved()
         folder = Path(files.path(files.folder))
         if not folder.is_dir():
             hint = "; python -m data.digits writes the digits" if "sklearn_digits" in folder.parts else ""
             raise InputError(f"there is no folder {folder}: unpack the images there, one folder a class{hint}")
+        self.place = str(folder)
         self.classes, ignored = _listed(folder, folders=True)
         if not self.classes:
             raise InputError(f"{folder} has no class folders: unpack the images there, one folder a class")
         for label, name in enumerate(self.classes):
-            found, others = _listed(folder / name, folders=False)
+            found, others = _listed(folder / name / inside, folders=False)
             if not found:
                 are = f"{counted(len(others), 'thing')} in it {agreed(len(others), 'is')} none"
                 what = f" ({are}, first: {others[0][1]})" if others else ""
                 raise InputError(f"the class folder {folder / name} has no images{what}: fill it, or take it away")
-            self._images += [(str(folder / name / file), label) for file in found]
+            self._images += [(str(folder / name / inside / file), label) for file in found]
             ignored += others
         self.listing = hash_json(self._images)
         for why in dict.fromkeys(why for why, _ in ignored):
@@ -119,6 +112,55 @@ def _listed(folder: Path, folders: bool) -> tuple[list[str], list[tuple[tuple[st
     return taken, others
 
 
+def tiny_imagenet(files: Files, splits: list[str]) -> LabelledSource:
+    """Tiny-ImageNet as it is unpacked: train/<wnid>/images/*, and val/images/* with their wnids in a text file.
+
+    Labels of both splits are the positions of the sorted wnids of `train`; classes are called as words.txt has them.
+    """
+    folder = Path(files.path(files.folder))
+    if splits not in (["train"], ["test"]):
+        raise InputError(
+            f"{folder} is Tiny-ImageNet, with the splits train and test (its val, whose classes are known): ask for "
+            f"one of them, not [{', '.join(splits)}]"
+        )
+    wnids, _ = _listed(folder / "train", folders=True)
+    if splits == ["train"]:
+        made = LabelledImages(dataclasses.replace(files, folder=str(Path(files.folder, "train"))), inside="images")
+    else:
+        made = TinyImageNetTest(files, folder, wnids)
+    words = dict(fields[:2] for fields in _fields(folder / "words.txt"))
+    made.classes = [words.get(wnid, wnid) for wnid in wnids]
+    return made
+
+
+class TinyImageNetTest(LabelledSource):
+    """The pictures of `val`, whose lines are: file, wnid, and a box, which is not read."""
+
+    def __init__(self, files: Files, folder: Path, wnids: list[str]):
+        super().__init__(files.ground)
+        table = folder / ANNOTATED
+        self.paths, self.place = [str(table)], str(table)
+        labels = {wnid: label for label, wnid in enumerate(wnids)}
+        for line, (name, wnid, *_) in enumerate(_fields(table), start=1):
+            if wnid not in labels:
+                raise InputError(f"{table}, line {line}: {folder / 'train'} has no class '{wnid}': unpack both again")
+            self._images.append((str(table.parent / "images" / name), labels[wnid]))
+
+
+def _fields(table: Path) -> list[list[str]]:
+    """The fields of a text file, divided by tabs, two at least a line."""
+    try:
+        lines = [line.split("\t") for line in table.read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise explain_os_error(error, f"read {table}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{table} is no text in UTF-8: unpack it again") from error
+    for number, fields in enumerate(lines, start=1):
+        if len(fields) < 2:
+            raise InputError(f"{table}, line {number}: a name, a tab and what it is are needed: unpack it again")
+    return lines
+
+
 class LabelledTable(LabelledSource):
     """Images in one folder, their split and class in a CSV: `filename,split,class`, classes from 0.
 
@@ -131,7 +173,7 @@ class LabelledTable(LabelledSource):
             raise InputError("labelled images need a folder of class folders, or one table and one image root")
         files = files.resolved()
         table, root = Path(files.path(files.annotations[0])), Path(files.path(*files.image_roots.values()))
-        self.paths = [str(table)]
+        self.paths, self.place = [str(table)], str(table)
         rows = _rows(table)
         for line, row in enumerate(rows, start=2):
             if not row["class"].isdecimal():
@@ -159,54 +201,3 @@ def _rows(table: Path) -> list[dict[str, str]]:
         raise explain_os_error(error, f"read the table {table}") from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise InputError(f"{table} is not a CSV table in UTF-8: fetch or write it again") from error
-
-
-class Cifar(LabelledSource):
-    """CIFAR-10 or -100 (Krizhevsky, 2009): a split, `train` or `test`, in memory, fetched by torchvision on first use.
-
-    files.folder (default: data/<name>) is where the files lie.
-    """
-
-    def __init__(self, files: Files, splits: list[str]):
-        super().__init__()
-        name = files.torchvision
-        if name not in CIFAR:
-            raise InputError(
-                f"unknown torchvision set '{name}'{nearest(name, CIFAR)}: choose one of {', '.join(CIFAR)}"
-            )
-        if len(splits) != 1 or splits[0] not in ("train", "test"):
-            raise InputError(f"{name} has the splits train and test: ask for one of them, not [{', '.join(splits)}]")
-        files = files.resolved()
-        folder = Path(files.path(files.folder or f"data/{name}"))
-        data = _fetched(name, folder, splits[0] == "train")
-        self.classes, self._pixels = list(data.classes), data.data
-        self.paths = [str(folder / data.base_folder / file) for file, _ in (*data.train_list, *data.test_list)]
-        self._images = [(f"{name} {splits[0]} {index}", label) for index, label in enumerate(data.targets)]
-
-    def file(self, index: int) -> None:
-        """Images have no files of their own."""
-
-    def read(self, index: int) -> tuple[Image.Image, int]:
-        """The image of 32 x 32 pixels and its label."""
-        return Image.fromarray(self._pixels[index]), self.known(index)
-
-
-def _fetched(name: str, folder: Path, train: bool) -> CIFAR10:
-    """torchvision's data set, downloaded if it is not there; its checksums are looked at either way."""
-    import torchvision  # here: most labelled images do without its data sets
-
-    make = getattr(torchvision.datasets, CIFAR[name])
-    try:
-        return make(folder, train=train)
-    except RuntimeError:  # not there, or not whole
-        pass
-    with locked(folder / ".lock", f"download {name} into {folder}"):  # by one of several processes
-        try:
-            console.print(f"looking for {name} at {make.url}")
-            return make(folder, train=train, download=True)
-        except (OSError, RuntimeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(
-                f"{name} is not in {folder} and cannot be downloaded ({reason}): fetch {make.url} where there is a "
-                f"network and unpack it there, so that {folder / make.base_folder} exists"
-            ) from error

@@ -92,6 +92,18 @@ class Source:
         return read_image(self.name(index), ground=self.ground), self.known(index)
 
 
+class LabelledSource(Source):
+    """Images with their class, a number from 0.
+
+    classes: the names of the classes, by number. place: what it was made from, for messages.
+    """
+
+    def __init__(self, ground: str = "") -> None:
+        super().__init__(ground)
+        self.classes: list[str] = []
+        self.place = ""
+
+
 class Records(Source):
     """Records of annotation files; their `image` becomes the path that `place` gives for (record, where it stands)."""
 

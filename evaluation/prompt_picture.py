@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def draw_prompt(prompt: VisualPrompt, pictures: Sequence[Tensor], path: Path, ti
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    prompt = prompt.cpu().eval()
+    prompt = copy.deepcopy(prompt).cpu().eval()
     frame = prompt.frame()
     largest = max(float(frame.abs().max()), 1e-6)
     shown = [(frame / largest / 2 + 0.5, f"added, ±{largest:.2g}")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -14,10 +14,11 @@ from configs.limits import at_least
 from configs.schema import parse
 from console.errors import InputError, nearest
 from console.words import counted
-from data.classification import ImagesToClassify, same_classes
+from data.classification import ImagesToClassify, hold_out, same_classes
 from data.evaluation_batches import check_files
 from data.labelled import LabelledSet
 from data.readers import Batch
+from data.sources import LabelledSource
 from data.transforms import to_picture
 from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
 from evaluation.items import Groups, one_group
@@ -32,12 +33,18 @@ from training.task import Finetuning, Task
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationConfig(Finetuning):
-    """test: the images that are classified after every epoch."""
+    """test: the images that are classified in the end, and, where none are held out, after every epoch.
+
+    validation: share of each class's training images that is held out, and classified after every epoch instead.
+    best_epoch: test the epoch that does best on those; else the last one counts.
+    """
 
     reads = "classification"
 
     test: LabelledSet
     eval_batch: int = 128
+    validation: float | None = None
+    best_epoch: bool = False
 
     @property
     def new_classifier(self) -> bool:
@@ -47,6 +54,17 @@ class ClassificationConfig(Finetuning):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 1, "eval_batch")
+        if not 0 <= (self.validation or 0) < 1:
+            raise InputError(f"validation is a share of the training images, from 0 to below 1, not {self.validation}")
+        if self.best_epoch and (self.skip_val or not self.validation):
+            raise InputError(
+                "best_epoch tests the epoch that is best on images held out: add validation, such as 0.1, and no "
+                "skip_val, or leave best_epoch out"
+            )
+
+    def training_part(self, source: LabelledSource) -> LabelledSource:
+        """Without the images that are held out."""
+        return hold_out(source, self.validation, self.seed)[0] if self.validation else source
 
 
 def config_for(
@@ -54,11 +72,13 @@ def config_for(
     dataset: str | None,
     where: str,
     kind: type[ClassificationConfig],
+    seed: int | None = None,
 ) -> ClassificationConfig:
     """The configuration for one of the data sets in the section `datasets`, the first by default.
 
-    The model gets as many classes as the set has, unless it keeps its own. InputError for a name that is not there,
-    and where training and test images have different classes.
+    The model gets as many classes as the set has, unless it keeps its own. seed: in place of the configuration's.
+    InputError for a name that is not there, and where training and test images do not have the same classes
+    (`same_classes`).
     """
     datasets = settings.get("datasets")
     if not isinstance(datasets, dict) or not datasets:
@@ -68,7 +88,7 @@ def config_for(
         raise InputError(f"unknown data set '{name}'{nearest(name, datasets)}: choose one of {', '.join(datasets)}")
     common = {key: value for key, value in settings.items() if key != "datasets"}
     each = {n: parse(kind, {**common, **own}, f"{where}: {n}") for n, own in datasets.items()}
-    config = each[name]
+    config = each[name] if seed is None else replace(each[name], seed=seed)
     classes = same_classes(LabelledSet(config.train.files, config.train.splits).open(), config.test.open())
     if config.new_classifier:
         config.model["classes"] = classes
@@ -85,14 +105,12 @@ def top1(found: Found) -> float:
 
 
 class Classification(Task):
-    """Class labels. The last epoch counts, as published."""
+    """Class labels. The last epoch counts, as published, unless `best_epoch` says otherwise."""
 
     name, words = "image_classification", "classification"
     main = ("top1",)
     metric_words: ClassVar = {"top1": "top-1"}
     Config = ClassificationConfig
-    decides = None
-    validates = False
 
     def __init__(
         self,
@@ -103,10 +121,19 @@ class Classification(Task):
         shape: ImageShape | None = None,
         transform: Callable[[Image.Image], Tensor] | None = None,
     ):
-        """shape, transform: of test images (None: the model's, its centre cut out)."""
+        """shape, transform: of images to be classified (None: the model's, their centre cut out)."""
         self._config, self._shape = config, shape or model.image_shape
-        self._data = ImagesToClassify(config.test, self._shape, run.limit, transform=transform)
-        check_files(self._data)
+        self.validates, self.decides = bool(config.validation), "top1" if config.best_epoch else None
+        test = ImagesToClassify(config.test, self._shape, run.limit, transform=transform)
+        self._data = {"test": test, "val": test}
+        if config.validation:
+            training = LabelledSet(config.train.files, config.train.splits).open()
+            _, held = hold_out(training, config.validation, config.seed)
+            self._data["val"] = ImagesToClassify(held, self._shape, run.limit, transform=transform)
+            out = counted(len(held), "training image", "is", of=len(training))
+            self.notices = [f"{out} held out for validation, {config.validation:.3g} of each class"]
+        for data in dict.fromkeys(self._data.values()):
+            check_files(data)
 
     def losses(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Cross-entropy."""
@@ -114,36 +141,37 @@ class Classification(Task):
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, look: Evaluation) -> Metrics:
-        """`top1`: percent of the test images whose class is found."""
+        """`top1`: percent of the split's images whose class is found."""
         self._found = self.classified(model, look, model.logits)
         return {"top1": top1(self._found)}
 
     def classified(self, model: nn.Module, look: Evaluation, logits: Callable[[Tensor], Tensor]) -> Found:
-        """The test images on all processes."""
+        """The split's images on all processes."""
         rank, size = look.fabric.global_rank, look.fabric.world_size
         found, batch_size = {}, self._config.eval_batch
-        for number, batch in enumerate(look.batches(self._data, batch_size)):
+        for number, batch in enumerate(look.batches(self._data[look.split], batch_size)):
             best = logits(placed(batch, model)["image"]).argmax(dim=1).tolist()
             first = (number * size + rank) * batch_size
             found |= {first + i: pair for i, pair in enumerate(zip(best, batch["label"].tolist(), strict=True))}
         return gather_shares(look.fabric, found)
 
     def items(self) -> Groups:
-        """Whether the class of each test image was found, by its number."""
+        """Whether the class of each image was found, by its number."""
         right = {number: float(label == true) for number, (label, true) in self._found.items()}
         return one_group({"top1": right}, None)
 
     def samples(self) -> list[Part]:
         """Images with the class found and the true one."""
-        classes, shown = self._data.source.classes, []
-        for i in spread(len(self._data), IMAGES):
+        data, shown = self._data[self.split], []
+        classes, kind = data.source.classes, "test" if self.split == "test" else "validation"
+        for i in spread(len(data), IMAGES):
             label, true = self._found[i]
             mark = "right" if label == true else "wrong"
             lines = [Line(f"found: {classes[label]}", "strong"), Line(mark, mark), Line(f"true: {classes[true]}")]
-            shown.append(Sample([Shown(to_picture(self._data[i][0], self._shape))], lines))
+            shown.append(Sample([Shown(to_picture(data[i][0], self._shape))], lines))
         return [
             Part(
-                f"{counted(len(shown), 'test image', of=len(self._data))}, with the class found and the true class",
+                f"{counted(len(shown), f'{kind} image', of=len(data))}, with the class found and the true class",
                 shown,
             )
         ]

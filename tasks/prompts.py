@@ -23,6 +23,7 @@ from data.classification import ImagesToClassify
 from data.labelled import LabelledSet
 from data.readers import Batch, ReaderConfig
 from data.transforms import CLIP_MEAN, CLIP_STD, square_picture
+from evaluation.contact_sheet import spread
 from evaluation.prompt_picture import draw_prompt
 from models.base import ImageShape, placed
 from models.label_mapping import LabelMapping, answers, check_classes
@@ -76,17 +77,16 @@ class Prompts(Classification):
         given = None if self._options.prompt in (NEW, NONE) else read_prompt(self._options.prompt)
         if run.args.evaluate and self._options.prompt == NEW:
             raise InputError(
-                "--evaluate tests weights with the prompt and the label mapping that they were trained with: name the file "
-                "with --prompt (prompt.safetensors in the run's folder; a run without a prompt leaves one, too)"
+                "--evaluate tests weights with the prompt and the label mapping that they were trained with: name the "
+                "file with --prompt (prompt.safetensors in the run's folder; a run without a prompt leaves one, too)"
             )
         self._prompt = self._made(model.image_shape, given)
         picture, shape = self._prompt.picture, model.image_shape
         plain = ImageShape(picture, shape.patch_size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
         super().__init__(config, model, tokenizer, run, shape=plain, transform=square_picture(picture))
-        self._counted = ImagesToClassify(
-            LabelledSet(config.train.files, config.train.splits), plain, transform=square_picture(picture)
-        )
-        self._classes = self._data.source.classes
+        training = config.training_part(LabelledSet(config.train.files, config.train.splits).open())
+        self._counted = ImagesToClassify(training, plain, transform=square_picture(picture))
+        self._classes = training.classes
         mapping = self._mapping(model, given)
         self._prompted = Prompted(model, self._prompt, mapping)
         self._fitted = given is not None and self._options.prompt != NONE
@@ -115,9 +115,12 @@ class Prompts(Classification):
             if given.classes != self._classes:
                 raise InputError(
                     f"{self._options.prompt} belongs to other classes ({len(given.classes)}, first: "
-                    f"{given.classes[0]}) than the images ({len(self._classes)}, first: {self._classes[0]}): --prompt new "
-                    "fits another"
+                    f"{given.classes[0]}) than the images ({len(self._classes)}, first: {self._classes[0]}): --prompt "
+                    "new fits another"
                 )
+            if (given.mapping is None) != (self._options.mapping == "head"):
+                words = ("a label mapping", "flm") if given.mapping is not None else ("a new classifier", "head")
+                raise InputError(f"{self._options.prompt} was trained with {words[0]}: add --mapping {words[1]}")
             return None if given.mapping is None else LabelMapping(given.mapping)
         if self._options.mapping == "head":
             return None
@@ -210,5 +213,6 @@ class Prompts(Classification):
         file = PromptFile.of(self._prompt, None if mapping is None else mapping.mapping, self._classes, model)
         write_prompt(folder / "prompt.safetensors", file)
         if self.beside and not self._run.args.no_samples:
-            pictures = [self._data[i][0] for i in range(0, len(self._data), max(1, len(self._data) // 3))][:3]
+            data = self._data["test"]
+            pictures = [data[i][0] for i in spread(len(data), 3)]
             draw_prompt(self._prompt, pictures, folder / "prompt.png", f"{self._run.args.model}")

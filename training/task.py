@@ -15,6 +15,7 @@ from configs.precisions import known_precision
 from console.errors import InputError
 from console.words import counted
 from data.readers import Batch, ReaderConfig
+from data.sources import Source
 from evaluation.contact_sheet import Part
 from evaluation.items import Groups
 from sparsity.progressive_config import ProgressiveConfig
@@ -61,6 +62,10 @@ class Finetuning:
     def sides(self) -> dict[str, ReaderConfig]:
         """Name -> what training reads; of several in turn, an optimizer step each."""
         return {"train": self.train}
+
+    def training_part(self, source: Source) -> Source:
+        """What of the training data is learnt from: all, unless a task holds some out."""
+        return source
 
     def accumulation(self, processes: int) -> int:
         """Forward passes a process and step; InputError when the effective batch cannot be made of them."""

@@ -30,6 +30,7 @@ class TrainingData:
         sides = []
         for name, reader_config in config.sides().items():
             reader = make_reader(reader_config, model.image_shape, tokenizer)
+            reader.source = config.training_part(reader.source)
             if (there := len(reader.source)) < config.batch_size:
                 raise InputError(
                     f"a batch of {config.batch_size} takes more than the {counted(there, 'sample')}: lower batch_size"

@@ -147,6 +147,37 @@ def test_classes_of_both_sides_must_be_the_same(folder):
         same_classes(more, test)
 
 
+def test_one_class_is_nothing_to_tell_apart(folder):
+    for split in ("train", "test"):
+        (folder / split / "dog").rename(folder / f"{split} dogs")
+    training, test = (LabelledSet(Files(folder=str(folder)), [split]).open() for split in ("train", "test"))
+    with pytest.raises(InputError, match=r"train has one class alone \('cat'\), and a classifier .*: name the folder"):
+        same_classes(training, test)
+    reader = make_reader(configured("labelled_images", Files(folder=str(folder / "train"))), SHAPE, None)
+    assert len(reader.source) == 4  # to calibrate on, it will do
+
+
+def test_every_class_of_a_table_has_a_picture_to_train_with(folder):
+    """A class of test pictures alone would be learnt as another, were classes counted by what is seen."""
+    table = folder / "split.csv"
+    files = Files(annotations=[str(table)], image_roots={"any": str(folder)})
+
+    def classes(*rows):
+        with table.open("w", newline="") as file:
+            csv.writer(file).writerows(
+                [("filename", "split", "class"), *((f"{n}.png", *r) for n, r in enumerate(rows))]
+            )
+        return same_classes(*(LabelledSet(files, splits).open() for splits in (["train", "val"], ["test"])))
+
+    assert classes(("train", 0), ("val", 2), ("train", 1), ("test", 2)) == 3
+    with pytest.raises(InputError, match=r"split\.csv has no picture of class 1 to train with: add some, or number"):
+        classes(("train", 0), ("val", 2), ("test", 1))
+    with pytest.raises(InputError, match=r"no picture of class 1 to train with, nor of 2 other classes: add"):
+        classes(("train", 0), ("val", 2), ("test", 4))
+    with pytest.raises(InputError, match=r"split\.csv has one class alone \('0'\)"):
+        classes(("train", 0), ("val", 0), ("test", 0))
+
+
 def test_flowers_are_split_as_their_table_says(tmp_path):
     ensure("flowers102", tmp_path, workers=1, show=False, scale=0.02)
     files = Files(

@@ -67,7 +67,7 @@ def test_normalised_and_back(shape):
 
 
 def test_classification():
-    task = made(Classification, _data=Data(), _found={0: (1, 1), 1: (0, 1), 2: (0, 0), 3: (1, 0), 4: (1, 1)})
+    task = made(Classification, _data={"test": Data()}, _found={0: (1, 1), 1: (0, 1), 2: (0, 0), 3: (1, 0), 4: (1, 1)})
     (part,) = task.samples()
     assert part.heading.startswith("5 of 5")
     assert [values(sample) for sample in part.samples] == [[0], [10], [20], [30], [40]]
