@@ -96,8 +96,8 @@ class Pictures:
         return self._transform(image), label
 
     def collate(self, samples: list[Sample], size: int, rng: random.Random) -> Batch:
-        """image [b, 3, i, i], label [b] int64, prompted: bool."""
-        return _collated(samples) | {"prompted": self._clean}
+        """image [b, 3, i, i], label [b] int64, prompted [1] bool."""
+        return _collated(samples) | {"prompted": torch.tensor([self._clean])}
 
 
 class ImagesToClassify(EvaluationData):

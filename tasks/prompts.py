@@ -136,10 +136,10 @@ class Prompts(Classification):
 
     def losses(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Cross-entropy of the mapped logits, `prompted` or `plain`."""
-        self._last = "prompted" if batch["prompted"] else "plain"
-        loss = F.cross_entropy(self._prompted(batch["image"], batch["prompted"]).float(), batch["label"])
-        program = self._prompt.program
-        if not batch["prompted"] and program is not None and dist.is_initialized():
+        prompted, program = bool(batch["prompted"]), self._prompt.program
+        self._last = "prompted" if prompted else "plain"
+        loss = F.cross_entropy(self._prompted(batch["image"], prompted).float(), batch["label"])
+        if not prompted and program is not None and dist.is_initialized():
             loss = loss + 0.0 * program.sum()  # processes wait for gradients of all parameters
         return {self._last: loss}
 
@@ -156,21 +156,21 @@ class Prompts(Classification):
     def begin(self, model: nn.Module, look: Evaluation) -> None:
         """Fit the label mapping of the network as it is now, at its first cut, unless a snapshot or a file had it."""
         if not self._fitted and self._prompted.mapping is not None:
-            self._fit(model, look, prompted=False)
+            self._fit(model, look)
 
     def end_epoch(self, model: nn.Module, look: Evaluation) -> None:
         """Renew the mapping, where it is iterative."""
         if self._options.mapping == "ilm" and self._prompted.mapping is not None:
-            self._fit(model, look, prompted=True)
+            self._fit(model, look)
 
     @torch.no_grad()
-    def _fit(self, model: nn.Module, look: Evaluation, prompted: bool) -> None:
+    def _fit(self, model: nn.Module, look: Evaluation) -> None:
         """One pass over the training pictures as they are, in eval mode; the order does not matter to counts."""
         was = model.training
         self._prompted.to(next(model.parameters()).device).eval()
         mine = None
         for batch in look.batches(self._counted, self._config.eval_batch):
-            logits = model.logits(self._shown(placed(batch, model)["image"], prompted))
+            logits = model.logits(self._prompt(placed(batch, model)["image"]))
             check_classes(logits.shape[1], len(self._classes))
             found = answers(logits, batch["label"], len(self._classes))
             mine = found if mine is None else mine + found
@@ -179,9 +179,6 @@ class Prompts(Classification):
         self._prompted.mapping.mapping.copy_(fitted.mapping)
         self._fitted = True
         self._prompted.train(was)
-
-    def _shown(self, picture: Tensor, prompted: bool) -> Tensor:
-        return self._prompt(picture) if prompted else self._prompt.plain(picture)
 
     def state_dict(self) -> dict[str, Any]:
         """The mapping; the prompt is among what is trained."""

@@ -96,6 +96,7 @@ def test_every_shipped_file_parses(path):
     from tasks.captioning_pretrain import FirstStageConfig
     from tasks.image_classification import ClassificationConfig
     from tasks.nlvr import NLVRConfig
+    from tasks.prompts import PromptsConfig
     from tasks.retrieval import RetrievalConfig
     from tasks.vqa import VQAConfig
 
@@ -113,6 +114,7 @@ def test_every_shipped_file_parses(path):
         "captioning": CaptioningConfig,
         "captioning_pretrain": FirstStageConfig,
         "vqa": VQAConfig,
+        "prompts": PromptsConfig,
         "nlvr": NLVRConfig,
         "image_classification": ClassificationConfig,
     }[path.stem]

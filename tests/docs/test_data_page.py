@@ -51,6 +51,7 @@ FILES = {
         "image_roots": {"nlvr2": "images/nlvr2"},
     },
     "classification": CLASSES,
+    "pictures": CLASSES,
 }
 
 
