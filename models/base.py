@@ -20,6 +20,8 @@ from models.common.checkpoint import KeyRules, LoadReport
 
 if TYPE_CHECKING:
     from models.layers import PrunableLayer
+    from models.library.finding import Skipped
+    from models.parts import Units
 
 Batch = dict[str, Tensor]
 """Named tensors of one mini-batch (one side: general or region); names and shapes: docs/data.md."""
@@ -129,6 +131,13 @@ class Model(nn.Module):
                     layers[f"{name}.weight"] = module
                 seen.add(id(module.weight))
         return layers
+
+    def parts(self) -> Iterable[Units | Skipped]:
+        """Heads, neurons and channels that can be removed whole, and layers whose can not, with the reason.
+
+        By the names of `inner`; `models.parts.inventory` is what to ask. Default: nothing is known.
+        """
+        return ()
 
     modalities: ClassVar[Mapping[str, str]] = {"": "all"}
     """Prefix of parameter names -> modality; the first that fits counts."""

@@ -8,7 +8,7 @@ and libraries have renamed or fused these layers since.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,6 +23,8 @@ from models.common.checkpoint import KeyRules
 from models.common.sizes import Stack
 from models.dino.head_fit import HeadFit
 from models.dino.keys import classifier_of, official_name, to_timm, to_transformers, unify
+from models.library.finding import Skipped
+from models.parts import Units, units_of
 from models.tasks import Classifier, ImageEncoder
 from storage.tensors import read_tensors
 
@@ -53,14 +55,14 @@ class SelfAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, head_width: int):
         super().__init__()
-        self.heads, inside = heads, heads * head_width
+        self.head_width, inside = head_width, heads * head_width
         self.attention = nn.ModuleDict({name: nn.Linear(width, inside) for name in ("query", "key", "value")})
         self.output = nn.ModuleDict({"dense": nn.Linear(inside, width)})
 
     def forward(self, x: Tensor) -> Tensor:
         """x [b, p, d] -> [b, p, d]."""
         q, k, v = (
-            self.attention[name](x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            self.attention[name](x).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
             for name in ("query", "key", "value")
         )
         mixed = F.scaled_dot_product_attention(q, k, v)
@@ -198,6 +200,17 @@ class DINO(Classifier, ImageEncoder):
     def logits(self, image: Tensor) -> Tensor:
         """Class logits [b, classes]."""
         return self.classifier(self.features(image))
+
+    def parts(self) -> Iterator[Units | Skipped]:
+        """Heads and hidden neurons of every block."""
+        for number, block in enumerate(self.vit.encoder.layer):
+            at, width = f"vit.encoder.layer.{number}", block.attention.head_width
+            feeds = [f"{at}.attention.attention.{name}" for name in ("query", "key", "value")]
+            yield units_of(
+                self, f"{at}.attention", "heads", feeds=feeds, reads=f"{at}.attention.output.dense", block=width
+            )
+            name = f"{at}.intermediate"
+            yield units_of(self, name, "neurons", feeds=[f"{name}.dense"], reads=f"{at}.output.dense")
 
     def observe(self, batch: Batch) -> None:
         """One ordinary forward pass; all tokens count."""

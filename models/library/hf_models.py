@@ -24,6 +24,7 @@ from models import RANDOM, check_task, is_path
 from models.base import Batch, ImageShape
 from models.common.checkpoint import KeyRules, LoadReport, check_values, other_shape, read_state, unwrap
 from models.library.hf_classes import CLASSIFIER, HF_CLASSES, ImageClassifier, record_of
+from models.library.hf_parts import hf_parts
 from models.library.hf_tokenizer import HFTokenizer
 from models.library.hub import hub_or_cache
 from models.wrap import WrappedClassifier, WrappedModel
@@ -156,6 +157,7 @@ def wrap_hf(
     shape = image_shape(getattr(config, "vision_config", config), preprocessor or {}, record.normalised)
     parts = tuple(part for part in record.exclude if any(part in name for name, _ in module.named_modules()))
     options = {"exclude": lambda name: any(part in name for part in parts), "image_shape": shape, "conv": conv}
+    options["parts"] = hf_parts
     if issubclass(record, ImageClassifier):
 
         def images(size: int) -> Batch:

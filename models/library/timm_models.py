@@ -18,6 +18,7 @@ from models import check_task, weights_path
 from models.base import Batch, ImageShape
 from models.common.checkpoint import KeyRules, LoadReport, load_state, read_state, unwrap
 from models.library.hub import hub_or_cache
+from models.library.timm_parts import timm_parts
 from models.tasks import ImageEmbedder
 from models.wrap import WrappedClassifier
 
@@ -207,6 +208,7 @@ def wrap_timm(module: nn.Module, side: int | None = None, conv: bool = False) ->
         conv=conv,
         image_shape=ImageShape(side, patch, tuple(about.get("mean", ())) or None, tuple(about.get("std", ())) or None),
         example=example,
+        parts=timm_parts,
         **({} if classes else {"loss": no_loss}),
     )
 
