@@ -3,7 +3,7 @@
 A set of `Units` is what one attention, one hidden layer or one convolution offers: `count` equal units, which one
 `consumer` reads, `block` input features or channels each. Three forms of the same choice:
 
-    units(model)               -> list[Units]; InputError with the reasons where there are none; `left_whole` has the rest
+    units(model)               -> list[Units]; InputError where there are none; `left_whole` says what stays, and why
     kept: {name: bool [count]} -> which units of each set stay; a set that is not named stays whole
     masked(model, kept)        -> {parameter: bool}: a mask over the consumers' columns, for finetuning under a mask
     kept_units(model, masks)   -> kept, back from any element masks: units without a column left are gone
@@ -107,7 +107,10 @@ def units_of(
     if reason is None:
         inputs = consumer.weight.shape[axis]
         count, rest = divmod(inputs, block)
-        reason = f"its {inputs} inputs do not divide into units of {block}" if rest else None
+        if rest:
+            reason = f"its {inputs} inputs do not divide into units of {block}"
+        elif count == 0:
+            reason = "none of the units that it read are left"
         found.append(Slices(f"{reads}.weight", axis, block, 1))
     made = 1 if kind == "channels" else block  # numbers a unit in what makes it: a channel is one, whatever reads it
     for path in (reads, *feeds) if reason is None else ():
@@ -161,27 +164,39 @@ def inventory(model: Model) -> tuple[list[Units], list[Skipped]]:
     same units: they are one set.
     """
     layers = model.prunable_layers()
-    names = {id(layer.weight): name for name, layer in layers.items()}
-    names |= {id(layer.weight): name for name, layer in model.followers().items()}
     reasons = {skipped.name: skipped.reason for skipped in model.skipped}
     tensors = named_tensors(model)
+    found, left = all_sets(model)
+    prunable = [one for one in found if one.consumer in layers]
+    for one in found:
+        if one.consumer not in layers:
+            reason = reasons.get(one.consumer, "what reads it is never pruned")
+            left.append(Skipped(one.consumer, reason, tensors[one.consumer].numel()))
+    reached = {id(tensors[at.tensor]) for one in found for at in one.slices}
+    named = {skipped.name for skipped in left}
+    for name, layer in layers.items():
+        if id(layer.weight) not in reached and name not in named:
+            left.append(Skipped(name, "no units are known that it alone makes or reads", layer.weight.numel()))
+    return prunable, left
+
+
+def all_sets(model: Model) -> tuple[list[Units], list[Skipped]]:
+    """As `inventory`, of all that can be removed, also where the consumer is never pruned (a head), and no more."""
+    layers = model.prunable_layers()
+    tensors = named_tensors(model)
+    names = {id(tensor): name for name, tensor in reversed(tensors.items())}
+    names |= {id(layer.weight): name for name, layer in layers.items()}
+    names |= {id(layer.weight): name for name, layer in model.followers().items()}
     sets: dict[str, Units] = {}
     left: list[Skipped] = []
     for part in model.parts():
         if isinstance(part, Skipped):
             left.append(part)
-        elif (consumer := names.get(id(tensors[part.consumer]))) is None:
-            reason = reasons.get(part.consumer, "what reads it is never pruned")
-            left.append(Skipped(part.consumer, reason, tensors[part.consumer].numel()))
-        elif consumer in sets:
-            sets[consumer] = _joined(sets[consumer], part, tensors)
-        else:
-            sets[consumer] = replace(part, consumer=consumer)
-    reached = {id(tensors[at.tensor]) for found in sets.values() for at in found.slices}
-    named = {skipped.name for skipped in left}
-    for name, layer in layers.items():
-        if id(layer.weight) not in reached and name not in named:
-            left.append(Skipped(name, "no units are known that it alone makes or reads", layer.weight.numel()))
+            continue
+        consumer = names[id(tensors[part.consumer])]
+        sets[consumer] = (
+            _joined(sets[consumer], part, tensors) if consumer in sets else replace(part, consumer=consumer)
+        )
     return list(sets.values()), left
 
 
@@ -247,9 +262,14 @@ def kept_units(model: Model, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     A layer without a mask reads all. For what `masked` made this is the choice that it was made of.
     """
+    return readers_left(units(model), masks)
+
+
+def readers_left(found: Iterable[Units], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`kept_units`, of these sets."""
     return {
         one.name: one.by_unit(masks[one.consumer]).any(dim=1).cpu()
         if one.consumer in masks
         else torch.ones(one.count, dtype=torch.bool)
-        for one in units(model)
+        for one in found
     }

@@ -15,7 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from models.base import Model
 from models.layers import is_conv1d
-from models.parts import Kept, checked, named_tensors, units
+from models.parts import Kept, all_sets, checked, named_tensors
+from models.plans import Plan
 
 ModelT = TypeVar("ModelT", bound=Model)
 
@@ -24,9 +25,10 @@ ModelT = TypeVar("ModelT", bound=Model)
 def cut(model: ModelT, kept: Kept) -> ModelT:
     """A copy of the model without the units that `kept` (models/parts.py) leaves out; the model stays as it was.
 
-    Types, devices (meta, too), requires_grad and modes stay. InputError for a choice that does not fit.
+    Types, devices (meta, too), requires_grad and modes stay; `plan` of the copy has the original numbers, also of a
+    model that was cut before. InputError for a choice that does not fit.
     """
-    found = units(model)
+    found = all_sets(model)[0]
     stays = checked(found, kept)
     tensors = named_tensors(model)
     entries: dict[int, dict[int, Tensor]] = {}  # id of a tensor -> axis -> numbers of the entries that stay
@@ -47,6 +49,7 @@ def cut(model: ModelT, kept: Kept) -> ModelT:
         for path, each in one.attributes:
             owner, _, name = path.rpartition(".")
             setattr(small.inner.get_submodule(owner), name, int(stays[one.name].sum()) * each)
+    small.plan = Plan.of(found, stays, model.plan)
     return small
 
 

@@ -7,6 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -82,6 +83,7 @@ class WrappedModel(Model):
         tokenizer: Any = None,
         example: Callable[[int], Batch] | None = None,
         parts: Callable[[nn.Module], Iterable[Units | Skipped]] = lambda module: (),
+        rebuilt: Callable[[WrappedModel, Path], dict[str, Any]] = lambda model, folder: {},
     ):
         """As of `wrap`; exclude: whether the weight of a name, without the word weight, is never pruned."""
         super().__init__()
@@ -94,7 +96,8 @@ class WrappedModel(Model):
         self._named_modality = modality if callable(modality) else None
         if isinstance(modality, Mapping):
             self.modalities = modality
-        self._tokens, self._example, self._parts = tokens, example, parts
+        self._tokens, self._example, self._parts, self._rebuilt = tokens, example, parts, rebuilt
+        self._exclude = exclude
         self._layers, self.skipped = find_layers(module, exclude, conv)
 
     def with_layers(self) -> WrappedModel:
@@ -103,6 +106,14 @@ class WrappedModel(Model):
             why = "; ".join(told_skipped(self.skipped)) or "it has no weights in matrices outside of `exclude`"
             raise InputError(f"{type(self.module).__name__} has no layer to prune: {why}")
         return self
+
+    def in_head(self, name: str) -> bool:
+        """Whether a parameter belongs to what is never pruned, as of another data set it may be missing in a file."""
+        return self._exclude(name)
+
+    def rebuilt(self, folder: Path) -> dict[str, Any]:
+        """By the function that the wrapper was given."""
+        return self._rebuilt(self, folder)
 
     @property
     def inner(self) -> nn.Module:

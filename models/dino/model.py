@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -35,7 +36,8 @@ FITTED = "fitted on the calibration features (linear discriminant analysis)"
 class DINOConfig(Stack):
     """Sizes of a DINO. eps: of layer norms (1e-12 as transformers loads it; the original code uses 1e-6).
 
-    head: file with the official linear classifier (None: it is fitted before gradients are taken).
+    head: file with the official linear classifier (None: it is fitted before gradients are taken). pooled: whether the
+    classifier reads the mean patch state beside the class token's, as official ones may.
     """
 
     image_size: int
@@ -43,6 +45,7 @@ class DINOConfig(Stack):
     classes: int
     eps: float = 1e-12
     head: str | None = None
+    pooled: bool = False
 
     @property
     def tokens(self) -> int:
@@ -154,7 +157,7 @@ class DINO(Classifier, ImageEncoder):
         super().__init__()
         self.config = config
         self.vit = ViT(config)
-        self.classifier = nn.Linear(config.width, config.classes)
+        self.classifier = nn.Linear((1 + config.pooled) * config.width, config.classes)
         self.classifier_origin: str | None = None  # where the classifier comes from; None: nobody made one yet
 
     @torch.no_grad()
@@ -170,11 +173,20 @@ class DINO(Classifier, ImageEncoder):
         if self.config.head is not None:
             self.classifier, self.classifier_origin = classifier_of(read_tensors(self.config.head), self.config)
         elif fresh:
-            self.classifier = nn.Linear(self.config.width, self.config.classes)
+            self.classifier = nn.Linear(self.classifier.in_features, self.config.classes)
             nn.init.zeros_(self.classifier.weight)
             nn.init.zeros_(self.classifier.bias)
         else:
             self.classifier_origin = "the checkpoint's own"
+
+    def rebuilt(self, folder: Path) -> dict[str, Any]:
+        """The classifier that it has, whose file is not needed any more."""
+        return {"head": None, "classes": len(self.classifier.weight), "pooled": self.pools}
+
+    @property
+    def pools(self) -> bool:
+        """Whether the classifier reads the mean patch state, too."""
+        return self.classifier.in_features == 2 * self.config.width
 
     @property
     def image_shape(self) -> ImageShape:
@@ -193,7 +205,7 @@ class DINO(Classifier, ImageEncoder):
     def features(self, image: Tensor) -> Tensor:
         """What the classifier reads, [b, d]; the official head reads [b, 2 d]: CLS state and mean patch state."""
         states = self.vit(image)
-        if self.classifier.in_features == 2 * self.config.width:
+        if self.pools:
             return torch.cat([states[:, 0], states[:, 1:].mean(dim=1)], dim=1)
         return states[:, 0]
 
