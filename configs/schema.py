@@ -8,6 +8,7 @@ an error that says how to write it.
 from __future__ import annotations
 
 import dataclasses
+import json
 import types
 import typing
 from pathlib import Path
@@ -34,8 +35,32 @@ def models_with(task: str) -> list[str]:
     return [name for name in found if name in own] + [f"{name}:NAME" for name in found if name not in own]
 
 
+SMALL = "small"
+"""Prefix of the name of a smaller model: the rest is its folder (models/small.py)."""
+
+
+def base_name(model: str) -> str:
+    """The model that a smaller one was cut from, `small:FOLDER`, as its plan says; of all others their own name."""
+    prefix, _, folder = model.partition(":")
+    if prefix != SMALL:
+        return model
+    path = Path(folder) / "plan.json"
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["name"])
+    except OSError as error:
+        raise explain_os_error(error, f"read the plan of {model}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged: it does not say which model was cut; cut it again") from error
+
+
 def library_of(model: str) -> str | None:
-    """`timm` of `timm:resnet18`: a library's models share a folder of configurations. None for models of our own."""
+    """`timm` of `timm:resnet18`: a library's models share a folder of configurations. None for models of our own.
+
+    A smaller model uses its base's.
+    """
+    base = base_name(model)
+    if base != model:
+        return library_of(base) or base
     prefix, colon, _ = model.partition(":")
     return prefix if colon and (CONFIGS / prefix).is_dir() else None
 

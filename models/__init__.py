@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.registry import Registry
-from configs.schema import model_names, parse, read_yaml, task_file
+from configs.schema import SMALL, base_name, model_names, parse, read_yaml, task_file
 from console.errors import InputError, nearest
 from storage.shards import weight_files
 
@@ -29,9 +29,10 @@ LIBRARIES: Registry[Callable[..., Model]] = Registry(
     {
         "timm": "models.library.timm_models:load_timm",
         "hf": "models.library.hf_models:load_hf",
+        SMALL: "models.small:load_small",
     },
 )
-"""Prefix of a model's name -> function that loads any model of that library, wrapped."""
+"""Prefix of a model's name -> function that loads any model of that library, or of a folder, with layers to prune."""
 
 RANDOM = "random"
 """Value of `weights` that asks for fresh random weights instead of a file."""
@@ -46,10 +47,11 @@ def load_model(
 ) -> Model:
     """Build the model `name` and fill it with weights; returns it in eval mode, on the CPU, float32.
 
-    name: a shipped model (a folder of configs/), a family, timm:<name> or hf:<id or folder>. config: another model's
-    name, a YAML path or a dict; default configs/<name>/model.yaml. weights: a checkpoint (a file, a folder with it, an
-    index of shards or a shard), or "random" (drawn from `seed`); default: the configuration's, or random weights when
-    it names none. overrides: values that replace the configuration's, for example {"vision": {"image_size": 384}}.
+    name: a shipped model (a folder of configs/), a family, timm:<name>, hf:<id or folder>, or small:<folder> of one
+    that units were removed from. config: another model's name, a YAML path or a dict; default
+    configs/<name>/model.yaml. weights: a checkpoint (a file, a folder with it, an index of shards or a shard), or
+    "random" (drawn from `seed`); default: the configuration's, or random weights when it names none. overrides: values
+    that replace the configuration's, for example {"vision": {"image_size": 384}}.
     What happened to each key of the file is kept in `model.load_report`.
     Raises InputError for unknown names, a missing or unfitting file, and broken configurations.
     """
@@ -78,6 +80,8 @@ def _load(
     overrides: dict[str, Any],
     seed: int,
 ) -> Model:
+    from models.base import Origin  # torch only when a model is really built
+
     settings, where = read_config(name, config)
     family, extras = _taken_apart(name, settings)
     settings = merged(settings, overrides)
@@ -86,7 +90,6 @@ def _load(
         if weights is None and "weights" in extras:
             weights = weights_path(name, None, extras["weights"])
         model = LIBRARIES[library](reference, weights, settings, task=task, seed=seed)
-        model = model if task else model.with_layers()
     else:
         model_class = FAMILIES[family]
         if settings.pop("conv", False):
@@ -96,10 +99,11 @@ def _load(
             model_class = model_class.tasks[task]
         parsed = parse(model_class.Config, settings, where)
 
-        from models.common.building import build  # torch only when a model is really built
+        from models.common.building import build
 
         model = build(model_class, parsed, weights_path(name, weights, extras.get("weights")), seed)
     model.tokenizer = extras.get("tokenizer", model.tokenizer)
+    model.origin = model.origin or Origin(name, family, settings, task, extras.get("tokenizer"))
     return model.eval()
 
 
@@ -137,7 +141,7 @@ def family_config(
 
 def class_of(name: str) -> type[Model]:
     """The class of a model's family without building anything; of a library's models what they have in common."""
-    family = read_config(name, None)[0].get("family", name)
+    family = read_config(base_name(name), None)[0].get("family", base_name(name))
     if family.partition(":")[0] not in LIBRARIES:
         return FAMILIES[family]
 
@@ -173,7 +177,7 @@ def is_path(reference: str) -> bool:
 def file_name(model: str) -> str:
     """A model's name as part of a file's: of a folder the last part, since masks and results keep the whole path."""
     library, colon, reference = model.partition(":")
-    if colon and is_path(reference):
+    if library == SMALL or (colon and is_path(reference)):
         last = Path(reference).name
         model = f"{library}-{last if last.strip('.') else Path(reference).resolve().name}"
     return model.replace("/", "--").replace(":", "-")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
@@ -20,6 +21,9 @@ from models.common.checkpoint import KeyRules, LoadReport
 
 if TYPE_CHECKING:
     from models.layers import PrunableLayer
+    from models.library.finding import Skipped
+    from models.parts import Units
+    from models.plans import Plan
 
 Batch = dict[str, Tensor]
 """Named tensors of one mini-batch (one side: general or region); names and shapes: docs/data.md."""
@@ -49,6 +53,17 @@ class Probe(NamedTuple):
     run: Callable[[Any, Batch], object]
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What a model was built from: its name, family and settings, for which task, with which vocabulary."""
+
+    name: str
+    family: str
+    settings: Mapping[str, Any]
+    task: str | None = None
+    tokenizer: str | None = None
+
+
 class Model(nn.Module):
     """A model that can be loaded, pruned and trained. Its `forward(batch, gather)` gives named scalar losses."""
 
@@ -71,6 +86,12 @@ class Model(nn.Module):
     load_report: LoadReport | None = None
     """What happened to each key of the file that filled it; None: the weights are random."""
 
+    origin: Origin | None = None
+    """What it was built from, where it was loaded by a name."""
+
+    plan: Plan | None = None
+    """What stayed of the model that it was cut from; None: nothing was removed."""
+
     tokenizer: Any = None
     """The vocabulary's path, or a tokenizer; None: it reads no text."""
 
@@ -84,6 +105,13 @@ class Model(nn.Module):
 
     def loaded(self, fresh: list[str]) -> None:
         """Called once the weights are in. fresh: names that the file lacked and `key_rules` allows it to lack."""
+
+    def rebuilt(self, folder: Path) -> dict[str, Any]:
+        """Settings that build it again as it is now, beside those of `origin`, and files in `folder` that do.
+
+        Default: none are needed.
+        """
+        return {}
 
     @property
     def inner(self) -> nn.Module:
@@ -129,6 +157,13 @@ class Model(nn.Module):
                     layers[f"{name}.weight"] = module
                 seen.add(id(module.weight))
         return layers
+
+    def parts(self) -> Iterable[Units | Skipped]:
+        """Heads, neurons and channels that can be removed whole, and layers whose can not, with the reason.
+
+        By the names of `inner`; `models.parts.inventory` is what to ask. Default: nothing is known.
+        """
+        return ()
 
     modalities: ClassVar[Mapping[str, str]] = {"": "all"}
     """Prefix of parameter names -> modality; the first that fits counts."""

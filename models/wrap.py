@@ -7,6 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from console.errors import InputError
 from models.base import Batch, ImageShape, Model
 from models.common.gather import Gather, from_first_process, no_gather
 from models.layers import PrunableLayer
-from models.library.finding import find_layers, spoken, told_skipped
+from models.library.finding import Skipped, find_layers, spoken, told_skipped
+from models.parts import Units
 from models.tasks import Classifier
 
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -42,7 +44,8 @@ def wrap(
     modality, as a function or as a mapping of name prefixes (default: all one). exclude: substrings of names that
     are never pruned (heads). tokens(name, batch) -> [b, t], 1 for real tokens of that layer's input, None where all
     are (default: all). conv: also prune nn.Conv2d without groups.
-    more: image_shape, tokenizer, sides and example, for use from the command line and by models.check.
+    more: image_shape, tokenizer, sides and example, for use from the command line and by models.check; parts(module),
+    the heads, neurons and channels that can be removed whole (`models.parts`).
     A module that torch.compile, DataParallel or DistributedDataParallel holds is taken out of it: names, and so masks,
     are those of the plain module. Weights in matrices that cannot be pruned are in `skipped`, with the reason. Raises
     InputError when none is left.
@@ -79,6 +82,8 @@ class WrappedModel(Model):
         image_shape: ImageShape | None = None,
         tokenizer: Any = None,
         example: Callable[[int], Batch] | None = None,
+        parts: Callable[[nn.Module], Iterable[Units | Skipped]] = lambda module: (),
+        rebuilt: Callable[[WrappedModel, Path], dict[str, Any]] = lambda model, folder: {},
     ):
         """As of `wrap`; exclude: whether the weight of a name, without the word weight, is never pruned."""
         super().__init__()
@@ -91,7 +96,8 @@ class WrappedModel(Model):
         self._named_modality = modality if callable(modality) else None
         if isinstance(modality, Mapping):
             self.modalities = modality
-        self._tokens, self._example = tokens, example
+        self._tokens, self._example, self._parts, self._rebuilt = tokens, example, parts, rebuilt
+        self._exclude = exclude
         self._layers, self.skipped = find_layers(module, exclude, conv)
 
     def with_layers(self) -> WrappedModel:
@@ -100,6 +106,14 @@ class WrappedModel(Model):
             why = "; ".join(told_skipped(self.skipped)) or "it has no weights in matrices outside of `exclude`"
             raise InputError(f"{type(self.module).__name__} has no layer to prune: {why}")
         return self
+
+    def in_head(self, name: str) -> bool:
+        """Whether a parameter belongs to what is never pruned, as of another data set it may be missing in a file."""
+        return self._exclude(name)
+
+    def rebuilt(self, folder: Path) -> dict[str, Any]:
+        """By the function that the wrapper was given."""
+        return self._rebuilt(self, folder)
 
     @property
     def inner(self) -> nn.Module:
@@ -132,6 +146,10 @@ class WrappedModel(Model):
     def prunable_layers(self) -> dict[str, PrunableLayer]:
         """Every linear layer (and convolution, if asked for) that is not excluded, each tied tensor once."""
         return self._layers
+
+    def parts(self) -> Iterable[Units | Skipped]:
+        """By the function that the wrapper was given."""
+        return self._parts(self.module)
 
     def modality_of(self, name: str) -> str:
         """By the function that the wrapper was given, or by the mapping."""

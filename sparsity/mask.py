@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from console.errors import InputError, nearest
 from console.words import counted
 from models.base import Model
-from models.common.nesting import uncompiled, unwrapped
+from models.common.checkpoint import own_names
 from models.layers import Form, form_of
 from sparsity.groups import GroupCut
 from sparsity.published import SUFFIX, masks_among, read_published, write_published
@@ -350,17 +350,3 @@ class Mask(Mapping[str, Tensor]):
             if f"{VALUES}{name}" in tensors:
                 mask._values[name] = tensors[f"{VALUES}{name}"].numpy()
         return mask
-
-
-def own_names(tensors: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
-    """Tensors under the model's own names, as its checkpoints are read, without wrappers' prefixes."""
-    layers = model.prunable_layers()
-    own = {name: name for name in model.state_dict()}
-    own = uncompiled(own) or own  # of a model that is compiled in part: without what that adds
-
-    def renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        tensors = model.key_rules.prepare(tensors)
-        names = {key: model.key_rules.rename(key, set(tensors)) for key in tensors}
-        return {own.get(name, name): tensors[key] for key, name in names.items() if name is not None}
-
-    return renamed(unwrapped(tensors, lambda state: [name for name in renamed(state) if name in layers])[0])

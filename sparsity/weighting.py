@@ -18,8 +18,8 @@ from console.errors import InputError
 from console.progress import console
 from console.words import counted
 from models.base import Model
+from models.common.checkpoint import own_names
 from sparsity.allocation import cuts_small_groups
-from sparsity.mask import own_names
 from sparsity.scores import Scores
 from storage.hashing import hash_json
 

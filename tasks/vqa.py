@@ -23,7 +23,7 @@ from evaluation.answering import AnswerSearch, answer_questions, generate_answer
 from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
 from evaluation.items import Groups, one_group
 from evaluation.vqa import answer_accuracy, question_accuracies, read_truth, vqa_accuracy, write_answers
-from models import FAMILIES, read_config
+from models import class_of
 from training.epoch_weights import Metrics
 from training.evaluating import Evaluation
 from training.merge import gather_shares
@@ -148,8 +148,7 @@ class VQA(Task):
 
 def refuse_inheritance(model: str) -> None:
     """InputError for --inherit_mask with a model whose answer decoder has no such choice."""
-    family = read_config(model, None)[0].get("family", model)
-    known = FAMILIES[family].tasks
+    known = class_of(model).tasks
     if "vqa" in known and not known["vqa"].may_stay_dense:
         raise InputError(
             f"--inherit_mask is for models that may leave their answer decoder dense; {model}'s always has the mask: "

@@ -7,6 +7,7 @@ import copy
 import platform
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -93,6 +94,30 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "speed": speeds,
         "words": words,
     }
+
+
+def side_by_side(
+    models: Mapping[str, Model], size: int, repeats: int, device: torch.device, task: str | None = None
+) -> dict[str, dict[str, Any]]:
+    """Parameters, FLOPs and latency of models that take the same inputs, timed in turn; speeds beside the first one's.
+
+    size: samples a pass. task: whose pass is timed (None: that of pruning). The models end up on the device, in eval
+    mode. A row a model: `parameters`, `flops`, `latency_ms` (`spread`) and, but for the first, `speed` (`speed_up`).
+    """
+    first, whole = next(iter(models.items()))
+    _, batch, run = work_of(whole, task, size, device, next(whole.parameters()).dtype)
+    works = {name: partial(run, model.eval().to(device), batch) for name, model in models.items()}
+    rows: dict[str, dict[str, Any]] = {}
+    with torch.no_grad():
+        for name, model in models.items():
+            flops = count_flops(model, works[name]).total
+            rows[name] = {"parameters": count_parameters(shipped(model)), "flops": flops}
+        times = in_turn(works, repeats, device)
+    for name, row in rows.items():
+        row["latency_ms"] = spread(times[name])
+        if name != first:
+            row["speed"] = speed_up(times[first], times[name])
+    return rows
 
 
 def load_for(name: str, task: str | None, weights: str | None, conv: bool = False) -> Model:

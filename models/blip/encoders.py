@@ -19,6 +19,10 @@ from models.blip.med import TextEncoder, starting
 from models.common.bert import self_attention_mask, without_padding
 from models.common.contrastive import TEMP_RANGE
 from models.common.vit import vision_transformer
+from models.library.finding import Skipped
+from models.library.hf_parts import hf_parts
+from models.library.timm_parts import timm_parts
+from models.parts import Units
 from models.tasks import Retriever
 
 COPIED = ("visual_encoder", "vision_proj", "text_encoder", "text_proj")
@@ -48,6 +52,11 @@ class BLIPModel(Model):
             if isinstance(tower, VisionTransformer):
                 tower.cls_token.normal_(std=0.02)
                 tower.pos_embed.normal_(std=0.02)
+
+    def parts(self) -> Iterator[Units | Skipped]:
+        """Of timm's tower and BERT's blocks; `models.parts.inventory` joins those that share their tensors."""
+        yield from timm_parts(self)
+        yield from hf_parts(self)
 
     @property
     def dec(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +15,22 @@ if TYPE_CHECKING:
     from models.base import Model
 
 
-def build(model_class: type[Model], config: Any, weights: Path | None, seed: int = 0) -> Model:
+def build(
+    model_class: type[Model],
+    config: Any,
+    weights: Path | None,
+    seed: int = 0,
+    change: Callable[[Model], Model] = lambda model: model,
+) -> Model:
     """A `model_class(config)` on the CPU, filled from the checkpoint `weights` or, without one, at random.
 
-    The model is made on torch's meta device, so that a file's tensors become its parameters without a
-    second copy. `model.load_report` says what happened to the file's keys (None for random weights).
+    The model is made on torch's meta device, so that a file's tensors become its parameters without a second copy.
+    change: what happens to it before it is filled. `model.load_report` says what happened to the file's keys (None for
+    random weights).
     """
     with torch.device("meta"):
         model = model_class(config)
+    model = change(model)
     fresh: list[str] = []
     if weights is None:
         model.to_empty(device="cpu")

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from console.errors import InputError
 from console.words import agreed, counted
-from models.common.nesting import inner_state, named_tensors, unwrapped
+from models.common.nesting import inner_state, named_tensors, uncompiled, unwrapped
 from storage.shards import weight_files
 from storage.tensors import read_tensors
+
+if TYPE_CHECKING:
+    from models.base import Model
 
 MASK_SUFFIX = "_pruning_mask"
 """After the name of a parameter: the mask of it, in mask files and in weights files that contain their masks."""
@@ -264,3 +268,17 @@ def _grouped(names: Iterable[str]) -> str:
 
 def _first(names: Iterable[str], n: int = 3) -> str:
     return ", ".join(list(names)[:n])
+
+
+def own_names(tensors: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
+    """Tensors under the model's own names, as its checkpoints are read, without wrappers' prefixes."""
+    layers = model.prunable_layers()
+    own = {name: name for name in model.state_dict()}
+    own = uncompiled(own) or own  # of a model that is compiled in part: without what that adds
+
+    def renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        tensors = model.key_rules.prepare(tensors)
+        names = {key: model.key_rules.rename(key, set(tensors)) for key in tensors}
+        return {own.get(name, name): tensors[key] for key, name in names.items() if name is not None}
+
+    return renamed(unwrapped(tensors, lambda state: [name for name in renamed(state) if name in layers])[0])

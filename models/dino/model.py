@@ -8,8 +8,9 @@ and libraries have renamed or fused these layers since.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -23,6 +24,8 @@ from models.common.checkpoint import KeyRules
 from models.common.sizes import Stack
 from models.dino.head_fit import HeadFit
 from models.dino.keys import classifier_of, official_name, to_timm, to_transformers, unify
+from models.library.finding import Skipped
+from models.parts import Units, units_of
 from models.tasks import Classifier, ImageEncoder
 from storage.tensors import read_tensors
 
@@ -33,7 +36,8 @@ FITTED = "fitted on the calibration features (linear discriminant analysis)"
 class DINOConfig(Stack):
     """Sizes of a DINO. eps: of layer norms (1e-12 as transformers loads it; the original code uses 1e-6).
 
-    head: file with the official linear classifier (None: it is fitted before gradients are taken).
+    head: file with the official linear classifier (None: it is fitted before gradients are taken). pooled: whether the
+    classifier reads the mean patch state beside the class token's, as official ones may.
     """
 
     image_size: int
@@ -41,6 +45,7 @@ class DINOConfig(Stack):
     classes: int
     eps: float = 1e-12
     head: str | None = None
+    pooled: bool = False
 
     @property
     def tokens(self) -> int:
@@ -53,14 +58,14 @@ class SelfAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, head_width: int):
         super().__init__()
-        self.heads, inside = heads, heads * head_width
+        self.head_width, inside = head_width, heads * head_width
         self.attention = nn.ModuleDict({name: nn.Linear(width, inside) for name in ("query", "key", "value")})
         self.output = nn.ModuleDict({"dense": nn.Linear(inside, width)})
 
     def forward(self, x: Tensor) -> Tensor:
         """x [b, p, d] -> [b, p, d]."""
         q, k, v = (
-            self.attention[name](x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            self.attention[name](x).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
             for name in ("query", "key", "value")
         )
         mixed = F.scaled_dot_product_attention(q, k, v)
@@ -152,7 +157,7 @@ class DINO(Classifier, ImageEncoder):
         super().__init__()
         self.config = config
         self.vit = ViT(config)
-        self.classifier = nn.Linear(config.width, config.classes)
+        self.classifier = nn.Linear((1 + config.pooled) * config.width, config.classes)
         self.classifier_origin: str | None = None  # where the classifier comes from; None: nobody made one yet
 
     @torch.no_grad()
@@ -168,11 +173,20 @@ class DINO(Classifier, ImageEncoder):
         if self.config.head is not None:
             self.classifier, self.classifier_origin = classifier_of(read_tensors(self.config.head), self.config)
         elif fresh:
-            self.classifier = nn.Linear(self.config.width, self.config.classes)
+            self.classifier = nn.Linear(self.classifier.in_features, self.config.classes)
             nn.init.zeros_(self.classifier.weight)
             nn.init.zeros_(self.classifier.bias)
         else:
             self.classifier_origin = "the checkpoint's own"
+
+    def rebuilt(self, folder: Path) -> dict[str, Any]:
+        """The classifier that it has, whose file is not needed any more."""
+        return {"head": None, "classes": len(self.classifier.weight), "pooled": self.pools}
+
+    @property
+    def pools(self) -> bool:
+        """Whether the classifier reads the mean patch state, too."""
+        return self.classifier.in_features == 2 * self.config.width
 
     @property
     def image_shape(self) -> ImageShape:
@@ -191,13 +205,24 @@ class DINO(Classifier, ImageEncoder):
     def features(self, image: Tensor) -> Tensor:
         """What the classifier reads, [b, d]; the official head reads [b, 2 d]: CLS state and mean patch state."""
         states = self.vit(image)
-        if self.classifier.in_features == 2 * self.config.width:
+        if self.pools:
             return torch.cat([states[:, 0], states[:, 1:].mean(dim=1)], dim=1)
         return states[:, 0]
 
     def logits(self, image: Tensor) -> Tensor:
         """Class logits [b, classes]."""
         return self.classifier(self.features(image))
+
+    def parts(self) -> Iterator[Units | Skipped]:
+        """Heads and hidden neurons of every block."""
+        for number, block in enumerate(self.vit.encoder.layer):
+            at, width = f"vit.encoder.layer.{number}", block.attention.head_width
+            feeds = [f"{at}.attention.attention.{name}" for name in ("query", "key", "value")]
+            yield units_of(
+                self, f"{at}.attention", "heads", feeds=feeds, reads=f"{at}.attention.output.dense", block=width
+            )
+            name = f"{at}.intermediate"
+            yield units_of(self, name, "neurons", feeds=[f"{name}.dense"], reads=f"{at}.output.dense")
 
     def observe(self, batch: Batch) -> None:
         """One ordinary forward pass; all tokens count."""

@@ -6,6 +6,7 @@ What is known of their classes stands in `models.library.hf_classes`.
 from __future__ import annotations
 
 import contextlib
+import copy
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,9 +25,11 @@ from models import RANDOM, check_task, is_path
 from models.base import Batch, ImageShape
 from models.common.checkpoint import KeyRules, LoadReport, check_values, other_shape, read_state, unwrap
 from models.library.hf_classes import CLASSIFIER, HF_CLASSES, ImageClassifier, record_of
+from models.library.hf_parts import hf_parts
 from models.library.hf_tokenizer import HFTokenizer
 from models.library.hub import hub_or_cache
 from models.wrap import WrappedClassifier, WrappedModel
+from storage.atomic import write_json
 
 
 def load_hf(
@@ -60,7 +63,7 @@ def load_hf(
         tokenizer = HFTokenizer.load(reference, longest) if longest else None
         model = wrap_hf(module.eval(), tokenizer, _preprocessor(reference), conv)
     model.load_report = report
-    return model
+    return model if task else model.with_layers()
 
 
 def _is_here(reference: str) -> bool:
@@ -156,6 +159,7 @@ def wrap_hf(
     shape = image_shape(getattr(config, "vision_config", config), preprocessor or {}, record.normalised)
     parts = tuple(part for part in record.exclude if any(part in name for name, _ in module.named_modules()))
     options = {"exclude": lambda name: any(part in name for part in parts), "image_shape": shape, "conv": conv}
+    options |= {"parts": hf_parts, "rebuilt": _write_base}
     if issubclass(record, ImageClassifier):
 
         def images(size: int) -> Batch:
@@ -189,6 +193,19 @@ def wrap_hf(
         example=pairs,
         **options,
     )
+
+
+def _write_base(model: WrappedModel, folder: Path) -> dict[str, Any]:
+    """The config, what images are normalised with, and the tokenizer, as `load_hf` reads them from a folder."""
+    config = copy.deepcopy(model.module.config)
+    config.architectures = [type(model.module).__name__]
+    config.save_pretrained(folder)
+    shape = model.image_shape
+    said = {"size": shape.image_size, "image_mean": shape.mean, "image_std": shape.std}
+    write_json(folder / "preprocessor_config.json", {key: value for key, value in said.items() if value is not None})
+    if isinstance(model.tokenizer, HFTokenizer):
+        model.tokenizer.save(folder)
+    return {}
 
 
 def image_shape(config: Any, preprocessor: Mapping[str, Any], normalised: tuple[float, ...] | None) -> ImageShape:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +29,10 @@ class HFTokenizer:
             return None
         # Where the files are missing, transformers makes a tokenizer that knows its special tokens only.
         return cls(tokenizer, longest) if len(tokenizer) > len(set(tokenizer.all_special_ids)) else None
+
+    def save(self, folder: Path) -> None:
+        """Write its files, from which `load` makes it again."""
+        self._tokenizer.save_pretrained(folder)
 
     def __len__(self) -> int:
         return len(self._tokenizer)

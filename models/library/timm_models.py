@@ -18,6 +18,7 @@ from models import check_task, weights_path
 from models.base import Batch, ImageShape
 from models.common.checkpoint import KeyRules, LoadReport, load_state, read_state, unwrap
 from models.library.hub import hub_or_cache
+from models.library.timm_parts import timm_parts
 from models.tasks import ImageEmbedder
 from models.wrap import WrappedClassifier
 
@@ -57,7 +58,7 @@ def load_timm(
         report = _fill(module, state, convert, rules, report, own_classes)
         model = wrap_timm(module, settings.get("img_size"), conv)
         model.load_report = report
-        return model
+        return model if task else model.with_layers()
     pretrained = weights is None
     with hub_or_cache() if pretrained else contextlib.nullcontext():
         module = _built(name, pretrained, settings, seed)
@@ -68,7 +69,7 @@ def load_timm(
         fresh = about.get("num_classes") != module.num_classes
         names = [key for key in module.state_dict() if fresh and in_classifier(module, key)]
         model.load_report = LoadReport(source, loaded=len(module.state_dict()) - len(names), fresh=names)
-    return model
+    return model if task else model.with_layers()
 
 
 def in_classifier(module: nn.Module, name: str) -> bool:
@@ -207,6 +208,8 @@ def wrap_timm(module: nn.Module, side: int | None = None, conv: bool = False) ->
         conv=conv,
         image_shape=ImageShape(side, patch, tuple(about.get("mean", ())) or None, tuple(about.get("std", ())) or None),
         example=example,
+        parts=timm_parts,
+        rebuilt=lambda model, folder: {"num_classes": model.module.num_classes},
         **({} if classes else {"loss": no_loss}),
     )
 

@@ -5,6 +5,7 @@ Zeng, Zhang and Li, "Multi-Grained Vision Language Pre-Training", ICML 2022.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 
 from models.base import Model
 from models.common.bert import cross_attention_mask, layer_states, self_attention_mask, without_padding
+from models.library.finding import Skipped
+from models.library.hf_parts import hf_parts
+from models.parts import Units
 from models.tasks import Retriever
 
 
@@ -27,6 +31,10 @@ class XVLMModel(Model):
         """Random weights (from torch's global generator)."""
         super().reset()
         self.vision_encoder.class_embedding.normal_(std=0.02)
+
+    def parts(self) -> Iterator[Units | Skipped]:
+        """Of the tower's and BERT's blocks, which are those of transformers."""
+        return hf_parts(self)
 
     def modality_of(self, name: str) -> str:
         """vision, text (layers without cross-attention) or fusion (layers with it)."""

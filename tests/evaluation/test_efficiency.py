@@ -10,8 +10,9 @@ from safetensors.torch import save
 
 from evaluation.efficiency.sizes import count_parameters, file_sizes, shipped
 from evaluation.efficiency.speed import compress_layers, in_turn, obstacle, speed_up, spread
-from evaluation.efficiency.table import speed_words
+from evaluation.efficiency.table import side_by_side, speed_words
 from models import load_model, load_task_model
+from models.surgery import cut
 from pruners import prune
 from sparsity.mask import Mask
 
@@ -179,3 +180,15 @@ def test_layers_that_fit_go_into_the_format(monkeypatch):
     assert list(blip.prunable_layers()) == list(before)  # a shared weight in two would be there twice
     for name, layer in blip.prunable_layers().items():
         assert torch.equal(layer.weight, before[name] + 1 if name in fitting else before[name])
+
+
+def test_a_smaller_model_beside_the_whole_one():
+    """Half of the neurons of two layers: their parameters and products are gone, and it is no slower by much."""
+    model = load_model("dino-mini")
+    half = {f"vit.encoder.layer.{n}.intermediate": torch.arange(512) < 256 for n in (0, 1)}
+    rows = side_by_side({"dense": model, "small": cut(model, half)}, 2, 3, CPU)
+    assert rows["dense"]["parameters"] - rows["small"]["parameters"] == 2 * 256 * (128 + 1 + 128)
+    assert rows["dense"]["flops"] - rows["small"]["flops"] == 2 * 256 * 2 * 128 * 2 * (2 * 65)
+    assert "speed" not in rows["dense"]
+    assert rows["small"]["speed"]["median"] > 0.2
+    assert rows["small"]["latency_ms"]["least"] > 0

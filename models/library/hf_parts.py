@@ -1,0 +1,98 @@
+"""What can be removed whole from transformers' blocks: heads of self- and cross-attentions, hidden neurons.
+
+By the names of classes, since their modules are many and importing them takes seconds. Layers of BERT's kind keep an
+attention's output matrix, and the second one of their MLP, in modules of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from models.library.finding import Skipped
+from models.parts import Reader, Units, read, units_of
+
+
+def hf_parts(module: nn.Module) -> Iterator[Units | Skipped]:
+    """The parts of all blocks of a module of transformers, or of one that is made of its blocks."""
+    yield from read(module, _reader_of)
+
+
+def _reader_of(part: nn.Module) -> Reader | None:
+    return READERS.get(type(part).__name__) if type(part).__module__.startswith("transformers.") else None
+
+
+def _attention(at: str, root: nn.Module) -> Iterator[Units | Skipped]:
+    attention = root.get_submodule(at[:-1])
+    out, heads = ("o_proj", "num_attention_heads") if hasattr(attention, "o_proj") else ("out_proj", "num_heads")
+    yield units_of(
+        root,
+        at[:-1],
+        "heads",
+        feeds=[f"{at}{name}_proj" for name in ("q", "k", "v")],
+        reads=f"{at}{out}",
+        block=attention.head_dim,
+        attributes={f"{at}{heads}": 1},
+    )
+
+
+def _fused(at: str, root: nn.Module) -> Iterator[Units | Skipped]:
+    layer = f"{at}projection"
+    yield Skipped(
+        f"{layer}.weight",
+        "its attention derives the width of a head from the width of the states and the number of heads",
+        root.get_submodule(layer).weight.numel(),
+    )
+
+
+def _bert_attention(at: str, root: nn.Module) -> Iterator[Units | Skipped]:
+    width = root.get_submodule(f"{at}self").attention_head_size
+    yield units_of(
+        root,
+        at[:-1],
+        "heads",
+        feeds=[f"{at}self.{name}" for name in ("query", "key", "value")],
+        reads=f"{at}output.dense",
+        block=width,
+        attributes={f"{at}self.num_attention_heads": 1, f"{at}self.all_head_size": width},
+    )
+
+
+def _bert_layer(at: str, root: nn.Module) -> Iterator[Units | Skipped]:
+    name = f"{at}intermediate"
+    yield units_of(root, name, "neurons", feeds=[f"{name}.dense"], reads=f"{at}output.dense")
+
+
+def _mlp(at: str, root: nn.Module) -> Iterator[Units | Skipped]:
+    yield units_of(root, at[:-1], "neurons", feeds=[f"{at}fc1"], reads=f"{at}fc2")
+
+
+def _gated_mlp(at: str, root: nn.Module) -> Iterator[Units | Skipped]:
+    feeds = [f"{at}gate_proj", f"{at}up_proj"]
+    yield units_of(root, at[:-1], "neurons", feeds=feeds, reads=f"{at}down_proj")
+
+
+READERS: dict[str, Reader] = {
+    "CLIPAttention": _attention,
+    "SiglipAttention": _attention,
+    "ViTAttention": _attention,
+    "DeiTAttention": _attention,
+    "Dinov2Attention": _attention,
+    "Dinov2WithRegistersAttention": _attention,
+    "BlipAttention": _fused,
+    "BertAttention": _bert_attention,
+    "BlipTextAttention": _bert_attention,
+    "BertLayer": _bert_layer,
+    "BlipTextLayer": _bert_layer,
+    "CLIPMLP": _mlp,
+    "SiglipMLP": _mlp,
+    "ViTMLP": _mlp,
+    "DeiTMLP": _mlp,
+    "Dinov2MLP": _mlp,
+    "Dinov2WithRegistersMLP": _mlp,
+    "BlipMLP": _mlp,
+    "Dinov2SwiGLUFFN": _gated_mlp,
+    "Dinov2WithRegistersSwiGLUFFN": _gated_mlp,
+}
+"""Name of a block's class -> its reader. A new one is a line here and, where it is made otherwise, a function."""

@@ -1,0 +1,103 @@
+"""A plan: which units of a model stay, by their original numbers. It outlives the model that it was made on.
+
+In files, numbers that follow one another are written as [first, behind the last].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from console.errors import InputError, nearest
+from models.parts import Kept, Units
+
+
+@dataclass(frozen=True)
+class Stay:
+    """Of one set of units: `count` there were, `kept` are the numbers of those that stay, in order."""
+
+    kind: str
+    count: int
+    kept: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What stays of the sets that lose something, (name, Stay) each; sets that are not named stay whole."""
+
+    stays: tuple[tuple[str, Stay], ...] = ()
+
+    @classmethod
+    def of(cls, found: Iterable[Units], kept: Kept, before: Plan | None = None) -> Plan:
+        """Of a choice among the sets of a model, which may itself be what a plan left: numbers are the first model's.
+
+        before: that plan.
+        """
+        earlier = dict(before.stays) if before else {}
+        stays = dict(earlier)
+        for one in found:
+            if one.name in kept and not kept[one.name].all():
+                first = earlier.get(one.name) or Stay(one.kind, one.count, tuple(range(one.count)))
+                numbers = tuple(first.kept[i] for i in kept[one.name].nonzero()[:, 0].tolist())
+                stays[one.name] = Stay(one.kind, first.count, numbers)
+        return cls(tuple(sorted(stays.items())))
+
+    def kept(self, found: Iterable[Units]) -> dict[str, Tensor]:
+        """The choice among the sets of the first model; InputError where the plan is of another one."""
+        sets = {one.name: one for one in found}
+        chosen = {}
+        for name, stay in self.stays:
+            if name not in sets:
+                raise InputError(f"the plan is of another model: there is no '{name}' in this one{nearest(name, sets)}")
+            if (sets[name].kind, sets[name].count) != (stay.kind, stay.count):
+                has = f"{sets[name].count} {sets[name].kind}"
+                raise InputError(
+                    f"the plan is of another model: '{name}' has {has} here, and {stay.count} {stay.kind} there"
+                )
+            chosen[name] = torch.zeros(stay.count, dtype=torch.bool)
+            chosen[name][list(stay.kept)] = True
+        return chosen
+
+    def to_json(self) -> dict[str, Any]:
+        """As a file has it: name -> kind, count, numbers."""
+        return {n: {"kind": s.kind, "count": s.count, "kept": in_ranges(s.kept)} for n, s in self.stays}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], where: str) -> Plan:
+        """Of a file's content; InputError naming `where` for one that is damaged."""
+        stays = {}
+        try:
+            for name, found in content.items():
+                kept = tuple(n for part in found["kept"] for n in _numbers(part))
+                in_order = sorted(set(kept)) == list(kept) and all(0 <= n < found["count"] for n in kept)
+                stays[name] = Stay(found["kind"], found["count"], kept)
+                if not in_order:
+                    raise ValueError("numbers out of order or beyond the count")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{where} is damaged: what it says of its units cannot be read ({error!r})") from error
+        return cls(tuple(sorted(stays.items())))
+
+
+def _numbers(part: int | list[int]) -> Iterable[int]:
+    if not isinstance(part, list):
+        return [part]
+    first, behind = part
+    return range(first, behind)
+
+
+def in_ranges(numbers: Iterable[int]) -> list[int | list[int]]:
+    """Ascending numbers, three or more that follow one another as [first, behind the last]."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number:
+            runs[-1][1] += 1
+        else:
+            runs.append([number, number + 1])
+    found: list[int | list[int]] = []
+    for first, behind in runs:
+        found += [[first, behind]] if behind - first > 2 else list(range(first, behind))
+    return found

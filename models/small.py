@@ -1,0 +1,150 @@
+"""A smaller model as a folder: its tensors, and how to build it again (`--model small:FOLDER`).
+
+    FOLDER/model.safetensors   the tensors, by the model's own names, shared ones once
+    FOLDER/plan.json           the model that it was cut from, with its settings; which units stay; what made it
+    FOLDER/config.json ...     of Hugging Face's models: what they are built from without the hub
+
+The model is built at its first sizes, without its weights, cut by the plan, and filled: no code is in the files. A
+plan holds for the classes of other tasks of its family, too, as a mask does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from configs.schema import parse
+from console.errors import InputError, explain_os_error
+from models import FAMILIES, LIBRARIES, RANDOM, check_task, merged, weights_path
+from models.base import Model, Origin
+from models.common.building import build
+from models.common.checkpoint import KeyRules, load_state, own_names, read_state
+from models.parts import all_sets, checked, readers_left
+from models.plans import Plan
+from models.surgery import cut
+from storage.atomic import atomic_path, write_json
+from storage.tensors import write_safetensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 1
+WEIGHTS, PLAN = "model.safetensors", "plan.json"
+
+
+def save_small(folder: Path | str, model: Model, made_by: Mapping[str, Any] | None = None) -> None:
+    """Write a model that `cut` made as a folder, whole or not at all; made_by: for whoever reads plan.json.
+
+    InputError for a model that was not cut, one that was not loaded by a name, and where a folder is in the way.
+    """
+    folder = Path(folder)
+    if model.plan is None or model.origin is None:
+        why = "nothing was removed from it" if model.plan is None else "it was not loaded by a name"
+        raise InputError(f"{folder} cannot be written as a small model: {why}; save its state dict")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is there already: give another folder, or remove it")
+    tensors: dict[str, Tensor] = {}
+    seen = {id(tensor) for tensor in model.training_only()}  # made anew by whoever trains it
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:  # the format has each tensor under one name
+            tensors[name] = tensor
+        seen.add(id(tensor))
+    with atomic_path(folder) as temporary:
+        temporary.mkdir(parents=True)
+        settings = merged(dict(model.origin.settings), model.rebuilt(temporary))
+        about = {"format": FORMAT, **vars(model.origin), "settings": settings}
+        about |= {"units": model.plan.to_json(), "made_by": dict(made_by or {})}
+        write_safetensors(temporary / WEIGHTS, tensors, {})
+        write_json(temporary / PLAN, about)
+        if folder.is_dir():
+            folder.rmdir()  # an empty one
+
+
+def read_plan(folder: Path | str) -> dict[str, Any]:
+    """What plan.json says; InputError where it is missing or damaged."""
+    path = Path(folder) / PLAN
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"{folder} is no small model: it has no {PLAN}; give a folder that was cut") from error
+    except OSError as error:
+        raise explain_os_error(error, f"read {path}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: it is no JSON ({error})") from error
+    needed = {"format", "name", "family", "settings", "task", "tokenizer", "units"}
+    if not isinstance(about, dict) or about.get("format") != FORMAT or not needed <= about.keys():
+        raise InputError(f"{path} is of another version, or damaged: it needs {', '.join(sorted(needed))}")
+    return about
+
+
+def load_small(
+    reference: str, weights: str | Path | None, settings: dict[str, Any], task: str | None = None, seed: int = 0
+) -> Model:
+    """The model of a folder. weights: others of the same shapes, or "random"; settings: replace those of its base.
+
+    task: as of `load_task_model`; None: the class that was cut. InputError for a folder that is none, or damaged.
+    """
+    folder = Path(reference)
+    about = read_plan(folder)
+    plan = Plan.from_json(about["units"], str(folder / PLAN))
+    origin = Origin(*(about[name] for name in ("name", "family", "settings", "task", "tokenizer")))
+    source = weights_path(f"small:{folder}", weights, str(folder / WEIGHTS))
+    load = _of_library if origin.family.partition(":")[0] in LIBRARIES else _of_family
+    model = load(folder, origin, plan, source, settings, task, seed)
+    model.tokenizer = origin.tokenizer or model.tokenizer
+    model.origin = replace(origin, settings=merged(dict(origin.settings), settings), task=task or origin.task)
+    return model
+
+
+def _of_library(
+    folder: Path, origin: Origin, plan: Plan, source: Path | None, settings: dict[str, Any], task: str | None, seed: int
+) -> Model:
+    library, _, reference = origin.family.partition(":")
+    if (folder / "config.json").is_file():
+        reference = str(folder)
+    task = task or origin.task
+    model = LIBRARIES[library](reference, RANDOM, merged(dict(origin.settings), settings), task=task, seed=seed)
+    model = planned(model, plan)
+    if source is not None:
+        heads = tuple(name for name in model.state_dict() if task and model.in_head(name))
+        rules = KeyRules(fresh=heads.__contains__, skip_resized=heads)
+        state, report = read_state(source, rules)
+        model.load_report = load_state(model.inner, state, rules, report)
+    return model
+
+
+def _of_family(
+    folder: Path, origin: Origin, plan: Plan, source: Path | None, settings: dict[str, Any], task: str | None, seed: int
+) -> Model:
+    first = FAMILIES[origin.family]
+    check_task(origin.name, task or origin.task or next(iter(first.tasks)), first.tasks)
+    of_task = {None: first, **{name: first.tasks[name] for name in (task, origin.task) if name}}
+    model_class, cut_class = of_task[task or origin.task], of_task[origin.task]
+    where = str(folder / PLAN)
+    known = {field.name for field in fields(model_class.Config)}  # another task's class may have fewer settings
+    own = {name: value for name, value in origin.settings.items() if name in known}
+    config = parse(model_class.Config, merged(own, settings), where)
+
+    def change(model: Model) -> Model:
+        with torch.device("meta"):
+            as_cut = cut_class(parse(cut_class.Config, dict(origin.settings), where))
+        return planned(model, plan, as_cut)
+
+    return build(model_class, config, source, seed, change)
+
+
+def planned(model: Model, plan: Plan, as_cut: Model | None = None) -> Model:
+    """A whole model cut by a plan. as_cut: one of the class that the plan is of, where that may have other names."""
+    if as_cut is None or type(as_cut) is type(model):
+        return cut(model, plan.kept(all_sets(model)[0]))
+    found = all_sets(as_cut)[0]
+    stays = checked(found, plan.kept(found))
+    tensors = dict(as_cut.inner.named_parameters())
+    masks = {one.consumer: one.over_inputs(stays[one.name], tensors[one.consumer].shape) for one in found}
+    sets = all_sets(model)[0]
+    return cut(model, readers_left(sets, own_names(masks, model)))

@@ -1,0 +1,73 @@
+"""Remove units for real: a smaller model, whose outputs equal those of the model under `models.parts.masked`.
+
+One `index_select` an axis of each tensor. Shared tensors are cut once and stay shared, since the copy is made with the
+smaller tensors in the place of the whole ones.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from models.base import Model
+from models.layers import is_conv1d
+from models.parts import Kept, all_sets, checked, named_tensors
+from models.plans import Plan
+
+ModelT = TypeVar("ModelT", bound=Model)
+
+
+@torch.no_grad()
+def cut(model: ModelT, kept: Kept) -> ModelT:
+    """A copy of the model without the units that `kept` (models/parts.py) leaves out; the model stays as it was.
+
+    Types, devices (meta, too), requires_grad and modes stay; `plan` of the copy has the original numbers, also of a
+    model that was cut before. InputError for a choice that does not fit.
+    """
+    found = all_sets(model)[0]
+    stays = checked(found, kept)
+    tensors = named_tensors(model)
+    entries: dict[int, dict[int, Tensor]] = {}  # id of a tensor -> axis -> numbers of the entries that stay
+    whole: dict[int, Tensor] = {}
+    for one in found:
+        for at in one.slices if not stays[one.name].all() else ():
+            tensor = tensors[at.tensor]
+            whole[id(tensor)] = tensor
+            entries.setdefault(id(tensor), {})[at.axis] = at.entries(stays[one.name]).nonzero()[:, 0]
+    # What deepcopy finds in its memo it takes for the copy, under every name.
+    memo: dict[int, object] = {key: _selected(whole[key], axes) for key, axes in entries.items()}
+    smaller = {id(tensor) for tensor in memo.values()}
+    small = copy.deepcopy(model, memo)
+    for part in small.inner.modules():
+        if any(id(tensor) in smaller for tensor in (*part._parameters.values(), *part._buffers.values())):
+            _count_anew(part)
+    for one in found:
+        for path, each in one.attributes:
+            owner, _, name = path.rpartition(".")
+            setattr(small.inner.get_submodule(owner), name, int(stays[one.name].sum()) * each)
+    small.plan = Plan.of(found, stays, model.plan)
+    return small
+
+
+def _selected(tensor: Tensor, axes: dict[int, Tensor]) -> Tensor:
+    """The entries of these numbers along each axis, as another parameter or buffer."""
+    part = tensor.detach()
+    for axis, numbers in axes.items():
+        part = part.index_select(axis, numbers.to(part.device))
+    return nn.Parameter(part, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else part
+
+
+def _count_anew(part: nn.Module) -> None:
+    """Let a layer say the sizes that its tensors have."""
+    if isinstance(part, nn.Linear):
+        part.out_features, part.in_features = part.weight.shape
+    elif isinstance(part, nn.Conv2d):
+        part.out_channels, part.in_channels = part.weight.shape[:2]
+    elif isinstance(part, _BatchNorm):
+        part.num_features = len(next(t for t in (part.weight, part.running_mean) if t is not None))
+    elif is_conv1d(part):
+        part.nx, part.nf = part.weight.shape
