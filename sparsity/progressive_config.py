@@ -39,6 +39,10 @@ class ProgressiveConfig:
     score_init: str = option(
         "published", "hydra, vpns: scores start at sqrt(6 / fan-in) W / max|W|; or magnitude: W / rms"
     )
+    structured: bool = option(
+        False,
+        "hydra, vpns: remove channels, neurons and heads whole; -s is the share of them, and a small model is left",
+    )
     ids: str | None = option(None, "weight layers by the intrinsic dimensions in this file (published: --useID)")
     id_power: float = option(1.0, "power of the intrinsic dimension in the weight of its layer")
 
@@ -76,6 +80,6 @@ def used_by(name: str) -> tuple[str, ...]:
     """The methods that look at an option."""
     if name in ("beta1", "beta2"):
         return ("platon",)
-    if name in ("search", "score_lr", "score_decay", "score_init"):
+    if name in ("search", "score_lr", "score_decay", "score_init", "structured"):
         return SEARCHES
     return METHODS if name in ("dense_until", "settle", "interval", "freeze") else CHOICES

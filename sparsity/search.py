@@ -17,6 +17,7 @@ from console.errors import InputError
 from console.progress import console
 from console.words import agreed, counted
 from models.base import Model
+from models.parts import Units, units
 from sparsity.gradual import protect, smallest
 from sparsity.mask import Mask
 from sparsity.percents import percent
@@ -39,6 +40,7 @@ class Search(Progressive):
     """
 
     searching = True
+    _units: Mapping[str, Units] = MappingProxyType({})  # by what reads them, where whole units go
     _threshold = float("nan")
     _found: Mapping[str, Tensor] = MappingProxyType({})
 
@@ -47,26 +49,48 @@ class Search(Progressive):
         super().attach(model)
         if self._given is not None:
             raise InputError(f"--prune {self.config.prune} searches among all weights: leave --mask out")
+        if self.config.structured:
+            self._units = {one.consumer: one for one in units(model) if one.consumer in self._pruned}
+            self._pruned = list(self._units)
         layers = {name: self._layers[name] for name in self._pruned}
-        start = {name: initial_score(layer.weight.detach(), self.config.score_init) for name, layer in layers.items()}
-        self._scores = TrainedScores(layers, start, self._cut, signed=True)
-        self._first = self._found
+        start = {name: self._start(name, layer.weight.detach()) for name, layer in layers.items()}
+        self._size = sum(score.numel() for score in start.values())
+        self._scores = TrainedScores(layers, start, self._cut, signed=True, pool=self._pool)
+        self._first = self._chosen
         fresh = set(model.load_report.fresh) if model.load_report is not None else set()
         self._fresh = {id(p) for name, p in model.inner.named_parameters() if name in fresh}
         warn_of_few(
             Mask({name: ~bits for name, bits in self._found.items()}), "; --score_init magnitude starts elsewhere"
         )
 
+    def _start(self, name: str, weight: Tensor) -> Tensor:
+        """Scores of a layer at the start: one a weight, or the norm of the weights that read each unit."""
+        if not self._units:
+            return initial_score(weight, self.config.score_init)
+        return initial_score(
+            self._units[name].by_unit(weight.float()).norm(dim=1), self.config.score_init, fan_in(weight)
+        )
+
+    def _pool(self, name: str, gradient: Tensor) -> Tensor:
+        """Of weights that share a score, which a unit's readers do, the sum."""
+        return self._units[name].by_unit(gradient).sum(dim=1) if self._units else gradient
+
     def _cut(self, scores: Mapping[str, Tensor]) -> Mask:
         def sizes(name: str) -> Tensor:
             size = scores[name].detach().abs().float()
             if self._factors is not None:
                 size = size * self._factors[name]
-            protect(size, self._least(size.numel()))
+            protect(
+                size, self._least(size.numel()) or int(self.config.structured)
+            )  # a layer without units ends a model
             return size
 
         count = round(self._size * self._share)
-        self._threshold, self._found = smallest(sizes, list(scores), self._size, count)
+        self._threshold, self._chosen = smallest(sizes, list(scores), self._size, count)
+        self._found = self._chosen
+        if self._units:
+            shapes = {name: self._layers[name].weight.shape for name in self._chosen}
+            self._found = {n: self._units[n].over_inputs(bits, shapes[n]) for n, bits in self._chosen.items()}
         return Mask({name: ~bits for name, bits in self._found.items()})
 
     # -- the first stage --------------------------------------------------------------------------------
@@ -101,11 +125,11 @@ class Search(Progressive):
             parameter.requires_grad_(True)
         self._hold()
         assert self.mask is not None
-        moved = sum(int((bits ^ self._first[name]).sum()) for name, bits in self._found.items())
+        moved = sum(int((bits ^ self._first[name]).sum()) for name, bits in self._chosen.items())
         if moved < MOVED * self._size:
             rate, steps = self.rate(), counted(self._steps, "step")
             console.print(
-                f"note: {moved:,} of {self._size:,} weights changed sides, less than {percent(MOVED)} %, since {steps} "
+                f"note: {moved:,} of {self._size:,} scores changed sides, less than {percent(MOVED)} %, since {steps} "
                 f"at a score rate of {rate:g} {agreed(self._steps, 'is')} too few: give more epochs, or --score_lr "
                 f"{automatic_rate(self._steps):.2g}"
             )
@@ -153,16 +177,20 @@ class Search(Progressive):
             self._scores.load_state_dict(state["scores"])
 
 
-def initial_score(weight: Tensor, kind: str) -> Tensor:
-    """Scores of a layer's weights [o, i, ...] at the start, float32, with their signs.
+def initial_score(weight: Tensor, kind: str, inputs: int | None = None) -> Tensor:
+    """Scores of a layer's weights [o, i, ...] at the start, float32, with their signs. inputs: fan-in, unless theirs.
 
     `published`: sqrt(6 / fan-in) W / max |W|, whose layers of large fan-in lie low as a whole. `magnitude`: W / rms(W).
     """
     weight = weight.float()
     if kind == "magnitude":
         return weight / weight.square().mean().sqrt().clamp_min(1e-12)
-    fan_in = weight[0].numel()
-    return weight * ((6 / fan_in) ** 0.5 / weight.abs().max().clamp_min(1e-12))
+    return weight * ((6 / (inputs or fan_in(weight))) ** 0.5 / weight.abs().max().clamp_min(1e-12))
+
+
+def fan_in(weight: Tensor) -> int:
+    """Inputs that an output of weights [o, i, ...] reads."""
+    return weight[0].numel()
 
 
 def automatic_rate(steps: int) -> float:

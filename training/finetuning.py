@@ -32,6 +32,7 @@ from training.results import device_name, refuse_finished, told, write_settings
 from training.run import Run, run_label
 from training.samples import draw_samples
 from training.searching import FOLDER, search
+from training.smaller import leave_small
 from training.task import Objective, Task
 from training.training_data import TrainingData
 
@@ -96,6 +97,8 @@ def fit_task(
     best = load_best(run.folder, model, decides)
     if made is not None:
         keep_mask(run, model, sparsifier, made if best is None else Mask.load(run.folder / BEST))
+        if isinstance(sparsifier, Search) and sparsifier.config.structured:
+            run.small = leave_small(run, model, sparsifier.config.sparsity)
     run.kept["after training"] = count_kept(model)
     return best
 
@@ -270,6 +273,7 @@ def conclude(
         "mask_file": str(run.folder / MASK) if sparsifier.makes_mask else args.mask if sparsifier.mask else None,
         "kept": dict(zip(("after_loading", "after_training"), map(as_json, run.kept.values()), strict=False)),
         **sparsifier.results(),
+        **({"small": run.small} if run.small else {}),
         "seconds": run.clock.end(),
         "machine": {"device": device_name(run.fabric.device), "processes": run.world, "nodes": args.num_nodes},
         "versions": run.software,

@@ -59,6 +59,7 @@ class Run:
     kept: dict[str, dict[str, Count]] = field(default_factory=dict)  # by moment and modality
     wandb: WandbLog = field(default_factory=WandbLog)
     before: dict[str, Any] = field(default_factory=dict)  # metrics between a search and training
+    small: dict[str, Any] = field(default_factory=dict)  # sizes and speeds of the smaller model that it leaves
     begun: bool = False  # whether the folder is known to be this run's
 
     @property
