@@ -3,6 +3,7 @@
     python image_classification.py --model dino-mini --dense
     python image_classification.py --model dino-mini --evaluate -pre runs/image_classification/.../last.safetensors
     python image_classification.py --model resnet-mini --prune vpns -s 90 --dataset digits
+    python image_classification.py --model resnet-mini --mask M.safetensors --prompt new
 Killed at any moment, the same command resumes where it was.
 """
 
@@ -14,8 +15,10 @@ from typing import Any
 
 from configs.options import add_options
 from console.errors import run_command
-from tasks.prompt_options import PromptOptions
+from tasks.prompt_options import PromptOptions, check_given
 from training.options import finetuning_parser, task_settings
+
+CONVOLUTION = 4  # axes of its weight
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -23,7 +26,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = finetuning_parser(__doc__ or "", "image_classification")
     parser.add_argument("--dataset", help="one of the configuration's data sets (default: its first)")
     parser.add_argument(
-        "--conv", action="store_true", help="convolutions can be pruned, too (timm:, hf:); as the mask was made"
+        "--conv", action="store_true", help="convolutions can be pruned, too (timm:, hf:; default: as in the mask)"
     )
     group = parser.add_argument_group(
         "visual prompt", "with --prune vpns, or one of these: configs/<model>/prompts.yaml"
@@ -37,6 +40,19 @@ def options_of_prompts(args: argparse.Namespace) -> dict[str, Any]:
     return {f.name: value for f in fields(PromptOptions) if (value := getattr(args, f.name)) is not None}
 
 
+def convolutions_in(args: argparse.Namespace, given: bool) -> bool:
+    """Whether convolutions can be pruned, of a library's model: asked for with --conv, or as the mask was made.
+
+    given: by the configuration, which counts without a mask.
+    """
+    from sparsity.mask import Mask
+
+    if ":" not in args.model or args.dense or not args.mask:
+        return args.conv or given
+    mask = Mask.load(args.mask)
+    return args.conv or any(len(mask.shape(name)) == CONVOLUTION for name in mask)
+
+
 def main() -> None:
     """Train, classify after every epoch, and in the end the test images; the last epoch counts unless asked."""
     args = parse_args()
@@ -45,6 +61,8 @@ def main() -> None:
     settings, where = task_settings(args, task_name)
     if "prompts" in settings or given:
         task_name, settings["prompts"] = "prompts", {**(settings.get("prompts") or {}), **given}
+    if task_name == "prompts" and args.freeze is not None and (args.dense or args.mask) and not args.prune:
+        settings["prompts"], args.freeze = {**(settings.get("prompts") or {}), "freeze": args.freeze}, None
 
     from data.tokenizer import load_tokenizer  # heavy imports after parsing
     from models import load_task_model
@@ -55,9 +73,11 @@ def main() -> None:
 
     Task = TASKS[task_name]
     config = config_for(settings, args.dataset, where, Task.Config, args.seed)
-    if args.conv:
-        config.model["conv"] = True
+    if config.model.get("conv", False) != (conv := convolutions_in(args, config.model.get("conv", False))):
+        config.model["conv"] = conv
     dataset = args.dataset or next(iter(settings["datasets"]))
+    if task_name == "prompts":
+        check_given(given, config.prompts, args.prune, args.evaluate)
     with open_run(args, config, task_name, dataset=dataset) as run:
         sparsifier = chosen_sparsifier(run)
         model = load_task_model(args.model, "image_classification", weights=args.weights, overrides=config.model)

@@ -20,6 +20,7 @@ from console.errors import InputError, run_command
 from pruners import PRUNERS
 from sparsity import ALLOCATIONS
 from sparsity.percents import parse_percents
+from sparsity.progressive_config import CHOICES
 
 if TYPE_CHECKING:
     from pruners.outputs import Outputs
@@ -81,6 +82,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def _with_method(parser: Parser, arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line with the options of the method that it, or the configuration, names."""
     args, others = parser.parse_known_args(arguments)
+    if args.pruner in CHOICES and args.pruner not in PRUNERS:
+        raise InputError(
+            f"{args.pruner} prunes while a task is trained: give --prune {args.pruner} to the task's script, such as "
+            f"python image_classification.py --model {args.model or 'resnet-mini'} --prune {args.pruner}"
+        )
     if args.pruner:
         PRUNERS.check(args.pruner)
     if args.sparsities:

@@ -13,6 +13,7 @@ from torch import Tensor
 from console.errors import InputError
 from models.base import Model
 from models.prompts import VisualPrompt
+from storage.hashing import hash_json
 from storage.tensors import check_seal, parse_metadata, read_safetensors, sealed, write_safetensors
 
 BUFFER = "network."
@@ -25,6 +26,7 @@ class PromptFile:
 
     mapping [C] int64: source class of each class; None with a new classifier. classes: their names. buffers: running
     statistics of the network (batch normalisation): a mask without them is not the network that was measured.
+    network: hash of its parameters' names.
     """
 
     shape: dict[str, Any]
@@ -33,6 +35,7 @@ class PromptFile:
     mapping: Tensor | None
     classes: list[str]
     buffers: dict[str, Tensor]
+    network: str
 
     @classmethod
     def of(cls, prompt: VisualPrompt, mapping: Tensor | None, classes: list[str], network: Model) -> PromptFile:
@@ -41,7 +44,7 @@ class PromptFile:
         buffers = {name: state[name].detach() for name, _ in network.inner.named_buffers() if name in state}
         was, frame = prompt.training, prompt.eval().frame().detach()
         prompt.train(was)
-        return cls(prompt.shape(), prompt.full_program(), frame, mapping, list(classes), buffers)
+        return cls(prompt.shape(), prompt.full_program(), frame, mapping, list(classes), buffers, named(network))
 
     def prompt(self) -> VisualPrompt:
         """The prompt itself."""
@@ -49,14 +52,27 @@ class PromptFile:
         prompt.load_program(self.program)
         return prompt
 
+    def check_network(self, path: str, network: Model) -> None:
+        """InputError where the prompt was trained with another one."""
+        own = dict(network.inner.named_buffers())
+        differ = [n for n, tensor in self.buffers.items() if n not in own or own[n].shape != tensor.shape]
+        if differ or self.network != named(network):
+            raise InputError(
+                f"{path} belongs to another network, with other layers: give --model the one it was trained with, or "
+                "--prompt new"
+            )
+
     @torch.no_grad()
     def restore_statistics(self, network: Model) -> None:
-        """Give the network the buffers it had; InputError where it is another one."""
+        """Give the network the buffers it had."""
         own = dict(network.inner.named_buffers())
         for name, tensor in self.buffers.items():
-            if name not in own or own[name].shape != tensor.shape:
-                raise InputError(f"the prompt belongs to another network: this one has no '{name}' of its size")
             own[name].copy_(tensor)
+
+
+def named(network: Model) -> str:
+    """What tells networks apart that differ in their layers, and not in their weights."""
+    return hash_json(sorted(name for name, _ in network.inner.named_parameters()))
 
 
 def write_prompt(path: Path, file: PromptFile) -> None:
@@ -65,7 +81,8 @@ def write_prompt(path: Path, file: PromptFile) -> None:
     if file.mapping is not None:
         tensors["mapping"] = file.mapping
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    about = {"prompt": json.dumps({"shape": file.shape, "classes": file.classes}), "format": "pt"}
+    told = {"shape": file.shape, "classes": file.classes, "network": file.network}
+    about = {"prompt": json.dumps(told), "format": "pt"}
     write_safetensors(path, tensors, sealed(tensors, about))
 
 
@@ -74,8 +91,9 @@ def read_prompt(path: str) -> PromptFile:
     tensors, metadata = read_safetensors(path)
     if "prompt" not in metadata or not {"program", "frame"} <= tensors.keys():
         raise InputError(f"{path} holds no prompt: give the prompt.safetensors of a run's folder")
-    about = parse_metadata(path, metadata, "prompt", ("shape", "classes"))
+    about = parse_metadata(path, metadata, "prompt", ("shape", "classes", "network"))
     check_seal(path, tensors, metadata, "prompt")
     buffers = {name.removeprefix(BUFFER): t for name, t in tensors.items() if name.startswith(BUFFER)}
     mapping = tensors.get("mapping")
-    return PromptFile(about["shape"], tensors["program"], tensors["frame"], mapping, about["classes"], buffers)
+    described = about["shape"], tensors["program"], tensors["frame"], mapping, about["classes"]
+    return PromptFile(*described, buffers, about["network"])

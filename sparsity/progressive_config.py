@@ -28,7 +28,11 @@ class ProgressiveConfig:
     interval: int = option(10, "steps from one mask to the next (published: --deltaT)")
     beta1: float = option(0.85, "platon: of the running mean of sensitivities")
     beta2: float = option(0.95, "platon: of the running mean of their spread; 1: without it, 0: of this window alone")
-    freeze: bool = option(False, "keep the mask once the final sparsity is reached, instead of cutting anew each step")
+    freeze: bool = option(
+        False,
+        "keep the mask once the final sparsity is reached, instead of cutting anew each step; with --prompt and "
+        "--dense or --mask: train the prompt alone",
+    )
     min_kept: float = option(0, "weights that every layer keeps; below 1: the share of them")
     modality: str | None = option(None, "prune this modality alone, to the sparsity (vision, text, ...)")
     search: float = option(0.5, "hydra, vpns: share of the epochs in which scores are trained and weights are not")

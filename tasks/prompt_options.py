@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from configs.options import option
 from console.errors import InputError, nearest
+from sparsity.progressive_config import SEARCHES
 
 NEW, NONE = "new", "none"
 KINDS = ("pad", "fix", "random", "expand")
@@ -15,7 +17,10 @@ HALVES = ("both", "prompted", "plain")
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """Jin et al. (AAAI 2025): kind, sizes in pixels of the model's pictures, label mapping, halves of a step, rates."""
+    """Jin et al. (AAAI 2025): kind, sizes in pixels of the model's pictures, label mapping, halves of a step, rates.
+
+    freeze: the prompt is trained alone, and the network stays as it is; --freeze with --dense or --mask says so.
+    """
 
     prompt: str = option(NEW, "new: learn one; none: without; or the file of one, to go on with or to test")
     prompt_kind: str = option(
@@ -37,6 +42,7 @@ class PromptOptions:
     )
     prompt_lr: float | None = option(None, "learning rate of the prompt (default: the weights')")
     search_prompt_lr: float | None = option(None, "the same while scores are trained (default: the scores')")
+    freeze: bool = False
 
     def __post_init__(self) -> None:
         for name, known in (("prompt_kind", KINDS), ("mapping", MAPPINGS), ("halves", HALVES)):
@@ -49,7 +55,35 @@ class PromptOptions:
             if (value := getattr(self, name)) is not None and not 0 < value < float("inf"):
                 raise InputError(f"{name} must be a number above 0, not {value}")
 
+        if self.freeze and self.prompt == NONE:
+            raise InputError("--freeze trains the prompt alone, and --prompt none has none: leave one of them out")
+        if self.halves == "plain" and self.prompt != NONE:
+            raise InputError(
+                "--halves plain never shows the prompt, so it learns nothing: add --prompt none, or leave --halves out"
+            )
+
     @property
     def learns(self) -> bool:
         """Whether there is a prompt."""
         return self.prompt != NONE
+
+
+def check_given(given: Iterable[str], options: PromptOptions, prune: str | None, evaluates: bool) -> None:
+    """InputError for an option of the command line that has no meaning beside the others.
+
+    given: names of those options. prune: the method of --prune. evaluates: whether nothing is trained.
+    """
+    kind, rates = options.prompt_kind, ("prompt_lr", "search_prompt_lr")
+    sizes = {"prompt_kind", "prompt_width", "prompt_square"}
+    reasons = [
+        (evaluates, {"halves", *rates}, "with --evaluate, which trains nothing"),
+        (not options.learns, sizes | set(rates), "without a prompt (--prompt none)"),
+        (options.prompt not in (NEW, NONE), sizes | {"picture"}, f"for {options.prompt}, which has its own"),
+        (prune not in SEARCHES, {"search_prompt_lr"}, f"without a search (--prune {' or '.join(SEARCHES)})"),
+        (kind != "pad", {"prompt_width"}, f"for --prompt_kind {kind}: it is for pad"),
+        (kind not in ("fix", "random"), {"prompt_square"}, f"for --prompt_kind {kind}: it is for fix and random"),
+        (options.freeze, {"halves"}, "with --freeze: a prompt learns from the pictures that show it"),
+    ]
+    for applies, names, why in reasons:
+        if applies and (idle := sorted(names & set(given))):
+            raise InputError(f"--{idle[0]} has no meaning {why}")

@@ -50,11 +50,17 @@ class PromptsConfig(ClassificationConfig):
         """Not where labels are mapped."""
         return self.prompts.mapping == "head"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.best_epoch:
+            raise InputError("best_epoch is not for runs with a prompt, of which the last epoch counts: leave it out")
+
     def sides(self) -> dict[str, ReaderConfig]:
         """The halves of a step: clean pictures, then varied ones, each in an order of its own."""
         train = dataclasses.replace(self.train, side=self.prompts.picture)
         halves = {"clean": dataclasses.replace(train, clean=True), "train": train}
-        return {"both": halves, "prompted": {"clean": halves["clean"]}, "plain": {"train": train}}[self.prompts.halves]
+        chosen = "prompted" if self.prompts.freeze else self.prompts.halves
+        return {"both": halves, "prompted": {"clean": halves["clean"]}, "plain": {"train": train}}[chosen]
 
 
 class Prompts(Classification):
@@ -90,8 +96,12 @@ class Prompts(Classification):
         mapping = self._mapping(model, given)
         self._prompted = Prompted(model, self._prompt, mapping)
         self._fitted = given is not None and self._options.prompt != NONE
-        if given is not None and not run.args.evaluate:
-            given.restore_statistics(model)
+        if given is not None:
+            given.check_network(self._options.prompt, model)
+            if run.args.mask and not run.args.dense:  # else the weights were never without their statistics
+                given.restore_statistics(model)
+        if self._options.freeze:
+            self._freeze(model)
         self._last = ""  # half that was learnt from
         self.beside: Mapping[str, nn.Module] = {"prompt": self._prompt} if self._prompt.program is not None else {}
 
@@ -132,10 +142,21 @@ class Prompts(Classification):
             )
         return LabelMapping(torch.zeros(len(self._classes)))
 
+    def _freeze(self, model: nn.Module) -> None:
+        """Let nothing of the network learn."""
+        if model.load_report is not None and (fresh := model.load_report.fresh):
+            raise InputError(
+                f"--freeze trains the prompt alone, but {fresh[0]} was made anew and has to learn: leave --freeze out, "
+                "or give weights with a classifier"
+            )
+        model.requires_grad_(False)
+
     # -- training ---------------------------------------------------------------------------------------
 
     def losses(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Cross-entropy of the mapped logits, `prompted` or `plain`."""
+        if self._options.freeze:
+            model.eval()  # running statistics stand still, too
         prompted, program = bool(batch["prompted"]), self._prompt.program
         self._last = "prompted" if prompted else "plain"
         loss = F.cross_entropy(self._prompted(batch["image"], prompted).float(), batch["label"])

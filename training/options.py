@@ -16,6 +16,7 @@ from sparsity.progressive_config import ProgressiveConfig
 def finetuning_parser(description: str, task: str) -> argparse.ArgumentParser:
     """A parser with the shared options; the script adds its own."""
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.elsewhere = {"--prompt": "only pictures that are classified have one, python image_classification.py"}
     what = parser.add_argument_group("what")
     what.add_argument("-m", "--model", required=True, help=f"one of {', '.join(models_with(task))}")
     what.add_argument("--config", help=f"YAML file (default: configs/<model>/{task}.yaml)")

@@ -19,6 +19,7 @@ from console.interrupt import interrupt
 from console.progress import console
 from console.words import counted
 from models import file_name
+from models.library.finding import told_skipped
 from pruners import PRUNERS
 from sparsity.mask import Mask
 from sparsity.progressive import Progressive
@@ -142,6 +143,11 @@ def chosen_sparsifier(run: Run) -> Sparsifier:
     """
     args = run.args
     if not args.evaluate and (config := progressive_config(args, run.config)) is not None:
+        if config.prune == "vpns" and run.name != "prompts":
+            raise InputError(
+                f"vpns trains a prompt around pictures that are classified, and {run.name} has none: take python "
+                "image_classification.py with configs/<model>/prompts.yaml, or --prune hydra, the same search without"
+            )
         kind = Search if config.prune in SEARCHES else Progressive
         # Half precision leaves out steps whose gradients are not finite.
         return kind(config, Mask.load(args.mask) if args.mask else None, may_overflow=run.precision == "16-mixed")
@@ -193,7 +199,11 @@ def sparsify(run: Run, model: nn.Module, sparsifier: Sparsifier) -> None:
     if run.args.evaluate and run.leads and report is not None and report.fresh:
         made = counted(len(report.fresh), "tensor")
         console.print(f"note: {report.source} lacks {made} (first: {report.fresh[0]}), made anew: numbers mean little")
-    run.kept["at the start" if sparsifier.mask is None else "after loading the mask"] = count_kept(model)
+    if run.leads and isinstance(sparsifier, Progressive):
+        for line in told_skipped(model.skipped):
+            console.print(f"  not pruned  {line}")
+    cut = "at the first cut" if isinstance(sparsifier, Search) else "after loading the mask"
+    run.kept["at the start" if sparsifier.mask is None else cut] = count_kept(model)
 
 
 def chosen_snapshot(args: argparse.Namespace) -> Path | None:

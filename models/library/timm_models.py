@@ -37,7 +37,8 @@ def load_timm(
 
     weights: a checkpoint, "random" (drawn from `seed`), or None for timm's own pretrained weights (from its cache or
     the network). settings: keyword arguments of timm.create_model, for example {"img_size": 64, "num_classes": 10}; of
-    our own are `conv`, whether convolutions are pruned, and `classes`, another word for num_classes. task: for
+    our own are `conv`, whether convolutions are pruned, `prune_head`, whether the classifier is, and `classes`, another
+    word for num_classes. task: for
     image_classification the weights may have a classifier of other classes, or none; then it is drawn from `seed`.
     Without a task the model has the classes that the checkpoint has, or no classifier where it has none.
     """
@@ -46,7 +47,7 @@ def load_timm(
     if task is not None:
         check_task(f"timm:{name}", task, TASKS)
     settings = dict(settings)
-    conv = settings.pop("conv", False)
+    own = {"conv": settings.pop("conv", False), "head": settings.pop("prune_head", False)}
     if "classes" in settings:
         settings["num_classes"] = settings.pop("classes")
     checkpoint = weights_path(f"timm:{name}", weights, None)
@@ -56,13 +57,13 @@ def load_timm(
         state, report = read_state(checkpoint, rules)
         own_classes = task is None and "num_classes" not in settings
         report = _fill(module, state, convert, rules, report, own_classes)
-        model = wrap_timm(module, settings.get("img_size"), conv)
+        model = wrap_timm(module, settings.get("img_size"), **own)
         model.load_report = report
         return model if task else model.with_layers()
     pretrained = weights is None
     with hub_or_cache() if pretrained else contextlib.nullcontext():
         module = _built(name, pretrained, settings, seed)
-    model = wrap_timm(module, settings.get("img_size"), conv)
+    model = wrap_timm(module, settings.get("img_size"), **own)
     if pretrained:
         about = module.pretrained_cfg
         source = f"timm's weights {about.get('hf_hub_id') or about.get('url') or name}"
@@ -187,8 +188,11 @@ class TimmClassifier(WrappedClassifier, ImageEmbedder):
         return self.module.forward_head(self.module.forward_features(image), pre_logits=True)
 
 
-def wrap_timm(module: nn.Module, side: int | None = None, conv: bool = False) -> TimmClassifier:
-    """A model made by timm.create_model, wrapped. side: of its images, where it was made for another than usual."""
+def wrap_timm(module: nn.Module, side: int | None = None, conv: bool = False, head: bool = False) -> TimmClassifier:
+    """A model made by timm.create_model, wrapped. side: of its images, where it was made for another than usual.
+
+    conv, head: whether convolutions, and the classifier, are pruned.
+    """
     about = module.pretrained_cfg or {}
     for part in module.modules():
         if hasattr(part, "qkv_bias_separate"):
@@ -204,7 +208,7 @@ def wrap_timm(module: nn.Module, side: int | None = None, conv: bool = False) ->
     return TimmClassifier(
         module,
         logits=lambda module, image: module(image),
-        exclude=partial(in_classifier, module),
+        exclude=(lambda name: False) if head else partial(in_classifier, module),
         conv=conv,
         image_shape=ImageShape(side, patch, tuple(about.get("mean", ())) or None, tuple(about.get("std", ())) or None),
         example=example,

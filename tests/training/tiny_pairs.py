@@ -22,11 +22,12 @@ from training.loop import Callback, Loop, fit
 from training.negatives import StepFeatures
 from training.optimizer import Recipe
 from training.task import Objective
+from training.task import Task as BaseTask
 
 PAIRS, PASSES, SEED = 3, 4, 5  # a micro-batch, a step, of the run
 
 
-class Task:
+class Task(BaseTask):
     """`tasks.retrieval.Retrieval` without data; ITM counts `itm` times."""
 
     rehearse = Retrieval.rehearse
