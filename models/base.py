@@ -21,8 +21,7 @@ from models.common.checkpoint import KeyRules, LoadReport
 
 if TYPE_CHECKING:
     from models.layers import PrunableLayer
-    from models.library.finding import Skipped
-    from models.parts import Units
+    from models.parts import Part
     from models.plans import Plan
 
 Batch = dict[str, Tensor]
@@ -158,12 +157,18 @@ class Model(nn.Module):
                 seen.add(id(module.weight))
         return layers
 
-    def parts(self) -> Iterable[Units | Skipped]:
-        """Heads, neurons and channels that can be removed whole, and layers whose can not, with the reason.
+    def parts(self) -> Iterable[Part]:
+        """Heads, neurons, channels and layers that can be removed whole, and weights whose can not, with the reason.
 
-        By the names of `inner`; `models.parts.inventory` is what to ask. Default: nothing is known.
+        By the names of `inner`; `models.parts` is what to ask. Default: nothing is known.
         """
         return ()
+
+    def layers_removed(self, path: str, kept: Sequence[int]) -> None:
+        """Layers were taken out of the list at `path`, all but those of these numbers; called for each list.
+
+        Where the model or its configuration counts them elsewhere, it counts anew. Default: nowhere.
+        """
 
     modalities: ClassVar[Mapping[str, str]] = {"": "all"}
     """Prefix of parameter names -> modality; the first that fits counts."""

@@ -1,35 +1,37 @@
-"""What can be removed from a model whole: its heads, neurons and channels, each with all that only it needs.
+"""What can be removed from a model whole: heads, neurons, channels, each with all that only it needs; and layers.
 
 A set of `Units` is what one attention, one hidden layer or one convolution offers: `count` equal units, which one
-`consumer` reads, `block` input features or channels each. Three forms of the same choice:
+`consumer` reads, `block` input features or channels each. `Layers` are a tower's blocks, each of which the residual
+stream may pass by. Forms of the same choice:
 
     units(model)               -> list[Units]; InputError where there are none; `left_whole` says what stays, and why
-    kept: {name: bool [count]} -> which units of each set stay; a set that is not named stays whole
+    layers(model)              -> list[Layers]
+    kept: {name: bool [count]} -> which units and layers of each set stay; a set that is not named stays whole
     masked(model, kept)        -> {parameter: bool}: a mask over the consumers' columns, for finetuning under a mask
     kept_units(model, masks)   -> kept, back from any element masks: units without a column left are gone
     surgery.cut(model, kept)   -> a smaller model, whose outputs equal the masked one's
+    plans.Plan                 -> the same by original numbers, for files and for the next choice (`model.plan`)
 
 A removed unit's rows, biases and normalisation stay in a masked model and do their work: nobody reads it. To remove
-a unit is exact for that reason, and to zero its rows would not be.
+a unit is exact for that reason, and to zero its rows would not be. A removed layer is no masked one: the biases of its
+output layers go as well, and behind a post-LN layer (BERT) the norm does.
 
 A model says what it has in `Model.parts` (models/base.py), by the readers of its blocks (models/library/timm_parts.py,
-hf_parts.py) or with `units_of`, a line a set; `wrap(module, parts=...)` takes a function for any module:
+hf_parts.py) or a call a set (models/library/parts.py); `wrap(module, parts=...)` takes a function for any module:
 
     wrap(module, parts=lambda m: [units_of(m, "mlp", "neurons", feeds=["mlp.up"], reads="mlp.down")])
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
 from console.errors import InputError, nearest
-from models.layers import is_conv1d
 from models.library.finding import Skipped, told_skipped
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 Kind = Literal["channels", "neurons", "heads"]
 
 Kept = Mapping[str, Tensor]
-"""Name of a set of units -> bool [count], True stays."""
+"""Name of a set of units, or of a row of layers -> bool [count], True stays."""
 
 
 @dataclass(frozen=True)
@@ -85,119 +87,95 @@ class Units:
         return weight.movedim(self.axis, 0).reshape(self.count, -1)
 
 
-def units_of(
-    module: nn.Module,
-    name: str,
-    kind: Kind,
-    *,
-    feeds: Iterable[str],
-    reads: str,
-    block: int = 1,
-    attributes: Mapping[str, int] | None = None,
-) -> Units | Skipped:
-    """A set of units; or, where one could not go without a change of the others, its consumer with the reason.
+@dataclass(frozen=True)
+class Layers:
+    """A row of layers that can be left out one by one, but for the last one of a tower.
 
-    feeds: paths of the layers and batch norms whose outputs the units are. reads: path of the layer that reads them,
-    `block` inputs a unit. attributes: as of `Units`.
+    name: path of the list that holds them. also: paths of lists that lose the same ones, since they share tensors.
+    counts: paths of attributes that hold the number of layers; numbers: names of attributes of modules inside a layer
+    that hold its number. towers: modality of each layer.
     """
-    consumer = module.get_submodule(reads)
-    axis = 0 if is_conv1d(consumer) else 1
-    found: list[Slices] = []
-    reason = None if type(consumer) in (nn.Linear, nn.Conv2d) or is_conv1d(consumer) else _unknown(consumer)
-    if reason is None:
-        inputs = consumer.weight.shape[axis]
-        count, rest = divmod(inputs, block)
-        if rest:
-            reason = f"its {inputs} inputs do not divide into units of {block}"
-        elif count == 0:
-            reason = "none of the units that it read are left"
-        found.append(Slices(f"{reads}.weight", axis, block, 1))
-    made = 1 if kind == "channels" else block  # numbers a unit in what makes it: a channel is one, whatever reads it
-    for path in (reads, *feeds) if reason is None else ():
-        part = module.get_submodule(path)
-        if getattr(part, "groups", 1) > 1:
-            reason = "a convolution in groups makes or reads them"
-        elif path == reads:
-            continue
-        elif type(part) not in (nn.Linear, nn.Conv2d) and not isinstance(part, _BatchNorm) and not is_conv1d(part):
-            reason = f"they come out of {_unknown(part)}"
-        else:
-            for leaf, tensor in _own_tensors(part):
-                axis_out = tensor.dim() - 1 if is_conv1d(part) else 0
-                repeats, rest = divmod(tensor.shape[axis_out], count * made)
-                if rest or not repeats:
-                    reason = f"they are {count} of {made}, and {tensor.shape[axis_out]} outputs make them"
-                found.append(Slices(f"{path}.{leaf}", axis_out, made, repeats))
-    if reason is not None:
-        weight = getattr(consumer, "weight", None)
-        return Skipped(f"{reads}.weight", reason, weight.numel() if isinstance(weight, Tensor) else 0)
-    counted = tuple((attributes or {}).items())
-    return Units(name, kind, count, block, f"{reads}.weight", axis, tuple(found), counted)
+
+    name: str
+    count: int
+    also: tuple[str, ...] = ()
+    counts: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
+    towers: tuple[str, ...] = ()
+    kind: Literal["layers"] = "layers"
+
+    @property
+    def lists(self) -> tuple[str, ...]:
+        """All of the paths."""
+        return (self.name, *self.also)
 
 
-def _own_tensors(part: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Of a layer: all but single numbers, such as the count of batches in a batch norm."""
-    for leaf, tensor in (*part._parameters.items(), *part._buffers.items()):
-        if tensor is not None and tensor.dim() > 0:
-            yield leaf, tensor
-
-
-def _unknown(part: nn.Module) -> str:
-    return f"a {type(part).__name__}, which may not treat each unit by itself"
-
-
-Reader = Callable[[str, nn.Module], Iterable[Units | Skipped]]
-"""Parts of a block: of the path to it, with a dot at the end unless it is the root, and of the root module."""
-
-
-def read(module: nn.Module, reader_of: Callable[[nn.Module], Reader | None]) -> Iterator[Units | Skipped]:
-    """The parts of all blocks in a module that there is a reader for."""
-    for path, part in module.named_modules():
-        if (reader := reader_of(part)) is not None:
-            yield from reader(f"{path}." if path else "", module)
+Part = Units | Layers | Skipped
+"""What a model says of itself: `Skipped` is a weight whose units have to stay, with the reason."""
 
 
 def inventory(model: Model) -> tuple[list[Units], list[Skipped]]:
-    """The model's sets of units, each once, and what has to stay whole, with the reasons.
-
-    Modules that share their consumer (encoder and decoder of BLIP), and copies that follow it (of momentum), lose the
-    same units: they are one set.
-    """
-    layers = model.prunable_layers()
+    """The model's sets of units, each once, and what has to stay whole, with the reasons."""
+    prunable = model.prunable_layers()
     reasons = {skipped.name: skipped.reason for skipped in model.skipped}
     tensors = named_tensors(model)
-    found, left = all_sets(model)
-    prunable = [one for one in found if one.consumer in layers]
+    found = [one for one in all_sets(model) if isinstance(one, Units)]
+    left = [part for part in model.parts() if isinstance(part, Skipped)]
     for one in found:
-        if one.consumer not in layers:
+        if one.consumer not in prunable:
             reason = reasons.get(one.consumer, "what reads it is never pruned")
             left.append(Skipped(one.consumer, reason, tensors[one.consumer].numel()))
     reached = {id(tensors[at.tensor]) for one in found for at in one.slices}
     named = {skipped.name for skipped in left}
-    for name, layer in layers.items():
+    for name, layer in prunable.items():
         if id(layer.weight) not in reached and name not in named:
             left.append(Skipped(name, "no units are known that it alone makes or reads", layer.weight.numel()))
-    return prunable, left
+    return [one for one in found if one.consumer in prunable], left
 
 
-def all_sets(model: Model) -> tuple[list[Units], list[Skipped]]:
-    """As `inventory`, of all that can be removed, also where the consumer is never pruned (a head), and no more."""
-    layers = model.prunable_layers()
+def all_sets(model: Model) -> list[Units | Layers]:
+    """All that can be removed, also units whose consumer is never pruned (a head).
+
+    Modules that share their consumer (encoder and decoder of BLIP), and copies that follow it (of momentum), lose the
+    same units: they are one set. So do rows of layers.
+    """
     tensors = named_tensors(model)
     names = {id(tensor): name for name, tensor in reversed(tensors.items())}
-    names |= {id(layer.weight): name for name, layer in layers.items()}
-    names |= {id(layer.weight): name for name, layer in model.followers().items()}
+    prunable = {id(layer.weight): name for name, layer in model.prunable_layers().items()}
+    prunable |= {id(layer.weight): name for name, layer in model.followers().items()}
+    names |= prunable
     sets: dict[str, Units] = {}
-    left: list[Skipped] = []
+    rows: dict[str, Layers] = {}  # name of a parameter in a row of layers -> the row
     for part in model.parts():
-        if isinstance(part, Skipped):
-            left.append(part)
-            continue
-        consumer = names[id(tensors[part.consumer])]
-        sets[consumer] = (
-            _joined(sets[consumer], part, tensors) if consumer in sets else replace(part, consumer=consumer)
-        )
-    return list(sets.values()), left
+        if isinstance(part, Units):
+            consumer = names[id(tensors[part.consumer])]
+            first = sets.get(consumer)
+            sets[consumer] = _joined(first, part, tensors) if first else replace(part, consumer=consumer)
+        elif isinstance(part, Layers):
+            inside = _by_layer(part, tensors)
+            owned = [names[id(tensors[name])] for layer in inside for name in layer]
+            row = next((rows[name] for name in owned if name in rows), None)
+            if row is None:
+                own = (next((name for name in layer if id(tensors[name]) in prunable), None) for layer in inside)
+                row = replace(part, towers=tuple("" if name is None else model.modality_of(name) for name in own))
+            else:
+                row = replace(row, also=(*row.also, part.name), counts=row.counts + part.counts)
+            rows |= dict.fromkeys((*owned, *(name for name, other in rows.items() if other.name == row.name)), row)
+    return [*sets.values(), *{row.name: row for row in rows.values()}.values()]
+
+
+def _by_layer(row: Layers, names: Iterable[str]) -> list[list[str]]:
+    """Names of tensors in each layer of a row."""
+    inside: list[list[str]] = [[] for _ in range(row.count)]
+    for name in names:
+        if name.startswith(f"{row.name}."):
+            inside[int(name.removeprefix(f"{row.name}.").partition(".")[0])].append(name)
+    return inside
+
+
+def layers(model: Model) -> list[Layers]:
+    """All rows of layers that can be left out, in the model's order."""
+    return [one for one in all_sets(model) if isinstance(one, Layers)]
 
 
 def units(model: Model) -> list[Units]:
@@ -230,8 +208,8 @@ def named_tensors(model: Model) -> dict[str, Tensor]:
     return dict(inner.named_parameters(remove_duplicate=False)) | dict(inner.named_buffers(remove_duplicate=False))
 
 
-def checked(found: Iterable[Units], kept: Kept) -> dict[str, Tensor]:
-    """`kept` of all sets, on the CPU; InputError for names and shapes that do not fit, and for no channel left."""
+def checked(found: Iterable[Units | Layers], kept: Kept) -> dict[str, Tensor]:
+    """`kept` of all sets, on the CPU; InputError for names and shapes that do not fit, and where nothing is left."""
     sets = {one.name: one for one in found}
     for name, stay in kept.items():
         if name not in sets:
@@ -244,6 +222,10 @@ def checked(found: Iterable[Units], kept: Kept) -> dict[str, Tensor]:
             )
         if one.kind == "channels" and not stay.any():
             raise InputError(f"'{name}' would keep no channel, and nothing would come through: keep one at least")
+        if isinstance(one, Layers):
+            towers = {tower for tower, stays in zip(one.towers, stay, strict=True) if stays}
+            for tower in sorted({*one.towers} - towers):
+                raise InputError(f"'{name}' would keep no layer of the tower '{tower}': keep one at least")
     return {name: kept[name].cpu() if name in kept else torch.ones(sets[name].count).bool() for name in sets}
 
 

@@ -1,11 +1,11 @@
-"""A plan: which units of a model stay, by their original numbers. It outlives the model that it was made on.
+"""A plan: which units and layers of a model stay, by their original numbers. It outlives the model that it was made on.
 
 In files, numbers that follow one another are written as [first, behind the last].
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from console.errors import InputError, nearest
-from models.parts import Kept, Units
+from models.parts import Kept, Layers, Units
 
 
 @dataclass(frozen=True)
 class Stay:
-    """Of one set of units: `count` there were, `kept` are the numbers of those that stay, in order."""
+    """Of one set of units or layers: `count` there were, `kept` are the numbers of those that stay, in order."""
 
     kind: str
     count: int
@@ -27,26 +27,36 @@ class Stay:
 
 @dataclass(frozen=True)
 class Plan:
-    """What stays of the sets that lose something, (name, Stay) each; sets that are not named stay whole."""
+    """What stays of the sets that lose something, (name, Stay) each; sets that are not named stay whole.
+
+    Of removed layers there is nothing more to say: they have no other entry.
+    """
 
     stays: tuple[tuple[str, Stay], ...] = ()
 
     @classmethod
-    def of(cls, found: Iterable[Units], kept: Kept, before: Plan | None = None) -> Plan:
+    def of(cls, found: Iterable[Units | Layers], kept: Kept, before: Plan | None = None) -> Plan:
         """Of a choice among the sets of a model, which may itself be what a plan left: numbers are the first model's.
 
         before: that plan.
         """
-        earlier = dict(before.stays) if before else {}
-        stays = dict(earlier)
-        for one in found:
-            if one.name in kept and not kept[one.name].all():
-                first = earlier.get(one.name) or Stay(one.kind, one.count, tuple(range(one.count)))
-                numbers = tuple(first.kept[i] for i in kept[one.name].nonzero()[:, 0].tolist())
-                stays[one.name] = Stay(one.kind, first.count, numbers)
+        found = list(found)
+        stays = dict(before.stays) if before else {}
+        first_names = _first_names([one for one in found if isinstance(one, Layers)], stays)
+        for one in sorted(found, key=lambda one: isinstance(one, Layers)):  # layers last: they take their units along
+            if one.name not in kept or kept[one.name].all():
+                continue
+            name = first_names(one.name)
+            first = stays.get(name) or Stay(one.kind, one.count, tuple(range(one.count)))
+            numbers = tuple(first.kept[i] for i in kept[one.name].nonzero()[:, 0].tolist())
+            stays[name] = Stay(one.kind, first.count, numbers)
+            if isinstance(one, Layers):
+                gone = {f"{path}.{number}." for path in one.lists for number in range(first.count)}
+                gone -= {f"{path}.{number}." for path in one.lists for number in numbers}
+                stays = {name: stay for name, stay in stays.items() if not name.startswith(tuple(gone) or "//")}
         return cls(tuple(sorted(stays.items())))
 
-    def kept(self, found: Iterable[Units]) -> dict[str, Tensor]:
+    def kept(self, found: Iterable[Units | Layers]) -> dict[str, Tensor]:
         """The choice among the sets of the first model; InputError where the plan is of another one."""
         sets = {one.name: one for one in found}
         chosen = {}
@@ -80,6 +90,20 @@ class Plan:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{where} is damaged: what it says of its units cannot be read ({error!r})") from error
         return cls(tuple(sorted(stays.items())))
+
+
+def _first_names(rows: Iterable[Layers], stays: Mapping[str, Stay]) -> Callable[[str], str]:
+    """Name of a set -> what it was in the model that no layer had been removed from yet."""
+    numbers = {path: stays[row.name].kept for row in rows if row.name in stays for path in row.lists}
+
+    def first_name(name: str) -> str:
+        for path, kept in numbers.items():
+            if name.startswith(f"{path}."):
+                number, _, rest = name.removeprefix(f"{path}.").partition(".")
+                return f"{path}.{kept[int(number)]}.{rest}"
+        return name
+
+    return first_name
 
 
 def _numbers(part: int | list[int]) -> Iterable[int]:

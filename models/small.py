@@ -1,7 +1,7 @@
 """A smaller model as a folder: its tensors, and how to build it again (`--model small:FOLDER`).
 
     FOLDER/model.safetensors   the tensors, by the model's own names, shared ones once
-    FOLDER/plan.json           the model that it was cut from, with its settings; which units stay; what made it
+    FOLDER/plan.json           the model that it was cut from, with its settings; what stays of it; what made it
     FOLDER/config.json ...     of Hugging Face's models: what they are built from without the hub
 
 The model is built at its first sizes, without its weights, cut by the plan, and filled: no code is in the files. A
@@ -24,7 +24,7 @@ from models import FAMILIES, LIBRARIES, RANDOM, check_task, merged, weights_path
 from models.base import Model, Origin
 from models.common.building import build
 from models.common.checkpoint import KeyRules, load_state, own_names, read_state
-from models.parts import all_sets, checked, readers_left
+from models.parts import Layers, Units, all_sets, checked, readers_left
 from models.plans import Plan
 from models.surgery import cut
 from storage.atomic import atomic_path, write_json
@@ -58,7 +58,7 @@ def save_small(folder: Path | str, model: Model, made_by: Mapping[str, Any] | No
         temporary.mkdir(parents=True)
         settings = merged(dict(model.origin.settings), model.rebuilt(temporary))
         about = {"format": FORMAT, **vars(model.origin), "settings": settings}
-        about |= {"units": model.plan.to_json(), "made_by": dict(made_by or {})}
+        about |= {"kept": model.plan.to_json(), "made_by": dict(made_by or {})}
         write_safetensors(temporary / WEIGHTS, tensors, {})
         write_json(temporary / PLAN, about)
         if folder.is_dir():
@@ -76,7 +76,7 @@ def read_plan(folder: Path | str) -> dict[str, Any]:
         raise explain_os_error(error, f"read {path}") from error
     except ValueError as error:
         raise InputError(f"{path} is damaged: it is no JSON ({error})") from error
-    needed = {"format", "name", "family", "settings", "task", "tokenizer", "units"}
+    needed = {"format", "name", "family", "settings", "task", "tokenizer", "kept"}
     if not isinstance(about, dict) or about.get("format") != FORMAT or not needed <= about.keys():
         raise InputError(f"{path} is of another version, or damaged: it needs {', '.join(sorted(needed))}")
     return about
@@ -91,7 +91,7 @@ def load_small(
     """
     folder = Path(reference)
     about = read_plan(folder)
-    plan = Plan.from_json(about["units"], str(folder / PLAN))
+    plan = Plan.from_json(about["kept"], str(folder / PLAN))
     origin = Origin(*(about[name] for name in ("name", "family", "settings", "task", "tokenizer")))
     source = weights_path(f"small:{folder}", weights, str(folder / WEIGHTS))
     load = _of_library if origin.family.partition(":")[0] in LIBRARIES else _of_family
@@ -140,11 +140,26 @@ def _of_family(
 
 def planned(model: Model, plan: Plan, as_cut: Model | None = None) -> Model:
     """A whole model cut by a plan. as_cut: one of the class that the plan is of, where that may have other names."""
+    sets = all_sets(model)
     if as_cut is None or type(as_cut) is type(model):
-        return cut(model, plan.kept(all_sets(model)[0]))
-    found = all_sets(as_cut)[0]
+        return cut(model, plan.kept(sets))
+    found = all_sets(as_cut)
     stays = checked(found, plan.kept(found))
-    tensors = dict(as_cut.inner.named_parameters())
-    masks = {one.consumer: one.over_inputs(stays[one.name], tensors[one.consumer].shape) for one in found}
-    sets = all_sets(model)[0]
-    return cut(model, readers_left(sets, own_names(masks, model)))
+    shapes = {name: tensor.shape for name, tensor in as_cut.inner.named_parameters(remove_duplicate=False)}
+    units = [one for one in found if isinstance(one, Units)]
+    masks = {one.consumer: one.over_inputs(stays[one.name], shapes[one.consumer]) for one in units}
+    kept = readers_left([one for one in sets if isinstance(one, Units)], own_names(masks, model))
+    # Which layers become which is seen by what becomes of a tensor of each: it says whether its layer stays.
+    told = {}
+    for row in (one for one in found if isinstance(one, Layers)):
+        for path in row.lists:
+            told |= {n: stays[row.name][int(n.removeprefix(f"{path}.").split(".")[0])] for n in shapes if _in(n, path)}
+    told = own_names(told, model)
+    for row in (one for one in sets if isinstance(one, Layers)):
+        layers = [[stay for name, stay in told.items() if _in(name, f"{row.name}.{n}")] for n in range(row.count)]
+        kept[row.name] = torch.tensor([all(stays) for stays in layers])
+    return cut(model, kept)
+
+
+def _in(name: str, path: str) -> bool:
+    return name.startswith(f"{path}.")

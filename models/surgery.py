@@ -1,12 +1,13 @@
 """Remove units for real: a smaller model, whose outputs equal those of the model under `models.parts.masked`.
 
-One `index_select` an axis of each tensor. Shared tensors are cut once and stay shared, since the copy is made with the
-smaller tensors in the place of the whole ones.
+One `index_select` an axis of each tensor, and shorter lists of layers. Shared tensors are cut once and stay shared,
+since the copy is made with the smaller tensors in the place of the whole ones.
 """
 
 from __future__ import annotations
 
 import copy
+from operator import attrgetter
 from typing import TypeVar
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from models.base import Model
 from models.layers import is_conv1d
-from models.parts import Kept, all_sets, checked, named_tensors
+from models.parts import Kept, Layers, Units, all_sets, checked, named_tensors
 from models.plans import Plan
 
 ModelT = TypeVar("ModelT", bound=Model)
@@ -23,18 +24,19 @@ ModelT = TypeVar("ModelT", bound=Model)
 
 @torch.no_grad()
 def cut(model: ModelT, kept: Kept) -> ModelT:
-    """A copy of the model without the units that `kept` (models/parts.py) leaves out; the model stays as it was.
+    """A copy of the model without the units and layers that `kept` (models/parts.py) leaves out.
 
-    Types, devices (meta, too), requires_grad and modes stay; `plan` of the copy has the original numbers, also of a
-    model that was cut before. InputError for a choice that does not fit.
+    The model stays as it was. Types, devices (meta, too), requires_grad and modes stay. Layers are numbered anew;
+    `plan` of the copy has the original numbers, also of a model that was cut before. InputError for a choice that does
+    not fit.
     """
-    found = all_sets(model)[0]
+    found = all_sets(model)
     stays = checked(found, kept)
     tensors = named_tensors(model)
     entries: dict[int, dict[int, Tensor]] = {}  # id of a tensor -> axis -> numbers of the entries that stay
     whole: dict[int, Tensor] = {}
     for one in found:
-        for at in one.slices if not stays[one.name].all() else ():
+        for at in one.slices if isinstance(one, Units) and not stays[one.name].all() else ():
             tensor = tensors[at.tensor]
             whole[id(tensor)] = tensor
             entries.setdefault(id(tensor), {})[at.axis] = at.entries(stays[one.name]).nonzero()[:, 0]
@@ -46,11 +48,36 @@ def cut(model: ModelT, kept: Kept) -> ModelT:
         if any(id(tensor) in smaller for tensor in (*part._parameters.values(), *part._buffers.values())):
             _count_anew(part)
     for one in found:
-        for path, each in one.attributes:
-            owner, _, name = path.rpartition(".")
-            setattr(small.inner.get_submodule(owner), name, int(stays[one.name].sum()) * each)
+        for path, each in one.attributes if isinstance(one, Units) else ():
+            _set(small.inner, path, int(stays[one.name].sum()) * each)
+    for one in found:
+        if isinstance(one, Layers) and not stays[one.name].all():
+            _without(small, one, stays[one.name].nonzero()[:, 0].tolist())
     small.plan = Plan.of(found, stays, model.plan)
     return small
+
+
+def _without(model: Model, row: Layers, kept: list[int]) -> None:
+    """Leave the layers of these numbers, in place."""
+    for path in row.lists:
+        whole = model.inner.get_submodule(path)
+        left = [whole[number] for number in kept]
+        _set(model.inner, path, nn.Sequential(*left) if isinstance(whole, nn.Sequential) else nn.ModuleList(left))
+        model.inner.get_submodule(path).train(whole.training)
+        for number, layer in enumerate(left):
+            for part in layer.modules():
+                for name in row.numbers:
+                    if isinstance(getattr(part, name, None), int):
+                        setattr(part, name, number)
+        model.layers_removed(path, kept)
+    for path in row.counts:
+        _set(model.inner, path, len(kept))
+
+
+def _set(module: nn.Module, path: str, value: object) -> None:
+    """An attribute, or a module in the place of another."""
+    owner, _, name = path.rpartition(".")
+    setattr(attrgetter(owner)(module) if owner else module, name, value)
 
 
 def _selected(tensor: Tensor, axes: dict[int, Tensor]) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from console.errors import InputError
 from models.base import Batch, ImageShape, Model
 from models.common.gather import Gather, from_first_process, no_gather
 from models.layers import PrunableLayer
-from models.library.finding import Skipped, find_layers, spoken, told_skipped
-from models.parts import Units
+from models.library.finding import find_layers, spoken, told_skipped
+from models.parts import Part
 from models.tasks import Classifier
 
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -82,7 +82,7 @@ class WrappedModel(Model):
         image_shape: ImageShape | None = None,
         tokenizer: Any = None,
         example: Callable[[int], Batch] | None = None,
-        parts: Callable[[nn.Module], Iterable[Units | Skipped]] = lambda module: (),
+        parts: Callable[[nn.Module], Iterable[Part]] = lambda module: (),
         rebuilt: Callable[[WrappedModel, Path], dict[str, Any]] = lambda model, folder: {},
     ):
         """As of `wrap`; exclude: whether the weight of a name, without the word weight, is never pruned."""
@@ -97,7 +97,7 @@ class WrappedModel(Model):
         if isinstance(modality, Mapping):
             self.modalities = modality
         self._tokens, self._example, self._parts, self._rebuilt = tokens, example, parts, rebuilt
-        self._exclude = exclude
+        self._exclude, self._conv = exclude, conv
         self._layers, self.skipped = find_layers(module, exclude, conv)
 
     def with_layers(self) -> WrappedModel:
@@ -147,9 +147,13 @@ class WrappedModel(Model):
         """Every linear layer (and convolution, if asked for) that is not excluded, each tied tensor once."""
         return self._layers
 
-    def parts(self) -> Iterable[Units | Skipped]:
+    def parts(self) -> Iterable[Part]:
         """By the function that the wrapper was given."""
         return self._parts(self.module)
+
+    def layers_removed(self, path: str, kept: Sequence[int]) -> None:
+        """The others have other names now."""
+        self._layers, self.skipped = find_layers(self.module, self._exclude, self._conv)
 
     def modality_of(self, name: str) -> str:
         """By the function that the wrapper was given, or by the mapping."""

@@ -6,7 +6,8 @@ Li et al., "BLIP: Bootstrapping Language-Image Pre-training", ICML 2022.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -19,10 +20,9 @@ from models.blip.med import TextEncoder, starting
 from models.common.bert import self_attention_mask, without_padding
 from models.common.contrastive import TEMP_RANGE
 from models.common.vit import vision_transformer
-from models.library.finding import Skipped
 from models.library.hf_parts import hf_parts
 from models.library.timm_parts import timm_parts
-from models.parts import Units
+from models.parts import Part
 from models.tasks import Retriever
 
 COPIED = ("visual_encoder", "vision_proj", "text_encoder", "text_proj")
@@ -53,10 +53,16 @@ class BLIPModel(Model):
                 tower.cls_token.normal_(std=0.02)
                 tower.pos_embed.normal_(std=0.02)
 
-    def parts(self) -> Iterator[Units | Skipped]:
+    def parts(self) -> Iterator[Part]:
         """Of timm's tower and BERT's blocks; `models.parts.inventory` joins those that share their tensors."""
         yield from timm_parts(self)
         yield from hf_parts(self)
+
+    def layers_removed(self, path: str, kept: Sequence[int]) -> None:
+        """So says the configuration, too."""
+        if path in ("visual_encoder.blocks", "text_encoder.encoder.layer"):
+            part = "vision" if path.startswith("visual") else "text"
+            self.config = replace(self.config, **{part: getattr(self.config, part).only(kept)})
 
     @property
     def dec(self) -> int:

@@ -8,6 +8,7 @@ average what the two saw, the upper ones (`text.merge_from`) merge it by a layer
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,8 @@ from models.common.bert import Embeddings, bert_layer, cross_attention_mask, sel
 from models.common.checkpoint import KeyRules
 from models.common.decoding import for_texts
 from models.common.vit import vision_transformer
+from models.library.parts import rows_of, units_of
+from models.parts import Part
 from models.tasks import Verifier
 
 DOUBLED = (
@@ -140,6 +143,28 @@ class BLIPNLVR(BLIPModel, Verifier):
         self.visual_encoder = vision_transformer(config.vision)
         self.text_encoder = PairEncoder(config.text)
         self.cls_head = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, 2))
+
+    def parts(self) -> Iterator[Part]:
+        """As pretraining's, of each cross-attention two."""
+        yield from super().parts()
+        row = "text_encoder.encoder.layer"
+        for number, layer in enumerate(self.text_encoder.encoder.layer):
+            at = f"{row}.{number}"
+            feeds = [f"{at}.intermediate.dense"]
+            yield units_of(self, f"{at}.intermediate", "neurons", feeds=feeds, reads=f"{at}.output.dense")
+            for image in range(2):
+                inner = f"{at}.crossattention.self{image}"
+                width = getattr(layer.crossattention, f"self{image}").attention_head_size
+                yield units_of(
+                    self,
+                    inner,
+                    "heads",
+                    feeds=[f"{inner}.{name}" for name in ("query", "key", "value")],
+                    reads=f"{at}.crossattention.output.dense{image}",
+                    block=width,
+                    attributes={f"{inner}.num_attention_heads": 1, f"{inner}.all_head_size": width},
+                )
+        yield from rows_of(self, lambda part: isinstance(part, PairLayer))
 
     @torch.no_grad()
     def reset(self) -> None:

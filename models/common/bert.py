@@ -6,7 +6,9 @@ cross-attention counts as a decoder in transformers and, without a mask, is sile
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +17,7 @@ from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertAttention, BertLayer, BertPredictionHeadTransform
 
 from console.errors import InputError
-from models.common.sizes import Stack, check_sizes, of_layer
+from models.common.sizes import Stack, check_sizes, of_layer, only
 
 MASKED = -10000.0
 
@@ -39,6 +41,12 @@ class TextConfig(Stack):
         """Heads of the cross-attention of a layer, from 0."""
         sizes = self.heads if self.cross_heads is None else self.cross_heads
         return of_layer(sizes, number if self.cross_heads is None else number - self.fusion_layer)
+
+    def only(self, kept: Sequence[int], **changes: Any) -> Self:
+        """Of a stack with these of its layers."""
+        crossing = [number - self.fusion_layer for number in kept if number >= self.fusion_layer]
+        cross = None if self.cross_heads is None else only(self.cross_heads, crossing)
+        return super().only(kept, fusion_layer=len(kept) - len(crossing), cross_heads=cross, **changes)
 
     def fused(self) -> TextConfig:
         """The layers with cross-attention as a stack of their own."""

@@ -5,8 +5,9 @@ Published models have one number for all their layers; a stack that lost single 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
 
 from console.errors import InputError
 
@@ -41,6 +42,16 @@ class Stack:
         """The sizes of a layer, from 0."""
         head_width = self.head_width or self.width // self.heads
         return LayerSizes(of_layer(self.heads, number), head_width, of_layer(self.mlp, number))
+
+    def only(self, kept: Sequence[int], **changes: Any) -> Self:
+        """Of a stack with these of its layers. changes: of other fields."""
+        sizes = {name: only(getattr(self, name), kept) for name in ("heads", "mlp")}
+        return replace(self, layers=len(kept), **sizes, **changes)
+
+
+def only(sizes: list[int] | int, kept: Sequence[int]) -> list[int] | int:
+    """The sizes of these layers."""
+    return [sizes[number] for number in kept] if isinstance(sizes, list) else sizes
 
 
 def of_layer(sizes: list[int] | int, number: int) -> int:

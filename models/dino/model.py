@@ -8,7 +8,7 @@ and libraries have renamed or fused these layers since.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,8 +24,8 @@ from models.common.checkpoint import KeyRules
 from models.common.sizes import Stack
 from models.dino.head_fit import HeadFit
 from models.dino.keys import classifier_of, official_name, to_timm, to_transformers, unify
-from models.library.finding import Skipped
-from models.parts import Units, units_of
+from models.library.parts import rows_of, units_of
+from models.parts import Part
 from models.tasks import Classifier, ImageEncoder
 from storage.tensors import read_tensors
 
@@ -213,8 +213,8 @@ class DINO(Classifier, ImageEncoder):
         """Class logits [b, classes]."""
         return self.classifier(self.features(image))
 
-    def parts(self) -> Iterator[Units | Skipped]:
-        """Heads and hidden neurons of every block."""
+    def parts(self) -> Iterator[Part]:
+        """Heads and hidden neurons of every block, and the blocks."""
         for number, block in enumerate(self.vit.encoder.layer):
             at, width = f"vit.encoder.layer.{number}", block.attention.head_width
             feeds = [f"{at}.attention.attention.{name}" for name in ("query", "key", "value")]
@@ -223,6 +223,11 @@ class DINO(Classifier, ImageEncoder):
             )
             name = f"{at}.intermediate"
             yield units_of(self, name, "neurons", feeds=[f"{name}.dense"], reads=f"{at}.output.dense")
+        yield from rows_of(self, lambda part: isinstance(part, Block))
+
+    def layers_removed(self, path: str, kept: Sequence[int]) -> None:
+        """So says the configuration, too."""
+        self.config = self.config.only(kept)
 
     def observe(self, batch: Batch) -> None:
         """One ordinary forward pass; all tokens count."""

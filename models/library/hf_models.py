@@ -9,6 +9,7 @@ import contextlib
 import copy
 import pickle
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,7 @@ def wrap_hf(
     shape = image_shape(getattr(config, "vision_config", config), preprocessor or {}, record.normalised)
     parts = tuple(part for part in record.exclude if any(part in name for name, _ in module.named_modules()))
     options = {"exclude": lambda name: any(part in name for part in parts), "image_shape": shape, "conv": conv}
-    options |= {"parts": hf_parts, "rebuilt": _write_base}
+    options |= {"parts": hf_parts, "rebuilt": partial(_write_base, copy.deepcopy(config))}
     if issubclass(record, ImageClassifier):
 
         def images(size: int) -> Batch:
@@ -195,9 +196,11 @@ def wrap_hf(
     )
 
 
-def _write_base(model: WrappedModel, folder: Path) -> dict[str, Any]:
-    """The config, what images are normalised with, and the tokenizer, as `load_hf` reads them from a folder."""
-    config = copy.deepcopy(model.module.config)
+def _write_base(config: Any, model: WrappedModel, folder: Path) -> dict[str, Any]:
+    """Config, what images are normalised with, and tokenizer, as `load_hf` reads them from a folder.
+
+    config: before anything was removed, whose sizes it says.
+    """
     config.architectures = [type(model.module).__name__]
     config.save_pretrained(folder)
     shape = model.image_shape

@@ -1,4 +1,4 @@
-"""What can be removed whole from transformers' blocks: heads of self- and cross-attentions, hidden neurons.
+"""What can be removed whole of transformers' models: heads of self- and cross-attentions, hidden neurons, layers.
 
 By the names of classes, since their modules are many and importing them takes seconds. Layers of BERT's kind keep an
 attention's output matrix, and the second one of their MLP, in modules of their own.
@@ -11,19 +11,25 @@ from collections.abc import Iterator
 from torch import nn
 
 from models.library.finding import Skipped
-from models.parts import Reader, Units, read, units_of
+from models.library.parts import Reader, read, rows_of, units_of
+from models.parts import Part
 
 
-def hf_parts(module: nn.Module) -> Iterator[Units | Skipped]:
+def hf_parts(module: nn.Module) -> Iterator[Part]:
     """The parts of all blocks of a module of transformers, or of one that is made of its blocks."""
     yield from read(module, _reader_of)
+    yield from rows_of(module, _is_layer, "config.num_hidden_layers", ("layer_idx", "layer_num"))
 
 
 def _reader_of(part: nn.Module) -> Reader | None:
     return READERS.get(type(part).__name__) if type(part).__module__.startswith("transformers.") else None
 
 
-def _attention(at: str, root: nn.Module) -> Iterator[Units | Skipped]:
+def _is_layer(part: nn.Module) -> bool:
+    return type(part).__name__ in LAYERS and type(part).__module__.startswith("transformers.")
+
+
+def _attention(at: str, root: nn.Module) -> Iterator[Part]:
     attention = root.get_submodule(at[:-1])
     out, heads = ("o_proj", "num_attention_heads") if hasattr(attention, "o_proj") else ("out_proj", "num_heads")
     yield units_of(
@@ -37,7 +43,7 @@ def _attention(at: str, root: nn.Module) -> Iterator[Units | Skipped]:
     )
 
 
-def _fused(at: str, root: nn.Module) -> Iterator[Units | Skipped]:
+def _fused(at: str, root: nn.Module) -> Iterator[Part]:
     layer = f"{at}projection"
     yield Skipped(
         f"{layer}.weight",
@@ -46,7 +52,7 @@ def _fused(at: str, root: nn.Module) -> Iterator[Units | Skipped]:
     )
 
 
-def _bert_attention(at: str, root: nn.Module) -> Iterator[Units | Skipped]:
+def _bert_attention(at: str, root: nn.Module) -> Iterator[Part]:
     width = root.get_submodule(f"{at}self").attention_head_size
     yield units_of(
         root,
@@ -59,16 +65,16 @@ def _bert_attention(at: str, root: nn.Module) -> Iterator[Units | Skipped]:
     )
 
 
-def _bert_layer(at: str, root: nn.Module) -> Iterator[Units | Skipped]:
+def _bert_layer(at: str, root: nn.Module) -> Iterator[Part]:
     name = f"{at}intermediate"
     yield units_of(root, name, "neurons", feeds=[f"{name}.dense"], reads=f"{at}output.dense")
 
 
-def _mlp(at: str, root: nn.Module) -> Iterator[Units | Skipped]:
+def _mlp(at: str, root: nn.Module) -> Iterator[Part]:
     yield units_of(root, at[:-1], "neurons", feeds=[f"{at}fc1"], reads=f"{at}fc2")
 
 
-def _gated_mlp(at: str, root: nn.Module) -> Iterator[Units | Skipped]:
+def _gated_mlp(at: str, root: nn.Module) -> Iterator[Part]:
     feeds = [f"{at}gate_proj", f"{at}up_proj"]
     yield units_of(root, at[:-1], "neurons", feeds=feeds, reads=f"{at}down_proj")
 
@@ -96,3 +102,16 @@ READERS: dict[str, Reader] = {
     "Dinov2WithRegistersSwiGLUFFN": _gated_mlp,
 }
 """Name of a block's class -> its reader. A new one is a line here and, where it is made otherwise, a function."""
+
+LAYERS = (
+    "CLIPEncoderLayer",
+    "SiglipEncoderLayer",
+    "ViTLayer",
+    "DeiTLayer",
+    "Dinov2Layer",
+    "Dinov2WithRegistersLayer",
+    "BertLayer",
+    "BlipEncoderLayer",
+    "BlipTextLayer",
+)
+"""Names of the classes of layers that follow one another in a list, each from states to states."""

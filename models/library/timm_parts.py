@@ -1,4 +1,4 @@
-"""What can be removed whole from timm's blocks: heads, hidden neurons, channels inside residual blocks and of VGGs.
+"""What can be removed whole of timm's models: heads, neurons, channels inside residual blocks and of VGGs, layers.
 
 The residual stream stays: every block reads and writes it. Classes are met exactly, since a subclass may do otherwise.
 """
@@ -10,21 +10,24 @@ from collections.abc import Iterator
 from timm.layers import Attention, GluMlp, Mlp, SwiGLU
 from timm.models.resnet import BasicBlock, Bottleneck
 from timm.models.vgg import VGG, ConvMlp
+from timm.models.vision_transformer import Block
 from torch import nn
 
 from models.library.finding import Skipped
-from models.parts import Reader, Units, read, units_of
+from models.library.parts import Reader, read, rows_of, units_of
+from models.parts import Part
 
 EACH_BY_ITSELF = (nn.Identity, nn.AvgPool2d)
 """Layers between two convolutions, but for activations, that treat every channel by itself and hold nothing of it."""
 
 
-def timm_parts(module: nn.Module) -> Iterator[Units | Skipped]:
+def timm_parts(module: nn.Module) -> Iterator[Part]:
     """The parts of all blocks of a timm model."""
     yield from read(module, lambda part: READERS.get(type(part)))
+    yield from rows_of(module, lambda part: type(part) is Block)
 
 
-def _attention(at: str, root: nn.Module) -> Iterator[Units | Skipped]:
+def _attention(at: str, root: nn.Module) -> Iterator[Part]:
     attention = root.get_submodule(at[:-1])
     if not isinstance(attention.norm, nn.Identity):
         yield _left(root, f"{at}proj", "its inputs are normalised over all heads together")
@@ -35,7 +38,7 @@ def _attention(at: str, root: nn.Module) -> Iterator[Units | Skipped]:
     yield units_of(root, at[:-1], "heads", feeds=feeds, reads=f"{at}proj", block=width, attributes=own)
 
 
-def _mlp(at: str, root: nn.Module) -> Iterator[Units | Skipped]:
+def _mlp(at: str, root: nn.Module) -> Iterator[Part]:
     mlp = root.get_submodule(at[:-1])
     if not isinstance(mlp.norm, nn.Identity):
         yield _left(root, f"{at}fc2", "its inputs are normalised over all neurons together")
@@ -44,7 +47,7 @@ def _mlp(at: str, root: nn.Module) -> Iterator[Units | Skipped]:
     yield units_of(root, at[:-1], "neurons", feeds=feeds, reads=f"{at}fc2")
 
 
-def _residual(at: str, root: nn.Module) -> Iterator[Units | Skipped]:
+def _residual(at: str, root: nn.Module) -> Iterator[Part]:
     """conv1 of a BasicBlock, conv1 and conv2 of a Bottleneck: what the block's last convolution does not write."""
     block = root.get_submodule(at[:-1])
     last = 3 if isinstance(block, Bottleneck) else 2
@@ -57,7 +60,7 @@ def _residual(at: str, root: nn.Module) -> Iterator[Units | Skipped]:
         yield units_of(root, f"{at}conv{number}", "channels", feeds=feeds, reads=reads)
 
 
-def _vgg(at: str, root: nn.Module) -> Iterator[Units | Skipped]:
+def _vgg(at: str, root: nn.Module) -> Iterator[Part]:
     """All convolutions, each read by the next one; the last of the features, and those of the head, by the head."""
     vgg = root.get_submodule(at.rstrip("."))
     chain: list[list[str]] = []  # a convolution, and what with tensors of its own comes before the next one

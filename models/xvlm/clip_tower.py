@@ -6,7 +6,9 @@ the patches under a box). Parameter names are those of the official X-VLM checkp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,11 @@ class VisionConfig(Stack):
     image_size: int
     patch_size: int
     region_layers: int
+
+    def only(self, kept: Sequence[int], **changes: Any) -> VisionConfig:
+        """Of a tower with these of its layers."""
+        shared = self.layers - self.region_layers
+        return super().only(kept, region_layers=sum(number >= shared for number in kept), **changes)
 
     @property
     def tokens(self) -> int:

@@ -5,7 +5,8 @@ Zeng, Zhang and Li, "Multi-Grained Vision Language Pre-Training", ICML 2022.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,9 +15,8 @@ from torch import Tensor, nn
 
 from models.base import Model
 from models.common.bert import cross_attention_mask, layer_states, self_attention_mask, without_padding
-from models.library.finding import Skipped
 from models.library.hf_parts import hf_parts
-from models.parts import Units
+from models.parts import Part
 from models.tasks import Retriever
 
 
@@ -32,9 +32,17 @@ class XVLMModel(Model):
         super().reset()
         self.vision_encoder.class_embedding.normal_(std=0.02)
 
-    def parts(self) -> Iterator[Units | Skipped]:
+    def parts(self) -> Iterator[Part]:
         """Of the tower's and BERT's blocks, which are those of transformers."""
         return hf_parts(self)
+
+    def layers_removed(self, path: str, kept: Sequence[int]) -> None:
+        """So say the configurations, too, by which the layers with regions and with cross-attention are counted."""
+        if path.startswith("vision_encoder."):
+            vision = self.config.vision.only(kept)
+            self.config, self.vision_encoder.config = replace(self.config, vision=vision), vision
+        elif not (path.startswith("text_decoder.") and hasattr(self, "text_encoder")):  # VQA's decoder is no encoder
+            self.config = replace(self.config, text=self.config.text.only(kept))
 
     def modality_of(self, name: str) -> str:
         """vision, text (layers without cross-attention) or fusion (layers with it)."""

@@ -15,7 +15,7 @@ from models.small import save_small
 from models.surgery import cut
 from sparsity.mask import Mask
 from tests.models.test_any_module import HUGGING_FACE
-from tests.models.test_parts import outputs, random_choice
+from tests.models.test_parts import outputs, random_choice, rows_cut
 
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "num_classes": 7}
 
@@ -40,7 +40,7 @@ MODELS = {
 def saved(name, folder, seed=3):
     """A model with random units removed, in FOLDER/small; the model, and the name to load it by."""
     model = MODELS[name](folder)
-    small = cut(model, random_choice(model, seed))
+    small = cut(model, random_choice(model, seed) | rows_cut(model, seed))
     save_small(folder / "small", small, {"criterion": "random"})
     return small, f"small:{folder / 'small'}"
 
@@ -76,8 +76,11 @@ class TestFolder:
 
 
 class TestTasks:
-    @pytest.mark.parametrize("task", ["retrieval", "captioning", "vqa"])
-    @pytest.mark.parametrize("name", ["xvlm-mini", "blip-mini"])
+    @pytest.mark.parametrize(
+        ("name", "task"),
+        [(name, task) for name in ("xvlm-mini", "blip-mini") for task in ("retrieval", "captioning", "vqa")]
+        + [("blip-mini", "nlvr")],
+    )
     def test_of_a_family(self, name, task, tmp_path):
         """What the task's model takes from pretraining is the smaller one's."""
         small, reference = saved(name, tmp_path)
@@ -158,7 +161,7 @@ class TestBadFolders:
         _, reference = saved("resnet-mini", tmp_path)
         path = tmp_path / "small" / "plan.json"
         about = json.loads(path.read_text())
-        next(iter(about["units"].values()))["kept"] = kept
+        next(iter(about["kept"].values()))["kept"] = kept
         path.write_text(json.dumps(about))
         with pytest.raises(InputError, match=r"plan\.json is damaged"):
             load_model(reference)
