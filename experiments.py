@@ -77,6 +77,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     report.add_argument("-o", "--output", help="folder (default: <results>/<grid>/report, report-only with --only)")
     report.add_argument("--metrics", nargs="+", default=[], metavar="TASK/METRIC", help="of the main table")
     report.add_argument("--only", nargs="+", default=[], metavar="AXIS=VALUE,...", help="for example pruner=omp,snip")
+    report.add_argument(
+        "--pairs", nargs="+", default=[], metavar="ROW=ROW",
+        help="also compare these in tables/pairs, with p values; of two tasks: ROW@TASK=ROW@TASK",
+    )  # fmt: skip
     report.add_argument("--cost", default="seconds", help="of the Pareto plot: seconds, cpu_seconds or peak_memory_gb")
     report.add_argument("--published", metavar="FILE.csv", help="published numbers next to ours")
     return parser.parse_args(arguments)

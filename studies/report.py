@@ -26,6 +26,7 @@ from studies.costs import check_cost
 from studies.looks import HUES
 from studies.markup import latex, markdown, table_csv
 from studies.metrics import choose, task_words
+from studies.pairs import Pair, pairs_table
 from studies.pictures import save
 from studies.places import short
 from studies.published import read_published
@@ -43,6 +44,9 @@ from studies.records import (
 )
 from studies.scores import Scores
 from studies.version import packages
+
+FORMATS = {"md": markdown, "tex": latex, "csv": table_csv}
+"""Ending of a table's file -> what writes it."""
 
 TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 
@@ -66,6 +70,10 @@ def write_report(args: argparse.Namespace) -> None:
         tables["layers.csv"] = csv_text(LAYERS, layers)
     if published is not None:
         tables["published.csv"] = csv_text(PUBLISHED, published_rows(scores, published))
+    if args.pairs:
+        known = ["dense", *results.order]
+        if (pairs := pairs_table(scores, [Pair.of(text, known) for text in args.pairs])) is not None:
+            tables |= {f"pairs.{ending}": write(pairs) for ending, write in FORMATS.items()}
     for name, text in tables.items():
         write_text(folder / "tables" / name, text)
     pictures = write_pictures(chapters, folder / "pictures")
@@ -88,11 +96,7 @@ def made_tables(chapters: Sequence[Chapter]) -> dict[str, str]:
     tables = [table for made in chapters for table in made.tables().values()]
     if (of_all := overview(chapters)) is not None:
         tables.append(of_all)
-    return {
-        f"{table.name}.{ending}": write(table)
-        for table in tables
-        for ending, write in (("md", markdown), ("tex", latex), ("csv", table_csv))
-    }
+    return {f"{table.name}.{ending}": write(table) for table in tables for ending, write in FORMATS.items()}
 
 
 def write_pictures(chapters: Sequence[Chapter], folder: Path) -> list[str]:

@@ -64,6 +64,16 @@ class Score(OverSeeds):
         return max(0, self.expected - len(self.values))
 
 
+@dataclass(frozen=True)
+class Difference:
+    """Means over seeds of two rows, and the p value of their difference; None with the reason where it is untested."""
+
+    first: float
+    second: float
+    p: float | None
+    why: str = ""
+
+
 class Scores:
     """All scores of some results."""
 
@@ -153,6 +163,23 @@ class Scores:
         seeds = sorted(set.intersection(*drawn)) if drawn else [FIXED] * bool(found)
         values = [statistics.fmean(column.get(FIXED, column.get(seed, 0)) for column in found) for seed in seeds]
         return Score(tuple(values), expected) if values else None
+
+    def difference(self, one: Column, rows: tuple[str, str], task: str = "") -> Difference | None:
+        """The first row's mean less the second's, in a column; task: of the second, where it is another's column.
+
+        The tests of both must be about the same items. None where either has no score.
+        """
+        model, first_task, metric, sparsity = one
+        sides = ((rows[0], first_task), (rows[1], task or first_task))
+        ours, theirs = (self._of(model, of, metric, row, 0.0 if row == DENSE else sparsity) for row, of in sides)
+        if not (ours and theirs):
+            return None
+        means = [statistics.fmean(run.metrics[metric] for run in own) for own in (ours, theirs)]
+        try:
+            p = p_value(*([self._items(run.id) for run in own] for own in (ours, theirs)), metric)
+        except InputError as error:
+            return Difference(*means, None, str(error))
+        return Difference(*means, p)
 
     # -- one column ------------------------------------------------------------------------------------
 

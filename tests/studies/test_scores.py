@@ -1,8 +1,11 @@
 """Scores of made-up results against numbers written out by hand."""
 
+import numpy as np
 import pytest
 
+from console.errors import InputError
 from evaluation.items import Items, groups_of
+from studies.pairs import Pair, pairs_table
 from studies.results import pack
 from studies.scores import Scores
 from studies.significance import Kind, mean_scores
@@ -317,3 +320,27 @@ def test_trial_runs_are_called_so(tmp_path):
     put(folder, {"overall": 50.0}, "omp")
     notes = read(folder).notes
     assert any(note.startswith("1 of these results are of trial runs of two steps") for note in notes)
+
+
+def test_pairs_that_somebody_asked_for(tmp_path):
+    """Also of two tasks over the same items; rows without scores are left out, unknown ones refused."""
+    folder, generator = tmp_path / "results" / "made", np.random.default_rng(0)
+    easy, hard = (generator.random(200) < share for share in (0.9, 0.6))
+    for task, pruner, right in (("vqa", "omp", easy), ("vqa", "snip", hard), ("retrieval", "omp", hard)):
+        values = right.astype(float).tolist()
+        put(folder, {"overall": 100 * right.mean()}, pruner, task=task, items=items(values))
+    scores = scores_of(folder)
+    asked = ["omp=snip", "omp@vqa=omp@retrieval", "snip=omp"]
+    table = pairs_table(scores, [Pair.of(text, ["dense", "omp", "snip"]) for text in asked])
+    rows = {row.label: [cell.text for cell in row.cells] for row in table.rows if row.kind != "section"}
+    expected = f"{100 * (easy.mean() - hard.mean()):+.1f}"
+    assert rows["omp against snip"][4] == rows["omp against omp (retrieval)"][4] == expected
+    assert rows["snip against omp"][4] == expected.replace("+", "-")
+    assert all(float(cells[5]) == pytest.approx(1 / 10_001, abs=1e-4) for cells in rows.values())
+    for text, why in (
+        ("omp", "takes two rows"),
+        ("omp=snap", "no row is called 'snap' \\(did you mean 'snip'"),
+        ("omp=snip@vqa", "takes two"),
+    ):
+        with pytest.raises(InputError, match=why):
+            Pair.of(text, ["dense", "omp", "snip"])
