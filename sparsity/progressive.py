@@ -65,9 +65,13 @@ class Progressive(Sparsifier):
         self._pruned = [name for name in self._layers if modality in (None, model.modality_of(name))]
         self._factors = None if self._ids is None else self._ids.fitted(model)
         self._size = sum(self._layers[name].weight.numel() for name in self._pruned)
-        least = sum(self._least(self._layers[name].weight.numel()) for name in self._pruned)
-        if least > self._size - round(self._size * self._share):
-            raise InputError(f"min_kept asks for {least:,} weights, more than stay at {self.config.sparsity:g} %")
+        self._check_least([self._layers[name].weight.numel() for name in self._pruned])
+
+    def _check_least(self, sizes: list[int]) -> None:
+        """InputError where layers of these sizes keep more in any case than stay at all."""
+        if (least := sum(map(self._least, sizes))) > (stay := self._size - round(self._size * self._share)):
+            what = f"min_kept asks for {least:,}, more than the {stay:,}"
+            raise InputError(f"{what} that stay at {self.config.sparsity:g} %: lower it, or -s")
 
     def _least(self, weights: int) -> int:
         """How many a layer of so many weights keeps in any case."""

@@ -25,10 +25,10 @@ from sparsity.progressive import Progressive, warn_of_few
 from sparsity.sparsifiers import TrainedScores
 
 TRAVEL = 0.6
-"""How far a score can move in a search, rates added up; those of VPNs' published runs are at most 0.3 at first."""
+"""Sum of the rates of a search, as in VPNs' published runs: what moves a mask, of scores of 0.04 to 0.3 at first."""
 
 MOVED = 0.01
-"""Of the weights: when fewer change sides, the search has hardly begun."""
+"""Share of scores: when fewer cross the cut, the search has hardly begun."""
 
 
 class Search(Progressive):
@@ -55,6 +55,7 @@ class Search(Progressive):
         layers = {name: self._layers[name] for name in self._pruned}
         start = {name: self._start(name, layer.weight.detach()) for name, layer in layers.items()}
         self._size = sum(score.numel() for score in start.values())
+        self._check_least([score.numel() for score in start.values()])
         self._scores = TrainedScores(layers, start, self._cut, signed=True, pool=self._pool)
         self._first = self._chosen
         fresh = set(model.load_report.fresh) if model.load_report is not None else set()
@@ -80,9 +81,7 @@ class Search(Progressive):
             size = scores[name].detach().abs().float()
             if self._factors is not None:
                 size = size * self._factors[name]
-            protect(
-                size, self._least(size.numel()) or int(self.config.structured)
-            )  # a layer without units ends a model
+            protect(size, self._least(size.numel()))
             return size
 
         count = round(self._size * self._share)
@@ -92,6 +91,10 @@ class Search(Progressive):
             shapes = {name: self._layers[name].weight.shape for name in self._chosen}
             self._found = {n: self._units[n].over_inputs(bits, shapes[n]) for n, bits in self._chosen.items()}
         return Mask({name: ~bits for name, bits in self._found.items()})
+
+    def _least(self, weights: int) -> int:
+        """Of units, one at least: through a layer without any nothing would come."""
+        return max(super()._least(weights), int(self.config.structured))
 
     # -- the first stage --------------------------------------------------------------------------------
 
@@ -129,9 +132,9 @@ class Search(Progressive):
         if moved < MOVED * self._size:
             rate, steps = self.rate(), counted(self._steps, "step")
             console.print(
-                f"note: {moved:,} of {self._size:,} scores changed sides, less than {percent(MOVED)} %, since {steps} "
-                f"at a score rate of {rate:g} {agreed(self._steps, 'is')} too few: give more epochs, or --score_lr "
-                f"{automatic_rate(self._steps):.2g}"
+                f"note: {moved:,} of {self._size:,} scores crossed the cut, less than {percent(MOVED)} %, "
+                f"since {steps} at a score rate of {rate:g} {agreed(self._steps, 'is')} too few: give more epochs, or "
+                f"--score_lr {automatic_rate(self._steps):.2g}"
             )
         return self.mask
 

@@ -98,7 +98,7 @@ def fit_task(
     if made is not None:
         keep_mask(run, model, sparsifier, made if best is None else Mask.load(run.folder / BEST))
         if isinstance(sparsifier, Search) and sparsifier.config.structured:
-            run.small = leave_small(run, model, sparsifier.config.sparsity)
+            run.small = leave_small(run, model, task, sparsifier.config.sparsity)
     run.kept["after training"] = count_kept(model)
     return best
 

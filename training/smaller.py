@@ -14,12 +14,13 @@ from models.parts import kept_units
 from models.small import save_small
 from models.surgery import cut
 from training.run import Run
+from training.task import Task
 
 FOLDER = "small"
 BATCH, REPEATS = 8, 10
 
 
-def leave_small(run: Run, model: Model, sparsity: float) -> dict[str, Any]:
+def leave_small(run: Run, model: Model, task: Task, sparsity: float) -> dict[str, Any]:
     """Write `small/` (`--model small:FOLDER`) and say parameters, FLOPs and milliseconds of both.
 
     Units that no weight reads any more are cut out: outputs are those of the masked model.
@@ -30,6 +31,7 @@ def leave_small(run: Run, model: Model, sparsity: float) -> dict[str, Any]:
         return {}
     shutil.rmtree(run.folder / FOLDER, ignore_errors=True)  # of a sitting that was killed here
     save_small(run.folder / FOLDER, small, {"run": str(run.folder), "sparsity_asked": sparsity / 100})
+    task.keep(run.folder / FOLDER, small)
     rows = side_by_side({"masked": model, FOLDER: small}, BATCH, REPEATS, run.fabric.device)
     table = Table(title=f"without its units: {run.folder / FOLDER}", caption=f"a pass of {BATCH} samples")
     for column in ("", "parameters", "GFLOPs", "ms", "times as fast"):

@@ -230,7 +230,7 @@ def test_layers_nearly_empty_and_searches_that_hardly_move(config, run, tmp_path
     mask = Mask.load(tmp_path / "floor" / "mask.safetensors")
     assert warning not in said and all(mask.kept(name) >= 0.01 * mask.size(name) for name in mask)
     said = check(run(*command(config, tmp_path / "rate", "--prune", "vpns", "-s", "95", QUICK)))
-    assert "changed sides" not in said
+    assert "crossed the cut" not in said
 
 
 @pytest.mark.parametrize(
