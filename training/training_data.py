@@ -58,7 +58,7 @@ class TrainingData:
         return [self._missing, told_of_epochs(sides[0], self.epoch_steps // len(sides), self._together)]
 
     def split(self, share: float) -> tuple[TrainingData, TrainingData]:
-        """Two stages, the first a share of all epochs, rounded down, or of the steps of a single one; neither is empty."""
+        """Two stages, the first a share of all epochs, rounded down, or of the steps of one epoch; neither is empty."""
         first, rest = copy.copy(self), copy.copy(self)
         if self.epochs > 1:
             first.epochs = min(max(1, int(share * self.epochs + 1e-9)), self.epochs - 1)
