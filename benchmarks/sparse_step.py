@@ -3,10 +3,12 @@
     python -m benchmarks.sparse_step                          # full size, 384 px, two threads
     python -m benchmarks.sparse_step --model xvlm-mini        # a quick look
     python -m benchmarks.sparse_step --model blip --task captioning --prune platon
+    python -m benchmarks.sparse_step --model timm:resnet18 --prune vpns --batch_size 16
 All kinds of steps are made in turn by one model, whose weights' values do not matter to the time. No mask is
 multiplied in the forward pass: a sparse step takes the gradient from pruned weights before the optimizer sees it, and
 that is all. A step of --prune moves importances on, and every tenth cuts a mask: ten of them are timed
 together. The cost is that of the weights, whatever the batch: the larger the batch, the smaller its share.
+A step of a search behind a prompt (`--prune vpns`) is two halves with a cut each, against two passes of the network.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from sparsity.progressive_config import METHODS
 
 BOUND = 1.03
 PRUNING_BOUND = 1.15
+SEARCH_BOUND = 1.2
 INTERVAL = 10  # steps from one mask to the next
 
 
@@ -29,7 +32,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="xvlm", help="model whose configurations are taken, with random weights")
     parser.add_argument("--task", default="retrieval", choices=("retrieval", "captioning"), help="whose step")
-    parser.add_argument("--prune", choices=METHODS, help="also time steps that prune by this method")
+    parser.add_argument("--prune", choices=(*METHODS, "vpns"), help="also time steps that prune by this method")
     parser.add_argument("--batch_size", type=int, default=4, help="pairs a step")
     parser.add_argument("--sparsity", type=float, default=0.75)
     parser.add_argument("--repeats", type=int, default=6, help="steps of each kind, in turn; at least 2")
@@ -101,6 +104,71 @@ def make_steps(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
     return steps
 
 
+def search_ratios(name: str, size: int, sparsity: float, repeats: int, device: str = "cpu") -> list[float]:
+    """Seconds of a step of VPNs' first stage over those of two passes, forward and back, of the network as it is.
+
+    Random weights, noise of the model's size; both alternate, and neither always goes first.
+    """
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    from models import load_task_model
+    from models.label_mapping import LabelMapping
+    from models.prompts import Prompted, VisualPrompt
+    from sparsity.progressive_config import ProgressiveConfig
+    from sparsity.search import Search
+    from training.optimizer import Recipe, make_optimizer
+
+    overrides = {"conv": True} if ":" in name else {}
+    network, plain = (
+        load_task_model(name, "image_classification", weights="random", overrides=overrides).to(device).train()
+        for _ in range(2)
+    )
+    side = network.image_shape.image_size
+    prompt = VisualPrompt(side=side, width=max(1, side // 14)).to(device)
+    product = Prompted(network, prompt, LabelMapping(torch.arange(10)).to(device))
+    whole = nn.ModuleDict({"product": product})
+    search = Search(ProgressiveConfig(prune="vpns", sparsity=100 * sparsity), None)
+    search.attach(network)
+    search.started(4 * repeats + 4, 0)
+    search.begin_search(whole, prompt.parameters())
+    recipe = Recipe(lr=search.rate(), optimizer="adam", weight_decay=1e-4)
+    optimizer = make_optimizer(search.trained(whole), recipe, fused=True)
+    x = torch.rand(size, 3, side, side, device=device)
+    labels = torch.randint(0, 10, (size,), device=device)
+    done = itertools.count(1)
+
+    def step() -> None:
+        for prompted in (True, False):
+            F.cross_entropy(product(x, prompted), labels).backward()
+            search.after_backward()
+            if not prompted:
+                prompt.program.grad = None
+            optimizer.step()
+            search.after_update(next(done))
+            optimizer.zero_grad(set_to_none=True)
+        waited()
+
+    def passes() -> None:
+        for _ in range(2):
+            F.cross_entropy(plain.logits(x)[:, :10], labels).backward()
+            plain.zero_grad(set_to_none=True)
+        waited()
+
+    def waited() -> None:
+        if x.is_cuda:
+            torch.cuda.synchronize()
+
+    step()
+    passes()
+    ratios = []
+    for number in range(repeats):
+        taken = {work: timed(work) for work in ((step, passes) if number % 2 else (passes, step))}
+        ratios.append(taken[step] / taken[passes])
+    return ratios
+
+
 def timed(work: Callable[[], object]) -> float:
     """Seconds of one call."""
     started = time.perf_counter()
@@ -117,6 +185,14 @@ def spread(values: list[float]) -> str:
 def main() -> None:
     """Measure and print."""
     args = parse_args()
+    if args.prune == "vpns":
+        import torch
+
+        torch.set_num_threads(args.threads)
+        ratios = search_ratios(args.model, args.batch_size, args.sparsity, args.repeats)
+        print(f"vpns on {args.model}, {args.batch_size} pictures a pass, {args.threads} threads")
+        print(f"a step of the search / two plain passes, neighbours: {spread(ratios)} (bound: {SEARCH_BOUND})")
+        return
     steps = make_steps(args)
     seconds: dict[str, list[float]] = {"dense": [], "sparse": []}
     for kind in ("dense", "sparse") * 2:  # the optimizer makes its averages, the allocator its pools

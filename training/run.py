@@ -18,7 +18,7 @@ from console.errors import InputError
 from console.interrupt import interrupt
 from console.progress import console
 from console.words import counted
-from models import file_name
+from models import RANDOM, file_name
 from models.library.finding import told_skipped
 from pruners import PRUNERS
 from sparsity.mask import Mask
@@ -162,7 +162,8 @@ def chosen_sparsifier(run: Run) -> Sparsifier:
             "give the mask to train under with --mask FILE, --prune METHOD to prune while training, or --dense to "
             "train all weights"
         )
-    return Fixed(Mask.load(args.weights)) if args.weights and contains_mask(args.weights) else Dense()
+    named = args.weights not in (None, RANDOM)
+    return Fixed(Mask.load(args.weights)) if named and contains_mask(args.weights) else Dense()
 
 
 def progressive_config(args: argparse.Namespace, config: Any) -> ProgressiveConfig | None:

@@ -252,14 +252,14 @@ def test_layers_nearly_empty_and_searches_that_hardly_move(config, run, tmp_path
         ("--dense --prompt none --freeze", "--freeze trains the prompt alone, and --prompt none has none"),
         ("--dense --prompt new --freeze --halves both", "--halves has no meaning with --freeze"),
         ("--prune vpns --freeze", "--freeze has no meaning for --prune vpns"),
-        ("--evaluate --prompt new", "name the file with --prompt"),
+        ("--evaluate -pre L --prompt new", "name the file with --prompt"),
         ("--evaluate --prompt P --halves both", "--halves has no meaning with --evaluate"),
         ("--dense --prompt new --mapping fml", "unknown mapping 'fml' (did you mean 'flm'?)"),
         ("--dense --prompt new --set best_epoch=true --set validation=0.2", "of which the last epoch counts"),
     ],
 )
 def test_what_is_refused_in_a_sentence(words, message, made, config, run, tmp_path):
-    files = {"M": str(made / "mask.safetensors"), "P": str(made / "prompt.safetensors")}
+    files = {name[0].upper(): str(made / f"{name}.safetensors") for name in ("mask", "prompt", "last")}
     done = run(*command(config, tmp_path / "out", *(files.get(word, word) for word in words.split()), QUICK))
     assert done.returncode == 2
     assert message in done.stderr
