@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--task", help="measure the task's model, filled from --weights (retrieval, captioning, ...)")
     parser.add_argument("--mask", help="measure the model under this mask")
     parser.add_argument("--kept", metavar="MASK", help="also draw dimensions against the weights that this mask keeps")
+    parser.add_argument("--before", metavar="FILE", help="also draw the dimensions of this file, as circles")
     parser.add_argument("--conv", action="store_true", help="convolutions, too (timm:NAME and hf:ID models)")
     parser.add_argument("--config", help="YAML file whose data is measured (default: configs/<model>/prune.yaml)")
     add_set(parser)
@@ -59,12 +60,14 @@ def main() -> None:
     from inspection.two_nn import check_points
     from models import file_name
     from pruners.settings import PruneConfig
+    from sparsity.weighting import read_ids
     from storage.atomic import check_writable, no_empty_folder, write_json
 
     config = parse(PruneConfig, settings, where)
     check_points(args.samples, args.blocks, args.fraction)
     if not args.memory > 0:
         raise InputError(f"--memory is gigabytes, above 0, not {args.memory:g}")
+    before = read_ids(args.before, 1.0).by_name if args.before else {}
     folder = Path(args.output_dir)
     with no_empty_folder(folder):
         check_writable(folder)
@@ -74,7 +77,10 @@ def main() -> None:
         write_json(
             path, about | {"dimensions": {name: row["dimension"] for name, row in found.items()}, "layers": found}
         )
-        draw(found, path.with_suffix(".png"), f"{args.model}: intrinsic dimension of {args.samples} samples")
+        title = f"{args.model}: intrinsic dimension of {args.samples} samples"
+        draw(
+            found, path.with_suffix(".png"), title + (f"; circles: {Path(args.before).stem}" if before else ""), before
+        )
     screen = result_console()
     screen.print(table(found, args.model))
     screen.print(f"dimensions: {path}\npicture: {path.with_suffix('.png')}", markup=False)
@@ -210,10 +216,11 @@ def table(found: dict[str, dict[str, Any]], model: str) -> Any:
     return made
 
 
-def draw(found: dict[str, dict[str, Any]], path: Path, title: str) -> None:
+def draw(found: dict[str, dict[str, Any]], path: Path, title: str, before: Mapping[str, float]) -> None:
     """Dimension over depth (PNG): a dot a layer, coloured by kind, dots of one modality joined, bands of modalities.
 
-    Where a mask was given, also dimension against the share of the layer that it keeps, coloured by modality.
+    before: dimensions of layers to compare with, as circles. Where a mask was given, also dimension against the share
+    of the layer that it keeps, coloured by modality.
     """
     import matplotlib
 
@@ -246,6 +253,8 @@ def draw(found: dict[str, dict[str, Any]], path: Path, title: str) -> None:
         own = [i for i, name in enumerate(names) if found[name]["kind"] == kind]
         values, spread = ([found[names[i]][what] for i in own] for what in ("dimension", "deviation"))
         axis.errorbar(own, values, spread, fmt="o", markersize=4, linewidth=0.6, color=colours(number % 20), label=kind)
+    shared = [i for i, name in enumerate(names) if name in before]
+    axis.scatter(shared, [before[names[i]] for i in shared], s=34, facecolors="none", edgecolors="0.4", linewidths=0.8)
     axis.set(xlim=(-1, start + 1), ylim=(0, None), xlabel="layers, in the model's order", ylabel="intrinsic dimension")
     axis.legend(fontsize=7, ncols=2, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
