@@ -54,6 +54,8 @@ def cut(model: ModelT, kept: Kept) -> ModelT:
         if isinstance(one, Layers) and not stays[one.name].all():
             _without(small, one, stays[one.name].nonzero()[:, 0].tolist())
     small.plan = Plan.of(found, stays, model.plan)
+    if small.load_report is not None:
+        small.load_report.files = []  # it is known by its tensors: no file has them yet
     return small
 
 

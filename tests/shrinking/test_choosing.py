@@ -57,6 +57,7 @@ class TestErrors:
     def test_magnitude_by_hand(self, dino):
         found = CRITERIA["magnitude"](dino, 0)
         block = dino.vit.encoder.layer[1]
+        block.requires_grad_(False)
         own = [block.intermediate["dense"].weight[7], block.output["dense"].weight[:, 7]]
         assert found["vit.encoder.layer.1.intermediate"][7] == pytest.approx(float(torch.cat(own).norm()), rel=1e-6)
         rows = [block.attention.attention._modules[n].weight[32:64] for n in ("query", "key", "value")]
