@@ -112,6 +112,12 @@ class Model(nn.Module):
         """
         return {}
 
+    def write_stock(self, folder: Path) -> None:
+        """Write it as its own library reads it, with no code of ours, also after units were removed; InputError where
+        that has no such shapes. Default: there is no library.
+        """
+        raise InputError(f"a {type(self).__name__} is no class of Hugging Face: export it as torch, onnx or zeros")
+
     @property
     def inner(self) -> nn.Module:
         """The module by whose names the state dict goes: the model itself, or what a wrapper holds."""

@@ -51,25 +51,48 @@ class Plan:
             numbers = tuple(first.kept[i] for i in kept[one.name].nonzero()[:, 0].tolist())
             stays[name] = Stay(one.kind, first.count, numbers)
             if isinstance(one, Layers):
-                gone = {f"{path}.{number}." for path in one.lists for number in range(first.count)}
-                gone -= {f"{path}.{number}." for path in one.lists for number in numbers}
-                stays = {name: stay for name, stay in stays.items() if not name.startswith(tuple(gone) or "//")}
+                gone = _prefixes(one, stays[name])
+                stays = {name: stay for name, stay in stays.items() if not name.startswith(gone)}
         return cls(tuple(sorted(stays.items())))
 
-    def kept(self, found: Iterable[Units | Layers]) -> dict[str, Tensor]:
-        """The choice among the sets of the first model; InputError where the plan is of another one."""
-        sets = {one.name: one for one in found}
-        chosen = {}
+    def kept(self, found: Iterable[Units | Layers], before: Plan | None = None) -> dict[str, Tensor]:
+        """The choice among the sets of the first model, or of what `before` left of it.
+
+        InputError where the plan is of another model, or keeps what is gone.
+        """
+        found = list(found)
+        earlier, wanted = dict(before.stays) if before else {}, dict(self.stays)
+        first_names = _first_names([one for one in found if isinstance(one, Layers)], earlier)
+        names = {first_names(one.name): one for one in found}
         for name, stay in self.stays:
-            if name not in sets:
-                raise InputError(f"the plan is of another model: there is no '{name}' in this one{nearest(name, sets)}")
-            if (sets[name].kind, sets[name].count) != (stay.kind, stay.count):
-                has = f"{sets[name].count} {sets[name].kind}"
+            if name not in names and name not in earlier:
+                raise InputError(
+                    f"the plan is of another model: there is no '{name}' in this one{nearest(name, names)}"
+                )
+            first = earlier.get(name) or Stay(names[name].kind, names[name].count, tuple(range(names[name].count)))
+            if (first.kind, first.count) != (stay.kind, stay.count):
+                has = f"{first.count} {first.kind}"
                 raise InputError(
                     f"the plan is of another model: '{name}' has {has} here, and {stay.count} {stay.kind} there"
                 )
-            chosen[name] = torch.zeros(stay.count, dtype=torch.bool)
-            chosen[name][list(stay.kept)] = True
+        gone = tuple(
+            prefix
+            for name, one in names.items()
+            if isinstance(one, Layers) and name in wanted
+            for prefix in _prefixes(one, wanted[name])
+        )
+        chosen = {}
+        for name, one in names.items():
+            if name.startswith(gone):
+                continue
+            here = earlier[name].kept if name in earlier else tuple(range(one.count))
+            stays = wanted[name].kept if name in wanted else here if name not in earlier else range(earlier[name].count)
+            if not set(stays) <= set(here):
+                raise InputError(
+                    f"the plan keeps {one.kind} of '{name}' that were removed before: plan anew on this model"
+                )
+            if len(stays) < len(here):
+                chosen[one.name] = torch.tensor([number in set(stays) for number in here])
         return chosen
 
     def to_json(self) -> dict[str, Any]:
@@ -90,6 +113,12 @@ class Plan:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{where} is damaged: what it says of its units cannot be read ({error!r})") from error
         return cls(tuple(sorted(stays.items())))
+
+
+def _prefixes(row: Layers, stay: Stay) -> tuple[str, ...]:
+    """What the names of all that is in removed layers begin with, by their first numbers."""
+    gone = sorted(set(range(stay.count)) - set(stay.kept))
+    return tuple(f"{path}.{number}." for path in row.lists for number in gone)
 
 
 def _first_names(rows: Iterable[Layers], stays: Mapping[str, Stay]) -> Callable[[str], str]:

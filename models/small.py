@@ -27,7 +27,7 @@ from models.common.checkpoint import KeyRules, load_state, own_names, read_state
 from models.parts import Layers, Units, all_sets, checked, readers_left
 from models.plans import Plan
 from models.surgery import cut
-from storage.atomic import atomic_path, write_json
+from storage.atomic import atomic_path, write_text
 from storage.tensors import write_safetensors
 
 if TYPE_CHECKING:
@@ -57,21 +57,39 @@ def save_small(folder: Path | str, model: Model, made_by: Mapping[str, Any] | No
     with atomic_path(folder) as temporary:
         temporary.mkdir(parents=True)
         settings = merged(dict(model.origin.settings), model.rebuilt(temporary))
-        about = {"format": FORMAT, **vars(model.origin), "settings": settings}
-        about |= {"kept": model.plan.to_json(), "made_by": dict(made_by or {})}
         write_safetensors(temporary / WEIGHTS, tensors, {})
-        write_json(temporary / PLAN, about)
+        _write_lines(temporary / PLAN, about_plan(model, model.plan, made_by or {}, settings))
         if folder.is_dir():
             folder.rmdir()  # an empty one
 
 
-def read_plan(folder: Path | str) -> dict[str, Any]:
-    """What plan.json says; InputError where it is missing or damaged."""
-    path = Path(folder) / PLAN
+def write_plan(path: Path, model: Model, plan: Plan, made_by: Mapping[str, Any]) -> None:
+    """A plan for the model in a file of its own, without the tensors of what it leaves."""
+    _write_lines(path, about_plan(model, plan, made_by, dict(model.origin.settings)))
+
+
+def _write_lines(path: Path, about: Mapping[str, Any]) -> None:
+    """As JSON, a line a key, and a line a set of units: lists of neurons would fill pages otherwise."""
+    kept = ",\n  ".join(f"{json.dumps(name)}: {json.dumps(stay)}" for name, stay in about["kept"].items())
+    lines = {key: json.dumps(value) for key, value in about.items()} | {"kept": f"{{\n  {kept}\n }}"}
+    write_text(path, "{\n " + ",\n ".join(f"{json.dumps(key)}: {value}" for key, value in lines.items()) + "\n}\n")
+
+
+def about_plan(model: Model, plan: Plan, made_by: Mapping[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """What plan.json says."""
+    about = {"format": FORMAT, **vars(model.origin), "settings": settings}
+    return about | {"kept": plan.to_json(), "made_by": dict(made_by)}
+
+
+def read_plan(path: Path | str) -> dict[str, Any]:
+    """What a plan's file says; InputError where it is missing or damaged."""
+    path = Path(path)
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"{folder} is no small model: it has no {PLAN}; give a folder that was cut") from error
+        there = path.parent.is_dir() and path.name == PLAN
+        what = f"{path.parent} is no small model: it has no {PLAN}" if there else f"there is no {path}"
+        raise InputError(f"{what}; give what shrink.py wrote") from error
     except OSError as error:
         raise explain_os_error(error, f"read {path}") from error
     except ValueError as error:
@@ -90,7 +108,7 @@ def load_small(
     task: as of `load_task_model`; None: the class that was cut. InputError for a folder that is none, or damaged.
     """
     folder = Path(reference)
-    about = read_plan(folder)
+    about = read_plan(folder / PLAN)
     plan = Plan.from_json(about["kept"], str(folder / PLAN))
     origin = Origin(*(about[name] for name in ("name", "family", "settings", "task", "tokenizer")))
     source = weights_path(f"small:{folder}", weights, str(folder / WEIGHTS))
@@ -99,6 +117,16 @@ def load_small(
     model.tokenizer = origin.tokenizer or model.tokenizer
     model.origin = replace(origin, settings=merged(dict(origin.settings), settings), task=task or origin.task)
     return model
+
+
+def whole_of(folder: Path | str) -> Model:
+    """The model that a smaller one was cut from, at its first sizes, with random weights."""
+    about = read_plan(Path(folder) / PLAN)
+    origin = Origin(*(about[name] for name in ("name", "family", "settings", "task", "tokenizer")))
+    load = _of_library if origin.family.partition(":")[0] in LIBRARIES else _of_family
+    model = load(Path(folder), origin, Plan(), None, {}, origin.task, 0)
+    model.tokenizer, model.origin, model.plan = origin.tokenizer or model.tokenizer, origin, None
+    return model.eval()
 
 
 def _of_library(

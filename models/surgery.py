@@ -54,7 +54,34 @@ def cut(model: ModelT, kept: Kept) -> ModelT:
         if isinstance(one, Layers) and not stays[one.name].all():
             _without(small, one, stays[one.name].nonzero()[:, 0].tolist())
     small.plan = Plan.of(found, stays, model.plan)
+    if small.load_report is not None:
+        small.load_report.files = []  # it is known by its tensors: no file has them yet
     return small
+
+
+@torch.no_grad()
+def with_zeros(whole: Model, kept: Kept, small: Model) -> None:
+    """The reverse of `cut`: fill the whole model with the smaller one's numbers, and zeros where units were removed.
+
+    Its outputs are then the smaller one's. Of removed layers there is no such thing: a ValueError.
+    """
+    found = all_sets(whole)
+    stays = checked(found, kept)
+    ours, theirs = named_tensors(whole), named_tensors(small)
+    if ours.keys() != theirs.keys():
+        raise ValueError("layers were removed")
+    masks = {name: [torch.ones(size, dtype=torch.bool) for size in tensor.shape] for name, tensor in ours.items()}
+    for one in found:
+        for at in one.slices if isinstance(one, Units) else ():
+            masks[at.tensor][at.axis] = at.entries(stays[one.name])
+    for name in dict.fromkeys(at.tensor for one in found if isinstance(one, Units) for at in one.slices):
+        ours[name].zero_()
+    done: set[int] = set()
+    for name, tensor in ours.items():
+        if id(tensor) not in done:  # of a shared tensor the first name is the one that was cut
+            at = torch.meshgrid(*(mask.nonzero()[:, 0] for mask in masks[name]), indexing="ij") if masks[name] else ()
+            tensor[at] = theirs[name]
+        done.add(id(tensor))
 
 
 def _without(model: Model, row: Layers, kept: list[int]) -> None:

@@ -84,6 +84,7 @@ class WrappedModel(Model):
         example: Callable[[int], Batch] | None = None,
         parts: Callable[[nn.Module], Iterable[Part]] = lambda module: (),
         rebuilt: Callable[[WrappedModel, Path], dict[str, Any]] = lambda model, folder: {},
+        write_stock: Callable[[WrappedModel, Path], None] | None = None,
     ):
         """As of `wrap`; exclude: whether the weight of a name, without the word weight, is never pruned."""
         super().__init__()
@@ -97,7 +98,7 @@ class WrappedModel(Model):
         if isinstance(modality, Mapping):
             self.modalities = modality
         self._tokens, self._example, self._parts, self._rebuilt = tokens, example, parts, rebuilt
-        self._exclude, self._conv = exclude, conv
+        self._exclude, self._conv, self._write_stock = exclude, conv, write_stock
         self._layers, self.skipped = find_layers(module, exclude, conv)
 
     def with_layers(self) -> WrappedModel:
@@ -114,6 +115,10 @@ class WrappedModel(Model):
     def rebuilt(self, folder: Path) -> dict[str, Any]:
         """By the function that the wrapper was given."""
         return self._rebuilt(self, folder)
+
+    def write_stock(self, folder: Path) -> None:
+        """By the function that the wrapper was given."""
+        super().write_stock(folder) if self._write_stock is None else self._write_stock(self, folder)
 
     @property
     def inner(self) -> nn.Module:

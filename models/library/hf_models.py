@@ -26,7 +26,7 @@ from models import RANDOM, check_task, is_path
 from models.base import Batch, ImageShape
 from models.common.checkpoint import KeyRules, LoadReport, check_values, other_shape, read_state, unwrap
 from models.library.hf_classes import CLASSIFIER, HF_CLASSES, ImageClassifier, record_of
-from models.library.hf_parts import hf_parts
+from models.library.hf_parts import fit_config, hf_parts
 from models.library.hf_tokenizer import HFTokenizer
 from models.library.hub import hub_or_cache
 from models.wrap import WrappedClassifier, WrappedModel
@@ -160,7 +160,7 @@ def wrap_hf(
     shape = image_shape(getattr(config, "vision_config", config), preprocessor or {}, record.normalised)
     parts = tuple(part for part in record.exclude if any(part in name for name, _ in module.named_modules()))
     options = {"exclude": lambda name: any(part in name for part in parts), "image_shape": shape, "conv": conv}
-    options |= {"parts": hf_parts, "rebuilt": partial(_write_base, copy.deepcopy(config))}
+    options |= {"parts": hf_parts, "rebuilt": partial(_write_base, copy.deepcopy(config)), "write_stock": write_stock}
     if issubclass(record, ImageClassifier):
 
         def images(size: int) -> Batch:
@@ -203,12 +203,24 @@ def _write_base(config: Any, model: WrappedModel, folder: Path) -> dict[str, Any
     """
     config.architectures = [type(model.module).__name__]
     config.save_pretrained(folder)
+    _write_inputs(model, folder)
+    return {}
+
+
+def write_stock(model: WrappedModel, folder: Path) -> None:
+    """The model as transformers' own class reads it back; InputError where its sizes are none that the class has."""
+    fit_config(model.module)
+    model.module.save_pretrained(folder)
+    _write_inputs(model, folder)
+
+
+def _write_inputs(model: WrappedModel, folder: Path) -> None:
+    """What images are normalised with, and the tokenizer."""
     shape = model.image_shape
     said = {"size": shape.image_size, "image_mean": shape.mean, "image_std": shape.std}
     write_json(folder / "preprocessor_config.json", {key: value for key, value in said.items() if value is not None})
     if isinstance(model.tokenizer, HFTokenizer):
         model.tokenizer.save(folder)
-    return {}
 
 
 def image_shape(config: Any, preprocessor: Mapping[str, Any], normalised: tuple[float, ...] | None) -> ImageShape:

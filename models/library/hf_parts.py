@@ -7,12 +7,14 @@ attention's output matrix, and the second one of their MLP, in modules of their 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
+from console.errors import InputError
 from models.library.finding import Skipped
 from models.library.parts import Reader, read, rows_of, units_of
-from models.parts import Part
+from models.parts import Part, Units
 
 
 def hf_parts(module: nn.Module) -> Iterator[Part]:
@@ -78,6 +80,54 @@ def _gated_mlp(at: str, root: nn.Module) -> Iterator[Part]:
     feeds = [f"{at}gate_proj", f"{at}up_proj"]
     yield units_of(root, at[:-1], "neurons", feeds=feeds, reads=f"{at}down_proj")
 
+
+def fit_config(module: nn.Module) -> None:
+    """Let each tower's config say the sizes that its layers have, so that the stock class builds them.
+
+    InputError where it cannot: the layers of a tower differ, or the class derives the width of a head from its number.
+    """
+    towers: dict[int, tuple[Any, list[tuple[str, Units]]]] = {}
+    for part in hf_parts(module):
+        if isinstance(part, Units):
+            inside = next(m for m in _from_inside(module, part.name) if hasattr(m, "config"))
+            towers.setdefault(id(inside.config), (inside.config, []))[1].append((type(inside).__name__, part))
+    for config, found in towers.values():
+        for kind, key in (("heads", "num_attention_heads"), ("neurons", "intermediate_size")):
+            counts = {part.count for _, part in found if part.kind == kind}
+            if not counts or counts == {getattr(config, key, None)}:
+                continue
+            names = sorted({name for name, part in found if part.kind == kind})
+            if len(counts) > 1:
+                raise InputError(
+                    f"the layers of a tower have {', '.join(map(str, sorted(counts)))} {kind}, and a stock "
+                    f"{names[0]} has one number for all: plan with --scope layer"
+                )
+            if kind == "heads" and not set(names) <= HEAD_WIDTH_IS_GIVEN:
+                raise InputError(
+                    f"a stock {names[0]} has no place for fewer heads of the same width: plan with --keep_heads 1"
+                )
+            if not hasattr(config, key):
+                raise InputError(f"the config of a stock {names[0]} has no {key}: plan with --keep_ffn 1")
+            if kind == "heads":
+                config.head_dim = next(part.block for _, part in found if part.kind == kind)
+            setattr(config, key, counts.pop())
+
+
+def _from_inside(module: nn.Module, path: str) -> Iterator[nn.Module]:
+    """The module at a path, and those around it."""
+    while path:
+        yield module.get_submodule(path)
+        path = path.rpartition(".")[0]
+    yield module
+
+
+HEAD_WIDTH_IS_GIVEN = {
+    "ViTAttention",
+    "DeiTAttention",
+    "Dinov2Attention",
+    "Dinov2WithRegistersAttention",
+}
+"""Classes that take the width of a head from the config, where it is said there."""
 
 READERS: dict[str, Reader] = {
     "CLIPAttention": _attention,

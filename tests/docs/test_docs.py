@@ -39,6 +39,7 @@ NOT_RUN = {
 PARSED = {
     "prune": "prune",
     "masks": "masks",
+    "shrink": "shrink",
     "pretrain": "pretrain",
     "retrieval": "retrieval",
     "captioning": "captioning",

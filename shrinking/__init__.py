@@ -1,0 +1,18 @@
+"""Which heads, neurons, channels and layers of a model go: errors, choices, export. What can go: models/parts.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from configs.registry import Registry
+from models.base import Model
+from shrinking.errors import Values
+
+CRITERIA: Registry[Callable[[Model, int], Values]] = Registry(
+    "criterion",
+    {
+        "magnitude": "shrinking.weights:magnitudes",
+        "random": "shrinking.weights:random_values",
+    },
+)
+"""Criterion -> function of a model and a seed: name of a set -> how much each of its units is worth, [count]."""

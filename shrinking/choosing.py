@@ -1,0 +1,186 @@
+"""From a table of errors to what stays: a share of each kind, or as much as a target of size or time allows.
+
+A share keeps exactly round(share x n) groups of a kind, the ones with the largest errors; equal ones go by position.
+For a target, groups of all kinds go in the order of their error a parameter that they save, as many as it takes; the
+size of what is left is counted, not added up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from console.errors import InputError, nearest
+from console.words import counted
+from models.base import Model
+from models.parts import Layers, Units, all_sets, named_tensors
+from models.surgery import cut
+from shrinking.errors import Errors
+
+SCOPES = ("global", "layer")
+KINDS = ("heads", "neurons", "channels", "layers")
+
+
+class Candidate(NamedTuple):
+    """A group that may go. number: of the group in its set; saves: parameters that go with it alone."""
+
+    name: str
+    number: int
+    error: float
+    tower: str
+    kind: str
+    saves: int
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a choice may touch. towers: modalities (empty: all). protect: parts of names that stay whole. round: widths
+    of hidden layers and convolutions are rounded to its multiples, since odd ones are slow.
+    """
+
+    towers: tuple[str, ...] = ()
+    protect: tuple[str, ...] = ()
+    round: int = 1
+
+
+def candidates(model: Model, errors: Errors, limits: Limits) -> list[Candidate]:
+    """All groups within the limits, in the order of the model.
+
+    InputError where a tower or protected name is in none of them, or nothing is left to remove.
+    """
+    errors.check_fits(model)
+    tensors = named_tensors(model)
+    found: list[Candidate] = []
+    towers, names = set(), []
+    for one in all_sets(model):
+        names.append(one.name)
+        for number, unit in _first_of_groups(errors.groups.get(one.name)):
+            tower = one.towers[unit] if isinstance(one, Layers) else model.modality_of(one.consumer)
+            towers.add(tower)
+            if (limits.towers and tower not in limits.towers) or any(part in one.name for part in limits.protect):
+                continue
+            saves = _saves(one, unit, tensors) * int((errors.groups[one.name] == number).sum())
+            found.append(Candidate(one.name, number, float(errors.errors[one.name][number]), tower, one.kind, saves))
+    for tower in limits.towers:
+        if tower not in towers:
+            has = ", ".join(sorted(towers))
+            raise InputError(f"the model has no tower '{tower}'{nearest(tower, towers)}: it has {has}")
+    for part in limits.protect:
+        if not any(part in name for name in names):
+            raise InputError(f"--protect: '{part}' is in no name of what can be removed, such as {names[0]}")
+    if not found:
+        raise InputError("nothing is left that could be removed: protect less, or take more towers")
+    return found
+
+
+def _first_of_groups(groups: Tensor | None) -> Iterator[tuple[int, int]]:
+    """Number of each group, and one unit of it."""
+    for number in range(0 if groups is None else int(groups.max()) + 1):
+        yield number, int((groups == number).nonzero()[0])
+
+
+def _saves(one: Units | Layers, unit: int, tensors: Mapping[str, Tensor]) -> int:
+    """Parameters that go with a unit, or with a layer."""
+    if isinstance(one, Layers):
+        return sum(t.numel() for n, t in tensors.items() if n.startswith(f"{one.name}.{unit}."))
+    return sum(tensors[at.tensor].numel() // one.count for at in one.slices)
+
+
+def by_shares(
+    model: Model, errors: Errors, shares: Mapping[str, float], limits: Limits, scope: str = "global"
+) -> dict[str, Tensor]:
+    """What stays: of each kind (KINDS) its share of groups; kinds without a share stay whole.
+
+    scope: `global` compares all groups of a kind in a tower, `layer` those of each set. InputError for shares outside
+    of 0 < share <= 1, and where all are 1.
+    """
+    for kind, share in shares.items():
+        if kind not in KINDS:
+            raise InputError(f"there are no {kind} to keep{nearest(kind, KINDS)}: shares are of {', '.join(KINDS)}")
+        if not 0 < share <= 1:
+            raise InputError(f"a share of {kind} to keep is more than 0 and at most 1, not {share:g}")
+    if all(share == 1 for share in shares.values()):
+        raise InputError("all shares to keep are 1: nothing would be removed; ask for less of one kind at least")
+    pools: dict[tuple[str, str], list[Candidate]] = {}
+    for one in candidates(model, errors, limits):
+        if shares.get(one.kind, 1) < 1:
+            together = one.name if scope == "layer" and one.kind != "layers" else one.kind
+            pools.setdefault((one.tower, together), []).append(one)
+    if not pools:
+        raise InputError(f"the model has no {' or '.join(k for k in shares if shares[k] < 1)} that could be removed")
+    gone: list[Candidate] = []
+    for pool in pools.values():
+        least = 1 if pool[0].kind == "layers" else 0
+        stays = max(least, round(shares[pool[0].kind] * len(pool)))
+        gone += sorted(pool, key=lambda one: one.error)[: len(pool) - stays]
+    return _without(model, errors, gone, limits)
+
+
+def to_target(
+    model: Model,
+    errors: Errors,
+    measure: Callable[[Model], float],
+    target: float,
+    limits: Limits,
+    kinds: tuple[str, ...] = ("heads", "neurons", "channels"),
+) -> dict[str, Tensor]:
+    """What stays so that `measure` of the smaller model is at most the target, with as little removed as that takes.
+
+    measure: parameters, FLOPs or milliseconds. InputError for a target that even the smallest model misses, or that
+    the whole one meets.
+    """
+    order = [one for one in candidates(model, errors, limits) if one.kind in kinds]
+    order.sort(key=lambda one: one.error / max(1, one.saves))
+
+    def after(count: int) -> float:
+        return measure(cut(model, _without(model, errors, order[:count], limits)))
+
+    whole, least = measure(model), after(len(order))
+    if whole <= target:
+        raise InputError(f"the target of {target:,.12g} is met already: the whole model has {whole:,.12g}")
+    if least > target:
+        raise InputError(
+            f"the target of {target:,.12g} cannot be reached: without all {counted(len(order), 'group')} that may go, "
+            f"{least:,.12g} are left of {whole:,.12g}; take more towers, protect less, or remove layers first"
+        )
+    few, enough = 0, len(order)
+    while enough - few > 1:
+        middle = (few + enough) // 2
+        few, enough = (few, middle) if after(middle) <= target else (middle, enough)
+    return _without(model, errors, order[:enough], limits)
+
+
+def _without(model: Model, errors: Errors, gone: list[Candidate], limits: Limits) -> dict[str, Tensor]:
+    """What stays without these groups: widths rounded, and of channels and of a tower's layers at least the best."""
+    kept: dict[str, Tensor] = {}
+    for one in gone:
+        kept.setdefault(one.name, torch.ones(len(errors.groups[one.name]), dtype=torch.bool))
+        kept[one.name][errors.groups[one.name] == one.number] = False
+    kinds = {one.name: one.kind for one in gone}
+    for name, stays in kept.items():
+        if kinds[name] in ("neurons", "channels"):
+            groups, worth = errors.groups[name].tolist(), errors.errors[name].tolist()
+            # Larger errors first, then the earlier group: what rounding takes away or gives back.
+            ranks = sorted(range(len(groups)), key=lambda unit: (-worth[groups[unit]], groups[unit], unit))
+            width = rounded(int(stays.sum()), limits.round, len(groups))
+            kept[name] = torch.zeros_like(stays)
+            kept[name][ranks[: max(1, width) if kinds[name] == "channels" else width]] = True
+    return kept
+
+
+def rounded(width: int, multiple: int, whole: int) -> int:
+    """The nearest multiple, the smaller one of two; 0 stays 0, and the whole width is always allowed.
+
+    Of a layer with less than four times the multiple, which is halved until that fits: small models have small layers.
+    """
+    while multiple > 1 and 4 * multiple > whole:
+        multiple //= 2
+    if width in (0, whole):
+        return width
+    below = width // multiple * multiple
+    above = min(below + multiple, whole)
+    return above if below == 0 or above - width < width - below else below

@@ -1,0 +1,96 @@
+"""A table of errors: what a model loses with each head, group of neurons or channels, and layer; for every budget.
+
+Neurons and channels are ordered by what each is worth, then cut into groups of equal size, the best one first: to
+remove groups in their stored order costs points without a pattern. A head and a layer are groups of their own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from console.errors import InputError
+from models.base import Model
+from models.parts import all_sets
+from storage.tensors import check_seal, parse_metadata, read_safetensors, sealed, write_safetensors
+
+FORMAT = "vlm-pruning-errors-1"
+
+Values = dict[str, Tensor]
+"""Name of a set -> float64 [count], larger is better kept."""
+
+
+@dataclass(frozen=True)
+class Errors:
+    """errors: name of a set of units or layers -> float64 [groups], larger is better kept; groups: -> int64 [count],
+    the group of each unit. about: model, criterion, seed and whatever else made it.
+    """
+
+    errors: Mapping[str, Tensor]
+    groups: Mapping[str, Tensor]
+    about: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, model: Model, values: Values, size: int, about: Mapping[str, Any]) -> Errors:
+        """Of what each unit is worth: a group's error is the mean of its units. size: of groups."""
+        errors, groups = {}, {}
+        for one in all_sets(model):
+            if one.name in values:
+                groups[one.name] = ordered_groups(values[one.name], size if one.kind in ("neurons", "channels") else 1)
+                errors[one.name] = means(values[one.name], groups[one.name])
+        return cls(errors, groups, dict(about))
+
+    def check_fits(self, model: Model) -> None:
+        """InputError unless the table is of this model."""
+        counts = {one.name: one.count for one in all_sets(model)}
+        for name, groups in self.groups.items():
+            if counts.get(name) != len(groups):
+                here = f"{counts[name]} there" if name in counts else "none there"
+                raise InputError(
+                    f"the errors are of another model, {self.about.get('model')}: they have {len(groups)} units in "
+                    f"'{name}', and there are {here}"
+                )
+
+    def save(self, path: Path) -> None:
+        """Write the table, atomically."""
+        tensors = {f"error.{name}": tensor for name, tensor in self.errors.items()}
+        tensors |= {f"group.{name}": tensor for name, tensor in self.groups.items()}
+        write_safetensors(path, tensors, sealed(tensors, {"format": FORMAT, "about": json.dumps(self.about)}))
+
+    @classmethod
+    def load(cls, path: Path | str) -> Errors:
+        """Read a table; InputError where it is none, or damaged."""
+        tensors, metadata = read_safetensors(path)
+        if metadata.get("format") != FORMAT:
+            raise InputError(f"{path} is no table of errors: give a file that shrink.py measure wrote")
+        check_seal(path, tensors, metadata, "errors")
+        about = parse_metadata(path, metadata, "about", ("model", "criterion", "seed"))
+        parts = {kind: {} for kind in ("error", "group")}
+        for key, tensor in tensors.items():
+            kind, _, name = key.partition(".")
+            parts[kind][name] = tensor
+        return cls(parts["error"], parts["group"], about)
+
+
+def ordered_groups(values: Tensor, size: int) -> Tensor:
+    """The group of each unit, int64 [count]: the best `size` units are group 0, and so on; ties by position.
+
+    Groups of one are in stored order.
+    """
+    if size == 1:
+        return torch.arange(len(values))
+    ranks = torch.empty(len(values), dtype=torch.long)
+    ranks[values.argsort(descending=True, stable=True)] = torch.arange(len(values))
+    return ranks // size
+
+
+def means(values: Tensor, groups: Tensor) -> Tensor:
+    """Mean of the values [count] in each group, float64 [groups]."""
+    sums = torch.zeros(int(groups.max()) + 1, dtype=torch.float64).index_add_(0, groups, values.double())
+    return sums / groups.bincount()

@@ -1,0 +1,177 @@
+"""A smaller model for other software: what it is written as, and a check that it computes the same.
+
+python shrink.py export shrunk/dino-mini_magnitude_seed42 --to onnx
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from configs.registry import Registry
+from console.errors import InputError
+from models import load_model
+from models.base import Model
+from models.layers import form_of
+from models.parts import Layers, all_sets, masked
+from models.small import PLAN, read_plan, whole_of
+from models.surgery import with_zeros
+from models.tasks import Classifier, ImageEncoder
+from sparsity.mask import Mask
+from storage.atomic import atomic_path
+from storage.tensors import write_safetensors
+
+CLOSE = 1e-4
+"""Largest difference of outputs that rounding makes, in other software."""
+
+
+def to_hf(folder: Path, output: str | None) -> str:
+    """A folder that transformers' own class reads; read back with it, and compared."""
+    target = _target(folder, output, "_hf")
+    model = load_model(f"small:{folder}")
+    with atomic_path(target) as temporary:
+        temporary.mkdir(parents=True)
+        model.write_stock(temporary)
+        stock = load_model(f"hf:{temporary}")
+        _check_same(model, stock)
+    return f"{target}: read back by a stock {type(stock.inner).__name__}"
+
+
+def to_zeros(folder: Path, output: str | None) -> str:
+    """The whole model's shapes, with zeros: any reader of the whole model takes it, and nothing is gained."""
+    target = _target(folder, output, "_zeros")
+    small, whole = load_model(f"small:{folder}"), whole_of(folder)
+    try:
+        with_zeros(whole, small.plan.kept(all_sets(whole)), small)
+    except ValueError as error:
+        raise InputError(f"{folder} cannot be written with zeros: {error}, and no numbers stand for those") from error
+    _check_same(small, whole)
+    with atomic_path(target) as temporary:
+        temporary.mkdir(parents=True)
+        whole.rebuilt(temporary)
+        beside = {id(tensor) for tensor in whole.training_only()}
+        tensors: dict[int, tuple[str, Tensor]] = {}
+        for name, tensor in whole.state_dict(keep_vars=True).items():
+            if id(tensor) not in beside:
+                tensors.setdefault(id(tensor), (name, tensor))
+        write_safetensors(temporary / "model.safetensors", dict(tensors.values()), {})
+    return f"{target}: of the whole model's size, no smaller and no faster"
+
+
+def to_mask(folder: Path, output: str | None) -> str:
+    """The same choice as a mask of the whole model, to be compared with masks of single weights."""
+    target = _target(folder, output, ".safetensors")
+    plan, whole = load_model(f"small:{folder}").plan, whole_of(folder)
+    kept = plan.kept(all_sets(whole))
+    masks = masked(whole, kept)
+    for row in (one for one in all_sets(whole) if isinstance(one, Layers) and one.name in kept):
+        gone = [f"{path}.{number}." for path in row.lists for number in (~kept[row.name]).nonzero()[:, 0].tolist()]
+        for name in masks:
+            masks[name] &= not name.startswith(tuple(gone) or "//")
+    about = read_plan(folder / PLAN)
+    source = {"model": whole.origin.name, "pruner": "units", "made_by": about.get("made_by")}
+    modalities = {name: whole.modality_of(name) for name in masks}
+    transposed = [name for name, layer in whole.prunable_layers().items() if form_of(layer).transposed]
+    mask = Mask(masks, modalities, source, transposed)
+    mask.save(target)
+    return f"{target}: {100 * mask.sparsity():.2f} % of the prunable weights; the biases of what is removed stay"
+
+
+class Images(nn.Module):
+    """What is exported: a function of images [b, 3, H, W]."""
+
+    def __init__(self, model: Model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Class logits, or the states of the image tower."""
+        return self.model.logits(image) if isinstance(self.model, Classifier) else self.model.vision_tower()(image)
+
+
+def _images(folder: Path) -> tuple[Images, Tensor]:
+    model = load_model(f"small:{folder}").eval()
+    if not isinstance(model, Classifier | ImageEncoder):
+        raise InputError(f"{folder} is a {type(model.inner).__name__}, which has no image tower of its own to export")
+    return Images(model).eval(), model.example(2)[model.sides[0]]["image"][:2]
+
+
+def to_torch(folder: Path, output: str | None) -> str:
+    """torch.export's program of the classifier or the image tower, for any number of images; read back, compared."""
+    target = _target(folder, output, ".pt2")
+    module, image = _images(folder)
+    with torch.no_grad():
+        program = torch.export.export(module, (image,), dynamic_shapes=({0: torch.export.Dim("images")},))
+        packed = io.BytesIO()  # the temporary file's name would not please torch
+        torch.export.save(program, packed)
+        with atomic_path(target) as temporary:
+            temporary.write_bytes(packed.getbuffer())
+        found = torch.export.load(target).module()(image)
+        _check_close(module(image), found, "the exported program")
+    return f"{target}: torch.export.load(FILE).module()(images)"
+
+
+def to_onnx(folder: Path, output: str | None) -> str:
+    """ONNX of the classifier or the image tower, for any number of images; run by onnxruntime, compared."""
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise InputError("--to onnx needs more packages: pip install onnx onnxscript onnxruntime") from error
+    import onnxruntime
+
+    empty = [name for name, stay in load_model(f"small:{folder}").plan.stays if not stay.kept]
+    if empty:
+        raise InputError(f"ONNX knows no product over nothing, and nothing is left of {', '.join(empty)}: plan anew")
+    target = _target(folder, output, ".onnx")
+    module, image = _images(folder)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the exporter's own, of torch's coming versions
+        warnings.simplefilter("ignore", DeprecationWarning)
+        program = torch.onnx.export(
+            module, (image,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("images")},), verbose=False
+        )
+        expected = module(image)
+    with atomic_path(target) as temporary:
+        program.save(str(temporary), external_data=False)
+    session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
+    found = session.run(None, {session.get_inputs()[0].name: image.numpy()})[0]
+    _check_close(expected, torch.from_numpy(found), "ONNX Runtime")
+    return f"{target}: run by ONNX Runtime, the same outputs"
+
+
+def _target(folder: Path, output: str | None, ending: str) -> Path:
+    target = Path(output) if output else folder.with_name(f"{folder.name}{ending}")
+    if target.exists():
+        raise InputError(f"{target} is there already: give another name with --output, or remove it")
+    return target
+
+
+def _check_same(model: Model, other: Model) -> None:
+    """That two models have equal losses on a made-up batch."""
+    torch.manual_seed(0)
+    batch = model.example(2)[model.sides[0]]
+    losses = []
+    with torch.no_grad():
+        for one in (model, other):
+            torch.manual_seed(0)
+            losses.append(torch.stack(list(one.eval().losses(batch).values())))
+    _check_close(*losses, "the exported model")
+
+
+def _check_close(expected: Tensor, found: Tensor, who: str) -> None:
+    apart = float((expected - found).abs().max())
+    if not apart <= CLOSE * max(1.0, float(expected.abs().max())):
+        raise InputError(f"{who} computes something else: outputs are {apart:.2g} apart; please report it")
+
+
+EXPORTS: Registry[Callable[[Path, str | None], str]] = Registry(
+    "export", {name: f"shrinking.export:to_{name}" for name in ("hf", "zeros", "mask", "torch", "onnx")}
+)
+"""What a smaller model can be written as."""

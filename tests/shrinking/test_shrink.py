@@ -1,0 +1,154 @@
+"""The command from a table to an export, and its refusals."""
+
+import json
+
+import pytest
+import torch
+import transformers
+
+from models import load_model
+from models.parts import all_sets
+from models.surgery import cut
+from sparsity.mask import Mask
+from tests.models.test_any_module import HUGGING_FACE
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A small CLIP with random weights, as a folder."""
+    folder = tmp_path_factory.mktemp("clip")
+    torch.manual_seed(0)
+    HUGGING_FACE["CLIPModel"]().save_pretrained(folder)
+    return f"hf:{folder}"
+
+
+def shrunk(run, folder, model, *plan):
+    """A smaller model in FOLDER/a, by the first three commands."""
+    run("shrink.py", "measure", "--model", model, "--group", "8", "-o", folder / "a_errors.safetensors")
+    run("shrink.py", "plan", folder / "a_errors.safetensors", "--round", "8", *plan)
+    return run("shrink.py", "cut", "--model", model, "--plan", folder / "a_plan.json", "--repeats", "2")
+
+
+def test_from_a_table_to_files_of_others(run, tmp_path):
+    done = shrunk(run, tmp_path, "dino-mini", "--scope", "layer")
+    assert done.returncode == 0, done.stderr
+    assert "0.50 x" in done.stdout
+    small = load_model(f"small:{tmp_path / 'a'}")
+    about = json.loads((tmp_path / "a" / "plan.json").read_text())
+    assert about["made_by"]["errors"]["criterion"] == "magnitude"
+    assert about["made_by"]["shares"] == {"heads": 0.5, "neurons": 0.5, "channels": 0.5}
+    for kind in ("torch", "zeros", "mask"):
+        done = run("shrink.py", "export", tmp_path / "a", "--to", kind)
+        assert done.returncode == 0, done.stderr
+    image = torch.randn(3, 3, 64, 64)
+    program = torch.export.load(tmp_path / "a.pt2").module()
+    torch.testing.assert_close(program(image), small.logits(image), rtol=1e-5, atol=1e-5)
+    whole = load_model("dino-mini", weights=tmp_path / "a_zeros" / "model.safetensors")
+    torch.testing.assert_close(whole.vit(image), small.vit(image), rtol=1e-5, atol=1e-5)
+    masked = load_model("dino-mini")
+    Mask.load(tmp_path / "a.safetensors").apply(masked)
+    torch.testing.assert_close(masked.vit(image), small.vit(image), rtol=1e-5, atol=1e-5)
+    done = run("shrink.py", "export", tmp_path / "a", "--to", "hf")
+    assert done.returncode == 2
+    assert "no class of Hugging Face" in done.stderr
+
+
+def test_onnx(run, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    shrunk(run, tmp_path, "dino-mini", "--scope", "layer")
+    done = run("shrink.py", "export", tmp_path / "a", "--to", "onnx")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a.onnx").stat().st_size > 1e6
+
+
+def test_stock_clip(run, tmp_path, clip):
+    """All heads, the same number of neurons, fewer layers: transformers' class loads it, with no code of ours."""
+    options = ("--keep_heads", "1", "--keep_layers", "0.5", "--scope", "layer", "--tower", "both")
+    assert shrunk(run, tmp_path, clip, *options).returncode == 0
+    done = run("shrink.py", "export", tmp_path / "a", "--to", "hf")
+    assert done.returncode == 0, done.stderr
+    stock = transformers.CLIPModel.from_pretrained(tmp_path / "a_hf").eval()
+    assert stock.config.vision_config.intermediate_size == 32
+    assert stock.config.text_config.num_hidden_layers == 1
+    small = load_model(f"small:{tmp_path / 'a'}")
+    batch = small.example(3)["general"]
+    names = {"pixel_values": batch["image"], "input_ids": batch["text_ids"], "attention_mask": batch["text_atts"]}
+    with torch.no_grad():
+        torch.testing.assert_close(stock(**names).logits_per_image, small.module(**names).logits_per_image)
+    done = run("shrink.py", "export", tmp_path / "a", "--to", "zeros")
+    assert done.returncode == 2
+    assert "layers were removed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--scope", "layer"), "a stock CLIPAttention has no place for fewer heads of the same width"),
+        (
+            ("--keep_heads", "1", "--protect", "layers.0."),
+            "and a stock CLIPMLP has one number for all: plan with --scope layer",
+        ),
+    ],
+)
+def test_what_a_stock_clip_cannot_be(run, tmp_path, clip, options, says):
+    assert shrunk(run, tmp_path, clip, *options).returncode == 0
+    done = run("shrink.py", "export", tmp_path / "a", "--to", "hf")
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert not list(tmp_path.glob("*hf*"))
+
+
+def test_a_stock_vit_has_fewer_heads(run, tmp_path):
+    torch.manual_seed(0)
+    HUGGING_FACE["ViTForImageClassification"]().save_pretrained(tmp_path / "base")
+    assert shrunk(run, tmp_path, f"hf:{tmp_path / 'base'}", "--scope", "layer").returncode == 0
+    done = run("shrink.py", "export", tmp_path / "a", "--to", "hf")
+    assert done.returncode == 0, done.stderr
+    stock = transformers.ViTForImageClassification.from_pretrained(tmp_path / "a_hf").eval()
+    assert (stock.config.num_attention_heads, stock.config.head_dim) == (2, 8)
+    image = torch.randn(2, 3, 32, 32)
+    small = load_model(f"small:{tmp_path / 'a'}")
+    torch.testing.assert_close(stock(image).logits, small.logits(image))
+
+
+def test_a_plan_of_a_smaller_model_is_of_the_first(run, tmp_path):
+    """Width, then layers of the result: the second plan says both, and either model can be cut by it."""
+    shrunk(run, tmp_path, "dino-mini")
+    first = f"small:{tmp_path / 'a'}"
+    run("shrink.py", "measure", "--model", first, "--criterion", "random", "-o", tmp_path / "b_errors.safetensors")
+    run("shrink.py", "plan", tmp_path / "b_errors.safetensors", "--keep", "1", "--keep_layers", "0.5")
+    for name, model in (("b", first), ("c", "dino-mini")):
+        done = run("shrink.py", "cut", "-m", model, "--plan", tmp_path / "b_plan.json", "-o", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+    found, expected = (load_model(f"small:{tmp_path / name}") for name in "bc")
+    assert len(found.vit.encoder.layer) == 3
+    assert found.plan == expected.plan
+    assert all(torch.equal(tensor, expected.state_dict()[name]) for name, tensor in found.state_dict().items())
+    whole = load_model("dino-mini")
+    assert cut(whole, found.plan.kept(all_sets(whole))).plan == found.plan
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("plan", "nowhere.safetensors"), "cannot read nowhere.safetensors"),
+        (("measure", "--model", "dino-mini", "--criterion", "mop"), "unknown criterion 'mop'"),
+        (("measure", "--model", "dino-mini", "--group", "0"), "--group must be at least 1"),
+        (("cut", "--model", "dino-mini", "--plan", "nowhere.json"), "there is no nowhere.json"),
+        (("export", "nowhere", "--to", "hff"), "unknown export 'hff'"),
+        (("export", "nowhere", "--to", "mask"), "there is no nowhere/plan.json"),
+        (("plan", "weights/dino-mini.safetensors", "--keep", "0.5", "--flops", "3"), "--flops is a target of its own"),
+    ],
+)
+def test_bad_input(run, arguments, says):
+    done = run("shrink.py", *arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+
+
+def test_a_plan_for_another_base(run, tmp_path):
+    shrunk(run, tmp_path, "dino-mini")
+    done = run("shrink.py", "cut", "-m", "xvlm-mini", "--plan", tmp_path / "a_plan.json", "-o", tmp_path / "b")
+    assert done.returncode == 2
+    assert "the plan is of another model" in done.stderr
