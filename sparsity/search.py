@@ -57,7 +57,7 @@ class Search(Progressive):
             Mask({name: ~bits for name, bits in self._found.items()}), "; --score_init magnitude starts elsewhere"
         )
 
-    def _cut(self, scores: Mapping[str, Tensor]) -> Mask:
+    def _cut(self, scores: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         def sizes(name: str) -> Tensor:
             size = scores[name].detach().abs().float()
             if self._factors is not None:
@@ -66,8 +66,9 @@ class Search(Progressive):
             return size
 
         count = round(self._size * self._share)
-        self._threshold, self._found = smallest(sizes, list(scores), self._size, count)
-        return Mask({name: ~bits for name, bits in self._found.items()})
+        found = {name: sizes(name) for name in scores}  # once: a cut looks at each several times
+        self._threshold, self._found = smallest(found.__getitem__, list(scores), self._size, count)
+        return {name: ~bits for name, bits in self._found.items()}
 
     # -- the first stage --------------------------------------------------------------------------------
 
