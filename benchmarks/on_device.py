@@ -246,6 +246,36 @@ def progressive(args: argparse.Namespace, device: torch.device) -> Iterator[Find
     yield Finding("intrinsic dimensions, largest relative difference", off, 1e-3)
 
 
+def prompts(args: argparse.Namespace, device: torch.device) -> Iterator[Finding]:
+    """The search behind a visual prompt: cuts, gradients and the cost of a step."""
+    import torch
+
+    from benchmarks.sparse_step import SEARCH_BOUND, search_ratios
+    from models import load_task_model
+    from models.prompts import VisualPrompt
+    from sparsity.progressive_config import ProgressiveConfig
+    from sparsity.search import Search
+
+    masks, gradients = [], []
+    x = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for place in ("cpu", device):
+        network = load_task_model("resnet-mini", "image_classification").to(place).eval()
+        search = Search(ProgressiveConfig(prune="vpns", sparsity=90.0), None)
+        search.attach(network)
+        masks.append(search.mask)
+        prompt = VisualPrompt(side=64, width=5).to(place)
+        network.logits(prompt(x.to(place))).logsumexp(dim=1).sum().backward()
+        gradients.append(prompt.program.grad.cpu())
+    yield Finding("resnet-mini, first cut, share of bits that differ", differing(*masks), 1e-5)
+    off = (gradients[1] - gradients[0]).norm() / gradients[0].norm()
+    yield Finding("gradient of the prompt, relative difference", float(off), 1e-2)
+    name, size = ("dino-mini", 4) if args.small else ("timm:resnet18", 64)
+    ratios = search_ratios(name, size, 0.9, 3 if args.small else 20, str(device))
+    # A CPU in other hands, and few pictures: told there, held where the numbers are steady.
+    bound = None if args.small else SEARCH_BOUND
+    yield Finding(f"{name}, a step of the search / two passes, median", sorted(ratios)[len(ratios) // 2], bound)
+
+
 PARTS: dict[str, Callable[[argparse.Namespace, Any], Iterator[Finding]]] = {
     "masks": masks,
     "precisions": precisions,
@@ -253,6 +283,7 @@ PARTS: dict[str, Callable[[argparse.Namespace, Any], Iterator[Finding]]] = {
     "full_size": full_size,
     "resuming": resuming,
     "progressive": progressive,
+    "prompts": prompts,
 }
 
 

@@ -212,15 +212,14 @@ def smallest(
     if count >= total:
         return float("inf"), {name: torch.ones_like(score(name), dtype=torch.bool) for name in names}
     value = _kth(score, names, total, count)
-    ties = count - sum(int((score(name) < value).sum()) for name in names)
-    found = {}
+    found = {name: score(name) < value for name in names}
+    ties = count - sum(int(bits.sum()) for bits in found.values())
     for name in names:
-        scores = score(name)
-        found[name] = scores < value
-        if ties > 0:
-            equal = (scores == value).flatten().nonzero().flatten()[:ties]
-            found[name].view(-1)[equal] = True
-            ties -= len(equal)
+        if ties <= 0:
+            break
+        equal = (score(name) == value).flatten().nonzero().flatten()[:ties]
+        found[name].view(-1)[equal] = True
+        ties -= len(equal)
     return float(value), found
 
 

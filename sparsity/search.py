@@ -76,7 +76,7 @@ class Search(Progressive):
         """Of weights that share a score, which a unit's readers do, the sum."""
         return self._units[name].by_unit(gradient).sum(dim=1) if self._units else gradient
 
-    def _cut(self, scores: Mapping[str, Tensor]) -> Mask:
+    def _cut(self, scores: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         def sizes(name: str) -> Tensor:
             size = scores[name].detach().abs().float()
             if self._factors is not None:
@@ -85,12 +85,13 @@ class Search(Progressive):
             return size
 
         count = round(self._size * self._share)
-        self._threshold, self._chosen = smallest(sizes, list(scores), self._size, count)
+        found = {name: sizes(name) for name in scores}  # once: a cut looks at each several times
+        self._threshold, self._chosen = smallest(found.__getitem__, list(scores), self._size, count)
         self._found = self._chosen
         if self._units:
             shapes = {name: self._layers[name].weight.shape for name in self._chosen}
             self._found = {n: self._units[n].over_inputs(bits, shapes[n]) for n, bits in self._chosen.items()}
-        return Mask({name: ~bits for name, bits in self._found.items()})
+        return {name: ~bits for name, bits in self._found.items()}
 
     def _least(self, weights: int) -> int:
         """Of units, one at least: through a layer without any nothing would come."""

@@ -165,11 +165,11 @@ class TrainedScores(Sparsifier):
         self,
         layers: Mapping[str, PrunableLayer],
         scores: Mapping[str, Tensor],
-        cut: Callable[[Mapping[str, Tensor]], Mask],
+        cut: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
         signed: bool = False,
         pool: Callable[[str, Tensor], Tensor] = lambda name, gradient: gradient,
     ):
-        """scores: where training starts from. cut: scores by layer -> the mask of the largest.
+        """scores: where training starts from. cut: scores by layer -> True for the largest: a mask, or plain bits.
 
         signed: whether the gradient is that of |score|. pool(name, tensor): sums over the weights that share a score,
         where scores are not of the weights' shapes.

@@ -134,7 +134,7 @@ def test_epochs_end_with_a_mask():
 
 
 def test_every_layer_keeps_its_least():
-    weights, gradual = made(min_kept=3)
+    weights, gradual = made(min_kept=lambda weights: 3)
     for number in range(1, 21):
         step(weights, gradual, number)
     assert sum(weight.count_nonzero().item() for weight in weights.values()) == 16

@@ -18,7 +18,7 @@ def attached(**options):
 
 
 def said(capsys):
-    return " ".join(capsys.readouterr().out.split())
+    return " ".join("".join(capsys.readouterr()).split())
 
 
 def test_the_published_start_nearly_empties_layers(capsys):

@@ -7,6 +7,7 @@ import signal
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 import training.loop
@@ -121,6 +122,17 @@ def test_the_prompt_alone(under, made, config, run, tmp_path):
     go_on = ["--dense", "-pre", made / "last.safetensors", "--freeze", QUICK, "--prompt"]
     check(run(*command(config, tmp_path / "on", *go_on, tmp_path / "out" / "prompt.safetensors")))
     same(tmp_path / "out", tmp_path / "on", "last")
+
+
+@pytest.mark.parametrize("kind", ["fix", "random", "expand"])
+def test_other_kinds_around_smaller_pictures(kind, config, run, tmp_path):
+    square = ("--prompt_square", "9") if kind != "expand" else ()
+    config = write(tmp_path / "c.yaml", yaml.safe_load(config.read_text())["datasets"], prompts={})
+    more = ("--prompt_kind", kind, "--picture", "24", *square, "--debug")
+    check(run(*command(config, tmp_path / "out", *PRUNED, *more)))
+    file = read_prompt(str(tmp_path / "out_debug" / "prompt.safetensors"))
+    assert file.shape["kind"] == kind and file.shape["picture"] == 24 and file.program.any()
+    assert (tmp_path / "out_debug" / "prompt.png").stat().st_size
 
 
 def test_hydra_is_vpns_without_prompt(config, run, tmp_path):
