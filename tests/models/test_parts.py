@@ -10,6 +10,7 @@ from torch import nn
 
 from console.errors import InputError
 from models import load_model
+from models.conformance import Wrong, check_parts
 from models.library.hf_models import wrap_hf
 from models.library.parts import units_of
 from models.library.timm_models import wrap_timm
@@ -458,3 +459,31 @@ class TestExport:
         image = torch.randn(2, 3, 32, 32)
         program = torch.export.export(small.module, (image,))
         torch.testing.assert_close(program.module()(image), small.module(image))
+
+
+class TestConformance:
+    def test_families_pass(self):
+        for family in ("resnet18", "timm vit", "hf CLIP", "xvlm", "blip"):
+            model = shaken(FAMILIES[family]())
+            assert "heads" in check_parts(model) or family == "resnet18"
+
+    def test_units_that_depend_on_each_other_are_seen(self):
+        """A softmax over the neurons: each depends on the others."""
+
+        class Shifted(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.up, self.down = nn.Linear(6, 8), nn.Linear(8, 3)
+
+            def forward(self, x):
+                return self.down(self.up(x).softmax(dim=-1))
+
+        model = wrap(
+            Shifted(),
+            loss=lambda module, batch: module(batch["x"]).square().sum(),
+            forward=lambda module, batch: module(batch["x"]),
+            example=lambda size: {"x": torch.randn(size, 6)},
+            parts=lambda m: [units_of(m, "hidden", "neurons", feeds=["up"], reads="down")],
+        )
+        with pytest.raises(Wrong, match="only what treats each by itself"):
+            check_parts(model)

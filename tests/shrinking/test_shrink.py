@@ -85,7 +85,10 @@ def test_stock_clip(run, tmp_path, clip):
     ("options", "says"),
     [
         (("--scope", "layer"), "a stock CLIPAttention has no place for fewer heads of the same width"),
-        (("--keep_heads", "1", "--protect", "layers.0."), "and a stock CLIPMLP has one number for all: plan with --scope layer"),
+        (
+            ("--keep_heads", "1", "--protect", "layers.0."),
+            "and a stock CLIPMLP has one number for all: plan with --scope layer",
+        ),
     ],
 )
 def test_what_a_stock_clip_cannot_be(run, tmp_path, clip, options, says):
