@@ -67,7 +67,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
     export = commands.add_parser("export", help="a smaller model for other software")
     export.add_argument("folder", metavar="FOLDER", help="a smaller model")
-    export.add_argument("--to", required=True, help="hf, zeros, mask, torch or onnx")
+    export.add_argument("--to", required=True, help="hf, hf-code, zeros, mask, torch or onnx")
     export.add_argument("-o", "--output", metavar="PATH", help="what is written (default: beside the folder)")
     return parser.parse_args(arguments)
 
@@ -163,9 +163,10 @@ def meter(name: str, model: Model, size: int) -> Any:
     import torch
 
     from evaluation.efficiency.flops import count_flops
-    from evaluation.efficiency.sizes import count_parameters, shipped
+    from evaluation.efficiency.sizes import count_parameters
     from evaluation.efficiency.speed import in_turn
     from evaluation.efficiency.table import work_of
+    from models.common.checkpoint import shipped
 
     device = torch.device("cpu")
     _, batch, run = work_of(model, None, size, device, torch.float32)

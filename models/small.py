@@ -23,7 +23,7 @@ from console.errors import InputError, explain_os_error
 from models import FAMILIES, LIBRARIES, RANDOM, check_task, merged, weights_path
 from models.base import Model, Origin
 from models.common.building import build
-from models.common.checkpoint import KeyRules, load_state, own_names, read_state
+from models.common.checkpoint import KeyRules, load_state, own_names, read_state, shipped
 from models.parts import Layers, Units, all_sets, checked, readers_left
 from models.plans import Plan
 from models.surgery import cut
@@ -31,7 +31,7 @@ from storage.atomic import atomic_path, write_text
 from storage.tensors import write_safetensors
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 FORMAT = 1
 WEIGHTS, PLAN = "model.safetensors", "plan.json"
@@ -48,16 +48,10 @@ def save_small(folder: Path | str, model: Model, made_by: Mapping[str, Any] | No
         raise InputError(f"{folder} cannot be written as a small model: {why}; save its state dict")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is there already: give another folder, or remove it")
-    tensors: dict[str, Tensor] = {}
-    seen = {id(tensor) for tensor in model.training_only()}  # made anew by whoever trains it
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:  # the format has each tensor under one name
-            tensors[name] = tensor
-        seen.add(id(tensor))
     with atomic_path(folder) as temporary:
         temporary.mkdir(parents=True)
         settings = merged(dict(model.origin.settings), model.rebuilt(temporary))
-        write_safetensors(temporary / WEIGHTS, tensors, {})
+        write_safetensors(temporary / WEIGHTS, shipped(model), {})
         _write_lines(temporary / PLAN, about_plan(model, model.plan, made_by or {}, settings))
         if folder.is_dir():
             folder.rmdir()  # an empty one
