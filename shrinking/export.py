@@ -113,12 +113,7 @@ def to_mask(folder: Path, output: str | None) -> str:
     """The same choice as a mask of the whole model, to be compared with masks of single weights."""
     target = _target(folder, output, ".safetensors")
     plan, whole = load_model(f"small:{folder}").plan, whole_of(folder)
-    kept = plan.kept(all_sets(whole))
-    masks = masked(whole, kept)
-    for row in (one for one in all_sets(whole) if isinstance(one, Layers) and one.name in kept):
-        gone = [f"{path}.{number}." for path in row.lists for number in (~kept[row.name]).nonzero()[:, 0].tolist()]
-        for name in masks:
-            masks[name] &= not name.startswith(tuple(gone) or "//")
+    masks = masked(whole, plan.kept(all_sets(whole)))
     about = read_plan(folder / PLAN)
     source = {"model": whole.origin.name, "pruner": "units", "made_by": about.get("made_by")}
     modalities = {name: whole.modality_of(name) for name in masks}

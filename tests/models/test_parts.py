@@ -237,6 +237,17 @@ class TestLayers:
         assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in small.state_dict().items())
 
 
+class TestMasks:
+    def test_of_removed_layers_all_weights_go(self):
+        model = load_model("blip-mini")
+        kept = {"text_encoder.encoder.layer": torch.tensor([True, False, True])}
+        masks = masked(model, kept)
+        gone = {name for name, mask in masks.items() if not mask.any()}
+        assert gone == {n for n in masks if ".encoder.layer.1." in n and n.startswith("text_")}
+        assert any(name.startswith("text_decoder.") for name in gone)
+        assert all(mask.all() for name, mask in masks.items() if name not in gone)
+
+
 class TestTowers:
     def test_each_keeps_a_layer(self):
         model = load_model("xvlm-mini")
@@ -461,7 +472,27 @@ class TestExport:
         torch.testing.assert_close(program.module()(image), small.module(image))
 
 
+OTHERS = {
+    "swin_tiny_patch4_window7_224": {"embed_dim": 16, "depths": (1, 1), "num_heads": (2, 2), "img_size": 56},
+    "convnext_tiny": {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)},
+    "eva02_tiny_patch14_224": {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 28},
+    "deit3_small_patch16_224": {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 32},
+}
+"""Models of timm that some of the readers' blocks are in, too."""
+
+
 class TestConformance:
+    @pytest.mark.parametrize("name", OTHERS)
+    def test_other_models_with_these_blocks(self, name):
+        torch.manual_seed(0)
+        model = wrap_timm(timm.create_model(name, num_classes=5, **OTHERS[name]), OTHERS[name].get("img_size", 32))
+        assert "neurons" in check_parts(shaken(model))
+
+    def test_eager_attention(self):
+        model = FAMILIES["hf CLIP"]()
+        model.module.set_attn_implementation("eager")
+        assert "heads" in check_parts(shaken(model))
+
     def test_families_pass(self):
         for family in ("resnet18", "timm vit", "hf CLIP", "xvlm", "blip"):
             model = shaken(FAMILIES[family]())
