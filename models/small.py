@@ -172,13 +172,15 @@ def planned(model: Model, plan: Plan, as_cut: Model | None = None) -> Model:
     masks = {one.consumer: one.over_inputs(stays[one.name], shapes[one.consumer]) for one in units}
     kept = readers_left([one for one in sets if isinstance(one, Units)], own_names(masks, model))
     # Which layers become which is seen by what becomes of a tensor of each: it says whether its layer stays.
-    told = {}
+    labels = {}
     for row in (one for one in found if isinstance(one, Layers)):
         for path in row.lists:
-            told |= {n: stays[row.name][int(n.removeprefix(f"{path}.").split(".")[0])] for n in shapes if _in(n, path)}
-    told = own_names(told, model)
+            labels |= {
+                n: stays[row.name][int(n.removeprefix(f"{path}.").split(".")[0])] for n in shapes if _in(n, path)
+            }
+    labels = own_names(labels, model)
     for row in (one for one in sets if isinstance(one, Layers)):
-        layers = [[stay for name, stay in told.items() if _in(name, f"{row.name}.{n}")] for n in range(row.count)]
+        layers = [[stay for name, stay in labels.items() if _in(name, f"{row.name}.{n}")] for n in range(row.count)]
         kept[row.name] = torch.tensor([all(stays) for stays in layers])
     return cut(model, kept)
 
