@@ -67,7 +67,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
     export = commands.add_parser("export", help="a smaller model for other software")
     export.add_argument("folder", metavar="FOLDER", help="a smaller model")
-    export.add_argument("--to", required=True, help="hf, zeros, mask, torch or onnx")
+    export.add_argument("--to", required=True, help="hf, hf-code, zeros, mask, torch or onnx")
     export.add_argument("-o", "--output", metavar="PATH", help="what is written (default: beside the folder)")
     return parser.parse_args(arguments)
 
@@ -163,9 +163,10 @@ def meter(name: str, model: Model, size: int) -> Any:
     import torch
 
     from evaluation.efficiency.flops import count_flops
-    from evaluation.efficiency.sizes import count_parameters, shipped
+    from evaluation.efficiency.sizes import count_parameters
     from evaluation.efficiency.speed import in_turn
     from evaluation.efficiency.table import work_of
+    from models.common.checkpoint import shipped
 
     device = torch.device("cpu")
     _, batch, run = work_of(model, None, size, device, torch.float32)
@@ -183,9 +184,6 @@ def meter(name: str, model: Model, size: int) -> Any:
 
 def cut(args: argparse.Namespace) -> None:
     """The smaller model."""
-    import torch
-
-    from evaluation.efficiency.table import side_by_side
     from models.parts import all_sets
     from models.plans import Plan
     from models.small import read_plan, save_small
@@ -199,34 +197,44 @@ def cut(args: argparse.Namespace) -> None:
     chosen = Plan.from_json(about["kept"], args.plan)
     small = without(model, chosen.kept(all_sets(model), model.plan))
     save_small(target, small, about.get("made_by"))
-    rows = side_by_side({"dense": model, "small": small}, 1, args.repeats, torch.device("cpu"))
-    show(f"{args.model}: one sample on the CPU, {counted(args.repeats, 'timing')} in turn", rows, model, small)
+    show(args.model, model, small, args.repeats)
     result_console().print(f"{target}: --model small:{target}", markup=False)
 
 
-def show(title: str, rows: dict[str, dict[str, Any]], model: Model, small: Model) -> None:
-    """Dense and small side by side: parameters by tower, FLOPs, latency."""
+def show(name: str, model: Model, small: Model, repeats: int) -> None:
+    """Dense and small side by side: weights by tower, parameters, file size, FLOPs, latency at two batch sizes."""
+    import torch
     from rich.table import Table
 
-    table = Table(title=title)
-    for column in ("", "dense", "small", ""):
-        table.add_column(column, justify="left" if not table.columns else "right")
-    dense = rows["dense"]
-    prunable = {name: one.prunable_layers() for name, one in (("dense", model), ("small", small))}
-    for tower in dict.fromkeys(map(model.modality_of, prunable["dense"])):
-        counts = [
-            sum(layer.weight.numel() for name, layer in prunable[row].items() if one.modality_of(name) == tower)
-            for row, one in (("dense", model), ("small", small))
+    from evaluation.efficiency.sizes import file_sizes
+    from evaluation.efficiency.table import side_by_side
+    from models.common.checkpoint import shipped
+
+    both = {"dense": model, "small": small}
+    table = Table(title=f"{name}, on the CPU, {counted(repeats, 'timing')} in turn")
+    for column in ("", *both, ""):
+        table.add_column(column, justify="right" if table.columns else "left")
+
+    def add(what: str, counts: list[float], form: str = "{:,.0f}", ratio: str = "") -> None:
+        table.add_row(what, *map(form.format, counts), ratio or f"{counts[1] / counts[0]:.2f} x")
+
+    towers = [{layer: one.modality_of(layer) for layer in one.prunable_layers()} for one in both.values()]
+    for tower in dict.fromkeys(towers[0].values()):
+        weights = [one.prunable_layers() for one in both.values()]
+        sizes = [
+            sum(w[n].weight.numel() for n, t in own.items() if t == tower)
+            for w, own in zip(weights, towers, strict=True)
         ]
-        table.add_row(f"weights of {tower}", *(f"{count:,}" for count in counts), f"{counts[1] / counts[0]:.2f} x")
-    for key in ("parameters", "flops"):
-        share = rows["small"][key] / dense[key]
-        table.add_row(key, *(f"{rows[row][key]:,}" for row in ("dense", "small")), f"{share:.2f} x")
-    for key, ratio in (("least", "fastest"), ("median", "median")):
-        times = [rows[row]["latency_ms"][key] for row in ("dense", "small")]
-        table.add_row(
-            f"ms ({key})", *(f"{time:.2f}" for time in times), f"{rows['small']['speed'][ratio]:.2f} x as fast"
-        )
+        add(f"weights of {tower}", sizes)
+    add("file, MB (fp32)", [file_sizes(shipped(one))["fp32"] / 1e6 for one in both.values()], "{:.2f}")
+    for size in (1, 32):
+        rows = side_by_side(both, size, repeats, torch.device("cpu"))
+        if size == 1:
+            add("parameters", [row["parameters"] for row in rows.values()])
+        add(f"FLOPs, batch {size}", [row["flops"] for row in rows.values()])
+        for key, ratio in (("least", "fastest"), ("median", "median")):
+            times = [row["latency_ms"][key] for row in rows.values()]
+            add(f"ms, batch {size} ({key})", times, "{:.2f}", f"{rows['small']['speed'][ratio]:.2f} x as fast")
     result_console().print(table)
 
 

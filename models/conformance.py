@@ -18,6 +18,8 @@ from console.words import counted, share_of_matrices
 from models.base import ImageShape, Model
 from models.layers import AttentionWeight, is_conv1d, weights_in_matrices
 from models.library.finding import told_skipped
+from models.parts import inventory, masked
+from models.surgery import cut
 from models.tasks import Answerer, Captioner, Classifier, ImageEmbedder, ImageEncoder, Locator, Retriever, Verifier
 
 PROTOCOLS = (ImageEmbedder, ImageEncoder, Retriever, Locator, Captioner, Answerer, Classifier, Verifier)
@@ -230,6 +232,33 @@ def check_pruning(model: Model) -> str:
     return "multiflow and snip at 50 %"
 
 
+def check_parts(model: Model) -> str:
+    """What it says can be removed is: without half of all units, the losses are those under the mask."""
+    found = inventory(model)[0]
+    if not found:
+        return "it says of no heads, neurons and channels that they can be removed"
+    kept = {one.name: torch.arange(one.count) % 2 == 0 for one in found}
+    small, other = cut(model, kept).eval(), copy.deepcopy(model).eval()
+    layers, followers = other.prunable_layers(), other.followers()
+    with torch.no_grad():
+        for name, mask in masked(model, kept).items():
+            for layer in (layers[name], *([followers[name]] if name in followers else [])):
+                layer.weight.masked_fill_(~mask, 0)
+    for side, batch in model.example(3).items():
+        values = []
+        for one in (other, small):
+            torch.manual_seed(1)
+            with torch.no_grad():
+                values.append(one.loss(batch))
+        if not torch.allclose(*values, rtol=1e-4, atol=1e-5):
+            raise Wrong(
+                f"without half of its units the loss of a {side} batch is {values[1]:.6g}, and {values[0]:.6g} under "
+                "their mask: parts() must name all that feeds them, and only what treats each by itself"
+            )
+    kinds = {kind: sum(one.count for one in found if one.kind == kind) for kind in ("heads", "neurons", "channels")}
+    return ", ".join(f"{count:,} {kind}" for kind, count in kinds.items() if count)
+
+
 CHECKS: dict[str, Callable[[Model], str]] = {
     "questions": check_protocol,
     "prunable layers": check_layers,
@@ -240,6 +269,7 @@ CHECKS: dict[str, Callable[[Model], str]] = {
     "padding": check_padding,
     "state dict": check_state_dict,
     "pruning": check_pruning,
+    "parts": check_parts,
 }
 
 

@@ -230,12 +230,20 @@ def checked(found: Iterable[Units | Layers], kept: Kept) -> dict[str, Tensor]:
 
 
 def masked(model: Model, kept: Kept) -> dict[str, Tensor]:
-    """The choice as element masks of all prunable layers, bool by parameter name: removed units' inputs are False."""
+    """The choice as element masks of all prunable layers, bool by parameter name: removed units' inputs are False.
+
+    Of removed layers all weights are; what their biases and norms do is left, so that this is not the smaller model.
+    """
     masks = {name: torch.ones(layer.weight.shape, dtype=torch.bool) for name, layer in model.prunable_layers().items()}
-    found = units(model)
+    found = [*units(model), *layers(model)]
     stays = checked(found, kept)
     for one in found:
-        masks[one.consumer] &= one.over_inputs(stays[one.name], masks[one.consumer].shape)
+        if isinstance(one, Units):
+            masks[one.consumer] &= one.over_inputs(stays[one.name], masks[one.consumer].shape)
+        else:
+            gone = tuple(f"{path}.{n}." for path in one.lists for n in range(one.count) if not stays[one.name][n])
+            for name in masks:
+                masks[name] &= not name.startswith(gone)
     return masks
 
 

@@ -23,7 +23,7 @@ from console.errors import InputError, explain_os_error
 from models import FAMILIES, LIBRARIES, RANDOM, check_task, merged, weights_path
 from models.base import Model, Origin
 from models.common.building import build
-from models.common.checkpoint import KeyRules, load_state, own_names, read_state
+from models.common.checkpoint import KeyRules, load_state, own_names, read_state, shipped
 from models.parts import Layers, Units, all_sets, checked, readers_left
 from models.plans import Plan
 from models.surgery import cut
@@ -31,7 +31,7 @@ from storage.atomic import atomic_path, write_text
 from storage.tensors import write_safetensors
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 FORMAT = 1
 WEIGHTS, PLAN = "model.safetensors", "plan.json"
@@ -48,16 +48,10 @@ def save_small(folder: Path | str, model: Model, made_by: Mapping[str, Any] | No
         raise InputError(f"{folder} cannot be written as a small model: {why}; save its state dict")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is there already: give another folder, or remove it")
-    tensors: dict[str, Tensor] = {}
-    seen = {id(tensor) for tensor in model.training_only()}  # made anew by whoever trains it
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:  # the format has each tensor under one name
-            tensors[name] = tensor
-        seen.add(id(tensor))
     with atomic_path(folder) as temporary:
         temporary.mkdir(parents=True)
         settings = merged(dict(model.origin.settings), model.rebuilt(temporary))
-        write_safetensors(temporary / WEIGHTS, tensors, {})
+        write_safetensors(temporary / WEIGHTS, shipped(model), {})
         _write_lines(temporary / PLAN, about_plan(model, model.plan, made_by or {}, settings))
         if folder.is_dir():
             folder.rmdir()  # an empty one
@@ -178,13 +172,15 @@ def planned(model: Model, plan: Plan, as_cut: Model | None = None) -> Model:
     masks = {one.consumer: one.over_inputs(stays[one.name], shapes[one.consumer]) for one in units}
     kept = readers_left([one for one in sets if isinstance(one, Units)], own_names(masks, model))
     # Which layers become which is seen by what becomes of a tensor of each: it says whether its layer stays.
-    told = {}
+    labels = {}
     for row in (one for one in found if isinstance(one, Layers)):
         for path in row.lists:
-            told |= {n: stays[row.name][int(n.removeprefix(f"{path}.").split(".")[0])] for n in shapes if _in(n, path)}
-    told = own_names(told, model)
+            labels |= {
+                n: stays[row.name][int(n.removeprefix(f"{path}.").split(".")[0])] for n in shapes if _in(n, path)
+            }
+    labels = own_names(labels, model)
     for row in (one for one in sets if isinstance(one, Layers)):
-        layers = [[stay for name, stay in told.items() if _in(name, f"{row.name}.{n}")] for n in range(row.count)]
+        layers = [[stay for name, stay in labels.items() if _in(name, f"{row.name}.{n}")] for n in range(row.count)]
         kept[row.name] = torch.tensor([all(stays) for stays in layers])
     return cut(model, kept)
 

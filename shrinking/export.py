@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import importlib
 import io
+import json
 import warnings
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +21,17 @@ from configs.registry import Registry
 from console.errors import InputError
 from models import load_model
 from models.base import Model
+from models.common.checkpoint import shipped
 from models.layers import form_of
-from models.parts import Layers, all_sets, masked
+from models.parts import Layers, Units, all_sets, masked
 from models.small import PLAN, read_plan, whole_of
-from models.surgery import with_zeros
+from models.surgery import cut, with_zeros
 from models.tasks import Classifier, ImageEncoder
 from sparsity.mask import Mask
-from storage.atomic import atomic_path
+from storage.atomic import atomic_path, write_json, write_text
 from storage.tensors import write_safetensors
+
+TEMPLATE = Path(__file__).parent / "templates" / "modeling_pruned.py.txt"
 
 CLOSE = 1e-4
 """Largest difference of outputs that rounding makes, in other software."""
@@ -43,6 +49,50 @@ def to_hf(folder: Path, output: str | None) -> str:
     return f"{target}: read back by a stock {type(stock.inner).__name__}"
 
 
+def to_hf_code(folder: Path, output: str | None) -> str:
+    """A folder for transformers with a few lines of code in it, for plans that no stock class can be built by."""
+    target = _target(folder, output, "_hf_code")
+    small, whole = load_model(f"small:{folder}"), whole_of(folder)
+    with atomic_path(target) as temporary:
+        temporary.mkdir(parents=True)
+        whole.rebuilt(temporary)
+        config = temporary / "config.json"
+        if not config.is_file():
+            raise InputError(
+                f"{folder} is a {type(whole.inner).__name__}, no class of Hugging Face: --to torch or onnx"
+            )
+        name = type(whole.inner).__name__
+        auto = "AutoModelForImageClassification" if isinstance(small, Classifier) else "AutoModel"
+        about = json.loads(config.read_text(encoding="utf-8"))
+        about |= {"auto_map": {auto: f"modeling_pruned.Pruned{name}"}, "architectures": [f"Pruned{name}"]}
+        write_json(config, about | {"pruned": sizes_left(whole, small)})
+        write_text(temporary / "modeling_pruned.py", TEMPLATE.read_text().format(name=name, auto=auto))
+        write_safetensors(temporary / "model.safetensors", shipped(small), {"format": "pt"})
+    return f"{target}: {auto}.from_pretrained(FOLDER, trust_remote_code=True)"
+
+
+def sizes_left(whole: Model, small: Model) -> dict[str, dict[str, Any]]:
+    """What has to be changed of the whole model after it is built: layers that stay, then shapes, then counts."""
+    found, plan = all_sets(whole), small.plan
+    stays = dict(plan.stays)
+    rows = {
+        path: stays[one.name].kept
+        for one in found
+        if isinstance(one, Layers) and one.name in stays
+        for path in one.lists
+    }
+    shallow = cut(whole, {name: kept for name, kept in plan.kept(found).items() if stays[name].kind == "layers"})
+    before = {name: tensor.shape for name, tensor in shallow.inner.named_parameters()}
+    shapes = {n: list(t.shape) for n, t in small.inner.named_parameters() if t.shape != before[n]}
+    attributes = {}
+    for one in all_sets(shallow):
+        for path, _ in one.attributes if isinstance(one, Units) else ():
+            value = attrgetter(path)(small.inner)
+            if value != attrgetter(path)(shallow.inner):
+                attributes[path] = value
+    return {"layers": rows, "shapes": shapes, "attributes": attributes}
+
+
 def to_zeros(folder: Path, output: str | None) -> str:
     """The whole model's shapes, with zeros: any reader of the whole model takes it, and nothing is gained."""
     target = _target(folder, output, "_zeros")
@@ -55,12 +105,7 @@ def to_zeros(folder: Path, output: str | None) -> str:
     with atomic_path(target) as temporary:
         temporary.mkdir(parents=True)
         whole.rebuilt(temporary)
-        beside = {id(tensor) for tensor in whole.training_only()}
-        tensors: dict[int, tuple[str, Tensor]] = {}
-        for name, tensor in whole.state_dict(keep_vars=True).items():
-            if id(tensor) not in beside:
-                tensors.setdefault(id(tensor), (name, tensor))
-        write_safetensors(temporary / "model.safetensors", dict(tensors.values()), {})
+        write_safetensors(temporary / "model.safetensors", shipped(whole), {"format": "pt"})
     return f"{target}: of the whole model's size, no smaller and no faster"
 
 
@@ -68,12 +113,7 @@ def to_mask(folder: Path, output: str | None) -> str:
     """The same choice as a mask of the whole model, to be compared with masks of single weights."""
     target = _target(folder, output, ".safetensors")
     plan, whole = load_model(f"small:{folder}").plan, whole_of(folder)
-    kept = plan.kept(all_sets(whole))
-    masks = masked(whole, kept)
-    for row in (one for one in all_sets(whole) if isinstance(one, Layers) and one.name in kept):
-        gone = [f"{path}.{number}." for path in row.lists for number in (~kept[row.name]).nonzero()[:, 0].tolist()]
-        for name in masks:
-            masks[name] &= not name.startswith(tuple(gone) or "//")
+    masks = masked(whole, plan.kept(all_sets(whole)))
     about = read_plan(folder / PLAN)
     source = {"model": whole.origin.name, "pruner": "units", "made_by": about.get("made_by")}
     modalities = {name: whole.modality_of(name) for name in masks}
@@ -172,6 +212,10 @@ def _check_close(expected: Tensor, found: Tensor, who: str) -> None:
 
 
 EXPORTS: Registry[Callable[[Path, str | None], str]] = Registry(
-    "export", {name: f"shrinking.export:to_{name}" for name in ("hf", "zeros", "mask", "torch", "onnx")}
+    "export",
+    {
+        name: f"shrinking.export:to_{name.replace('-', '_')}"
+        for name in ("hf", "hf-code", "zeros", "mask", "torch", "onnx")
+    },
 )
 """What a smaller model can be written as."""

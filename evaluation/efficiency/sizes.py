@@ -12,25 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.base import Model
 from sparsity.mask import Mask
 from storage.tensors import write_safetensors
 
 CHUNK = 1 << 20
-
-
-def shipped(model: Model) -> dict[str, Tensor]:
-    """Name -> tensor of what a forward pass may need, shared ones once, under their first name.
-
-    What only losses need (BLIP's momentum copies and queues) is left out.
-    """
-    seen = {id(tensor) for tensor in model.training_only()}
-    found = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            found[name] = tensor
-        seen.add(id(tensor))
-    return found
 
 
 def count_parameters(tensors: Mapping[str, Tensor]) -> int:

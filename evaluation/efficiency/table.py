@@ -20,10 +20,11 @@ from console.progress import progress_bar
 from console.results import result_console
 from console.words import counted
 from evaluation.efficiency.flops import count_flops
-from evaluation.efficiency.sizes import count_parameters, file_sizes, shipped
+from evaluation.efficiency.sizes import count_parameters, file_sizes
 from evaluation.efficiency.speed import WARM_UP, compress_layers, in_turn, obstacle, speed_up, spread
 from models import load_model, load_task_model
 from models.base import Model, Probe
+from models.common.checkpoint import shipped
 from sparsity.mask import Mask
 
 DTYPES = {"32-true": torch.float32, "16-true": torch.float16, "bf16-true": torch.bfloat16}

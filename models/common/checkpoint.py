@@ -282,3 +282,17 @@ def own_names(tensors: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
         return {own.get(name, name): tensors[key] for key, name in names.items() if name is not None}
 
     return renamed(unwrapped(tensors, lambda state: [name for name in renamed(state) if name in layers])[0])
+
+
+def shipped(model: Model) -> dict[str, Tensor]:
+    """Name -> tensor of what a forward pass may need, shared ones once, under their first name.
+
+    What only losses need (BLIP's momentum copies and queues) is left out.
+    """
+    seen = {id(tensor) for tensor in model.training_only()}
+    found = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            found[name] = tensor
+        seen.add(id(tensor))
+    return found

@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from evaluation.efficiency.sizes import count_parameters, file_sizes, shipped
+from evaluation.efficiency.sizes import count_parameters, file_sizes
 from evaluation.efficiency.speed import compress_layers, in_turn, obstacle, speed_up, spread
 from evaluation.efficiency.table import side_by_side, speed_words
 from models import load_model, load_task_model
+from models.common.checkpoint import shipped
 from models.surgery import cut
 from pruners import prune
 from sparsity.mask import Mask

@@ -15,7 +15,8 @@ from models.small import save_small
 from models.surgery import cut
 from sparsity.mask import Mask
 from tests.models.test_any_module import HUGGING_FACE
-from tests.models.test_parts import outputs, random_choice, rows_cut
+from tests.models.test_layers_removed import rows_cut
+from tests.models.test_parts import outputs, random_choice
 
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "num_classes": 7}
 

@@ -99,6 +99,24 @@ def test_what_a_stock_clip_cannot_be(run, tmp_path, clip, options, says):
     assert not list(tmp_path.glob("*hf*"))
 
 
+def test_code_beside_the_weights(run, tmp_path, clip):
+    """Heads and neurons that differ by layer, and a layer less: a class in the folder builds them, without us."""
+    options = ("--tower", "both", "--keep_layers", "0.5")
+    assert shrunk(run, tmp_path, clip, *options).returncode == 0
+    done = run("shrink.py", "export", tmp_path / "a", "--to", "hf-code")
+    assert done.returncode == 0, done.stderr
+    theirs = transformers.AutoModel.from_pretrained(tmp_path / "a_hf_code", trust_remote_code=True).eval()
+    assert type(theirs).__name__ == "PrunedCLIPModel"
+    small = load_model(f"small:{tmp_path / 'a'}")
+    state, expected = theirs.state_dict(), small.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
+    batch = small.example(3)["general"]
+    names = {"pixel_values": batch["image"], "input_ids": batch["text_ids"], "attention_mask": batch["text_atts"]}
+    with torch.no_grad():
+        assert torch.equal(theirs(**names).logits_per_image, small.module(**names).logits_per_image)
+
+
 def test_a_stock_vit_has_fewer_heads(run, tmp_path):
     torch.manual_seed(0)
     HUGGING_FACE["ViTForImageClassification"]().save_pretrained(tmp_path / "base")
