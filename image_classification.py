@@ -37,7 +37,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def options_of_prompts(args: argparse.Namespace) -> dict[str, Any]:
     """What the command line says of a visual prompt."""
-    return {f.name: value for f in fields(PromptOptions) if (value := getattr(args, f.name)) is not None}
+    offered = [f.name for f in fields(PromptOptions) if "help" in f.metadata]
+    return {name: value for name in offered if (value := getattr(args, name)) is not None}
 
 
 def convolutions_in(args: argparse.Namespace, given: bool) -> bool:

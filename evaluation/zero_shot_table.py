@@ -61,6 +61,7 @@ class ZeroShot:
     main = ("itm r_mean", r"\d+-NN", "itc r_mean", "IoU")
     metric_words = RECALL_WORDS
     Config = ZeroShotConfig
+    script = None  # of its own name
 
 
 def evaluate_masks(args: argparse.Namespace, config: ZeroShotConfig, masks: list[str]) -> list[dict[str, Any]]:
