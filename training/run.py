@@ -22,6 +22,7 @@ from models import RANDOM, file_name
 from models.library.finding import told_skipped
 from pruners import PRUNERS
 from sparsity.mask import Mask
+from sparsity.percents import percent
 from sparsity.progressive import Progressive
 from sparsity.progressive_config import CHOICES, SEARCHES, ProgressiveConfig, used_by
 from sparsity.published import contains_mask
@@ -237,7 +238,9 @@ def output_folder(args: argparse.Namespace, below: Path, seed: int) -> Path:
 
 
 def run_label(args: argparse.Namespace) -> str:
-    """What the output folder is called after the model: the mask, or the run that wrote the weights, or dense."""
+    """What the output folder is called after the model: how it prunes, the mask, the run of the weights, or dense."""
+    if args.prune and not args.evaluate:
+        return f"{args.prune}_{percent((args.sparsity or ProgressiveConfig.sparsity) / 100)}"
     named = (None if args.dense else args.mask) or (args.weights if args.evaluate else None)
     if not named:
         return "dense"
