@@ -34,7 +34,9 @@ def finetuning_parser(description: str, task: str) -> argparse.ArgumentParser:
     what.add_argument("--split", choices=("test", "val"), help="what --evaluate looks at (default: test)")
     add_options(parser.add_argument_group("prune while training"), ProgressiveConfig)
     run = parser.add_argument_group("run")
-    run.add_argument("--output_dir", help=f"folder of the run (default: runs/{task}/<model>_<mask or dense>_seed<n>)")
+    run.add_argument(
+        "--output_dir", help=f"folder of the run (default: runs/{task}/<model>_<mask, method or dense>_seed<n>)"
+    )
     run.add_argument("--snapshot", help="go on from this snapshot of the same run (default: the output folder's)")
     run.add_argument(
         "--snapshot_seconds", type=float, default=120.0, help="how often to save, besides every epoch (default: 120)"
