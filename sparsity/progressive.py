@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from console.errors import InputError, nearest
 from console.progress import console
@@ -64,8 +64,16 @@ class Progressive(Sparsifier):
             )
         self._pruned = [name for name in self._layers if modality in (None, model.modality_of(name))]
         self._factors = None if self._ids is None else self._ids.fitted(model)
-        self._size = sum(self._layers[name].weight.numel() for name in self._pruned)
-        self._check_least([self._layers[name].weight.numel() for name in self._pruned])
+        self._parameters = {}
+        for name in self._pruned:
+            self._parameters[name] = self._layers[name].weight
+            bias = getattr(self._layers[name], "bias", None)
+            if self.config.biases and isinstance(bias, nn.Parameter):
+                self._parameters[beside := f"{name.removesuffix('weight')}bias"] = bias
+                if self._factors is not None:
+                    self._factors[beside] = self._factors[name]
+        self._size = sum(parameter.numel() for parameter in self._parameters.values())
+        self._check_least([parameter.numel() for parameter in self._parameters.values()])
 
     def _check_least(self, sizes: list[int]) -> None:
         """InputError where layers of these sizes keep more in any case than stay at all."""
@@ -98,7 +106,7 @@ class Progressive(Sparsifier):
                 )
         self._gradual = Gradual(
             config.prune or "",
-            {name: self._layers[name].weight for name in self._pruned},
+            self._parameters,
             total=steps,
             sparsity=self._share,
             dense_steps=min(round(config.dense_until * steps), self._settled),
@@ -135,7 +143,7 @@ class Progressive(Sparsifier):
     @torch.no_grad()
     def _prune(self) -> None:
         for name, bits in self._bits().items():
-            self._layers[name].weight.masked_fill_(bits, 0)
+            self._parameters[name].masked_fill_(bits, 0)
 
     def _hold(self) -> None:
         """From here on the mask is fixed."""
@@ -147,7 +155,7 @@ class Progressive(Sparsifier):
         """Which share of each layer is kept after some steps, for the picture."""
         last = self._history[-1]["step"] if self._history else -self._steps
         if step - last >= self._steps / POINTS or step in (self._steps, self._settled + 1):
-            kept = {n: 1 - float(bits.float().mean()) for n, bits in self._bits().items()}
+            kept = {n: 1 - float(bits.float().mean()) for n, bits in self._bits().items() if n in self._layers}
             self._history.append({"step": step, "remaining": remaining, "kept": kept})
 
     def _bits(self) -> Mapping[str, Tensor]:
@@ -180,7 +188,7 @@ class Progressive(Sparsifier):
         if self._lock is not None:
             self._lock.check()
         for name, bits in self._bits().items():
-            if moved := int(self._layers[name].weight.masked_select(bits).count_nonzero()):
+            if moved := int(self._parameters[name].masked_select(bits).count_nonzero()):
                 raise RuntimeError(f"{moved} pruned weights of '{name}' are not zero: this is a bug")
 
     def finish(self) -> Mask | None:
@@ -190,6 +198,10 @@ class Progressive(Sparsifier):
         if mask is not None:
             Fixed(mask).attach(self._model)
             warn_of_few(mask)
+            if self.config.biases:
+                zeros = {n: int(bits.sum()) for n, bits in self._bits().items() if n not in self._layers}
+                of = sum(self._parameters[n].numel() for n in zeros)
+                console.print(f"biases: {sum(zeros.values()):,} of {of:,} are zero; the mask is of weights alone")
         return mask
 
     def fingerprint(self) -> str:

@@ -34,6 +34,7 @@ class ProgressiveConfig:
         "--dense or --mask: train the prompt alone",
     )
     min_kept: float = option(0, "weights that every layer keeps; below 1: the share of them")
+    biases: bool = option(False, "prune the biases of these layers, too, as published; masks are of weights alone")
     modality: str | None = option(None, "prune this modality alone, to the sparsity (vision, text, ...)")
     search: float = option(0.5, "hydra, vpns: share of the epochs in which scores are trained and weights are not")
     score_lr: float | None = option(
@@ -86,4 +87,4 @@ def used_by(name: str) -> tuple[str, ...]:
         return ("platon",)
     if name in ("search", "score_lr", "score_decay", "score_init", "structured"):
         return SEARCHES
-    return METHODS if name in ("dense_until", "settle", "interval", "freeze") else CHOICES
+    return METHODS if name in ("dense_until", "settle", "interval", "freeze", "biases") else CHOICES

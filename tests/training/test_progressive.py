@@ -163,6 +163,20 @@ def test_every_layer_keeps_its_least(method, run, config, tmp_path):
     assert sum(map(mask.kept, mask)) == sum(map(plain.kept, plain))
 
 
+@pytest.mark.parametrize("more", [(), ("--freeze",)])
+def test_biases_compete_with_weights(more, run, config, tmp_path):
+    """Exactly the share of both goes; biases are zero in the weights' file, and the mask holds weights alone."""
+    out = tmp_path / "out"
+    done = pruned(run, config, out, "magnitude", "--biases", *more)
+    state, mask = load_file(out / "last.safetensors"), Mask.load(out / "mask.safetensors")
+    biases = [state[name.replace("weight", "bias")] for name in mask]
+    size = sum(map(mask.size, mask)) + sum(bias.numel() for bias in biases)
+    zeros = sum(map(mask.size, mask)) - sum(map(mask.kept, mask)) + sum(int((bias == 0).sum()) for bias in biases)
+    assert zeros == round(0.7 * size)
+    assert sum(int((bias == 0).sum()) for bias in biases) > 0
+    assert "are zero; the mask is of weights alone" in done.stdout + done.stderr
+
+
 def test_a_given_mask_stays_and_counts(run, config, tmp_path):
     given = prune(load_model("dino-mini"), [], "omp", (0.5,))[0.5]
     given.save(tmp_path / "given.safetensors")
