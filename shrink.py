@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from configs.schema import model_names
 from console.command_line import Parser
-from console.errors import InputError, run_command
+from console.errors import InputError, nearest, run_command
 from console.progress import console
 from console.results import result_console
 from console.words import counted
@@ -38,10 +38,22 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
     measure = commands.add_parser("measure", help="a table of errors: what the model loses with each part")
     add_model(measure)
-    measure.add_argument("--criterion", default="magnitude", help="magnitude or random (default: magnitude)")
+    measure.add_argument(
+        "--criterion",
+        default="mope",
+        help="mope, taylor, influence (layers alone), magnitude or random (default: mope)",
+    )
     measure.add_argument("--group", type=int, default=64, help="neurons or channels that go together (default: 64)")
     measure.add_argument("--seed", type=int, default=42)
     measure.add_argument("-o", "--output", metavar="FILE", help=f"the table (default: in {FOLDER}/)")
+    data = measure.add_argument_group("criteria that look at data")
+    data.add_argument("--score", help="what drops: itc, recall, accuracy or loss (default: itc where it can be)")
+    data.add_argument("--samples", type=int, default=500, help="of the calibration data (default: 500)")
+    data.add_argument("--config", help="YAML file whose data is read (default: configs/<model>/prune.yaml)")
+    data.add_argument("--order", default="taylor", help="of neurons, into groups: taylor, magnitude or stored")
+    data.add_argument("--devices", type=int, default=1, help="processes that share the parts (default: 1)")
+    data.add_argument("--accelerator", default="auto", help="cpu, gpu, mps or auto")
+    data.add_argument("--resume", action="store_true", help="go on from what an interrupted run saved (mope)")
 
     plan = commands.add_parser("plan", help="which parts stay, from a table of errors, without data")
     plan.add_argument("errors", metavar="ERRORS", help="a table that `measure` wrote")
@@ -102,16 +114,25 @@ def measure(args: argparse.Namespace) -> None:
     if args.group < 1:
         raise InputError(f"--group must be at least 1, not {args.group}")
     from models import file_name
-    from shrinking import CRITERIA
+    from shrinking import CRITERIA, MEASURED
     from shrinking.errors import Errors
 
-    CRITERIA.check(args.criterion)
+    if args.criterion not in (names := (*MEASURED, *CRITERIA)):
+        near = nearest(args.criterion, names)
+        raise InputError(f"unknown criterion '{args.criterion}'{near}: choose one of {', '.join(names)}")
     target = Path(args.output or FOLDER / f"{file_name(args.model)}_{args.criterion}_seed{args.seed}{ERRORS}")
-    model = load(args)
-    values = CRITERIA[args.criterion](model, args.seed)
     about = {key: getattr(args, key) for key in ("model", "task", "conv", "criterion", "seed", "group")}
-    table = Errors.of(model, values, args.group, about)
+    if args.criterion in MEASURED:
+        from shrinking.measuring import measured
+
+        table, writes = measured(lambda: load(args), args, about, target)
+    else:
+        model = load(args)
+        table, writes = Errors.of(model, CRITERIA[args.criterion](model, args.seed), args.group, about), True
+    if not writes:
+        return
     table.save(target)
+    target.with_suffix(".resume").unlink(missing_ok=True)
     found = sum(map(len, table.errors.values()))
     result_console().print(f"{target}: {counted(found, 'error')} of {counted(len(table.errors), 'set')}", markup=False)
 
