@@ -13,8 +13,6 @@ from calibration.processes import Group
 from calibration.resume import Checkpoint
 from calibration.statistics import Statistic
 from calibration.stream import device_of, to_device
-from configs.overrides import read_settings
-from configs.schema import parse, task_file
 from console.errors import InputError, nearest
 from console.interrupt import interrupt
 from data.calibration import data_identity
@@ -37,11 +35,11 @@ ORDERS = ("taylor", "magnitude", "stored")
 
 
 def measured(
-    load: Callable[[], Model], args: argparse.Namespace, about: Mapping[str, Any], path: Path
+    load: Callable[[], Model], config: PruneConfig, args: argparse.Namespace, about: Mapping[str, Any], path: Path
 ) -> tuple[Errors, bool]:
     """The table, and whether this process is the one that writes. load: gives the model; about: what else made it.
 
-    args: criterion, score, samples, order, group, seed, devices, accelerator, resume, config, model. path: of the
+    config: its data. args: criterion, score, samples, order, group, seed, devices, accelerator, resume. path: of the
     table, beside which an interrupted run keeps what it has.
     """
     if args.samples < 2:
@@ -50,7 +48,6 @@ def measured(
         raise InputError(f"unknown order '{args.order}'{nearest(args.order, ORDERS)}: choose {', '.join(ORDERS)}")
     if args.resume and args.criterion != "mope":
         raise InputError(f"{args.criterion} reads the data once and keeps nothing of an interrupted run: no --resume")
-    config = parse(PruneConfig, *read_settings(args.config or task_file(args.model, "prune"), []))
     fabric = make_fabric(args.accelerator, args.devices, 1, "32-true")
     interrupt.listen()
     model = fabric.to_device(load())

@@ -182,6 +182,13 @@ def test_a_plan_of_a_smaller_model_is_of_the_first(run, tmp_path):
     [
         (("plan", "nowhere.safetensors"), "cannot read nowhere.safetensors"),
         (("measure", "--model", "dino-mini", "--criterion", "mop"), "unknown criterion 'mop'"),
+        (("finetuning", "--model", "dino-mini", "--keep", "0"), "--keep is a share that stays"),
+        (("finetuning", "--model", "dino-mini", "--keep", "1", "--keep_layers", "1"), "nothing would be removed"),
+        (
+            ("finetuning", "--model", "xvlm-mini", "--task", "vqa"),
+            "a teacher teaches retrieval and",
+        ),
+        (("finetuning", "--model", "timm:x", "--task", "retrieval"), "has no configuration for 'retrieval'"),
         (("measure", "--model", "dino-mini", "--group", "0"), "--group must be at least 1"),
         (("measure", "--model", "dino-mini", "--samples", "1"), "--samples must be at least 2"),
         (("measure", "--model", "dino-mini", "--order", "tailor"), "unknown order 'tailor' (did you mean 'taylor'"),
