@@ -84,17 +84,16 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add_model(distil)
     distil.add_argument("--teacher", required=True, metavar="MODEL", help="the whole model")
     distil.add_argument("--teacher_weights", required=True, metavar="FILE", help="its weights for the task")
-    for name in ("sim", "feat", "hidden"):
-        distil.add_argument(f"--{name}", type=float, help=f"weight of the loss {name} (docs/smaller-models.md)")
     add_run(distil)
     distil.add_argument("-o", "--output", required=True, metavar="FOLDER", help="the run; FOLDER/small is the result")
 
-    recipe = commands.add_parser("finetuning", help="width, distil, depth, distil: of a model finetuned on a task")
-    add_model(recipe)
-    recipe.add_argument("--keep", type=float, default=0.5, help="share of heads and neurons that stays (default: 0.5)")
-    recipe.add_argument("--keep_layers", type=float, default=0.75, help="share of layers (default: 0.75)")
-    add_recipe(recipe)
-    recipe.add_argument("-o", "--output", metavar="FOLDER", help=f"all of it (default: in {FOLDER}/)")
+    add_recipe(
+        commands.add_parser("finetuning", help="width, distil, depth, distil: of a model finetuned on a task"), "vision"
+    )
+    both = commands.add_parser("pretraining", help="width and depth at once, then it learns from the whole model")
+    add_recipe(both, "both")
+    both.add_argument("--steps", type=int, default=300, help="that it learns for (default: 300)")
+    both.add_argument("--lr", type=float, default=2e-4, help="largest rate (default: 2e-4; of the paper's ports: 2e-5)")
 
     export = commands.add_parser("export", help="a smaller model for other software")
     export.add_argument("folder", metavar="FOLDER", help="a smaller model")
@@ -104,15 +103,20 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """What a task's script is given besides."""
+    """How a model is trained that learns from another."""
+    for name in ("sim", "feat", "hidden"):
+        parser.add_argument(f"--{name}", type=float, help=f"weight of the loss {name} (docs/smaller-models.md)")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--accelerator", default="auto", help="cpu, gpu, mps or auto")
     add_set(parser)
 
 
-def add_recipe(parser: argparse.ArgumentParser) -> None:
-    """What both recipes measure by, and show."""
-    parser.add_argument("--tower", default="vision", help="vision, text, fusion, or both: all there are")
+def add_recipe(parser: argparse.ArgumentParser, tower: str) -> None:
+    """What both recipes keep, measure by, and show."""
+    add_model(parser)
+    parser.add_argument("--keep", type=float, default=0.5, help="share of heads and neurons that stays (default: 0.5)")
+    parser.add_argument("--keep_layers", type=float, default=0.75, help="share of layers (default: 0.75)")
+    parser.add_argument("--tower", default=tower, help=f"vision, text, fusion, or both: all (default: {tower})")
     parser.add_argument("--criterion", default="mope", help="mope, taylor, magnitude or random (default: mope)")
     parser.add_argument("--score", help="what drops: itc, recall, accuracy or loss (default: itc where it can be)")
     parser.add_argument("--samples", type=int, default=500, help="that are measured on (default: 500)")
@@ -121,6 +125,7 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--round", type=int, default=64, help="widths are multiples of it (default: 64)")
     parser.add_argument("--repeats", type=int, default=10, help="timings of each model, in turn (default: 10)")
     add_run(parser)
+    parser.add_argument("-o", "--output", metavar="FOLDER", help=f"all of it (default: in {FOLDER}/)")
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -135,9 +140,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def main() -> None:
     """Check the command line, then do what it says."""
     args = parse_args()
-    {"measure": measure, "plan": plan, "cut": cut, "distil": distil, "finetuning": finetuning, "export": export}[
-        args.command
-    ](args)
+    commands = (measure, plan, cut, distil, finetuning, pretraining, export)
+    {command.__name__: command for command in commands}[args.command](args)
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -237,26 +241,16 @@ def cut(args: argparse.Namespace) -> None:
 
 
 def steps_of(args: argparse.Namespace) -> Any:
-    """What recipes are made of, on the task of the command line."""
+    """What recipes are made of, on the task of the command line, if any."""
     from shrinking.recipes import Steps
-    from tasks import TASKS
-    from tasks.loading import TAUGHT, load
-
-    TASKS.check(args.task)
-    if args.task not in TAUGHT:
-        raise InputError(f"a teacher teaches {' and '.join(TAUGHT)}, not {args.task}")
+    from tasks.loading import load
 
     def own(name: str, weights: str | None) -> argparse.Namespace:
         return argparse.Namespace(**{**vars(args), "model": name, "weights": weights})
 
     def write_table(name: str, weights: str | None, file: Path) -> None:
-        options = {
-            "output": file,
-            "config": None,
-            "order": "taylor",
-            "devices": 1,
-            "resume": file.with_suffix(".resume").is_file(),
-        }
+        options = {"output": file, "config": None, "order": "taylor", "devices": 1}
+        options["resume"] = file.with_suffix(".resume").is_file()
         measure(argparse.Namespace(**{**vars(own(name, weights)), **options}))
 
     def train(name: str, folder: Path, options: list[str]) -> None:
@@ -266,7 +260,7 @@ def steps_of(args: argparse.Namespace) -> Any:
                 words += [f"--{key}", str(getattr(args, key))]
         for word in args.set:
             words += ["--set", word]
-        importlib.import_module(TASKS[args.task].script or args.task).main(words)
+        importlib.import_module(args.task).main(words)
 
     return Steps(lambda name, weights: load(own(name, weights)), write_table, train)
 
@@ -276,7 +270,7 @@ def distil(args: argparse.Namespace) -> None:
     from shrinking.recipes import taught
     from tasks.loading import task_for
 
-    args.task = args.task or task_for(args.model)
+    args.task = task_for(args.model, args.task)
     steps = steps_of(args)
     start = steps.load(args.model, args.weights)
     if start.plan is None:
@@ -292,24 +286,44 @@ def distil(args: argparse.Namespace) -> None:
 
 def finetuning(args: argparse.Namespace) -> None:
     """The recipe of the finetuning stage."""
-    from models import file_name
-    from shrinking.choosing import Limits
-    from shrinking.recipes import begin, check_shares, weights_of
+    from shrinking.recipes import begun, check_shares, weights_of
     from shrinking.recipes import finetuning as recipe
-    from shrinking.showing import show, show_metrics
+    from shrinking.showing import conclude
     from tasks.loading import task_for
 
-    check_shares(args.keep, args.keep_layers)
-    args.task = args.task or task_for(args.model)
+    check_shares(args)
+    args.task = task_for(args.model, args.task)
     steps = steps_of(args)
-    folder = Path(args.output or FOLDER / f"{file_name(args.model)}_{args.task}_keep{args.keep:g}_seed{args.seed}")
-    limits = Limits(() if args.tower == "both" else (args.tower,), tuple(args.protect), args.round)
-    begin(folder, args)
+    steps.load(args.model, args.weights)  # what is wrong with it is said before a folder is there
+    limits, folder = begun(args, FOLDER)
     small, found = recipe(steps, args.model, args.weights, args.keep, args.keep_layers, limits, folder)
     dense = steps.load(args.model, args.weights or weights_of(folder / "dense"))
-    show(args.model, dense, steps.load(f"small:{small}", None), args.repeats, args.task)
-    show_metrics(found)
-    result_console().print(f"{small}: --model small:{small}", markup=False)
+    conclude(args, dense, steps.load(f"small:{small}", None), found, small)
+
+
+def pretraining(args: argparse.Namespace) -> None:
+    """The recipe of the pretraining stage."""
+    from shrinking.recipes import begun, check_shares
+    from shrinking.recipes import pretraining as recipe
+    from shrinking.relearning import check_pairs, relearn
+    from shrinking.showing import conclude
+    from tasks.loading import data_of, zero_shot
+
+    check_shares(args)
+    if args.task:
+        raise InputError("--task is for shrink.py finetuning, and pretraining is of no task: leave it out")
+    args.config = None
+    data, steps = data_of(args), steps_of(args)
+    check_pairs(steps.load(args.model, args.weights))
+    limits, folder = begun(args, FOLDER)
+    small = recipe(
+        steps, args.model, args.weights, args.keep, args.keep_layers, limits, folder,
+        lambda student, teacher, run: relearn(student, teacher, data, args, run),
+    )  # fmt: skip
+    models = {"dense": steps.load(args.model, args.weights)}
+    models |= {at.name: steps.load(f"small:{at}", None) for at in (folder / "cut", small)}
+    found = {name: zero_shot(args, model) for name, model in models.items()}
+    conclude(args, models["dense"], models[small.name], found, small)
 
 
 def export(args: argparse.Namespace) -> None:

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from configs.limits import at_least
 from console.errors import InputError
 from console.progress import console
+from models import file_name
 from models.base import Model
 from models.parts import all_sets
 from models.small import save_small
@@ -32,8 +34,13 @@ SAID = "recipe.json"
 NO_IDENTITY = ("output", "repeats", "accelerator")
 
 
-def begin(folder: Path, args: argparse.Namespace) -> None:
-    """Write down what is asked for; InputError where the folder has steps of something else."""
+def begun(args: argparse.Namespace, below: Path) -> tuple[Limits, Path]:
+    """What a recipe may remove, and its folder, in which it is written down what is asked for.
+
+    InputError where the folder has steps of something else.
+    """
+    name = f"{file_name(args.model)}_{args.task or args.command}_keep{args.keep:g}_seed{args.seed}"
+    folder = Path(args.output or below / name)
     asked = {key: value for key, value in sorted(vars(args).items()) if key not in NO_IDENTITY}
     path = folder / SAID
     if path.is_file():
@@ -43,17 +50,20 @@ def begin(folder: Path, args: argparse.Namespace) -> None:
                 f"{folder} has steps with another {other[0]} ({before.get(other[0])}, now {asked.get(other[0])}): give "
                 "another folder with --output, or remove it"
             )
-        return
-    write_json(path, asked)
+    else:
+        write_json(path, asked)
+    return Limits(() if args.tower == "both" else (args.tower,), tuple(args.protect), args.round), folder
 
 
-def check_shares(keep: float, layers: float) -> None:
-    """InputError for shares to keep that are none, and for two that remove nothing."""
-    for share, what in ((keep, "keep"), (layers, "keep_layers")):
-        if not 0 < share <= 1:
-            raise InputError(f"--{what} is a share that stays, above 0 and at most 1, not {share:g}")
-    if keep == layers == 1:
+def check_shares(args: argparse.Namespace) -> None:
+    """InputError for shares to keep that are none, for two that remove nothing, and for other numbers of no meaning."""
+    for name in ("keep", "keep_layers"):
+        if not 0 < getattr(args, name) <= 1:
+            raise InputError(f"--{name} is a share that stays, above 0 and at most 1, not {getattr(args, name):g}")
+    if args.keep == args.keep_layers == 1:
         raise InputError("--keep and --keep_layers are both 1: nothing would be removed")
+    at_least(args, 1, "round", "group", "repeats", *(["steps"] if "steps" in args else []))
+    at_least(args, 0, "sim", "feat", "hidden", *(["lr"] if "lr" in args else []))
 
 
 @dataclass(frozen=True)
@@ -114,6 +124,32 @@ def cut_by(steps: Steps, name: str, weights: str | None, shares: Mapping[str, fl
                 stay = int(kept[one.name].sum())
                 console.print(f"{one.name}: {stay} of {one.count} {one.kind} stay", markup=False)
     return f"small:{at}"
+
+
+def pretraining(
+    steps: Steps,
+    name: str,
+    weights: str | None,
+    keep: float,
+    layers: float,
+    limits: Limits,
+    folder: Path,
+    learn: Callable[[Model, Model, Path], None],
+) -> Path:
+    """The smaller model's folder: width and depth at once, as the table of the whole model says, then `learn`.
+
+    learn(student, teacher, folder): trains the student in place.
+    """
+    shares = {**dict.fromkeys(WIDTH, keep), "layers": layers}
+    console.print(f"1. {keep:g} of heads and neurons, {layers:g} of layers stay: {folder / 'cut'}", markup=False)
+    small = cut_by(steps, name, weights, shares, limits, folder / "cut")
+    target = folder / "small"
+    if not target.exists():
+        console.print(f"2. it learns from {name}: {folder / 'learning'}", markup=False)
+        student = steps.load(small, None)
+        learn(student, steps.load(name, weights), folder / "learning")
+        save_small(target, student.cpu(), {"recipe": "pretraining", "kept": shares})
+    return target
 
 
 def finetuning(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -78,3 +80,12 @@ def show_metrics(found: Mapping[str, Mapping[str, float]]) -> None:
             share = f"{100 * own[-1] / dense:.1f} %" if dense else "-"
             table.add_row(name, *(f"{value:.2f}" for value in own), share)
     result_console().print(table)
+
+
+def conclude(
+    args: argparse.Namespace, dense: Model, small: Model, found: Mapping[str, Mapping[str, float]], at: Path
+) -> None:
+    """Dense and small side by side, numbers by stage, and where the small one is."""
+    show(args.model, dense, small, args.repeats, args.task)
+    show_metrics(found)
+    result_console().print(f"{at}: --model small:{at}", markup=False)

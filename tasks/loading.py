@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import argparse
 
+import torch
+
 from configs.overrides import read_settings
 from configs.schema import base_name, models_with, parse, task_file
 from console.errors import InputError
+from data.retrieval import Gallery
+from data.tokenizer import load_tokenizer
+from evaluation.retrieval import evaluate_retrieval
 from models import load_model, load_task_model
 from models.base import Model
 from pruners.settings import PruneConfig
 from tasks import TASKS
 from tasks.image_classification import config_for
+from tasks.retrieval import RetrievalConfig
 from training.task import Finetuning
 
 TAUGHT = ("retrieval", "image_classification")
@@ -41,8 +47,26 @@ def data_of(args: argparse.Namespace) -> PruneConfig:
     return parse(PruneConfig, *read_settings(args.config or task_file(args.model, "prune"), []))
 
 
-def task_for(name: str) -> str:
-    """The first task of those with a teacher that a model is finetuned on."""
+def zero_shot(args: argparse.Namespace, model: Model) -> dict[str, float]:
+    """Recalls of a model that was not finetuned, on the test split of its retrieval configuration, by similarity.
+
+    args: model, set.
+    """
+    settings, where = read_settings(task_file(args.model, "retrieval"), args.set)
+    config = parse(RetrievalConfig, settings, where)
+    gallery = Gallery(config.test, model.image_shape, config.max_words, config.samples)
+    tokenizer = load_tokenizer(model.tokenizer)
+    with torch.no_grad():
+        return evaluate_retrieval(model.eval(), gallery, tokenizer, config.evaluation)["itc"]
+
+
+def task_for(name: str, task: str | None) -> str:
+    """The task asked for, or the first that a model is finetuned on, of those with a teacher."""
+    if task is not None:
+        TASKS.check(task)
+        if task not in TAUGHT:
+            raise InputError(f"a teacher teaches {' and '.join(TAUGHT)}, not {task}")
+        return task
     for task in TAUGHT:
         if name in models_with(task) or (base_name(name) in models_with(task)):
             return task

@@ -4,6 +4,7 @@ import json
 
 import torch
 
+import training.loop
 from models import load_task_model
 
 KEYS = ("epochs=1", "short_epoch=2", "samples=16")
@@ -66,3 +67,34 @@ def test_distil(run, tmp_path):
     done = run("shrink.py", "distil", "--model", "dino-mini", *words[3:], "-o", tmp_path / "c")
     assert done.returncode == 2
     assert "is no smaller model" in done.stderr
+
+
+def test_pretraining(run, tmp_path, monkeypatch):
+    """Width and depth of both towers at once; killed while it learns and started again, it is the same model."""
+    options = ("shrink.py", "pretraining", "--model", "xvlm-mini", *FEW[:6], "--set", "samples=8", "--steps", "4")
+    options += ("--keep_layers", "0.5")
+    done = run(*options, "-o", tmp_path / "a")
+    assert done.returncode == 0, done.stderr
+    for word in ("dense", "cut", "small", "share kept", "r_mean", "FLOPs, batch 32", "weights of text"):
+        assert word in done.stdout
+    plan = json.loads((tmp_path / "a" / "small" / "plan.json").read_text())
+    kinds = {(name.split("_")[0], stay["kind"]) for name, stay in plan["kept"].items()}
+    assert {("vision", "layers"), ("text", "layers"), ("vision", "heads"), ("text", "heads")} <= kinds
+    rates, steps = training.loop.set_rate, iter(range(9))
+
+    def killed(*args):
+        if next(steps) == 3:
+            raise KeyboardInterrupt
+        return rates(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.loop, "set_rate", killed)
+        patch.setattr(training.loop.Loop, "snapshot_steps", 2)
+        assert run(*options, "-o", tmp_path / "b").returncode != 0
+    assert not (tmp_path / "b" / "small").exists()
+    done = run(*options, "-o", tmp_path / "b")
+    assert done.returncode == 0, done.stderr
+    assert next(steps) == 4
+    files = [(tmp_path / name / "small" / "model.safetensors").read_bytes() for name in ("a", "b")]
+    assert files[0] == files[1]
+    assert files[0] != (tmp_path / "a" / "cut" / "model.safetensors").read_bytes()
