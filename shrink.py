@@ -307,7 +307,7 @@ def pretraining(args: argparse.Namespace) -> None:
     from shrinking.recipes import pretraining as recipe
     from shrinking.relearning import check_pairs, relearn
     from shrinking.showing import conclude
-    from tasks.loading import data_of, zero_shot
+    from tasks.loading import data_of, has_gallery, zero_shot
 
     check_shares(args)
     if args.task:
@@ -322,7 +322,7 @@ def pretraining(args: argparse.Namespace) -> None:
     )  # fmt: skip
     models = {"dense": steps.load(args.model, args.weights)}
     models |= {at.name: steps.load(f"small:{at}", None) for at in (folder / "cut", small)}
-    found = {name: zero_shot(args, model) for name, model in models.items()}
+    found = {name: zero_shot(args, model) for name, model in models.items()} if has_gallery(args.model) else {}
     conclude(args, models["dense"], models[small.name], found, small)
 
 

@@ -87,5 +87,6 @@ def conclude(
 ) -> None:
     """Dense and small side by side, numbers by stage, and where the small one is."""
     show(args.model, dense, small, args.repeats, args.task)
-    show_metrics(found)
+    if found:
+        show_metrics(found)
     result_console().print(f"{at}: --model small:{at}", markup=False)

@@ -47,6 +47,11 @@ def data_of(args: argparse.Namespace) -> PruneConfig:
     return parse(PruneConfig, *read_settings(args.config or task_file(args.model, "prune"), []))
 
 
+def has_gallery(name: str) -> bool:
+    """Whether a model has a retrieval configuration, whose test split it can be looked at on."""
+    return base_name(name) in models_with("retrieval")
+
+
 def zero_shot(args: argparse.Namespace, model: Model) -> dict[str, float]:
     """Recalls of a model that was not finetuned, on the test split of its retrieval configuration, by similarity.
 

@@ -86,7 +86,7 @@ def test_every_part_by_the_loss(name, hardest_negatives):
     assert table.groups.keys() == {one.name for one in all_sets(model)}
 
 
-@pytest.mark.parametrize("name", ["xvlm", "blip"])
+@pytest.mark.parametrize("name", ["xvlm", "blip", "hf CLIP", "hf SigLIP"])
 def test_towers_by_itc(name):
     """What looks at both sides is not met, and of a row with such layers neither are these."""
     model = family(name)
