@@ -37,12 +37,17 @@ EVERY = 64
 
 @dataclass(frozen=True)
 class Removal:
-    """A part: a group of a set. changed: ids of the tensors that it changes."""
+    """A part: a group of a set. changed: ids of the tensors that it changes.
+
+    columns: of units, each tensor that reads them, the axis, and which entries; layers: of a layer, it and its copies.
+    """
 
     name: str
     one: Units | Layers
     group: Tensor  # bool [count], the units that go
     changed: frozenset[int]
+    columns: tuple[tuple[Tensor, int, Tensor], ...] = ()
+    layers: tuple[nn.Module, ...] = ()
 
 
 def removals(model: Model, groups: Mapping[str, Tensor]) -> list[Removal]:
@@ -53,11 +58,16 @@ def removals(model: Model, groups: Mapping[str, Tensor]) -> list[Removal]:
         for number in range(int(groups[one.name].max()) + 1) if one.name in groups else ():
             group = groups[one.name] == number
             if isinstance(one, Units):
-                changed = {id(tensors[at.tensor]) for at in reading(one, tensors)}
+                at = [(tensors[at.tensor], at.axis, at.entries(group).nonzero()[:, 0]) for at in reading(one, tensors)]
+                columns = tuple((tensor, axis, entries.to(tensor.device)) for tensor, axis, entries in at)
+                changed = frozenset(id(tensor) for tensor, _, _ in columns)
+                found.append(Removal(one.name, one, group, changed, columns))
             else:
-                gone = tuple(f"{path}.{number}." for path in one.lists)
-                changed = {id(tensor) for name, tensor in tensors.items() if name.startswith(gone)}
-            found.append(Removal(one.name, one, group, frozenset(changed)))
+                paths = [f"{path}.{int(group.nonzero()[0])}" for path in one.lists]
+                gone = tuple(f"{path}." for path in paths)
+                changed = frozenset(id(tensor) for name, tensor in tensors.items() if name.startswith(gone))
+                layers = tuple(model.inner.get_submodule(path) for path in paths)
+                found.append(Removal(one.name, one, group, changed, layers=layers))
     return found
 
 
@@ -67,32 +77,22 @@ def reading(one: Units, tensors: Mapping[str, Tensor]) -> list:
 
 
 @contextmanager
-def removed(model: Model, part: Removal) -> Iterator[None]:
+def removed(part: Removal) -> Iterator[None]:
     """The model without the part, in place; put back on exit, bit for bit."""
-    if isinstance(part.one, Layers):
-        number = int(part.group.nonzero()[0])
-        layers = [model.inner.get_submodule(f"{path}.{number}") for path in part.one.lists]
-        handles = [layer.register_forward_hook(_passed_by, with_kwargs=True) for layer in layers]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-        return
-    tensors = named_tensors(model)
-    saved: list[tuple[Tensor, Tensor]] = []
+    handles = [layer.register_forward_hook(_passed_by, with_kwargs=True) for layer in part.layers]
+    saved = []
     try:
         with torch.no_grad():
-            for at in reading(part.one, tensors):
-                tensor = tensors[at.tensor]
-                saved.append((tensor, tensor.detach().clone()))
-                gone = at.entries(part.group).nonzero()[:, 0].to(tensor.device)
-                tensor.index_fill_(at.axis, gone, 0)
+            for tensor, axis, entries in part.columns:
+                saved.append(tensor.detach().index_select(axis, entries))
+                tensor.index_fill_(axis, entries, 0)
         yield
     finally:
+        for handle in handles:
+            handle.remove()
         with torch.no_grad():
-            for tensor, value in saved:
-                tensor.copy_(value)
+            for (tensor, axis, entries), value in zip(part.columns, saved, strict=False):
+                tensor.index_copy_(axis, entries, value)
 
 
 def _passed_by(layer: nn.Module, args: tuple, kwargs: dict, output: object) -> object:
@@ -241,7 +241,7 @@ class _Work:
                         self._run(run, number, batch)
                 for part, own in zip(parts, rows, strict=True):
                     replay.without(part.changed)
-                    with removed(self.model, part):
+                    with removed(part):
                         for run in own:
                             own[run].append(self._run(run, number, batch))
                 if advance is not None:
