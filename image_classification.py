@@ -54,9 +54,9 @@ def convolutions_in(args: argparse.Namespace, given: bool) -> bool:
     return args.conv or any(len(mask.shape(name)) == CONVOLUTION for name in mask)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Train, classify after every epoch, and in the end the test images; the last epoch counts unless asked."""
-    args = parse_args()
+    args = parse_args(arguments)
     given = options_of_prompts(args)
     task_name = "prompts" if given or args.prune == "vpns" else "image_classification"
     settings, where = task_settings(args, task_name)

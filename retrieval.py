@@ -25,9 +25,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Train, keep the epoch with the best r_mean on the validation split, evaluate that one on the test split."""
-    args = parse_args()
+    args = parse_args(arguments)
     settings, where = task_settings(args, "retrieval")
     if args.gather_negatives:
         settings["gather_negatives"] = True

@@ -5,23 +5,23 @@ python shrink.py plan shrunk/dino-mini_magnitude_seed42_errors.safetensors --kee
 python shrink.py cut --model dino-mini --plan shrunk/dino-mini_magnitude_seed42_plan.json
 python image_classification.py --model small:shrunk/dino-mini_magnitude_seed42 --dense
 python shrink.py export shrunk/dino-mini_magnitude_seed42 --to zeros
+python shrink.py finetuning --model dino-mini --keep 0.5
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from configs.overrides import add_set
 from configs.schema import model_names
 from console.command_line import Parser
-from console.errors import InputError, run_command
+from console.errors import InputError, nearest, run_command
 from console.progress import console
 from console.results import result_console
 from console.words import counted
-
-if TYPE_CHECKING:
-    from models.base import Model
 
 FOLDER = Path("shrunk")
 ERRORS, PLAN = "_errors.safetensors", "_plan.json"
@@ -38,10 +38,25 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
     measure = commands.add_parser("measure", help="a table of errors: what the model loses with each part")
     add_model(measure)
-    measure.add_argument("--criterion", default="magnitude", help="magnitude or random (default: magnitude)")
+    measure.add_argument(
+        "--criterion",
+        default="mope",
+        help="mope, taylor, influence (layers alone), magnitude or random (default: mope)",
+    )
     measure.add_argument("--group", type=int, default=64, help="neurons or channels that go together (default: 64)")
     measure.add_argument("--seed", type=int, default=42)
     measure.add_argument("-o", "--output", metavar="FILE", help=f"the table (default: in {FOLDER}/)")
+    data = measure.add_argument_group("criteria that look at data")
+    data.add_argument("--score", help="what drops: itc, recall, accuracy or loss (default: itc where it can be)")
+    data.add_argument("--samples", type=int, default=500, help="of the calibration data (default: 500)")
+    data.add_argument(
+        "--config",
+        help="YAML file whose data is read (default: configs/<model>/prune.yaml; with --task its training data)",
+    )
+    data.add_argument("--order", default="taylor", help="of neurons, into groups: taylor, magnitude or stored")
+    data.add_argument("--devices", type=int, default=1, help="processes that share the parts (default: 1)")
+    data.add_argument("--accelerator", default="auto", help="cpu, gpu, mps or auto")
+    data.add_argument("--resume", action="store_true", help="go on from what an interrupted run saved (mope)")
 
     plan = commands.add_parser("plan", help="which parts stay, from a table of errors, without data")
     plan.add_argument("errors", metavar="ERRORS", help="a table that `measure` wrote")
@@ -65,11 +80,52 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     cut.add_argument("--repeats", type=int, default=10, help="timings of each model, in turn (default: 10)")
     cut.add_argument("-o", "--output", metavar="FOLDER", help="the smaller model (default: beside the plan)")
 
+    distil = commands.add_parser("distil", help="train a smaller model on a task, and let it learn from the whole one")
+    add_model(distil)
+    distil.add_argument("--teacher", required=True, metavar="MODEL", help="the whole model")
+    distil.add_argument("--teacher_weights", required=True, metavar="FILE", help="its weights for the task")
+    add_run(distil)
+    distil.add_argument("-o", "--output", required=True, metavar="FOLDER", help="the run; FOLDER/small is the result")
+
+    add_recipe(
+        commands.add_parser("finetuning", help="width, distil, depth, distil: of a model finetuned on a task"), "vision"
+    )
+    both = commands.add_parser("pretraining", help="width and depth at once, then it learns from the whole model")
+    add_recipe(both, "both")
+    both.add_argument("--steps", type=int, default=300, help="that it learns for (default: 300)")
+    both.add_argument("--lr", type=float, default=2e-4, help="largest rate (default: 2e-4; of the paper's ports: 2e-5)")
+
     export = commands.add_parser("export", help="a smaller model for other software")
     export.add_argument("folder", metavar="FOLDER", help="a smaller model")
     export.add_argument("--to", required=True, help="hf, hf-code, zeros, mask, torch or onnx")
     export.add_argument("-o", "--output", metavar="PATH", help="what is written (default: beside the folder)")
     return parser.parse_args(arguments)
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """How a model is trained that learns from another."""
+    for name in ("sim", "feat", "hidden"):
+        parser.add_argument(f"--{name}", type=float, help=f"weight of the loss {name} (docs/smaller-models.md)")
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--accelerator", default="auto", help="cpu, gpu, mps or auto")
+    add_set(parser)
+
+
+def add_recipe(parser: argparse.ArgumentParser, tower: str) -> None:
+    """What both recipes keep, measure by, and show."""
+    add_model(parser)
+    parser.add_argument("--keep", type=float, default=0.5, help="share of heads and neurons that stays (default: 0.5)")
+    parser.add_argument("--keep_layers", type=float, default=0.75, help="share of layers (default: 0.75)")
+    parser.add_argument("--tower", default=tower, help=f"vision, text, fusion, or both: all (default: {tower})")
+    parser.add_argument("--criterion", default="mope", help="mope, taylor, magnitude or random (default: mope)")
+    parser.add_argument("--score", help="what drops: itc, recall, accuracy or loss (default: itc where it can be)")
+    parser.add_argument("--samples", type=int, default=500, help="that are measured on (default: 500)")
+    parser.add_argument("--group", type=int, default=64, help="neurons that go together (default: 64)")
+    parser.add_argument("--protect", nargs="+", default=[], metavar="NAME", help="parts of names that stay whole")
+    parser.add_argument("--round", type=int, default=64, help="widths are multiples of it (default: 64)")
+    parser.add_argument("--repeats", type=int, default=10, help="timings of each model, in turn (default: 10)")
+    add_run(parser)
+    parser.add_argument("-o", "--output", metavar="FOLDER", help=f"all of it (default: in {FOLDER}/)")
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -84,17 +140,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def main() -> None:
     """Check the command line, then do what it says."""
     args = parse_args()
-    {"measure": measure, "plan": plan, "cut": cut, "export": export}[args.command](args)
-
-
-def load(args: argparse.Namespace, weights: str | None = None) -> Model:
-    """The model that is named."""
-    from models import load_model, load_task_model
-
-    changes = {"conv": True} if args.conv else {}
-    if args.task:
-        return load_task_model(args.model, args.task, weights=weights or args.weights, overrides=changes)
-    return load_model(args.model, weights=weights or args.weights, overrides=changes)
+    commands = (measure, plan, cut, distil, finetuning, pretraining, export)
+    {command.__name__: command for command in commands}[args.command](args)
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -102,16 +149,27 @@ def measure(args: argparse.Namespace) -> None:
     if args.group < 1:
         raise InputError(f"--group must be at least 1, not {args.group}")
     from models import file_name
-    from shrinking import CRITERIA
+    from shrinking import CRITERIA, MEASURED
     from shrinking.errors import Errors
+    from tasks.loading import load
 
-    CRITERIA.check(args.criterion)
+    if args.criterion not in (names := (*MEASURED, *CRITERIA)):
+        near = nearest(args.criterion, names)
+        raise InputError(f"unknown criterion '{args.criterion}'{near}: choose one of {', '.join(names)}")
     target = Path(args.output or FOLDER / f"{file_name(args.model)}_{args.criterion}_seed{args.seed}{ERRORS}")
-    model = load(args)
-    values = CRITERIA[args.criterion](model, args.seed)
     about = {key: getattr(args, key) for key in ("model", "task", "conv", "criterion", "seed", "group")}
-    table = Errors.of(model, values, args.group, about)
+    if args.criterion in MEASURED:
+        from shrinking.measuring import measured
+        from tasks.loading import data_of
+
+        table, writes = measured(lambda: load(args), data_of(args), args, about, target)
+    else:
+        model = load(args)
+        table, writes = Errors.of(model, CRITERIA[args.criterion](model, args.seed), args.group, about), True
+    if not writes:
+        return
     table.save(target)
+    target.with_suffix(".resume").unlink(missing_ok=True)
     found = sum(map(len, table.errors.values()))
     result_console().print(f"{target}: {counted(found, 'error')} of {counted(len(table.errors), 'set')}", markup=False)
 
@@ -130,6 +188,7 @@ def plan(args: argparse.Namespace) -> None:
     from models.small import write_plan
     from shrinking.choosing import Limits, by_shares, to_target
     from shrinking.errors import Errors
+    from tasks.loading import load
 
     table = Errors.load(args.errors)
     for key in ("model", "task", "conv"):
@@ -139,6 +198,8 @@ def plan(args: argparse.Namespace) -> None:
     limits = Limits(() if args.tower == "both" else (args.tower,), tuple(args.protect), args.round)
     if asked:
         ((name, target),) = asked.items()
+        from shrinking.showing import meter
+
         kept = to_target(model, table, meter(name, model, args.batch_size), target, limits)
     else:
         share = 0.5 if args.keep is None else args.keep
@@ -158,36 +219,14 @@ def plan(args: argparse.Namespace) -> None:
     result_console().print(str(target), markup=False)
 
 
-def meter(name: str, model: Model, size: int) -> Any:
-    """A function from a model to its parameters, FLOPs or milliseconds on the CPU, at so many samples a pass."""
-    import torch
-
-    from evaluation.efficiency.flops import count_flops
-    from evaluation.efficiency.sizes import count_parameters
-    from evaluation.efficiency.speed import in_turn
-    from evaluation.efficiency.table import work_of
-    from models.common.checkpoint import shipped
-
-    device = torch.device("cpu")
-    _, batch, run = work_of(model, None, size, device, torch.float32)
-
-    @torch.no_grad()
-    def milliseconds(small: Model) -> float:
-        return min(in_turn({"small": lambda: run(small, batch)}, 10, device)["small"])
-
-    return {
-        "parameters": lambda small: count_parameters(shipped(small)),
-        "flops": lambda small: count_flops(small, lambda: run(small, batch)).total,
-        "latency": milliseconds,
-    }[name]
-
-
 def cut(args: argparse.Namespace) -> None:
     """The smaller model."""
     from models.parts import all_sets
     from models.plans import Plan
     from models.small import read_plan, save_small
     from models.surgery import cut as without
+    from shrinking.showing import show
+    from tasks.loading import load
 
     about = read_plan(args.plan)
     target = Path(args.output or str(args.plan).removesuffix(".json").removesuffix("_plan"))
@@ -197,45 +236,94 @@ def cut(args: argparse.Namespace) -> None:
     chosen = Plan.from_json(about["kept"], args.plan)
     small = without(model, chosen.kept(all_sets(model), model.plan))
     save_small(target, small, about.get("made_by"))
-    show(args.model, model, small, args.repeats)
+    show(args.model, model, small, args.repeats, args.task)
     result_console().print(f"{target}: --model small:{target}", markup=False)
 
 
-def show(name: str, model: Model, small: Model, repeats: int) -> None:
-    """Dense and small side by side: weights by tower, parameters, file size, FLOPs, latency at two batch sizes."""
-    import torch
-    from rich.table import Table
+def steps_of(args: argparse.Namespace) -> Any:
+    """What recipes are made of, on the task of the command line, if any."""
+    from shrinking.recipes import Steps
+    from tasks.loading import load
 
-    from evaluation.efficiency.sizes import file_sizes
-    from evaluation.efficiency.table import side_by_side
-    from models.common.checkpoint import shipped
+    def own(name: str, weights: str | None) -> argparse.Namespace:
+        return argparse.Namespace(**{**vars(args), "model": name, "weights": weights})
 
-    both = {"dense": model, "small": small}
-    table = Table(title=f"{name}, on the CPU, {counted(repeats, 'timing')} in turn")
-    for column in ("", *both, ""):
-        table.add_column(column, justify="right" if table.columns else "left")
+    def write_table(name: str, weights: str | None, file: Path) -> None:
+        options = {"output": file, "config": None, "order": "taylor", "devices": 1}
+        options["resume"] = file.with_suffix(".resume").is_file()
+        measure(argparse.Namespace(**{**vars(own(name, weights)), **options}))
 
-    def add(what: str, counts: list[float], form: str = "{:,.0f}", ratio: str = "") -> None:
-        table.add_row(what, *map(form.format, counts), ratio or f"{counts[1] / counts[0]:.2f} x")
+    def train(name: str, folder: Path, options: list[str]) -> None:
+        words = ["--model", name, "--output_dir", str(folder), *options]
+        for key in ("seed", "accelerator", "sim", "feat", "hidden"):
+            if getattr(args, key, None) is not None:
+                words += [f"--{key}", str(getattr(args, key))]
+        for word in args.set:
+            words += ["--set", word]
+        importlib.import_module(args.task).main(words)
 
-    towers = [{layer: one.modality_of(layer) for layer in one.prunable_layers()} for one in both.values()]
-    for tower in dict.fromkeys(towers[0].values()):
-        weights = [one.prunable_layers() for one in both.values()]
-        sizes = [
-            sum(w[n].weight.numel() for n, t in own.items() if t == tower)
-            for w, own in zip(weights, towers, strict=True)
-        ]
-        add(f"weights of {tower}", sizes)
-    add("file, MB (fp32)", [file_sizes(shipped(one))["fp32"] / 1e6 for one in both.values()], "{:.2f}")
-    for size in (1, 32):
-        rows = side_by_side(both, size, repeats, torch.device("cpu"))
-        if size == 1:
-            add("parameters", [row["parameters"] for row in rows.values()])
-        add(f"FLOPs, batch {size}", [row["flops"] for row in rows.values()])
-        for key, ratio in (("least", "fastest"), ("median", "median")):
-            times = [row["latency_ms"][key] for row in rows.values()]
-            add(f"ms, batch {size} ({key})", times, "{:.2f}", f"{rows['small']['speed'][ratio]:.2f} x as fast")
-    result_console().print(table)
+    return Steps(lambda name, weights: load(own(name, weights)), write_table, train)
+
+
+def distil(args: argparse.Namespace) -> None:
+    """A smaller model's training under the whole one."""
+    from shrinking.recipes import taught
+    from tasks.loading import task_for
+
+    args.task = task_for(args.model, args.task)
+    steps = steps_of(args)
+    start = steps.load(args.model, args.weights)
+    if start.plan is None:
+        raise InputError(
+            f"--model {args.model} is no smaller model: give small:FOLDER, or train it with its task's script"
+        )
+    small = taught(
+        steps, args.model, args.teacher, args.teacher_weights, Path(args.output), {"teacher": args.teacher},
+        [] if args.weights is None else ["-pre", args.weights],
+    )  # fmt: skip
+    result_console().print(f"{small}: --model small:{small}", markup=False)
+
+
+def finetuning(args: argparse.Namespace) -> None:
+    """The recipe of the finetuning stage."""
+    from shrinking.recipes import begun, check_shares, weights_of
+    from shrinking.recipes import finetuning as recipe
+    from shrinking.showing import conclude
+    from tasks.loading import task_for
+
+    check_shares(args)
+    args.task = task_for(args.model, args.task)
+    steps = steps_of(args)
+    steps.load(args.model, args.weights)  # what is wrong with it is said before a folder is there
+    limits, folder = begun(args, FOLDER)
+    small, found = recipe(steps, args.model, args.weights, args.keep, args.keep_layers, limits, folder)
+    dense = steps.load(args.model, args.weights or weights_of(folder / "dense"))
+    conclude(args, dense, steps.load(f"small:{small}", None), found, small)
+
+
+def pretraining(args: argparse.Namespace) -> None:
+    """The recipe of the pretraining stage."""
+    from shrinking.recipes import begun, check_shares
+    from shrinking.recipes import pretraining as recipe
+    from shrinking.relearning import check_pairs, relearn
+    from shrinking.showing import conclude
+    from tasks.loading import data_of, has_gallery, zero_shot
+
+    check_shares(args)
+    if args.task:
+        raise InputError("--task is for shrink.py finetuning, and pretraining is of no task: leave it out")
+    args.config = None
+    data, steps = data_of(args), steps_of(args)
+    check_pairs(steps.load(args.model, args.weights))
+    limits, folder = begun(args, FOLDER)
+    small = recipe(
+        steps, args.model, args.weights, args.keep, args.keep_layers, limits, folder,
+        lambda student, teacher, run: relearn(student, teacher, data, args, run),
+    )  # fmt: skip
+    models = {"dense": steps.load(args.model, args.weights)}
+    models |= {at.name: steps.load(f"small:{at}", None) for at in (folder / "cut", small)}
+    found = {name: zero_shot(args, model) for name, model in models.items()} if has_gallery(args.model) else {}
+    conclude(args, models["dense"], models[small.name], found, small)
 
 
 def export(args: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,7 +97,7 @@ def measure(args: argparse.Namespace, config: Any) -> tuple[dict[str, Any], dict
     from evaluation.efficiency.table import chosen_device
     from inspection.two_nn import dimension_of
     from models import load_model, load_task_model
-    from pruners.preparing import calibration_batches, weights_identity
+    from pruners.preparing import plain_samples, weights_identity
     from sparsity.mask import Mask
     from sparsity.weighting import FORMAT
 
@@ -109,23 +109,13 @@ def measure(args: argparse.Namespace, config: Any) -> tuple[dict[str, Any], dict
         model = load_model(args.model, weights=args.weights, overrides=changes)
     if args.mask:
         Mask.load(args.mask).apply(model)
-    plain = {side: _unvaried(reader) for side, reader in config.sides.items()}
     count = math.ceil(args.samples / BATCH)
     workers = config.num_workers if args.num_workers is None else args.num_workers
-    config = replace(config, sides=plain, seed=seed, num_batches=count, batch_size=BATCH, num_workers=workers)
-    batches = calibration_batches(model, config)
-    side = model.sides[0]
-    if (there := len(batches) * BATCH) < args.samples:
-        raise InputError(f"the data has {counted(there, 'sample')}, fewer than {args.samples}: lower --samples")
-
-    def samples() -> Iterator[Batch]:
-        left = args.samples
-        for pair in batches:
-            yield {name: tensor[:left] for name, tensor in pair[side].items()}
-            left -= BATCH
+    config = replace(config, seed=seed, num_workers=workers)
+    batches, samples = plain_samples(model, config, args.samples, BATCH)
 
     run = _pass_of(model, args.task)
-    longest = getattr(config.sides[side], "max_tokens", None)
+    longest = getattr(config.sides[model.sides[0]], "max_tokens", None)
     with torch.no_grad():
         shapes = output_shapes(model, next(samples()), run, longest)
     passes = plan_passes(shapes, args.samples, args.memory * 1e9)
@@ -159,13 +149,6 @@ def measure(args: argparse.Namespace, config: Any) -> tuple[dict[str, Any], dict
             row["kept"] = 1 - mask.sparsity([name])
     order = [name for name in model.prunable_layers() if name in found]
     return about, {name: found[name] for name in order}
-
-
-def _unvaried(reader: Any) -> Any:
-    """A reader's configuration without augmentation: images as evaluations see them."""
-    if not hasattr(reader, "augmentation"):
-        return reader
-    return replace(reader, augmentation=replace(reader.augmentation, crop=[1.0, 1.0], flip=0.0, ops=0))
 
 
 def _pass_of(model: Model, task: str | None) -> Any:

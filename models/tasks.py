@@ -60,6 +60,9 @@ class ImageEncoder(ImageEmbedder):
 class Retriever(Model):
     """A model that finds texts for images and images for texts, by similarity and then by matching pairs."""
 
+    temp: Tensor
+    """The temperature by which similarities are divided."""
+
     compares_with_queue: bool = False
     """Whether its contrastive loss compares with features of earlier batches, and so sees no fewer in a small batch."""
 

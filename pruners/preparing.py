@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
 import torch.distributed as dist
 from torch import nn
 
@@ -12,6 +17,7 @@ from console.words import counted, share_of_matrices
 from data.calibration import CalibrationBatches
 from data.readers import make_reader
 from data.tokenizer import load_tokenizer
+from models.base import Batch, Model
 from models.layers import weights_in_matrices
 from models.library.finding import told_skipped
 from pruners.settings import PruneConfig
@@ -57,6 +63,37 @@ def calibration_batches(model: nn.Module, config: PruneConfig) -> CalibrationBat
     )
     batches.check_files(len(batches))
     return batches
+
+
+def plain_samples(
+    model: Model, config: PruneConfig, count: int, batch_size: int
+) -> tuple[CalibrationBatches, Callable[[], Iterator[Batch]]]:
+    """The first samples of the calibration data's first side, images as evaluations see them: batches, any number of
+    times, of `batch_size` but for the last one.
+
+    InputError where the data has fewer.
+    """
+    plain = {side: _unvaried(reader) for side, reader in config.sides.items()}
+    config = replace(config, sides=plain, num_batches=math.ceil(count / batch_size), batch_size=batch_size)
+    batches = calibration_batches(model, config)
+    if (there := len(batches) * batch_size) < count:
+        raise InputError(f"the data has {counted(there, 'sample')}, fewer than {count}: lower --samples")
+    side = model.sides[0]
+
+    def samples() -> Iterator[Batch]:
+        left = count
+        for _, _, batch in batches.units((side,), 0, 1, 0, None):
+            yield {name: tensor[:left] for name, tensor in batch.items()}
+            left -= batch_size
+
+    return batches, samples
+
+
+def _unvaried(reader: Any) -> Any:
+    """A reader's configuration without augmentation."""
+    if not hasattr(reader, "augmentation"):
+        return reader
+    return replace(reader, augmentation=replace(reader.augmentation, crop=[1.0, 1.0], flip=0.0, ops=0))
 
 
 def weights_identity(model: nn.Module) -> dict[str, str]:

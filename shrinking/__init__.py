@@ -16,3 +16,6 @@ CRITERIA: Registry[Callable[[Model, int], Values]] = Registry(
     },
 )
 """Criterion -> function of a model and a seed: name of a set -> how much each of its units is worth, [count]."""
+
+MEASURED = ("mope", "taylor", "influence")
+"""Criteria that look at data, in `shrinking.measuring`."""

@@ -29,7 +29,7 @@ Values = dict[str, Tensor]
 @dataclass(frozen=True)
 class Errors:
     """errors: name of a set of units or layers -> float64 [groups], larger is better kept; groups: -> int64 [count],
-    the group of each unit. about: model, criterion, seed and whatever else made it.
+    the group of each unit (-1: not measured, it stays). about: model, criterion, seed and whatever else made it.
     """
 
     errors: Mapping[str, Tensor]
@@ -38,12 +38,9 @@ class Errors:
 
     @classmethod
     def of(cls, model: Model, values: Values, size: int, about: Mapping[str, Any]) -> Errors:
-        """Of what each unit is worth: a group's error is the mean of its units. size: of groups."""
-        errors, groups = {}, {}
-        for one in all_sets(model):
-            if one.name in values:
-                groups[one.name] = ordered_groups(values[one.name], size if one.kind in ("neurons", "channels") else 1)
-                errors[one.name] = means(values[one.name], groups[one.name])
+        """Of what each unit is worth (NaN: nobody knows): a group's error is the mean of its units. size: of groups."""
+        groups = groups_of(model, values, size)
+        errors = {name: means(values[name], own) for name, own in groups.items()}
         return cls(errors, groups, dict(about))
 
     def check_fits(self, model: Model) -> None:
@@ -78,6 +75,18 @@ class Errors:
         return cls(parts["error"], parts["group"], about)
 
 
+def groups_of(model: Model, values: Values, size: int) -> dict[str, Tensor]:
+    """The group of each unit, of all sets that have a value; -1 for units whose value is NaN."""
+    groups = {}
+    for one in all_sets(model):
+        known = ~values[one.name].isnan() if one.name in values else torch.zeros(1, dtype=torch.bool)
+        if known.any():
+            groups[one.name] = torch.full((one.count,), -1)
+            own = size if one.kind in ("neurons", "channels") else 1
+            groups[one.name][known] = ordered_groups(values[one.name][known], own)
+    return groups
+
+
 def ordered_groups(values: Tensor, size: int) -> Tensor:
     """The group of each unit, int64 [count]: the best `size` units are group 0, and so on; ties by position.
 
@@ -92,5 +101,6 @@ def ordered_groups(values: Tensor, size: int) -> Tensor:
 
 def means(values: Tensor, groups: Tensor) -> Tensor:
     """Mean of the values [count] in each group, float64 [groups]."""
+    values, groups = values[groups >= 0], groups[groups >= 0]
     sums = torch.zeros(int(groups.max()) + 1, dtype=torch.float64).index_add_(0, groups, values.double())
     return sums / groups.bincount()

@@ -116,7 +116,7 @@ def untied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     seen: set[int] = set()
     found = {}
     for name, tensor in state.items():
-        if tensor.data_ptr() not in seen:
+        if not tensor.numel() or tensor.data_ptr() not in seen:  # all that are empty (no head is left) lie at 0
             seen.add(tensor.data_ptr())
             found[name] = tensor
     return found

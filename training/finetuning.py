@@ -22,6 +22,7 @@ from sparsity.search import Search
 from sparsity.sparsifiers import Fixed, Sparsifier
 from storage.atomic import write_json
 from training.compiling import compile_blocks
+from training.distillation import teaching
 from training.epoch_weights import BEST, Metrics, bring_epochs, check_epochs, keep_epoch, load_best, write_model
 from training.evaluating import Evaluation
 from training.kept import as_json, count_kept, show_kept
@@ -47,21 +48,22 @@ def fit_task(
     data: TrainingData,
     sparsifier: Sparsifier,
     inside: bool = False,
-    wrap: Callable[[nn.Module], nn.Module] = lambda objective: objective,
+    wrap: Callable[[Objective], nn.Module] | None = None,
 ) -> int | None:
     """Train, and leave the weights of the epoch that counts in the model; returns its number (None: the last).
 
-    wrap: what the loop trains in place of the objective, a module of named losses: for example one with a teacher.
+    wrap: what the loop trains in place of the objective, a module of named losses (None: with the teacher, if any).
     inside: let the last weights contain their mask, for a task that starts from them.
     """
     decides = None if run.config.skip_val else task.decides
     objective = Objective(model, task, data.epoch_steps)
     also = TaskParts(run, objective)
+    module = (wrap or teaching(run))(objective)
     identity = run.identity(sparsifier)
     refuse_finished(run.folder / "results.json", identity)
     notices = [*data.notices, *task.notices]
     if isinstance(sparsifier, Search):
-        data = search(run, objective, wrap(objective), data, sparsifier, also)
+        data = search(run, objective, module, data, sparsifier, also)
         run.before = before_training(run, model, task)
     start = run.snapshot if run.snapshot is None or run.snapshot.parent.name != FOLDER else None
     loop = Loop(
@@ -85,7 +87,7 @@ def fit_task(
     if run.args.compile:
         compile_blocks(model, run.fabric.device)
     with run.clock.doing("training"):
-        fit(run.fabric, wrap(objective), data.micro_batches, loop)
+        fit(run.fabric, module, data.micro_batches, loop)
     model.eval()
     sparsifier.check()
     made = sparsifier.finish()

@@ -33,6 +33,12 @@ def finetuning_parser(description: str, task: str) -> argparse.ArgumentParser:
     what.add_argument("--evaluate", action="store_true", help="do not train: evaluate the weights given by -pre")
     what.add_argument("--split", choices=("test", "val"), help="what --evaluate looks at (default: test)")
     add_options(parser.add_argument_group("prune while training"), ProgressiveConfig)
+    learn = parser.add_argument_group("learn from a teacher (retrieval, classification)")
+    learn.add_argument("--teacher", metavar="MODEL", help="a whole model, whose outputs and states are learnt, too")
+    learn.add_argument("--teacher_weights", metavar="FILE", help="its weights for this task, such as a run's best ones")
+    learn.add_argument("--sim", type=float, help="weight of its similarities, or classes (default: 1)")
+    learn.add_argument("--feat", type=float, help="weight of its features (default: 1000)")
+    learn.add_argument("--hidden", type=float, help="weight of its layers' outputs (default: 1)")
     run = parser.add_argument_group("run")
     run.add_argument(
         "--output_dir", help=f"folder of the run (default: runs/{task}/<model>_<mask, method or dense>_seed<n>)"

@@ -38,6 +38,7 @@ from training.sole_run import sole_run
 
 SECONDS = "seconds.json"
 DEBUG_SAMPLES = 32
+TEACHER = ("teacher", "teacher_weights", "sim", "feat", "hidden")
 NO_IDENTITY = ("snapshot_steps", "seed", "precision", "progressive")
 """Of a configuration: what does not change the run, and what the command line may set, which is told apart from it."""
 
@@ -94,6 +95,7 @@ class Run:
             "compile": args.compile or None,
             "skip_eval": getattr(args, "skip_eval", None) or None,
             "evaluate": (args.split or "test") if args.evaluate else None,
+            **({"teacher": [getattr(args, name) for name in TEACHER]} if args.teacher else {}),
         }
         return json.loads(json.dumps(found))
 
@@ -106,6 +108,7 @@ def open_run(args: argparse.Namespace, config: Any, name: str, variant: str = ""
     a folder that cannot be written to, and one that another run is using.
     """
     at_least(args, 1, "devices", "num_nodes")
+    check_teacher(args)
     if args.split and not args.evaluate:
         raise InputError(f"--split {args.split} says what --evaluate looks at: add --evaluate, or leave it out")
     at_least(args, 0, "num_workers", "snapshot_seconds", "seed")
@@ -135,6 +138,16 @@ def open_run(args: argparse.Namespace, config: Any, name: str, variant: str = ""
             run.wandb.close(failed=not done)
             if run.leads and run.begun:  # else the folder may be another run's
                 run.clock.save()
+
+
+def check_teacher(args: argparse.Namespace) -> None:
+    """InputError for options of a teacher that is not there, and for weights of losses below 0."""
+    given = [name for name in TEACHER[1:] if getattr(args, name) is not None]
+    if given and not args.teacher:
+        raise InputError(f"--{given[0]} is about a teacher: add --teacher MODEL, or leave it out")
+    if args.teacher and args.evaluate:
+        raise InputError("--teacher teaches while a model is trained, and --evaluate trains nothing: leave one out")
+    at_least(args, 0, *TEACHER[2:])
 
 
 def chosen_sparsifier(run: Run) -> Sparsifier:

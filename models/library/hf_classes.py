@@ -34,6 +34,20 @@ class HFClass:
     normalised: tuple[float, ...] | None = None
     """Mean and deviation of images where no preprocessor says them; None: CLIP's."""
 
+    apart: bool = False
+    """Whether image and text have a feature each, which `image` and `text_features` give."""
+
+    @staticmethod
+    def image(module: nn.Module, image: Tensor) -> Tensor:
+        """Features [b, e] of images [b, 3, H, W], of classes whose towers are apart."""
+        return module.get_image_features(pixel_values=image).pooler_output
+
+    @classmethod
+    def text_features(cls, module: nn.Module, ids: Tensor, atts: Tensor) -> Tensor:
+        """Features [b, e] of texts [b, t], of the same."""
+        seen = {"attention_mask": atts} if cls.padded else {}
+        return module.get_text_features(input_ids=ids, **seen).pooler_output
+
     @staticmethod
     def loss(module: nn.Module, batch: Batch) -> Tensor:
         """The scalar that pruners differentiate. Default: the module's own contrastive loss."""
@@ -55,6 +69,7 @@ class CLIP(HFClass):
     """Contrastive loss over a batch."""
 
     exclude = ("visual_projection", "text_projection")
+    apart = True
 
 
 class SigLIP(HFClass):
@@ -62,6 +77,7 @@ class SigLIP(HFClass):
 
     exclude = ("text_model.head",)
     padded = False
+    apart = True
     normalised = HALF
 
     @staticmethod

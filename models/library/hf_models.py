@@ -29,6 +29,7 @@ from models.library.hf_classes import CLASSIFIER, HF_CLASSES, ImageClassifier, r
 from models.library.hf_parts import fit_config, hf_parts
 from models.library.hf_tokenizer import HFTokenizer
 from models.library.hub import hub_or_cache
+from models.library.pairs import WrappedPairs
 from models.wrap import WrappedClassifier, WrappedModel
 from storage.atomic import write_json
 
@@ -184,16 +185,11 @@ def wrap_hf(
             ids.scatter_(1, length - 1, end)  # CLIP reads its text feature at the end mark
         return {"image": image, "text_ids": ids, "text_atts": atts}
 
-    return WrappedModel(
-        module,
-        loss=record.loss,
-        forward=record.forward,
-        modality={**dict.fromkeys(record.text, "text"), "": "vision"},
-        tokens=tokens,
-        tokenizer=tokenizer,
-        example=pairs,
-        **options,
-    )
+    options |= {"loss": record.loss, "forward": record.forward, "tokens": tokens, "tokenizer": tokenizer}
+    options |= {"modality": {**dict.fromkeys(record.text, "text"), "": "vision"}, "example": pairs}
+    if record.apart:
+        return WrappedPairs(module, record.image, record.text_features, lambda m: m.logit_scale.exp(), **options)
+    return WrappedModel(module, **options)
 
 
 def _write_base(config: Any, model: WrappedModel, folder: Path) -> dict[str, Any]:

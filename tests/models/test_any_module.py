@@ -112,6 +112,20 @@ HUGGING_FACE = {
 }
 
 
+@pytest.mark.parametrize("name", ["CLIPModel", "SiglipModel"])
+def test_towers_apart_have_features(name):
+    """Similarities of features at the model's own temperature are its logits."""
+    torch.manual_seed(0)
+    model = wrap_hf(HUGGING_FACE[name]().eval())
+    batch = model.example(4)["general"]
+    names = {"pixel_values": batch["image"], "input_ids": batch["text_ids"]}
+    names |= {"attention_mask": batch["text_atts"]} if name == "CLIPModel" else {}
+    with torch.no_grad():
+        image, text = model.image_entry(batch["image"])[1], model.text_entry(batch["text_ids"], batch["text_atts"])[1]
+        found = image @ text.t() / model.temp + getattr(model.module, "logit_bias", 0)
+        torch.testing.assert_close(found, model.module(**names).logits_per_image)
+
+
 class TestWrap:
     def test_five_lines(self):
         model = hand_wrapped()

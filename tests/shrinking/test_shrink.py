@@ -8,6 +8,7 @@ import transformers
 
 from models import load_model
 from models.parts import all_sets
+from models.plans import Plan
 from models.surgery import cut
 from sparsity.mask import Mask
 from tests.models.test_any_module import HUGGING_FACE
@@ -24,7 +25,18 @@ def clip(tmp_path_factory):
 
 def shrunk(run, folder, model, *plan):
     """A smaller model in FOLDER/a, by the first three commands."""
-    run("shrink.py", "measure", "--model", model, "--group", "8", "-o", folder / "a_errors.safetensors")
+    run(
+        "shrink.py",
+        "measure",
+        "--model",
+        model,
+        "--criterion",
+        "magnitude",
+        "--group",
+        "8",
+        "-o",
+        folder / "a_errors.safetensors",
+    )
     run("shrink.py", "plan", folder / "a_errors.safetensors", "--round", "8", *plan)
     return run("shrink.py", "cut", "--model", model, "--plan", folder / "a_plan.json", "--repeats", "2")
 
@@ -51,6 +63,24 @@ def test_from_a_table_to_files_of_others(run, tmp_path):
     done = run("shrink.py", "export", tmp_path / "a", "--to", "hf")
     assert done.returncode == 2
     assert "no class of Hugging Face" in done.stderr
+
+
+@pytest.mark.parametrize(("criterion", "shares"), [("mope", ()), ("taylor", ()), ("influence", ("--keep", "1"))])
+def test_measured_on_data(run, tmp_path, criterion, shares):
+    """X-VLM's text layers compete; those that fuse are unknown to ITC, and stay. The same command, the same table."""
+    options = ("--model", "xvlm-mini", "--criterion", criterion, "--samples", "8", "--group", "256")
+    for name in ("a", "b"):
+        done = run("shrink.py", "measure", *options, "-o", tmp_path / f"{name}_errors.safetensors")
+        assert done.returncode == 0, done.stderr
+    table = tmp_path / "a_errors.safetensors"
+    assert table.read_bytes() == (tmp_path / "b_errors.safetensors").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a_errors.safetensors", "b_errors.safetensors"]
+    done = run("shrink.py", "plan", table, *shares, "--keep_layers", "0.5", "--tower", "text")
+    assert done.returncode == 0, done.stderr
+    kept = json.loads((tmp_path / "a_plan.json").read_text())["kept"]
+    stay = Plan.from_json(kept, "a_plan.json").stays[0][1]
+    assert (stay.kind, len(stay.kept)) == ("layers", stay.count - 1)
+    assert stay.kept[-2:] == (stay.count - 2, stay.count - 1)
 
 
 def test_onnx(run, tmp_path):
@@ -152,7 +182,23 @@ def test_a_plan_of_a_smaller_model_is_of_the_first(run, tmp_path):
     [
         (("plan", "nowhere.safetensors"), "cannot read nowhere.safetensors"),
         (("measure", "--model", "dino-mini", "--criterion", "mop"), "unknown criterion 'mop'"),
+        (("finetuning", "--model", "dino-mini", "--keep", "0"), "--keep is a share that stays"),
+        (("finetuning", "--model", "dino-mini", "--keep", "1", "--keep_layers", "1"), "nothing would be removed"),
+        (
+            ("finetuning", "--model", "xvlm-mini", "--task", "vqa"),
+            "a teacher teaches retrieval and",
+        ),
+        (("pretraining", "--model", "dino-mini"), "compares no images and texts"),
+        (("pretraining", "--model", "xvlm-mini", "--steps", "0"), "steps must be at least 1"),
+        (("pretraining", "--model", "xvlm-mini", "--task", "retrieval"), "pretraining is of no task"),
+        (("finetuning", "--model", "resnet-mini", "--task", "retrieval"), "has no model for 'retrieval'"),
         (("measure", "--model", "dino-mini", "--group", "0"), "--group must be at least 1"),
+        (("measure", "--model", "dino-mini", "--samples", "1"), "--samples must be at least 2"),
+        (("measure", "--model", "dino-mini", "--order", "tailor"), "unknown order 'tailor' (did you mean 'taylor'"),
+        (("measure", "--model", "dino-mini", "--samples", "9", "--score", "itc"), "compares features of images"),
+        (("measure", "--model", "dino-mini", "--samples", "9", "--score", "z"), "unknown score 'z'"),
+        (("measure", "--model", "xvlm-mini", "--samples", "9", "--score", "accuracy"), "is of classifiers"),
+        (("measure", "--model", "dino-mini", "--criterion", "taylor", "--resume"), "keeps nothing of an interrupted"),
         (("cut", "--model", "dino-mini", "--plan", "nowhere.json"), "there is no nowhere.json"),
         (("export", "nowhere", "--to", "hff"), "unknown export 'hff'"),
         (("export", "nowhere", "--to", "mask"), "there is no nowhere/plan.json"),

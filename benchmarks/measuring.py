@@ -1,0 +1,68 @@
+"""Errors of all parts of a CLIP's image tower (ViT-B/32, random weights): replayed against a whole pass for each part.
+
+    python -m benchmarks.measuring             # seconds of computing of both, their ratio, the largest difference
+By brute force a part costs a pass of its own tower alone, without the copy of the model that a real cut would cost: of
+every SPACING-th part, times SPACING.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+SPACING = 6
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch_size", type=int, default=4)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--group", type=int, default=384, help="neurons that go together (default: an eighth)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, and print a line."""
+    args = parse_args()
+    import torch
+    import transformers
+
+    from models.library.hf_models import wrap_hf
+    from models.parts import all_sets
+    from shrinking.errors import groups_of
+    from shrinking.mope import mope, removals, removed
+    from shrinking.scores import score_of
+
+    torch.manual_seed(0)
+    config = transformers.CLIPConfig(vision_config={"num_hidden_layers": args.layers}, text_config={})
+    model = wrap_hf(transformers.CLIPModel(config).eval())
+    batches = [model.example(args.batch_size)["general"]]
+    score = score_of(model, "itc")
+    own = [one for one in all_sets(model) if one.name.startswith("vision_model.")]
+    values = {one.name: torch.arange(one.count, 0, -1).double() for one in own}
+    groups = groups_of(model, values, args.group)
+    started = time.process_time()
+    table = mope(model, lambda: batches, score, groups)
+    replayed = time.process_time() - started
+    parts, apart, seconds = removals(model, groups), 0.0, 0.0
+    errors = [(name, float(error)) for name, found in table.errors.items() for error in found]
+    with torch.no_grad():
+        texts = score.runs[1](batches[0])
+        whole = score.value([score.runs[0](batches[0]), texts])
+        for part, (name, error) in list(zip(parts, errors, strict=True))[::SPACING]:
+            assert part.name == name
+            started = time.process_time()
+            with removed(part):
+                found = whole - score.value([score.runs[0](batches[0]), texts])
+            seconds += time.process_time() - started
+            apart = max(apart, abs(found - error))
+    brute = seconds * len(parts) / len(parts[::SPACING])
+    print(
+        f"{len(parts)} parts, {args.layers} layers, batch {args.batch_size}: replayed {replayed:.1f} s, whole passes "
+        f"{brute:.1f} s, {brute / replayed:.2f} x; errors are {apart:.1g} apart at the most"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""A table of errors by a criterion that looks at data: the calibration data of a model's configuration."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from calibration.processes import Group
+from calibration.resume import Checkpoint
+from calibration.statistics import Statistic
+from calibration.stream import device_of, to_device
+from console.errors import InputError, nearest
+from console.interrupt import interrupt
+from data.calibration import data_identity
+from models.base import Model
+from pruners.preparing import plain_samples, weights_identity
+from pruners.settings import PruneConfig
+from shrinking.errors import Errors, Values, groups_of
+from shrinking.gradients import influence, taylor
+from shrinking.mope import mope
+from shrinking.scores import default_score, score_of
+from shrinking.weights import magnitudes
+from training.fabric import make_fabric
+
+BATCH = 32
+
+_ALONE = Group()  # every process fits on all samples
+
+ORDERS = ("taylor", "magnitude", "stored")
+"""By what neurons are ordered before they are cut into groups, for `mope`."""
+
+
+def measured(
+    load: Callable[[], Model], config: PruneConfig, args: argparse.Namespace, about: Mapping[str, Any], path: Path
+) -> tuple[Errors, bool]:
+    """The table, and whether this process is the one that writes. load: gives the model; about: what else made it.
+
+    config: its data. args: criterion, score, samples, order, group, seed, devices, accelerator, resume. path: of the
+    table, beside which an interrupted run keeps what it has.
+    """
+    if args.samples < 2:
+        raise InputError(f"--samples must be at least 2, not {args.samples}")
+    if args.order not in ORDERS:
+        raise InputError(f"unknown order '{args.order}'{nearest(args.order, ORDERS)}: choose {', '.join(ORDERS)}")
+    if args.resume and args.criterion != "mope":
+        raise InputError(f"{args.criterion} reads the data once and keeps nothing of an interrupted run: no --resume")
+    fabric = make_fabric(args.accelerator, args.devices, 1, "32-true")
+    interrupt.listen()
+    model = fabric.to_device(load())
+    name = args.score or default_score(model)
+    score = score_of(model, name)
+    batches, samples = plain_samples(model, replace(config, seed=args.seed), args.samples, BATCH)
+    about = {**about, "score": name, "samples": args.samples, "weights": weights_identity(model)}
+    about |= {"data": data_identity(batches), **({"order": args.order} if args.criterion == "mope" else {})}
+    with _classifier_fitted(model, samples):
+        if args.criterion == "influence":
+            return Errors.of(model, influence(model, samples, args.seed), args.group, about), fabric.is_global_zero
+        if args.criterion == "taylor":
+            values = taylor(model, samples, score.loss, args.seed)
+            return Errors.of(model, values, args.group, about), fabric.is_global_zero
+        checkpoint = Checkpoint(
+            path.with_suffix(".resume"), about, every=0, resume=args.resume, write=fabric.is_global_zero
+        )
+        groups = groups_of(model, _order(model, args, samples, score.loss), args.group)
+        table = mope(model, samples, score, groups, args.seed, checkpoint=checkpoint)
+        return replace(table, about=about), fabric.is_global_zero
+
+
+def _order(model: Model, args: argparse.Namespace, samples: Callable[[], Any], loss: Callable[..., Any]) -> Values:
+    """Values by which neurons are ordered; equal ones stay in stored order."""
+    if args.order == "taylor":
+        values = taylor(model, samples, loss, args.seed)
+        return {name: found.nan_to_num() for name, found in values.items()}
+    found = magnitudes(model, args.seed)
+    return found if args.order == "magnitude" else {name: values * 0 for name, values in found.items()}
+
+
+@contextlib.contextmanager
+def _classifier_fitted(model: Model, samples: Callable[[], Any]) -> Any:
+    """Where a model has no classifier yet (DINO), one that is fitted to the samples; taken away on exit."""
+    statistic: Statistic | None = model.preliminary()
+    if statistic is None:
+        yield
+        return
+    model.eval()
+    for batch in samples():
+        statistic.update(to_device(batch, device_of(model)))
+        statistic.merge(_ALONE, [0])
+    statistic.finish()
+    try:
+        yield
+    finally:
+        statistic.undo()

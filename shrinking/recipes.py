@@ -1,0 +1,180 @@
+"""MoPE-CLIP's two recipes from end to end; each step leaves a file or folder, and a command started again skips it.
+
+finetuning   a model that is finetuned on a task: width, distil, depth, distil
+pretraining  a pretrained model: width and depth of all towers at once, distil
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.limits import at_least
+from console.errors import InputError
+from console.progress import console
+from models import file_name
+from models.base import Model
+from models.parts import all_sets
+from models.small import save_small
+from models.surgery import cut
+from shrinking.choosing import Limits, by_shares
+from shrinking.errors import Errors
+from storage.atomic import write_json
+
+WIDTH = ("heads", "neurons", "channels")
+
+
+SAID = "recipe.json"
+"""What a recipe was asked for, in its folder."""
+
+NO_IDENTITY = ("output", "repeats", "accelerator")
+
+
+def begun(args: argparse.Namespace, below: Path) -> tuple[Limits, Path]:
+    """What a recipe may remove, and its folder, in which it is written down what is asked for.
+
+    InputError where the folder has steps of something else.
+    """
+    name = f"{file_name(args.model)}_{args.task or args.command}_keep{args.keep:g}_seed{args.seed}"
+    folder = Path(args.output or below / name)
+    asked = {key: value for key, value in sorted(vars(args).items()) if key not in NO_IDENTITY}
+    path = folder / SAID
+    if path.is_file():
+        before = json.loads(path.read_text())
+        if other := [key for key in {**before, **asked} if before.get(key) != asked.get(key)]:
+            raise InputError(
+                f"{folder} has steps with another {other[0]} ({before.get(other[0])}, now {asked.get(other[0])}): give "
+                "another folder with --output, or remove it"
+            )
+    else:
+        write_json(path, asked)
+    return Limits(() if args.tower == "both" else (args.tower,), tuple(args.protect), args.round), folder
+
+
+def check_shares(args: argparse.Namespace) -> None:
+    """InputError for shares to keep that are none, for two that remove nothing, and for other numbers of no meaning."""
+    for name in ("keep", "keep_layers"):
+        if not 0 < getattr(args, name) <= 1:
+            raise InputError(f"--{name} is a share that stays, above 0 and at most 1, not {getattr(args, name):g}")
+    if args.keep == args.keep_layers == 1:
+        raise InputError("--keep and --keep_layers are both 1: nothing would be removed")
+    at_least(args, 1, "round", "group", "repeats", *(["steps"] if "steps" in args else []))
+    at_least(args, 0, "sim", "feat", "hidden", *(["lr"] if "lr" in args else []))
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What a recipe is made of, as its script does it.
+
+    load(name, weights): the task's model. measure(name, weights, file): writes a table of errors. train(name, folder,
+    options): finetunes on the task, with a command line's options, and leaves a run there.
+    """
+
+    load: Callable[[str, str | None], Model]
+    measure: Callable[[str, str | None, Path], None]
+    train: Callable[[str, Path, list[str]], None]
+
+
+def weights_of(run: Path) -> str:
+    """The weights that count of a run."""
+    return str(next(path for name in ("best", "last") if (path := run / f"{name}.safetensors").is_file()))
+
+
+def finished(run: Path) -> bool:
+    """Whether a run has its results."""
+    return (run / "results.json").is_file()
+
+
+def metrics_of(run: Path) -> dict[str, float]:
+    """The numbers of a finished run."""
+    return json.loads((run / "results.json").read_text())["metrics"]
+
+
+def taught(
+    steps: Steps, name: str, teacher: str, weights: str, run: Path, about: Mapping[str, Any], also: Sequence[str] = ()
+) -> Path:
+    """Train a smaller model under its teacher; the folder of the result, `RUN/small`, with its own weights.
+
+    also: more options of the task's script.
+    """
+    small = run / "small"
+    if not finished(run):
+        steps.train(name, run, ["--dense", "--teacher", teacher, "--teacher_weights", weights, *also])
+    if not small.exists():
+        save_small(small, steps.load(name, weights_of(run)), about)
+    return small
+
+
+def cut_by(steps: Steps, name: str, weights: str | None, shares: Mapping[str, float], limits: Limits, at: Path) -> str:
+    """Measure, plan, cut; the smaller model's name. at: its folder, beside which its table is."""
+    table = at.with_name(f"{at.name}_errors.safetensors")
+    if not table.is_file():
+        steps.measure(name, weights, table)
+    if not at.exists():
+        model = steps.load(name, weights)
+        kept = by_shares(model, Errors.load(table), shares, limits)
+        made_by = {"errors": dict(Errors.load(table).about), "shares": dict(shares)}
+        save_small(at, cut(model, kept), made_by)
+        for one in all_sets(model):
+            if one.name in kept:
+                stay = int(kept[one.name].sum())
+                console.print(f"{one.name}: {stay} of {one.count} {one.kind} stay", markup=False)
+    return f"small:{at}"
+
+
+def pretraining(
+    steps: Steps,
+    name: str,
+    weights: str | None,
+    keep: float,
+    layers: float,
+    limits: Limits,
+    folder: Path,
+    learn: Callable[[Model, Model, Path], None],
+) -> Path:
+    """The smaller model's folder: width and depth at once, as the table of the whole model says, then `learn`.
+
+    learn(student, teacher, folder): trains the student in place.
+    """
+    shares = {**dict.fromkeys(WIDTH, keep), "layers": layers}
+    console.print(f"1. {keep:g} of heads and neurons, {layers:g} of layers stay: {folder / 'cut'}", markup=False)
+    small = cut_by(steps, name, weights, shares, limits, folder / "cut")
+    target = folder / "small"
+    if not target.exists():
+        console.print(f"2. it learns from {name}: {folder / 'learning'}", markup=False)
+        student = steps.load(small, None)
+        learn(student, steps.load(name, weights), folder / "learning")
+        save_small(target, student.cpu(), {"recipe": "pretraining", "kept": shares})
+    return target
+
+
+def finetuning(
+    steps: Steps, name: str, weights: str | None, keep: float, layers: float, limits: Limits, folder: Path
+) -> tuple[Path, dict[str, dict[str, float]]]:
+    """The smaller model's folder, and numbers of the task: dense, after width, after depth.
+
+    keep: share of heads and neurons; layers: of layers. weights: the task's, finetuned; None: finetune it first.
+    """
+    found = {}
+    dense = folder / "dense"
+    if not finished(dense):
+        console.print(f"1. {name} on the task: {dense}", markup=False)
+        steps.train(name, dense, ["--dense"] if weights is None else ["--evaluate", "--dense", "-pre", weights])
+    whole = weights or weights_of(dense)
+    found["dense"] = metrics_of(dense)
+    now, now_weights, small = name, whole, folder
+    stages = [("width", dict.fromkeys(WIDTH, keep), keep), ("depth", {"layers": layers}, layers)]
+    for number, (stage, shares, share) in enumerate(stages, 2):
+        if share == 1:
+            continue
+        run = folder / f"{stage}_distilled"
+        console.print(f"{number}. {stage}: {share:g} of {now} stays, then it learns from {name}: {run}", markup=False)
+        small = cut_by(steps, now, now_weights, shares, limits, folder / stage)
+        small = taught(steps, small, name, whole, run, {"recipe": "finetuning", "stage": stage, "kept": dict(shares)})
+        found[stage] = metrics_of(run)
+        now, now_weights = f"small:{small}", None
+    return small, found

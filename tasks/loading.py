@@ -1,0 +1,78 @@
+"""The model and the data that a command line names: of pretraining, or of a task (shrink.py)."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from configs.overrides import read_settings
+from configs.schema import base_name, models_with, parse, task_file
+from console.errors import InputError
+from data.retrieval import Gallery
+from data.tokenizer import load_tokenizer
+from evaluation.retrieval import evaluate_retrieval
+from models import load_model, load_task_model
+from models.base import Model
+from pruners.settings import PruneConfig
+from tasks import TASKS
+from tasks.image_classification import config_for
+from tasks.retrieval import RetrievalConfig
+from training.task import Finetuning
+
+TAUGHT = ("retrieval", "image_classification")
+"""Tasks whose models learn from a teacher."""
+
+
+def load(args: argparse.Namespace) -> Model:
+    """The model that is named; with weights of a task, of as many classes as that has."""
+    changes = {"conv": True} if args.conv else {}
+    if args.task:
+        changes = (of_task(args).model if args.weights else {}) | changes
+        return load_task_model(args.model, args.task, weights=args.weights, overrides=changes)
+    return load_model(args.model, weights=args.weights, overrides=changes)
+
+
+def of_task(args: argparse.Namespace) -> Finetuning:
+    """The configuration of the task; of several data sets the first."""
+    settings, where = read_settings(task_file(args.model, args.task), [])
+    kind = TASKS[args.task].Config
+    return config_for(settings, None, where, kind) if "datasets" in settings else parse(kind, settings, where)
+
+
+def data_of(args: argparse.Namespace) -> PruneConfig:
+    """What is measured on: the calibration data, or what the task learns from."""
+    if args.task and not args.config:
+        return PruneConfig(sides={"general": of_task(args).train}, num_workers=0)
+    return parse(PruneConfig, *read_settings(args.config or task_file(args.model, "prune"), []))
+
+
+def has_gallery(name: str) -> bool:
+    """Whether a model has a retrieval configuration, whose test split it can be looked at on."""
+    return base_name(name) in models_with("retrieval")
+
+
+def zero_shot(args: argparse.Namespace, model: Model) -> dict[str, float]:
+    """Recalls of a model that was not finetuned, on the test split of its retrieval configuration, by similarity.
+
+    args: model, set.
+    """
+    settings, where = read_settings(task_file(args.model, "retrieval"), args.set)
+    config = parse(RetrievalConfig, settings, where)
+    gallery = Gallery(config.test, model.image_shape, config.max_words, config.samples)
+    tokenizer = load_tokenizer(model.tokenizer)
+    with torch.no_grad():
+        return evaluate_retrieval(model.eval(), gallery, tokenizer, config.evaluation)["itc"]
+
+
+def task_for(name: str, task: str | None) -> str:
+    """The task asked for, or the first that a model is finetuned on, of those with a teacher."""
+    if task is not None:
+        TASKS.check(task)
+        if task not in TAUGHT:
+            raise InputError(f"a teacher teaches {' and '.join(TAUGHT)}, not {task}")
+        return task
+    for task in TAUGHT:
+        if name in models_with(task) or (base_name(name) in models_with(task)):
+            return task
+    raise InputError(f"{name} is finetuned on no task that has a teacher ({', '.join(TAUGHT)}): give another model")

@@ -1,0 +1,100 @@
+"""The recipes as commands: every step of them on a few samples, started again, and what the folder refuses."""
+
+import json
+
+import torch
+
+import training.loop
+from models import load_task_model
+
+KEYS = ("epochs=1", "short_epoch=2", "samples=16")
+FEW = ("--samples", "8", "--group", "256", "--repeats", "1", *(word for key in KEYS for word in ("--set", key)))
+
+
+def test_finetuning(run, tmp_path):
+    """Two stages under the dense teacher; the second starts where the first ended; the same command only shows."""
+    command = ("shrink.py", "finetuning", "--model", "dino-mini", "--keep", "0.5", *FEW, "-o", tmp_path / "a")
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
+    for word in ("dense", "width", "depth", "share kept", "parameters", "FLOPs, batch 32", "top1"):
+        assert word in done.stdout
+    small = tmp_path / "a" / "depth_distilled" / "small"
+    plan = json.loads((small / "plan.json").read_text())
+    assert plan["made_by"]["stage"] == "depth"
+    kinds = {stay["kind"] for stay in plan["kept"].values()}
+    assert kinds == {"heads", "neurons", "layers"}
+    model = load_task_model(f"small:{small}", "image_classification")
+    assert len(model.vit.encoder.layer) == 4
+    last = load_task_model(
+        f"small:{tmp_path / 'a' / 'depth'}",
+        "image_classification",
+        weights=tmp_path / "a" / "depth_distilled" / "last.safetensors",
+    )
+    image = torch.randn(2, 3, 64, 64)
+    assert torch.equal(model.logits(image), last.logits(image))
+    log = (tmp_path / "a" / "width_distilled" / "log.jsonl").read_text()
+    assert "hidden" in log
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    again = run(*command)
+    assert again.returncode == 0, again.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    done = run(*command, "--tower", "both")
+    assert done.returncode == 2
+    assert "has steps with another tower (vision, now both)" in done.stderr
+
+
+def test_distil(run, tmp_path):
+    """One training of a folder under a teacher."""
+    table, plan, options = tmp_path / "a_errors.safetensors", tmp_path / "a_plan.json", FEW[6:]
+    task = ("--model", "dino-mini", "--task", "image_classification")
+    dense = ("image_classification.py", "--model", "dino-mini", "--dense", *options, "--output_dir", tmp_path / "dense")
+    assert run(*dense).returncode == 0
+    weights = tmp_path / "dense" / "last.safetensors"
+    task = (*task, "--weights", weights)
+    for words in (
+        ("measure", *task, "--criterion", "magnitude", "-o", table),
+        ("plan", table, "--keep_heads", "0.5", "--keep", "1"),
+        ("cut", *task, "--plan", plan, "--repeats", "1"),
+    ):
+        done = run("shrink.py", *words)
+        assert done.returncode == 0, done.stderr
+    words = ("distil", "--model", f"small:{tmp_path / 'a'}", "--teacher", "dino-mini", "--teacher_weights", weights)
+    done = run("shrink.py", *words, *options, "--hidden", "0", "-o", tmp_path / "b")
+    assert done.returncode == 0, done.stderr
+    assert "hidden" not in (tmp_path / "b" / "log.jsonl").read_text()
+    heads = json.loads((tmp_path / "b" / "small" / "plan.json").read_text())
+    assert heads["made_by"] == {"teacher": "dino-mini"}
+    done = run("shrink.py", "distil", "--model", "dino-mini", *words[3:], "-o", tmp_path / "c")
+    assert done.returncode == 2
+    assert "is no smaller model" in done.stderr
+
+
+def test_pretraining(run, tmp_path, monkeypatch):
+    """Width and depth of both towers at once; killed while it learns and started again, it is the same model."""
+    options = ("shrink.py", "pretraining", "--model", "xvlm-mini", *FEW[:6], "--set", "samples=8", "--steps", "4")
+    options += ("--keep_layers", "0.5")
+    done = run(*options, "-o", tmp_path / "a")
+    assert done.returncode == 0, done.stderr
+    for word in ("dense", "cut", "small", "share kept", "r_mean", "FLOPs, batch 32", "weights of text"):
+        assert word in done.stdout
+    plan = json.loads((tmp_path / "a" / "small" / "plan.json").read_text())
+    kinds = {(name.split("_")[0], stay["kind"]) for name, stay in plan["kept"].items()}
+    assert {("vision", "layers"), ("text", "layers"), ("vision", "heads"), ("text", "heads")} <= kinds
+    rates, steps = training.loop.set_rate, iter(range(9))
+
+    def killed(*args):
+        if next(steps) == 3:
+            raise KeyboardInterrupt
+        return rates(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.loop, "set_rate", killed)
+        patch.setattr(training.loop.Loop, "snapshot_steps", 2)
+        assert run(*options, "-o", tmp_path / "b").returncode != 0
+    assert not (tmp_path / "b" / "small").exists()
+    done = run(*options, "-o", tmp_path / "b")
+    assert done.returncode == 0, done.stderr
+    assert next(steps) == 4
+    files = [(tmp_path / name / "small" / "model.safetensors").read_bytes() for name in ("a", "b")]
+    assert files[0] == files[1]
+    assert files[0] != (tmp_path / "a" / "cut" / "model.safetensors").read_bytes()

@@ -1,0 +1,209 @@
+"""Learn from a teacher, the whole model, while a task is trained (--teacher): what a smaller model needs most.
+
+    L = task + a L_sim + b L_feat + g L_hidden, with --sim, --feat, --hidden (1, 1000, 1)
+
+of models that compare images and texts, for each of the two towers (S student, T teacher, v its features):
+    L_sim    = (CE(softmax(s_T), s_S) by rows + by columns) / 2, s_S: the student's tower against the other one of the
+               teacher, at the teacher's temperature
+    L_feat   = MSE(v_S, v_T) / 2, features L2-normalised
+    L_hidden = sum over blocks of MSE(x_S, x_T) / 2, without padding; blocks of the same original number, and the last
+of classifiers: L_sim is cross-entropy with the teacher's classes, L_hidden as above, and there is no L_feat.
+Losses after Lin et al., "MoPE-CLIP", CVPR 2024, as its ports have them: the paper gives no formulas.
+
+    python retrieval.py --model small:FOLDER --dense --teacher xvlm-mini --teacher_weights RUN/best.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from console.errors import InputError
+from models import load_task_model
+from models.base import Batch, Model, placed
+from models.parts import Layers, layers
+from models.tasks import Classifier, Retriever
+from training.run import Run
+from training.task import Objective
+
+WEIGHTS = {"sim": 1.0, "feat": 1000.0, "hidden": 1.0}
+
+HOTTEST = 100.0
+"""Largest factor on similarities: CLIP's bound."""
+
+States = dict[tuple[str, int], Tensor]
+"""Name of a row of layers and number in it -> what the layer put out [b, t, d], at its first call."""
+
+Block = tuple[str, int, int]
+"""Name of a row of layers, the number of one in the student's and in the teacher's."""
+
+
+def teaching(run: Run) -> Callable[[Objective], nn.Module]:
+    """What the loop trains in place of the objective: that itself, or what `--teacher` makes of it."""
+    return (lambda objective: Taught(objective, teacher_of(run), run.args)) if run.args.teacher else lambda same: same
+
+
+def teacher_of(run: Run) -> Model:
+    """The teacher, frozen; InputError where it has nothing to teach."""
+    args, task = run.args, run.name
+    teacher = load_task_model(args.teacher, task, weights=args.teacher_weights, overrides=run.config.model)
+    report = teacher.load_report
+    if report is None or report.fresh or report.resized:
+        made = "its weights are random" if report is None else "its head for this task is made anew"
+        raise InputError(
+            f"--teacher {args.teacher} has not learnt {task}, {made}: give what a run left with --teacher_weights FILE"
+        )
+    return run.fabric.to_device(teacher).eval().requires_grad_(False)
+
+
+class Taught(nn.Module):
+    """An objective and a teacher. Names of parameters are the objective's, and no snapshot has the teacher."""
+
+    def __init__(self, objective: Objective, teacher: Model, args: argparse.Namespace):
+        super().__init__()
+        self.model, self.beside = objective.model, objective.beside
+        self._outside = (objective, teacher)
+        self._weights = {
+            name: first if (own := getattr(args, name)) is None else own for name, first in WEIGHTS.items()
+        }
+        student = self.model
+        if not any(isinstance(student, kind) and isinstance(teacher, kind) for kind in (Retriever, Classifier)):
+            raise InputError(
+                f"--teacher teaches retrieval and classification, not a {type(student).__name__} by a "
+                f"{type(teacher).__name__}"
+            )
+        self._blocks = same_blocks(student, teacher)
+        if self._weights["hidden"] and not self._blocks:
+            raise InputError("--hidden compares layers, and teacher and student share none: give --hidden 0")
+
+    def forward(self, batch: Batch, rehearsal: bool = False) -> dict[str, Tensor]:
+        """The task's losses and the teacher's."""
+        objective, teacher = self._outside
+        losses = objective(batch, rehearsal)
+        if rehearsal or not any(self._weights.values()):
+            return losses
+        student = self.model
+        if isinstance(student, Retriever):
+            found = of_pairs(student, teacher, batch, self._blocks)
+        else:
+            found = of_classes(student, teacher, batch, self._blocks)
+        return losses | {name: self._weights[name] * loss for name, loss in found.items() if self._weights[name]}
+
+
+def of_pairs(student: Retriever, teacher: Retriever, batch: Batch, blocks: list[Block]) -> dict[str, Tensor]:
+    """sim, feat and hidden of both towers. batch: image, text_ids, text_atts."""
+    atts = batch["text_atts"]
+    features, states = [], []
+    with torch.no_grad():
+        for entries in _entries(teacher, placed(batch, teacher)):
+            with layer_outputs(teacher) as seen:
+                features.append(entries())
+            states.append(seen)
+        scale = (1 / teacher.temp).clamp(max=HOTTEST)
+        target = scale * features[0] @ features[1].t()
+    zero = target.new_zeros(())
+    found = {"sim": zero, "feat": zero, "hidden": zero}
+    for tower, entries in enumerate(_entries(student, batch)):
+        with layer_outputs(student) as seen:
+            own = entries()
+        by_row = target if tower == 0 else target.t()
+        similarity = scale * own @ features[1 - tower].t()
+        found["sim"] = found["sim"] + (soft(similarity, by_row) + soft(similarity.t(), by_row.t())) / 2
+        found["feat"] = found["feat"] + F.mse_loss(wide(own), wide(features[tower])) / 2
+        found["hidden"] = found["hidden"] + hidden(seen, states[tower], blocks, atts if tower else None) / 2
+    return found
+
+
+def _entries(model: Retriever, batch: Batch) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+    """The features of the images, and of the texts."""
+    image, ids, atts = batch["image"], batch["text_ids"], batch["text_atts"]
+    return lambda: model.image_entry(image)[1], lambda: model.text_entry(ids, atts)[1]
+
+
+def of_classes(student: Classifier, teacher: Classifier, batch: Batch, blocks: list[Block]) -> dict[str, Tensor]:
+    """sim and hidden of images. batch: image."""
+    with torch.no_grad(), layer_outputs(teacher) as theirs:
+        target = teacher.logits(placed(batch, teacher)["image"])
+    with layer_outputs(student) as own:
+        logits = student.logits(batch["image"])
+    return {"sim": soft(logits, target), "hidden": hidden(own, theirs, blocks, None) / 2}
+
+
+def soft(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy with the softmax of `target`, both [n, m], mean over rows."""
+    return F.cross_entropy(wide(logits), wide(target).softmax(dim=1))
+
+
+def wide(x: Tensor) -> Tensor:
+    """In single precision at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def same_blocks(student: Model, teacher: Model) -> list[Block]:
+    """Which of the student's layers are compared with which of the teacher's: those of one original number.
+
+    And the last one of each tower with the last one, also where its own counterpart is another.
+    """
+    theirs = {row.name: row for row in layers(teacher)}
+    found: list[Block] = []
+    for row in layers(student):
+        if row.name not in theirs:
+            continue
+        ours, whole = _numbers(student, row), _numbers(teacher, theirs[row.name])
+        found += [(row.name, j, whole.index(number)) for j, number in enumerate(ours) if number in whole]
+        last = {tower: j for j, tower in enumerate(row.towers)}
+        last_there = {tower: j for j, tower in enumerate(theirs[row.name].towers)}
+        ends = [(row.name, j, last_there[tower]) for tower, j in last.items() if tower in last_there]
+        found += [end for end in ends if end not in found]
+    return found
+
+
+def _numbers(model: Model, row: Layers) -> list[int]:
+    """Original numbers of the layers of a row."""
+    stays = dict(model.plan.stays) if model.plan else {}
+    return list(stays[row.name].kept) if row.name in stays else list(range(row.count))
+
+
+@contextmanager
+def layer_outputs(model: Model) -> Iterator[States]:
+    """What layers put out at their first call inside, by row and number."""
+    seen: States = {}
+    handles = []
+    for row in layers(model):
+        for number in range(row.count):
+
+            def note(layer: nn.Module, args: tuple, output: object, key: tuple[str, int] = (row.name, number)) -> None:
+                seen.setdefault(key, output if isinstance(output, Tensor) else output[0])
+
+            handles.append(model.inner.get_submodule(f"{row.name}.{number}").register_forward_hook(note))
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def hidden(own: States, theirs: States, blocks: list[Block], atts: Tensor | None) -> Tensor | float:
+    """Sum over blocks that both have been through of the mean squared difference, padding left out (atts [b, t])."""
+    total: Tensor | float = 0.0
+    for row, ours, other in blocks:
+        if (row, ours) not in own or (row, other) not in theirs:
+            continue
+        a, b = wide(own[row, ours]), wide(theirs[row, other])
+        if a.shape != b.shape:
+            raise InputError(
+                f"--hidden compares states of one width, and in {row} the student has {tuple(a.shape)}, the teacher "
+                f"{tuple(b.shape)}: give --hidden 0"
+            )
+        difference = (a - b).square().mean(dim=-1)
+        if atts is not None:
+            real = atts[:, : a.shape[1]].to(difference)
+            total = total + (difference * real).sum() / real.sum()
+        else:
+            total = total + difference.mean()
+    return total
