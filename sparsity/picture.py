@@ -53,9 +53,12 @@ def draw_progress(history: list[dict[str, Any]], mask: Mask, path: Path, title: 
 
     if not history:
         return
-    steps = [0, *(point["step"] for point in history)]
+    if history[0]["step"] > 0:
+        whole = dict.fromkeys(history[0]["kept"], 1.0)
+        history = [{"step": 0, "remaining": 1.0, "kept": whole}, *history]
+    steps = [point["step"] for point in history]
     figure, (above, below) = plt.subplots(2, 1, figsize=(9, 6.6), height_ratios=[1, 1.3], layout="constrained")
-    share = [100, *(100 * point["remaining"] for point in history)]
+    share = [100 * point["remaining"] for point in history]
     above.step(steps, share, where="post", color="black", linestyle=":", label="all that is pruned")
     names = [name for name in mask if name in history[-1]["kept"]]
     for colour, (modality, layers) in zip(COLOURS * 9, mask.layers_by_modality().items(), strict=False):
@@ -63,11 +66,11 @@ def draw_progress(history: list[dict[str, Any]], mask: Mask, path: Path, title: 
         if sizes:
             whole = sum(sizes.values())
             kept = [100 * sum(point["kept"][name] * size for name, size in sizes.items()) / whole for point in history]
-            above.step(steps, [100, *kept], where="post", color=colour, label=modality)
+            above.step(steps, kept, where="post", color=colour, label=modality)
     above.set(xlim=(0, steps[-1]), ylim=(0, 102), ylabel="% of weights kept")
     above.legend(fontsize=8, frameon=False, ncols=4)
     above.spines[["top", "right"]].set_visible(False)
-    shares = [[100.0] * len(names), *([100 * point["kept"][name] for name in names] for point in history)]
+    shares = [[100 * point["kept"][name] for name in names] for point in history]
     mesh = below.pcolormesh(
         [*steps, steps[-1] + 1], range(len(names) + 1), list(zip(*shares, strict=True)), vmin=0, vmax=100
     )

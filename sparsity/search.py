@@ -103,6 +103,8 @@ class Search(Progressive):
         """A stage has so many steps, and so many an epoch."""
         if self.searching:
             self._steps = self._settled = steps
+            if not self._history:
+                self._remember(0, 1 - self._share)
 
     def begin_search(self, module: nn.Module, beside: Iterable[nn.Parameter]) -> None:
         """Let nothing of `module` ask for gradients but scored weights, what is new, and what is trained beside it."""

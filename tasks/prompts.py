@@ -57,7 +57,9 @@ class PromptsConfig(ClassificationConfig):
 
     def sides(self) -> dict[str, ReaderConfig]:
         """The halves of a step: clean pictures, then varied ones, each in an order of its own."""
-        train = dataclasses.replace(self.train, side=self.prompts.picture)
+        asked = self.prompts
+        side = asked.picture if asked.prompt in (NEW, NONE) else read_prompt(asked.prompt).shape["picture"]
+        train = dataclasses.replace(self.train, side=side)
         halves = {"clean": dataclasses.replace(train, clean=True), "train": train}
         chosen = "prompted" if self.prompts.freeze else self.prompts.halves
         return {"both": halves, "prompted": {"clean": halves["clean"]}, "plain": {"train": train}}[chosen]
@@ -93,13 +95,13 @@ class Prompts(Classification):
         training = config.training_part(LabelledSet(config.train.files, config.train.splits).open())
         self._counted = ImagesToClassify(training, plain, transform=square_picture(picture))
         self._classes = training.classes
+        if given is not None:
+            given.check_network(self._options.prompt, model)
         mapping = self._mapping(model, given)
         self._prompted = Prompted(model, self._prompt, mapping)
         self._fitted = given is not None and self._options.prompt != NONE
-        if given is not None:
-            given.check_network(self._options.prompt, model)
-            if run.args.mask and not run.args.dense:  # else the weights were never without their statistics
-                given.restore_statistics(model)
+        if given is not None and run.args.mask and not run.args.dense:
+            given.restore_statistics(model)  # without a mask the weights were never without theirs
         if self._options.freeze:
             self._freeze(model)
         self._last = ""  # half that was learnt from
@@ -176,6 +178,7 @@ class Prompts(Classification):
 
     def begin(self, model: nn.Module, look: Evaluation) -> None:
         """Fit the label mapping of the network as it is now, at its first cut, unless a snapshot or a file had it."""
+        self._prompted.to(next(model.parameters()).device)  # what is not trained, too: means, the mapping
         if not self._fitted and self._prompted.mapping is not None:
             self._fit(model, look)
 

@@ -162,6 +162,8 @@ def chosen_sparsifier(run: Run) -> Sparsifier:
                 f"vpns trains a prompt around pictures that are classified, and {run.name} has none: take python "
                 "image_classification.py with configs/<model>/prompts.yaml, or --prune hydra, the same search without"
             )
+        if args.debug:
+            config = replace(config, interval=1)  # two steps are fewer than most intervals
         kind = Search if config.prune in SEARCHES else Progressive
         # Half precision leaves out steps whose gradients are not finite.
         return kind(config, Mask.load(args.mask) if args.mask else None, may_overflow=run.precision == "16-mixed")
@@ -208,7 +210,8 @@ def progressive_config(args: argparse.Namespace, config: Any) -> ProgressiveConf
 
 
 def sparsify(run: Run, model: nn.Module, sparsifier: Sparsifier) -> None:
-    """Put the model under its sparsifier, and count what is left of it."""
+    """Put the model on its device and under its sparsifier, and count what is left of it."""
+    run.fabric.to_device(model)  # first: scores and states are made where the weights are
     sparsifier.attach(model)
     report = model.load_report
     if run.args.evaluate and run.leads and report is not None and report.fresh:
