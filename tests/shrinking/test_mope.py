@@ -267,5 +267,5 @@ def test_influence_leaves_padding_out():
     before, after = seen[0]
     values = []
     for row, length in enumerate(batch["text_atts"].sum(dim=1).tolist()):
-        values += [1 - float(F.cosine_similarity(before[row, t], after[row, t], dim=0)) for t in range(length)]
+        values += [1 - F.cosine_similarity(before[row, t], after[row, t], dim=0).item() for t in range(length)]
     assert float(found[0]) == pytest.approx(sum(values) / len(values), rel=1e-4)

@@ -41,8 +41,8 @@ def test_by_plain_loops(pair):
             for i in range(5):
                 sim += float(-(wanted[i].softmax(0) * rows[i].detach().log_softmax(0)).sum()) / 5 / 2
     assert found["sim"].item() == pytest.approx(sim, rel=1e-4)
-    feat = float(((a - v) ** 2).sum() + ((b - t) ** 2).sum()) / a.numel() / 2
-    assert float(found["feat"]) == pytest.approx(feat, rel=1e-4)
+    feat = (((a - v) ** 2).sum() + ((b - t) ** 2).sum()).item() / a.numel() / 2
+    assert found["feat"].item() == pytest.approx(feat, rel=1e-4)
     with layer_outputs(student) as own, layer_outputs(teacher) as theirs:
         for model in (student, teacher):
             model.image_entry(batch["image"])
@@ -53,8 +53,8 @@ def test_by_plain_loops(pair):
             x, y = own[name, ours], theirs[name, other]
             rows, width = range(len(x)), x.shape[-1]
             real = [(i, p) for i in rows for p in range(x.shape[1]) if "text" not in name or atts[i, p]]
-            hidden += sum(float((x[i, p] - y[i, p]).square().sum()) for i, p in real) / len(real) / width / 2
-    assert float(found["hidden"]) == pytest.approx(hidden, rel=1e-4)
+            hidden += sum((x[i, p] - y[i, p]).square().sum().item() for i, p in real) / len(real) / width / 2
+    assert found["hidden"].item() == pytest.approx(hidden, rel=1e-4)
 
 
 def test_a_copy_has_nothing_to_learn(pair):
@@ -62,13 +62,13 @@ def test_a_copy_has_nothing_to_learn(pair):
     _, teacher, batch = pair
     student = cut(teacher, {}).requires_grad_(True)
     found = of_pairs(student, teacher, batch, same_blocks(student, teacher))
-    assert float(found["feat"]) == float(found["hidden"]) == 0
+    assert found["feat"].item() == found["hidden"].item() == 0
     scale = min(100.0, 1 / float(teacher.temp))
     v, t = teacher.image_entry(batch["image"])[1], teacher.text_entry(batch["text_ids"], batch["text_atts"])[1]
     entropy = 0.0
     for rows in (scale * v @ t.t(), scale * t @ v.t()):
         entropy += float(-(rows.softmax(1) * rows.log_softmax(1)).sum(1).mean())
-    assert float(found["sim"]) == pytest.approx(entropy, rel=1e-5)
+    assert found["sim"].item() == pytest.approx(entropy, rel=1e-5)
     found["sim"].backward()
     norms = [float(p.grad.abs().max()) for p in student.parameters() if p.grad is not None]
     assert max(norms) < 1e-4
