@@ -1,11 +1,14 @@
 """Weights kept, against zeros put there by hand."""
 
+from types import SimpleNamespace
+
 import torch
 from torch import nn
 
 from models.base import Model
 from models.wrap import wrap
 from training.kept import Count, as_json, count_kept, in_all, show_kept
+from training.run import sparsify
 
 
 class Towers(Model):
@@ -61,3 +64,19 @@ def test_the_table_has_a_row_a_modality_and_a_column_a_moment(capsys):
     assert "0 (0.00 %)" in rows["text"]
     assert "1,009 (25.15 %)" in rows["all"]
     assert "4,012" in rows["all"]
+
+
+def test_a_model_is_placed_before_its_sparsifier():
+    """Scores and running means of a sparsifier are made beside the weights: on the device."""
+    happened = []
+    fabric = SimpleNamespace(to_device=lambda model: happened.append("placed"))
+    sparsifier = SimpleNamespace(attach=lambda model: happened.append("attached"), mask=None)
+    run = SimpleNamespace(fabric=fabric, args=SimpleNamespace(evaluate=False), leads=True, kept={})
+    sparsify(run, Tiny(), sparsifier)
+    assert happened == ["placed", "attached"]
+
+
+class Tiny(Model):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(2, 2)

@@ -217,6 +217,23 @@ def test_saved_and_loaded_again(made, sets):
     torch.testing.assert_close(space["logits"], expected, rtol=0, atol=1e-5)
 
 
+def test_small_pictures_stay_small(config, run, tmp_path):
+    """A prompt's file says how large its pictures are: training under it goes on with these."""
+    small = ("--picture", "24", "--prompt_kind", "expand", "--debug", QUICK)
+    check(run(*command(config, tmp_path / "first", *PRUNED, *small)))
+    first = tmp_path / "first_debug"
+    again = (
+        "--mask",
+        first / "mask.safetensors",
+        "--prompt",
+        first / "search" / "prompt.safetensors",
+        "--debug",
+        QUICK,
+    )
+    check(run(*command(config, tmp_path / "again", *again)))
+    assert read_prompt(tmp_path / "again_debug" / "prompt.safetensors").shape["picture"] == 24
+
+
 def test_a_batch_of_one(sets, run, tmp_path):
     """Batch normalisation of 1 x 1 maps has nothing to average over: a transformer."""
     vit = {"conv": True, "img_size": 32, "embed_dim": 32, "depth": 1, "num_heads": 2, "num_classes": 7}
