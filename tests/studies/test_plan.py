@@ -451,6 +451,7 @@ def test_the_shipped_grids(path):
         "smoke": {PRUNE: 2, "tasks": 5, "dense": 0},
         "progressive": {PRUNE: 3 * (1 + 3 * 3), "tasks": 5 * (4 + 4 + 2) * 3 * 3, "dense": 5 * 3},
         "modality": {PRUNE: 0, "tasks": (2 + 3) * 3 * 3, "dense": 2 * 3},
+        "prompts": {PRUNE: 2 * (2 + 3 * 3), "tasks": 2 * 6 * (5 + 1) * 4 * 3, "dense": 2 * 6 * 3},
         "mini-results": {PRUNE: 3 * 3, "tasks": (2 * 3 + 2) * 3 * 2, "dense": 2 * 3 + 2},
     }
     plan = expand(read_grid(path))
