@@ -15,6 +15,7 @@ from typing import Any
 
 from configs.options import add_options
 from console.errors import run_command
+from sparsity.progressive_config import PROMPTED
 from tasks.prompt_options import PromptOptions, check_given
 from training.options import finetuning_parser, task_settings
 
@@ -58,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Train, classify after every epoch, and in the end the test images; the last epoch counts unless asked."""
     args = parse_args(arguments)
     given = options_of_prompts(args)
-    task_name = "prompts" if given or args.prune == "vpns" else "image_classification"
+    task_name = "prompts" if given or args.prune == PROMPTED else "image_classification"
     settings, where = task_settings(args, task_name)
     if "prompts" in settings or given:
         task_name, settings["prompts"] = "prompts", {**(settings.get("prompts") or {}), **given}

@@ -91,6 +91,7 @@ def removed(part: Removal) -> Iterator[None]:
         for handle in handles:
             handle.remove()
         with torch.no_grad():
+            # An interrupt may have come before all were saved: what was not is as it was.
             for (tensor, axis, entries), value in zip(part.columns, saved, strict=False):
                 tensor.index_copy_(axis, entries, value)
 

@@ -8,7 +8,8 @@ from configs.options import option
 from console.errors import InputError, nearest
 
 METHODS = ("platon", "taylor", "magnitude")
-SEARCHES = ("hydra", "vpns")
+PROMPTED = "vpns"  # the search that trains a prompt along
+SEARCHES = ("hydra", PROMPTED)
 CHOICES = (*METHODS, *SEARCHES)
 SCORE_INITS = ("published", "magnitude")
 

@@ -41,7 +41,7 @@ from training.run import Run
 class PromptsConfig(ClassificationConfig):
     """As of classification, with pictures in [0, 1]; prompts: the prompt, the label mapping, the halves of a step."""
 
-    reads = "pictures"
+    reads, prompted = "pictures", True
 
     prompts: PromptOptions = field(default_factory=PromptOptions)
 

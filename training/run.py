@@ -24,7 +24,7 @@ from pruners import PRUNERS
 from sparsity.mask import Mask
 from sparsity.percents import percent
 from sparsity.progressive import Progressive
-from sparsity.progressive_config import CHOICES, SEARCHES, ProgressiveConfig, used_by
+from sparsity.progressive_config import CHOICES, PROMPTED, SEARCHES, ProgressiveConfig, used_by
 from sparsity.published import contains_mask
 from sparsity.search import Search
 from sparsity.sparsifiers import Dense, Fixed, Sparsifier
@@ -157,9 +157,9 @@ def chosen_sparsifier(run: Run) -> Sparsifier:
     """
     args = run.args
     if not args.evaluate and (config := progressive_config(args, run.config)) is not None:
-        if config.prune == "vpns" and run.name != "prompts":
+        if config.prune == PROMPTED and not run.config.prompted:
             raise InputError(
-                f"vpns trains a prompt around pictures that are classified, and {run.name} has none: take python "
+                f"{PROMPTED} trains a prompt around pictures that are classified, and {run.name} has none: take python "
                 "image_classification.py with configs/<model>/prompts.yaml, or --prune hydra, the same search without"
             )
         if args.debug:

@@ -36,6 +36,7 @@ class Finetuning:
     """
 
     reads: ClassVar[str | None] = None
+    prompted: ClassVar[bool] = False  # whether a visual prompt may be trained beside the model
     start_eval: ClassVar[int] = 0  # epochs before the first that is evaluated
 
     epochs: int
