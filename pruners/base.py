@@ -121,7 +121,7 @@ class Pruner(ABC):
         if self.factors:
             scores, magnitudes = weighted(scores, self.factors), weighted(magnitudes, self.factors)
         cuts = self.allocate(scores, magnitudes, self.modality, sparsities)
-        return {sparsity: Mask.cut(scores, cuts[sparsity], self.modality, self.forms) for sparsity in sparsities}
+        return Mask.cut(scores, cuts, sparsities, self.modality, self.forms)
 
     def magnitudes(self) -> Scores:
         """|W| of each layer, computed when looked at."""
@@ -222,7 +222,8 @@ class Pruner(ABC):
 class OneShot(Pruner):
     """A pruner whose scores serve every sparsity.
 
-    keep_scores: whether they stay in memory; scores that come from the weights alone are computed at each look.
+    keep_scores: whether they stay in memory; those that come from weights and small statistics are computed at each
+    look.
     """
 
     keep_scores: ClassVar[bool] = True
@@ -255,6 +256,7 @@ class InputAware(OneShot):
     """A one-shot method whose criterion looks at a weight matrix and at the norms of what it reads."""
 
     uses_data = True
+    keep_scores = False  # they follow from the norms
 
     def calibrate(self) -> None:
         """Gather the norm of every input channel in one pass."""

@@ -148,7 +148,8 @@ def needs_preliminary(model: Model, method: type[Pruner]) -> bool:
 
 def tell_of_zeros(layers: Layers) -> None:
     """Print a warning where layers have no weight but zeros: no score tells such weights apart."""
-    empty = [name for name, layer in layers.items() if not layer.weight.any()]
+    # The first row is nearly always enough to see that a layer is not empty.
+    empty = [name for name, layer in layers.items() if not layer.weight[0].any() and not layer.weight.any()]
     if empty:
         console.print(
             f"warning: all weights of {counted(len(empty), 'layer', of=len(layers))} are zero (first: {empty[0]}), so "

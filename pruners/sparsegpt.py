@@ -60,8 +60,9 @@ class SparseGPT(Pruner):
         cuts = self.allocate(obs, self.magnitudes(), self.modality, sparsities)
         masks = {sparsity: self.mask_of({}) for sparsity in sparsities}
         for name, form in self.forms.items():
-            of_layer = {sparsity: cut[name] for sparsity, cut in cuts.items()}
-            for sparsity, (support, weight) in self._solved(name, obs[name], of_layer).items():
+            saliency = obs[name]
+            of_layer = dict(zip(sparsities, cuts(name, saliency), strict=True))
+            for sparsity, (support, weight) in self._solved(name, saliency, of_layer).items():
                 masks[sparsity].add(name, form.parameter(support), form.parameter(weight))
         return masks
 

@@ -1,8 +1,9 @@
 """How many weights each layer loses: the half of a pruner that is not its criterion.
 
 An allocation turns scores into a cut for every layer. All have the same signature: the scores, the magnitudes
-|W| (looked at by the multimodal prior only), the modality of each layer and the sparsities; they return
-sparsity -> name -> Cut. Exactly round(s n) weights go, over all layers, per layer or per modality.
+|W| (looked at by the multimodal prior only), the modality of each layer and the sparsities. They return a function that
+gives the cuts of one layer from its scores, so that an allocation which compares within layers looks at no score twice.
+Exactly round(s n) weights go, over all layers, per layer or per modality.
 """
 
 from __future__ import annotations
@@ -13,46 +14,47 @@ import numpy as np
 
 from console.errors import InputError
 from sparsity import ALLOCATIONS
-from sparsity.groups import GroupCut, GuardedCut, guarded, parse_pattern
+from sparsity.groups import GroupCut, GuardedCut, check_pattern, guarded, parse_pattern
 from sparsity.mask import Mask
 from sparsity.scores import Scores
 from sparsity.select import Cut, cut_layer, cut_layers, split_ties
 from sparsity.threads import in_threads
 
 Modality = Mapping[str, str]
-Cuts = dict[float, dict[str, Cut | GroupCut | GuardedCut]]
-Allocation = Callable[[Scores, Scores, Modality, Sequence[float]], Cuts]
+LayerCuts = Callable[[str, np.ndarray], Sequence[Cut | GroupCut | GuardedCut]]
+"""Name of a layer and its scores [o, i] -> its cut at each sparsity."""
+
+Allocation = Callable[[Scores, Scores, Modality, Sequence[float]], LayerCuts]
 EXACT = 1e-9
 """How far a sparsity may lie from the pattern's: rounding."""
 
 
-def cut_globally(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> Cuts:
+def cut_globally(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> LayerCuts:
     """One threshold over all layers."""
     found = cut_layers(scores, [round(sparsity * scores.total()) for sparsity in sparsities])
-    return {sparsity: split_ties(scores, cut) for sparsity, cut in zip(sparsities, found, strict=True)}
+    cuts = [split_ties(scores, cut) for cut in found]
+    return lambda name, layer: [of_layers[name] for of_layers in cuts]
 
 
-def cut_by_layer(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> Cuts:
+def cut_by_layer(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> LayerCuts:
     """Every layer loses the same share."""
-    lost = {name: [round(sparsity * scores.size(name)) for sparsity in sparsities] for name in scores}
-    return _cut_each(scores, lost, sparsities)
+    return lambda name, layer: cut_layer(layer, [round(sparsity * layer.size) for sparsity in sparsities])
 
 
-def cut_by_modality(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> Cuts:
+def cut_by_modality(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> LayerCuts:
     """One threshold within each modality: every modality ends at the sparsity, its layers differ."""
-    cuts: Cuts = {sparsity: {} for sparsity in sparsities}
-    for names in _groups(scores, modality):
-        for sparsity, found in cut_globally(scores.only(names), magnitudes, modality, sparsities).items():
-            cuts[sparsity] |= found
-    return {sparsity: {name: found[name] for name in scores} for sparsity, found in cuts.items()}
-
-
-def cut_by_row(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> Cuts:
-    """Every output row of a layer loses the same share (Wanda's comparison group), up to one weight."""
-    return {
-        sparsity: {name: GroupCut(round(sparsity * scores.size(name)), scores.shapes[name][1]) for name in scores}
-        for sparsity in sparsities
+    of_group = {
+        name: cuts
+        for names in _groups(scores, modality)
+        for cuts in [cut_globally(scores.only(names), magnitudes, modality, sparsities)]
+        for name in names
     }
+    return lambda name, layer: of_group[name](name, layer)
+
+
+def cut_by_row(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> LayerCuts:
+    """Every output row of a layer loses the same share (Wanda's comparison group), up to one weight."""
+    return lambda name, layer: [GroupCut(round(sparsity * layer.size), layer.shape[1]) for sparsity in sparsities]
 
 
 def allocation_named(name: str) -> Allocation:
@@ -90,16 +92,29 @@ def pattern_allocation(kept: int, width: int) -> Allocation:
     but the `kept` best of each group, so that the pattern can still be reached.
     """
 
-    def cut_by_pattern(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> Cuts:
-        whole = {name: GroupCut(scores.size(name) // width * (width - kept), width) for name in scores}
-        cuts: Cuts = {sparsity: dict(whole) for sparsity in sparsities}
-        if early := [sparsity for sparsity in sparsities if sparsity < 1 - kept / width - EXACT]:
-            bits = in_threads(lambda name: np.packbits(whole[name].keep(scores[name])), scores)
-            best = dict(zip(scores, bits, strict=True))
-            others = Scores(scores.shapes, lambda name: guarded(scores[name], best[name]))
-            for sparsity, found in cut_globally(others, magnitudes, modality, early).items():
-                cuts[sparsity] = {name: GuardedCut(cut, best[name]) for name, cut in found.items()}
-        return cuts
+    def cut_by_pattern(
+        scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]
+    ) -> LayerCuts:
+        def whole(layer: np.ndarray) -> GroupCut:
+            return GroupCut(layer.size // width * (width - kept), width)
+
+        early = [sparsity for sparsity in sparsities if sparsity < 1 - kept / width - EXACT]
+        if not early:
+            return lambda name, layer: [whole(layer)] * len(sparsities)
+
+        def packed(name: str) -> np.ndarray:
+            layer = scores[name]
+            return np.packbits(whole(layer).keep(layer))
+
+        best = dict(zip(scores, in_threads(packed, scores), strict=True))
+        others = Scores(scores.shapes, lambda name: guarded(scores[name], best[name]))
+        on_the_way = cut_globally(others, magnitudes, modality, early)
+
+        def of_layer(name: str, layer: np.ndarray) -> list[GroupCut | GuardedCut]:
+            found = dict(zip(early, on_the_way(name, layer), strict=True))
+            return [GuardedCut(found[s], best[name]) if s in found else whole(layer) for s in sparsities]
+
+        return of_layer
 
     return cut_by_pattern
 
@@ -110,7 +125,7 @@ def check_kept(name: str, mask: Mask, sparsity: float) -> None:
     Of `multimodal` the modalities are counted, not the layers: their shares are the magnitudes'.
     """
     if pattern := parse_pattern(name):
-        mask.check_pattern(*pattern)
+        check_pattern(mask, *pattern)
         return
     if name == "global":
         parts = {"the model": list(mask)}
@@ -133,7 +148,7 @@ def cuts_small_groups(name: str) -> bool:
     return name == "row" or parse_pattern(name) is not None
 
 
-def cut_multimodally(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> Cuts:
+def cut_multimodally(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> LayerCuts:
     """MULTIFLOW's multimodal prior (eq. 7) and mask (eq. 8).
 
     Plain magnitude pruning inside each modality says how many weights each layer loses; which ones, the
@@ -141,21 +156,11 @@ def cut_multimodally(scores: Scores, magnitudes: Scores, modality: Modality, spa
     """
     prior = cut_by_modality(magnitudes, magnitudes, modality, sparsities)
 
-    def below(name: str) -> list[int]:
+    def of_layer(name: str, layer: np.ndarray) -> list[Cut]:
         weights = magnitudes[name]
-        return [prior[sparsity][name].below(weights) for sparsity in sparsities]
+        return cut_layer(layer, [cut.below(weights) for cut in prior(name, weights)])
 
-    return _cut_each(scores, dict(zip(scores, in_threads(below, scores), strict=True)), sparsities)
-
-
-def _cut_each(scores: Scores, lost: Mapping[str, Sequence[int]], sparsities: Sequence[float]) -> Cuts:
-    """Each layer alone, `lost[name]` weights of it at each sparsity."""
-    found = in_threads(lambda name: cut_layer(scores[name], lost[name]), scores)
-    cuts: Cuts = {sparsity: {} for sparsity in sparsities}
-    for name, of_layer in zip(scores, found, strict=True):
-        for sparsity, cut in zip(sparsities, of_layer, strict=True):
-            cuts[sparsity][name] = cut
-    return cuts
+    return of_layer
 
 
 def _groups(scores: Scores, modality: Modality) -> list[list[str]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from console.errors import InputError
+from sparsity.mask import Mask
 from sparsity.select import Cut
 
 
@@ -76,3 +77,12 @@ def parse_pattern(name: str) -> tuple[int, int] | None:
     if not 0 < n < m:
         raise InputError(f"the pattern {name} keeps {n} of every {m}: give n:m with 0 < n < m, for example 2:4")
     return n, m
+
+
+def check_pattern(mask: Mask, kept: int, width: int) -> None:
+    """InputError naming the first layer in which not every group of `width` inputs keeps exactly `kept`."""
+    for name in mask:
+        rows = mask.matrix(name)
+        groups = rows.reshape(-1, width) if rows.shape[1] % width == 0 else None
+        if groups is None or bool((groups.sum(dim=1) != kept).any()):
+            raise InputError(f"layer '{name}' does not keep {kept} of every {width} inputs")

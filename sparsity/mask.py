@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,8 @@ from console.words import counted
 from models.base import Model
 from models.common.checkpoint import own_names
 from models.layers import Form, form_of
-from sparsity.groups import GroupCut
 from sparsity.published import SUFFIX, masks_among, read_published, write_published
 from sparsity.scores import Scores
-from sparsity.select import Cut
 from sparsity.threads import in_threads
 from storage.tensors import (
     check_seal,
@@ -78,16 +76,26 @@ class Mask(Mapping[str, Tensor]):
     def cut(
         cls,
         scores: Scores,
-        cuts: Mapping[str, Cut | GroupCut],
+        cuts: Callable[[str, np.ndarray], Sequence[Any]],
+        sparsities: Sequence[float],
         modalities: Mapping[str, str],
         forms: Mapping[str, Form],
-    ) -> Mask:
-        """The mask that the cut of each layer leaves of its scores [o, i]; forms: of the parameters."""
-        mask = cls({}, modalities, transposed=[name for name in scores if forms[name].transposed])
-        bits = in_threads(lambda name: np.packbits(forms[name].parameter(cuts[name].keep(scores[name]))), scores)
-        for name, packed in zip(scores, bits, strict=True):
-            mask._shapes[name], mask._bits[name] = tuple(forms[name].shape), packed
-        return mask
+    ) -> dict[float, Mask]:
+        """The masks that the cuts of each layer leave of its scores [o, i], looked at once; forms: of the parameters.
+
+        cuts: name and scores of a layer -> its cut at each sparsity (sparsity.allocation).
+        """
+
+        def packed(name: str) -> list[np.ndarray]:
+            layer = scores[name]
+            return [np.packbits(forms[name].parameter(cut.keep(layer))) for cut in cuts(name, layer)]
+
+        transposed = [name for name in scores if forms[name].transposed]
+        masks = {sparsity: cls({}, modalities, transposed=transposed) for sparsity in sparsities}
+        for name, of_layer in zip(scores, in_threads(packed, scores), strict=True):
+            for mask, bits in zip(masks.values(), of_layer, strict=True):
+                mask._shapes[name], mask._bits[name] = tuple(forms[name].shape), bits
+        return masks
 
     def __getitem__(self, name: str) -> Tensor:
         shape = self._shapes[name]
@@ -191,14 +199,6 @@ class Mask(Mapping[str, Tensor]):
     def matrix(self, name: str) -> Tensor:
         """Which weights of a layer stay, as its matrix [o, i]: a convolution's inputs are channels x kernel."""
         return self.form(name).matrix(self[name])
-
-    def check_pattern(self, kept: int, width: int) -> None:
-        """InputError naming the first layer in which not every group of `width` inputs keeps exactly `kept`."""
-        for name in self:
-            rows = self.matrix(name)
-            groups = rows.reshape(-1, width) if rows.shape[1] % width == 0 else None
-            if groups is None or bool((groups.sum(dim=1) != kept).any()):
-                raise InputError(f"layer '{name}' does not keep {kept} of every {width} inputs")
 
     # -- models -----------------------------------------------------------------------------------------
 

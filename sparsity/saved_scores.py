@@ -108,9 +108,8 @@ def cut_masks(
     if factors:
         scores, magnitudes = weighted(scores, factors), weighted(magnitudes, factors)
     cuts = allocation_named(allocation)(scores, magnitudes, modality, sparsities)
-    masks = {}
-    for sparsity in sparsities:
-        masks[sparsity] = mask = Mask.cut(scores, cuts[sparsity], modality, forms)
+    masks = Mask.cut(scores, cuts, sparsities, modality, forms)
+    for sparsity, mask in masks.items():
         mask.source = {
             "allocation": allocation,
             "sparsity_asked": sparsity,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from console.errors import InputError
 from models.base import Model
 from models.layers import layer_uses
+from sparsity.groups import check_pattern
 from sparsity.mask import Mask
 
 WARM_UP = 3
@@ -80,7 +81,7 @@ def obstacle(device: torch.device, dtype: torch.dtype, mask: Mask | None = None)
     """Why 2:4 multiplication cannot be had here, in words; None when it can. mask: None stands for one that is 2:4."""
     try:
         if mask is not None:
-            mask.check_pattern(2, 4)
+            check_pattern(mask, 2, 4)
     except InputError as error:
         return f"the mask is not 2:4 ({error})"
     if device.type != "cuda":

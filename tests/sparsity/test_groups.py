@@ -8,7 +8,7 @@ from console.errors import InputError
 from pruners import prune
 from pruners.session import Session
 from sparsity.allocation import allocation_named
-from sparsity.groups import GroupCut, parse_pattern
+from sparsity.groups import GroupCut, check_pattern, parse_pattern
 from sparsity.mask import Mask
 from sparsity.scores import Scores
 
@@ -39,7 +39,7 @@ def test_patterns_hold_in_every_group(pattern, sparsity, pruner, xvlm, xvlm_batc
     kept, width = parse_pattern(pattern)
     session = Session(xvlm, xvlm_batches[:1], pruner, allocation=pattern)
     mask = session.masks((sparsity,))[sparsity]
-    mask.check_pattern(kept, width)
+    check_pattern(mask, kept, width)
     assert mask.sparsity() == sparsity
     for name in list(mask)[::20]:
         scores = session.pruner.scores()[name].reshape(-1, width)
@@ -61,16 +61,17 @@ def test_on_the_way_to_a_pattern_each_groups_best_stay(pattern, sparsity):
             free += [(scores.reshape(-1)[i], name, i) for i in order[: width - kept]]
     gone = {(name, i) for _, name, i in sorted(free)[: round(sparsity * 96)]}
     for name, scores in layers.items():
-        keep = cuts[sparsity][name].keep(scores)
+        [cut] = cuts(name, scores)
+        keep = cut.keep(scores)
         assert {i for i in range(scores.size) if not keep.reshape(-1)[i]} == {i for layer, i in gone if layer == name}
-        assert cuts[sparsity][name].below(scores) == scores.size - keep.sum()
+        assert cut.below(scores) == scores.size - keep.sum()
 
 
 @pytest.mark.parametrize("pruner", ["itersnip", "chita", "chita++"])
 def test_patterns_of_methods_that_move_weights_about(pruner, xvlm, xvlm_batches):
     epochs = 1 if pruner == "chita" else 3
     mask = prune(xvlm, xvlm_batches[:2], pruner, (0.5,), allocation="2:4", epochs=epochs)[0.5]
-    mask.check_pattern(2, 4)
+    check_pattern(mask, 2, 4)
     assert mask.sparsity() == 0.5
 
 
@@ -84,7 +85,7 @@ def test_chita_keeps_the_counts_of_rows(xvlm, xvlm_batches):
 def test_a_broken_pattern_is_named():
     mask = Mask({"fine": torch.tensor([[1, 0, 1, 0]]).bool(), "broken": torch.tensor([[1, 1, 1, 0]]).bool()})
     with pytest.raises(InputError, match="layer 'broken' does not keep 2 of every 4"):
-        mask.check_pattern(2, 4)
+        check_pattern(mask, 2, 4)
 
 
 def test_bad_patterns(xvlm):
