@@ -57,7 +57,7 @@ class PromptOptions:
 
         if self.freeze and self.prompt == NONE:
             raise InputError("--freeze trains the prompt alone, and --prompt none has none: leave one of them out")
-        if self.halves == "plain" and self.prompt != NONE:
+        if self.halves == "plain" and self.prompt != NONE and not self.freeze:  # which has halves of its own
             raise InputError(
                 "--halves plain never shows the prompt, so it learns nothing: add --prompt none, or leave --halves out"
             )
@@ -75,6 +75,11 @@ def check_given(given: Iterable[str], options: PromptOptions, prune: str | None,
     """
     kind, rates = options.prompt_kind, ("prompt_lr", "search_prompt_lr")
     sizes = {"prompt_kind", "prompt_width", "prompt_square"}
+    if evaluates and options.prompt == NEW:
+        raise InputError(
+            "--evaluate tests weights with the prompt and the label mapping that they were trained with: name the "
+            "file with --prompt (prompt.safetensors in the run's folder; a run without a prompt leaves one, too)"
+        )
     reasons = [
         (evaluates, {"halves", *rates}, "with --evaluate, which trains nothing"),
         (not options.learns, sizes | set(rates), "without a prompt (--prompt none)"),
