@@ -177,7 +177,7 @@ class Search(Progressive):
 
     def log(self) -> dict[str, Any]:
         """For a row of log.jsonl."""
-        return {"remaining": 1 - self._share} | ({"threshold": self._threshold} if self.searching else {})
+        return {"remaining": round(1 - self._share, 6)} | ({"threshold": self._threshold} if self.searching else {})
 
     def state_dict(self) -> dict[str, Any]:
         """The scores; a run that resumes in the second stage reads the first one's last snapshot before."""

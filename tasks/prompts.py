@@ -138,16 +138,27 @@ class Prompts(Classification):
 
     def _mapping(self, model: nn.Module, given: PromptFile | None) -> LabelMapping | None:
         """One of the file, or one that is still to be fitted; None with a new classifier."""
-        if given is not None:
-            return None if given.mapping is None else LabelMapping(given.mapping)
         if self._options.mapping == "head":
             return None
+        with torch.no_grad():
+            known = model.logits(next(model.parameters()).new_zeros(1, 3, self._prompt.side, self._prompt.side)).shape[
+                1
+            ]
+        if given is not None:
+            assert given.mapping is not None  # else `check_file` has refused it
+            if (most := int(given.mapping.max())) >= known:
+                raise InputError(
+                    f"{self._options.prompt} maps labels to class {most}, but the model knows {known} only: give "
+                    "--model and -pre as it was trained with, or --prompt new"
+                )
+            return LabelMapping(given.mapping)
         fresh = [] if model.load_report is None else model.load_report.fresh
         if fresh:
             raise InputError(
                 f"the checkpoint has no classifier ({fresh[0]} was made anew), so there is nothing to map labels from: "
                 "--mapping head"
             )
+        check_classes(known, len(self._classes))
         return LabelMapping(torch.zeros(len(self._classes)))
 
     def _freeze(self, model: nn.Module) -> None:
@@ -201,7 +212,6 @@ class Prompts(Classification):
         mine = None
         for batch in look.batches(self._counted, self._config.eval_batch):
             logits = model.logits(self._prompt(placed(batch, model)["image"]))
-            check_classes(logits.shape[1], len(self._classes))
             found = answers(logits, batch["label"], len(self._classes))
             mine = found if mine is None else mine + found
         parts = gather_shares(look.fabric, {look.fabric.global_rank: mine})
