@@ -42,11 +42,11 @@ def options_of_prompts(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name in offered if (value := getattr(args, name)) is not None}
 
 
-def ask_for_prompt(settings: dict[str, Any], asked: dict[str, Any]) -> None:
-    """Put what the command line says above the configuration, whose data sets may have a section of their own."""
-    datasets = settings.get("datasets")
-    own = datasets.values() if isinstance(datasets, dict) else ()
-    for section in (settings, *(one for one in own if isinstance(one, dict) and "prompts" in one)):
+def ask_for_prompt(settings: dict[str, Any], dataset: str | None, asked: dict[str, Any]) -> None:
+    """Put what the command line says above the configuration, and above what is the data set's own there."""
+    datasets = settings.get("datasets") or {}
+    own = datasets.get(dataset or next(iter(datasets), None))
+    for section in (settings, *([own] if own and "prompts" in own else [])):
         section["prompts"] = {**(section.get("prompts") or {}), **asked}
 
 
@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
         asked = dict(given)
         if args.freeze is not None and (args.dense or args.mask) and not args.prune:
             asked["freeze"], args.freeze = args.freeze, None
-        ask_for_prompt(settings, asked)
+        ask_for_prompt(settings, args.dataset, asked)
 
     from data.tokenizer import load_tokenizer  # heavy imports after parsing
     from models import load_task_model

@@ -134,10 +134,11 @@ class Search(Progressive):
         moved = sum(int((bits ^ self._first[name]).sum()) for name, bits in self._chosen.items())
         if moved < MOVED * self._size:
             rate, steps = self.rate(), counted(self._steps, "step")
+            better = max(automatic_rate(self._steps), 2 * rate)
             console.print(
                 f"note: {moved:,} of {self._size:,} scores crossed the cut, less than {percent(MOVED)} %, "
                 f"since {steps} at a score rate of {rate:g} {agreed(self._steps, 'is')} too few: give more epochs, or "
-                f"--score_lr {automatic_rate(self._steps):.2g}"
+                f"--score_lr {better:.2g}"
             )
         return self.mask
 

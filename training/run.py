@@ -17,7 +17,7 @@ from configs.limits import at_least
 from console.errors import InputError
 from console.interrupt import interrupt
 from console.progress import console
-from console.words import counted
+from console.words import agreed, counted
 from models import RANDOM, file_name
 from models.library.finding import told_skipped
 from pruners import PRUNERS
@@ -224,6 +224,12 @@ def sparsify(run: Run, model: nn.Module, sparsifier: Sparsifier) -> None:
     if run.args.evaluate and run.leads and report is not None and report.fresh:
         made = counted(len(report.fresh), "tensor")
         console.print(f"note: {report.source} lacks {made} (first: {report.fresh[0]}), made anew: numbers mean little")
+    if run.leads and isinstance(sparsifier, Fixed) and (left := sparsifier.left_out):
+        console.print(
+            f"note: {counted(len(left), 'layer', 'is')} in the mask, but not pruned by this model, and "
+            f"{agreed(len(left), 'stays')} dense: {', '.join(left[:5])}{', ...' if len(left) > 5 else ''}; "
+            "model: {prune_head: true} prunes a classifier, too (timm:, hf:)"
+        )
     if run.leads and isinstance(sparsifier, Progressive):
         for line in told_skipped(model.skipped):
             console.print(f"  not pruned  {line}")
