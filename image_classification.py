@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
     Task = TASKS[task_name]
     config = config_for(settings, args.dataset, where, Task.Config, args.seed)
     if task_name == "prompts":  # before data and model are looked at
-        check_given(given, config.prompts, args.prune, args.evaluate)
+        check_given(given, config.prompts, args.prune, args.evaluate, args.teacher)
         config.check_file()
     count_classes(config)
     if config.model.get("conv", False) != (conv := convolutions_in(args, config.model.get("conv", False))):

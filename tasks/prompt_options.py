@@ -68,11 +68,19 @@ class PromptOptions:
         return self.prompt != NONE
 
 
-def check_given(given: Iterable[str], options: PromptOptions, prune: str | None, evaluates: bool) -> None:
+def check_given(
+    given: Iterable[str], options: PromptOptions, prune: str | None, evaluates: bool, teacher: str | None = None
+) -> None:
     """InputError for an option of the command line that has no meaning beside the others.
 
-    given: names of those options. prune: the method of --prune. evaluates: whether nothing is trained.
+    given: names of those options. prune: the method of --prune. evaluates: whether nothing is trained. teacher: a
+    model to learn from.
     """
+    if teacher:
+        raise InputError(
+            "--teacher reads the pictures of a run without a prompt: leave it out, or take configs/<model>/"
+            "image_classification.yaml, without --prompt and with --prune hydra"
+        )
     kind, rates = options.prompt_kind, ("prompt_lr", "search_prompt_lr")
     sizes = {"prompt_kind", "prompt_width", "prompt_square"}
     if evaluates and options.prompt == NEW:

@@ -309,6 +309,10 @@ def test_layers_nearly_empty_and_searches_that_hardly_move(config, run, tmp_path
         ("--dense --prompt new --dataset plain", "--halves plain never shows the prompt"),
         ("--dense --prompt nowhere.safetensors --dataset missing", "nowhere.safetensors"),
         ("--dense --prompt P --mapping head --dataset missing", "add --mapping flm"),
+        (
+            "--prune vpns --teacher timm:resnet18",
+            "--teacher reads the pictures of a run without a prompt: leave it out",
+        ),
         ("--prune vpns --freeze", "--freeze has no meaning for --prune vpns"),
         ("--evaluate -pre L --prompt new", "name the file with --prompt"),
         ("--evaluate --prompt P --halves both", "--halves has no meaning with --evaluate"),
