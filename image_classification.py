@@ -42,16 +42,25 @@ def options_of_prompts(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name in offered if (value := getattr(args, name)) is not None}
 
 
+def ask_for_prompt(settings: dict[str, Any], dataset: str | None, asked: dict[str, Any]) -> None:
+    """Put what the command line says above the configuration, and above what is the data set's own there."""
+    datasets = settings.get("datasets") or {}
+    own = datasets.get(dataset or next(iter(datasets), None))
+    for section in (settings, *([own] if own and "prompts" in own else [])):
+        section["prompts"] = {**(section.get("prompts") or {}), **asked}
+
+
 def convolutions_in(args: argparse.Namespace, given: bool) -> bool:
     """Whether convolutions can be pruned, of a library's model: asked for with --conv, or as the mask was made.
 
     given: by the configuration, which counts without a mask.
     """
     from sparsity.mask import Mask
+    from training.run import mask_file
 
-    if ":" not in args.model or args.dense or not args.mask:
+    if ":" not in args.model or (path := mask_file(args)) is None:
         return args.conv or given
-    mask = Mask.load(args.mask)
+    mask = Mask.load(path)
     return args.conv or any(len(mask.shape(name)) == CONVOLUTION for name in mask)
 
 
@@ -62,31 +71,36 @@ def main(arguments: list[str] | None = None) -> None:
     task_name = "prompts" if given or args.prune == PROMPTED else "image_classification"
     settings, where = task_settings(args, task_name)
     if "prompts" in settings or given:
-        task_name, settings["prompts"] = "prompts", {**(settings.get("prompts") or {}), **given}
-    if task_name == "prompts" and args.freeze is not None and (args.dense or args.mask) and not args.prune:
-        settings["prompts"], args.freeze = {**(settings.get("prompts") or {}), "freeze": args.freeze}, None
+        task_name = "prompts"
+    if task_name == "prompts":
+        asked = dict(given)
+        if args.freeze is not None and (args.dense or args.mask) and not args.prune:
+            asked["freeze"], args.freeze = args.freeze, None
+        ask_for_prompt(settings, args.dataset, asked)
 
     from data.tokenizer import load_tokenizer  # heavy imports after parsing
     from models import load_task_model
     from tasks import TASKS
-    from tasks.image_classification import config_for
+    from tasks.image_classification import config_for, count_classes
     from training.finetuning import TrainingData, conclude, fit_task
     from training.run import chosen_sparsifier, open_run, sparsify
 
     Task = TASKS[task_name]
     config = config_for(settings, args.dataset, where, Task.Config, args.seed)
+    if task_name == "prompts":  # before data and model are looked at
+        check_given(given, config.prompts, args.prune, args.evaluate, args.teacher)
+        config.check_file()
+    count_classes(config)
     if config.model.get("conv", False) != (conv := convolutions_in(args, config.model.get("conv", False))):
         config.model["conv"] = conv
     dataset = args.dataset or next(iter(settings["datasets"]))
-    if task_name == "prompts":
-        check_given(given, config.prompts, args.prune, args.evaluate)
     with open_run(args, config, task_name, dataset=dataset) as run:
         sparsifier = chosen_sparsifier(run)
         model = load_task_model(args.model, "image_classification", weights=args.weights, overrides=config.model)
         sparsify(run, model, sparsifier)
         tokenizer = load_tokenizer(model.tokenizer)
-        data = None if args.evaluate else TrainingData(run, model, tokenizer)
         task = Task(config, model, tokenizer, run)
+        data = None if args.evaluate else TrainingData(run, model, tokenizer)
         epoch = fit_task(run, model, task, data, sparsifier) if data else None
         conclude(run, model, task, sparsifier, epoch, data)
 

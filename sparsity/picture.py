@@ -10,6 +10,9 @@ from storage.atomic import atomic_path
 
 COLOURS = ("#3b6fb6", "#c2572b", "#4d8f4a", "#8a5aa8", "#b59a2d")  # told apart in print and by the colour-blind
 
+NAMED = 40
+"""Layers whose names fit next to a picture's rows."""
+
 
 def draw_layers(masks: dict[float, Mask], path: Path, title: str) -> None:
     """One row of bars a sparsity, one bar a layer in the model's order, one colour a modality (PNG)."""
@@ -44,12 +47,14 @@ def draw_layers(masks: dict[float, Mask], path: Path, title: str) -> None:
 def draw_progress(history: list[dict[str, Any]], mask: Mask, path: Path, title: str) -> None:
     """How a run pruned (PNG): the share kept of each modality over the steps, and of every layer.
 
-    history: `step`, `remaining` (of all, by the schedule) and `kept` by layer, as `Progressive.history`.
+    history: `step`, `remaining` (of all, by the schedule) and `kept` by layer, as `Progressive.history`; `begins`: the
+    stage of the run that begins there.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     if not history:
         return
@@ -76,6 +81,16 @@ def draw_progress(history: list[dict[str, Any]], mask: Mask, path: Path, title: 
     )
     below.set(xlim=(0, steps[-1]), xlabel="optimizer steps", ylabel="layers, in the model's order")
     below.invert_yaxis()
+    if len(names) <= NAMED:
+        below.set_yticks([i + 0.5 for i in range(len(names))], names, fontsize=5)
+    else:
+        below.yaxis.set_major_locator(MaxNLocator(integer=True))
+    begins = {point["step"]: point["begins"] for point in history if "begins" in point}
+    for step, stage in begins.items():
+        above.text(step, 103, f" {stage}", fontsize=8)
+    for axis in (above, below):
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.vlines(list(begins), *axis.get_ylim(), color="black", linewidth=0.8)
     figure.colorbar(mesh, ax=below, label="% kept")
     figure.suptitle(title, fontsize=12)
     with atomic_path(path) as temporary:

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from console.errors import InputError
 from console.progress import console
 from console.words import agreed, counted
 from models.base import Model
@@ -41,14 +40,13 @@ class Search(Progressive):
 
     searching = True
     _units: Mapping[str, Units] = MappingProxyType({})  # by what reads them, where whole units go
+    _trained = 0  # steps of the second stage
     _threshold = float("nan")
     _found: Mapping[str, Tensor] = MappingProxyType({})
 
     def attach(self, model: Model) -> None:
-        """Scores for what is pruned, and the first cut. InputError with a given mask: all weights take part."""
+        """Scores for what is pruned, and the first cut; all weights take part, so there is no given mask."""
         super().attach(model)
-        if self._given is not None:
-            raise InputError(f"--prune {self.config.prune} searches among all weights: leave --mask out")
         if self.config.structured:
             self._units = {one.consumer: one for one in units(model) if one.consumer in self._pruned}
             self._pruned = list(self._units)
@@ -101,10 +99,12 @@ class Search(Progressive):
 
     def started(self, steps: int, epoch: int) -> None:
         """A stage has so many steps, and so many an epoch."""
-        if self.searching:
-            self._steps = self._settled = steps
-            if not self._history:
-                self._remember(0, 1 - self._share)
+        if not self.searching:
+            self._trained = steps
+            return
+        self._steps = self._settled = steps
+        if not self._history:
+            self._remember(0, 1 - self._share)
 
     def begin_search(self, module: nn.Module, beside: Iterable[nn.Parameter]) -> None:
         """Let nothing of `module` ask for gradients but scored weights, what is new, and what is trained beside it."""
@@ -134,10 +134,11 @@ class Search(Progressive):
         moved = sum(int((bits ^ self._first[name]).sum()) for name, bits in self._chosen.items())
         if moved < MOVED * self._size:
             rate, steps = self.rate(), counted(self._steps, "step")
+            better = max(automatic_rate(self._steps), 2 * rate)
             console.print(
                 f"note: {moved:,} of {self._size:,} scores crossed the cut, less than {percent(MOVED)} %, "
                 f"since {steps} at a score rate of {rate:g} {agreed(self._steps, 'is')} too few: give more epochs, or "
-                f"--score_lr {automatic_rate(self._steps):.2g}"
+                f"--score_lr {better:.2g}"
             )
         return self.mask
 
@@ -164,13 +165,20 @@ class Search(Progressive):
     def _bits(self) -> Mapping[str, Tensor]:
         return self._found
 
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """As of masks that grow; then the second stage, in which the mask stands as it was found."""
+        *before, last = self._history
+        found = {**last, "step": self._steps, "begins": "training"}
+        return [*before, found, {**last, "step": self._steps + self._trained}]
+
     def settled(self, step: int) -> bool:
         """The second stage has the mask from its first step on."""
         return not self.searching
 
     def log(self) -> dict[str, Any]:
         """For a row of log.jsonl."""
-        return {"remaining": 1 - self._share} | ({"threshold": self._threshold} if self.searching else {})
+        return {"remaining": round(1 - self._share, 6)} | ({"threshold": self._threshold} if self.searching else {})
 
     def state_dict(self) -> dict[str, Any]:
         """The scores; a run that resumes in the second stage reads the first one's last snapshot before."""

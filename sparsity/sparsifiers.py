@@ -92,6 +92,7 @@ class Fixed(Sparsifier):
 
     def __init__(self, mask: Mask):
         self._given = mask
+        self.left_out: list[str] = []  # layers that the mask prunes and the model does not
         self._bits: dict[str, Tensor] = {}
         self._wide: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self._layers: dict[str, PrunableLayer] = {}
@@ -100,6 +101,8 @@ class Fixed(Sparsifier):
     def attach(self, model: nn.Module) -> None:
         """Apply the mask; InputError when it does not fit."""
         self.mask = self._given.fitted(model)
+        others = model.state_dict().keys() - set(self.mask)
+        self.left_out = [name for name in self._given if name in others]
         self.mask.apply(model)
         self._layers = model.prunable_layers()
         self._followers = model.followers()

@@ -31,10 +31,12 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def keep_json_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+def keep_json_lines(path: Path, keep: Callable[[dict[str, Any]], bool], source: Path | None = None) -> None:
     """Leave only the lines that `keep` wants: a killed run will log again what came after its last snapshot.
 
-    A last line that was cut short goes, too. Nothing happens when there is no file.
+    source: the log whose lines are taken (None: the same). A last line that was cut short goes, too. Nothing happens
+    when neither has a line.
     """
-    if path.is_file():
-        write_text(path, "".join(json.dumps(line) + "\n" for line in read_json_lines(path) if keep(line)))
+    lines = [json.dumps(line) + "\n" for line in read_json_lines(source or path) if keep(line)]
+    if lines or path.is_file():
+        write_text(path, "".join(lines))

@@ -66,6 +66,9 @@ class ClassificationConfig(Finetuning):
         """Without the images that are held out."""
         return hold_out(source, self.validation, self.seed)[0] if self.validation else source
 
+    def check_classes(self, classes: list[str]) -> None:
+        """InputError where the configuration names something that was made for other classes."""
+
 
 def config_for(
     settings: dict[str, Any],
@@ -74,11 +77,9 @@ def config_for(
     kind: type[ClassificationConfig],
     seed: int | None = None,
 ) -> ClassificationConfig:
-    """The configuration for one of the data sets in the section `datasets`, the first by default.
+    """The configuration for one of the data sets in the section `datasets`, the first by default; no data is opened.
 
-    The model gets as many classes as the set has, unless it keeps its own. seed: in place of the configuration's.
-    InputError for a name that is not there, and where training and test images do not have the same classes
-    (`same_classes`).
+    seed: in place of the configuration's. InputError for a name that is not there.
     """
     datasets = settings.get("datasets")
     if not isinstance(datasets, dict) or not datasets:
@@ -88,11 +89,19 @@ def config_for(
         raise InputError(f"unknown data set '{name}'{nearest(name, datasets)}: choose one of {', '.join(datasets)}")
     common = {key: value for key, value in settings.items() if key != "datasets"}
     each = {n: parse(kind, {**common, **own}, f"{where}: {n}") for n, own in datasets.items()}
-    config = each[name] if seed is None else replace(each[name], seed=seed)
-    classes = same_classes(LabelledSet(config.train.files, config.train.splits).open(), config.test.open())
+    return each[name] if seed is None else replace(each[name], seed=seed)
+
+
+def count_classes(config: ClassificationConfig) -> None:
+    """Give the model as many classes as the images have, unless it keeps its own.
+
+    InputError where training and test images do not have the same ones (`same_classes`), or others than they should.
+    """
+    training = LabelledSet(config.train.files, config.train.splits).open()
+    classes = same_classes(training, config.test.open())
+    config.check_classes(training.classes)
     if config.new_classifier:
         config.model["classes"] = classes
-    return config
 
 
 Found = dict[int, tuple[int, int]]

@@ -16,7 +16,7 @@ from models import load_model, load_task_model
 from models.base import Model
 from pruners.settings import PruneConfig
 from tasks import TASKS
-from tasks.image_classification import config_for
+from tasks.image_classification import config_for, count_classes
 from tasks.retrieval import RetrievalConfig
 from training.task import Finetuning
 
@@ -37,7 +37,11 @@ def of_task(args: argparse.Namespace) -> Finetuning:
     """The configuration of the task; of several data sets the first."""
     settings, where = read_settings(task_file(args.model, args.task), [])
     kind = TASKS[args.task].Config
-    return config_for(settings, None, where, kind) if "datasets" in settings else parse(kind, settings, where)
+    if "datasets" not in settings:
+        return parse(kind, settings, where)
+    config = config_for(settings, None, where, kind)
+    count_classes(config)
+    return config
 
 
 def data_of(args: argparse.Namespace) -> PruneConfig:

@@ -57,7 +57,7 @@ class PromptOptions:
 
         if self.freeze and self.prompt == NONE:
             raise InputError("--freeze trains the prompt alone, and --prompt none has none: leave one of them out")
-        if self.halves == "plain" and self.prompt != NONE:
+        if self.halves == "plain" and self.prompt != NONE and not self.freeze:  # which has halves of its own
             raise InputError(
                 "--halves plain never shows the prompt, so it learns nothing: add --prompt none, or leave --halves out"
             )
@@ -68,13 +68,26 @@ class PromptOptions:
         return self.prompt != NONE
 
 
-def check_given(given: Iterable[str], options: PromptOptions, prune: str | None, evaluates: bool) -> None:
+def check_given(
+    given: Iterable[str], options: PromptOptions, prune: str | None, evaluates: bool, teacher: str | None = None
+) -> None:
     """InputError for an option of the command line that has no meaning beside the others.
 
-    given: names of those options. prune: the method of --prune. evaluates: whether nothing is trained.
+    given: names of those options. prune: the method of --prune. evaluates: whether nothing is trained. teacher: a
+    model to learn from.
     """
+    if teacher:
+        raise InputError(
+            "--teacher reads the pictures of a run without a prompt: leave it out, or take configs/<model>/"
+            "image_classification.yaml, without --prompt and with --prune hydra"
+        )
     kind, rates = options.prompt_kind, ("prompt_lr", "search_prompt_lr")
     sizes = {"prompt_kind", "prompt_width", "prompt_square"}
+    if evaluates and options.prompt == NEW:
+        raise InputError(
+            "--evaluate tests weights with the prompt and the label mapping that they were trained with: name the "
+            "file with --prompt (prompt.safetensors in the run's folder; a run without a prompt leaves one, too)"
+        )
     reasons = [
         (evaluates, {"halves", *rates}, "with --evaluate, which trains nothing"),
         (not options.learns, sizes | set(rates), "without a prompt (--prompt none)"),

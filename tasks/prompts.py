@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -55,10 +56,30 @@ class PromptsConfig(ClassificationConfig):
         if self.best_epoch:
             raise InputError("best_epoch is not for runs with a prompt, of which the last epoch counts: leave it out")
 
+    @cached_property
+    def given(self) -> PromptFile | None:
+        """The prompt of a file, where one is named; InputError for a file that is missing, damaged, or no prompt."""
+        return None if self.prompts.prompt in (NEW, NONE) else read_prompt(self.prompts.prompt)
+
+    def check_file(self) -> None:
+        """InputError where the file is none, or was made with another kind of classifier."""
+        if self.given is not None and (self.given.mapping is None) != self.new_classifier:
+            mapped = self.given.mapping is not None
+            words = ("a label mapping", "flm") if mapped else ("a new classifier", "head")
+            raise InputError(f"{self.prompts.prompt} was trained with {words[0]}: add --mapping {words[1]}")
+
+    def check_classes(self, classes: list[str]) -> None:
+        """InputError where the file belongs to others."""
+        if self.given is not None and self.given.classes != classes:
+            theirs = self.given.classes
+            raise InputError(
+                f"{self.prompts.prompt} belongs to other classes ({len(theirs)}, first: {theirs[0]}) than the images "
+                f"({len(classes)}, first: {classes[0]}): --prompt new fits another"
+            )
+
     def sides(self) -> dict[str, ReaderConfig]:
         """The halves of a step: clean pictures, then varied ones, each in an order of its own."""
-        asked = self.prompts
-        side = asked.picture if asked.prompt in (NEW, NONE) else read_prompt(asked.prompt).shape["picture"]
+        side = self.prompts.picture if self.given is None else self.given.shape["picture"]
         train = dataclasses.replace(self.train, side=side)
         halves = {"clean": dataclasses.replace(train, clean=True), "train": train}
         chosen = "prompted" if self.prompts.freeze else self.prompts.halves
@@ -81,13 +102,7 @@ class Prompts(Classification):
 
     def __init__(self, config: PromptsConfig, model: nn.Module, tokenizer: Any, run: Run):
         """InputError for a prompt that does not fit, and for classes that cannot be mapped."""
-        self._options, self._run = config.prompts, run
-        given = None if self._options.prompt in (NEW, NONE) else read_prompt(self._options.prompt)
-        if run.args.evaluate and self._options.prompt == NEW:
-            raise InputError(
-                "--evaluate tests weights with the prompt and the label mapping that they were trained with: name the "
-                "file with --prompt (prompt.safetensors in the run's folder; a run without a prompt leaves one, too)"
-            )
+        self._options, self._run, given = config.prompts, run, config.given
         self._prompt = self._made(model.image_shape, given)
         picture, shape = self._prompt.picture, model.image_shape
         plain = ImageShape(picture, shape.patch_size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -123,25 +138,27 @@ class Prompts(Classification):
 
     def _mapping(self, model: nn.Module, given: PromptFile | None) -> LabelMapping | None:
         """One of the file, or one that is still to be fitted; None with a new classifier."""
-        if given is not None:
-            if given.classes != self._classes:
-                raise InputError(
-                    f"{self._options.prompt} belongs to other classes ({len(given.classes)}, first: "
-                    f"{given.classes[0]}) than the images ({len(self._classes)}, first: {self._classes[0]}): --prompt "
-                    "new fits another"
-                )
-            if (given.mapping is None) != (self._options.mapping == "head"):
-                words = ("a label mapping", "flm") if given.mapping is not None else ("a new classifier", "head")
-                raise InputError(f"{self._options.prompt} was trained with {words[0]}: add --mapping {words[1]}")
-            return None if given.mapping is None else LabelMapping(given.mapping)
         if self._options.mapping == "head":
             return None
+        with torch.no_grad():
+            known = model.logits(next(model.parameters()).new_zeros(1, 3, self._prompt.side, self._prompt.side)).shape[
+                1
+            ]
+        if given is not None:
+            assert given.mapping is not None  # else `check_file` has refused it
+            if (most := int(given.mapping.max())) >= known:
+                raise InputError(
+                    f"{self._options.prompt} maps labels to class {most}, but the model knows {known} only: give "
+                    "--model and -pre as it was trained with, or --prompt new"
+                )
+            return LabelMapping(given.mapping)
         fresh = [] if model.load_report is None else model.load_report.fresh
         if fresh:
             raise InputError(
                 f"the checkpoint has no classifier ({fresh[0]} was made anew), so there is nothing to map labels from: "
                 "--mapping head"
             )
+        check_classes(known, len(self._classes))
         return LabelMapping(torch.zeros(len(self._classes)))
 
     def _freeze(self, model: nn.Module) -> None:
@@ -195,7 +212,6 @@ class Prompts(Classification):
         mine = None
         for batch in look.batches(self._counted, self._config.eval_batch):
             logits = model.logits(self._prompt(placed(batch, model)["image"]))
-            check_classes(logits.shape[1], len(self._classes))
             found = answers(logits, batch["label"], len(self._classes))
             mine = found if mine is None else mine + found
         parts = gather_shares(look.fabric, {look.fabric.global_rank: mine})

@@ -33,6 +33,9 @@ from training.snapshot import load_snapshot, save_snapshot
 
 Losses = dict[str, Tensor]
 
+LOG = "log.jsonl"
+"""Losses now and then, in a run's folder."""
+
 FAR = 1.0e10
 """Weights and gradients as large as that are on their way to no number."""
 
@@ -133,17 +136,20 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
     if fabric.is_global_zero:
         remove_parts(loop.snapshot)
     step = 0
-    parts = {"sparsifier": loop.sparsifier} | {part.name: part for part in loop.callbacks if part.name}
-    if loop.origin is not None:
-        step = load_snapshot(loop.origin, module, optimizer, loop.identity, fabric.strategy.precision, parts)
+    means = _Means(fabric)
+    own_state = {"sparsifier": loop.sparsifier, "means": means}
+    parts = own_state | {part.name: part for part in loop.callbacks if part.name}
+    origin = loop.origin
+    if origin is not None:
+        step = load_snapshot(origin, module, optimizer, loop.identity, fabric.strategy.precision, parts)
     for callback in loop.callbacks:
         callback.started(step)
     if fabric.is_global_zero:
-        keep_json_lines(loop.folder / "log.jsonl", lambda line: line["step"] <= step)
+        source = None if origin is None else origin.parent / LOG  # of a snapshot elsewhere: its lines come along
+        keep_json_lines(loop.folder / LOG, lambda line: line["step"] <= step, source)
     optimizer = fabric.setup_optimizers(optimizer)
     wrapped.train()
     batches = micro_batches(step * loop.accumulate)
-    means = _Means()
     saved = time.monotonic()
     with progress_bar(loop.title, loop.steps, done=step, show=fabric.is_global_zero) as advance:
         while step < loop.steps:
@@ -181,13 +187,13 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
                 callback.after_step(step)
             advance(1)
             if step % loop.log_every == 0 or step == loop.steps:
-                values = means.take(fabric)
+                values = means.take()
                 if not all(map(math.isfinite, values.values())):  # of any process: all know the same numbers
                     raise _diverged(step)
                 advance(0, f"lr {rate:.1e} " + " ".join(f"{name} {value:.3f}" for name, value in values.items()))
                 if fabric.is_global_zero:
                     row = {"step": step, "lr": rate} | values | loop.sparsifier.log()
-                    append_json_line(loop.folder / "log.jsonl", row)
+                    append_json_line(loop.folder / LOG, row)
                     for callback in loop.callbacks:
                         callback.after_log(row)
             ended = loop.epoch > 0 and step % loop.epoch == 0
@@ -203,6 +209,7 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
                 or (loop.snapshot_steps is not None and step % loop.snapshot_steps == 0)
                 or late
             ):
+                means.gather()
                 if fabric.is_global_zero:
                     save_snapshot(
                         loop.snapshot, module, optimizer, step, loop.identity, fabric.strategy.precision, parts
@@ -243,33 +250,53 @@ def _set_randomness(fabric: Fabric, seed: int, step: int, micro: int) -> None:
 
 
 class _Means:
-    """Running means of named losses since the last look, without waiting for the device at every step."""
+    """Running means of named losses since the last look, without waiting for the device at every step.
 
-    def __init__(self) -> None:
+    A snapshot has the sums of all processes, so that a row after resuming counts the steps before it, too.
+    """
+
+    def __init__(self, fabric: Fabric) -> None:
+        self._fabric = fabric
         self._sums: dict[str, Tensor] = {}
         self._count: dict[str, int] = {}
+        self._gathered: list[dict[str, tuple[Tensor, int]]] = []
 
     def add(self, losses: Losses) -> None:
         for name, loss in losses.items():
             self._sums[name] = self._sums.get(name, 0) + loss.detach()
             self._count[name] = self._count.get(name, 0) + 1
 
-    def take(self, fabric: Fabric) -> dict[str, float]:
+    def take(self) -> dict[str, float]:
         """The means over the micro-batches of all processes, which must all call, and get the same numbers."""
-        mine = {name: ((total / self._count[name]).item(), self._count[name]) for name, total in self._sums.items()}
+        self.gather()
         self._sums, self._count = {}, {}
-        parts = [mine]
-        if fabric.world_size > 1:
-            parts = [{} for _ in range(fabric.world_size)]
-            dist.all_gather_object(parts, mine)
         found: dict[str, list[tuple[float, int]]] = {}
-        for part in parts:
-            for name, mean in part.items():
-                found.setdefault(name, []).append(mean)
+        for part in self._gathered:
+            for name, (total, n) in part.items():
+                found.setdefault(name, []).append((total.item() / n, n))
         return {
             name: round(sum(mean * n for mean, n in means) / sum(n for _, n in means), 5)
             for name, means in found.items()
         }
+
+    def gather(self) -> None:
+        """Know what every process has summed; all must call, before a snapshot, too."""
+        mine = {name: (total.cpu(), self._count[name]) for name, total in self._sums.items()}
+        self._gathered = [mine]
+        if self._fabric.world_size > 1:
+            self._gathered = [{} for _ in range(self._fabric.world_size)]
+            dist.all_gather_object(self._gathered, mine)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As last gathered, by process; nothing where none has summed anything."""
+        parts = [{name: list(sums) for name, sums in part.items()} for part in self._gathered]
+        return {"processes": parts} if any(parts) else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The counterpart of `state_dict`."""
+        mine = state["processes"][self._fabric.global_rank]
+        self._sums = {name: total.to(self._fabric.device) for name, (total, _) in mine.items()}
+        self._count = {name: n for name, (_, n) in mine.items()}
 
 
 def _any_process(fabric: Fabric, *flags: bool) -> list[bool]:

@@ -17,7 +17,7 @@ from configs.limits import at_least
 from console.errors import InputError
 from console.interrupt import interrupt
 from console.progress import console
-from console.words import counted
+from console.words import agreed, counted
 from models import RANDOM, file_name
 from models.library.finding import told_skipped
 from pruners import PRUNERS
@@ -164,22 +164,29 @@ def chosen_sparsifier(run: Run) -> Sparsifier:
             )
         if args.debug:
             config = replace(config, interval=1)  # two steps are fewer than most intervals
+        if config.prune in SEARCHES and args.mask:
+            raise InputError(f"--prune {config.prune} searches among all weights: leave --mask out")
         kind = Search if config.prune in SEARCHES else Progressive
         # Half precision leaves out steps whose gradients are not finite.
         return kind(config, Mask.load(args.mask) if args.mask else None, may_overflow=run.precision == "16-mixed")
-    if args.dense:
-        if args.mask:
-            console.print("--dense and --mask are both given: training all weights, the mask is not used")
-        return Dense()
-    if args.mask:
-        return Fixed(Mask.load(args.mask))
-    if not args.evaluate:
+    if args.dense and args.mask:
+        console.print("--dense and --mask are both given: training all weights, the mask is not used")
+    if (path := mask_file(args)) is not None:
+        return Fixed(Mask.load(path))
+    if not args.evaluate and not args.dense:
         raise InputError(
             "give the mask to train under with --mask FILE, --prune METHOD to prune while training, or --dense to "
             "train all weights"
         )
-    named = args.weights not in (None, RANDOM)
-    return Fixed(Mask.load(args.weights)) if named and contains_mask(args.weights) else Dense()
+    return Dense()
+
+
+def mask_file(args: argparse.Namespace) -> str | None:
+    """The mask that weights are under: of --mask, or inside of weights that are only evaluated. None: of no file."""
+    if args.dense or args.mask:
+        return None if args.dense else args.mask
+    inside = args.evaluate and args.weights not in (None, RANDOM) and contains_mask(args.weights)
+    return args.weights if inside else None
 
 
 def progressive_config(args: argparse.Namespace, config: Any) -> ProgressiveConfig | None:
@@ -217,6 +224,12 @@ def sparsify(run: Run, model: nn.Module, sparsifier: Sparsifier) -> None:
     if run.args.evaluate and run.leads and report is not None and report.fresh:
         made = counted(len(report.fresh), "tensor")
         console.print(f"note: {report.source} lacks {made} (first: {report.fresh[0]}), made anew: numbers mean little")
+    if run.leads and isinstance(sparsifier, Fixed) and (left := sparsifier.left_out):
+        console.print(
+            f"note: {counted(len(left), 'layer', 'is')} in the mask, but not pruned by this model, and "
+            f"{agreed(len(left), 'stays')} dense: {', '.join(left[:5])}{', ...' if len(left) > 5 else ''}; "
+            "model: {prune_head: true} prunes a classifier, too (timm:, hf:)"
+        )
     if run.leads and isinstance(sparsifier, Progressive):
         for line in told_skipped(model.skipped):
             console.print(f"  not pruned  {line}")

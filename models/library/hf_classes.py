@@ -25,6 +25,9 @@ class HFClass:
     exclude: tuple[str, ...] = ()
     """Parts of names that are never pruned."""
 
+    head: str = ""
+    """The one of these that can be pruned on request: an image classifier's own layer."""
+
     text: tuple[str, ...] = ("text_model.",)
     """Prefixes of parameters whose layers read text tokens."""
 
@@ -113,6 +116,7 @@ class ImageClassifier(HFClass):
     """Any `...ForImageClassification`: cross-entropy over its logits."""
 
     exclude = ("classifier", "pooler")
+    head = "classifier"
     text = ()
 
     @staticmethod

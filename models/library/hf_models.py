@@ -41,14 +41,16 @@ def load_hf(
 
     weights: None for those of the reference, another id, a checkpoint (file, folder, index or shard), or "random" for
     fresh ones drawn from `seed`. settings: values that replace the config's; of our own are `conv`, whether
-    convolutions are pruned, and `classes`, another word for num_labels. task: for image_classification the model is a
+    convolutions are pruned, `prune_head`, whether an image classifier's own layer is, and `classes`, another word for
+    num_labels. task: for image_classification the model is a
     classifier, whose head is drawn from `seed` where the weights have none of as many classes. Raises InputError when
     the model cannot be had, when the toolkit has no record of its class, and when the weights do not fit it.
     """
     if _is_here(reference) and not Path(reference).is_dir():
         raise InputError(f"hf:{reference}: there is no such folder; give one with config.json and weights")
     settings = dict(settings)
-    conv, classes = settings.pop("conv", False), settings.pop("classes", None)
+    own = {"conv": settings.pop("conv", False), "head": settings.pop("prune_head", False)}
+    classes = settings.pop("classes", None)
     given = [reference] if weights is None or str(weights) == RANDOM else [reference, str(weights)]
     with contextlib.nullcontext() if all(map(_is_here, given)) else hub_or_cache():
         config = _config(reference, settings)
@@ -63,7 +65,7 @@ def load_hf(
                 module, report = _pretrained(model_class, str(weights or reference), config, task is not None)
         longest = config.text_config.max_position_embeddings if record_of(model_class.__name__).text else 0
         tokenizer = HFTokenizer.load(reference, longest) if longest else None
-        model = wrap_hf(module.eval(), tokenizer, _preprocessor(reference), conv)
+        model = wrap_hf(module.eval(), tokenizer, _preprocessor(reference), **own)
     model.load_report = report
     return model if task else model.with_layers()
 
@@ -155,11 +157,18 @@ def wrap_hf(
     tokenizer: HFTokenizer | None = None,
     preprocessor: Mapping[str, Any] | None = None,
     conv: bool = False,
+    head: bool = False,
 ) -> WrappedModel:
-    """A model whose class has a record, wrapped. preprocessor: its preprocessor_config.json, where it has one."""
+    """A model whose class has a record, wrapped. preprocessor: its preprocessor_config.json, where it has one.
+
+    conv, head: whether convolutions, and the classifier, are pruned.
+    """
     record, config = record_of(type(module).__name__), module.config
     shape = image_shape(getattr(config, "vision_config", config), preprocessor or {}, record.normalised)
-    parts = tuple(part for part in record.exclude if any(part in name for name, _ in module.named_modules()))
+    if head and not record.head:
+        raise InputError(f"prune_head is for image classifiers, and {type(module).__name__} is none: leave it out")
+    dense = tuple(part for part in record.exclude if not head or part != record.head)
+    parts = tuple(part for part in dense if any(part in name for name, _ in module.named_modules()))
     options = {"exclude": lambda name: any(part in name for part in parts), "image_shape": shape, "conv": conv}
     options |= {"parts": hf_parts, "rebuilt": partial(_write_base, copy.deepcopy(config)), "write_stock": write_stock}
     if issubclass(record, ImageClassifier):

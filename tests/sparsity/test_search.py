@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from matplotlib import pyplot
 
 from models import load_model
+from sparsity.picture import draw_progress
 from sparsity.progressive_config import ProgressiveConfig
 from sparsity.search import Search, initial_score
 
@@ -38,6 +40,24 @@ def test_what_the_warning_offers_does(capsys):
         assert min(mask.kept(name) / mask.size(name) for name in mask) >= 0.01
         assert sum(map(mask.kept, mask)) == round(0.1 * sum(map(mask.size, mask)))
         assert "warning" not in said(capsys)
+
+
+def test_the_picture_shows_both_stages(tmp_path, monkeypatch):
+    """Layers by their names, whole steps, and a line where the mask was found."""
+    search, figures = attached(sparsity=90.0), []
+    search.started(4, 2)
+    for step in range(1, 5):
+        search.after_update(step)
+    search.searching = False
+    search.started(6, 3)
+    assert [point["step"] for point in search.history] == [0, 1, 2, 3, 4, 10]
+    assert [point.get("begins") for point in search.history] == [None] * 4 + ["training", None]
+    monkeypatch.setattr(pyplot, "close", figures.append)
+    draw_progress(search.history, search.mask, tmp_path / "p.png", "title")
+    above, below = figures[0].axes[:2]
+    assert below.get_xlim() == above.get_xlim() == (0, 10)
+    assert [label.get_text() for label in below.get_yticklabels()] == list(search.mask)
+    assert [text.get_text().strip() for text in above.texts] == ["training"]
 
 
 @pytest.mark.parametrize("kind", ["published", "magnitude"])

@@ -170,6 +170,25 @@ def test_the_log_holds_means_since_the_last_line(tmp_path):
         assert row["lr"] == pytest.approx(0.05 * Schedule(0.25, "cosine").factor(row["step"] - 1, 12))
 
 
+def test_a_resumed_run_logs_what_a_whole_one_logs(tmp_path):
+    """Each row once, with the means of steps before the snapshot, too; also in another folder than the snapshot's."""
+
+    def die(step):
+        if step == 8:  # two steps after the snapshot, three after the last row
+            raise MemoryError
+
+    def trained(folder, *callbacks, **changes):
+        settings = {"accumulate": 2, "log_every": 5, "snapshot_seconds": 1e9, "snapshot_steps": 6, **changes}
+        fit(one_process(), Toy(), micro_batches(3), loop(folder, callbacks=list(callbacks), **settings))
+        return (folder / "log.jsonl").read_text()
+
+    whole = trained(tmp_path / "whole")
+    with pytest.raises(MemoryError):
+        trained(tmp_path / "part", Callback(after_step=die))
+    assert trained(tmp_path / "other", start=tmp_path / "part" / "snapshot.pt") == whole
+    assert trained(tmp_path / "part") == whole
+
+
 @pytest.mark.slow
 def test_the_log_holds_means_of_all_processes(run_process, tmp_path):
     """Two processes, two micro-batches a step each: lines of 8, 8 and 4 micro-batches, computed here one by one."""

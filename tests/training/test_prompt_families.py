@@ -85,15 +85,22 @@ def test_the_classifier_on_request(sets, run, tmp_path):
     config = settings_of("timm:resnet18", sets, tmp_path, **MODEL, prune_head=True)
     mask, _ = pruned(run, "timm:resnet18", config, tmp_path / "out", "--prune", "vpns", "-s", "70")
     assert mask.shape("fc.weight") == (7, 16)
+    config = settings_of("timm:resnet18", sets, tmp_path, **MODEL)
+    words = ("--mask", tmp_path / "out_debug" / "mask.safetensors", "--prompt", "new", "--no_samples", "--debug")
+    done = run(*command(config, tmp_path / "dense_head", *words))
+    assert done.returncode == 0, done.stderr
+    said = " ".join((done.stdout + done.stderr).split())
+    assert "note: 1 layer is in the mask, but not pruned by this model, and stays dense: fc.weight" in said
 
 
 @pytest.mark.parametrize("kind", ["vit", "resnet"])
 @pytest.mark.parametrize("mapping", ["flm", "head"])
 def test_classifiers_of_hugging_face(kind, mapping, folders, sets, run, tmp_path):
-    config = settings_of(folders[kind], sets, tmp_path)
+    config = settings_of(folders[kind], sets, tmp_path, prune_head=mapping == "flm")
     more = ("--prune", "vpns", "-s", "70", "--mapping", mapping)
     mask, _ = pruned(run, folders[kind], config, tmp_path / "out", *more)
     assert any(len(mask.shape(layer)) == CONVOLUTIONS for layer in mask)
+    assert any("classifier" in layer for layer in mask) == (mapping == "flm")
 
 
 @pytest.mark.parametrize("mini", ["dino-mini", "resnet-mini"])

@@ -29,7 +29,10 @@ QUICK = "--no_samples"
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
     root = tmp_path_factory.mktemp("pictures")
-    return {"four": draw(root / "four", 4), "seven": draw(root / "seven", 7)}
+    four = draw(root / "four", 4)
+    plain = {**four, "prompts": {"prompt": "none", "halves": "plain"}}
+    missing = {"train": four["train"] | {"files": {"folder": str(root / "missing")}}, "test": four["test"]}
+    return {"four": four, "seven": draw(root / "seven", 7), "plain": plain, "missing": missing}
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +94,26 @@ def test_its_own_number_again(made, config, run, tmp_path):
     mask = ("--mask", made / "mask.safetensors")
     check(run(*command(config, tmp_path / "b", *mask, *again, made / "search" / "prompt.safetensors")))
     assert metrics(tmp_path / "b") == {key: found[f"search_{key}"] for key in ("top1", "plain_top1")}
+
+
+def test_weights_say_whether_convolutions_count(made, config, run, tmp_path):
+    """Evaluated as they are, without prompt, the weights are under the mask inside of them."""
+    settings = yaml.safe_load(config.read_text())
+    del settings["prompts"], settings["model"]["conv"]
+    for name in settings["datasets"]:
+        settings["datasets"][name]["train"]["reader"] = "classification"
+    settings["datasets"]["plain"].pop("prompts")
+    plain = tmp_path / "plain.yaml"
+    plain.write_text(yaml.safe_dump(settings))
+    check(run(*command(plain, tmp_path / "out", "-pre", made / "last.safetensors", "--evaluate", QUICK)))
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert found["kept"]["after_loading"]["all"]["share"] == pytest.approx(0.3, abs=1e-4)
+
+
+def test_the_command_line_goes_above_a_data_sets_own(config, run, tmp_path):
+    more = ("--dense", "--dataset", "plain", "--halves", "both", "--prompt", "new", "--debug", QUICK)
+    check(run(*command(config, tmp_path / "out", *more)))
+    assert "plain_top1" in metrics(tmp_path / "out_debug")
 
 
 def test_a_mask_with_its_prompt_and_with_a_new_one(made, config, run, tmp_path):
@@ -169,6 +192,8 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(mapping, stop, config, ru
     for name in ("part", "other"):
         same(tmp_path / "whole", tmp_path / name, "last", "mask", "prompt")
         assert metrics(tmp_path / name) == metrics(tmp_path / "whole")
+        for log in ("log.jsonl", "search/log.jsonl"):
+            assert (tmp_path / name / log).read_text() == (tmp_path / "whole" / log).read_text()
 
 
 @pytest.mark.slow
@@ -280,6 +305,14 @@ def test_layers_nearly_empty_and_searches_that_hardly_move(config, run, tmp_path
         ("--dense --prompt new --halves plain", "--halves plain never shows the prompt"),
         ("--dense --prompt none --freeze", "--freeze trains the prompt alone, and --prompt none has none"),
         ("--dense --prompt new --freeze --halves both", "--halves has no meaning with --freeze"),
+        ("--dense --prompt new --freeze --halves plain", "--halves has no meaning with --freeze"),
+        ("--dense --prompt new --dataset plain", "--halves plain never shows the prompt"),
+        ("--dense --prompt nowhere.safetensors --dataset missing", "nowhere.safetensors"),
+        ("--dense --prompt P --mapping head --dataset missing", "add --mapping flm"),
+        (
+            "--prune vpns --teacher timm:resnet18",
+            "--teacher reads the pictures of a run without a prompt: leave it out",
+        ),
         ("--prune vpns --freeze", "--freeze has no meaning for --prune vpns"),
         ("--evaluate -pre L --prompt new", "name the file with --prompt"),
         ("--evaluate --prompt P --halves both", "--halves has no meaning with --evaluate"),
@@ -302,13 +335,15 @@ def test_what_is_refused_in_a_sentence(words, message, made, config, run, tmp_pa
         ({"num_classes": 3}, "4 classes cannot be mapped to the 3 that the model knows: --mapping head gives it a new"),
         ({"pretrained_cfg_overlay": {"input_size": [3, 48, 48]}}, "is a prompt for 32 pixels, but the model takes 48"),
         ({"channels": [8, 8, 16, 32]}, "belongs to another network, with other layers"),
+        ({"num_classes": 1}, "but the model knows 1 only: give --model and -pre as it was trained with"),
     ],
 )
 def test_what_does_not_fit_the_model(changes, message, made, sets, run, tmp_path):
     other = write(tmp_path / "c.yaml", sets, model=MODEL | changes)
-    prompt = "new" if "num_classes" in changes else made / "prompt.safetensors"
+    prompt = "new" if "cannot be mapped" in message else made / "prompt.safetensors"
     done = run(*command(other, tmp_path / "out", "--dense", "--prompt", prompt, QUICK))
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_with_one_class_and_a_class_without_pictures(run, tmp_path):
