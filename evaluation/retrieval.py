@@ -50,7 +50,7 @@ def evaluate_retrieval(
     note: Callable[[str, Ranks], None] = lambda *_: None,
     workers: int = 0,
 ) -> dict[str, dict[str, float]]:
-    """Recalls by contrastive similarity alone (`itc`) and after re-ranking (`itm`).
+    """Recalls by contrastive similarity alone (`itc`) and, of models that re-rank, after re-ranking (`itm`).
 
     Candidates are re-ranked image by image: all texts that are among the image's best, and those that have it among
     theirs. A pair that both want is matched once, and what the layers compute of an image alone serves all its texts.
@@ -71,11 +71,16 @@ def evaluate_retrieval(
     result: dict[str, dict[str, float]] = {}
 
     def judge(kind: str, texts: Candidates, images: Candidates) -> None:
-        found = ranks(texts, images, gallery.texts_of_image, gallery.image_of_text)
-        result[kind] = recalls(found)
-        note(kind, found)
+        places = ranks(texts, images, gallery.texts_of_image, gallery.image_of_text)
+        result[kind] = recalls(places)
+        note(kind, places)
 
-    judge("itc", Candidates(similarity), Candidates(similarity.t()))
+    found = Candidates(similarity), Candidates(similarity.t())
+    judge("itc", *found)
+    if not model.reranks:
+        advance(len(similarity))
+        look(*found)
+        return result
 
     asked = _best(similarity, settings.k_test), _best(similarity.t(), settings.k_test)  # of images, of texts
     wanted = asked[0] | asked[1].t()

@@ -1,4 +1,5 @@
-"""What a pruned model still knows before any finetuning: zero-shot retrieval, region boxes, nearest neighbours.
+"""What a pruned model still knows before any finetuning: zero-shot retrieval, region boxes, nearest neighbours,
+classes by their names.
 
 python -m evaluation.zero_shot --model xvlm-mini --masks 'pruned_weights/*/xvlm-mini_*_seed42.safetensors'
 """
@@ -24,6 +25,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add_set(parser)
     parser.add_argument("--masks", nargs="*", default=[], help="mask files or patterns; the dense model comes first")
     parser.add_argument("--images", type=int, help="size of the retrieval gallery (default: the configuration's)")
+    parser.add_argument(
+        "--templates",
+        nargs="+",
+        metavar="TEXT",
+        help="texts with {} for a class's name, or a file of such lines (default: the configuration's)",
+    )
     parser.add_argument(
         "--dense", action=argparse.BooleanOptionalAction, default=True, help="evaluate the dense model, too"
     )

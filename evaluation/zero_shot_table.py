@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from data.retrieval import Gallery
 from data.sources import Files
 from data.tokenizer import load_tokenizer
 from evaluation.items import FILE, Groups, Items, items_files, write_items
+from evaluation.named_classes import NamedClasses, NamedClassSettings, read_templates
 from evaluation.neighbours import Neighbours, NeighbourSettings
 from evaluation.recall import RECALL_WORDS, Ranks, found_early
 from evaluation.regions import region_ious
@@ -42,7 +43,7 @@ class ZeroShotConfig:
     """What to measure: each part that is there.
 
     gallery: images and captions (one annotation file) for retrieval. regions: boxes to find. neighbours: labelled
-    images whose class the nearest neighbours name.
+    images whose class the nearest neighbours name. classes: the same, by texts that name their classes.
     """
 
     gallery: Files | None = None
@@ -52,13 +53,14 @@ class ZeroShotConfig:
     regions: ReaderConfig | None = None
     region_batches: int = 15
     neighbours: NeighbourSettings | None = None
+    classes: NamedClassSettings | None = None
 
 
 class ZeroShot:
     """What tables need to know of this evaluation, as of a task (tasks/base.py)."""
 
     name, words = "zero_shot", "zero-shot"
-    main = ("itm r_mean", r"\d+-NN", "itc r_mean", "IoU")
+    main = ("itm r_mean", r"\d+-NN", "itc r_mean", "IoU", "top-1")
     metric_words = RECALL_WORDS
     Config = ZeroShotConfig
     script = None  # of its own name
@@ -70,6 +72,10 @@ def evaluate_masks(args: argparse.Namespace, config: ZeroShotConfig, masks: list
         raise InputError("--images is the size of the gallery, but the configuration has no 'gallery' to retrieve from")
     if args.images is not None and args.images < 1:
         raise InputError(f"--images must be at least 1, not {args.images}")
+    if args.templates:
+        if config.classes is None:
+            raise InputError("--templates are texts that name classes, but the configuration has no 'classes' to name")
+        config = replace(config, classes=replace(config.classes, templates=read_templates(args.templates)))
     if args.json and Path(args.json).name == FILE:
         raise InputError(f"--json {args.json}: {FILE} is where the scores of single items go: choose another name")
     model = load_model(args.model, weights=args.weights)
@@ -114,7 +120,8 @@ def measurements(model: nn.Module, config: ZeroShotConfig, images: int) -> dict[
             recalls = evaluate_retrieval(pruned, gallery, tokenizer, config.retrieval, note=ranks.__setitem__)
             keys = ("img_r1", "txt_r1", "r_mean")
             numbers: dict[str, Any] = {f"{kind} {key}": values[key] for kind, values in recalls.items() for key in keys}
-            numbers["reranked"] = reranked(config.retrieval, gallery)
+            if pruned.reranks:
+                numbers["reranked"] = reranked(config.retrieval, gallery)
             return numbers, found_early({f"{kind} ": of for kind, of in ranks.items()}, gallery.image_of_text)
 
         found[f"retrieval among {counted(len(gallery), 'image')} and {counted(len(gallery.texts), 'text')}"] = retrieve
@@ -128,8 +135,14 @@ def measurements(model: nn.Module, config: ZeroShotConfig, images: int) -> dict[
         near, k = Neighbours(config.neighbours, model.image_shape), config.neighbours.k
         title = f"classes of {counted(len(near.queries), 'image')} by their {k} nearest of {len(near.bank)}"
         found[title] = lambda pruned: means("items", f"{k}-NN", near.right(pruned))
+    if config.classes is not None:
+        _require(model, "classes", Retriever)
+        named = NamedClasses(config.classes, model.image_shape, tokenizer)
+        title = f"classes of {counted(len(named.images), 'image')} by {counted(len(named.names), 'name')}"
+        found[title] = lambda pruned: means("classes", "top-1", named.right(pruned))
     if not found:
-        raise InputError("the configuration names nothing to measure: give 'gallery', 'regions' or 'neighbours'")
+        parts = "'gallery', 'regions', 'neighbours' or 'classes'"
+        raise InputError(f"the configuration names nothing to measure: give {parts}")
     return found
 
 

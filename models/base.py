@@ -133,6 +133,11 @@ class Model(nn.Module):
         """Side, patch and normalisation of its images. Default: sizes as in `config.vision`."""
         return ImageShape(self.config.vision.image_size, self.config.vision.patch_size)
 
+    @property
+    def positions(self) -> int:
+        """Most tokens of a text that it can read. Default: as in `config.text`."""
+        return self.config.text.positions
+
     def example(self, size: int) -> dict[str, Batch]:
         """Made-up batches of `size` samples, one a side, with the real fields and some padding."""
         raise InputError(f"a {type(self).__name__} has no example batch")

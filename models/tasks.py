@@ -63,6 +63,9 @@ class Retriever(Model):
     temp: Tensor
     """The temperature by which similarities are divided."""
 
+    reranks: bool = True
+    """Whether `match` says more than similarity."""
+
     compares_with_queue: bool = False
     """Whether its contrastive loss compares with features of earlier batches, and so sees no fewer in a small batch."""
 

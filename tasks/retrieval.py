@@ -80,7 +80,8 @@ class Retrieval(Task):
         self.rehearses = config.gather_negatives and passes * world > 1
         self._features = StepFeatures()
         self._moved: float | None = None
-        notices = [capped(config.evaluation.k_test, split, found) for split, found in self._galleries.items()]
+        matched = self._galleries.items() if model.reranks else ()
+        notices = [capped(config.evaluation.k_test, split, found) for split, found in matched]
         if passes > 1 and not (self.rehearses or model.compares_with_queue):
             notices.append(fewer_negatives(config.batch_size * world, passes))
         self.notices = [notice for notice in notices if notice]
@@ -101,7 +102,7 @@ class Retrieval(Task):
     def evaluate(self, model: nn.Module, look: Evaluation) -> Metrics:
         """Recalls after re-ranking under the published names, and those of similarity alone under `itc`.
 
-        `reranked` says how many candidates were.
+        `reranked` says how many candidates were. Of models that do not re-rank: those of similarity alone.
         """
         gallery = self._galleries[look.split]
 
@@ -115,12 +116,17 @@ class Retrieval(Task):
         settings, note = self._config.evaluation, ranks.__setitem__
         with look.bar(len(gallery)) as advance:
             found = evaluate_retrieval(model, gallery, self._tokenizer, settings, advance, keep, note, look.workers)
+        if not model.reranks:
+            return found["itc"]
         return {**found["itm"], "itc": found["itc"], "reranked": reranked(settings, gallery)}
 
     def items(self) -> Groups:
         """Texts whose image is found early, and images one of whose captions is."""
         image_of_text = self._galleries[self.split].image_of_text
-        return found_early({"": self._ranks["itm"], "itc ": self._ranks["itc"]}, image_of_text)
+        kinds = {"": self._ranks["itc"]}
+        if "itm" in self._ranks:
+            kinds = {"": self._ranks["itm"], "itc ": self._ranks["itc"]}
+        return found_early(kinds, image_of_text)
 
     def samples(self) -> list[Part]:
         """Images with the caption found for them, and texts with the images found, by the scores of matching."""
@@ -166,8 +172,9 @@ class Found:
 
     @classmethod
     def of(cls, candidates: Candidates, query: int) -> Found:
-        """A row of the candidates after re-ranking."""
-        return cls(candidates.order(query).tolist(), int(candidates.reranked[query].sum()))
+        """A row of the candidates after re-ranking; without any, all have a place."""
+        order, matched = candidates.order(query).tolist(), candidates.reranked
+        return cls(order, len(order) if matched is None else int(matched[query].sum()))
 
     def standing(self, number: int) -> str:
         """Where a candidate stands, in words."""

@@ -85,7 +85,7 @@ def check_positions(model: nn.Module, asked: dict[str, int]) -> None:
 
     asked: key of the configuration -> tokens.
     """
-    most = model.config.text.positions
+    most = model.positions
     for key, tokens in asked.items():
         if tokens > most:
             raise InputError(f"{key} is {tokens}, but the model has {most} positions: lower it")

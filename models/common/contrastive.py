@@ -50,6 +50,11 @@ def same_image_targets(idx: Tensor) -> Tensor:
     return same / same.sum(dim=1, keepdim=True)
 
 
+def pairs_loss(similarity: Tensor, targets: Tensor) -> Tensor:
+    """ITC where a pair may have several right answers: similarity, targets [b, b], rows of targets sum to 1."""
+    return (soft_cross_entropy(similarity, targets) + soft_cross_entropy(similarity.t(), targets)) / 2
+
+
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of rows [b, n] against distributions [b, n]; their mean."""
     return -(F.log_softmax(logits, dim=1) * targets).sum(dim=1).mean()

@@ -6,6 +6,7 @@ attributes and static methods are what `models.library.hf_models` hands to the w
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from configs.registry import Registry
 from models.base import Batch
-from models.common.contrastive import matching_loss
+from models.common.contrastive import matching_loss, pairs_loss
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -40,6 +41,9 @@ class HFClass:
     apart: bool = False
     """Whether image and text have a feature each, which `image` and `text_features` give."""
 
+    hottest: float | None = None
+    """Largest logit_scale, a logarithm, of classes whose towers are apart; None: any."""
+
     @staticmethod
     def image(module: nn.Module, image: Tensor) -> Tensor:
         """Features [b, e] of images [b, 3, H, W], of classes whose towers are apart."""
@@ -50,6 +54,11 @@ class HFClass:
         """Features [b, e] of texts [b, t], of the same."""
         seen = {"attention_mask": atts} if cls.padded else {}
         return module.get_text_features(input_ids=ids, **seen).pooler_output
+
+    @staticmethod
+    def contrast(module: nn.Module, similarity: Tensor, targets: Tensor) -> Tensor:
+        """Loss of scaled similarities [b, b] of images and texts; targets: which belong together, rows sum to 1."""
+        return pairs_loss(similarity, targets)
 
     @staticmethod
     def loss(module: nn.Module, batch: Batch) -> Tensor:
@@ -73,6 +82,7 @@ class CLIP(HFClass):
 
     exclude = ("visual_projection", "text_projection")
     apart = True
+    hottest = math.log(100)
 
 
 class SigLIP(HFClass):
@@ -82,6 +92,12 @@ class SigLIP(HFClass):
     padded = False
     apart = True
     normalised = HALF
+
+    @staticmethod
+    def contrast(module: nn.Module, similarity: Tensor, targets: Tensor) -> Tensor:
+        """Each pair alone, whether it belongs together (Zhai et al., ICCV 2023)."""
+        signs = 2 * (targets > 0).to(similarity.dtype) - 1
+        return -F.logsigmoid(signs * (similarity + module.logit_bias)).sum(dim=1).mean()
 
     @staticmethod
     def loss(module: nn.Module, batch: Batch) -> Tensor:

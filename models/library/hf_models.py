@@ -33,6 +33,9 @@ from models.library.pairs import WrappedPairs
 from models.wrap import WrappedClassifier, WrappedModel
 from storage.atomic import write_json
 
+REPOSITORY = Path(__file__).parent.parent.parent
+CLASSIFIES = "image_classification"
+
 
 def load_hf(
     reference: str, weights: str | Path | None, settings: dict[str, Any], task: str | None = None, seed: int = 0
@@ -42,10 +45,13 @@ def load_hf(
     weights: None for those of the reference, another id, a checkpoint (file, folder, index or shard), or "random" for
     fresh ones drawn from `seed`. settings: values that replace the config's; of our own are `conv`, whether
     convolutions are pruned, `prune_head`, whether an image classifier's own layer is, and `classes`, another word for
-    num_labels. task: for image_classification the model is a
-    classifier, whose head is drawn from `seed` where the weights have none of as many classes. Raises InputError when
+    num_labels. task: for image_classification the model is a classifier, whose head is drawn from `seed` where the
+    weights have none of as many classes; classes with two towers apart serve retrieval as they are. Raises InputError when
     the model cannot be had, when the toolkit has no record of its class, and when the weights do not fit it.
     """
+    shipped = REPOSITORY / reference  # of a mini, found from any working directory
+    if not Path(reference).exists() and (shipped / "config.json").is_file():
+        reference = str(shipped)
     if _is_here(reference) and not Path(reference).is_dir():
         raise InputError(f"hf:{reference}: there is no such folder; give one with config.json and weights")
     settings = dict(settings)
@@ -62,9 +68,10 @@ def load_hf(
             if str(weights) == RANDOM:
                 module, report = model_class(config), None
             else:
-                module, report = _pretrained(model_class, str(weights or reference), config, task is not None)
-        longest = config.text_config.max_position_embeddings if record_of(model_class.__name__).text else 0
-        tokenizer = HFTokenizer.load(reference, longest) if longest else None
+                module, report = _pretrained(model_class, str(weights or reference), config, task == CLASSIFIES)
+        record = record_of(model_class.__name__)
+        longest = config.text_config.max_position_embeddings if record.text else 0
+        tokenizer = HFTokenizer.load(reference, longest, filled=not record.padded) if longest else None
         model = wrap_hf(module.eval(), tokenizer, _preprocessor(reference), **own)
     model.load_report = report
     return model if task else model.with_layers()
@@ -92,8 +99,10 @@ def _class_name(reference: str, config: Any, task: str | None) -> str:
     above = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES.get(config.model_type, ())
     classifiers = (own,) if own.endswith(CLASSIFIER) else (above,) if isinstance(above, str) else above
     if task is not None:
-        check_task(f"hf:{reference}", task, ("image_classification",) if classifiers else ())
-        return classifiers[0]
+        apart = getattr(record_of(own), "apart", False)
+        there = [name for name, has in (("retrieval", apart), (CLASSIFIES, classifiers)) if has]
+        check_task(f"hf:{reference}", task, there)
+        return own if task == "retrieval" else classifiers[0]
     if record_of(own) is not None:
         return own
     if not classifiers:
@@ -197,7 +206,7 @@ def wrap_hf(
     options |= {"loss": record.loss, "forward": record.forward, "tokens": tokens, "tokenizer": tokenizer}
     options |= {"modality": {**dict.fromkeys(record.text, "text"), "": "vision"}, "example": pairs}
     if record.apart:
-        return WrappedPairs(module, record.image, record.text_features, lambda m: m.logit_scale.exp(), **options)
+        return WrappedPairs(module, record, **options)
     return WrappedModel(module, **options)
 
 

@@ -14,21 +14,24 @@ from console.errors import InputError
 
 
 class HFTokenizer:
-    """Adds the special tokens its model expects; `sep` has no meaning here. longest: tokens that the model can read."""
+    """Adds the special tokens its model expects; `sep` has no meaning here.
 
-    def __init__(self, tokenizer: Any, longest: int):
-        self._tokenizer, self._longest = tokenizer, longest
+    longest: tokens that the model can read. filled: whether all texts are padded to that, as the model learnt to read.
+    """
+
+    def __init__(self, tokenizer: Any, longest: int, filled: bool = False):
+        self._tokenizer, self._longest, self._filled = tokenizer, longest, filled
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
 
     @classmethod
-    def load(cls, reference: str, longest: int) -> HFTokenizer | None:
+    def load(cls, reference: str, longest: int, filled: bool = False) -> HFTokenizer | None:
         """The tokenizer of a folder or hub id; None when it has none (then batches must come tokenised)."""
         try:
             tokenizer = AutoTokenizer.from_pretrained(reference)
         except (OSError, ValueError, KeyError, ImportError):
             return None
         # Where the files are missing, transformers makes a tokenizer that knows its special tokens only.
-        return cls(tokenizer, longest) if len(tokenizer) > len(set(tokenizer.all_special_ids)) else None
+        return cls(tokenizer, longest, filled) if len(tokenizer) > len(set(tokenizer.all_special_ids)) else None
 
     def save(self, folder: Path) -> None:
         """Write its files, from which `load` makes it again."""
@@ -45,7 +48,7 @@ class HFTokenizer:
 
     def pad_batch(self, rows: Sequence[Sequence[int]], length: int | None = None) -> tuple[Tensor, Tensor]:
         """Rows of ids -> text_ids and text_atts [b, t] int64."""
-        t = min(length, self._longest) if length else max(map(len, rows))
+        t = self._longest if self._filled else min(length, self._longest) if length else max(map(len, rows))
         if any(len(row) > t for row in rows):
             raise InputError(f"a text has more than {t} tokens: raise max_tokens")
         ids = torch.full((len(rows), t), self.pad, dtype=torch.long)

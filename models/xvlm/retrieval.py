@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from models.base import Batch
 from models.common.bert import Embeddings, Encoder
 from models.common.checkpoint import KeyRules
-from models.common.contrastive import hard_negatives, matching_loss, others, same_image_targets, soft_cross_entropy
+from models.common.contrastive import hard_negatives, matching_loss, others, pairs_loss, same_image_targets
 from models.common.gather import Gather, no_gather
 from models.xvlm.clip_tower import CLIPTower
 from models.xvlm.encoders import XVLMEncoders
@@ -65,8 +65,8 @@ class XVLMRetrieval(XVLMEncoders):
         text, text_feature = self.text_entry(ids, atts)
         images, texts, targets = gather(image_feature), gather(text_feature), same_image_targets(gather(idx))
         similarity = images @ texts.t() / self.temp
-        itc = (soft_cross_entropy(similarity, targets) + soft_cross_entropy(similarity.t(), targets)) / 2
-        return {"itc": itc, "itm": self._itm_loss(image, text, atts, image_feature, text_feature, idx)}
+        itm = self._itm_loss(image, text, atts, image_feature, text_feature, idx)
+        return {"itc": pairs_loss(similarity, targets), "itm": itm}
 
     def _itm_loss(
         self, image: Tensor, text: Tensor, atts: Tensor, image_feature: Tensor, text_feature: Tensor, idx: Tensor

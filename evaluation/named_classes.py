@@ -1,0 +1,123 @@
+"""Zero-shot classification: a class is the mean feature of texts that name it, and an image is of the nearest class.
+
+As CLIP does it (Radford et al., ICML 2021, section 3.1.4): a name goes into each template, the features of a class's
+texts are normalised, averaged and normalised again.
+    python -m evaluation.zero_shot --model clip-mini --templates "a picture of a {}" "a small {}"
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from configs.limits import at_least
+from console.errors import InputError, explain_os_error
+from console.words import counted
+from data.classification import ImagesToClassify
+from data.evaluation_batches import evaluation_batches
+from data.labelled import LabelledSet
+from data.tokenizer import Tokenizer
+from models.base import ImageShape, placed
+from models.tasks import Retriever
+
+
+@dataclass(frozen=True)
+class NamedClassSettings:
+    """images: with labels. names: a file with a line a class, its folder or number and then its name (a comma, a blank
+    or a tab between them; what follows another comma is not read); none: folders are called as their class.
+    templates: texts with a place {} for the name. sep: whether [SEP] ends a text. centre: share of an image's side.
+    """
+
+    images: LabelledSet
+    names: str | None = None
+    templates: list[str] = field(default_factory=lambda: ["a photo of a {}."])
+    sep: bool = False
+    centre: float = 1.0
+    batch: int = 128
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "batch")
+        check_templates(self.templates)
+        if not 0 < self.centre <= 1:
+            raise InputError(f"classes: centre is a share of the side, above 0 and at most 1, not {self.centre}")
+
+
+def check_templates(templates: list[str]) -> None:
+    """InputError unless there are some, each with one place for a name."""
+    for template in templates or [""]:
+        if template.count("{}") != 1:
+            raise InputError(f"the template {template!r} needs one place for a class's name: write it as {{}}")
+
+
+def read_templates(given: list[str]) -> list[str]:
+    """What --templates says: texts, or the lines of one file; InputError where they are none."""
+    if len(given) == 1 and "{}" not in given[0]:
+        try:
+            given = [line for line in Path(given[0]).read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"--templates {given[0]!r} is neither a text with a place {{}} for a class's name nor a file of such "
+                "lines: give one of both"
+            ) from error
+    check_templates(given)
+    return given
+
+
+def names_of(path: str, classes: list[str]) -> list[str]:
+    """The names of the classes, each in the file's line that begins with it; InputError where one has no line."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise explain_os_error(error, f"read the class names {path}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text in UTF-8: give a file with a line a class") from error
+    parted = [re.split(r"[,\s]\s*", line.strip(), maxsplit=1) for line in lines]
+    found = {first: rest[0].partition(",")[0].strip('" ') for first, *rest in parted if rest}
+    if missing := [name for name in classes if not found.get(name)]:
+        raise InputError(
+            f"{path} names {counted(len(classes) - len(missing), 'class', of=len(classes))} and not '{missing[0]}': "
+            f"give a line with it, a comma and its name"
+        )
+    return [found[name] for name in classes]
+
+
+class NamedClasses:
+    """Labelled images and texts that name their classes, opened once, to be asked of any number of models."""
+
+    def __init__(self, settings: NamedClassSettings, shape: ImageShape, tokenizer: Tokenizer):
+        self._settings, self._tokenizer = settings, tokenizer
+        self.images = ImagesToClassify(settings.images, shape, share=settings.centre)
+        classes, files = self.images.source.classes, settings.images.files.resolved()
+        self.names = (
+            names_of(files.path(settings.names), classes)
+            if settings.names
+            else [name.replace("_", " ") for name in classes]
+        )
+
+    @torch.no_grad()
+    def right(self, model: Retriever) -> Tensor:
+        """Whether the nearest class of each image is its own, [n] bool."""
+        classes = self.features(model)
+        found = []
+        for batch in evaluation_batches(self.images, self._settings.batch):
+            batch = placed(batch, model)
+            near = (model.image_entry(batch["image"])[1] @ classes.t()).argmax(dim=1)
+            found.append(near == batch["label"])
+        return torch.cat(found)
+
+    def features(self, model: Retriever) -> Tensor:
+        """One vector a class [c, e], L2-normalised."""
+        device, length = next(model.parameters()).device, model.positions
+        means = []
+        for name in self.names:
+            texts = [template.replace("{}", name) for template in self._settings.templates]
+            rows = [self._tokenizer.encode(text, self._settings.sep, length) for text in texts]
+            # All places are filled: SigLIP has learnt to read padding, and for the others it is masked.
+            ids, atts = (tensor.to(device) for tensor in self._tokenizer.pad_batch(rows, length))
+            means.append(model.text_entry(ids, atts)[1].mean(dim=0))
+        return F.normalize(torch.stack(means), dim=1)
