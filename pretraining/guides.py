@@ -15,6 +15,7 @@ from models.base import Batch, Model
 from models.blip.med import starting
 from models.blip.model import BLIP
 from models.common.bert import cross_attention_mask, hidden_words_loss, self_attention_mask
+from models.library.pairs import WrappedPairs
 from models.xvlm.boxes import box_losses
 from models.xvlm.model import XVLM
 
@@ -68,6 +69,18 @@ def _(model: BLIP, tower: str) -> None:
         layers = zip(model.text_encoder.encoder.layer, model.text_decoder.bert.encoder.layer, strict=True)
         for encoder, decoder in layers:
             decoder.attention.load_state_dict(encoder.attention.state_dict())
+
+
+@torch.no_grad()
+def start_images(model: WrappedPairs, other: XVLM) -> None:
+    """Let a CLIP begin with X-VLM's image tower, which is made of CLIP's blocks, and the projection behind it."""
+    names = {"class_embedding": "class_embedding", "patch_embed": "patch_embedding", "pos_embed": "position_embedding"}
+    state = {}
+    for name, tensor in other.vision_encoder.state_dict().items():
+        first, _, rest = name.partition(".")
+        state[f"embeddings.{names[first]}{rest and '.'}{rest}" if first in names else name] = tensor
+    model.towers[0].load_state_dict(state)
+    model.module.visual_projection.weight.copy_(other.vision_proj.weight)
 
 
 # -- where to look --------------------------------------------------------------------------------------

@@ -17,7 +17,9 @@ from models.base import Batch, Model
 from models.blip.model import BLIP
 from models.common.contrastive import matching_loss
 from models.common.gather import gather_processes
+from models.library.pairs import WrappedPairs
 from models.tasks import ImageEncoder
+from models.wrap import WrappedModel
 from models.xvlm.boxes import box_losses
 from models.xvlm.model import XVLM, mlp_head
 from pretraining.guides import (
@@ -156,6 +158,19 @@ class Together(nn.Module):
         return self.model(batch, gather=gather_processes)
 
 
+class LockedImages(Together):
+    """The contrastive loss, for the texts alone: the image tower knows something already, and keeps it.
+
+    After Zhai et al., "LiT: Zero-Shot Transfer with Locked-image text Tuning", CVPR 2022.
+    """
+
+    serves = (WrappedModel,)
+
+    def __init__(self, model: WrappedPairs):
+        super().__init__(model)
+        model.towers[0].requires_grad_(False)
+
+
 class Guided(Together):
     """The same with two more losses on regions: where to look for what a text says, and where each patch lies.
 
@@ -236,6 +251,7 @@ OBJECTIVES = {
     "masked_text": MaskedText,
     "self_distillation": SelfDistillation,
     "together": Together,
+    "locked_images": LockedImages,
     "guided": Guided,
     "grounded": Grounded,
 }

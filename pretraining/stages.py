@@ -22,6 +22,7 @@ from data.readers import Batch, ReaderConfig, make_reader
 from data.tokenizer import load_tokenizer
 from models import RANDOM, class_of, load_model
 from models.common.checkpoint import LoadReport, load_state
+from pretraining.guides import start_images
 from pretraining.objectives import OBJECTIVES
 from storage.atomic import check_writable
 from storage.tensors import read_safetensors, write_safetensors
@@ -48,9 +49,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """The stages in order and the seed of everything random."""
+    """The stages in order and the seed of everything random. start: the X-VLM whose image tower a CLIP begins with."""
 
     stages: list[Stage]
+    start: str | None = None
     seed: int = 0
 
 
@@ -67,10 +69,12 @@ def pretrain(args: argparse.Namespace, config: PretrainConfig, folder: Path) -> 
 
 def _run_stages(fabric: Fabric, args: argparse.Namespace, config: PretrainConfig, folder: Path, seed: int) -> None:
     model = load_model(args.model, weights=args.weights or RANDOM, seed=seed)
+    if config.start and not args.weights:
+        start_images(model, load_model(config.start))
     for number, stage in enumerate(config.stages, start=1):
         finished = folder / f"{number}-{stage.name}.safetensors"
         identity = {"model": args.model, "stage": asdict(stage), "seed": seed, "processes": fabric.world_size}
-        identity |= {"precision": args.precision, "weights": args.weights}
+        identity |= {"precision": args.precision, "weights": args.weights, "start": config.start}
         if finished.is_file():
             load_finished(finished, model, identity)
             continue
@@ -118,7 +122,7 @@ def load_finished(path: Path, model: nn.Module, identity: dict[str, Any]) -> Non
     state, metadata = read_safetensors(path)
     if "identity" in metadata:  # else somebody put the file there to start from it
         refuse_another_run(path, json.loads(metadata["identity"]), json.loads(json.dumps(identity)))
-    load_state(model, state, model.key_rules, LoadReport(str(path), files=[path]))
+    load_state(model.inner, state, model.key_rules, LoadReport(str(path), files=[path]))
     model.tie()
 
 
@@ -188,8 +192,8 @@ def save_weights(path: Path, model: nn.Module, small: bool = False, identity: di
     """
     seen: set[int] = set()
     state = {}
-    for name, tensor in model.state_dict().items():
-        if tensor.data_ptr() not in seen and not (small and model.key_rules.fresh(name)):
-            seen.add(tensor.data_ptr())
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen and not (small and model.key_rules.fresh(name)):
+            seen.add(id(tensor))
             state[name] = tensor.half() if small and tensor.is_floating_point() else tensor
     write_safetensors(path, state, {"format": "pt"} | ({"identity": json.dumps(identity)} if identity else {}))
