@@ -51,7 +51,7 @@ def check_templates(templates: list[str]) -> None:
     """InputError unless there are some, each with one place for a name."""
     for template in templates or [""]:
         if template.count("{}") != 1:
-            raise InputError(f"the template {template!r} needs one place for a class's name: write it as {{}}")
+            raise InputError(f"the template {template!r} needs one place {{}} for a class's name")
 
 
 def read_templates(given: list[str]) -> list[str]:

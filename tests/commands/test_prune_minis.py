@@ -1,4 +1,4 @@
-"""prune.py from end to end on the minis of BLIP, DINO and ResNet, with random weights and a few pictures."""
+"""prune.py from end to end on the minis of BLIP, CLIP, DINO and ResNet, with random weights and a few pictures."""
 
 import json
 
@@ -34,7 +34,12 @@ def config(world, tmp_path):
 
 @pytest.mark.parametrize(
     ("model", "side", "classifier"),
-    [("blip-mini", "text", False), ("dino-mini", "vision", True), ("resnet-mini", "vision", False)],
+    [
+        ("blip-mini", "text", False),
+        ("clip-mini", "text", False),
+        ("dino-mini", "vision", True),
+        ("resnet-mini", "vision", False),
+    ],
 )
 @pytest.mark.parametrize("pruner", ["multiflow", "snip"])
 def test_masks_of_the_asked_sparsity(model, side, classifier, pruner, config, run, tmp_path):

@@ -1,4 +1,4 @@
-"""The minis of BLIP, DINO and ResNet: full classes with small numbers, which fit their budget and pass every check."""
+"""The minis of BLIP, CLIP, DINO and ResNet: full classes with small numbers, which fit their budget and pass every check."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from models.common.checkpoint import LoadReport
 from models.conformance import CHECKS
 from pretraining.stages import save_weights
 
-MINIS = {"blip-mini": 4_000_000, "dino-mini": 4_000_000, "resnet-mini": 2_000_000}
+MINIS = {"blip-mini": 4_000_000, "clip-mini": 4_000_000, "dino-mini": 4_000_000, "resnet-mini": 2_000_000}
 """Name -> bytes that its committed file may have."""
 
 

@@ -7,7 +7,7 @@ import torch
 
 from models import load_model
 from models.xvlm.boxes import box_losses
-from pretraining.guides import glance, grounding, guidance_loss, patch_box_loss
+from pretraining.guides import glance, grounding, guidance_loss, patch_box_loss, start_images
 from pretraining.objectives import Guided
 from tests.conftest import REFERENCE
 
@@ -95,3 +95,14 @@ def test_guides_are_no_part_of_the_losses_that_pruners_see(xvlm, xvlm_batches, h
     assert set(guided) - set(plain) == {"glance", "patches"}
     for name, loss in plain.items():
         torch.testing.assert_close(guided[name], loss)
+
+
+@torch.no_grad()
+def test_a_clip_begins_with_what_an_xvlm_makes_of_images():
+    """Its class token behind the projection; CLIP's has no bias."""
+    xvlm, clip = load_model("xvlm-mini"), load_model("clip-mini", weights="random")
+    start_images(clip, xvlm)
+    image = torch.randn(3, 3, 64, 64)
+    seen = xvlm.vision_tower()(image)[:, 0] @ xvlm.vision_proj.weight.t()
+    feature = clip.module.get_image_features(pixel_values=image).pooler_output
+    torch.testing.assert_close(feature, seen, rtol=1e-4, atol=1e-5)

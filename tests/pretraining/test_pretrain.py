@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 
 from configs.schema import parse
 from models import load_model
+from models.wrap import wrap
 from pretraining.objectives import MaskedText
-from pretraining.stages import PretrainConfig, stage_data
+from pretraining.stages import PretrainConfig, save_weights, stage_data
 from tests.conftest import REPOSITORY
 from tests.training.small_run import ONE_THREAD, TOGETHER, call, options, small_config, untrained, write_config
 from tests.training.toy import one_process
@@ -183,7 +184,37 @@ def test_stopped_and_killed_it_ends_with_the_same_weights(config, whole, tmp_pat
     assert files(out) == files(whole), "nothing half written stays behind"
 
 
-@pytest.mark.slow
+def test_a_clip_keeps_the_tower_it_begins_with_and_goes_on_after_a_stage(small, tmp_path, monkeypatch):
+    """What a stage left is read again, as of models that are wrapped."""
+    files = small["stages"][1]["sides"]["texts"]["files"]
+    side = {"reader": "pairs", "max_tokens": 28, "sep": True, "files": files}
+    common = {"steps": 1, "batch_size": 4, "recipe": small["stages"][0]["recipe"], "sides": {"general": side}}
+    stages = [{"name": name, "objective": name, **common} for name in ("locked_images", "together")]
+    path = write_config(tmp_path / "clip.yaml", {"start": "xvlm-mini", "stages": stages})
+    arguments = ["--model", "clip-mini", "--config", str(path), "--output_dir", str(tmp_path), "--accelerator", "cpu"]
+    call(monkeypatch, *arguments)
+    first, exported = (load_file(tmp_path / f"{name}.safetensors") for name in ("1-locked_images", "clip-mini"))
+    tower = "vision_model.encoder.layers.0.mlp.fc1.weight"
+    begun = load_model("xvlm-mini").state_dict()["vision_encoder.encoder.layers.0.mlp.fc1.weight"]
+    assert torch.equal(first[tower], begun) and not torch.equal(exported[tower], begun.half())
+    for left in ("2-together.safetensors", "2-together/snapshot.pt", "clip-mini.safetensors"):
+        (tmp_path / left).unlink()
+    call(monkeypatch, *arguments)
+    again = load_file(tmp_path / "clip-mini.safetensors")
+    assert all(torch.equal(again[name], tensor) for name, tensor in exported.items())
+
+
+def test_tensors_without_elements_are_written(tmp_path):
+    """They share no memory with one another, although their addresses are the same."""
+    model = wrap(
+        torch.nn.ModuleDict({"a": torch.nn.Linear(2, 0), "b": torch.nn.Linear(0, 2), "c": torch.nn.Linear(2, 2)})
+    )
+    model.module["d"] = model.module["c"]
+    save_weights(tmp_path / "w.safetensors", model)
+    found = load_file(tmp_path / "w.safetensors")
+    assert set(found) == {f"{name}.{part}" for name in "abc" for part in ("weight", "bias")}
+
+
 def test_two_processes(small, run_process, tmp_path):
     """They export weights, and what they learn is what one process learns that accumulates their micro-batches."""
     recipe = {"lr": 1.0e-3, "eps": 1.0e-4, "clip": 0.5}  # a large eps: Adam would magnify rounding of tiny gradients

@@ -118,7 +118,13 @@ def test_two_processes_end_with_the_mask_of_one(method, run_process, config, tmp
 
 @pytest.mark.parametrize(
     ("task", "mini"),
-    [("retrieval", "xvlm-mini"), ("captioning", "blip-mini"), ("vqa", "xvlm-mini"), ("retrieval", "blip-mini")],
+    [
+        ("retrieval", "xvlm-mini"),
+        ("captioning", "blip-mini"),
+        ("vqa", "xvlm-mini"),
+        ("retrieval", "blip-mini"),
+        ("retrieval", "clip-mini"),
+    ],
 )
 @pytest.mark.parametrize("method", ["platon", "hydra"])
 def test_every_task_prunes_while_it_trains(task, mini, method, world, run, tmp_path):
