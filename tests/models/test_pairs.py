@@ -1,4 +1,4 @@
-"""CLIP and SigLIP as models of retrieval: their losses, whose gradient is that of a large batch, and what they refuse."""
+"""CLIP and SigLIP as models of retrieval: their losses, with the gradient of a large batch, and what they refuse."""
 
 import copy
 import math
