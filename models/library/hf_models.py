@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -126,14 +126,15 @@ def _pretrained(model_class: type, source: str, config: Any, another_classifier:
         state, place = unwrap(state, KeyRules(), wanted, report), None
         report.files = []  # identified by the tensors that transformers makes of them, as those of the hub
     try:
-        module, info = model_class.from_pretrained(
-            place,
-            config=config,
-            state_dict=state,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # said below, of the tensor that it is about
-        )
+        with contextlib.nullcontext() if state is None else _without_bars():
+            module, info = model_class.from_pretrained(
+                place,
+                config=config,
+                state_dict=state,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # said below, of the tensor that it is about
+            )
     except pickle.UnpicklingError as error:
         raise InputError(
             f"the weights of {source} are corrupt or hold Python objects besides tensors, which could run code: "
@@ -159,6 +160,18 @@ def _pretrained(model_class: type, source: str, config: Any, another_classifier:
     report.loaded, report.fresh, report.resized = total - len(fresh), fresh, resized
     report.dropped += sorted(info["unexpected_keys"])
     return module, report
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """Within this, transformers draws no progress bars: a file that was read already takes no time."""
+    bars, shown = transformers.utils.logging, transformers.utils.logging.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
 
 
 def wrap_hf(

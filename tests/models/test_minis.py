@@ -1,4 +1,4 @@
-"""The minis of BLIP, CLIP, DINO and ResNet: full classes with small numbers, which fit their budget and pass all checks."""
+"""The minis of BLIP, CLIP, DINO and ResNet: full classes, small numbers; they fit their budget and pass all checks."""
 
 import pytest
 import torch
