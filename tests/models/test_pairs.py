@@ -11,7 +11,9 @@ from console.errors import InputError
 from models import load_model, load_task_model
 from models.library.hf_models import wrap_hf
 from models.library.hf_tokenizer import HFTokenizer
+from pruners import PRUNERS, prune
 from tests.models.test_any_module import HUGGING_FACE, vit
+from tests.models.test_finding import ROUNDS
 from training.negatives import StepFeatures
 
 BOTH = ["CLIPModel", "SiglipModel"]
@@ -86,6 +88,15 @@ def test_as_models_of_a_task(model, tmp_path):
     assert (same.positions, same.reranks) == (16, False)
     with pytest.raises(InputError, match="no model for 'vqa': it has models for retrieval"):
         load_task_model(f"hf:{folder}", "vqa")
+
+
+@pytest.mark.parametrize("pruner", PRUNERS)
+def test_every_method_prunes_both_towers(pruner):
+    torch.manual_seed(0)
+    clip = wrap_hf(HUGGING_FACE["CLIPModel"]())
+    mask = prune(clip, [clip.example(4) for _ in range(2)], pruner, (0.5,), **ROUNDS.get(pruner, {}))[0.5]
+    assert mask.sparsity() == pytest.approx(0.5, abs=1e-4)
+    assert all(0 < share < 1 for share in mask.sparsity_by_modality().values()) and len(mask) == 24
 
 
 def test_models_of_images_alone_are_refused(tmp_path):

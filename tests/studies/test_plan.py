@@ -42,11 +42,11 @@ def test_numbers_counted_by_hand():
 
 def test_tasks_by_model():
     plan = plan_of(
-        models=["dino-mini", "xvlm-mini"],
-        tasks={"dino-mini": ["zero_shot"], "xvlm-mini": ["retrieval", "vqa"]},
+        models=["dino-mini", "xvlm-mini", "clip-mini"],
+        tasks={"dino-mini": ["zero_shot"], "xvlm-mini": ["retrieval", "vqa"], "clip-mini": ["zero_shot", "retrieval"]},
         pruners=["rand"],
     )
-    assert kinds(plan) == {PRUNE: 4, "zero_shot": 4, "retrieval": 4, "vqa": 4}
+    assert kinds(plan) == {PRUNE: 6, "zero_shot": 8, "retrieval": 8, "vqa": 4}
 
 
 def test_masks_are_shared():
