@@ -53,10 +53,6 @@ class WrappedPairs(Retriever, WrappedModel):
         feature = F.normalize(self._record.text_features(self.module, ids, atts), dim=-1)
         return feature, feature
 
-    def match(self, text: Tensor, text_atts: Tensor, image: Tensor, similarity: Tensor) -> Tensor:
-        """Similarity alone."""
-        return similarity
-
     def forward(self, batch: Batch, gather: Gather = no_gather) -> dict[str, Tensor]:
         """Loss itc of pairs: image [b, 3, H, W], text_ids, text_atts [b, t]; idx [b], the image, where some share one.
 
