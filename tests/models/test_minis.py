@@ -1,4 +1,4 @@
-"""The minis of BLIP, CLIP, DINO and ResNet: full classes, small numbers; they fit their budget and pass all checks."""
+"""The minis of BLIP, CLIP, DINO and ResNet: full classes with small numbers, within their budget; all checks pass."""
 
 import pytest
 import torch
