@@ -46,8 +46,9 @@ def load_hf(
     fresh ones drawn from `seed`. settings: values that replace the config's; of our own are `conv`, whether
     convolutions are pruned, `prune_head`, whether an image classifier's own layer is, and `classes`, another word for
     num_labels. task: for image_classification the model is a classifier, whose head is drawn from `seed` where the
-    weights have none of as many classes; classes with two towers apart serve retrieval as they are. Raises InputError when
-    the model cannot be had, when the toolkit has no record of its class, and when the weights do not fit it.
+    weights have none of as many classes; classes with two towers apart serve retrieval as they are.
+    Raises InputError when the model cannot be had, when the toolkit has no record of its class, and when the weights do
+    not fit it.
     """
     shipped = REPOSITORY / reference  # of a mini, found from any working directory
     if not Path(reference).exists() and (shipped / "config.json").is_file():
