@@ -39,6 +39,7 @@ def measure(args: argparse.Namespace) -> None:
     if args.group < 1:
         raise InputError(f"--group must be at least 1, not {args.group}")
     from models import file_name
+    from models.small import base_of
     from shrinking import CRITERIA, MEASURED
     from shrinking.errors import Errors
     from tasks.loading import load
@@ -55,6 +56,7 @@ def measure(args: argparse.Namespace) -> None:
         table, writes = measured(lambda: load(args), data_of(args), args, about, target)
     else:
         model = load(args)
+        about |= {"base_sha256": base_of(model)}
         table, writes = Errors.of(model, CRITERIA[args.criterion](model, args.seed), args.group, about), True
     if not writes:
         return
@@ -75,7 +77,7 @@ def plan(args: argparse.Namespace) -> None:
         raise InputError("--round and --batch_size must be at least 1")
     from models.parts import all_sets
     from models.plans import Plan
-    from models.small import write_plan
+    from models.small import of_base, write_plan
     from shrinking.choosing import Limits, by_shares, to_target
     from shrinking.errors import Errors
     from tasks.loading import load
@@ -84,7 +86,7 @@ def plan(args: argparse.Namespace) -> None:
     for key in ("model", "task", "conv"):
         setattr(args, key, table.about[key])
     args.weights = None
-    model = load(args)
+    model = of_base(load(args), table.about.get("base_sha256"))
     limits = Limits(() if args.tower == "both" else (args.tower,), tuple(args.protect), args.round)
     if asked:
         ((name, target),) = asked.items()
@@ -113,7 +115,7 @@ def cut(args: argparse.Namespace) -> None:
     """The smaller model."""
     from models.parts import all_sets
     from models.plans import Plan
-    from models.small import read_plan, save_small
+    from models.small import check_base, of_base, read_plan, save_small
     from models.surgery import cut as without
     from shrinking.showing import show
     from tasks.loading import load
@@ -123,8 +125,10 @@ def cut(args: argparse.Namespace) -> None:
     if target.exists():
         raise InputError(f"{target} is there already: give another folder with --output, or remove it")
     model = load(args)
-    chosen = Plan.from_json(about["kept"], args.plan)
-    small = without(model, chosen.kept(all_sets(model), model.plan))
+    kept = Plan.from_json(about["kept"], args.plan).kept(all_sets(model), model.plan)
+    if not args.any_base:
+        check_base(model, about, args.plan)
+    small = without(of_base(model), kept)
     save_small(target, small, about.get("made_by"))
     show(args.model, model, small, args.repeats, args.task)
     result_console().print(f"{target}: --model small:{target}", markup=False)

@@ -17,6 +17,7 @@ from console.errors import InputError, nearest
 from console.interrupt import interrupt
 from data.calibration import data_identity
 from models.base import Model
+from models.small import base_of
 from pruners.preparing import plain_samples, weights_identity
 from pruners.settings import PruneConfig
 from shrinking.errors import Errors, Values, groups_of
@@ -55,6 +56,7 @@ def measured(
     score = score_of(model, name)
     batches, samples = plain_samples(model, replace(config, seed=args.seed), args.samples, BATCH)
     about = {**about, "score": name, "samples": args.samples, "weights": weights_identity(model)}
+    about |= {"base_sha256": base_of(model)}
     about |= {"data": data_identity(batches), **({"order": args.order} if args.criterion == "mope" else {})}
     with _classifier_fitted(model, samples):
         if args.criterion == "influence":

@@ -39,6 +39,7 @@ def parser_of(description: str | None) -> Parser:
         "--config",
         help="YAML file whose data is read (default: configs/<model>/prune.yaml; with --task its training data)",
     )
+    data.add_argument("--on_test", action="store_true", help="also if the data is what models are tested on")
     data.add_argument("--order", default="taylor", help="of neurons, into groups: taylor, magnitude or stored")
     data.add_argument("--devices", type=int, default=1, help="processes that share the parts (default: 1)")
     data.add_argument("--accelerator", default="auto", help="cpu, gpu, mps or auto")
@@ -63,6 +64,7 @@ def parser_of(description: str | None) -> Parser:
     cut = commands.add_parser("cut", help="the smaller model, in a folder; dense and small side by side")
     add_model(cut)
     cut.add_argument("--plan", required=True, metavar="FILE", help="a plan for this model")
+    cut.add_argument("--any_base", action="store_true", help="also if the plan was made for other weights")
     cut.add_argument("--repeats", type=int, default=10, help="timings of each model, in turn (default: 10)")
     cut.add_argument("-o", "--output", metavar="FOLDER", help="the smaller model (default: beside the plan)")
 

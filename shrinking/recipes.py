@@ -19,7 +19,7 @@ from console.progress import console
 from models import file_name
 from models.base import Model
 from models.parts import all_sets
-from models.small import save_small
+from models.small import of_base, save_small
 from models.surgery import cut
 from shrinking.choosing import Limits, by_shares
 from shrinking.errors import Errors
@@ -118,7 +118,7 @@ def cut_by(steps: Steps, name: str, weights: str | None, shares: Mapping[str, fl
         model = steps.load(name, weights)
         kept = by_shares(model, Errors.load(table), shares, limits)
         made_by = {"errors": dict(Errors.load(table).about), "shares": dict(shares)}
-        save_small(at, cut(model, kept), made_by)
+        save_small(at, cut(of_base(model), kept), made_by)
         for one in all_sets(model):
             if one.name in kept:
                 stay = int(kept[one.name].sum())
