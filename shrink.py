@@ -116,7 +116,6 @@ def cut(args: argparse.Namespace) -> None:
     from models.parts import all_sets
     from models.plans import Plan
     from models.small import check_base, of_base, read_plan, save_small
-    from models.surgery import cut as without
     from shrinking.showing import show
     from tasks.loading import load
 
@@ -128,10 +127,21 @@ def cut(args: argparse.Namespace) -> None:
     kept = Plan.from_json(about["kept"], args.plan).kept(all_sets(model), model.plan)
     if not args.any_base:
         check_base(model, about, args.plan)
-    small = without(of_base(model), kept)
-    save_small(target, small, about.get("made_by"))
+    made_by, small = about.get("made_by") or {}, cutter(args)(of_base(model), kept)
+    save_small(target, small, made_by | ({"repair": args.samples} if args.repair else {}))
     show(args.model, model, small, args.repeats, args.task)
     result_console().print(f"{target}: --model small:{target}", markup=False)
+
+
+def cutter(args: argparse.Namespace) -> Any:
+    """How a model is cut: a function of it and of what stays."""
+    from models.surgery import cut as without
+    from shrinking.repair import cut_on_data
+    from tasks.loading import data_of
+
+    if not args.repair:
+        return without
+    return lambda model, kept: cut_on_data(model, kept, data_of(args), args.samples, args.seed)
 
 
 def steps_of(args: argparse.Namespace) -> Any:
@@ -156,7 +166,7 @@ def steps_of(args: argparse.Namespace) -> Any:
             words += ["--set", word]
         importlib.import_module(args.task).main(words)
 
-    return Steps(lambda name, weights: load(own(name, weights)), write_table, train)
+    return Steps(lambda name, weights: load(own(name, weights)), write_table, train, cutter(args))
 
 
 def distil(args: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ from console.errors import InputError
 from console.progress import console
 from models import file_name
 from models.base import Model
-from models.parts import all_sets
+from models.parts import Kept, all_sets
 from models.small import of_base, save_small
 from models.surgery import cut
 from shrinking.choosing import Limits, by_shares
@@ -71,12 +71,13 @@ class Steps:
     """What a recipe is made of, as its script does it.
 
     load(name, weights): the task's model. measure(name, weights, file): writes a table of errors. train(name, folder,
-    options): finetunes on the task, with a command line's options, and leaves a run there.
+    options): finetunes on the task, with a command line's options, and leaves a run there. cut(model, kept): smaller.
     """
 
     load: Callable[[str, str | None], Model]
     measure: Callable[[str, str | None, Path], None]
     train: Callable[[str, Path, list[str]], None]
+    cut: Callable[[Model, Kept], Model] = cut
 
 
 def weights_of(run: Path) -> str:
@@ -118,7 +119,7 @@ def cut_by(steps: Steps, name: str, weights: str | None, shares: Mapping[str, fl
         model = steps.load(name, weights)
         kept = by_shares(model, Errors.load(table), shares, limits)
         made_by = {"errors": dict(Errors.load(table).about), "shares": dict(shares)}
-        save_small(at, cut(of_base(model), kept), made_by)
+        save_small(at, steps.cut(of_base(model), kept), made_by)
         for one in all_sets(model):
             if one.name in kept:
                 stay = int(kept[one.name].sum())
