@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from console.errors import InputError, nearest, run_command
 from console.progress import console
 from console.results import result_console
 from console.words import counted
-from shrinking.options import ERRORS, FOLDER, PLAN, SHARES, TARGETS, parser_of
+from shrinking.options import ERRORS, FOLDER, MEASURE, PLAN, SHARES, TARGETS, parser_of
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -144,6 +146,21 @@ def cutter(args: argparse.Namespace) -> Any:
     return lambda model, kept: cut_on_data(model, kept, data_of(args), args.samples, args.seed)
 
 
+def option(key: str, value: Any) -> list[str]:
+    """An option as words; none where there is no value."""
+    return [] if value is None else [f"--{key}", str(value)]
+
+
+def alone(script: str, words: list[str]) -> None:
+    """A command in a process of its own, which starts those of its devices; its exit status, if it is none of success.
+
+    Processes that share devices cannot be had twice in one process.
+    """
+    status = subprocess.run([sys.executable, str(Path(__file__).parent / script), *words]).returncode
+    if status:
+        raise SystemExit(status)
+
+
 def steps_of(args: argparse.Namespace) -> Any:
     """What recipes are made of, on the task of the command line, if any."""
     from shrinking.recipes import Steps
@@ -152,19 +169,32 @@ def steps_of(args: argparse.Namespace) -> Any:
     def own(name: str, weights: str | None) -> argparse.Namespace:
         return argparse.Namespace(**{**vars(args), "model": name, "weights": weights})
 
+    devices = getattr(args, "devices", 1)
+
     def write_table(name: str, weights: str | None, file: Path) -> None:
-        options = {"output": file, "config": None, "order": "taylor", "devices": 1}
-        options["resume"] = file.with_suffix(".resume").is_file()
-        measure(argparse.Namespace(**{**vars(own(name, weights)), **options}))
+        options = {"output": file, "config": None, "order": "taylor", "devices": devices}
+        options["resume"] = args.criterion == "mope" and file.with_suffix(".resume").is_file()
+        options = {**vars(own(name, weights)), **options}
+        if devices == 1:
+            measure(argparse.Namespace(**options))
+        else:
+            words = [word for key in MEASURE for word in option(key, options[key])]
+            words += [f"--{key}" for key in ("conv", "resume") if options[key]]
+            alone("shrink.py", ["measure", *words])
 
     def train(name: str, folder: Path, options: list[str]) -> None:
         words = ["--model", name, "--output_dir", str(folder), *options]
-        for key in ("seed", "accelerator", "sim", "feat", "hidden"):
-            if getattr(args, key, None) is not None:
-                words += [f"--{key}", str(getattr(args, key))]
+        for key in ("seed", "accelerator"):
+            words += option(key, getattr(args, key))
+        if "--teacher" in options:
+            for key in ("distil", "sim", "feat", "hidden"):
+                words += option(key, getattr(args, key, None))
         for word in args.set:
             words += ["--set", word]
-        importlib.import_module(args.task).main(words)
+        if devices == 1:
+            importlib.import_module(args.task).main(words)
+        else:
+            alone(f"{args.task}.py", [*words, "--devices", str(devices)])
 
     return Steps(lambda name, weights: load(own(name, weights)), write_table, train, cutter(args))
 
@@ -200,7 +230,11 @@ def finetuning(args: argparse.Namespace) -> None:
     steps = steps_of(args)
     steps.load(args.model, args.weights)  # what is wrong with it is said before a folder is there
     limits, folder = begun(args, FOLDER)
-    small, found = recipe(steps, args.model, args.weights, args.keep, args.keep_layers, limits, folder)
+    learn = ["--only", args.tower] if args.task == "retrieval" and args.tower in ("vision", "text") else []
+    small, found = recipe(
+        steps, args.model, args.weights, args.keep, args.keep_layers, limits, folder, args.rounds, learn,
+        args.distil != "none",
+    )  # fmt: skip
     dense = steps.load(args.model, args.weights or weights_of(folder / "dense"))
     conclude(args, dense, steps.load(f"small:{small}", None), found, small)
 
@@ -222,7 +256,7 @@ def pretraining(args: argparse.Namespace) -> None:
     limits, folder = begun(args, FOLDER)
     small = recipe(
         steps, args.model, args.weights, args.keep, args.keep_layers, limits, folder,
-        lambda student, teacher, run: relearn(student, teacher, data, args, run),
+        lambda student, teacher, run: relearn(student, teacher, data, args, run), args.rounds,
     )  # fmt: skip
     models = {"dense": steps.load(args.model, args.weights)}
     models |= {at.name: steps.load(f"small:{at}", None) for at in (folder / "cut", small)}

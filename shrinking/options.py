@@ -14,6 +14,12 @@ ERRORS, PLAN = "_errors.safetensors", "_plan.json"
 SHARES = {"heads": "heads", "ffn": "neurons", "channels": "channels", "layers": "layers"}
 """Ending of a --keep_ option -> kind of what it keeps a share of."""
 
+MEASURE = (
+    *("model", "weights", "task", "criterion", "score", "samples", "group", "ffn_scope", "screen", "keep"),
+    *("seed", "accelerator", "devices", "output"),
+)
+"""Options of `measure` with a value, as recipes give them."""
+
 TARGETS = ("parameters", "flops", "latency")
 
 
@@ -41,6 +47,8 @@ def parser_of(description: str | None) -> Parser:
     )
     data.add_argument("--on_test", action="store_true", help="also if the data is what models are tested on")
     data.add_argument("--order", default="taylor", help="of neurons, into groups: taylor, magnitude or stored")
+    add_mope(data)
+    data.add_argument("--keep", type=float, default=0.5, help="share next to which --screen measures (default: 0.5)")
     data.add_argument("--devices", type=int, default=1, help="processes that share the parts (default: 1)")
     data.add_argument("--accelerator", default="auto", help="cpu, gpu, mps or auto")
     data.add_argument("--resume", action="store_true", help="go on from what an interrupted run saved (mope)")
@@ -76,6 +84,7 @@ def parser_of(description: str | None) -> Parser:
     distil = commands.add_parser("distil", help="train a smaller model on a task, and let it learn from the whole one")
     add_model(distil)
     distil.add_argument("--teacher", required=True, metavar="MODEL", help="the whole model")
+    distil.add_argument("--distil", choices=("mope", "tinyclip"), help="which losses (default: mope)")
     distil.add_argument("--teacher_weights", required=True, metavar="FILE", help="its weights for the task")
     add_run(distil)
     distil.add_argument("-o", "--output", required=True, metavar="FOLDER", help="the run; FOLDER/small is the result")
@@ -95,6 +104,13 @@ def parser_of(description: str | None) -> Parser:
     return parser
 
 
+def add_mope(parser: argparse._ActionsContainer) -> None:
+    """What `mope` measures less of."""
+    scopes = ("layer", "all")
+    parser.add_argument("--ffn_scope", choices=scopes, default="layer", help="groups of neurons: of one layer, or all")
+    parser.add_argument("--screen", type=float, default=1.0, help="share of parts to measure, by Taylor (default: 1)")
+
+
 def add_run(parser: argparse.ArgumentParser) -> None:
     """How a model is trained that learns from another."""
     for name in ("sim", "feat", "hidden"):
@@ -107,6 +123,9 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 def add_recipe(parser: argparse.ArgumentParser, tower: str) -> None:
     """What both recipes keep, measure by, and show."""
     add_model(parser)
+    losses = ("mope", "tinyclip", "none")
+    parser.add_argument("--distil", choices=losses, default="mope", help="how it learns from the whole (default: mope)")
+    parser.add_argument("--devices", type=int, default=1, help="processes that measure, and train on a task")
     parser.add_argument("--keep", type=float, default=0.5, help="share of heads and neurons that stays (default: 0.5)")
     parser.add_argument("--keep_layers", type=float, default=0.75, help="share of layers (default: 0.75)")
     parser.add_argument("--tower", default=tower, help=f"vision, text, fusion, or both: all (default: {tower})")
@@ -114,6 +133,8 @@ def add_recipe(parser: argparse.ArgumentParser, tower: str) -> None:
     parser.add_argument("--score", help="what drops: itc, recall, accuracy or loss (default: itc where it can be)")
     parser.add_argument("--samples", type=int, default=500, help="that are measured on (default: 500)")
     parser.add_argument("--group", type=int, default=64, help="neurons that go together (default: 64)")
+    add_mope(parser)
+    parser.add_argument("--rounds", type=int, default=1, help="of measuring and removing width (default: 1)")
     parser.add_argument("--repair", action="store_true", help="let what stays take over, by least squares")
     parser.add_argument("--protect", nargs="+", default=[], metavar="NAME", help="parts of names that stay whole")
     parser.add_argument("--round", type=int, default=64, help="widths are multiples of it (default: 64)")
