@@ -101,7 +101,8 @@ class Taught(nn.Module):
         self.model, self.beside = objective.model, objective.beside
         self._outside = (objective, teacher)
         self._weights = {
-            name: first if (own := getattr(args, name)) is None else own for name, first in WEIGHTS[args.distil].items()
+            name: first if (own := getattr(args, name)) is None else own
+            for name, first in WEIGHTS[args.distil or "mope"].items()
         }
         self._own_towers = args.distil == "tinyclip"
         student = self.model

@@ -87,6 +87,7 @@ def test_several_devices(monkeypatch, tmp_path):
     measured = shrink.parse_args(done[0][1:])
     assert (measured.command, measured.devices, measured.output) == ("measure", 2, str(tmp_path / "a"))
     trained = retrieval.parse_args(done[1][1:])
+    assert retrieval.parse_args(["--model", "xvlm-mini"]).distil is None
     assert (trained.devices, trained.distil, trained.set) == (2, "mope", ["epochs=1"])
     with pytest.raises(SystemExit, match="3"):
         steps.measure("xvlm-mini", None, tmp_path / "a")
