@@ -141,9 +141,10 @@ def cutter(args: argparse.Namespace) -> Any:
     from shrinking.repair import cut_on_data
     from tasks.loading import data_of
 
-    if not args.repair:
+    if not getattr(args, "repair", False):
         return without
-    return lambda model, kept: cut_on_data(model, kept, data_of(args), args.samples, args.seed)
+    source = argparse.Namespace(**{"config": None, **vars(args)})  # recipes have no --config
+    return lambda model, kept: cut_on_data(model, kept, data_of(source), args.samples, args.seed)
 
 
 def option(key: str, value: Any) -> list[str]:
