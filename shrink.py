@@ -12,129 +12,21 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-from configs.overrides import add_set
-from configs.schema import model_names
-from console.command_line import Parser
 from console.errors import InputError, nearest, run_command
 from console.progress import console
 from console.results import result_console
 from console.words import counted
-
-FOLDER = Path("shrunk")
-ERRORS, PLAN = "_errors.safetensors", "_plan.json"
-SHARES = {"heads": "heads", "ffn": "neurons", "channels": "channels", "layers": "layers"}
-"""Ending of a --keep_ option -> kind of what it keeps a share of."""
-
-TARGETS = ("parameters", "flops", "latency")
+from shrinking.options import ERRORS, FOLDER, MEASURE, PLAN, SHARES, TARGETS, parser_of
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    measure = commands.add_parser("measure", help="a table of errors: what the model loses with each part")
-    add_model(measure)
-    measure.add_argument(
-        "--criterion",
-        default="mope",
-        help="mope, taylor, influence (layers alone), magnitude or random (default: mope)",
-    )
-    measure.add_argument("--group", type=int, default=64, help="neurons or channels that go together (default: 64)")
-    measure.add_argument("--seed", type=int, default=42)
-    measure.add_argument("-o", "--output", metavar="FILE", help=f"the table (default: in {FOLDER}/)")
-    data = measure.add_argument_group("criteria that look at data")
-    data.add_argument("--score", help="what drops: itc, recall, accuracy or loss (default: itc where it can be)")
-    data.add_argument("--samples", type=int, default=500, help="of the calibration data (default: 500)")
-    data.add_argument(
-        "--config",
-        help="YAML file whose data is read (default: configs/<model>/prune.yaml; with --task its training data)",
-    )
-    data.add_argument("--order", default="taylor", help="of neurons, into groups: taylor, magnitude or stored")
-    data.add_argument("--devices", type=int, default=1, help="processes that share the parts (default: 1)")
-    data.add_argument("--accelerator", default="auto", help="cpu, gpu, mps or auto")
-    data.add_argument("--resume", action="store_true", help="go on from what an interrupted run saved (mope)")
-
-    plan = commands.add_parser("plan", help="which parts stay, from a table of errors, without data")
-    plan.add_argument("errors", metavar="ERRORS", help="a table that `measure` wrote")
-    plan.add_argument(
-        "--tower", default="vision", help="vision, text, fusion, or both: all there are (default: vision)"
-    )
-    plan.add_argument("--keep", type=float, help="share of heads, neurons and channels that stays (default: 0.5)")
-    for name, kind in SHARES.items():
-        plan.add_argument(f"--keep_{name}", type=float, help=f"share of {kind} that stays, instead")
-    for name, what in zip(TARGETS, ("of the whole model", "a pass", "milliseconds a pass"), strict=True):
-        plan.add_argument(f"--{name}", type=float, help=f"as many as this at most, {what}, instead of shares")
-    plan.add_argument("--batch_size", type=int, default=1, help="samples a pass, for --flops and --latency")
-    plan.add_argument("--scope", choices=("global", "layer"), default="global", help="what is compared for a share")
-    plan.add_argument("--protect", nargs="+", default=[], metavar="NAME", help="parts of names that stay whole")
-    plan.add_argument("--round", type=int, default=64, help="widths are multiples of it (default: 64)")
-    plan.add_argument("-o", "--output", metavar="FILE", help="the plan (default: beside the table)")
-
-    cut = commands.add_parser("cut", help="the smaller model, in a folder; dense and small side by side")
-    add_model(cut)
-    cut.add_argument("--plan", required=True, metavar="FILE", help="a plan for this model")
-    cut.add_argument("--repeats", type=int, default=10, help="timings of each model, in turn (default: 10)")
-    cut.add_argument("-o", "--output", metavar="FOLDER", help="the smaller model (default: beside the plan)")
-
-    distil = commands.add_parser("distil", help="train a smaller model on a task, and let it learn from the whole one")
-    add_model(distil)
-    distil.add_argument("--teacher", required=True, metavar="MODEL", help="the whole model")
-    distil.add_argument("--teacher_weights", required=True, metavar="FILE", help="its weights for the task")
-    add_run(distil)
-    distil.add_argument("-o", "--output", required=True, metavar="FOLDER", help="the run; FOLDER/small is the result")
-
-    add_recipe(
-        commands.add_parser("finetuning", help="width, distil, depth, distil: of a model finetuned on a task"), "vision"
-    )
-    both = commands.add_parser("pretraining", help="width and depth at once, then it learns from the whole model")
-    add_recipe(both, "both")
-    both.add_argument("--steps", type=int, default=300, help="that it learns for (default: 300)")
-    both.add_argument("--lr", type=float, default=2e-4, help="largest rate (default: 2e-4; of the paper's ports: 2e-5)")
-
-    export = commands.add_parser("export", help="a smaller model for other software")
-    export.add_argument("folder", metavar="FOLDER", help="a smaller model")
-    export.add_argument("--to", required=True, help="hf, hf-code, zeros, mask, torch or onnx")
-    export.add_argument("-o", "--output", metavar="PATH", help="what is written (default: beside the folder)")
-    return parser.parse_args(arguments)
-
-
-def add_run(parser: argparse.ArgumentParser) -> None:
-    """How a model is trained that learns from another."""
-    for name in ("sim", "feat", "hidden"):
-        parser.add_argument(f"--{name}", type=float, help=f"weight of the loss {name} (docs/smaller-models.md)")
-    parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--accelerator", default="auto", help="cpu, gpu, mps or auto")
-    add_set(parser)
-
-
-def add_recipe(parser: argparse.ArgumentParser, tower: str) -> None:
-    """What both recipes keep, measure by, and show."""
-    add_model(parser)
-    parser.add_argument("--keep", type=float, default=0.5, help="share of heads and neurons that stays (default: 0.5)")
-    parser.add_argument("--keep_layers", type=float, default=0.75, help="share of layers (default: 0.75)")
-    parser.add_argument("--tower", default=tower, help=f"vision, text, fusion, or both: all (default: {tower})")
-    parser.add_argument("--criterion", default="mope", help="mope, taylor, magnitude or random (default: mope)")
-    parser.add_argument("--score", help="what drops: itc, recall, accuracy or loss (default: itc where it can be)")
-    parser.add_argument("--samples", type=int, default=500, help="that are measured on (default: 500)")
-    parser.add_argument("--group", type=int, default=64, help="neurons that go together (default: 64)")
-    parser.add_argument("--protect", nargs="+", default=[], metavar="NAME", help="parts of names that stay whole")
-    parser.add_argument("--round", type=int, default=64, help="widths are multiples of it (default: 64)")
-    parser.add_argument("--repeats", type=int, default=10, help="timings of each model, in turn (default: 10)")
-    add_run(parser)
-    parser.add_argument("-o", "--output", metavar="FOLDER", help=f"all of it (default: in {FOLDER}/)")
-
-
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Which model, with which weights."""
-    names = ", ".join(model_names())
-    parser.add_argument("-m", "--model", required=True, help=f"one of {names}, timm:NAME, hf:ID or small:FOLDER")
-    parser.add_argument("--weights", help="a checkpoint (default: the model's own)")
-    parser.add_argument("--task", help="the task whose model it is (default: the pretraining model)")
-    parser.add_argument("--conv", action="store_true", help="channels, too (timm:NAME and hf:ID models)")
+    return parser_of(__doc__).parse_args(arguments)
 
 
 def main() -> None:
@@ -149,6 +41,7 @@ def measure(args: argparse.Namespace) -> None:
     if args.group < 1:
         raise InputError(f"--group must be at least 1, not {args.group}")
     from models import file_name
+    from models.small import base_of
     from shrinking import CRITERIA, MEASURED
     from shrinking.errors import Errors
     from tasks.loading import load
@@ -165,6 +58,7 @@ def measure(args: argparse.Namespace) -> None:
         table, writes = measured(lambda: load(args), data_of(args), args, about, target)
     else:
         model = load(args)
+        about |= {"base_sha256": base_of(model)}
         table, writes = Errors.of(model, CRITERIA[args.criterion](model, args.seed), args.group, about), True
     if not writes:
         return
@@ -185,7 +79,7 @@ def plan(args: argparse.Namespace) -> None:
         raise InputError("--round and --batch_size must be at least 1")
     from models.parts import all_sets
     from models.plans import Plan
-    from models.small import write_plan
+    from models.small import of_base, write_plan
     from shrinking.choosing import Limits, by_shares, to_target
     from shrinking.errors import Errors
     from tasks.loading import load
@@ -194,7 +88,7 @@ def plan(args: argparse.Namespace) -> None:
     for key in ("model", "task", "conv"):
         setattr(args, key, table.about[key])
     args.weights = None
-    model = load(args)
+    model = of_base(load(args), table.about.get("base_sha256"))
     limits = Limits(() if args.tower == "both" else (args.tower,), tuple(args.protect), args.round)
     if asked:
         ((name, target),) = asked.items()
@@ -223,8 +117,7 @@ def cut(args: argparse.Namespace) -> None:
     """The smaller model."""
     from models.parts import all_sets
     from models.plans import Plan
-    from models.small import read_plan, save_small
-    from models.surgery import cut as without
+    from models.small import check_base, of_base, read_plan, save_small
     from shrinking.showing import show
     from tasks.loading import load
 
@@ -233,11 +126,40 @@ def cut(args: argparse.Namespace) -> None:
     if target.exists():
         raise InputError(f"{target} is there already: give another folder with --output, or remove it")
     model = load(args)
-    chosen = Plan.from_json(about["kept"], args.plan)
-    small = without(model, chosen.kept(all_sets(model), model.plan))
-    save_small(target, small, about.get("made_by"))
+    kept = Plan.from_json(about["kept"], args.plan).kept(all_sets(model), model.plan)
+    if not args.any_base:
+        check_base(model, about, args.plan)
+    made_by, small = about.get("made_by") or {}, cutter(args)(of_base(model), kept)
+    save_small(target, small, made_by | ({"repair": args.samples} if args.repair else {}))
     show(args.model, model, small, args.repeats, args.task)
     result_console().print(f"{target}: --model small:{target}", markup=False)
+
+
+def cutter(args: argparse.Namespace) -> Any:
+    """How a model is cut: a function of it and of what stays."""
+    from models.surgery import cut as without
+    from shrinking.repair import cut_on_data
+    from tasks.loading import data_of
+
+    if not getattr(args, "repair", False):
+        return without
+    source = argparse.Namespace(**{"config": None, **vars(args)})  # recipes have no --config
+    return lambda model, kept: cut_on_data(model, kept, data_of(source), args.samples, args.seed)
+
+
+def option(key: str, value: Any) -> list[str]:
+    """An option as words; none where there is no value."""
+    return [] if value is None else [f"--{key}", str(value)]
+
+
+def alone(script: str, words: list[str]) -> None:
+    """A command in a process of its own, which starts those of its devices; its exit status, if it is none of success.
+
+    Processes that share devices cannot be had twice in one process.
+    """
+    status = subprocess.run([sys.executable, str(Path(__file__).parent / script), *words]).returncode
+    if status:
+        raise SystemExit(status)
 
 
 def steps_of(args: argparse.Namespace) -> Any:
@@ -248,21 +170,34 @@ def steps_of(args: argparse.Namespace) -> Any:
     def own(name: str, weights: str | None) -> argparse.Namespace:
         return argparse.Namespace(**{**vars(args), "model": name, "weights": weights})
 
+    devices = getattr(args, "devices", 1)
+
     def write_table(name: str, weights: str | None, file: Path) -> None:
-        options = {"output": file, "config": None, "order": "taylor", "devices": 1}
-        options["resume"] = file.with_suffix(".resume").is_file()
-        measure(argparse.Namespace(**{**vars(own(name, weights)), **options}))
+        options = {"output": file, "config": None, "order": "taylor", "devices": devices}
+        options["resume"] = args.criterion == "mope" and file.with_suffix(".resume").is_file()
+        options = {**vars(own(name, weights)), **options}
+        if devices == 1:
+            measure(argparse.Namespace(**options))
+        else:
+            words = [word for key in MEASURE for word in option(key, options[key])]
+            words += [f"--{key}" for key in ("conv", "resume") if options[key]]
+            alone("shrink.py", ["measure", *words])
 
     def train(name: str, folder: Path, options: list[str]) -> None:
         words = ["--model", name, "--output_dir", str(folder), *options]
-        for key in ("seed", "accelerator", "sim", "feat", "hidden"):
-            if getattr(args, key, None) is not None:
-                words += [f"--{key}", str(getattr(args, key))]
+        for key in ("seed", "accelerator"):
+            words += option(key, getattr(args, key))
+        if "--teacher" in options:
+            for key in ("distil", "sim", "feat", "hidden"):
+                words += option(key, getattr(args, key, None))
         for word in args.set:
             words += ["--set", word]
-        importlib.import_module(args.task).main(words)
+        if devices == 1:
+            importlib.import_module(args.task).main(words)
+        else:
+            alone(f"{args.task}.py", [*words, "--devices", str(devices)])
 
-    return Steps(lambda name, weights: load(own(name, weights)), write_table, train)
+    return Steps(lambda name, weights: load(own(name, weights)), write_table, train, cutter(args))
 
 
 def distil(args: argparse.Namespace) -> None:
@@ -296,7 +231,11 @@ def finetuning(args: argparse.Namespace) -> None:
     steps = steps_of(args)
     steps.load(args.model, args.weights)  # what is wrong with it is said before a folder is there
     limits, folder = begun(args, FOLDER)
-    small, found = recipe(steps, args.model, args.weights, args.keep, args.keep_layers, limits, folder)
+    learn = ["--only", args.tower] if args.task == "retrieval" and args.tower in ("vision", "text") else []
+    small, found = recipe(
+        steps, args.model, args.weights, args.keep, args.keep_layers, limits, folder, args.rounds, learn,
+        args.distil != "none",
+    )  # fmt: skip
     dense = steps.load(args.model, args.weights or weights_of(folder / "dense"))
     conclude(args, dense, steps.load(f"small:{small}", None), found, small)
 
@@ -318,7 +257,7 @@ def pretraining(args: argparse.Namespace) -> None:
     limits, folder = begun(args, FOLDER)
     small = recipe(
         steps, args.model, args.weights, args.keep, args.keep_layers, limits, folder,
-        lambda student, teacher, run: relearn(student, teacher, data, args, run),
+        lambda student, teacher, run: relearn(student, teacher, data, args, run), args.rounds,
     )  # fmt: skip
     models = {"dense": steps.load(args.model, args.weights)}
     models |= {at.name: steps.load(f"small:{at}", None) for at in (folder / "cut", small)}

@@ -16,7 +16,7 @@ SPACING = 6
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch_size", type=int, default=4)
+    parser.add_argument("--batch_size", type=int, default=2)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--group", type=int, default=384, help="neurons that go together (default: an eighth)")
     return parser.parse_args()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -27,8 +28,13 @@ class InputHessians:
 
     follows_state = False
 
-    def __init__(self, model: Model, layers: Layers):
-        self._model, self._layers = model, layers
+    def __init__(
+        self, model: Model, layers: Layers, run: Callable[[Batch], object] | None = None, constant: bool = False
+    ):
+        """layers: what is gathered for, others are passed by. run: the pass (None: `observe`). constant: let each input
+        have a 1 behind it, so that H has the sums of inputs and their number, too.
+        """
+        self._model, self._layers, self._run, self._constant = model, layers, run, constant
         self._sums: dict[Readers, Tensor] = {}
         self._fresh: dict[Readers, Tensor] = {}
         self._shared = SharedInput()
@@ -37,16 +43,21 @@ class InputHessians:
 
     def update(self, batch: Batch) -> None:
         """Forward the batch without losses, adding up x x' at every layer's input."""
-        watch_inputs(self._model, batch, self._add)
+        watch_inputs(self._model, batch, self._add, self._run)
         self._close()
         self._shared.forget()
 
     def _add(self, read: Read) -> None:
+        if read.name not in self._layers:
+            return
         again = self._shared.again(read)
         reader = read[:2]
         if not again or reader in self._readers:  # a second use of one layer counts once more
             self._close()
             x = rows(read)
+            if self._constant:
+                one = x.new_ones(len(x), 1) if read.real is None else read.real.reshape(-1, 1).to(x)
+                x = torch.cat([x, one], dim=1)
             self._product = x.t() @ x  # now: the next operation may change x in place
         self._readers.append(reader)
 
@@ -68,9 +79,15 @@ class InputHessians:
                 like = self._sums.get(readers)
                 if like is None:
                     layer = self._layers[readers[0][0]]
-                    like = self._sums[readers] = torch.zeros(width(layer), width(layer), device=layer.weight.device)
+                    size = width(layer) + self._constant
+                    like = self._sums[readers] = torch.zeros(size, size, device=layer.weight.device)
                 like += group.from_rank(rank, self._fresh.get(readers), like=like)
         self._fresh = {}
+
+    @property
+    def met(self) -> set[str]:
+        """Layers that were called."""
+        return {name for readers in self._sums for name, _ in readers}
 
     def of(self, name: str, block: int = 0) -> Tensor:
         """H [i, i] of what a layer (or a block of its rows) reads; InputError when it was never called."""

@@ -38,8 +38,8 @@ Look = Callable[[Read], None]
 
 
 @torch.no_grad()
-def watch_inputs(model: Model, batch: Batch, look: Look) -> None:
-    """Forward the batch without losses; `look` is called at each input of every prunable layer.
+def watch_inputs(model: Model, batch: Batch, look: Look, run: Callable[[Batch], object] | None = None) -> None:
+    """Forward the batch without losses; `look` is called at each input of every prunable layer. run: another pass.
 
     A weight that several modules share is met at all of them, each with its own tokens; at the first alone where the
     model says `first_use_only`. InputError where an input or its padding does not fit.
@@ -70,7 +70,7 @@ def watch_inputs(model: Model, batch: Batch, look: Look) -> None:
         return multiply()
 
     with _hooked(model, hook), attention_products(model, multiplied):
-        model.observe(batch)
+        (run or model.observe)(batch)
 
 
 @contextmanager

@@ -54,13 +54,17 @@ class Probe(NamedTuple):
 
 @dataclass(frozen=True)
 class Origin:
-    """What a model was built from: its name, family and settings, for which task, with which vocabulary."""
+    """What a model was built from: its name, family and settings, for which task, with which vocabulary.
+
+    base_sha256: fingerprint of the weights that a smaller model was cut from, where that is known.
+    """
 
     name: str
     family: str
     settings: Mapping[str, Any]
     task: str | None = None
     tokenizer: str | None = None
+    base_sha256: str | None = None
 
 
 class Model(nn.Module):

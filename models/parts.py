@@ -56,6 +56,11 @@ class Slices:
         """Which entries along the axis stay, bool [repeats x count x block], of kept [count]."""
         return kept.repeat_interleave(self.block).repeat(self.repeats)
 
+    def by_unit(self, tensor: Tensor, count: int) -> Tensor:
+        """What has the tensor's shape, [repeats, count, entries] of so many units; there may be none left."""
+        rows = tensor.movedim(self.axis, 0)
+        return rows.reshape(self.repeats, count, rows.numel() // max(1, self.repeats * count))
+
 
 @dataclass(frozen=True)
 class Units:

@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -23,15 +23,12 @@ from console.errors import InputError, explain_os_error
 from models import FAMILIES, LIBRARIES, RANDOM, check_task, merged, weights_path
 from models.base import Model, Origin
 from models.common.building import build
-from models.common.checkpoint import KeyRules, load_state, own_names, read_state, shipped
+from models.common.checkpoint import KeyRules, fingerprint, load_state, own_names, read_state, shipped
 from models.parts import Layers, Units, all_sets, checked, readers_left
 from models.plans import Plan
 from models.surgery import cut
 from storage.atomic import atomic_path, write_text
 from storage.tensors import write_safetensors
-
-if TYPE_CHECKING:
-    pass
 
 FORMAT = 1
 WEIGHTS, PLAN = "model.safetensors", "plan.json"
@@ -55,6 +52,26 @@ def save_small(folder: Path | str, model: Model, made_by: Mapping[str, Any] | No
         _write_lines(temporary / PLAN, about_plan(model, model.plan, made_by or {}, settings))
         if folder.is_dir():
             folder.rmdir()  # an empty one
+
+
+def base_of(model: Model) -> str:
+    """SHA-256 of the weights that a plan for the model is made for: those that it was cut from, else its own."""
+    return (model.origin and model.origin.base_sha256) or fingerprint(model)
+
+
+def of_base(model: Model, base: str | None = None) -> Model:
+    """The model, which notes its base (None: `base_of` it), so that what is cut from it does."""
+    model.origin = model.origin and replace(model.origin, base_sha256=base or base_of(model))
+    return model
+
+
+def check_base(model: Model, about: Mapping[str, Any], path: Path | str) -> None:
+    """InputError where a plan says that it was made for weights that are not the model's."""
+    if about.get("base_sha256") not in (None, base_of(model)):
+        raise InputError(
+            f"{path} was made for other weights of {about['name']} than these: give the measured ones with --weights, "
+            "or --any_base"
+        )
 
 
 def write_plan(path: Path, model: Model, plan: Plan, made_by: Mapping[str, Any]) -> None:
@@ -104,7 +121,7 @@ def load_small(
     folder = Path(reference)
     about = read_plan(folder / PLAN)
     plan = Plan.from_json(about["kept"], str(folder / PLAN))
-    origin = Origin(*(about[name] for name in ("name", "family", "settings", "task", "tokenizer")))
+    origin = _origin(about)
     source = weights_path(f"small:{folder}", weights, str(folder / WEIGHTS))
     load = _of_library if origin.family.partition(":")[0] in LIBRARIES else _of_family
     model = load(folder, origin, plan, source, settings, task, seed)
@@ -116,11 +133,15 @@ def load_small(
 def whole_of(folder: Path | str) -> Model:
     """The model that a smaller one was cut from, at its first sizes, with random weights."""
     about = read_plan(Path(folder) / PLAN)
-    origin = Origin(*(about[name] for name in ("name", "family", "settings", "task", "tokenizer")))
+    origin = _origin(about)
     load = _of_library if origin.family.partition(":")[0] in LIBRARIES else _of_family
     model = load(Path(folder), origin, Plan(), None, {}, origin.task, 0)
     model.tokenizer, model.origin, model.plan = origin.tokenizer or model.tokenizer, origin, None
     return model.eval()
+
+
+def _origin(about: Mapping[str, Any]) -> Origin:
+    return Origin(*(about.get(field.name) for field in fields(Origin)))
 
 
 def _of_library(

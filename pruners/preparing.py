@@ -18,10 +18,10 @@ from data.calibration import CalibrationBatches
 from data.readers import make_reader
 from data.tokenizer import load_tokenizer
 from models.base import Batch, Model
+from models.common.checkpoint import fingerprint
 from models.layers import weights_in_matrices
 from models.library.finding import told_skipped
 from pruners.settings import PruneConfig
-from storage.hashing import hash_files, hash_tensors
 
 
 def describe(model: nn.Module, name: str) -> None:
@@ -101,9 +101,7 @@ def weights_identity(model: nn.Module) -> dict[str, str]:
     say so."""
     if model.load_report is None:
         return {"file": "random", "sha256": ""}
-    report = model.load_report
-    digest = hash_files(report.files) if report.files else hash_tensors(model.state_dict())
-    return {"file": report.source, "sha256": digest}
+    return {"file": model.load_report.source, "sha256": fingerprint(model)}
 
 
 def all_failures(batches: CalibrationBatches | None, checkpoint: Checkpoint) -> list[str]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from configs.registry import Registry
-from models.base import Model
-from shrinking.errors import Values
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from models.base import Model
+    from shrinking.errors import Values
 
 CRITERIA: Registry[Callable[[Model, int], Values]] = Registry(
     "criterion",

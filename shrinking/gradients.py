@@ -64,7 +64,7 @@ def _add(values: Tensor, one: Units | Layers, tensors: dict[str, Tensor], change
     halves: dict[bool, Tensor] = {}
     for at in one.slices:
         if (product := change.get(id(tensors[at.tensor]))) is not None:
-            own = product.movedim(at.axis, 0).reshape(at.repeats, one.count, -1).sum(dim=(0, 2))
+            own = at.by_unit(product, one.count).sum(dim=(0, 2))
             halves[at in read] = halves.get(at in read, 0) + own
     if halves:
         values.nan_to_num_().add_(sum(half.abs() for half in halves.values()))

@@ -17,18 +17,23 @@ from console.errors import InputError, nearest
 from console.interrupt import interrupt
 from data.calibration import data_identity
 from models.base import Model
+from models.small import base_of
 from pruners.preparing import plain_samples, weights_identity
 from pruners.settings import PruneConfig
 from shrinking.errors import Errors, Values, groups_of
 from shrinking.gradients import influence, taylor
 from shrinking.mope import mope
 from shrinking.scores import default_score, score_of
+from shrinking.screening import Screen
 from shrinking.weights import magnitudes
 from training.fabric import make_fabric
 
 BATCH = 32
 
 _ALONE = Group()  # every process fits on all samples
+
+MOPE = ("order", "ffn_scope", "screen", "keep")
+"""Options of that criterion alone."""
 
 ORDERS = ("taylor", "magnitude", "stored")
 """By what neurons are ordered before they are cut into groups, for `mope`."""
@@ -46,6 +51,8 @@ def measured(
         raise InputError(f"--samples must be at least 2, not {args.samples}")
     if args.order not in ORDERS:
         raise InputError(f"unknown order '{args.order}'{nearest(args.order, ORDERS)}: choose {', '.join(ORDERS)}")
+    if not 0 < args.screen <= 1:
+        raise InputError(f"--screen is a share that is measured, above 0 and at most 1, not {args.screen:g}")
     if args.resume and args.criterion != "mope":
         raise InputError(f"{args.criterion} reads the data once and keeps nothing of an interrupted run: no --resume")
     fabric = make_fabric(args.accelerator, args.devices, 1, "32-true")
@@ -55,7 +62,9 @@ def measured(
     score = score_of(model, name)
     batches, samples = plain_samples(model, replace(config, seed=args.seed), args.samples, BATCH)
     about = {**about, "score": name, "samples": args.samples, "weights": weights_identity(model)}
-    about |= {"data": data_identity(batches), **({"order": args.order} if args.criterion == "mope" else {})}
+    about |= {"base_sha256": base_of(model)}
+    about |= {"data": data_identity(batches)}
+    about |= {key: getattr(args, key) for key in MOPE if args.criterion == "mope"}
     with _classifier_fitted(model, samples):
         if args.criterion == "influence":
             return Errors.of(model, influence(model, samples, args.seed), args.group, about), fabric.is_global_zero
@@ -65,18 +74,20 @@ def measured(
         checkpoint = Checkpoint(
             path.with_suffix(".resume"), about, every=0, resume=args.resume, write=fabric.is_global_zero
         )
-        groups = groups_of(model, _order(model, args, samples, score.loss), args.group)
-        table = mope(model, samples, score, groups, args.seed, checkpoint=checkpoint)
+        values = taylor(model, samples, score.loss, args.seed) if args.screen < 1 or args.order == "taylor" else {}
+        groups = groups_of(model, _order(model, args.order, values), args.group)
+        screen = Screen(values, args.screen, args.keep) if args.screen < 1 else None
+        together = args.ffn_scope == "all"
+        table = mope(model, samples, score, groups, args.seed, None, checkpoint, together, screen)
         return replace(table, about=about), fabric.is_global_zero
 
 
-def _order(model: Model, args: argparse.Namespace, samples: Callable[[], Any], loss: Callable[..., Any]) -> Values:
-    """Values by which neurons are ordered; equal ones stay in stored order."""
-    if args.order == "taylor":
-        values = taylor(model, samples, loss, args.seed)
-        return {name: found.nan_to_num() for name, found in values.items()}
-    found = magnitudes(model, args.seed)
-    return found if args.order == "magnitude" else {name: values * 0 for name, values in found.items()}
+def _order(model: Model, order: str, first: Values) -> Values:
+    """Values by which neurons are ordered; equal ones stay in stored order. first: Taylor's."""
+    if order == "taylor":
+        return {name: found.nan_to_num() for name, found in first.items()}
+    found = magnitudes(model, 0)
+    return found if order == "magnitude" else {name: values * 0 for name, values in found.items()}
 
 
 @contextlib.contextmanager

@@ -28,8 +28,10 @@ from console.words import counted
 from models.base import Batch, Model
 from models.parts import Layers, Units, all_sets, named_tensors
 from shrinking.errors import Errors
+from shrinking.pooled import Pooled
 from shrinking.replay import Replay
 from shrinking.scores import Score
+from shrinking.screening import Screen, joined
 
 EVERY = 64
 """Parts that are measured in one reading of the data, and saved together."""
@@ -40,6 +42,7 @@ class Removal:
     """A part: a group of a set. changed: ids of the tensors that it changes.
 
     columns: of units, each tensor that reads them, the axis, and which entries; layers: of a layer, it and its copies.
+    members: groups of several sets that go together, the first of which gives the name.
     """
 
     name: str
@@ -48,6 +51,12 @@ class Removal:
     changed: frozenset[int]
     columns: tuple[tuple[Tensor, int, Tensor], ...] = ()
     layers: tuple[nn.Module, ...] = ()
+    members: tuple[Removal, ...] = ()
+
+    @property
+    def each(self) -> tuple[Removal, ...]:
+        """All that go: several, or it alone."""
+        return self.members or (self,)
 
 
 def removals(model: Model, groups: Mapping[str, Tensor]) -> list[Removal]:
@@ -109,15 +118,18 @@ def mope(
     seed: int = 42,
     group: Group | None = None,
     checkpoint: Checkpoint = no_checkpoint,
+    together: bool = False,
+    screen: Screen | None = None,
 ) -> Errors:
     """The table of errors of all parts that the score meets, on every process alike. `about` of it is empty.
 
     batches: the same ones on every call. groups: name of a set -> group of each unit; other sets are left out.
-    group: processes that share the parts, EVERY at a time.
+    group: processes that share the parts, EVERY at a time. together: take a rank of neurons from all layers at once.
+    screen: which parts are measured, and the errors of the others (None: all are).
     """
     group = group or Group.current()
-    with preserved(model, gradients=False), torch.no_grad():
-        work = _Work(model, batches, score, seed)
+    work = _Work(model, batches, score, seed)
+    with preserved(model, gradients=False), torch.no_grad(), work.pooled.watching():
         parts = removals(model, groups)
         started = time.perf_counter()
         work.look()
@@ -126,6 +138,11 @@ def mope(
         parts = [part for part in parts if work.meets(part)]
         if not parts:
             raise InputError("the score meets none of the parts that can be removed: take another --score")
+        if together:
+            parts = joined(model, parts)
+        everything = parts
+        unclear = [True] * len(parts) if screen is None else screen.unclear(model, parts)
+        parts = [part for part, wanted in zip(everything, unclear, strict=True) if wanted]
         saved = checkpoint.load()
         drops = [] if saved is None else saved[0]["drops"].tolist()
         if group.rank == 0:
@@ -141,19 +158,23 @@ def mope(
                     advance(len(found) if rank else 0)
                 so_far = {"drops": torch.tensor(drops, dtype=torch.float64)}
                 checkpoint.offer(lambda so_far=so_far: (so_far, {}))
+    if screen is not None:
+        left = iter(drops)
+        drops = screen.filled(model, everything, [next(left) if wanted else None for wanted in unclear])
     errors: dict[str, list[float]] = {}
     measured: dict[str, Tensor] = {}
-    for part, drop in zip(parts, drops, strict=True):
-        own = errors.setdefault(part.name, [])
-        measured.setdefault(part.name, torch.full((part.one.count,), -1))[part.group] = len(own)
-        own.append(drop)
+    for part, drop in zip(everything, drops, strict=True):
+        for one in part.each:
+            own = errors.setdefault(one.name, [])
+            measured.setdefault(one.name, torch.full((one.one.count,), -1))[one.group] = len(own)
+            own.append(drop)
     return Errors({n: torch.tensor(values, dtype=torch.float64) for n, values in errors.items()}, measured, {})
 
 
 def _memoised(model: Model, parts: Iterable[Removal]) -> list[nn.Module]:
     """Layers, or what stands in their place, and all inside of those that the parts are in.
 
-    Outputs of all layers are kept for one batch, and of the insides no more than a few.
+    And what is in no layer. Outputs of all layers are kept for one batch, and of the insides no more than a few.
     """
     inner, found = model.inner, list(all_sets(model))
     outer = [f"{path}.{n}" for one in found if isinstance(one, Layers) for path in one.lists for n in range(one.count)]
@@ -164,7 +185,20 @@ def _memoised(model: Model, parts: Iterable[Removal]) -> list[nn.Module]:
     for path, module in list(modules.items()):
         if touched & {id(tensor) for tensor in module.parameters()}:
             modules |= {f"{path}.{name}": part for name, part in module.named_modules() if name}
+    modules |= dict(_beside(inner, outer, ""))
     return list({id(module): module for module in modules.values()}.values())
+
+
+def _beside(module: nn.Module, outer: list[str], path: str) -> Iterator[tuple[str, nn.Module]]:
+    """The largest modules that hold none of these and have weights: embeddings, projections."""
+    for name, part in module.named_children():
+        at = f"{path}{name}"
+        if at in outer or not any(True for _ in part.parameters()):
+            continue
+        if any(one.startswith(f"{at}.") for one in outer):
+            yield from _beside(part, outer, f"{at}.")
+        else:
+            yield at, part
 
 
 def _tell(
@@ -192,9 +226,14 @@ class _Work:
         self._device = device_of(model)
         self._moves = any(True for _ in model.moving_tensors())
         self.samples = 0
+        self.pooled = Pooled(model)
 
     def _run(self, run: int, number: int, batch: Batch) -> Tensor:
         """Rows of a batch: the same draws in every pass, whatever moves put back."""
+        self.pooled.at(run, number)
+        return self._pass(run, number, batch)
+
+    def _pass(self, run: int, number: int, batch: Batch) -> Tensor:
         with seeded(self._seed, number, self._device), moving_restored(self.model) if self._moves else nullcontext():
             return self._score.runs[run](batch)
 
@@ -210,6 +249,8 @@ class _Work:
         for number, batch in self._data():
             self._batches_seen = number + 1
             for run in runs:
+                if self._score.smooth:
+                    self.pooled.find(run, number, lambda: self._pass(run, number, batch))  # noqa: B023
                 owners = [] if number else [module for module in self.model.inner.modules() if module._parameters]
                 handles = [self._note(module, self._met[run]) for module in owners]
                 rows[run].append(self._run(run, number, batch))
@@ -241,7 +282,7 @@ class _Work:
                     for run in needed:
                         self._run(run, number, batch)
                 for part, own in zip(parts, rows, strict=True):
-                    replay.without(part.changed)
+                    replay.without(part.changed, part.columns)
                     with removed(part):
                         for run in own:
                             own[run].append(self._run(run, number, batch))

@@ -18,8 +18,8 @@ from console.errors import InputError
 from console.progress import console
 from models import file_name
 from models.base import Model
-from models.parts import all_sets
-from models.small import save_small
+from models.parts import Kept, Layers, all_sets
+from models.small import of_base, save_small
 from models.surgery import cut
 from shrinking.choosing import Limits, by_shares
 from shrinking.errors import Errors
@@ -31,7 +31,7 @@ WIDTH = ("heads", "neurons", "channels")
 SAID = "recipe.json"
 """What a recipe was asked for, in its folder."""
 
-NO_IDENTITY = ("output", "repeats", "accelerator")
+NO_IDENTITY = ("output", "repeats", "accelerator", "devices")
 
 
 def begun(args: argparse.Namespace, below: Path) -> tuple[Limits, Path]:
@@ -62,7 +62,9 @@ def check_shares(args: argparse.Namespace) -> None:
             raise InputError(f"--{name} is a share that stays, above 0 and at most 1, not {getattr(args, name):g}")
     if args.keep == args.keep_layers == 1:
         raise InputError("--keep and --keep_layers are both 1: nothing would be removed")
-    at_least(args, 1, "round", "group", "repeats", *(["steps"] if "steps" in args else []))
+    if args.distil == "none" and any(getattr(args, name) is not None for name in ("sim", "feat", "hidden")):
+        raise InputError("--distil none learns from no teacher: leave --sim, --feat and --hidden out")
+    at_least(args, 1, "devices", "round", "rounds", "group", "repeats", *(["steps"] if "steps" in args else []))
     at_least(args, 0, "sim", "feat", "hidden", *(["lr"] if "lr" in args else []))
 
 
@@ -71,12 +73,13 @@ class Steps:
     """What a recipe is made of, as its script does it.
 
     load(name, weights): the task's model. measure(name, weights, file): writes a table of errors. train(name, folder,
-    options): finetunes on the task, with a command line's options, and leaves a run there.
+    options): finetunes on the task, with a command line's options, and leaves a run there. cut(model, kept): smaller.
     """
 
     load: Callable[[str, str | None], Model]
     measure: Callable[[str, str | None, Path], None]
     train: Callable[[str, Path, list[str]], None]
+    cut: Callable[[Model, Kept], Model] = cut
 
 
 def weights_of(run: Path) -> str:
@@ -95,22 +98,66 @@ def metrics_of(run: Path) -> dict[str, float]:
 
 
 def taught(
-    steps: Steps, name: str, teacher: str, weights: str, run: Path, about: Mapping[str, Any], also: Sequence[str] = ()
+    steps: Steps,
+    name: str,
+    teacher: str | None,
+    weights: str,
+    run: Path,
+    about: Mapping[str, Any],
+    also: Sequence[str] = (),
 ) -> Path:
-    """Train a smaller model under its teacher; the folder of the result, `RUN/small`, with its own weights.
+    """Train a smaller model under its teacher, if any; the folder of the result, `RUN/small`, with its own weights.
 
     also: more options of the task's script.
     """
+    whole = [] if teacher is None else ["--teacher", teacher, "--teacher_weights", weights]
     small = run / "small"
     if not finished(run):
-        steps.train(name, run, ["--dense", "--teacher", teacher, "--teacher_weights", weights, *also])
+        steps.train(name, run, ["--dense", *whole, *also])
     if not small.exists():
         save_small(small, steps.load(name, weights_of(run)), about)
     return small
 
 
-def cut_by(steps: Steps, name: str, weights: str | None, shares: Mapping[str, float], limits: Limits, at: Path) -> str:
-    """Measure, plan, cut; the smaller model's name. at: its folder, beside which its table is."""
+def cut_by(
+    steps: Steps,
+    name: str,
+    weights: str | None,
+    shares: Mapping[str, float],
+    limits: Limits,
+    at: Path,
+    rounds: int = 1,
+) -> str:
+    """Measure, plan, cut; the smaller model's name. at: its folder, beside which its table is.
+
+    rounds: in equal parts, each of which is measured on what the one before has left: errors do not add up.
+    """
+    now, now_weights, counts = name, weights, None
+    for number in range(1, rounds + 1):
+        part = {kind: 1 - (1 - share) * number / rounds for kind, share in shares.items()}
+        if rounds > 1:
+            model = steps.load(now, now_weights)
+            left = {kind: counted_units(model, kind, limits) for kind in shares}
+            counts = counts or left
+            part = {kind: min(1.0, share * counts[kind] / max(1, left[kind])) for kind, share in part.items()}
+        place = at if number == rounds else at.with_name(f"{at.name}_round{number}")
+        now, now_weights = _cut_once(steps, now, now_weights, part, limits, place), None
+    return now
+
+
+def counted_units(model: Model, kind: str, limits: Limits) -> int:
+    """How many of a kind there are that may go."""
+    total = 0
+    for one in all_sets(model):
+        if one.kind == kind and not any(part in one.name for part in limits.protect):
+            towers = one.towers if isinstance(one, Layers) else [model.modality_of(one.consumer)] * one.count
+            total += sum(not limits.towers or tower in limits.towers for tower in towers)
+    return total
+
+
+def _cut_once(
+    steps: Steps, name: str, weights: str | None, shares: Mapping[str, float], limits: Limits, at: Path
+) -> str:
     table = at.with_name(f"{at.name}_errors.safetensors")
     if not table.is_file():
         steps.measure(name, weights, table)
@@ -118,7 +165,7 @@ def cut_by(steps: Steps, name: str, weights: str | None, shares: Mapping[str, fl
         model = steps.load(name, weights)
         kept = by_shares(model, Errors.load(table), shares, limits)
         made_by = {"errors": dict(Errors.load(table).about), "shares": dict(shares)}
-        save_small(at, cut(model, kept), made_by)
+        save_small(at, steps.cut(of_base(model), kept), made_by)
         for one in all_sets(model):
             if one.name in kept:
                 stay = int(kept[one.name].sum())
@@ -135,6 +182,7 @@ def pretraining(
     limits: Limits,
     folder: Path,
     learn: Callable[[Model, Model, Path], None],
+    rounds: int = 1,
 ) -> Path:
     """The smaller model's folder: width and depth at once, as the table of the whole model says, then `learn`.
 
@@ -142,7 +190,7 @@ def pretraining(
     """
     shares = {**dict.fromkeys(WIDTH, keep), "layers": layers}
     console.print(f"1. {keep:g} of heads and neurons, {layers:g} of layers stay: {folder / 'cut'}", markup=False)
-    small = cut_by(steps, name, weights, shares, limits, folder / "cut")
+    small = cut_by(steps, name, weights, shares, limits, folder / "cut", rounds)
     target = folder / "small"
     if not target.exists():
         console.print(f"2. it learns from {name}: {folder / 'learning'}", markup=False)
@@ -153,11 +201,21 @@ def pretraining(
 
 
 def finetuning(
-    steps: Steps, name: str, weights: str | None, keep: float, layers: float, limits: Limits, folder: Path
+    steps: Steps,
+    name: str,
+    weights: str | None,
+    keep: float,
+    layers: float,
+    limits: Limits,
+    folder: Path,
+    rounds: int = 1,
+    learn: Sequence[str] = (),
+    distils: bool = True,
 ) -> tuple[Path, dict[str, dict[str, float]]]:
     """The smaller model's folder, and numbers of the task: dense, after width, after depth.
 
     keep: share of heads and neurons; layers: of layers. weights: the task's, finetuned; None: finetune it first.
+    rounds: of width. learn: options of the task's script in both stages. distils: whether the whole model teaches.
     """
     found = {}
     dense = folder / "dense"
@@ -167,14 +225,18 @@ def finetuning(
     whole = weights or weights_of(dense)
     found["dense"] = metrics_of(dense)
     now, now_weights, small = name, whole, folder
-    stages = [("width", dict.fromkeys(WIDTH, keep), keep), ("depth", {"layers": layers}, layers)]
-    for number, (stage, shares, share) in enumerate(stages, 2):
-        if share == 1:
-            continue
+    stages = [("width", dict.fromkeys(WIDTH, keep), rounds), ("depth", {"layers": layers}, 1)]
+    stages = [stage for stage in stages if min(stage[1].values()) < 1]
+    for number, (stage, shares, times) in enumerate(stages):
+        share, span = min(shares.values()), [number / len(stages), (number + 1) / len(stages)]
+        also = ["--set", f"recipe.schedule.span={span}", *learn]
         run = folder / f"{stage}_distilled"
-        console.print(f"{number}. {stage}: {share:g} of {now} stays, then it learns from {name}: {run}", markup=False)
-        small = cut_by(steps, now, now_weights, shares, limits, folder / stage)
-        small = taught(steps, small, name, whole, run, {"recipe": "finetuning", "stage": stage, "kept": dict(shares)})
+        console.print(
+            f"{number + 2}. {stage}: {share:g} of {now} stays, then it learns from {name}: {run}", markup=False
+        )
+        small = cut_by(steps, now, now_weights, shares, limits, folder / stage, times)
+        about = {"recipe": "finetuning", "stage": stage, "kept": dict(shares)}
+        small = taught(steps, small, name if distils else None, whole, run, about, also)
         found[stage] = metrics_of(run)
         now, now_weights = f"small:{small}", None
     return small, found

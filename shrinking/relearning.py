@@ -23,7 +23,7 @@ from models.base import Model
 from models.tasks import Retriever
 from pruners.preparing import calibration_batches
 from pruners.settings import PruneConfig
-from training.distillation import Taught
+from training.distillation import TOWERS, Taught, freeze_beside
 from training.fabric import make_fabric
 from training.loop import Callback, Loop, fit
 from training.optimizer import Recipe
@@ -65,7 +65,9 @@ def relearn(student: Model, teacher: Model, config: PruneConfig, args: argparse.
     fabric = make_fabric(args.accelerator, 1, 1, "32-true")
     interrupt.listen()
     fabric.to_device(teacher).eval().requires_grad_(False)
-    module = Taught(Pretraining(student), teacher, args)
+    if args.tower in TOWERS:
+        freeze_beside(student, args.tower)
+    module = Pretraining(student) if args.distil == "none" else Taught(Pretraining(student), teacher, args)
     batches = calibration_batches(student, replace(config, seed=args.seed, num_batches=args.steps))
     side = student.sides[0]
 
@@ -73,7 +75,7 @@ def relearn(student: Model, teacher: Model, config: PruneConfig, args: argparse.
         for _, _, batch in batches.units((side,), 0, 1, first, args.steps):
             yield batch
 
-    named = ("model", "weights", "keep", "keep_layers", "steps", "seed", "sim", "feat", "hidden")
+    named = ("model", "weights", "keep", "keep_layers", "steps", "seed", "tower", "distil", "sim", "feat", "hidden")
     identity = {"recipe": asdict(recipe), **{name: getattr(args, name) for name in named}}
     folder.mkdir(parents=True, exist_ok=True)
     with sole_run(fabric, folder):

@@ -3,7 +3,7 @@
 A part in layer l changes nothing before it. So the whole model's calls of a batch are remembered, and under a mask a
 module whose inputs are equal gives the remembered output. What is compared are inputs, not positions: that holds for
 towers beside each other, for layers that read both, and for layers that are called several times. Numbers are those of
-a full pass, bit for bit.
+a full pass up to rounding: of a linear layer that loses inputs, what these gave is subtracted.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -28,6 +29,7 @@ class Replay:
         self._holds = {module: _tensors_in(module) for module in modules}
         self._calls: dict[nn.Module, list[tuple[Any, Any, list[tuple[Tensor, int]]]]] = {}
         self._computed: set[nn.Module] = set()
+        self._less: dict[nn.Module, tuple[Tensor, Tensor]] = {}  # linear layer -> inputs that are gone, their columns
         self._recording = False
 
     @contextmanager
@@ -49,23 +51,37 @@ class Replay:
     def record(self) -> Iterator[None]:
         """Forget the last batch, and remember what runs here."""
         self._calls, self._computed, self._recording = {module: [] for module in self._holds}, set(), True
+        self._less = {}
         try:
             yield
         finally:
             self._recording = False
 
-    def without(self, tensors: Iterable[int]) -> None:
-        """From now on, compute what holds one of these tensors (by id) anew."""
+    def without(self, tensors: Iterable[int], columns: Iterable[tuple[Tensor, int, Tensor]] = ()) -> None:
+        """From now on, compute what holds one of these tensors (by id) anew.
+
+        columns: tensors of which entries along an axis will be zero: of a linear layer's inputs, what those gave is
+        subtracted from the remembered output.
+        """
         changed = set(tensors)
         self._computed = {module for module, held in self._holds.items() if held & changed}
+        gone = {id(tensor): (entries, tensor.detach()[:, entries]) for tensor, axis, entries in columns if axis == 1}
+        self._less = {
+            module: gone[id(module.weight)]
+            for module in self._computed
+            if type(module) is nn.Linear and id(module.weight) in gone
+        }
 
     def _before(self, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
         def replayed(*args: Any, **kwargs: Any) -> Any:
-            if module not in self._computed:
+            if module not in self._computed or module in self._less:
                 for inputs, output, versions in self._calls.get(module, ()):
                     # A tensor that was written to since is no longer what it was then.
                     if all(t._version == version for t, version in versions) and _equal((args, kwargs), inputs):
-                        return output
+                        if module not in self._less:
+                            return output
+                        entries, columns = self._less[module]
+                        return output - F.linear(args[0].index_select(-1, entries), columns)
             output = forward(*args, **kwargs)
             if self._recording:
                 seen = [(t, t._version) for t in _tensors((args, kwargs, output))]

@@ -28,12 +28,14 @@ SCORES = ("itc", "recall", "accuracy", "loss")
 class Score:
     """runs: passes of a batch, each to a tensor with a row a sample. value: of the rows of all samples, a tensor a run.
 
-    loss: what is differentiated in its place, a scalar of a batch.
+    loss: what is differentiated in its place, a scalar of a batch. smooth: whether rows have gradients that say which
+    tokens they depend on.
     """
 
     runs: tuple[Callable[[Batch], Tensor], ...]
     value: Callable[[list[Tensor]], float]
     loss: Callable[[Batch], Tensor]
+    smooth: bool = False
 
 
 def default_score(model: Model) -> str:
@@ -64,7 +66,7 @@ def score_of(model: Model, name: str) -> Score:
     def loss(batch: Batch) -> Tensor:
         return itc_loss(images(batch), texts(batch), model.temp)
 
-    return Score((images, texts), itc if name == "itc" else mean_recall, loss)
+    return Score((images, texts), itc if name == "itc" else mean_recall, loss, smooth=True)
 
 
 def _a_row_each(model: Model, batch: Batch) -> Tensor:

@@ -31,8 +31,7 @@ def _norms(one: Units, tensors: dict[str, Tensor]) -> Tensor:
     for at in one.slices:
         tensor = tensors[at.tensor].detach()
         if tensor.dim() > 1:  # biases and norms are of other sizes
-            rows = tensor.movedim(at.axis, 0).reshape(at.repeats, one.count, -1)
-            squares += rows.double().square().sum(dim=(0, 2)).cpu()
+            squares += at.by_unit(tensor, one.count).double().square().sum(dim=(0, 2)).cpu()
     return squares.sqrt()
 
 

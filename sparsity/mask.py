@@ -20,14 +20,7 @@ from models.layers import Form, form_of
 from sparsity.published import SUFFIX, masks_among, read_published, write_published
 from sparsity.scores import Scores
 from sparsity.threads import in_threads
-from storage.tensors import (
-    check_seal,
-    is_safetensors,
-    parse_metadata,
-    read_safetensors,
-    sealed,
-    write_safetensors,
-)
+from storage.tensors import check_seal, is_safetensors, parse_metadata, read_safetensors, sealed, write_safetensors
 
 FORMAT = "vlm-pruning-mask-1"
 VALUES = "values/"  # before the name of a layer: its kept weights

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from configs.overrides import read_settings
-from configs.schema import base_name, models_with, parse, task_file
+from configs.schema import base_name, library_of, models_with, parse, read_yaml, task_file
 from console.errors import InputError
 from data.retrieval import Gallery
 from data.tokenizer import load_tokenizer
@@ -45,10 +49,48 @@ def of_task(args: argparse.Namespace) -> Finetuning:
 
 
 def data_of(args: argparse.Namespace) -> PruneConfig:
-    """What is measured on: the calibration data, or what the task learns from."""
+    """What is measured on: the calibration data, or what the task learns from; InputError for a test split."""
     if args.task and not args.config:
-        return PruneConfig(sides={"general": of_task(args).train}, num_workers=0)
-    return parse(PruneConfig, *read_settings(args.config or task_file(args.model, "prune"), []))
+        config = PruneConfig(sides={"general": of_task(args).train}, num_workers=0)
+    else:
+        config = parse(PruneConfig, *read_settings(args.config or task_file(args.model, "prune"), []))
+    if not getattr(args, "on_test", False):
+        for reader in config.sides.values():
+            own = _read(vars(reader.files), getattr(reader, "splits", [])) if hasattr(reader, "files") else {}
+            if tested := [name for name, splits in own.items() if _is_tested(name, splits, _tested_on(args.model))]:
+                raise InputError(
+                    f"{tested[0]} is what models are tested on, and a plan that was measured on it makes the test "
+                    "unfair: give training or calibration data with --config, or --on_test"
+                )
+    return config
+
+
+def _read(files: Mapping[str, Any], splits: Sequence[str]) -> dict[str, set[str]]:
+    """Where the samples of `Files` are, each with the splits that are read of it (none: all)."""
+    names = [*files.get("annotations", ()), *files.get("shards", ()), files.get("folder"), files.get("torchvision")]
+    return {str(Path(files.get("root") or "", name)): set(splits) for name in names if name}
+
+
+def _tested_on(model: str) -> list[dict[str, set[str]]]:
+    """The same of all test splits that the model's configurations name."""
+    found, left = [], [read_yaml(task_file(model, task)) for task in TASKS if _has(model, task)]
+    for settings in left:
+        left += settings.get("datasets", {}).values()
+        test = settings.get("test")
+        if isinstance(test, Mapping):
+            found.append(_read(test.get("files", test), test.get("splits", ())))
+    return found
+
+
+def _has(model: str, task: str) -> bool:
+    return (library_of(model) or base_name(model)) in {name.removesuffix(":NAME") for name in models_with(task)}
+
+
+def _is_tested(name: str, splits: set[str], tests: list[dict[str, set[str]]]) -> bool:
+    """Whether a test split has it, or its own name says so."""
+    if "test" in splits or (not splits and "test" in re.split(r"[^a-z]+", Path(name).name.lower())):
+        return True
+    return any(name in own and (not splits or not own[name] or splits & own[name]) for own in tests)
 
 
 def has_gallery(name: str) -> bool:

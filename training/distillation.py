@@ -8,6 +8,8 @@ of models that compare images and texts, for each of the two towers (S student, 
     L_feat   = MSE(v_S, v_T) / 2, features L2-normalised
     L_hidden = sum over blocks of MSE(x_S, x_T) / 2, without padding; blocks of the same original number, and the last
 of classifiers: L_sim is cross-entropy with the teacher's classes, L_hidden as above, and there is no L_feat.
+With --distil tinyclip it is L_sim alone, between the student's own two towers and at its own temperature (Wu et al.,
+"TinyCLIP", ICCV 2023).
 Losses after Lin et al., "MoPE-CLIP", CVPR 2024, as its ports have them: the paper gives no formulas.
 
     python retrieval.py --model small:FOLDER --dense --teacher xvlm-mini --teacher_weights RUN/best.safetensors
@@ -31,7 +33,12 @@ from models.tasks import Classifier, Retriever
 from training.run import Run
 from training.task import Objective
 
-WEIGHTS = {"sim": 1.0, "feat": 1000.0, "hidden": 1.0}
+WEIGHTS = {
+    "mope": {"sim": 1.0, "feat": 1000.0, "hidden": 1.0},
+    "tinyclip": {"sim": 1.0, "feat": 0.0, "hidden": 0.0},
+}
+
+TOWERS = ("vision", "text")
 
 HOTTEST = 100.0
 """Largest factor on similarities: CLIP's bound."""
@@ -45,7 +52,32 @@ Block = tuple[str, int, int]
 
 def teaching(run: Run) -> Callable[[Objective], nn.Module]:
     """What the loop trains in place of the objective: that itself, or what `--teacher` makes of it."""
-    return (lambda objective: Taught(objective, teacher_of(run), run.args)) if run.args.teacher else lambda same: same
+
+    def taught(objective: Objective) -> nn.Module:
+        if run.args.only:
+            freeze_beside(objective.model, run.args.only)
+        return Taught(objective, teacher_of(run), run.args) if run.args.teacher else objective
+
+    return taught
+
+
+def freeze_beside(model: Model, tower: str) -> None:
+    """Let one of the towers `vision` and `text` learn alone: what the other one's features and the temperature are
+    computed from asks for no gradients any more. Layers that fuse both stay as they are.
+    """
+    if not isinstance(model, Retriever) or tower not in TOWERS:
+        raise InputError(f"--only takes {' or '.join(TOWERS)}, of models that compare both: not '{tower}' here")
+    batch = placed(model.probe(2).batch, model)
+    own = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    none = [None] * len(own)
+    reached: list[set[nn.Parameter]] = []
+    with torch.enable_grad():
+        for entries in (*_entries(model, batch), lambda: model.temp):
+            value = entries()
+            found = torch.autograd.grad(value.sum(), own, allow_unused=True) if value.requires_grad else none
+            reached.append({parameter for parameter, one in zip(own, found, strict=True) if one is not None})
+    for parameter in set().union(*reached) - reached[TOWERS.index(tower)]:
+        parameter.requires_grad_(False)
 
 
 def teacher_of(run: Run) -> Model:
@@ -69,8 +101,10 @@ class Taught(nn.Module):
         self.model, self.beside = objective.model, objective.beside
         self._outside = (objective, teacher)
         self._weights = {
-            name: first if (own := getattr(args, name)) is None else own for name, first in WEIGHTS.items()
+            name: first if (own := getattr(args, name)) is None else own
+            for name, first in WEIGHTS[args.distil or "mope"].items()
         }
+        self._own_towers = args.distil == "tinyclip"
         student = self.model
         if not any(isinstance(student, kind) and isinstance(teacher, kind) for kind in (Retriever, Classifier)):
             raise InputError(
@@ -89,14 +123,19 @@ class Taught(nn.Module):
             return losses
         student = self.model
         if isinstance(student, Retriever):
-            found = of_pairs(student, teacher, batch, self._blocks)
+            found = of_pairs(student, teacher, batch, self._blocks, self._own_towers)
         else:
             found = of_classes(student, teacher, batch, self._blocks)
         return losses | {name: self._weights[name] * loss for name, loss in found.items() if self._weights[name]}
 
 
-def of_pairs(student: Retriever, teacher: Retriever, batch: Batch, blocks: list[Block]) -> dict[str, Tensor]:
-    """sim, feat and hidden of both towers. batch: image, text_ids, text_atts."""
+def of_pairs(
+    student: Retriever, teacher: Retriever, batch: Batch, blocks: list[Block], own_towers: bool = False
+) -> dict[str, Tensor]:
+    """sim, feat and hidden of both towers. batch: image, text_ids, text_atts.
+
+    own_towers: compare the student's two towers with one another, once, not each with the teacher's other one.
+    """
     atts = batch["text_atts"]
     features, states = [], []
     with torch.no_grad():
@@ -108,15 +147,25 @@ def of_pairs(student: Retriever, teacher: Retriever, batch: Batch, blocks: list[
         target = scale * features[0] @ features[1].t()
     zero = target.new_zeros(())
     found = {"sim": zero, "feat": zero, "hidden": zero}
+    own_features = []
     for tower, entries in enumerate(_entries(student, batch)):
         with layer_outputs(student) as seen:
             own = entries()
-        by_row = target if tower == 0 else target.t()
-        similarity = scale * own @ features[1 - tower].t()
-        found["sim"] = found["sim"] + (soft(similarity, by_row) + soft(similarity.t(), by_row.t())) / 2
+        own_features.append(own)
+        if not own_towers:
+            by_row = target if tower == 0 else target.t()
+            found["sim"] = found["sim"] + similar(scale * own @ features[1 - tower].t(), by_row)
         found["feat"] = found["feat"] + F.mse_loss(wide(own), wide(features[tower])) / 2
         found["hidden"] = found["hidden"] + hidden(seen, states[tower], blocks, atts if tower else None) / 2
+    if own_towers:
+        own_scale = (1 / student.temp).clamp(max=HOTTEST)
+        found["sim"] = similar(own_scale * own_features[0] @ own_features[1].t(), target)
     return found
+
+
+def similar(similarity: Tensor, target: Tensor) -> Tensor:
+    """L_sim of similarities [n, n]: cross-entropy with the teacher's, by rows and by columns."""
+    return (soft(similarity, target) + soft(similarity.t(), target.t())) / 2
 
 
 def _entries(model: Retriever, batch: Batch) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:

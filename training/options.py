@@ -36,6 +36,8 @@ def finetuning_parser(description: str, task: str) -> argparse.ArgumentParser:
     learn = parser.add_argument_group("learn from a teacher (retrieval, classification)")
     learn.add_argument("--teacher", metavar="MODEL", help="a whole model, whose outputs and states are learnt, too")
     learn.add_argument("--teacher_weights", metavar="FILE", help="its weights for this task, such as a run's best ones")
+    learn.add_argument("--distil", choices=("mope", "tinyclip"), help="which losses (default: mope)")
+    learn.add_argument("--only", metavar="TOWER", help="train the vision or the text tower, and not the other one")
     learn.add_argument("--sim", type=float, help="weight of its similarities, or classes (default: 1)")
     learn.add_argument("--feat", type=float, help="weight of its features (default: 1000)")
     learn.add_argument("--hidden", type=float, help="weight of its layers' outputs (default: 1)")

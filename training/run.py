@@ -38,7 +38,7 @@ from training.sole_run import sole_run
 
 SECONDS = "seconds.json"
 DEBUG_SAMPLES = 32
-TEACHER = ("teacher", "teacher_weights", "sim", "feat", "hidden")
+TEACHER = ("teacher", "teacher_weights", "distil", "sim", "feat", "hidden")
 NO_IDENTITY = ("snapshot_steps", "seed", "precision", "progressive")
 """Of a configuration: what does not change the run, and what the command line may set, which is told apart from it."""
 
@@ -96,6 +96,7 @@ class Run:
             "skip_eval": getattr(args, "skip_eval", None) or None,
             "evaluate": (args.split or "test") if args.evaluate else None,
             **({"teacher": [getattr(args, name) for name in TEACHER]} if args.teacher else {}),
+            **({"only": args.only} if args.only else {}),
         }
         return json.loads(json.dumps(found))
 
@@ -147,7 +148,7 @@ def check_teacher(args: argparse.Namespace) -> None:
         raise InputError(f"--{given[0]} is about a teacher: add --teacher MODEL, or leave it out")
     if args.teacher and args.evaluate:
         raise InputError("--teacher teaches while a model is trained, and --evaluate trains nothing: leave one out")
-    at_least(args, 0, *TEACHER[2:])
+    at_least(args, 0, *TEACHER[3:])
 
 
 def chosen_sparsifier(run: Run) -> Sparsifier:

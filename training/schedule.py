@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from console.errors import InputError, nearest
 
@@ -21,12 +21,15 @@ class Schedule:
     warmup: float = 0.1  # share of all steps in which the rate rises from 0
     decay: str = "linear"  # linear and cosine fall at once; late only over the last 40 % of the steps, linearly
     every: str = "step"  # when the rate changes: at every step, or at the start of every epoch
+    span: list[float] = field(default_factory=lambda: [0.0, 1.0])  # what this run has of it, of several with one
 
     def __post_init__(self) -> None:
         if self.decay not in DECAYS:
             raise InputError(f"unknown decay '{self.decay}'{nearest(self.decay, DECAYS)}: one of {', '.join(DECAYS)}")
         if self.every not in ("step", "epoch"):
             raise InputError(f"the schedule changes the rate every step or epoch, not every '{self.every}'")
+        if len(self.span) != 2 or not 0 <= self.span[0] < self.span[1] <= 1:
+            raise InputError(f"span is the part of a schedule that a run has, such as [0.5, 1.0], not {self.span}")
         if not 0 <= self.warmup < 1:
             raise InputError(f"warmup is a share of all steps, from 0 to below 1, not {self.warmup}")
 
@@ -34,6 +37,9 @@ class Schedule:
         """What the peak rate is multiplied with at `step` (from 0) of `steps`; epoch: steps of an epoch (0: none)."""
         if self.every == "epoch" and epoch:
             step -= step % epoch
+        if self.span != [0.0, 1.0]:
+            begin, end = self.span
+            step, steps = step + begin * steps / (end - begin), steps / (end - begin)
         rising = round(self.warmup * steps)
         if step < rising:
             return (step + 1) / (rising + 1)

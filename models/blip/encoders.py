@@ -216,3 +216,9 @@ class BLIPEncoders(BLIPModel, Retriever):
             if part in COPIED:
                 found[name] = self.get_submodule(f"{part}_m.{rest}")
         return found
+
+    def real_tokens(self, name: str, batch: Batch) -> Tensor | None:
+        """Text tokens as the attention mask says; image tokens (tower, cross-attention keys and values) all."""
+        if name.startswith("visual_encoder.") or ".crossattention.self.key." in name:
+            return None
+        return None if ".crossattention.self.value." in name else batch["text_atts"]

@@ -166,12 +166,6 @@ class BLIP(BLIPEncoders, ImageEncoder):
         self.grounded_states(batch["text_ids"], batch["text_atts"], image)
         self.decoder_logits(batch["text_ids"], batch["text_atts"], image)
 
-    def real_tokens(self, name: str, batch: Batch) -> Tensor | None:
-        """Text tokens as the attention mask says; image tokens (tower, cross-attention keys and values) all."""
-        if name.startswith("visual_encoder.") or ".crossattention.self.key." in name:
-            return None
-        return None if ".crossattention.self.value." in name else batch["text_atts"]
-
     def example(self, size: int) -> dict[str, Batch]:
         """Noise images and random words."""
         text, side = self.config.text, self.config.vision.image_size

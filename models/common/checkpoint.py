@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from console.errors import InputError
 from console.words import agreed, counted
 from models.common.nesting import inner_state, named_tensors, uncompiled, unwrapped
+from storage.hashing import hash_files, hash_tensors
 from storage.shards import weight_files
 from storage.tensors import read_tensors
 
@@ -282,6 +283,12 @@ def own_names(tensors: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
         return {own.get(name, name): tensors[key] for key, name in names.items() if name is not None}
 
     return renamed(unwrapped(tensors, lambda state: [name for name in renamed(state) if name in layers])[0])
+
+
+def fingerprint(model: Model) -> str:
+    """SHA-256 of the file of the weights, of all shards in order; of the tensors, where a library read them."""
+    files = model.load_report.files if model.load_report else ()
+    return hash_files(files) if files else hash_tensors(model.state_dict())
 
 
 def shipped(model: Model) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import Model
+from models.base import Batch, Model
 from models.common.bert import cross_attention_mask, layer_states, self_attention_mask, without_padding
 from models.library.hf_parts import hf_parts
 from models.parts import Part
@@ -116,3 +116,10 @@ class XVLMEncoders(XVLMModel, Retriever):
         text, text_atts = without_padding(text, text_atts)
         everywhere = torch.ones(image.shape[:2], dtype=torch.long, device=image.device)
         return self.itm_head(self.fusion_states(text, text_atts, image, everywhere)[:, 0])[:, 1]
+
+    def real_tokens(self, name: str, batch: Batch) -> Tensor | None:
+        """Text tokens as the attention mask says; image tokens (tower, cross-attention keys and values) all."""
+        reads_image = name.startswith("vision_encoder.") or ".crossattention.self.key." in name
+        if reads_image or ".crossattention.self.value." in name:
+            return None
+        return batch["text_atts"]

@@ -193,13 +193,6 @@ class XVLM(XVLMEncoders, ImageEncoder, Locator):
         image, image_atts, _, text = self.states(batch)
         self.fusion_states(text, batch["text_atts"], image, image_atts)
 
-    def real_tokens(self, name: str, batch: Batch) -> Tensor | None:
-        """Text tokens as the attention mask says; image tokens (tower, cross-attention keys and values) all."""
-        reads_image = name.startswith("vision_encoder.") or ".crossattention.self.key." in name
-        if reads_image or ".crossattention.self.value." in name:
-            return None
-        return batch["text_atts"]
-
     def example(self, size: int) -> dict[str, Batch]:
         """Noise images, random words; the regions lie in half as many images."""
         text, side = self.config.text, self.config.vision.image_size

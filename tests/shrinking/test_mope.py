@@ -20,6 +20,7 @@ from shrinking.gradients import influence, taylor
 from shrinking.mope import mope
 from shrinking.replay import Replay
 from shrinking.scores import mean_recall, score_of
+from shrinking.screening import Screen
 from tests.models.test_parts import FAMILIES, shaken
 
 
@@ -101,6 +102,65 @@ def test_towers_by_itc(name):
 def test_other_scores():
     compare(family("xvlm"), "recall", examples(family("xvlm"), (9, 2)), 64)
     compare(family("dino"), "accuracy", examples(family("dino"), (9, 2)))
+
+
+@pytest.fixture(scope="module")
+def clip():
+    """A small CLIP with batches, groups, and errors by brute force of any parts."""
+    model = family("hf CLIP")
+    batches = examples(model)
+    groups = groups_of(model, {one.name: torch.arange(one.count).double() for one in all_sets(model)}, 16)
+    whole = z(model, "itc", batches)
+    return model, batches, groups, lambda kept: whole - z(cut(model, kept).eval(), "itc", batches)
+
+
+def test_a_rank_of_neurons_from_all_layers(clip):
+    """Errors are those of a model that has lost the group of that rank in each layer of the tower."""
+    model, batches, groups, without = clip
+    table = mope(model, lambda: batches, score_of(model, "itc"), groups, together=True)
+    for tower in ("vision", "text"):
+        names = [name for name in table.errors if name.startswith(tower) and name.endswith(".mlp")]
+        assert len(names) == 2
+        for rank in range(3):
+            error = without({name: table.groups[name] != rank for name in names})
+            assert [float(table.errors[name][rank]) for name in names] == pytest.approx([error] * 2, abs=1e-5)
+
+
+def test_screened(clip):
+    """Half of the heads are measured, next to the cut; the others keep Taylor's order, below. Layers all are."""
+    model, batches, groups, _ = clip
+    score = score_of(model, "itc")
+    values = {one.name: torch.arange(one.count).double() for one in all_sets(model)}
+    whole = mope(model, lambda: batches, score, groups).errors
+    found = mope(model, lambda: batches, score, groups, screen=Screen(values, 0.5, keep=0.25)).errors
+    for name, errors in found.items():
+        same = (errors == whole[name]).tolist()
+        if name.endswith(".self_attn"):  # of 8 heads in 2 layers, 0 to 3 by Taylor: places 4 to 7 are next to 3/4
+            assert same == [False, False, True, True]
+            assert (
+                errors[0] < errors[1] < min(float(one[2:].min()) for key, one in found.items() if tower_of(key, name))
+            )
+        elif name.endswith(".layers"):
+            assert all(same)
+
+
+def tower_of(key, name):
+    """Whether it is an attention of the same tower."""
+    return key.endswith(".self_attn") and key.split("_")[0] == name.split("_")[0]
+
+
+def test_tokens_that_nobody_reads(clip):
+    """Behind the last attention of the image tower there is the class token alone; keys and values are read at all."""
+    model, batches, _, _ = clip
+    work = module._Work(model, lambda: batches, score_of(model, "itc"), 42)
+    with module.preserved(model, gradients=False), torch.no_grad(), work.pooled.watching():
+        work.look()
+    layer, tokens = model.module.vision_model.encoder.layers[1], batches[0]["image"].shape[0]
+    each = model.module.vision_model.embeddings.num_positions
+    found = work.pooled._found[0, 0]
+    expected = {layer.self_attn.q_proj, layer.self_attn.out_proj, layer.mlp.fc1, layer.mlp.fc2}
+    assert found.keys() == expected
+    assert all(at.tolist() == [i * each for i in range(tokens)] for at in found.values())
 
 
 def test_recall_is_that_of_evaluations():

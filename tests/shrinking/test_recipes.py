@@ -1,11 +1,20 @@
 """The recipes as commands: every step of them on a few samples, started again, and what the folder refuses."""
 
 import json
+import subprocess
 
+import pytest
 import torch
 
+import retrieval
+import shrink
 import training.loop
-from models import load_task_model
+from models import load_model, load_task_model
+from models.parts import all_sets
+from shrinking.choosing import Limits
+from shrinking.errors import Errors
+from shrinking.recipes import Steps, cut_by
+from shrinking.weights import magnitudes
 
 KEYS = ("epochs=1", "short_epoch=2", "samples=16")
 FEW = ("--samples", "8", "--group", "256", "--repeats", "1", *(word for key in KEYS for word in ("--set", key)))
@@ -41,6 +50,47 @@ def test_finetuning(run, tmp_path):
     done = run(*command, "--tower", "both")
     assert done.returncode == 2
     assert "has steps with another tower (vision, now both)" in done.stderr
+
+
+def test_rounds(tmp_path):
+    """Three tables, each of what the round before has left; in the end a half of what there was at first."""
+
+    def measure(name, weights, file):
+        model = load_model(name)
+        Errors.of(model, magnitudes(model, 0), 64, {"model": name, "criterion": "magnitude", "seed": 0}).save(file)
+
+    steps = Steps(lambda name, weights: load_model(name), measure, None)
+    name = cut_by(steps, "dino-mini", None, {"heads": 0.5, "neurons": 0.5}, Limits(), tmp_path / "a", 3)
+    tables = [Errors.load(path) for path in sorted(tmp_path.glob("*_errors.safetensors"))]
+    heads = [sum(len(errors) for key, errors in table.errors.items() if key.endswith("attention")) for table in tables]
+    whole = sum(one.count for one in all_sets(load_model("dino-mini")) if one.kind == "heads")
+    assert len(heads) == 3
+    assert sorted(heads, reverse=True) == [whole, round(whole * 5 / 6), round(whole * 4 / 6)]
+    assert sum(one.count for one in all_sets(load_model(name)) if one.kind == "heads") == whole / 2
+
+
+def test_several_devices(monkeypatch, tmp_path):
+    """Measuring and training are commands of their own, whose options they know."""
+    words = ["finetuning", "--model", "xvlm-mini", "--task", "retrieval", "--devices", "2", "--set", "epochs=1"]
+    args = shrink.parse_args(words)
+    done = []
+    ended = [0, 0, 3]
+
+    def noted(command):
+        done.append(command[1:])
+        return subprocess.CompletedProcess(command, ended.pop(0))
+
+    monkeypatch.setattr(subprocess, "run", noted)
+    steps = shrink.steps_of(args)
+    steps.measure("xvlm-mini", None, tmp_path / "a")
+    steps.train("xvlm-mini", tmp_path, ["--dense", "--teacher", "xvlm-mini", "--teacher_weights", "a"])
+    measured = shrink.parse_args(done[0][1:])
+    assert (measured.command, measured.devices, measured.output) == ("measure", 2, str(tmp_path / "a"))
+    trained = retrieval.parse_args(done[1][1:])
+    assert retrieval.parse_args(["--model", "xvlm-mini"]).distil is None
+    assert (trained.devices, trained.distil, trained.set) == (2, "mope", ["epochs=1"])
+    with pytest.raises(SystemExit, match="3"):
+        steps.measure("xvlm-mini", None, tmp_path / "a")
 
 
 def test_distil(run, tmp_path):

@@ -1,16 +1,19 @@
 """The command from a table to an export, and its refusals."""
 
+import argparse
 import json
 
 import pytest
 import torch
 import transformers
 
+from console.errors import InputError
 from models import load_model
 from models.parts import all_sets
 from models.plans import Plan
 from models.surgery import cut
 from sparsity.mask import Mask
+from tasks.loading import data_of
 from tests.models.test_any_module import HUGGING_FACE
 
 
@@ -216,3 +219,39 @@ def test_a_plan_for_another_base(run, tmp_path):
     done = run("shrink.py", "cut", "-m", "xvlm-mini", "--plan", tmp_path / "a_plan.json", "-o", tmp_path / "b")
     assert done.returncode == 2
     assert "the plan is of another model" in done.stderr
+
+
+def test_a_plan_for_other_weights(run, tmp_path, clip):
+    """The plan names the weights that it was made for, and so does what is cut by it."""
+    assert shrunk(run, tmp_path, clip).returncode == 0
+    about = [json.loads(path.read_text()) for path in (tmp_path / "a_plan.json", tmp_path / "a" / "plan.json")]
+    assert about[0]["base_sha256"] == about[1]["base_sha256"]
+    torch.manual_seed(1)
+    HUGGING_FACE["CLIPModel"]().save_pretrained(tmp_path / "other")
+    words = ("cut", "-m", f"hf:{tmp_path / 'other'}", "--plan", tmp_path / "a_plan.json", "-o", tmp_path / "b")
+    done = run("shrink.py", *words)
+    assert done.returncode == 2
+    assert "was made for other weights" in done.stderr
+    assert run("shrink.py", *words, "--any_base", "--repeats", "1").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "reader"),
+    [
+        ("xvlm-mini", "{reader: retrieval_pairs, files: {annotations: [data/finetune/itr/coco_test.json]}}"),
+        ("xvlm-mini", "{reader: retrieval_pairs, files: {shards: [own/karpathy-test-{0..3}.tar]}}"),
+        ("dino-mini", "{reader: classification, files: {annotations: [a.csv]}, splits: [train, test]}"),
+        ("dino-mini", "{reader: classification, files: {annotations: [data/flowers102/annots/split.csv]}}"),
+    ],
+)
+def test_a_test_split_is_refused(tmp_path, model, reader):
+    """What a configuration tests on, and what is called so; unless asked. What is learnt from is not."""
+    file = tmp_path / "data.yaml"
+    file.write_text(f"sides: {{general: {reader.replace('{0..3}', '0')}}}")
+    args = argparse.Namespace(model=model, task=None, config=file, on_test=False)
+    with pytest.raises(InputError, match="is what models are tested on"):
+        data_of(args)
+    args.on_test = True
+    assert data_of(args).sides["general"]
+    args = argparse.Namespace(model="dino-mini", task="image_classification", config=None)
+    assert data_of(args).sides["general"].splits == ["train", "val"]

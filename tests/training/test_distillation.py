@@ -12,7 +12,7 @@ from models.parts import layers
 from models.surgery import cut
 from storage.tensors import read_safetensors
 from tests.models.test_parts import FAMILIES, shaken
-from training.distillation import Taught, layer_outputs, of_classes, of_pairs, same_blocks
+from training.distillation import Taught, freeze_beside, layer_outputs, of_classes, of_pairs, same_blocks
 
 KEYS = ("epochs=1", "short_epoch=4", "snapshot_steps=2", "samples=16")
 SMALL = ("--no_samples", *(word for key in KEYS for word in ("--set", key)))
@@ -55,6 +55,37 @@ def test_by_plain_loops(pair):
             real = [(i, p) for i in rows for p in range(x.shape[1]) if "text" not in name or atts[i, p]]
             hidden += sum((x[i, p] - y[i, p]).square().sum().item() for i, p in real) / len(real) / width / 2
     assert found["hidden"].item() == pytest.approx(hidden, rel=1e-4)
+
+
+def test_tinyclip_compares_the_students_own_towers(pair):
+    """At its own temperature; its loss is that of similarities alone."""
+    student, teacher, batch = pair
+    found = of_pairs(student, teacher, batch, [], own_towers=True)["sim"]
+    features = []
+    for model in (student, teacher):
+        ids, atts = batch["text_ids"], batch["text_atts"]
+        features.append((model.image_entry(batch["image"])[1], model.text_entry(ids, atts)[1], model.temp))
+    own, wanted = (image @ text.t() / temp.clamp(min=0.01) for image, text, temp in features)
+    expected = 0.0
+    for rows, target in ((own, wanted), (own.t(), wanted.t())):
+        expected -= float((target.softmax(1) * rows.detach().log_softmax(1)).sum()) / len(rows) / 2
+    assert found.item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("tower", "other"), [("vision", "text"), ("text", "vision")])
+@pytest.mark.parametrize("name", ["xvlm", "hf CLIP"])
+def test_one_tower_learns_alone(name, tower, other):
+    """The other one's features and the temperature get no gradients, with all that makes them; fusion does."""
+    torch.manual_seed(0)
+    model = shaken(FAMILIES[name]()).requires_grad_(True)
+    freeze_beside(model, tower)
+    batch = model.example(2)["general"]
+    image, text = model.image_entry(batch["image"])[1], model.text_entry(batch["text_ids"], batch["text_atts"])[1]
+    assert {"vision": image, "text": text}[tower].requires_grad
+    assert not {"vision": image, "text": text}[other].requires_grad
+    assert not model.temp.requires_grad
+    prunable = model.prunable_layers().items()
+    assert {model.modality_of(n) for n, layer in prunable if not layer.weight.requires_grad} == {other}
 
 
 def test_a_copy_has_nothing_to_learn(pair):
@@ -120,7 +151,7 @@ def test_classes():
 
 def test_a_model_without_features():
     objective = argparse.Namespace(model=torch.nn.Linear(2, 2), beside=torch.nn.ModuleDict())
-    args = argparse.Namespace(sim=None, feat=None, hidden=0.0)
+    args = argparse.Namespace(distil="mope", sim=None, feat=None, hidden=0.0)
     with pytest.raises(InputError, match="teaches retrieval and classification"):
         Taught(objective, FAMILIES["dino"](), args)
 

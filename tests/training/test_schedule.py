@@ -24,6 +24,18 @@ def test_ten_steps_by_hand(schedule, expected):
     assert [schedule.factor(step, 10) for step in range(10)] == pytest.approx(expected, abs=1e-6)
 
 
+def test_one_schedule_over_two_runs():
+    """Of different lengths: each has its part, warming up is in the first alone, and the rate goes on where it was."""
+    whole = Schedule(0.2, "cosine")
+    first, second = (Schedule(0.2, "cosine", span=span) for span in ([0.0, 0.5], [0.5, 1.0]))
+    expected = [whole.factor(step, 40) for step in range(40)]
+    assert [first.factor(step, 20) for step in range(20)] == pytest.approx(expected[:20])
+    assert [second.factor(step, 20) for step in range(20)] == pytest.approx(expected[20:])
+    assert [second.factor(step, 10) for step in range(10)] == pytest.approx(expected[20::2])
+    with pytest.raises(InputError, match="span is the part"):
+        Schedule(span=[0.5, 0.5])
+
+
 @pytest.mark.parametrize(
     ("decay", "reference"), [("linear", get_linear_schedule_with_warmup), ("cosine", get_cosine_schedule_with_warmup)]
 )

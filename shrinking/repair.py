@@ -1,0 +1,132 @@
+"""Repair in closed form: what stays takes over what it can of what goes, by least squares; no labels, no gradients.
+
+    W_K' = W_K + W_R H_RK (H_KK + damp mean(diag H_KK))^-1        H = sum x x'
+W is the matrix that reads units (W_o of heads, W_2 of neurons), x its inputs in the whole model, K and R those
+that stay and go. That is ridge regression of the output of R on the inputs K. With a bias, x has a 1 behind
+it, which stays and is not damped: b takes the mean over. H is SparseGPT's
+(Frantar and Alistarh, 2023; calibration/hessians.py).
+
+    python shrink.py cut --model dino-mini --plan PLAN --repair
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from calibration.hessians import InputHessians
+from calibration.preserve import preserved
+from calibration.processes import Group
+from calibration.stream import device_of, to_device
+from models.base import Batch, Model
+from models.common.bert import without_padding
+from models.layers import form_of
+from models.parts import Kept, Layers, Units, all_sets, checked, named_tensors
+from models.surgery import cut
+from pruners.preparing import plain_samples
+from pruners.settings import PruneConfig
+from shrinking.mope import reading
+
+BATCH = 32
+
+DAMP = 1e-3
+"""Of the mean of the diagonal: rounding is hidden by it, and inputs that hardly vary get no large weights."""
+
+
+def cut_repaired(model: Model, kept: Kept, batches: Callable[[], Iterable[Batch]]) -> Model:
+    """`surgery.cut`, of a model whose kept weights have taken over. The model itself stays as it was."""
+    with repaired(model, kept, input_moments(model, kept, batches)):
+        return cut(model, kept)
+
+
+def cut_on_data(model: Model, kept: Kept, config: PruneConfig, samples: int, seed: int) -> Model:
+    """The same on the first samples of a configuration's data, images as evaluations see them."""
+    return cut_repaired(model, kept, plain_samples(model, replace(config, seed=seed), samples, BATCH)[1])
+
+
+def losing(model: Model, kept: Kept) -> dict[str, Units]:
+    """Prunable matrix that reads units -> its set, of all that lose some and are in no layer that goes."""
+    found, prunable = all_sets(model), model.prunable_layers()
+    stays = checked(found, kept)
+    gone = tuple(
+        f"{path}.{number}."
+        for one in found
+        if isinstance(one, Layers)
+        for path in one.lists
+        for number in (~stays[one.name]).nonzero()[:, 0].tolist()
+    )
+    return {
+        one.consumer: one
+        for one in found
+        if isinstance(one, Units) and one.consumer in prunable and not one.consumer.startswith(gone)
+        if not stays[one.name].all()
+    }
+
+
+def input_moments(model: Model, kept: Kept, batches: Callable[[], Iterable[Batch]]) -> InputHessians:
+    """H [i + 1, i + 1] of each matrix that loses units, of one pass: that of calibration, else that of its task."""
+    layers = {name: layer for name, layer in model.prunable_layers().items() if name in losing(model, kept)}
+    run = None
+    if type(model).observe is Model.observe:
+        probe = model.probe(1)
+
+        def run(batch: Batch) -> None:
+            if "text_atts" in batch:  # a match may leave columns of padding out, and each text read has all of them
+                ids, atts = without_padding(batch["text_ids"], batch["text_atts"])
+                batch |= {"text_ids": ids, "text_atts": atts}
+            probe.run(model, batch)
+
+    moments = InputHessians(model, layers, run, constant=True)
+    with preserved(model, gradients=False):
+        for batch in batches():
+            moments.update(to_device(batch, device_of(model)))
+            moments.merge(_ALONE, [0])
+    return moments
+
+
+_ALONE = Group()
+
+
+@contextmanager
+def repaired(model: Model, kept: Kept, moments: InputHessians, damp: float = DAMP) -> Iterator[None]:
+    """Within, what stays has taken over, in place; put back on exit. Matrices that no input met are left alone."""
+    tensors, saved = named_tensors(model), []
+    try:
+        for name, one in losing(model, kept).items():
+            if name not in moments.met:
+                continue
+            form = form_of(model.prunable_layers()[name])
+            stays = form.matrix(one.over_inputs(kept[one.name].cpu(), tensors[name].shape))[0]
+            for at in reading(one, tensors):  # copies by momentum, too: they follow it
+                weight, bias = tensors[at.tensor], tensors.get(f"{at.tensor.removesuffix('weight')}bias")
+                saved += [(tensor, tensor.detach().clone()) for tensor in (weight, bias) if tensor is not None]
+                whole = form.matrix(weight.detach()).double().cpu()
+                change = taken_over(whole, moments.of(name), stays, bias is not None, damp)
+                whole[:, stays] += change[:, : int(stays.sum())]
+                with torch.no_grad():
+                    weight.copy_(form.parameter(whole))
+                    if bias is not None:
+                        bias += change[:, -1].to(bias)
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in saved:
+                tensor.copy_(value)
+
+
+def taken_over(weight: Tensor, moments: Tensor, stays: Tensor, bias: bool, damp: float) -> Tensor:
+    """What is added to the columns that stay, and to the bias behind them: float64 [o, kept (+ 1)].
+
+    weight: [o, i]; moments: H [i + 1, i + 1]; stays: bool [i].
+    """
+    moments = moments.double().cpu()
+    known = torch.cat([stays, torch.tensor([bias])]).nonzero()[:, 0]
+    gone = (~stays).nonzero()[:, 0]
+    own = moments[known][:, known]
+    ridge = torch.zeros(len(known), dtype=torch.float64)
+    ridge[: int(stays.sum())] = damp * moments.diagonal()[:-1][stays].mean() if stays.any() else 0.0
+    return torch.linalg.solve(own + torch.diag(ridge), moments[known][:, gone] @ weight[:, gone].t()).t()

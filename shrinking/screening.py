@@ -1,0 +1,87 @@
+"""Fewer parts to measure: groups of one rank in all layers at once, and only those of which Taylor is unsure.
+
+`--ffn_scope all` is how a port of MoPE-CLIP measures neurons: group q of all layers of a tower goes together, and each
+has that error; widths become uniform. `--screen SHARE` measures the heads and groups next to where Taylor's order would
+be cut. Those far above or below keep Taylor's order, above or below all that was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from models.base import Model
+    from shrinking.mope import Removal
+
+
+def joined(model: Model, parts: Sequence[Removal]) -> list[Removal]:
+    """Groups of neurons of equal rank in all layers of a tower as one part each, behind all others."""
+    alone, ranks, seen = [], {}, {}
+    for part in parts:
+        rank = seen[part.name] = seen.get(part.name, -1) + 1
+        if part.one.kind == "neurons":
+            ranks.setdefault((model.modality_of(part.one.consumer), rank), []).append(part)
+        else:
+            alone.append(part)
+    return alone + [
+        replace(
+            together[0],
+            changed=frozenset().union(*(part.changed for part in together)),
+            columns=tuple(column for part in together for column in part.columns),
+            members=tuple(together),
+        )
+        for together in ranks.values()
+    ]
+
+
+@dataclass(frozen=True)
+class Screen:
+    """values: Taylor's, name of a set -> float64 [count]. share: of heads and groups that is measured; keep: share that
+    will stay, next to which Taylor is unsure.
+    """
+
+    values: Mapping[str, Tensor]
+    share: float
+    keep: float = 0.5
+
+    def unclear(self, model: Model, parts: Sequence[Removal]) -> list[bool]:
+        """Of each part, whether it is measured. Layers are: Taylor knows little of them, and they are few."""
+        measured = [part.one.kind == "layers" for part in parts]
+        for order in self._pools(model, parts):
+            count = min(len(order), max(1, round(self.share * len(order))))
+            first = round((1 - self.keep) * len(order) - count / 2)
+            first = min(max(first, 0), len(order) - count)
+            for place in order[first : first + count]:
+                measured[place] = True
+        return measured
+
+    def filled(self, model: Model, parts: Sequence[Removal], found: Sequence[float | None]) -> list[float]:
+        """Errors of all parts, of those that were measured and of the others, whose error is None."""
+        errors = list(found)
+        for order in self._pools(model, parts):
+            known = [place for place in order if found[place] is not None]
+            values = [found[place] for place in known]
+            low, high = min(values), max(values)
+            step = (high - low) / len(order) or 1.0
+            below, above = order[: order.index(known[0])], order[order.index(known[-1]) + 1 :]
+            for i, place in enumerate(reversed(below), 1):
+                errors[place] = low - step * i
+            for i, place in enumerate(above, 1):
+                errors[place] = high + step * i
+        return errors
+
+    def _pools(self, model: Model, parts: Sequence[Removal]) -> list[list[int]]:
+        """Places of the heads or groups of each tower, in Taylor's order."""
+        pools: dict[tuple[str, str], list[int]] = {}
+        for place, part in enumerate(parts):
+            if part.one.kind != "layers":
+                pools.setdefault((model.modality_of(part.one.consumer), part.one.kind), []).append(place)
+        worth = [
+            float(sum(torch.nan_to_num(self.values[one.name][one.group]).sum() for one in part.each)) for part in parts
+        ]
+        return [sorted(order, key=worth.__getitem__) for order in pools.values()]
