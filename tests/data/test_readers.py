@@ -51,7 +51,9 @@ def test_python_refuses_them_as_well():
 
 
 def test_texts_need_no_images(tmp_path):
-    records = [{"image": f"gone/{index}.jpg", "caption": caption} for index, caption in enumerate(("A cube.", "A red"))]
+    records = [
+        {"image": f"gone/{index}.jpg", "caption": caption} for index, caption in enumerate(("A circle.", "A red"))
+    ]
     (tmp_path / "pairs.json").write_text(json.dumps(records))
     files = Files(annotations=[str(tmp_path / "pairs.json")])
     config = parse(ReaderConfig, {"reader": "texts", "files": dataclasses.asdict(files), "max_tokens": 6}, "it")
@@ -61,4 +63,4 @@ def test_texts_need_no_images(tmp_path):
     batch = next(iter(batches))["general"]
     assert sorted(batch) == ["text_atts", "text_ids"]
     said = sorted(tokenizer.text(row[1:].tolist()) for row in batch["text_ids"])
-    assert said == ["a cube", "a red"]
+    assert said == ["a circle", "a red"]
