@@ -230,7 +230,7 @@ def _write_base(config: Any, model: WrappedModel, folder: Path) -> dict[str, Any
     """
     config.architectures = [type(model.module).__name__]
     config.save_pretrained(folder)
-    _write_inputs(model, folder)
+    write_inputs(model, folder)
     return {}
 
 
@@ -238,10 +238,10 @@ def write_stock(model: WrappedModel, folder: Path) -> None:
     """The model as transformers' own class reads it back; InputError where its sizes are none that the class has."""
     fit_config(model.module)
     model.module.save_pretrained(folder)
-    _write_inputs(model, folder)
+    write_inputs(model, folder)
 
 
-def _write_inputs(model: WrappedModel, folder: Path) -> None:
+def write_inputs(model: WrappedModel, folder: Path) -> None:
     """What images are normalised with, and the tokenizer."""
     shape = model.image_shape
     said = {"size": shape.image_size, "image_mean": shape.mean, "image_std": shape.std}
