@@ -1,4 +1,4 @@
-"""Make a dual encoder of a pretrained image tower and a pretrained text tower: both stay as they are, projections learn.
+"""Make a dual encoder of two pretrained towers, of images and of texts: both stay as they are, projections learn.
 
     python -m pretraining.dual_encoder --output_dir weights/hf/dual-stamps
     python prune.py --model hf:weights/hf/dual-stamps ...
