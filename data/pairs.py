@@ -1,4 +1,7 @@
-"""Batches of images with one caption each: BLIP's sides, and X-VLM's general side, which hides some of the words."""
+"""Batches of images with one caption each: BLIP's sides, and X-VLM's general side, which hides some of the words.
+
+`Texts` are the captions alone.
+"""
 
 from __future__ import annotations
 
@@ -58,3 +61,30 @@ class MLMPairs(PlainPairs):
         """image [b, 3, H, W], text_ids, text_atts, text_ids_masked [b, L], masked_pos, masked_ids [b, m]."""
         images, *texts = zip(*samples, strict=True)
         return {"image": torch.stack(images)} | masked_fields(texts, self._config, self._tokenizer)
+
+
+class Captions(Pairs):
+    """The captions of pairs, whose images are not opened and need not be there."""
+
+    def file(self, index: int) -> None:
+        """None of its own."""
+
+
+class Texts:
+    """Captions without their images, for encoders of text alone."""
+
+    Config = TextConfig
+
+    def __init__(self, config: TextConfig, shape: ImageShape, tokenizer: Tokenizer):
+        self.source = Captions(config.files)
+        self._config, self._tokenizer = config, tokenizer
+
+    def sample(self, index: int, rng: random.Random) -> Sample:
+        """Token ids."""
+        text = one_text(self.source.known(index), self.source.name(index), self._config.max_words, rng)
+        return self._tokenizer.encode(text, self._config.sep, self._config.max_tokens)
+
+    def collate(self, samples: list[Sample], size: int, rng: random.Random) -> Batch:
+        """text_ids, text_atts [b, L]."""
+        ids, atts = self._tokenizer.pad_batch(samples, self._config.max_tokens)
+        return {"text_ids": ids, "text_atts": atts}

@@ -111,6 +111,7 @@ READERS: Registry[type[Reader]] = Registry(
         "mlm_pairs": "data.pairs:MLMPairs",
         "mlm_regions": "data.regions:MLMRegions",
         "pairs": "data.pairs:PlainPairs",
+        "texts": "data.pairs:Texts",
         "labelled_images": "data.classification:Labelled",
         "retrieval_pairs": "data.retrieval:RetrievalPairs",
         "captions": "data.captioning:Captions",

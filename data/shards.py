@@ -68,6 +68,11 @@ class ShardSample:
     text: Member
     is_json: bool
 
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return f"{self.shard}:{self.key}"
+
     def read(self) -> tuple[bytes, str]:
         """Encoded image and caption; TextError when there is no caption."""
         try:

@@ -12,9 +12,12 @@ from PIL import Image
 
 from console.errors import InputError
 from console.progress import say_once
+from console.words import counted
+from data.captioned import folder_pairs, saved_pairs, with_captions
 from data.images import ground_colour, read_image
 from data.records import Checks, Record, check_fields, is_caption, is_elements, is_text, join_root, read_json_list
-from data.shards import ShardSample, expand_shards, index_shard
+from data.shards import expand_shards, index_shard
+from storage.hashing import hash_json
 
 NAMED = 3
 """Shards whose losses are said one by one."""
@@ -29,7 +32,8 @@ class Files:
     root: str = ""  # before every relative path; the working directory by default
     shards: list[str] = field(default_factory=list)  # webdataset patterns, pairs only
     miniworld: list[str] = field(default_factory=list)  # parts that are drawn on first use; `root` is then the world
-    folder: str = ""  # of class folders
+    saved: list[str] = field(default_factory=list)  # data sets of Hugging Face on disk, or parquet files; pairs only
+    folder: str = ""  # of class folders; of pairs: of pictures with text files
     torchvision: str = ""  # a labelled set that torchvision downloads into `folder`
     ground: str = ""  # shows through transparent pixels: a name, or as #7f7f7f; empty: white
 
@@ -111,7 +115,7 @@ class Records(Source):
         super().__init__(files.ground)
         for path in map(files.path, files.annotations):
             self.paths.append(path)
-            records = read_json_list(path)
+            records = self._prepared(read_json_list(path), path)
             check_fields(records, path, checks)
             for index, record in enumerate(records):
                 record["image"] = place(record, f"{path}: record {index}")
@@ -120,6 +124,10 @@ class Records(Source):
     def name(self, index: int) -> str:
         """The image's path."""
         return self._images[index]["image"]
+
+    def _prepared(self, records: list[Record], path: str) -> list[Record]:
+        """The records of a file with the fields that are checked. Default: as they are."""
+        return records
 
     def record(self, index: int) -> Any:
         """The record with all its fields."""
@@ -133,7 +141,7 @@ class Records(Source):
 
 
 class Pairs(Records):
-    """Images with captions: CC3M, SBU, COCO and VG dense captions, from JSON files and shards together."""
+    """Images with captions: annotation files (also LLaVA's), shards, a folder with text files, saved data sets."""
 
     def __init__(self, files: Files):
         files, roots = files.resolved(), list(files.image_roots)
@@ -141,42 +149,63 @@ class Pairs(Records):
         def place(record: Record, where: str) -> str:
             return files.image(record["image"], record.get("dataset", roots[0] if len(roots) == 1 else None), where)
 
+        self._without = 0
         super().__init__(files, {"image": is_text, "caption": is_caption}, place)
+        if self._without:
+            self.left_out.append(f"{counted(self._without, 'conversation')} without an image")
         for shard in (shard for pattern in files.shards for shard in expand_shards(files.path(pattern))):
             self.paths.append(shard)
             samples, left_out = index_shard(shard)
             self._images += samples
             if left_out:
                 self.left_out.append(f"{shard}: {len(samples)} pairs are read; left out are {left_out}")
-        self._check_given("annotation file and no shard")
+        if files.folder:
+            records, without = folder_pairs(Path(files.path(files.folder)))
+            self._images += records
+            self.listing = hash_json([[record["image"], record["caption"]] for record in records])
+            if without:
+                self.left_out.append(
+                    f"{files.folder}: {counted(len(without), 'picture')} without a text (first: {without[0]})"
+                )
+        for saved in map(files.path, files.saved):
+            pairs, paths = saved_pairs(saved)
+            self._images += pairs
+            self.paths += paths
+        self._check_given("annotation file, shard, folder or saved data set")
         for words in self.left_out[:NAMED]:
             say_once(words)
         if len(self.left_out) > NAMED:
             say_once(f"of {len(self.left_out) - NAMED} more shards something is left out (last: {self.left_out[-1]})")
 
+    def _prepared(self, records: list[Record], path: str) -> list[Record]:
+        """With captions for conversations."""
+        records, without = with_captions(records, path)
+        self._without += without
+        return records
+
     def name(self, index: int) -> str:
-        """The image's path, or shard and key."""
+        """The image's path, or the place inside of a file."""
         item = self._images[index]
-        return f"{item.shard}:{item.key}" if isinstance(item, ShardSample) else item["image"]
+        return item["image"] if isinstance(item, dict) else item.name
 
     def file(self, index: int) -> str | None:
-        """The image file, None where it lies in a shard."""
+        """The image file, None where it lies in another one."""
         return None if self.record(index) is None else self.name(index)
 
     def record(self, index: int) -> Record | None:
-        """The record of the annotation file with all its fields, None where the pair lies in a shard."""
+        """The record of the annotation file with all its fields, None where the pair lies in a shard or the like."""
         item = self._images[index]
-        return None if isinstance(item, ShardSample) else item
+        return item if isinstance(item, dict) else None
 
     def known(self, index: int) -> str | list[str]:
         """The caption or captions."""
         item = self._images[index]
-        return item.read()[1] if isinstance(item, ShardSample) else item["caption"]
+        return item["caption"] if isinstance(item, dict) else item.read()[1]
 
     def read(self, index: int) -> tuple[Image.Image, str | list[str]]:
         """The image and its caption or captions; ImageError when the image cannot be read."""
         item = self._images[index]
-        image, caption = item.read() if isinstance(item, ShardSample) else (item["image"], item["caption"])
+        image, caption = (item["image"], item["caption"]) if isinstance(item, dict) else item.read()
         return read_image(image, self.name(index), self.ground), caption
 
 

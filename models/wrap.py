@@ -20,7 +20,7 @@ from models.common.gather import Gather, from_first_process, no_gather
 from models.layers import PrunableLayer
 from models.library.finding import find_layers, spoken, told_skipped
 from models.parts import Part
-from models.tasks import Classifier
+from models.tasks import Classifier, ImageEmbedder
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 Forward = Callable[[nn.Module, Batch], Any]
@@ -233,6 +233,19 @@ class WrappedClassifier(Classifier, WrappedModel):
             from_first_process(self.module.buffers())
             self._trained = False
         return super().train(mode)
+
+
+class WrappedEmbedder(ImageEmbedder, WrappedModel):
+    """A wrapped image encoder, whose features can be compared."""
+
+    def __init__(self, module: nn.Module, features: Callable[[nn.Module, Tensor], Tensor], **more: Any):
+        """features(module, image [b, 3, H, W]) -> [b, d]; more: as of `WrappedModel`."""
+        super().__init__(module, **more)
+        self._features = features
+
+    def embed_image(self, image: Tensor) -> Tensor:
+        """Features [b, d] of images [b, 3, H, W]."""
+        return self._features(self.module, image)
 
 
 def classification_loss(logits: Callable[[nn.Module, Tensor], Tensor], module: nn.Module, batch: Batch) -> Tensor:

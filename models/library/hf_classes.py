@@ -15,13 +15,24 @@ from torch import Tensor, nn
 
 from configs.registry import Registry
 from models.base import Batch
-from models.common.contrastive import matching_loss, pairs_loss
+from models.common.contrastive import matching_loss, pairs_loss, same_image_targets
+from models.library.pairs import WrappedPairs
+from models.wrap import WrappedClassifier, WrappedEmbedder, WrappedModel
 
 HALF = (0.5, 0.5, 0.5)
+
+VIEWS_TEMPERATURE = 0.07
+"""Of the similarities of two views, as of Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020."""
 
 
 class HFClass:
     """The record of a class with two towers, and the defaults of all."""
+
+    sees: bool = True
+    """Whether it reads images."""
+
+    labelled: bool = False
+    """Whether its loss is about labels."""
 
     exclude: tuple[str, ...] = ()
     """Parts of names that are never pruned."""
@@ -31,6 +42,9 @@ class HFClass:
 
     text: tuple[str, ...] = ("text_model.",)
     """Prefixes of parameters whose layers read text tokens."""
+
+    lead: int = 0
+    """Positions of its table of texts that no token has; RoBERTa counts from the padding's number on."""
 
     padded: bool = True
     """Whether padding is masked; SigLIP reads it like any other token."""
@@ -45,9 +59,21 @@ class HFClass:
     """Largest logit_scale, a logarithm, of classes whose towers are apart; None: any."""
 
     @staticmethod
-    def image(module: nn.Module, image: Tensor) -> Tensor:
+    def pixels(module: nn.Module, image: Tensor) -> dict[str, Tensor]:
+        """Images [b, 3, H, W] under the names of the class's arguments."""
+        return {"pixel_values": image}
+
+    @classmethod
+    def arguments(cls, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """A batch under the names of the class's arguments."""
+        image = cls.pixels(module, batch["image"]) if cls.sees else {}
+        atts = {"attention_mask": batch["text_atts"]} if cls.text and cls.padded else {}
+        return image | ({"input_ids": batch["text_ids"]} if cls.text else {}) | atts
+
+    @classmethod
+    def image(cls, module: nn.Module, image: Tensor) -> Tensor:
         """Features [b, e] of images [b, 3, H, W], of classes whose towers are apart."""
-        return module.get_image_features(pixel_values=image).pooler_output
+        return module.get_image_features(**cls.pixels(module, image)).pooler_output
 
     @classmethod
     def text_features(cls, module: nn.Module, ids: Tensor, atts: Tensor) -> Tensor:
@@ -60,21 +86,28 @@ class HFClass:
         """Loss of scaled similarities [b, b] of images and texts; targets: which belong together, rows sum to 1."""
         return pairs_loss(similarity, targets)
 
-    @staticmethod
-    def loss(module: nn.Module, batch: Batch) -> Tensor:
+    @classmethod
+    def loss(cls, module: nn.Module, batch: Batch) -> Tensor:
         """The scalar that pruners differentiate. Default: the module's own contrastive loss."""
-        return module(**inputs(batch), return_loss=True).loss
+        return module(**cls.arguments(module, batch), return_loss=True).loss
 
-    @staticmethod
-    def forward(module: nn.Module, batch: Batch) -> Any:
+    @classmethod
+    def forward(cls, module: nn.Module, batch: Batch) -> Any:
         """A pass in which every layer is met."""
-        return module(**inputs(batch))
+        return module(**cls.arguments(module, batch))
 
+    @classmethod
+    def tokens(cls, name: str, batch: Batch) -> Tensor | None:
+        """Which tokens of a layer's input are words, [b, t]; None where all count, or where it reads images."""
+        reads_image = ".crossattention." in name and (".key." in name or ".value." in name)
+        return batch["text_atts"] if cls.padded and name.startswith(cls.text) and not reads_image else None
 
-def inputs(batch: Batch, *without: str) -> dict[str, Tensor]:
-    """A batch under the names of transformers' arguments, those of `without` left out."""
-    names = {"image": "pixel_values", "text_ids": "input_ids", "text_atts": "attention_mask"}
-    return {new: batch[old] for old, new in names.items() if old in batch and new not in without}
+    @classmethod
+    def wrapped(cls, module: nn.Module, tokenizer: Any, **options: Any) -> WrappedModel:
+        """The module wrapped; options: of `WrappedModel`, but for what the record says."""
+        options |= {"loss": cls.loss, "forward": cls.forward, "tokens": cls.tokens, "tokenizer": tokenizer}
+        options["modality"] = dict.fromkeys(cls.text, "text") | ({"": "vision"} if cls.sees else {})
+        return WrappedPairs(module, cls, **options) if cls.apart else WrappedModel(module, **options)
 
 
 class CLIP(HFClass):
@@ -99,15 +132,25 @@ class SigLIP(HFClass):
         signs = 2 * (targets > 0).to(similarity.dtype) - 1
         return -F.logsigmoid(signs * (similarity + module.logit_bias)).sum(dim=1).mean()
 
-    @staticmethod
-    def loss(module: nn.Module, batch: Batch) -> Tensor:
-        """The module's own."""
-        return module(**inputs(batch, "attention_mask"), return_loss=True).loss
+
+class SigLIP2(SigLIP):
+    """SigLIP over patches of images of any shape, here of squares; its fixed-size checkpoints are SiglipModel."""
 
     @staticmethod
-    def forward(module: nn.Module, batch: Batch) -> Any:
-        """Both towers."""
-        return module(**inputs(batch, "attention_mask"))
+    def pixels(module: nn.Module, image: Tensor) -> dict[str, Tensor]:
+        """Images [b, 3, H, W] cut into patches [b, p, s s 3], each from the top left, colours innermost."""
+        side = getattr(module.config, "vision_config", module.config).patch_size
+        patches = F.unfold(image, side, stride=side)  # [b, 3 s s, p], colours outermost
+        patches = patches.unflatten(1, (3, side * side)).permute(0, 3, 2, 1).flatten(2)
+        grid = torch.tensor([[image.shape[2] // side, image.shape[3] // side]], device=image.device)
+        seen = torch.ones(patches.shape[:2], dtype=torch.long, device=image.device)
+        return {"pixel_values": patches, "pixel_attention_mask": seen, "spatial_shapes": grid.expand(len(image), 2)}
+
+
+class DualEncoder(CLIP):
+    """Any image tower and any text tower; what comes after their states, poolers too, belongs to the projections."""
+
+    exclude = ("visual_projection", "text_projection", "pooler")
 
 
 class BLIPRetrieval(HFClass):
@@ -116,10 +159,10 @@ class BLIPRetrieval(HFClass):
     exclude = ("vision_proj", "text_proj", "itm_head", "pooler")
     text = ("text_encoder.",)
 
-    @staticmethod
-    def loss(module: nn.Module, batch: Batch) -> Tensor:
+    @classmethod
+    def loss(cls, module: nn.Module, batch: Batch) -> Tensor:
         """The sum of both."""
-        named = inputs(batch)
+        named = cls.arguments(module, batch)
         similarity = module(**named, use_itm_head=False).itm_score / 0.07
         target = torch.arange(len(similarity), device=similarity.device)
         contrastive = (F.cross_entropy(similarity, target) + F.cross_entropy(similarity.t(), target)) / 2
@@ -134,11 +177,17 @@ class ImageClassifier(HFClass):
     exclude = ("classifier", "pooler")
     head = "classifier"
     text = ()
+    labelled = True
 
-    @staticmethod
-    def logits(module: nn.Module, image: Tensor) -> Tensor:
+    @classmethod
+    def logits(cls, module: nn.Module, image: Tensor) -> Tensor:
         """Class logits [b, classes]."""
-        return module(pixel_values=image).logits
+        return module(**cls.pixels(module, image)).logits
+
+    @classmethod
+    def wrapped(cls, module: nn.Module, tokenizer: Any, **options: Any) -> WrappedModel:
+        """A classifier, which can be finetuned."""
+        return WrappedClassifier(module, cls.logits, **options)
 
 
 class HalvedClassifier(ImageClassifier):
@@ -147,14 +196,97 @@ class HalvedClassifier(ImageClassifier):
     normalised = HALF
 
 
+class SigLIP2Classifier(HalvedClassifier):
+    """One over patches."""
+
+    pixels = SigLIP2.pixels
+
+
+class ImageTower(HFClass):
+    """An image encoder without a head: an image and its mirror image, or one of its class, are alike, others are not.
+
+    The states of the class token are its features, which `evaluation.zero_shot` compares, too.
+    """
+
+    exclude = ("pooler",)
+    text = ()
+    labelled = True
+
+    @classmethod
+    def image(cls, module: nn.Module, image: Tensor) -> Tensor:
+        """Features [b, d] of images [b, 3, H, W]."""
+        return module(**cls.pixels(module, image)).last_hidden_state[:, 0]
+
+    @classmethod
+    def loss(cls, module: nn.Module, batch: Batch) -> Tensor:
+        """Of two views of image [b, 3, H, W]; label [b] int64, where it is there, says which are alike."""
+        image = batch["image"]
+        alike = batch.get("label", torch.arange(len(image), device=image.device))
+        return views_loss(cls.image(module, image), cls.image(module, image.flip(-1)), alike)
+
+    @classmethod
+    def wrapped(cls, module: nn.Module, tokenizer: Any, **options: Any) -> WrappedModel:
+        """A model whose images have neighbours."""
+        options |= {"loss": cls.loss, "forward": cls.forward, "modality": {"": "vision"}}
+        return WrappedEmbedder(module, cls.image, **options)
+
+
+class TextTower(HFClass):
+    """A text encoder without a head: the halves of a text are alike, those of two texts are not.
+
+    After Gao et al., "SimCSE", EMNLP 2021, with every other word hidden instead of dropout, which would need chance.
+    Features are means over the words' states.
+    """
+
+    sees = False
+    exclude = ("pooler",)
+    text = ("",)
+
+    @classmethod
+    def text_features(cls, module: nn.Module, ids: Tensor, atts: Tensor) -> Tensor:
+        """Features [b, d] of texts [b, t]."""
+        states = module(input_ids=ids, attention_mask=atts).last_hidden_state
+        return (states * atts[:, :, None]).sum(dim=1) / atts.sum(dim=1, keepdim=True).clamp(min=1)
+
+    @classmethod
+    def loss(cls, module: nn.Module, batch: Batch) -> Tensor:
+        """Of text_ids, text_atts [b, t]; the first token, a start mark, is in both halves."""
+        ids, atts = batch["text_ids"], batch["text_atts"]
+        place = torch.arange(ids.shape[1], device=ids.device)
+        halves = [atts * ((place % 2 == odd) | (place == 0)) for odd in (0, 1)]
+        alike = torch.unique(ids * atts, dim=0, return_inverse=True)[1]  # a caption may come twice
+        return views_loss(*(cls.text_features(module, ids, half) for half in halves), alike)
+
+
+class RobertaTower(TextTower):
+    """One whose positions begin at the number after the padding's, 2."""
+
+    lead = 2
+
+
+def views_loss(one: Tensor, other: Tensor, alike: Tensor) -> Tensor:
+    """Contrastive loss of features [b, e] of two views; alike [b] int64: equal where views belong together."""
+    similarity = F.normalize(one, dim=-1) @ F.normalize(other, dim=-1).t() / VIEWS_TEMPERATURE
+    return pairs_loss(similarity, same_image_targets(alike))
+
+
 HF_CLASSES: Registry[type[HFClass]] = Registry(
     "class",
     {
         "CLIPModel": "models.library.hf_classes:CLIP",
         "SiglipModel": "models.library.hf_classes:SigLIP",
+        "Siglip2Model": "models.library.hf_classes:SigLIP2",
+        "VisionTextDualEncoderModel": "models.library.hf_classes:DualEncoder",
         "BlipForImageTextRetrieval": "models.library.hf_classes:BLIPRetrieval",
+        "Dinov2Model": "models.library.hf_classes:ImageTower",
+        "Dinov2WithRegistersModel": "models.library.hf_classes:ImageTower",
+        "DINOv3ViTModel": "models.library.hf_classes:ImageTower",
+        "BertModel": "models.library.hf_classes:TextTower",
+        "DistilBertModel": "models.library.hf_classes:TextTower",
+        "RobertaModel": "models.library.hf_classes:RobertaTower",
         "ViTForImageClassification": "models.library.hf_classes:HalvedClassifier",
         "SiglipForImageClassification": "models.library.hf_classes:HalvedClassifier",
+        "Siglip2ForImageClassification": "models.library.hf_classes:SigLIP2Classifier",
     },
 )
 """Class name (the first of `architectures` in config.json) -> its record. A new one is a line here and a class."""

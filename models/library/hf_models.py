@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
@@ -25,12 +25,11 @@ from console.words import agreed, counted
 from models import RANDOM, check_task, is_path
 from models.base import Batch, ImageShape
 from models.common.checkpoint import KeyRules, LoadReport, check_values, other_shape, read_state, unwrap
-from models.library.hf_classes import CLASSIFIER, HF_CLASSES, ImageClassifier, record_of
+from models.library.hf_classes import CLASSIFIER, HF_CLASSES, HFClass, record_of
 from models.library.hf_parts import fit_config, hf_parts
 from models.library.hf_tokenizer import HFTokenizer
 from models.library.hub import hub_or_cache
-from models.library.pairs import WrappedPairs
-from models.wrap import WrappedClassifier, WrappedModel
+from models.wrap import WrappedModel
 from storage.atomic import write_json
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -71,7 +70,7 @@ def load_hf(
             else:
                 module, report = _pretrained(model_class, str(weights or reference), config, task == CLASSIFIES)
         record = record_of(model_class.__name__)
-        longest = config.text_config.max_position_embeddings if record.text else 0
+        longest = _text_config(config).max_position_embeddings - record.lead if record.text else 0
         tokenizer = HFTokenizer.load(reference, longest, filled=not record.padded) if longest else None
         model = wrap_hf(module.eval(), tokenizer, _preprocessor(reference), **own)
     model.load_report = report
@@ -187,41 +186,41 @@ def wrap_hf(
     conv, head: whether convolutions, and the classifier, are pruned.
     """
     record, config = record_of(type(module).__name__), module.config
-    shape = image_shape(getattr(config, "vision_config", config), preprocessor or {}, record.normalised)
+    shape = ImageShape(0, 1)
+    if record.sees:
+        shape = image_shape(getattr(config, "vision_config", config), preprocessor or {}, record.normalised)
     if head and not record.head:
         raise InputError(f"prune_head is for image classifiers, and {type(module).__name__} is none: leave it out")
     dense = tuple(part for part in record.exclude if not head or part != record.head)
     parts = tuple(part for part in dense if any(part in name for name, _ in module.named_modules()))
     options = {"exclude": lambda name: any(part in name for part in parts), "image_shape": shape, "conv": conv}
     options |= {"parts": hf_parts, "rebuilt": partial(_write_base, copy.deepcopy(config)), "write_stock": write_stock}
-    if issubclass(record, ImageClassifier):
+    return record.wrapped(module, tokenizer, example=partial(_made_up, record, config, shape), **options)
 
-        def images(size: int) -> Batch:
-            image = torch.randn(size, 3, shape.image_size, shape.image_size)
-            return {"image": image, "label": torch.randint(0, config.num_labels, (size,))}
 
-        return WrappedClassifier(module, record.logits, example=images, **options)
-
-    def tokens(name: str, batch: Batch) -> Tensor | None:
-        reads_image = ".crossattention." in name and (".key." in name or ".value." in name)
-        return batch["text_atts"] if record.padded and name.startswith(record.text) and not reads_image else None
-
-    def pairs(size: int) -> Batch:
-        image = torch.randn(size, 3, shape.image_size, shape.image_size)
-        t = min(12, config.text_config.max_position_embeddings)
+def _made_up(record: type[HFClass], config: Any, shape: ImageShape, size: int) -> Batch:
+    """A batch of `size` samples of what a class reads: noise images, labels, random words."""
+    batch: Batch = {}
+    if record.sees:
+        batch["image"] = torch.randn(size, 3, shape.image_size, shape.image_size)
+    if record.labelled:
+        batch["label"] = torch.randint(0, config.num_labels, (size,))
+    if record.text:
+        text = _text_config(config)
+        t = min(12, text.max_position_embeddings - record.lead)
         length = torch.randint(3, t, (size, 1)) if record.padded else torch.full((size, 1), t)
         atts = (torch.arange(t) < length).long()
-        ids = torch.randint(3, config.text_config.vocab_size - 3, (size, t)) * atts
-        end = getattr(config.text_config, "eos_token_id", None)
-        if end is not None and end < config.text_config.vocab_size:
+        ids = torch.where(atts > 0, torch.randint(3, text.vocab_size - 3, (size, t)), text.pad_token_id or 0)
+        end = getattr(text, "eos_token_id", None)
+        if end is not None and end < text.vocab_size:
             ids.scatter_(1, length - 1, end)  # CLIP reads its text feature at the end mark
-        return {"image": image, "text_ids": ids, "text_atts": atts}
+        batch |= {"text_ids": ids, "text_atts": atts}
+    return batch
 
-    options |= {"loss": record.loss, "forward": record.forward, "tokens": tokens, "tokenizer": tokenizer}
-    options |= {"modality": {**dict.fromkeys(record.text, "text"), "": "vision"}, "example": pairs}
-    if record.apart:
-        return WrappedPairs(module, record, **options)
-    return WrappedModel(module, **options)
+
+def _text_config(config: Any) -> Any:
+    """Of the text tower; of a model of texts alone its own."""
+    return getattr(config, "text_config", config)
 
 
 def _write_base(config: Any, model: WrappedModel, folder: Path) -> dict[str, Any]:
@@ -231,7 +230,7 @@ def _write_base(config: Any, model: WrappedModel, folder: Path) -> dict[str, Any
     """
     config.architectures = [type(model.module).__name__]
     config.save_pretrained(folder)
-    _write_inputs(model, folder)
+    write_inputs(model, folder)
     return {}
 
 
@@ -239,10 +238,10 @@ def write_stock(model: WrappedModel, folder: Path) -> None:
     """The model as transformers' own class reads it back; InputError where its sizes are none that the class has."""
     fit_config(model.module)
     model.module.save_pretrained(folder)
-    _write_inputs(model, folder)
+    write_inputs(model, folder)
 
 
-def _write_inputs(model: WrappedModel, folder: Path) -> None:
+def write_inputs(model: WrappedModel, folder: Path) -> None:
     """What images are normalised with, and the tokenizer."""
     shape = model.image_shape
     said = {"size": shape.image_size, "image_mean": shape.mean, "image_std": shape.std}
@@ -251,9 +250,16 @@ def _write_inputs(model: WrappedModel, folder: Path) -> None:
         model.tokenizer.save(folder)
 
 
+ANY_SIZE = {"dinov2", "dinov2_with_registers", "dinov3_vit"}
+"""Types of vision towers that fit their positions to any image: the preprocessor's size counts more than theirs."""
+
+
 def image_shape(config: Any, preprocessor: Mapping[str, Any], normalised: tuple[float, ...] | None) -> ImageShape:
     """Of a vision tower's config, and of the preprocessor where it says more; 224 pixels where neither says a side."""
-    side = getattr(config, "image_size", None) or preprocessor.get("crop_size") or preprocessor.get("size") or 224
+    sides = [getattr(config, "image_size", None), preprocessor.get("crop_size") or preprocessor.get("size")]
+    if hasattr(config, "num_patches"):  # of SigLIP 2, which reads any shape of as many patches
+        sides[0] = round(config.num_patches**0.5) * config.patch_size
+    side = next(filter(None, reversed(sides) if config.model_type in ANY_SIZE else sides), 224)
     if isinstance(side, Mapping):
         side = side.get("height") or side.get("shortest_edge") or 224
     patch = getattr(config, "patch_size", 1)

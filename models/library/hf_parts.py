@@ -33,7 +33,8 @@ def _is_layer(part: nn.Module) -> bool:
 
 def _attention(at: str, root: nn.Module) -> Iterator[Part]:
     attention = root.get_submodule(at[:-1])
-    out, heads = ("o_proj", "num_attention_heads") if hasattr(attention, "o_proj") else ("out_proj", "num_heads")
+    out = "o_proj" if hasattr(attention, "o_proj") else "out_proj"
+    heads = "num_heads" if hasattr(attention, "num_heads") else "num_attention_heads"
     yield units_of(
         root,
         at[:-1],
@@ -54,17 +55,41 @@ def _fused(at: str, root: nn.Module) -> Iterator[Part]:
     )
 
 
-def _bert_attention(at: str, root: nn.Module) -> Iterator[Part]:
-    width = root.get_submodule(f"{at}self").attention_head_size
+def _bert_attention(at: str, root: nn.Module, inner: str = "self") -> Iterator[Part]:
+    width = root.get_submodule(f"{at}{inner}").attention_head_size
     yield units_of(
         root,
         at[:-1],
         "heads",
-        feeds=[f"{at}self.{name}" for name in ("query", "key", "value")],
+        feeds=[f"{at}{inner}.{name}" for name in ("query", "key", "value")],
         reads=f"{at}output.dense",
         block=width,
-        attributes={f"{at}self.num_attention_heads": 1, f"{at}self.all_head_size": width},
+        attributes={f"{at}{inner}.num_attention_heads": 1, f"{at}{inner}.all_head_size": width},
     )
+
+
+def _mobilevit_attention(at: str, root: nn.Module) -> Iterator[Part]:
+    yield from _bert_attention(at, root, "attention")
+
+
+def _distilbert_attention(at: str, root: nn.Module) -> Iterator[Part]:
+    yield units_of(
+        root,
+        at[:-1],
+        "heads",
+        feeds=[f"{at}{name}_lin" for name in ("q", "k", "v")],
+        reads=f"{at}out_lin",
+        block=root.get_submodule(at[:-1]).attention_head_size,
+        attributes={f"{at}n_heads": 1},
+    )
+
+
+def _distilbert_mlp(at: str, root: nn.Module) -> Iterator[Part]:
+    yield units_of(root, at[:-1], "neurons", feeds=[f"{at}lin1"], reads=f"{at}lin2")
+
+
+def _open_mlp(at: str, root: nn.Module) -> Iterator[Part]:
+    yield units_of(root, at[:-1], "neurons", feeds=[f"{at}up_proj"], reads=f"{at}down_proj")
 
 
 def _bert_layer(at: str, root: nn.Module) -> Iterator[Part]:
@@ -132,6 +157,8 @@ HEAD_WIDTH_IS_GIVEN = {
 READERS: dict[str, Reader] = {
     "CLIPAttention": _attention,
     "SiglipAttention": _attention,
+    "Siglip2Attention": _attention,
+    "DINOv3ViTAttention": _attention,
     "ViTAttention": _attention,
     "DeiTAttention": _attention,
     "Dinov2Attention": _attention,
@@ -139,10 +166,19 @@ READERS: dict[str, Reader] = {
     "BlipAttention": _fused,
     "BertAttention": _bert_attention,
     "BlipTextAttention": _bert_attention,
+    "RobertaAttention": _bert_attention,
+    "MobileViTAttention": _mobilevit_attention,
+    "DistilBertSelfAttention": _distilbert_attention,
     "BertLayer": _bert_layer,
+    "RobertaLayer": _bert_layer,
+    "MobileViTTransformerLayer": _bert_layer,
+    "FFN": _distilbert_mlp,
     "BlipTextLayer": _bert_layer,
     "CLIPMLP": _mlp,
     "SiglipMLP": _mlp,
+    "Siglip2MLP": _mlp,
+    "DINOv3ViTMLP": _open_mlp,
+    "DINOv3ViTGatedMLP": _gated_mlp,
     "ViTMLP": _mlp,
     "DeiTMLP": _mlp,
     "Dinov2MLP": _mlp,
@@ -156,11 +192,16 @@ READERS: dict[str, Reader] = {
 LAYERS = (
     "CLIPEncoderLayer",
     "SiglipEncoderLayer",
+    "Siglip2EncoderLayer",
+    "DINOv3ViTLayer",
     "ViTLayer",
     "DeiTLayer",
     "Dinov2Layer",
     "Dinov2WithRegistersLayer",
     "BertLayer",
+    "RobertaLayer",
+    "TransformerBlock",
+    "MobileViTTransformerLayer",
     "BlipEncoderLayer",
     "BlipTextLayer",
 )

@@ -1,12 +1,17 @@
 """A section of data is read by the Config of the reader that it names; options of another one are refused."""
 
 import dataclasses
+import json
 
 import pytest
 
 from configs.schema import parse
 from console.errors import InputError
-from data.readers import READERS, ReaderConfig
+from data.calibration import CalibrationBatches
+from data.readers import READERS, ReaderConfig, make_reader
+from data.sources import Files
+from data.tokenizer import load_tokenizer
+from models.base import ImageShape
 from tests.data.configured import configured
 
 FILES = {"annotations": ["x.json"], "folder": "x"}
@@ -43,3 +48,19 @@ def test_refused(section, message):
 def test_python_refuses_them_as_well():
     with pytest.raises(TypeError, match="double_sep"):
         configured("captions", double_sep=True)
+
+
+def test_texts_need_no_images(tmp_path):
+    records = [
+        {"image": f"gone/{index}.jpg", "caption": caption} for index, caption in enumerate(("A circle.", "A red"))
+    ]
+    (tmp_path / "pairs.json").write_text(json.dumps(records))
+    files = Files(annotations=[str(tmp_path / "pairs.json")])
+    config = parse(ReaderConfig, {"reader": "texts", "files": dataclasses.asdict(files), "max_tokens": 6}, "it")
+    tokenizer = load_tokenizer("weights/mini-vocab.txt")
+    batches = CalibrationBatches({"general": make_reader(config, ImageShape(0, 1), tokenizer)}, 2, seed=0)
+    batches.check_files(1)
+    batch = next(iter(batches))["general"]
+    assert sorted(batch) == ["text_atts", "text_ids"]
+    said = sorted(tokenizer.text(row[1:].tolist()) for row in batch["text_ids"])
+    assert said == ["a circle", "a red"]

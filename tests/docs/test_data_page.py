@@ -31,6 +31,7 @@ PAIRS = {"annotations": ["data/pretrain/cc3m_pretrain.json"], "image_roots": {"c
 CLASSES = {"folder": "data/imagenet/train"}
 COCO = {"image_roots": {"coco": "images/coco"}}
 FILES = {
+    "texts": PAIRS,
     "mlm_pairs": PAIRS,
     "mlm_regions": {"annotations": ["data/pretrain/vg_regions.json"]},
     "pairs": PAIRS,

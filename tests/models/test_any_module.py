@@ -1,17 +1,19 @@
 """Wrapped modules: hand-written, timm and Hugging Face, and the conformance test that finds what is wrong."""
 
 import copy
+import math
 
 import pytest
 import timm
 import torch
 import transformers
 from torch import nn
+from transformers.models.siglip2.image_processing_siglip2 import convert_image_to_patches
 
 from console.errors import InputError
 from models import load_model
 from models.conformance import CHECKS, Wrong, check_model
-from models.library.hf_models import wrap_hf
+from models.library.hf_models import load_hf, wrap_hf
 from models.wrap import wrap
 from pruners import prune
 from pruners.session import Session
@@ -104,26 +106,130 @@ def vit():
     )
 
 
+def encoder(name, **settings):
+    config = getattr(transformers, f"{name.removesuffix('Model')}Config")(**SMALL | settings)
+    return lambda: getattr(transformers, name)(config)
+
+
+IMAGES = {"image_size": 32, "patch_size": 8}
+WORDS = {"vocab_size": 99, "max_position_embeddings": 16}
+
+
+def siglip2():
+    marks = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    config = transformers.Siglip2Config(
+        text_config={**SMALL, **WORDS, **marks}, vision_config={**SMALL, "num_patches": 16, "patch_size": 8}
+    )
+    return transformers.Siglip2Model(config)
+
+
+def dual():
+    vision, text = transformers.Dinov2Config(**SMALL, **IMAGES), transformers.BertConfig(**SMALL, **WORDS)
+    config = transformers.VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=16)
+    return transformers.VisionTextDualEncoderModel(config)
+
+
+def distilbert():
+    sizes = {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4}
+    return transformers.DistilBertModel(transformers.DistilBertConfig(**sizes, **WORDS))
+
+
+def mobilevit():
+    sizes = {"hidden_sizes": [8, 12, 16], "neck_hidden_sizes": [4, 4, 8, 8, 12, 16, 16], "num_attention_heads": 2}
+    config = transformers.MobileViTConfig(**sizes, image_size=64, patch_size=2, expand_ratio=1.0, num_labels=7)
+    return transformers.MobileViTForImageClassification(config)
+
+
 HUGGING_FACE = {
     "CLIPModel": clip,
+    "Siglip2Model": siglip2,
+    "VisionTextDualEncoderModel": dual,
+    "Dinov2Model": encoder("Dinov2Model", **IMAGES),
+    "DINOv3ViTModel": encoder("DINOv3ViTModel", **IMAGES),
+    "BertModel": encoder("BertModel", **WORDS),
+    "DistilBertModel": distilbert,
+    "RobertaModel": encoder("RobertaModel", **WORDS),
+    "MobileViTForImageClassification": mobilevit,
     "SiglipModel": siglip,
     "BlipForImageTextRetrieval": blip,
     "ViTForImageClassification": vit,
 }
 
+MODALITIES = {
+    **dict.fromkeys(("BertModel", "DistilBertModel", "RobertaModel"), ("text",)),
+    **dict.fromkeys(("Dinov2Model", "DINOv3ViTModel", "ViTForImageClassification"), ("vision",)),
+    "MobileViTForImageClassification": ("vision",),
+}
+"""Of classes that do not have both."""
 
-@pytest.mark.parametrize("name", ["CLIPModel", "SiglipModel"])
+
+@pytest.mark.parametrize("name", ["CLIPModel", "SiglipModel", "Siglip2Model", "VisionTextDualEncoderModel"])
 def test_towers_apart_have_features(name):
     """Similarities of features at the model's own temperature are its logits."""
     torch.manual_seed(0)
     model = wrap_hf(HUGGING_FACE[name]().eval())
     batch = model.example(4)["general"]
     names = {"pixel_values": batch["image"], "input_ids": batch["text_ids"]}
-    names |= {"attention_mask": batch["text_atts"]} if name == "CLIPModel" else {}
+    names |= {} if name.startswith("Siglip") else {"attention_mask": batch["text_atts"]}
+    if name == "Siglip2Model":  # as its own processor cuts images
+        names["pixel_values"] = torch.stack([convert_image_to_patches(image, 8) for image in batch["image"]])
+        names |= {"spatial_shapes": torch.full((4, 2), 4), "pixel_attention_mask": torch.ones(4, 16)}
     with torch.no_grad():
         image, text = model.image_entry(batch["image"])[1], model.text_entry(batch["text_ids"], batch["text_atts"])[1]
         found = image @ text.t() / model.temp + getattr(model.module, "logit_bias", 0)
         torch.testing.assert_close(found, model.module(**names).logits_per_image)
+
+
+class TestTowers:
+    """Encoders without a head: what their losses call alike."""
+
+    def test_images_of_a_class(self):
+        torch.manual_seed(0)
+        model = wrap_hf(HUGGING_FACE["Dinov2Model"]().eval())
+        image = torch.randn(4, 3, 32, 32)
+        one, other = (nn.functional.normalize(model.embed_image(view), dim=1) for view in (image, image.flip(3)))
+        similarity = (one @ other.t() / 0.07).tolist()
+        for labels in (None, [0, 1, 0, 2]):
+            batch = {"image": image} | ({} if labels is None else {"label": torch.tensor(labels)})
+            ids, total = labels or range(4), 0.0
+            for i in range(4):
+                alike = [j for j in range(4) if ids[j] == ids[i]]
+                for row in (similarity[i], [similarity[j][i] for j in range(4)]):
+                    total -= sum(row[j] for j in alike) / len(alike) - math.log(sum(map(math.exp, row)))
+            assert model.loss(batch).item() == pytest.approx(total / 8, rel=1e-4)
+
+    def test_the_halves_of_a_text(self):
+        """Words of one half do not move the features of the other, and equal texts are one."""
+        torch.manual_seed(0)
+        model = wrap_hf(HUGGING_FACE["BertModel"]().eval())
+        ids = torch.tensor([[5, 6, 7, 8, 0], [5, 9, 10, 11, 12], [5, 6, 7, 8, 0]])
+        atts = (ids > 0).long()
+        states = [model.module(input_ids=ids, attention_mask=atts * half).last_hidden_state for half in HALVES]
+        one, other = (
+            torch.stack([row[(half * att) > 0].mean(0) for row, att in zip(state, atts, strict=True)])
+            for state, half in zip(states, HALVES, strict=True)
+        )
+        scaled = nn.functional.normalize(one, dim=1) @ nn.functional.normalize(other, dim=1).t() / 0.07
+        targets = torch.tensor([[0.5, 0, 0.5], [0, 1, 0], [0.5, 0, 0.5]])
+        expected = (nn.functional.cross_entropy(scaled, targets) + nn.functional.cross_entropy(scaled.t(), targets)) / 2
+        torch.testing.assert_close(model.loss({"text_ids": ids, "text_atts": atts}), expected)
+
+    def test_the_preprocessor_says_the_size_of_images(self):
+        """DINOv2 was published at 518 pixels and is used at 224; a ViT knows one size."""
+        said = {"crop_size": {"height": 16, "width": 16}, "image_mean": [0.4] * 3, "image_std": [0.2] * 3}
+        shape = wrap_hf(HUGGING_FACE["Dinov2Model"](), preprocessor=said).image_shape
+        assert (shape.image_size, shape.mean) == (16, (0.4, 0.4, 0.4))
+        assert wrap_hf(HUGGING_FACE["Dinov2Model"]()).image_shape.image_size == 32
+        assert wrap_hf(HUGGING_FACE["ViTForImageClassification"](), preprocessor=said).image_shape.image_size == 32
+
+    def test_dinov2_gets_a_classifier(self, tmp_path):
+        HUGGING_FACE["Dinov2Model"]().save_pretrained(tmp_path / "model")
+        model = load_hf(str(tmp_path / "model"), None, {"classes": 3}, task="image_classification")
+        assert type(model.module).__name__ == "Dinov2ForImageClassification"
+        assert model.logits(torch.randn(2, 3, 32, 32)).shape == (2, 3)
+
+
+HALVES = torch.tensor([[1, 0, 1, 0, 1], [1, 1, 0, 1, 0]])
 
 
 class TestWrap:
@@ -300,13 +406,13 @@ class TestHuggingFace:
         model = self.model(name)
         batch = model.example(4)["general"]
         modalities = {model.modality_of(layer) for layer in model.prunable_layers()}
-        assert modalities == ({"vision"} if "ViT" in name else {"vision", "text"})
+        assert modalities == {*MODALITIES.get(name, ("vision", "text"))}
         for layer in model.prunable_layers():
             masked = model.real_tokens(layer, batch) is not None
             reads_text = model.modality_of(layer) == "text" and not (
                 "crossattention" in layer and (".key." in layer or ".value." in layer)
             )
-            assert masked == (reads_text and name != "SiglipModel"), layer
+            assert masked == (reads_text and not name.startswith("Siglip")), layer
 
     def test_from_a_local_folder(self, name, tmp_path):
         original = HUGGING_FACE[name]().eval()
@@ -320,9 +426,9 @@ class TestHuggingFace:
 def test_unknown_hugging_face_models(tmp_path):
     with pytest.raises(InputError, match="there is no such folder"):
         load_model(f"hf:{tmp_path / 'nowhere'}")
-    config = transformers.BertConfig(**SMALL, architectures=["BertModel"])
+    config = transformers.GPT2Config(architectures=["GPT2Model"])
     config.save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="is a BertModel, but the toolkit knows CLIPModel"):
+    with pytest.raises(InputError, match="is a GPT2Model, but the toolkit knows CLIPModel"):
         load_model(f"hf:{tmp_path}", weights="random")
 
 

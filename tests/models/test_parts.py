@@ -51,6 +51,16 @@ def pairs(name):
     return wrap_hf(HUGGING_FACE[name]())
 
 
+@torch.no_grad()
+def loud(name):
+    """With weights that keep the scale of what they read, so that one head shows in the loss."""
+    model = pairs(name)
+    for tensor in model.parameters():
+        if tensor.dim() > 1:
+            tensor.normal_(std=1.5 * (tensor.numel() / tensor.shape[0]) ** -0.5)
+    return model
+
+
 FAMILIES = {
     "resnet18": lambda: timm_model("resnet18", **RESNET),
     "resnet50": lambda: timm_model("resnet50", **RESNET),
@@ -70,6 +80,9 @@ FAMILIES = {
     "hf CLIP": lambda: pairs("CLIPModel"),
     "hf SigLIP": lambda: pairs("SiglipModel"),
     "hf BLIP": lambda: pairs("BlipForImageTextRetrieval"),
+    "hf DINOv3": lambda: pairs("DINOv3ViTModel"),
+    "hf DistilBERT": lambda: loud("DistilBertModel"),
+    "hf MobileViT": lambda: loud("MobileViTForImageClassification"),
     "xvlm": lambda: load_model("xvlm", config=REFERENCE / "xvlm.yaml", weights="random"),
     "blip": lambda: load_model("blip", config=REFERENCE / "blip.yaml", weights="random"),
 }

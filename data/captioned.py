@@ -1,0 +1,145 @@
+"""Image-text pairs as people keep them: LLaVA's conversations, a folder of pictures with text files, and what Hugging
+Face's datasets library saved to disk or reads from parquet files. `data.sources.Pairs` reads them beside its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from console.errors import InputError, explain_os_error
+from data.images import IMAGE_SUFFIXES, is_hidden
+from data.records import Record, is_caption, is_text
+from data.text import TextError
+
+ANSWERS = {"gpt", "assistant"}
+"""Who gives the answers of a conversation."""
+
+CAPTIONS = ("caption", "captions", "text")
+"""Columns of a saved data set; the first that it has are its captions."""
+
+IMAGES = ("image", "img", "picture", "jpg", "png")
+"""The same of its images."""
+
+
+def with_captions(records: list[Record], path: Path | str) -> tuple[list[Record], int]:
+    """Records whose `conversations` became captions, each answer one; and how many have no image and were taken out.
+
+    InputError naming the first conversation that has no answer.
+    """
+    kept, without = [], 0
+    for index, record in enumerate(records):
+        if "conversations" not in record or "caption" in record:
+            kept.append(record)
+        elif "image" not in record:  # LLaVA's instructions are partly about texts alone
+            without += 1
+        else:
+            turns = record["conversations"]
+            turns = turns if isinstance(turns, list) else []
+            said = [t.get("value") for t in turns if isinstance(t, dict) and t.get("from") in ANSWERS]
+            if not said or not all(map(is_text, said)):
+                raise InputError(f"{path}: record {index} has a conversation without an answer (from: gpt)")
+            kept.append(record | {"caption": said[0] if len(said) == 1 else said})
+    if not kept:
+        raise InputError(f"{path} has no record with an image: the data set is empty")
+    return kept, without
+
+
+def folder_pairs(folder: Path) -> tuple[list[Record], list[str]]:
+    """The pictures below a folder that have a text file of their name, each line a caption, in the order of names.
+
+    And the names of those that have none. InputError where there is no folder, or nothing in it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}: unpack the pictures with their texts there")
+    records, without = [], []
+    for file in sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES):
+        name = file.relative_to(folder).as_posix()
+        if is_hidden(name):
+            continue
+        text = file.with_suffix(".txt")
+        try:
+            lines = [line.strip() for line in text.read_text(encoding="utf-8-sig").splitlines()]
+        except FileNotFoundError:
+            lines = []
+        except UnicodeDecodeError as error:
+            raise InputError(f"{text} is no text in UTF-8: write it again, or take it away") from error
+        except OSError as error:
+            raise explain_os_error(error, f"read the caption {text}") from error
+        said = [line for line in lines if line]
+        if said:
+            records.append({"image": str(file), "caption": said[0] if len(said) == 1 else said})
+        else:
+            without.append(name)
+    if not records:
+        raise InputError(f"{folder} has no picture with a text file of its name (a.jpg with a.txt): check the folder")
+    return records, without
+
+
+@dataclass(frozen=True)
+class SavedPair:
+    """One row of a saved data set; row(index): what it has."""
+
+    place: str
+    index: int
+    row: Callable[[int], Record]
+    columns: tuple[str, str]
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return f"{self.place}: row {self.index}"
+
+    def read(self) -> tuple[bytes | str, Any]:
+        """The encoded image, or the path of its file; and the caption. TextError where that is none."""
+        row = self.row(self.index)
+        image, caption = (row[column] for column in self.columns)
+        if not is_caption(caption):
+            raise TextError(f"{self.name} has no caption that is a text")
+        return image["bytes"] or str(image["path"]), caption
+
+
+def saved_pairs(place: str) -> tuple[list[SavedPair], list[str]]:
+    """All rows of a data set: a folder that `save_to_disk` wrote, or parquet files (a file, or a folder of them).
+
+    And the files that they lie in. InputError where the library or the data set is missing, or has no images or texts.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError(f"{place} is read by a package more: pip install datasets") from error
+    if Path(place, "dataset_dict.json").is_file():
+        splits = ", ".join(sorted(path.name for path in Path(place).iterdir() if path.is_dir()))
+        raise InputError(f"{place} has several splits ({splits}): name the folder of one of them")
+    parquet = sorted(map(str, _parquet_files(Path(place))))
+    try:
+        found = datasets.Dataset.from_parquet(parquet) if parquet else datasets.load_from_disk(place)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise InputError(f"{place} is no data set that the datasets library can read ({str(error)[:100]})") from error
+    columns = tuple(_column(found, names, what, place) for names, what in ((IMAGES, "images"), (CAPTIONS, "captions")))
+    image = found.features[columns[0]]
+    if not isinstance(image, datasets.Image) and not (isinstance(image, dict) and {"bytes", "path"} <= set(image)):
+        raise InputError(
+            f"{place} has no images in its column '{columns[0]}', but {image}: give a data set with images"
+        )
+    # Pictures stay encoded: they are decoded in one place, data/images.py.
+    found = found.cast_column(columns[0], datasets.Image(decode=False)).select_columns(list(columns))
+    files = parquet or sorted({one["filename"] for one in found.cache_files})
+    return [SavedPair(place, index, found.__getitem__, columns) for index in range(len(found))], files
+
+
+def _parquet_files(place: Path) -> Iterator[Path]:
+    if place.suffix == ".parquet" and place.is_file():
+        yield place
+    elif place.is_dir():
+        yield from place.glob("*.parquet")
+
+
+def _column(found: Any, names: tuple[str, ...], what: str, place: str) -> str:
+    for name in names:
+        if name in found.column_names:
+            return name
+    there = ", ".join(found.column_names)
+    raise InputError(f"{place} has no column of {what} ({', '.join(names)}), but {there}: rename the one that has them")

@@ -1,0 +1,186 @@
+"""Make a dual encoder of two pretrained towers, of images and of texts: both stay as they are, projections learn.
+
+    python -m pretraining.dual_encoder --output_dir weights/hf/dual-stamps
+    python prune.py --model hf:weights/hf/dual-stamps ...
+After Zhai et al., "LiT: Zero-Shot Transfer with Locked-image text Tuning", CVPR 2022, with the text tower locked, too.
+Each image and each caption is read once: what the towers say of them never changes. The same command gives the same
+weights. --random has towers of random weights, to compare with.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from configs.limits import at_least
+from configs.overrides import add_set, read_settings
+from configs.schema import parse
+from console.command_line import Parser
+from console.errors import InputError, run_command
+from console.progress import console, progress_bar
+from data.sources import Files
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from data.retrieval import Gallery
+    from models.library.pairs import WrappedPairs
+
+CONFIG = "configs/hf/dual_encoder.yaml"
+
+
+@dataclass(frozen=True)
+class DualEncoderConfig:
+    """vision, text: folders or hub ids of the towers. train, test: galleries (docs/data.md)."""
+
+    vision: str
+    text: str
+    train: Files
+    test: Files
+    projection_dim: int = 256
+    steps: int = 600
+    batch_size: int = 256
+    lr: float = 1.0e-3
+    weight_decay: float = 0.1
+    seed: int = 42
+    max_words: int = 40
+    max_tokens: int = 40
+    encode: int = field(default=32)  # images or texts that a tower reads together
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "projection_dim", "steps", "max_words", "encode")
+        at_least(self, 2, "batch_size", "max_tokens")
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default=CONFIG, help=f"YAML file (default: {CONFIG})")
+    parser.add_argument("--output_dir", required=True, help="the folder that is written")
+    parser.add_argument("--random", action="store_true", help="towers of random weights, to compare with")
+    add_set(parser)
+    return parser.parse_args(arguments)
+
+
+def joined_towers(config: DualEncoderConfig, random: bool = False) -> WrappedPairs:
+    """Both towers with fresh projections, drawn from the seed; InputError where one cannot be had or is none."""
+    import torch
+    import transformers
+
+    from models.library.hf_models import load_hf, wrap_hf
+
+    weights = "random" if random else None
+    vision, text = (load_hf(one, weights, {}, seed=config.seed) for one in (config.vision, config.text))
+    if not vision.image_shape.image_size or text.image_shape.image_size or text.tokenizer is None:
+        raise InputError(
+            f"vision: {config.vision} must be an encoder of images alone, text: {config.text} one of texts with its "
+            "tokenizer: exchange them, or give other ones"
+        )
+    both = transformers.VisionTextDualEncoderConfig.from_vision_text_configs(
+        vision.module.config, text.module.config, projection_dim=config.projection_dim
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        module = transformers.VisionTextDualEncoderModel(both, vision.module, text.module).eval()
+    shape = vision.image_shape
+    said = {"size": shape.image_size, "image_mean": shape.mean, "image_std": shape.std}
+    return wrap_hf(module, text.tokenizer, {key: value for key, value in said.items() if value is not None})
+
+
+def tower_states(model: WrappedPairs, gallery: Gallery, config: DualEncoderConfig) -> tuple[Tensor, Tensor]:
+    """What the towers say before their projections: of the images [n, d] and of the texts [m, e] of a gallery."""
+    import torch
+
+    from data.evaluation_batches import evaluation_batches
+
+    vision, text = model.towers
+    images, texts = [], []
+    ids = [model.tokenizer.encode(one, True, config.max_tokens) for one in gallery.texts]
+    with torch.no_grad(), progress_bar("images and texts", len(gallery) + len(ids)) as advance:
+        for batch in evaluation_batches(gallery, config.encode):
+            images.append(vision(pixel_values=batch["image"]).pooler_output)
+            advance(len(batch["image"]))
+        for start in range(0, len(ids), config.encode):
+            some, atts = model.tokenizer.pad_batch(ids[start : start + config.encode])
+            texts.append(text(input_ids=some, attention_mask=atts).pooler_output)
+            advance(len(some))
+    return torch.cat(images), torch.cat(texts)
+
+
+def train_projections(
+    model: WrappedPairs, images: Tensor, texts: Tensor, of_text: Tensor, config: DualEncoderConfig
+) -> float:
+    """Fit both projections and the temperature to states of images [n, d], texts [m, e]; of_text [m]: their image.
+
+    Returns the mean loss of the last tenth of the steps.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    from models.common.contrastive import pairs_loss, same_image_targets
+
+    module = model.module
+    projections = [*module.visual_projection.parameters(), *module.text_projection.parameters()]
+    groups = [{"params": projections}, {"params": [module.logit_scale], "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
+    generator = torch.Generator().manual_seed(config.seed)
+    losses = []
+    with torch.enable_grad(), progress_bar("projections", config.steps) as advance:
+        for _ in range(config.steps):
+            some = torch.randperm(len(texts), generator=generator)[: config.batch_size]
+            image = F.normalize(module.visual_projection(images[of_text[some]]), dim=-1)
+            text = F.normalize(module.text_projection(texts[some]), dim=-1)
+            # Captions of one image are right answers for one another.
+            loss = pairs_loss(image @ text.t() * module.logit_scale.exp(), same_image_targets(of_text[some]))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            model.clamp_temperature()
+            losses.append(loss.item())
+            advance(note=f"loss {losses[-1]:.3f}")
+    last = losses[-max(1, config.steps // 10) :]
+    return sum(last) / len(last)
+
+
+def build(config: DualEncoderConfig, folder: Path, random: bool = False) -> dict[str, float]:
+    """Join, train, test, and write the folder that `hf:` takes, with results.json; returns the recalls of the test.
+
+    InputError when the folder is there already, or something cannot be had.
+    """
+    import torch
+
+    from data.retrieval import Gallery
+    from evaluation.retrieval import RetrievalSettings, evaluate_retrieval
+    from models.library.hf_models import write_inputs
+    from storage.atomic import atomic_path, write_json
+
+    if folder.exists():
+        raise InputError(f"{folder} is there already: remove it, or choose another --output_dir")
+    model = joined_towers(config, random)
+    train, test = (Gallery(files, model.image_shape, config.max_words) for files in (config.train, config.test))
+    states = tower_states(model, train, config)
+    loss = train_projections(model, *states, torch.tensor(train.image_of_text), config)
+    settings = RetrievalSettings(max_tokens=config.max_tokens, image_batch=config.encode, text_batch=config.encode)
+    found = evaluate_retrieval(model, test, model.tokenizer, settings)["itc"]
+    with atomic_path(folder) as temporary:
+        model.module.save_pretrained(temporary)
+        write_inputs(model, temporary)
+        sizes = {"train_images": len(train), "test_images": len(test)}
+        write_json(temporary / "results.json", {"loss": loss, "random": random, **sizes, "test": found})
+    return found
+
+
+def main() -> None:
+    """Build, and say what zero-shot retrieval finds."""
+    args = parse_args()
+    config = parse(DualEncoderConfig, *read_settings(args.config, args.set))
+    found = build(config, Path(args.output_dir), args.random)
+    console.print(f"{args.output_dir}: test: " + ", ".join(f"{key} {value:g}" for key, value in found.items()))
+
+
+if __name__ == "__main__":
+    run_command(main)
