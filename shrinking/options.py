@@ -97,6 +97,15 @@ def parser_of(description: str | None) -> Parser:
     both.add_argument("--steps", type=int, default=300, help="that it learns for (default: 300)")
     both.add_argument("--lr", type=float, default=2e-4, help="largest rate (default: 2e-4; of the paper's ports: 2e-5)")
 
+    series = commands.add_parser("series", help="a table, and a smaller model for each of several shares")
+    series.add_argument("-m", "--model", required=True, help="as of measure")
+    series.add_argument("-s", "--sparsities", nargs="+", required=True, metavar="PERCENT", help="shares that go")
+    series.add_argument("--config", help="YAML file whose data is read (default: configs/<model>/prune.yaml)")
+    series.add_argument("--seed", type=int, default=42)
+    series.add_argument("--accelerator", default="auto", help="cpu, gpu, mps or auto")
+    series.add_argument("-o", "--output", required=True, metavar="FOLDER", help="all of it")
+    add_set(series)  # options of measure, plan and cut
+
     export = commands.add_parser("export", help="a smaller model for other software")
     export.add_argument("folder", metavar="FOLDER", help="a smaller model")
     export.add_argument("--to", required=True, help="hf, hf-code, zeros, mask, torch or onnx")
