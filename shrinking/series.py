@@ -23,6 +23,7 @@ from typing import Any
 from configs.overrides import changed
 from console.errors import InputError, nearest
 from console.progress import console
+from shrinking import MEASURED
 from shrinking.options import TARGETS, parser_of
 from sparsity.percents import parse_percents, percent
 from storage.atomic import write_json
@@ -34,6 +35,9 @@ SAID = (
     *TARGETS,
 )  # fmt: skip
 """What the series itself says to measure, plan and cut."""
+
+WORK = ("devices", "repeats", "on_test", "any_base")
+"""Options that change no smaller model."""
 
 NEEDED = {"measure": ["--model", "m"], "plan": ["errors"], "cut": ["--model", "m", "--plan", "p"]}
 
@@ -89,9 +93,24 @@ def parts_of(options: Mapping[str, Any], share: float, whole: Callable[[str], fl
     return parts if first == "width" else parts[::-1]
 
 
+def telling_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options without those that change no smaller model: the defaults written out, and how it is worked on."""
+    usual = {
+        k: v
+        for command, needed in NEEDED.items()
+        for k, v in vars(parser_of(None).parse_args([command, *needed])).items()
+    }
+    return {key: value for key, value in options.items() if key not in WORK and (key in OWN or value != usual.get(key))}
+
+
+def uses_data(options: Mapping[str, Any]) -> bool:
+    """Whether smaller models depend on data."""
+    return options.get("criterion", "mope") in MEASURED or bool(options.get("repair"))
+
+
 def draws(options: Mapping[str, Any]) -> bool:
-    """Whether another seed may give other models: all criteria but magnitude, and what looks at data besides."""
-    return options.get("criterion", "mope") != "magnitude" or bool(options.get("repair"))
+    """Whether another seed may give other models."""
+    return uses_data(options) or options.get("criterion") == "random"
 
 
 def series(args: argparse.Namespace, commands: Mapping[str, Callable[[argparse.Namespace], Any]]) -> None:

@@ -45,12 +45,12 @@ class Fake:
         """A shell command; it fails where the mask that it needs is not there."""
         lines = [f"echo start {step.id} >> {quoted(self.journal)}", "echo working"]
         if need is not None:
-            lines.append(f"test -f {quoted(self.places.mask(need, step.sparsity or 0))} || exit 9")
+            lines.append(f"test -f {quoted(self.places.made(need, step.sparsity or 0))} || exit 9")
         lines += [f"sleep {self.seconds}"] * (self.seconds > 0)
         if any(part in step.id for part in self.fail):
             lines += ["echo 'error: no luck today' >&2", "exit 2"]
         elif step.kind == PRUNE:
-            masks = [self.places.mask(step, sparsity) for sparsity in step.sparsities]
+            masks = [self.places.made(step, sparsity) for sparsity in step.sparsities]
             table = masks[0].with_name("runtimes.csv")
             lines += [f"mkdir -p {quoted(table.parent)}", *(f"echo mask > {quoted(mask)}" for mask in masks)]
             rows = ["sparsity,seconds,calibration_seconds,masks_in_this_run,peak_memory_gb"]

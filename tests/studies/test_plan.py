@@ -266,7 +266,7 @@ def test_masks_lie_where_prune_puts_them(tmp_path):
         folder, ids = str(places.of(step.id) / "masks"), step.ids is not None
         outputs = Outputs.of(folder, step.model, step.pruner, step.allocation, step.seed, ids=ids)
         for sparsity in step.sparsities:
-            assert places.mask(step, sparsity) == outputs.mask(sparsity / 100)
+            assert places.made(step, sparsity) == outputs.mask(sparsity / 100)
 
 
 @pytest.fixture
