@@ -41,9 +41,8 @@ class ScriptCommands:
         common = ["--model", model, "--config", short(places.config(step.id))]
         ids = [] if step.ids is None else ["--ids", step.ids]
         if step.kind == SHRINK:
-            options = [
-                word for name, value in step.options.items() for word in ("--set", f"{name}={json.dumps(value)}")
-            ]
+            told = {name: v if isinstance(v, str) else json.dumps(v) for name, v in step.options.items()}
+            options = [word for name, value in told.items() for word in ("--set", f"{name}={value}")]
             machine = [] if self.accelerator is None else ["--accelerator", self.accelerator]
             return [
                 sys.executable, script("shrink.py"), "series", *common, *options, "--seed", str(step.seed), *machine,

@@ -214,11 +214,11 @@ def check_config(kind: str, settings: dict[str, Any], where: str) -> None:
 
 
 def _prune(grid: Grid, sources: Sources, model: str, row: Row, seed: int) -> Step:
-    kind, label = PRUNE, mask_label(row.pruner, row.allocation, row.ids.get(model))
+    kind = PRUNE
     if row.pruner == SHRINK:
         from shrinking.series import draws
 
-        kind, label, chance = SHRINK, row.options.get("criterion", "mope"), draws(row.options)
+        kind, chance = SHRINK, draws(row.options)
         config, defining = sources.shrink_config(grid, model, row)
         options = row.options
     else:
@@ -235,7 +235,7 @@ def _prune(grid: Grid, sources: Sources, model: str, row: Row, seed: int) -> Ste
     }
     identity = {**like, "seed": seed, "version": sources.version}
     return Step(
-        _name(kind, model, label, None, seed, identity),
+        _name(kind, model, _row_words(row, model), None, seed, identity),
         kind, model, row.label, row.pruner, row.allocation, seed, chance, None, row.sparsities,
         options, config, identity, hash_json({**like, "masks": len(row.sparsities)}),
         devices=grid.file.devices, ids=row.ids.get(model),
@@ -279,7 +279,7 @@ def _task(
         config = {**config, "progressive": options} if options else config
         identity["progressive"] = telling | {"sparsity": sparsity}
     return Step(
-        _name(task, model, mask_label(pruner, allocation, ids), sparsity, seed, identity),
+        _name(task, model, DENSE if row is None else _row_words(row, model), sparsity, seed, identity),
         task, model, label, pruner, allocation, seed, chance, sparsity or 0.0, (),
         options, config, identity, hash_json(like),
         None if prune is None else prune.id, debug, devices, ids, facts(task).script or task.partition(":")[0],
@@ -293,6 +293,13 @@ def _name(kind: str, model: str, label: str, sparsity: float | None, seed: int, 
     words += [percent(sparsity / 100)] if sparsity else []
     name = "-".join([*words, f"seed{seed}", hash_json(identity)[:10]])
     return name.replace(":", "-").replace("/", "-")
+
+
+def _row_words(row: Row, model: str) -> str:
+    """What the steps of a row are called after."""
+    if row.pruner == SHRINK:
+        return str(row.options.get("criterion", "mope"))
+    return mask_label(row.pruner, row.allocation, row.ids.get(model))
 
 
 def mask_label(pruner: str, allocation: str | None, ids: str | None) -> str:

@@ -58,7 +58,8 @@ def size_table(model: str, sizes: Sizes) -> Table:
     faster = [(f"times as fast, {AXES[axis][0].partition(', ')[2]}", 1) for axis in AXES if axis not in COUNTED]
     heads = [[(words, 1) for words, _ in AXES.values()] + faster]
     notes = [
-        "Means over seeds, of the pretraining model; below it percent of dense. Milliseconds: the least of several, dense"
-        " and small in turn within one run. They compare within a row: other work disturbs each run in its own way."
+        "Means over seeds, of the pretraining model; below it percent of dense.",
+        "Milliseconds: the least of several, dense and small in turn within one run. They compare within a row: other "
+        "work disturbs each run in its own way.",
     ]
     return Table(f"{file_name(model)}_sizes", f"{model}: what smaller models are", heads, rows, notes=notes)
