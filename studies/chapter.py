@@ -19,7 +19,7 @@ from studies.pictures import Draw, inline
 from studies.plan import DENSE
 from studies.published import Published, published_table
 from studies.scores import OverSeeds, Scores, ranks
-from studies.sizes import AXES, Sizes, size_table, sizes_of
+from studies.sizes import PARETO, Sizes, size_table, sizes_of
 from studies.tables import (
     Table,
     cost_table,
@@ -113,19 +113,18 @@ class Chapter:
         """A panel for each column of the main table, against parameters and against time: a point a smaller model."""
         panels = []
         for task, metric in self.columns:
-            for axis in ("parameters", "ms 32"):
+            for axis, words in PARETO.items():
                 points, own = {}, {DENSE: Look("grey", 0)}
                 for (name, sparsity), both in self.sizes.items():
                     if score := self.scores.get(self.model, task, metric, name, sparsity):
                         label = f"{name} {percent(sparsity / 100)}"
-                        points[label], own[label] = (both[axis][1], score.mean), self.looks[name]
+                        points[label], own[label] = (100 * both[axis][1] / both[axis][0], score.mean), self.looks[name]
                 if len(points) > 1:
                     if dense := self.scores.dense(self.model, task, metric):
-                        points[DENSE] = (next(iter(self.sizes.values()))[axis][0], dense.mean)
-                    words = f"{task_words(task)}, {metric_words(task, metric)}"
+                        points[DENSE] = (100.0, dense.mean)
+                    title = f"{task_words(task)}, {metric_words(task, metric)}"
                     name = f"{file_name(self.model)}-{file_name(task)}-{metric}-{axis}".replace(" ", "-")
-                    about = f"{words}, against {AXES[axis][0]}"
-                    panels.append(Panel(name, about, pareto_panel(points, own, words, AXES[axis][0])))
+                    panels.append(Panel(name, f"{title}, against {words}", pareto_panel(points, own, title, words)))
         return panels
 
     def maps(self) -> list[Panel]:

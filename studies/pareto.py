@@ -10,6 +10,9 @@ from studies.curves import LABEL
 from studies.looks import LIGHT, Look
 from studies.pictures import Draw
 
+CROWD = 15
+"""Of more points, those alone are named that no other one beats."""
+
 SIDES = (
     ("left", "center", 1, 0), ("center", "bottom", 0, 1), ("center", "top", 0, -1), ("right", "center", -1, 0),
     ("left", "bottom", 1, 1), ("left", "top", 1, -1), ("right", "bottom", -1, 1), ("right", "top", -1, -1),
@@ -47,7 +50,8 @@ def pareto_panel(points: Mapping[str, tuple[float, float]], looks: Mapping[str, 
             )  # fmt: skip
         line = [(a, b) for i, b in enumerate(y) for a in _between(x[i], [*x, right][i + 1], logarithmic)]
         line += [(x[i], b) for i in range(1, len(x)) for b in _between(y[i - 1], y[i], False)]
-        place_labels(axis, points, {name: looks[name].colour for name in points}, line)
+        named = {name: points[name] for name in (best if len(points) > CROWD else points)}
+        place_labels(axis, named, {name: looks[name].colour for name in named}, line)
         axis.set_xlabel(words)
         axis.set_title(title)
         axis.xaxis.grid(False)

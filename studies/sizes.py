@@ -20,6 +20,8 @@ AXES = {
 """Of a smaller model -> words, and what a number is divided by for them."""
 
 COUNTED = ("parameters", "flops")
+PARETO = {"parameters": "parameters, % of dense", "ms 32": "time at batch 32, % of dense"}
+"""Axes of pictures, and their words: of the dense model in the same run, since milliseconds compare within one alone."""
 
 Sizes = dict[tuple[str, float], dict[str, tuple[float, float]]]
 """Row and sparsity in percent -> axis -> [dense, small], means over seeds, in the axis's unit."""
