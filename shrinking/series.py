@@ -5,10 +5,11 @@
 FOLDER/errors.safetensors   the table
 FOLDER/25 ...               a smaller model for each share that goes
 FOLDER/series.json          what measuring took; dense and small side by side
-A command started again skips what is there. Options are those of measure, plan and cut by their names, and two more:
+A command started again skips what is there. Options are those of measure, plan and cut by their names, and three more:
 of     what shares are of: width (heads, neurons and channels, the default), layers, all of these, or a target:
        parameters, flops, latency
 first  width or depth goes first, and what is left is measured again (default: both at once)
+rounds width goes in so many equal parts, each measured on what the one before has left (default: 1)
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from sparsity.percents import parse_percents, percent
 from storage.atomic import write_json
 
 TABLE, SERIES = "errors.safetensors", "series.json"
-OWN = {"of": ("width", "layers", "all", *TARGETS), "first": ("width", "depth")}
+OWN = {"of": ("width", "layers", "all", *TARGETS), "first": ("width", "depth"), "rounds": range(1, 11)}
 SAID = (
     "command", "model", "weights", "task", "config", "seed", "accelerator", "resume", "output", "errors", "plan",
     *TARGETS,
@@ -66,7 +68,7 @@ def check_options(options: Mapping[str, Any]) -> None:
         if key not in known:
             raise InputError(f"unknown option '{key}'{nearest(key, known)}: choose one of {', '.join(sorted(known))}")
         if key in OWN and value not in OWN[key]:
-            raise InputError(f"'{key}' is one of {', '.join(OWN[key])}, not {value}")
+            raise InputError(f"'{key}' is one of {', '.join(map(str, OWN[key]))}, not {value}")
     for command, needed in NEEDED.items():
         parser.parse_args([command, *needed, *words_of(command, options)])
     parts_of(options, 0.5, lambda name: 1.0)
@@ -75,9 +77,14 @@ def check_options(options: Mapping[str, Any]) -> None:
 def parts_of(options: Mapping[str, Any], share: float, whole: Callable[[str], float]) -> Parts:
     """What is planned so that a share stays, a removal each. whole: parameters, FLOPs, latency of the dense model.
 
-    InputError for `first` where there are not both, width and depth.
+    InputError for `first` where there are not both, width and depth, and for `rounds` of anything but width.
     """
-    of, layers = options.get("of", "width"), options.get("keep_layers")
+    of, layers, rounds = options.get("of", "width"), options.get("keep_layers"), options.get("rounds", 1)
+    if rounds > 1:
+        if of != "width" or layers or "first" in options:
+            raise InputError("'rounds' are of width alone: leave them out, or of, first and keep_layers")
+        left = [1 - (1 - share) * number / rounds for number in range(rounds + 1)]
+        return [{"keep": after / before} for before, after in pairwise(left)]
     if of in TARGETS:
         both: dict[str, float] = {of: share * whole(of)}
     elif of == "layers":
@@ -155,9 +162,9 @@ def series(args: argparse.Namespace, commands: Mapping[str, Callable[[argparse.N
         first, table = args.model, folder / TABLE
         parts = parts_of(options, 1 - gone / 100, whole_of(args.model))
         for number, part in enumerate(parts, 1):
-            between = folder / f"{label}_first"
+            between = folder / f"{label}_part{number}"
             first = without(first, table_of(first, table), part, at if number == len(parts) else between)
-            table = folder / f"{label}_first_{TABLE}"
+            table = folder / f"{between.name}_{TABLE}"
         found["shares"][label] = compared(args.model, first, int(options.get("repeats", 10)))
         write_json(path, found)
 

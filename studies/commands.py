@@ -70,7 +70,7 @@ class ScriptCommands:
         if step.teacher is not None:
             of_teacher = replace(step, id=step.teacher)  # it ran the same task
             how += ["--teacher", step.model, "--teacher_weights", short(places.weights(of_teacher))]
-            how += [word for name, value in step.losses.items() for word in (f"--{name}", f"{value:g}")]
+            how += [word for name, value in step.losses.items() for word in (f"--{name}", str(value))]
         return [
             sys.executable, script(f"{step.script}.py"), *common,
             *how,

@@ -47,7 +47,7 @@ class Step:
     could give another result. config: the content of its configuration file. like: equal for steps that take about
     equally long. needs: the id of the step whose mask or smaller model it takes. ids: the file of intrinsic dimensions
     that weight its layers. script: that runs a task, without .py. teacher: the id of the dense run that it learns from;
-    losses: their weights, where they are not the usual.
+    losses: how, where that is not the usual.
     """
 
     id: str
@@ -70,7 +70,7 @@ class Step:
     ids: str | None = None
     script: str = ""
     teacher: str | None = None
-    losses: dict[str, float] = field(default_factory=dict, compare=False)
+    losses: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def makes(self) -> bool:
@@ -260,7 +260,7 @@ def _task(
     like = {"kind": task, "model": sources.model(model), "config": defining, "debug": debug}
     if devices > 1 and task != ZERO_SHOT:  # they change the batch of a step, or at least the pairs it compares
         like["devices"] = devices
-    losses: dict[str, float] = {}
+    losses: dict[str, Any] = {}
     own: dict[str, Any] = {}
     if row is not None and row.trains_otherwise:
         # Rows of one table are alike but for what a row has of its own.
@@ -268,7 +268,7 @@ def _task(
     if teacher is not None:
         losses = {name: value for name, value in asdict(row.teacher).items() if value is not None}
         like["teacher"] = losses
-        own["teacher"] = hash_json(teacher.identity)
+        own["taught_by"] = hash_json(teacher.identity)
     mask = None if prune is None else {"pruned": hash_json(prune.identity), "sparsity": sparsity}
     identity = {**like, **own, "mask": mask, "seed": seed, "version": sources.version}
     label, pruner, allocation = (DENSE, DENSE, None) if row is None else (row.label, row.pruner, row.allocation)

@@ -25,8 +25,9 @@ WITH_IDS = " + ID"
 
 @dataclass(frozen=True)
 class Teacher:
-    """Weights of the losses by which a row learns from the dense model (training/distillation.py); None: the usual."""
+    """How a row learns from the dense model (training/distillation.py): losses and their weights; None: the usual."""
 
+    distil: str | None = None
     sim: float | None = None
     feat: float | None = None
     hidden: float | None = None

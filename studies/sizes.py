@@ -21,7 +21,7 @@ AXES = {
 
 COUNTED = ("parameters", "flops")
 PARETO = {"parameters": "parameters, % of dense", "ms 32": "time at batch 32, % of dense"}
-"""Axes of pictures, and their words: of the dense model in the same run, since milliseconds compare within one alone."""
+"""Axes of pictures, and their words: relative to dense, since milliseconds compare within a run alone."""
 
 Sizes = dict[tuple[str, float], dict[str, tuple[float, float]]]
 """Row and sparsity in percent -> axis -> [dense, small], means over seeds, in the axis's unit."""

@@ -19,11 +19,13 @@ from shrinking.series import draws, parts_of, telling_options, words_of
         ({"of": "layers"}, [{"keep": 1.0, "keep_layers": 0.25}]),
         ({"of": "parameters"}, [{"parameters": 50.0}]),
         ({"of": "all", "first": "width"}, [{"keep": 0.25}, {"keep": 1.0, "keep_layers": 0.25}]),
+        ({"rounds": 3}, [{"keep": 0.75}, {"keep": 2 / 3}, {"keep": 0.5}]),
         ({"keep_layers": 0.5, "first": "depth"}, [{"keep": 1.0, "keep_layers": 0.5}, {"keep": 0.25}]),
     ],
 )
 def test_what_is_planned_for_a_quarter(options, parts):
-    assert parts_of(options, 0.25, lambda name: 200.0) == parts
+    for found, wanted in zip(parts_of(options, 0.25, lambda name: 200.0), parts, strict=True):
+        assert found == pytest.approx(wanted)
 
 
 def test_options_go_to_the_commands_that_know_them():
