@@ -12,6 +12,7 @@ from studies.plan import expand
 from studies.results import has_result, pack
 from studies.rows import SHRINK
 from studies.shell import shell_script
+from studies.sizes import sizes_of
 from studies.status import survey
 from tests.studies.fakes import Fake, make, told, work
 from tests.studies.made import read
@@ -81,6 +82,8 @@ def test_smaller_models_are_run_and_counted(tmp_path):
     (taken, _) = results.prunings_of("dino-mini", "taught")
     assert taken.metrics["25 seconds"] == 4.5
     assert results.kept("dino-mini", "small", 50) == {"vision": 15 / 40}
+    ((asked, both),) = sizes_of(results, "dino-mini", ["taught"], [25.0]).items()
+    assert (asked, both["parameters"], both["ms 32"]) == (("taught", 25.0), (0.004, 0.001), (9.0, 3.0))
     for step in steps_of(plan, "image_classification"):
         assert places.weights(step).exists() == (step.label == "dense"), "others learn from it"
 
