@@ -111,6 +111,7 @@ READERS: Registry[type[Reader]] = Registry(
         "mlm_pairs": "data.pairs:MLMPairs",
         "mlm_regions": "data.regions:MLMRegions",
         "pairs": "data.pairs:PlainPairs",
+        "processed_pairs": "data.pairs:ProcessedPairs",
         "texts": "data.pairs:Texts",
         "labelled_images": "data.classification:Labelled",
         "retrieval_pairs": "data.retrieval:RetrievalPairs",

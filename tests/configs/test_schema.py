@@ -108,6 +108,7 @@ def test_every_shipped_file_parses(path):
     schema = {
         "prune": PruneConfig,
         "prune_images": PruneConfig,
+        "prune_generative": PruneConfig,
         "pretrain": PretrainConfig,
         "zero_shot": ZeroShotConfig,
         "retrieval": RetrievalConfig,
