@@ -28,6 +28,7 @@ from models.common.checkpoint import KeyRules, LoadReport, check_values, other_s
 from models.library.hf_classes import CLASSIFIER, HF_CLASSES, record_of
 from models.library.hf_parts import fit_config, hf_parts
 from models.library.hf_processor import HFProcessor
+from models.library.hf_streaming import load_streamed, report_of
 from models.library.hf_tokenizer import HFTokenizer
 from models.library.hub import hub_or_cache
 from models.wrap import WrappedModel
@@ -56,6 +57,9 @@ def load_hf(
     if _is_here(reference) and not Path(reference).is_dir():
         raise InputError(f"hf:{reference}: there is no such folder; give one with config.json and weights")
     settings = dict(settings)
+    stream = settings.pop("stream", False)
+    if stream:
+        check_streamed(reference, weights, task)
     own = {"conv": settings.pop("conv", False), "head": settings.pop("prune_head", False)}
     classes = settings.pop("classes", None)
     given = [reference] if weights is None or str(weights) == RANDOM else [reference, str(weights)]
@@ -66,6 +70,8 @@ def load_hf(
         model_class = getattr(transformers, _class_name(reference, config, task))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
+            if stream:
+                return _streamed(model_class, Path(reference), config, own)
             if str(weights) == RANDOM:
                 module, report = model_class(config), None
             else:
@@ -74,6 +80,33 @@ def load_hf(
         model = wrap_hf(module.eval(), record.reads(reference, config), _preprocessor(reference), **own)
     model.load_report = report
     return model if task else model.with_layers()
+
+
+def check_streamed(reference: str, weights: str | Path | None, task: str | None) -> None:
+    """InputError for what cannot be read block by block: ids of the hub, weights from elsewhere, models of a task."""
+    if task is not None or weights is not None:
+        raise InputError("--stream reads the weights of the model's own folder: leave out --weights, or --stream")
+    if not Path(reference).is_dir():
+        raise InputError(
+            f"--stream reads a folder block by block, and there is no folder {reference}: fetch the model first "
+            f"(hf download {reference} --local-dir FOLDER) and give hf:FOLDER"
+        )
+
+
+def _streamed(model_class: type, folder: Path, config: Any, own: dict[str, Any]) -> WrappedModel:
+    """A model whose blocks stay in its folder; InputError for a class whose record names none."""
+    record = record_of(model_class.__name__)
+    if not record.blocks:
+        raise InputError(
+            f"hf:{folder} is a {model_class.__name__}, whose record names no blocks: leave out --stream, or add them "
+            "(docs/add-a-model.md)"
+        )
+    if getattr(config, "quantization_config", None):
+        raise InputError(f"hf:{folder} has quantised weights (quantization_config): prune the model before that")
+    module, streamed = load_streamed(model_class, folder, config, record.blocks)
+    model = wrap_hf(module, record.reads(str(folder), config), _preprocessor(str(folder)), **own)
+    model.streamed, model.load_report = streamed, report_of(module, folder)
+    return model.with_layers()
 
 
 def _is_here(reference: str) -> bool:
