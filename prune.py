@@ -175,7 +175,7 @@ def prune(args: argparse.Namespace) -> Outputs:
     ids = read_ids(config.ids, config.id_power) if config.ids else None
     with no_empty_folder(outputs.folder):
         outputs.check_folder(settings.percents)
-        if args.resume and not method.resumes:
+        if args.resume and (not method.resumes or (args.stream and method.updates_weights)):
             console.print(
                 f"note: {config.pruner} keeps nothing of an interrupted run: --resume starts at the beginning"
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from sparsity.groups import GroupCut
 from sparsity.mask import Mask
 from sparsity.scores import Scores
 from sparsity.select import cut_layer
+from storage.space import on_disk
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,15 @@ class SparseGPT(Pruner):
 
     def _solve(self, names: list[str], masks: Mapping[float, Mask]) -> None:
         """Add some layers to the masks of all sparsities."""
+        place = self.work.checkpoint.path.parent
+        held = partial(on_disk, folder=place if place.is_dir() else None) if self.model.streamed else np.asarray
         obs = Scores.of({name: self.to_host(name, self._saliency(name)) for name in names})
         cuts = self.allocate(obs, self.magnitudes().only(names), self.modality, list(masks))
         for name in names:
             form, saliency = self.forms[name], obs[name]
             of_layer = dict(zip(masks, cuts(name, saliency), strict=True))
             for sparsity, (support, weight) in self._solved(name, saliency, of_layer).items():
-                masks[sparsity].add(name, form.parameter(support), form.parameter(weight))
+                masks[sparsity].add(name, form.parameter(support), form.parameter(weight), held)
 
     def _saliency(self, name: str) -> Tensor:
         """W^2 / [H^-1]_ii, what removing a weight alone would cost [o, i]: nothing where its input is always zero."""

@@ -40,14 +40,15 @@ class Generative(HFClass):
 
     @classmethod
     def loss(cls, module: nn.Module, batch: Batch) -> Tensor:
-        """Cross-entropy of the next token, of texts alone."""
+        """Cross-entropy of the next token, of texts alone; of what the processor says, where it says labels."""
         labels = batch["input_ids"].masked_fill(cls.kinds(module.config, batch) != TEXT, -100)
-        return own_loss(module, batch | {"labels": labels})
+        return own_loss(module, {"labels": labels} | batch)
 
     @classmethod
     def forward(cls, module: nn.Module, batch: Batch) -> Any:
         """A pass in which every layer is met; the head, which is never pruned, gives one token alone."""
-        return called_by_name(module, batch | {"use_cache": False, "logits_to_keep": 1}, "forward")
+        asked = {name: value for name, value in batch.items() if name != "labels"}
+        return called_by_name(module, asked | {"use_cache": False, "logits_to_keep": 1}, "forward")
 
     @classmethod
     def seen(cls, config: Any, name: str, batch: Batch) -> Tensor | None:
