@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import AutoProcessor
 
+from console.progress import console
 from models.base import Batch
 
 Inputs = Callable[[Any, list[Any], list[str]], Batch]
@@ -27,7 +28,11 @@ class HFProcessor:
         """
         try:
             processor = AutoProcessor.from_pretrained(reference)
-        except (OSError, ValueError, KeyError, ImportError, TypeError):
+        except ImportError as error:
+            reason = " ".join(str(error).split())
+            console.print(f"note: the processor of {reference} cannot be made ({reason})")
+            return None
+        except (OSError, ValueError, KeyError, TypeError):
             return None
         whole = hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")
         return cls(processor, inputs) if whole else None

@@ -116,37 +116,67 @@ def small(family: str) -> nn.Module:
         return getattr(transformers, f"{family}ForConditionalGeneration")(CONFIGS[family]()).eval()
 
 
-def processor(family: str) -> transformers.ProcessorMixin:
-    """A processor of Llava or Qwen2VL over a handful of words."""
-    picture = {"Llava": "<image>", "Qwen2VL": "<|image_pad|>"}[family]
-    others = ["<pad>", "<s>", "</s>", "<unk>", "a", "red", "blue", "square", "Describe", "the", "image"]
-    words = {word: number for number, word in enumerate(others)}
-    words |= {f"w{number}": number for number in range(len(words), IMAGE - 1)}
-    words |= {"<|video_pad|>": IMAGE - 1, picture: IMAGE}
-    made = Tokenizer(WordLevel(words, unk_token="<unk>"))
+TALK = (
+    "{% for turn in messages %}{{ turn.role }} {% for part in turn.content %}"
+    "{% if part.type == 'image' %}PICTURE {% else %}{{ part.text }} {% endif %}{% endfor %}{% endfor %}"
+)
+PICTURES = {"InternVL": "<IMG_CONTEXT>", "Gemma3": "<image_soft_token>"}
+PICTURES |= dict.fromkeys(("Qwen2VL", "Qwen2_5_VL", "Qwen3VL"), "<|image_pad|>")
+"""Family -> the token in whose places its images stand, where it is not <image>."""
+
+
+def _tokenizer(family: str) -> transformers.PreTrainedTokenizerFast:
+    """A handful of words and all special tokens that processors ask for."""
+    picture = PICTURES.get(family, "<image>")
+    special = ["<video>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<start>", "<end>", picture]
+    special = ["<fake_token_around_image>", "<global-img>", "<end_of_utterance>", *special]
+    plain = ["<pad>", "<s>", "</s>", "<unk>", "a", "red", "blue", "square", "Describe", "the", "image."]
+    plain += [f"w{number}" for number in range(IMAGE + 1 - len(plain) - len(special))]
+    made = Tokenizer(WordLevel({word: number for number, word in enumerate(plain + special)}, unk_token="<unk>"))
     made.pre_tokenizer = WhitespaceSplit()
-    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, additional_special_tokens=["<|video_pad|>", picture], **special
-    )
+    named = {"start_image_token": "<start>", "end_image_token": "<end>", "context_image_token": picture}
+    named |= {"video_token": "<video>"} if family == "InternVL" else {}
+    named |= {"boi_token": "<start>", "eoi_token": "<end>", "image_token": picture} if family == "Gemma3" else {}
+    known = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    known |= {"extra_special_tokens": named} if family in ("InternVL", "Gemma3") else {}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, additional_special_tokens=special, **known)
+
+
+def processor(family: str) -> transformers.ProcessorMixin:
+    """A family's own processor, over a handful of words and with images of the small model's size."""
+    t, whole, square = transformers, {"height": 32, "width": 32}, {"shortest_edge": 32}
+    words = _tokenizer(family)
+    of_tower = {"patch_size": 8, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
     if family == "Llava":
-        eye = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-        return transformers.LlavaProcessor(
-            eye, tokenizer, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1
-        )
-    eye = transformers.Qwen2VLImageProcessor(patch_size=8, min_pixels=16 * 16, max_pixels=32 * 32)
-    talk = (
-        "{% for turn in messages %}{{ turn.role }} {% for part in turn.content %}"
-        "{% if part.type == 'image' %}<|image_pad|> {% else %}{{ part.text }} {% endif %}{% endfor %}{% endfor %}"
-    )
-    video = transformers.Qwen2VLVideoProcessor()
-    return transformers.Qwen2VLProcessor(eye, tokenizer, video, chat_template=talk)
+        return t.LlavaProcessor(t.CLIPImageProcessor(size=square, crop_size=whole), words, **of_tower)
+    if family == "LlavaOnevision":
+        eye = t.LlavaOnevisionImageProcessor(size=whole, image_grid_pinpoints=[[32, 64], [64, 32]])
+        video = t.LlavaOnevisionVideoProcessor(size=whole)
+        return t.LlavaOnevisionProcessor(eye, words, video, 16, "full", vision_aspect_ratio="anyres_max_9")
+    if family.startswith("Qwen"):
+        eye = t.Qwen2VLImageProcessor(patch_size=8, size={"shortest_edge": 16 * 16, "longest_edge": 32 * 32})
+        video = (t.Qwen3VLVideoProcessor if family == "Qwen3VL" else t.Qwen2VLVideoProcessor)()
+        talk = TALK.replace("PICTURE", "<|image_pad|>")
+        return getattr(t, f"{family}Processor")(eye, words, video, chat_template=talk)
+    if family == "InternVL":
+        eye = t.GotOcr2ImageProcessor(size=whole, crop_to_patches=False)
+        return t.InternVLProcessor(eye, words, t.InternVLVideoProcessor(size=whole), image_seq_length=4)
+    if family in ("Idefics3", "SmolVLM"):
+        sizes = {"size": {"longest_edge": 32}, "max_image_size": {"longest_edge": 32}}
+        eye = getattr(t, f"{family}ImageProcessor")(**sizes)
+        video = [t.SmolVLMVideoProcessor(**sizes)] if family == "SmolVLM" else []
+        return getattr(t, f"{family}Processor")(eye, words, *video, image_seq_len=4)
+    eye = t.SiglipImageProcessor(size=whole)
+    if family == "PaliGemma":
+        eye.image_seq_length = 16
+        return t.PaliGemmaProcessor(eye, words)
+    return t.Gemma3Processor(t.Gemma3ImageProcessor(size=whole), words, image_seq_length=4)
 
 
 def saved(folder: Path, family: str, shard: str = "20KB", dtype: torch.dtype = torch.bfloat16) -> Path:
-    """A folder as from the hub: shards, index, configuration and, for Llava and Qwen2VL, the processor's files."""
+    """A folder as from the hub: shards, index, configuration and the processor's files."""
     small(family).to(dtype).save_pretrained(folder, max_shard_size=shard)
-    if family in ("Llava", "Qwen2VL"):
+    if family != "SmolVLM":  # its processor needs num2words, and is Idefics3's otherwise
         processor(family).save_pretrained(folder)
     return folder
 
