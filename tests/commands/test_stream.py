@@ -11,6 +11,7 @@ import transformers
 import yaml
 from safetensors.torch import load_file, save_file
 
+from inspection.folder import check_zeros
 from sparsity.mask import Mask
 from tests.models.generative import pairs, saved
 
@@ -69,6 +70,11 @@ def test_a_folder_with_zeros(run, world, stream, method):
     save_file(tensors | {name: torch.ones_like(tensors[name])}, shard, {"format": "pt"})
     checked = run("masks.py", "check", str(folder), str(path))
     assert checked.returncode == 1 and "zeros of 1 layer came back" in checked.stdout
+    integers = {name: tensor.float().mul(1000).to(torch.int8) for name, tensor in tensors.items()}
+    save_file(integers | {name: integers[name][:, :4].contiguous()}, shard, {"format": "pt"})
+    found = check_zeros(folder, mask)
+    assert not any(one.back for one in found.values()), "what is quantised without an offset keeps its zeros"
+    assert [one.reason[:9] for one in found.values() if one.reason] == ["its shape"]
 
 
 @pytest.mark.parametrize(
