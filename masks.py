@@ -4,6 +4,7 @@ python masks.py inspect pruned_weights/multiflow/xvlm-mini_multiflow_75_seed42.s
 python masks.py compare pruned_weights/*/xvlm-mini_*_75_seed42.safetensors --picture masks.png
 python masks.py cut pruned_weights/multiflow/xvlm-mini_multiflow_seed42_scores.safetensors -s 50
 python masks.py convert pruned_weights/multiflow/xvlm-mini_multiflow_75_seed42.safetensors
+python masks.py check pruned_weights/wanda/model_wanda_50_seed42 pruned_weights/wanda/model_wanda_50_seed42.safetensors
 python masks.py stability --model xvlm-mini --pruner multiflow -s 75 --draws 3
 """
 
@@ -77,6 +78,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add_model(convert)
 
+    check = commands.add_parser("check", help="whether a folder of Hugging Face still has a mask's zeros")
+    check.add_argument("folder", metavar="FOLDER", help="written by prune.py --stream, or made of that by another tool")
+    check.add_argument("file", metavar="MASK", help="the mask; the exit code is 1 where zeros came back")
+
     stability = commands.add_parser("stability", help="how far masks from several draws of the data agree")
     stability.add_argument("files", nargs="*", metavar="FILE", help="masks of one pruning that differ in the seed only")
     add_model(stability)
@@ -122,7 +127,8 @@ def add_reports(parser: argparse.ArgumentParser, picture: bool = False) -> None:
 def main() -> None:
     """Check the command line, then do what it says."""
     args = parse_args()
-    {"inspect": inspect, "compare": compare, "cut": cut, "convert": convert, "stability": stability}[args.command](args)
+    commands = {"inspect": inspect, "compare": compare, "cut": cut, "convert": convert, "check": check}
+    (commands | {"stability": stability})[args.command](args)
 
 
 def inspect(args: argparse.Namespace) -> None:
@@ -178,6 +184,16 @@ def stability(args: argparse.Namespace) -> None:
     show_stability(result_console(), found, DEPTHS[args.depth])
     draw = partial(draw_heat_map, found.comparison)
     write(args, lambda: stability_page(found), lambda: stability_record(found), draw)
+
+
+def check(args: argparse.Namespace) -> None:
+    """A folder of weights against a mask."""
+    from inspection.folder import check_zeros, show_zeros
+    from inspection.reading import read_masks
+
+    mask, folder = read_masks([args.file])[0].mask, Path(args.folder)
+    if not show_zeros(result_console(), folder, mask, check_zeros(folder, mask)):
+        raise SystemExit(1)
 
 
 def drawing(args: argparse.Namespace) -> Callable[[], list[str]] | None:

@@ -19,7 +19,7 @@ from console.command_line import Parser
 from console.errors import InputError, run_command
 from pruners import PRUNERS
 from sparsity import ALLOCATIONS
-from sparsity.percents import parse_percents
+from sparsity.percents import parse_percents, percent
 from sparsity.progressive_config import CHOICES
 
 if TYPE_CHECKING:
@@ -46,6 +46,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     what.add_argument(
         "--conv", action="store_true", default=None, help="prune convolutions, too (timm:NAME and hf:ID models)"
+    )
+    what.add_argument(
+        "--stream",
+        action="store_true",
+        default=None,
+        help="read an hf:FOLDER block by block, on the CPU, and write it again with zeros: models larger than memory",
     )
     what.add_argument(
         "--from_scores", metavar="FILE", help="cut new masks from saved scores: no data, no model, seconds"
@@ -153,11 +159,14 @@ def prune(args: argparse.Namespace) -> Outputs:
     from pruners.report import print_result
     from pruners.session import Session, needs_preliminary
     from pruners.settings import settings_of
+    from pruners.streaming import check_disk, streamable, write_sparse
     from sparsity.weighting import read_ids
     from storage.atomic import no_empty_folder
     from training.fabric import make_fabric
 
     settings = settings_of(args)
+    if args.stream:
+        settings = streamable(args, settings)
     config, method = settings.config, PRUNERS[settings.config.pruner]
     outputs = Outputs.of(
         config.output_dir, args.model, config.pruner, config.allocation, config.seed, settings.switched_off,
@@ -166,7 +175,7 @@ def prune(args: argparse.Namespace) -> Outputs:
     ids = read_ids(config.ids, config.id_power) if config.ids else None
     with no_empty_folder(outputs.folder):
         outputs.check_folder(settings.percents)
-        if args.resume and not method.resumes:
+        if args.resume and (not method.resumes or (args.stream and method.updates_weights)):
             console.print(
                 f"note: {config.pruner} keeps nothing of an interrupted run: --resume starts at the beginning"
             )
@@ -174,7 +183,10 @@ def prune(args: argparse.Namespace) -> Outputs:
         interrupt.listen()
         started = time.perf_counter()
         changes = {"conv": True} if config.conv else {}
-        model = load_model(args.model, weights=args.weights, overrides=changes)
+        streamed = {"stream": True} if args.stream else {}
+        model = load_model(args.model, weights=args.weights, overrides=changes | streamed)
+        if streamed:
+            check_disk(model, outputs.folder, len(settings.percents))
         if fabric.is_global_zero:
             describe(model, args.model)
         batches = calibration_batches(model, config) if method.uses_data else None
@@ -185,14 +197,18 @@ def prune(args: argparse.Namespace) -> Outputs:
             source |= ids.identity
         if settings.switched_off:
             source["left_out"] = settings.switched_off
-        identity = source | {
-            "pruner": config.pruner,
-            "allocation": config.allocation,
-            "options": settings.given,
-            "seed": config.seed,
-            "num_batches": config.num_batches,
-            "data": None if batches is None else data_identity(batches),
-        }
+        identity = (
+            source
+            | streamed
+            | {
+                "pruner": config.pruner,
+                "allocation": config.allocation,
+                "options": settings.given,
+                "seed": config.seed,
+                "num_batches": config.num_batches,
+                "data": None if batches is None else data_identity(batches),
+            }
+        )
         checkpoint = Checkpoint(
             outputs.checkpoint,
             identity | ({"sparsities": settings.percents} if method.uses_rounds else {}),
@@ -215,7 +231,7 @@ def prune(args: argparse.Namespace) -> Outputs:
         show = fabric.is_global_zero and method.uses_data
         with progress_bar("calibrating", first + steps or 1, show=show) as advance:
             session = Session(
-                fabric.to_device(model),
+                model if streamed else fabric.to_device(model),
                 [] if batches is None else batches,
                 config.pruner,
                 seed=config.seed,
@@ -238,6 +254,11 @@ def prune(args: argparse.Namespace) -> Outputs:
             outputs.write(session, masks, source, save_scores=config.save_scores, processes=fabric.world_size)
             checkpoint.finish()
             print_result(masks, outputs, session.seconds, time.perf_counter() - started, failed)
+            for sparsity, mask in masks.items() if streamed else ():
+                write_sparse(model, mask, outputs.sparse(sparsity))
+                console.print(
+                    f"{outputs.sparse(sparsity)}/: the model with {percent(sparsity)} % zeros, for from_pretrained"
+                )
     return outputs
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -43,11 +43,27 @@ class InputHessians:
 
     def update(self, batch: Batch) -> None:
         """Forward the batch without losses, adding up x x' at every layer's input."""
-        watch_inputs(self._model, batch, self._add, self._run)
+        watch_inputs(self._model, batch, self.look, self._run)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the last input, whose product goes to those that read it."""
         self._close()
         self._shared.forget()
 
-    def _add(self, read: Read) -> None:
+    def drop(self) -> None:
+        """Forget the products of this turn."""
+        self._fresh = {}
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Free the sums of layers that are done with."""
+        gone = set(names)
+        self._sums = {
+            readers: total for readers, total in self._sums.items() if not gone.issuperset(n for n, _ in readers)
+        }
+
+    def look(self, read: Read) -> None:
+        """Multiply an input with itself, once for all that read it."""
         if read.name not in self._layers:
             return
         again = self._shared.again(read)
@@ -108,9 +124,9 @@ class InputHessians:
         size = len(layer.weight) // count
         return [(slice(block * size, (block + 1) * size), self.of(name, block)) for block in range(count)]
 
-    def without_input(self) -> list[str]:
+    def without_input(self, among: Iterable[str] | None = None) -> list[str]:
         """Layers that were called, but with nothing or with zeros alone."""
-        return [name for name in self._layers if not self.of(name).any()]
+        return [name for name in (self._layers if among is None else among) if not self.of(name).any()]
 
     def state(self) -> dict[str, Tensor]:
         """The sums by their readers."""

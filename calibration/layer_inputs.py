@@ -39,7 +39,14 @@ Look = Callable[[Read], None]
 
 @torch.no_grad()
 def watch_inputs(model: Model, batch: Batch, look: Look, run: Callable[[Batch], object] | None = None) -> None:
-    """Forward the batch without losses; `look` is called at each input of every prunable layer. run: another pass.
+    """Forward the batch without losses; `look` is called at each input of every prunable layer. run: another pass."""
+    with watching(model, lambda: batch, look):
+        (run or model.observe)(batch)
+
+
+@contextmanager
+def watching(model: Model, batch: Callable[[], Batch], look: Look) -> Iterator[None]:
+    """Within this, `look` is called at each input of every prunable layer. batch: that of the pass that runs now.
 
     A weight that several modules share is met at all of them, each with its own tokens; at the first alone where the
     model says `first_use_only`. InputError where an input or its padding does not fit.
@@ -48,7 +55,7 @@ def watch_inputs(model: Model, batch: Batch, look: Look, run: Callable[[Batch], 
     def see(
         name: str, use: str, layer: PrunableLayer, x: Tensor, blocks: range = range(1), sequences: int | None = None
     ) -> None:
-        real = model.real_tokens(use, batch)
+        real = model.real_tokens(use, batch())
         check_input(use, layer, x, real)
         if x.dim() == 1:  # a vector without a batch axis
             x, real = x.unsqueeze(0), None if real is None else real.unsqueeze(0)
@@ -70,7 +77,7 @@ def watch_inputs(model: Model, batch: Batch, look: Look, run: Callable[[Batch], 
         return multiply()
 
     with _hooked(model, hook), attention_products(model, multiplied):
-        (run or model.observe)(batch)
+        yield
 
 
 @contextmanager

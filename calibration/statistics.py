@@ -22,6 +22,25 @@ Layers = dict[str, PrunableLayer]
 UNITS = "units of gradients"  # key of the count beside the layers' sums
 
 
+class InputStatistic(Protocol):
+    """Sums over what layers read: of a `Statistic`, what passes in lock step need.
+
+    `close` is called when another pass takes its turn, and before `merge`.
+    """
+
+    def look(self, read: Read) -> None:
+        """See what a layer is about to read."""
+
+    def close(self) -> None:
+        """Finish what was seen: the next read is of another pass."""
+
+    def drop(self) -> None:
+        """Forget what was seen since the last merge."""
+
+    def merge(self, group: Group, ranks: list[int]) -> None:
+        """As of `Statistic`."""
+
+
 class Statistic(Protocol):
     """Running sums over calibration units.
 
@@ -72,10 +91,19 @@ class InputNorms:
 
     def update(self, batch: Batch) -> None:
         """Forward the batch without losses, adding up squares at every layer's input."""
-        watch_inputs(self._model, batch, self._add)
+        watch_inputs(self._model, batch, self.look)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the last input."""
         self._shared.forget()
 
-    def _add(self, read: Read) -> None:
+    def drop(self) -> None:
+        """Forget the sums of this turn."""
+        self._fresh.zero_()
+
+    def look(self, read: Read) -> None:
+        """Add up squares of an input."""
         if not self._shared.again(read):
             self._squares = squares(read)
         assert self._squares is not None

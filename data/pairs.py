@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from configs.limits import at_least
+from console.errors import InputError
 from data.masking import masked_fields, masked_text
-from data.readers import Batch, ImageConfig, MaskedConfig, Sample, TextConfig
-from data.sources import Pairs
+from data.readers import Batch, ImageConfig, MaskedConfig, ReaderConfig, Sample, TextConfig
+from data.sources import Files, Pairs
 from data.text import one_text
 from data.tokenizer import Tokenizer
 from data.transforms import training_transform
@@ -88,3 +91,39 @@ class Texts:
         """text_ids, text_atts [b, L]."""
         ids, atts = self._tokenizer.pad_batch(samples, self._config.max_tokens)
         return {"text_ids": ids, "text_atts": atts}
+
+
+class ProcessedPairs:
+    """Pairs as a generative model's own processor makes inputs of them."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ReaderConfig):
+        """longest_side: of images in pixels; larger ones are made smaller, where a model reads images of any size."""
+
+        files: Files
+        max_words: int = 40
+        longest_side: int = 448
+
+        def __post_init__(self) -> None:
+            at_least(self, 1, "max_words", "longest_side")
+
+    def __init__(self, config: Config, shape: ImageShape, processor: Any):
+        if not hasattr(processor, "batch"):
+            raise InputError(
+                "the reader 'processed_pairs' needs the model's own processor, but the model has none: put its files "
+                "(preprocessor_config.json, processor_config.json, those of the tokenizer) beside config.json"
+            )
+        self.source = Pairs(config.files)
+        self._config, self._processor = config, processor
+
+    def sample(self, index: int, rng: random.Random) -> Sample:
+        """Image (PIL) and text."""
+        image, caption = self.source.read(index)
+        text = one_text(caption, self.source.name(index), self._config.max_words, rng)
+        image.thumbnail((self._config.longest_side, self._config.longest_side))
+        return image, text
+
+    def collate(self, samples: list[Sample], size: int, rng: random.Random) -> Batch:
+        """input_ids, attention_mask [b, t], pixel_values, and what else the model reads."""
+        images, texts = zip(*samples, strict=True)
+        return self._processor.batch(list(images), list(texts))

@@ -111,6 +111,7 @@ READERS: Registry[type[Reader]] = Registry(
         "mlm_pairs": "data.pairs:MLMPairs",
         "mlm_regions": "data.regions:MLMRegions",
         "pairs": "data.pairs:PlainPairs",
+        "processed_pairs": "data.pairs:ProcessedPairs",
         "texts": "data.pairs:Texts",
         "labelled_images": "data.classification:Labelled",
         "retrieval_pairs": "data.retrieval:RetrievalPairs",
@@ -133,6 +134,11 @@ READERS: Registry[type[Reader]] = Registry(
 def make_reader(config: ReaderConfig, shape: ImageShape, tokenizer: Tokenizer | None) -> Reader:
     """The reader a configuration asks for; InputError for an unknown name, and for texts without a tokenizer."""
     reader = READERS[config.reader]
+    if tokenizer is not None and isinstance(config, WordConfig) and not hasattr(tokenizer, "encode"):
+        raise InputError(
+            f"the reader '{config.reader}' gives words to a tokenizer, but this model reads what its own processor "
+            "makes: take the reader processed_pairs, as in configs/hf/prune_generative.yaml"
+        )
     if tokenizer is None and isinstance(config, WordConfig):
         raise InputError(
             f"the reader '{config.reader}' needs a tokenizer, but the model has none: put the tokenizer's files beside "

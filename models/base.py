@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from models.layers import PrunableLayer
     from models.parts import Part
     from models.plans import Plan
+    from models.streaming import Streamed
 
 Batch = dict[str, Tensor]
 """Named tensors of one mini-batch (one side: general or region); names and shapes: docs/data.md."""
@@ -205,6 +206,9 @@ class Model(nn.Module):
         masks: bool, in the shape of each parameter.
         """
         return masks
+
+    streamed: Streamed | None = None
+    """What says which weights are in memory, of a model that is never there in one piece; None: all of them are."""
 
     # -- losses, and what calibration asks --------------------------------------------------------------
 

@@ -145,7 +145,9 @@ class WrappedModel(Model):
 
     def observe(self, batch: Batch) -> None:
         """The forward pass."""
-        with _layers_called():
+        with (
+            _layers_called() if self.streamed is None else contextlib.nullcontext()
+        ):  # it is everyone's, passes are not
             self._forward(self.module, batch)
 
     def prunable_layers(self) -> dict[str, PrunableLayer]:

@@ -27,6 +27,7 @@ from console.errors import InputError
 from console.interrupt import interrupt
 from models.base import Batch, Model
 from models.layers import form_of, matrix
+from pruners.streaming import gather_streamed
 from sparsity.allocation import allocation_named
 from sparsity.mask import Mask
 from sparsity.scores import Scores
@@ -105,7 +106,8 @@ class Pruner(ABC):
 
     def matrix(self, name: str) -> Tensor:
         """The weight of a layer as a matrix [o, i], row by row in memory; of a convolution i is channels x kernel."""
-        return matrix(self.layers[name]).contiguous()
+        found = matrix(self.layers[name]).contiguous()
+        return found if self.model.streamed is None else found.float()  # what lies in shards is of their type
 
     def mask_of(self, kept: Mapping[str, Tensor]) -> Mask:
         """A mask of some of this model's layers, from tensors of their parameters' shapes; more may be added."""
@@ -186,7 +188,7 @@ class Pruner(ABC):
                 if unit is not None:
                     own = rank == group.rank
                     mine |= own
-                    self._see(statistic.update if own else statistic.pass_by, unit, device)
+                    self.see(statistic.update if own else statistic.pass_by, unit, device)
             ranks = group.ranks_with_work(mine, device)
             if not ranks:
                 return
@@ -200,9 +202,13 @@ class Pruner(ABC):
             statistic.restore(saved[0])
             start = saved[1]["pairs"]
             self.work.advance(start)
-        self.gather(statistic, start, self.work.pairs)
+        if self.model.streamed is None:
+            self.gather(statistic, start, self.work.pairs)
+        else:
+            gather_streamed(self, statistic, start, None if saved is None else saved[1].get("block"))
 
-    def _see(self, look: Callable[[Batch], None], unit: Unit, device: torch.device) -> None:
+    def see(self, look: Callable[[Batch], None], unit: Unit, device: torch.device) -> None:
+        """Let `look` see a unit, seeded; InputError for one that cannot be used."""
         check_batch(unit)
         try:
             with seeded(self.work.seed, unit.index, device), self.work.autocast():

@@ -86,6 +86,10 @@ class Outputs:
         """The mask of a sparsity in (0, 1)."""
         return self.folder / f"{self.model}_{self.label}_{percent(sparsity)}_seed{self.seed}.safetensors"
 
+    def sparse(self, sparsity: float) -> Path:
+        """The folder of a streamed model with the zeros of that mask."""
+        return self.mask(sparsity).with_suffix("")
+
     def masks(self) -> list[Path]:
         """The masks of this run's name that are there, of whatever sparsity."""
         name = re.compile(

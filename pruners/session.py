@@ -24,6 +24,7 @@ from models.layers import weights_in_matrices
 from pruners import PRUNERS
 from pruners.base import Advance, Pruner, Work, silent
 from pruners.report import tell_of_collapses
+from pruners.streaming import check_streamed
 from sparsity.allocation import allocation_named, check_allocation, check_kept
 from sparsity.mask import Mask
 from sparsity.weighting import LayerWeights, check_competition
@@ -57,6 +58,8 @@ class Session:
         self.model = model
         self.name = pruner
         self.pruner_class = PRUNERS[pruner]
+        if model.streamed is not None:
+            check_streamed(pruner)
         if self.pruner_class.uses_data:
             check_batches(batches)
         if self.pruner_class.uses_rounds and isinstance(batches, Iterator):

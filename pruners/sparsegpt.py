@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,13 @@ from calibration.hessians import InputHessians
 from configs.options import option
 from console.errors import InputError
 from pruners.base import Pruner
+from pruners.streaming import gather_streamed
+from sparsity.allocation import cuts_small_groups
 from sparsity.groups import GroupCut
 from sparsity.mask import Mask
 from sparsity.scores import Scores
 from sparsity.select import cut_layer
+from storage.space import on_disk
 
 
 @dataclass(frozen=True)
@@ -48,23 +52,45 @@ class SparseGPT(Pruner):
     Options = SparseGPTOptions
 
     def calibrate(self) -> None:
-        """Gather the second moments of every layer's inputs."""
+        """Gather the second moments of every layer's inputs; of a streamed model `masks` does it, block by block."""
         self.hessians = InputHessians(self.model, self.layers)
-        self.gather_once(self.hessians)
-        self.unreached = self.hessians.without_input()
+        if self.model.streamed is None:
+            self.gather_once(self.hessians)
+            self.unreached = self.hessians.without_input()
 
     @torch.no_grad()
     def masks(self, sparsities: Sequence[float]) -> dict[float, Mask]:
         """All sparsities from the same moments; the masks carry the updated weights."""
-        obs = Scores.of({name: self.to_host(name, self._saliency(name)) for name in self.layers})
-        cuts = self.allocate(obs, self.magnitudes(), self.modality, sparsities)
         masks = {sparsity: self.mask_of({}) for sparsity in sparsities}
-        for name, form in self.forms.items():
-            saliency = obs[name]
-            of_layer = dict(zip(sparsities, cuts(name, saliency), strict=True))
-            for sparsity, (support, weight) in self._solved(name, saliency, of_layer).items():
-                masks[sparsity].add(name, form.parameter(support), form.parameter(weight))
+        if self.model.streamed is None:
+            self._solve(list(self.layers), masks)
+            return masks
+        if self.allocation_name != "layer" and not cuts_small_groups(self.allocation_name):
+            raise InputError(
+                f"sparsegpt solves a streamed model block by block, and the allocation '{self.allocation_name}' "
+                "compares all of them: choose layer, row or a pattern as 2:4, or leave out --stream"
+            )
+
+        def done(names: list[str]) -> None:
+            """The moments of some layers are complete: all but a block's would be too much to hold."""
+            self.unreached += self.hessians.without_input(names)
+            self._solve(names, masks)
+            self.hessians.forget(names)
+
+        gather_streamed(self, self.hessians, done=done)
         return masks
+
+    def _solve(self, names: list[str], masks: Mapping[float, Mask]) -> None:
+        """Add some layers to the masks of all sparsities."""
+        place = self.work.checkpoint.path.parent
+        held = partial(on_disk, folder=place if place.is_dir() else None) if self.model.streamed else np.asarray
+        obs = Scores.of({name: self.to_host(name, self._saliency(name)) for name in names})
+        cuts = self.allocate(obs, self.magnitudes().only(names), self.modality, list(masks))
+        for name in names:
+            form, saliency = self.forms[name], obs[name]
+            of_layer = dict(zip(masks, cuts(name, saliency), strict=True))
+            for sparsity, (support, weight) in self._solved(name, saliency, of_layer).items():
+                masks[sparsity].add(name, form.parameter(support), form.parameter(weight), held)
 
     def _saliency(self, name: str) -> Tensor:
         """W^2 / [H^-1]_ii, what removing a weight alone would cost [o, i]: nothing where its input is always zero."""

@@ -52,10 +52,12 @@ class Mask(Mapping[str, Tensor]):
         for name, tensor in kept.items():
             self.add(name, tensor)
 
-    def add(self, name: str, kept: Tensor, weights: Tensor | None = None) -> None:
+    def add(
+        self, name: str, kept: Tensor, weights: Tensor | None = None, held: Callable[..., Any] = np.asarray
+    ) -> None:
         """One layer more, packed: boolean `kept` and, where a method updates them, `weights` of the same shape.
 
-        A method that adds each layer once it is solved never holds them all unpacked.
+        A method that adds each layer once it is solved never holds them all unpacked. held: where values are put.
         """
         array = kept.detach().cpu().numpy()
         if array.dtype != np.bool_:
@@ -63,7 +65,7 @@ class Mask(Mapping[str, Tensor]):
         self._shapes[name] = array.shape
         self._bits[name] = np.packbits(array)
         if weights is not None:
-            self._values[name] = weights[kept].float().cpu().numpy()
+            self._values[name] = held(weights[kept].float().cpu().numpy())
 
     @classmethod
     def cut(

@@ -1,9 +1,12 @@
-"""Whether there is room on a disk, asked before hours of work and not after."""
+"""Whether there is room on a disk, asked before hours of work and not after; and arrays that are kept there."""
 
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
+
+import numpy as np
 
 from console.errors import InputError
 
@@ -20,6 +23,19 @@ def check_room(folder: Path, needed: int, purpose: str) -> None:
             f"{in_bytes(needed)} are needed in {folder} {purpose}, but only {in_bytes(free)} are free: "
             "free some space or choose another folder"
         )
+
+
+def on_disk(array: np.ndarray, folder: Path | None = None) -> np.ndarray:
+    """The same array in a nameless file of a folder (None: the system's), which goes with it: no memory that is needed.
+
+    An empty one stays as it is: files of nothing cannot be mapped.
+    """
+    if not array.size:
+        return array
+    with tempfile.TemporaryFile(dir=folder) as file:
+        mapped = np.memmap(file, array.dtype, "w+", shape=array.shape)
+    mapped[...] = array
+    return mapped
 
 
 def in_bytes(count: float) -> str:

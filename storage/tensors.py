@@ -8,7 +8,7 @@ import json
 import os
 import pickle
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -155,6 +155,22 @@ def check_seal(path: Path | str, tensors: Mapping[str, Tensor], metadata: dict[s
             raise InputError(
                 f"{path} is damaged: its {part} are not what was written; copy it again, or make it anew with prune.py"
             )
+
+
+def write_like(source: Path, path: Path, change: Callable[[str, Tensor], Tensor]) -> None:
+    """Write `source` (safetensors) to `path` with changed tensors of the same shapes and types, one at a time.
+
+    Header and order are the same, so that only the changed numbers differ. Not atomic: the caller's folder is.
+    """
+    with source.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        head = file.read(length)
+    entries = {name: entry for name, entry in json.loads(head).items() if name != "__metadata__"}
+    with _opened(source) as tensors, path.open("wb") as file:
+        file.write(length.to_bytes(8, "little") + head)
+        for name in sorted(entries, key=lambda name: entries[name]["data_offsets"]):
+            changed = change(name, tensors.get_tensor(name)).detach().cpu().contiguous()
+            file.write(changed.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def write_safetensors(path: Path | str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from configs.registry import Registry
-from models.base import Batch
+from models.base import Batch, ImageShape
 from models.common.contrastive import matching_loss, pairs_loss, same_image_targets
+from models.library.hf_tokenizer import HFTokenizer
 from models.library.pairs import WrappedPairs
 from models.wrap import WrappedClassifier, WrappedEmbedder, WrappedModel
 
@@ -57,6 +58,47 @@ class HFClass:
 
     hottest: float | None = None
     """Largest logit_scale, a logarithm, of classes whose towers are apart; None: any."""
+
+    blocks: tuple[str, ...] = ()
+    """Paths of the lists of blocks, in the order in which a pass calls them; none: it is not for `--stream`."""
+
+    @classmethod
+    def dense(cls, module: nn.Module) -> tuple[str, ...]:
+        """Parts of names that are never pruned in this module. Default: `exclude`."""
+        return cls.exclude
+
+    @classmethod
+    def reads(cls, reference: str, config: Any) -> Any:
+        """What makes inputs of texts, of a folder or id. Default: its tokenizer; None where it has none."""
+        if not cls.text:
+            return None
+        longest = cls.words(config).max_position_embeddings - cls.lead
+        return HFTokenizer.load(reference, longest, filled=not cls.padded)
+
+    @staticmethod
+    def words(config: Any) -> Any:
+        """The config of the text tower; of a model of texts alone its own."""
+        return getattr(config, "text_config", config)
+
+    @classmethod
+    def example(cls, module: nn.Module, shape: ImageShape, size: int) -> Batch:
+        """A batch of `size` samples of what the class reads: noise images, labels, random words."""
+        batch: Batch = {}
+        if cls.sees:
+            batch["image"] = torch.randn(size, 3, shape.image_size, shape.image_size)
+        if cls.labelled:
+            batch["label"] = torch.randint(0, module.config.num_labels, (size,))
+        if cls.text:
+            text = cls.words(module.config)
+            t = min(12, text.max_position_embeddings - cls.lead)
+            length = torch.randint(3, t, (size, 1)) if cls.padded else torch.full((size, 1), t)
+            atts = (torch.arange(t) < length).long()
+            ids = torch.where(atts > 0, torch.randint(3, text.vocab_size - 3, (size, t)), text.pad_token_id or 0)
+            end = getattr(text, "eos_token_id", None)
+            if end is not None and end < text.vocab_size:
+                ids.scatter_(1, length - 1, end)  # CLIP reads its text feature at the end mark
+            batch |= {"text_ids": ids, "text_atts": atts}
+        return batch
 
     @staticmethod
     def pixels(module: nn.Module, image: Tensor) -> dict[str, Tensor]:
@@ -270,6 +312,10 @@ def views_loss(one: Tensor, other: Tensor, alike: Tensor) -> Tensor:
     return pairs_loss(similarity, same_image_targets(alike))
 
 
+GENERATIVE = dict.fromkeys(("Qwen2VL", "Qwen2_5_VL", "Qwen3VL"), "Qwen") | {"SmolVLM": "Idefics3"}
+GENERATIVE |= {own: own for own in ("Llava", "LlavaOnevision", "InternVL", "Idefics3", "PaliGemma", "Gemma3")}
+"""Name of a generative model's class, without its ending -> its record."""
+
 HF_CLASSES: Registry[type[HFClass]] = Registry(
     "class",
     {
@@ -287,6 +333,9 @@ HF_CLASSES: Registry[type[HFClass]] = Registry(
         "ViTForImageClassification": "models.library.hf_classes:HalvedClassifier",
         "SiglipForImageClassification": "models.library.hf_classes:HalvedClassifier",
         "Siglip2ForImageClassification": "models.library.hf_classes:SigLIP2Classifier",
+        **{
+            f"{name}ForConditionalGeneration": f"models.library.hf_generative:{own}" for name, own in GENERATIVE.items()
+        },
     },
 )
 """Class name (the first of `architectures` in config.json) -> its record. A new one is a line here and a class."""

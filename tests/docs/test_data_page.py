@@ -14,8 +14,11 @@ from data.readers import READERS, make_reader, option_names
 from data.sources import Files
 from data.tokenizer import load_tokenizer
 from models.base import ImageShape
+from models.library.hf_generative import Llava
+from models.library.hf_processor import HFProcessor
 from tests.conftest import REPOSITORY
 from tests.data.configured import configured
+from tests.models.generative import processor
 
 SHAPE = ImageShape(image_size=64, patch_size=8)
 SIZE, LENGTH, CROPS = 6, 20, 3
@@ -23,7 +26,7 @@ LETTERS = {"b": SIZE, "n": SIZE, "L": LENGTH, "m": Masking().most, "H": 64, "p":
 
 MEASURED = (
     ("t", "text_ids", 1), ("t", "question_ids", 1), ("a", "answer_ids", 0), ("u", "answer_ids", 1),
-    ("k", "opposed_ids", 0),
+    ("k", "opposed_ids", 0), ("w", "input_ids", 1), ("h", "pixel_values", 2),
 )  # fmt: skip
 """Letters that depend on the texts of a batch: the field and the axis that they are read from."""
 
@@ -35,6 +38,7 @@ FILES = {
     "mlm_pairs": PAIRS,
     "mlm_regions": {"annotations": ["data/pretrain/vg_regions.json"]},
     "pairs": PAIRS,
+    "processed_pairs": PAIRS,
     "opposed_pairs": PAIRS,
     "labelled_images": CLASSES,
     "masked_texts": PAIRS,
@@ -85,7 +89,8 @@ def test_batches_are_as_the_page_says(name, world):
     options = {"files": Files(root=str(world), **FILES[name]), "max_tokens": LENGTH, "small_crops": CROPS}
     own = option_names(READERS[name].Config)
     config = configured(name, **{key: value for key, value in options.items() if key in own})
-    reader = make_reader(config, SHAPE, load_tokenizer("weights/mini-vocab.txt"))
+    whole = HFProcessor(processor("Llava"), Llava.inputs) if name == "processed_pairs" else "weights/mini-vocab.txt"
+    reader = make_reader(config, SHAPE, load_tokenizer(whole))
     batch = Sides({"side": reader}, SIZE, seed=0)[0, "side"].batch
     letters = dict(LETTERS)
     if name == "mlm_regions":

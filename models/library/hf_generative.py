@@ -1,0 +1,203 @@
+"""Records of Hugging Face's generative vision-language models: images become tokens between the words of a text.
+
+Batches have the fields that the model's own processor gives (input_ids, attention_mask, pixel_values, and what else a
+class reads). A new class is a record here and a line in `models.library.hf_classes`.
+    python prune.py --model hf:<folder> --config configs/hf/prune_generative.yaml
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.base import Batch, ImageShape
+from models.library.hf_classes import HFClass
+from models.library.hf_processor import HFProcessor
+from models.wrap import WrappedModel, called_by_name, own_loss
+
+PADDING, TEXT, IMAGE = 0, 1, 2
+"""Kinds of tokens in a sequence."""
+
+
+class Generative(HFClass):
+    """An image tower, a projector, and a language model that reads both. Its loss is that of the text's tokens."""
+
+    exclude = ("lm_head", "vision_tower.head")
+    vision: tuple[str, ...] = ("model.vision_tower.",)
+    projector: tuple[str, ...] = ("model.multi_modal_projector.",)
+    text = ("model.language_model.",)
+    blocks = ("model.vision_tower.encoder.layers", "model.language_model.layers")
+    spelled, marked = "", IMAGE
+    """The field of batches that has a 1 at tokens of a kind, where a class reads one; and that kind."""
+
+    @classmethod
+    def kinds(cls, config: Any, batch: Batch) -> Tensor:
+        """PADDING, TEXT or IMAGE of each token [b, t] of the language model."""
+        return torch.where(batch["input_ids"] == _image_token(config), IMAGE, TEXT) * batch["attention_mask"]
+
+    @classmethod
+    def loss(cls, module: nn.Module, batch: Batch) -> Tensor:
+        """Cross-entropy of the next token, of texts alone; of what the processor says, where it says labels."""
+        labels = batch["input_ids"].masked_fill(cls.kinds(module.config, batch) != TEXT, -100)
+        return own_loss(module, {"labels": labels} | batch)
+
+    @classmethod
+    def forward(cls, module: nn.Module, batch: Batch) -> Any:
+        """A pass in which every layer is met; the head, which is never pruned, gives one token alone."""
+        asked = {name: value for name, value in batch.items() if name != "labels"}
+        return called_by_name(module, asked | {"use_cache": False, "logits_to_keep": 1}, "forward")
+
+    @classmethod
+    def seen(cls, config: Any, name: str, batch: Batch) -> Tensor | None:
+        """Which tokens of a layer's input count: those of the language model that are no padding."""
+        return batch["attention_mask"] if name.startswith(cls.text) else None
+
+    @classmethod
+    def wrapped(cls, module: nn.Module, tokenizer: Any, **options: Any) -> WrappedModel:
+        """A model of three modalities."""
+        options |= {"loss": cls.loss, "forward": cls.forward, "tokens": partial(cls.seen, module.config)}
+        parts = (("projector", cls.projector), ("vision", cls.vision), ("language", cls.text))  # mergers lie in towers
+        options["modality"] = {prefix: modality for modality, prefixes in parts for prefix in prefixes}
+        return WrappedModel(module, tokenizer=tokenizer, **options)
+
+    @classmethod
+    def reads(cls, reference: str, config: Any) -> HFProcessor | None:
+        """The model's own processor, which makes batches; None where the folder has none."""
+        return HFProcessor.load(reference, cls.inputs)
+
+    @classmethod
+    def inputs(cls, processor: Any, images: list[Any], texts: list[str]) -> Batch:
+        """What a processor makes of pictures with a text each, as a question and its answer where it knows of talks."""
+        if processor.chat_template is None:
+            spoken = [f"{processor.image_token}{text}" for text in texts]
+        else:
+            spoken = processor.apply_chat_template([_talk(text) for text in texts])
+        return processor(images=[[image] for image in images], text=spoken, padding=True, return_tensors="pt")
+
+    @classmethod
+    def pictures(cls, config: Any, size: int) -> Batch:
+        """Noise images under the names of the class's arguments, one a sample."""
+        side = config.vision_config.image_size
+        height, width = (side, side) if isinstance(side, int) else side
+        return {"pixel_values": torch.randn(size, 3, height, width)}
+
+    @classmethod
+    def example(cls, module: nn.Module, shape: ImageShape, size: int) -> Batch:
+        """Noise images, and as many places for them as the class needs, before random words and padding."""
+        config, device = module.config, next(module.parameters()).device
+        batch = cls.pictures(config, size)
+        with torch.no_grad():
+            on_device = {name: value.to(device) for name, value in batch.items()}
+            found = module.model.get_image_features(**on_device).pooler_output
+        features = [found] if isinstance(found, Tensor) else list(found)
+        places = sum(one.numel() // one.shape[-1] for one in features) // size
+        words = torch.randint(5, 90, (size, 12))
+        atts = torch.arange(12) < torch.randint(4, 13, (size, 1))
+        before = torch.full((size, places), _image_token(config))
+        ids = torch.cat([before, words * atts], dim=1)
+        batch |= {"input_ids": ids, "attention_mask": torch.cat([torch.ones_like(before), atts.long()], dim=1)}
+        return batch | ({cls.spelled: (cls.kinds(config, batch) == cls.marked).long()} if cls.spelled else {})
+
+
+def _image_token(config: Any) -> int:
+    """The number of the token in whose places images stand; older configs call it an index."""
+    found = getattr(config, "image_token_id", None)
+    return config.image_token_index if found is None else found
+
+
+def _talk(text: str) -> list[dict[str, Any]]:
+    """A picture is asked about, and a text is the answer."""
+    asked = [{"type": "image"}, {"type": "text", "text": "Describe the image."}]
+    return [{"role": "user", "content": asked}, {"role": "assistant", "content": [{"type": "text", "text": text}]}]
+
+
+class Llava(Generative):
+    """LLaVA: a CLIP tower of which the layers after the one that is read give nothing."""
+
+    @classmethod
+    def dense(cls, module: nn.Module) -> tuple[str, ...]:
+        """Those layers, too."""
+        config = module.config
+        read = config.vision_feature_layer
+        read, count = read if isinstance(read, list) else [read], config.vision_config.num_hidden_layers
+        last = max(layer if layer >= 0 else count + 1 + layer for layer in read)
+        return cls.exclude + tuple(f"vision_tower.encoder.layers.{layer}." for layer in range(last, count))
+
+
+class LlavaOnevision(Generative):
+    """LLaVA-OneVision: an image in tiles of one size, and the whole of it as one more."""
+
+    @classmethod
+    def pictures(cls, config: Any, size: int) -> Batch:
+        """The whole of each and a row of two tiles."""
+        side = config.vision_config.image_size
+        sizes = torch.tensor([[side, 2 * side]] * size)
+        return {"pixel_values": torch.randn(size, 3, 3, side, side), "image_sizes": sizes}
+
+
+class Qwen(Generative):
+    """Qwen2-VL and those after it: images of any shape, as one long row of patches."""
+
+    vision = ("model.visual.",)
+    projector = ("model.visual.merger.", "model.visual.deepstack_merger_list.")
+    blocks = ("model.visual.blocks", "model.language_model.layers")
+    spelled = "mm_token_type_ids"
+
+    @classmethod
+    def pictures(cls, config: Any, size: int) -> Batch:
+        """Patches [p, c t s s] of images of 4 x 4 patches, and their grids."""
+        vision = config.vision_config
+        channels = getattr(vision, "in_channels", 3)
+        width = channels * vision.temporal_patch_size * vision.patch_size**2
+        return {"pixel_values": torch.randn(16 * size, width), "image_grid_thw": torch.tensor([[1, 4, 4]] * size)}
+
+
+class InternVL(Generative):
+    """InternVL, the class of transformers."""
+
+    blocks = ("model.vision_tower.encoder.layer", "model.language_model.layers")
+
+
+class Idefics3(Generative):
+    """Idefics3 and SmolVLM: an image in tiles, which may be filled up with padding."""
+
+    vision = ("model.vision_model.",)
+    projector = ("model.connector.",)
+    text = ("model.text_model.",)
+    blocks = ("model.vision_model.encoder.layers", "model.text_model.layers")
+
+    @classmethod
+    def pictures(cls, config: Any, size: int) -> Batch:
+        """A tile each."""
+        side = config.vision_config.image_size
+        return {"pixel_values": torch.randn(size, 1, 3, side, side)}
+
+    @classmethod
+    def seen(cls, config: Any, name: str, batch: Batch) -> Tensor | None:
+        """Words that are no padding, and of the tower's tokens those of patches with a pixel of the image."""
+        if not name.startswith(cls.vision) or "pixel_attention_mask" not in batch:
+            return super().seen(config, name, batch)
+        tiles, side = batch["pixel_values"].flatten(0, 1), config.vision_config.patch_size
+        there = batch["pixel_attention_mask"].flatten(0, 1)[(tiles != 0).flatten(1).any(dim=1)]  # others are left out
+        return there.unfold(1, side, side).unfold(2, side, side).sum(dim=(-1, -2)).gt(0).flatten(1).long()
+
+
+class PaliGemma(Generative):
+    """PaliGemma: image and prompt are read both ways, the text that is the answer is not."""
+
+    spelled, marked = "token_type_ids", TEXT
+
+    @classmethod
+    def inputs(cls, processor: Any, images: list[Any], texts: list[str]) -> Batch:
+        """The text is the suffix of a prompt that is the picture alone."""
+        prompts = [processor.image_token] * len(texts)
+        return processor(images=images, text=prompts, suffix=texts, padding=True, return_tensors="pt")
+
+
+class Gemma3(Generative):
+    """Gemma 3: the tokens of an image are read both ways."""
+
+    spelled = "token_type_ids"

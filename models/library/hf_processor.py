@@ -1,0 +1,49 @@
+"""A Hugging Face processor, which makes a generative model's inputs of pictures and texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoProcessor
+
+from console.progress import console
+from models.base import Batch
+
+Inputs = Callable[[Any, list[Any], list[str]], Batch]
+
+
+class HFProcessor:
+    """inputs: what the record of a class asks the processor for."""
+
+    def __init__(self, processor: Any, inputs: Inputs):
+        self._processor, self._inputs = processor, inputs
+
+    @classmethod
+    def load(cls, reference: str, inputs: Inputs) -> HFProcessor | None:
+        """The processor of a folder or hub id; None when it has none (then batches must come as the model reads them).
+
+        A folder with a tokenizer alone, or with what prepares images alone, has none.
+        """
+        try:
+            processor = AutoProcessor.from_pretrained(reference)
+        except ImportError as error:
+            reason = " ".join(str(error).split())
+            console.print(f"note: the processor of {reference} cannot be made ({reason})")
+            return None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        whole = hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")
+        return cls(processor, inputs) if whole else None
+
+    def save(self, folder: Path) -> None:
+        """Write its files, from which `load` makes it again."""
+        self._processor.save_pretrained(folder)
+
+    def batch(self, images: list[Any], texts: list[str]) -> Batch:
+        """The fields that the model reads, of pictures (PIL) with a text each, padded to the longest."""
+        tokenizer = self._processor.tokenizer
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return dict(self._inputs(self._processor, images, texts))

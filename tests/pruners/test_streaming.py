@@ -1,0 +1,173 @@
+"""Models that are pruned block by block: the same bits as in one piece."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+import pruners.streaming
+from calibration.processes import Group
+from calibration.resume import Checkpoint
+from calibration.statistics import InputNorms
+from console.errors import InputError
+from models import load_model
+from pruners import prune
+from pruners.session import Session
+from tests.models.generative import CONFIGS, saved
+
+BATCHES, SIZE = 3, 2
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def pair(request, tmp_path_factory):
+    """A family's model in one piece and streamed, and batches."""
+    return _pair(tmp_path_factory.mktemp("streamed"), request.param)
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory):
+    return _pair(tmp_path_factory.mktemp("streamed"), "Qwen3VL")
+
+
+def _pair(folder, family):
+    reference = f"hf:{saved(folder / 'model', family)}"
+    whole, streamed = load_model(reference), load_model(reference, overrides={"stream": True})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return whole, streamed, [whole.example(SIZE)["general"] for _ in range(BATCHES)]
+
+
+def test_masks_scores_and_statistics_are_those_of_the_whole(pair):
+    whole, streamed, batches = pair
+    for method in ("wanda", "multiflow", "lamp"):
+        sessions = [Session(model, batches, method) for model in (whole, streamed)]
+        masks = [session.masks([0.5]) for session in sessions]
+        assert masks[0] == masks[1]
+        one, other = (session.pruner for session in sessions)
+        assert all((one.scores()[name] == other.scores()[name]).all() for name in one.layers)
+        if method == "wanda":
+            assert torch.equal(one.norms.state()["sums"], other.norms.state()["sums"])
+
+
+def test_sparsegpt_solves_block_by_block_what_it_solves_of_the_whole(pair):
+    whole, streamed, batches = pair
+    assert prune(whole, batches, "sparsegpt", (0.5,)) == prune(streamed, batches, "sparsegpt", (0.5,))
+
+
+def test_one_block_is_in_memory_at_a_time(qwen):
+    _, streamed, batches = qwen
+    seen = []
+
+    def look(module, inputs):
+        blocks = streamed.streamed.blocks
+        seen.append([i for i, block in enumerate(blocks) if next(block.parameters()).dtype == torch.float32])
+
+    handles = [block.register_forward_hook(lambda m, i, o: look(m, i)) for block in streamed.streamed.blocks]
+    prune(streamed, batches, "wanda", (0.5,))
+    for handle in handles:
+        handle.remove()
+    assert seen == [[i] for i in range(4) for _ in range(BATCHES)]
+    assert all(p.dtype == torch.bfloat16 for block in streamed.streamed.blocks for p in block.parameters())
+    assert streamed.module.lm_head.weight.dtype == torch.bfloat16, "the head is never read"
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt()])
+def test_what_goes_wrong_in_one_pass_ends_all(qwen, error):
+    _, streamed, batches = qwen
+    calls = []
+
+    def breaks(module, inputs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise error
+
+    handle = streamed.streamed.blocks[2].register_forward_pre_hook(breaks)
+    before = threading.active_count()
+    with pytest.raises(type(error)):
+        prune(streamed, batches, "wanda", (0.5,))
+    handle.remove()
+    assert threading.active_count() == before
+    assert not streamed.streamed.blocks[2]._forward_pre_hooks
+    assert next(streamed.streamed.blocks[2].parameters()).dtype == torch.bfloat16
+
+
+def test_gradients_need_the_whole_model(qwen):
+    with pytest.raises(InputError, match=r"whole model must be in memory.*leave out --stream, or choose one of multi"):
+        prune(qwen[1], qwen[2], "snip", (0.5,))
+    with pytest.raises(InputError, match="allocation 'global' compares all of them"):
+        prune(qwen[1], qwen[2], "sparsegpt", (0.5,), allocation="global")
+
+
+class Together(Group):
+    """Processes as threads: what one gives is there for all of them once all have given."""
+
+    def exchange(self, mine):
+        """What each gives, in the order of ranks."""
+        given, barrier = self.table
+        given[self.rank] = mine
+        barrier.wait(60)
+        found = list(given)
+        barrier.wait(60)
+        return found
+
+    def ranks_with_work(self, has_work, device):
+        return [rank for rank, flag in enumerate(self.exchange(has_work)) if flag]
+
+    def objects(self, mine, ranks):
+        found = self.exchange(mine)
+        return [found[rank] for rank in ranks]
+
+    def from_rank(self, rank, mine, like):
+        return self.exchange(mine.clone())[rank]
+
+
+def test_processes_do_not_change_a_bit(qwen, tmp_path, monkeypatch):
+    _, streamed, batches = qwen
+    alone = Session(streamed, batches, "wanda")
+    mask = alone.masks([0.5])[0.5]
+    groups = threading.local()
+    monkeypatch.setattr(Group, "current", lambda: getattr(groups, "mine", Group()))
+    reference, table = streamed.load_report.source, ([None, None], threading.Barrier(2))
+    found = {}
+
+    def process(rank):
+        groups.mine = Together(rank, 2)
+        object.__setattr__(groups.mine, "table", table)
+        session = Session(load_model(f"hf:{reference}", overrides={"stream": True}), batches, "wanda")
+        found[rank] = session.masks([0.5])[0.5], session.pruner.norms.state()["sums"]
+
+    threads = [threading.Thread(target=process, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    for other, sums in found[0], found[1]:
+        assert other == mask
+        assert torch.equal(sums, alone.pruner.norms.state()["sums"])
+
+
+@pytest.mark.parametrize("at_once", [256, 2])
+def test_an_interrupted_run_goes_on_at_a_block(qwen, tmp_path, monkeypatch, at_once):
+    _, streamed, batches = qwen
+    monkeypatch.setattr(pruners.streaming, "AT_ONCE", at_once)
+    expected = prune(streamed, batches, "wanda", (0.5,))
+    file = tmp_path / "unfinished.safetensors"
+    calls = []
+
+    def stops(module, inputs):
+        calls.append(1)
+        if len(calls) == BATCHES:
+            raise KeyboardInterrupt
+
+    handle = streamed.streamed.blocks[2].register_forward_pre_hook(stops)
+    with pytest.raises(KeyboardInterrupt):
+        prune(streamed, batches, "wanda", (0.5,), checkpoint=Checkpoint(file, {}, every=0))
+    handle.remove()
+    merged = []
+    merge = InputNorms.merge
+    monkeypatch.setattr(InputNorms, "merge", lambda self, *of: merged.append(1) or merge(self, *of))
+    resumed = prune(streamed, batches, "wanda", (0.5,), checkpoint=Checkpoint(file, {}, every=0, resume=True))
+    assert resumed == expected
+    assert len(merged) == (3 * BATCHES if at_once == 256 else 3), "blocks whose sums were saved are not added again"
