@@ -244,7 +244,7 @@ def prune(args: argparse.Namespace) -> Outputs:
 def cut(args: argparse.Namespace) -> None:
     """Masks of other sparsities from saved scores: no data, no model, a few seconds."""
     from pruners.outputs import Outputs  # heavy imports only when the command line is sound
-    from pruners.report import print_result, tell_of_collapses
+    from pruners.report import print_result, warn_of_collapses
     from sparsity.picture import draw_layers
     from sparsity.saved_scores import cut_masks, forms_in, read_scores
     from storage.atomic import no_empty_folder
@@ -264,7 +264,7 @@ def cut(args: argparse.Namespace) -> None:
             mask.source = source | mask.source | {"from_scores": path.name}
             mask.save(outputs.mask(sparsity))
         draw_layers(masks, outputs.picture, f"{outputs.model}, {outputs.label}")
-    tell_of_collapses(masks)
+    warn_of_collapses(masks)
     seconds = time.perf_counter() - started
     print_result(masks, outputs, {"calibration": 0.0, "masks": seconds}, seconds, [])
 

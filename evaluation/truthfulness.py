@@ -42,7 +42,7 @@ def load_scenes(root: Path | str, images: Iterable[Id]) -> dict[Id, Scene] | Non
 
 
 @dataclass(frozen=True)
-class Told:
+class Details:
     """What one caption says of its picture. true: wholly; there, not_there: the things it mentions, in plain words."""
 
     true: bool
@@ -50,12 +50,12 @@ class Told:
     not_there: list[str]
 
 
-def told(caption: str, scene: Scene) -> Told:
+def details(caption: str, scene: Scene) -> Details:
     """A caption held against its scene, thing by thing: `truthfulness` of one, in words."""
     text = " ".join(ptb_tokens(caption))
     things = [(_named(phrase), there) for phrase, there in seats(parse_caption(text).meaning, scene)]
     there, not_there = ([name for name, found in things if found is wanted] for wanted in (True, False))
-    return Told(check_caption(text, scene).true, there, not_there)
+    return Details(check_caption(text, scene).true, there, not_there)
 
 
 def _named(phrase: Phrase) -> str:

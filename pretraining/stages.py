@@ -29,7 +29,7 @@ from storage.tensors import read_safetensors, write_safetensors
 from training.fabric import make_fabric
 from training.loop import Callback, Loop, fit
 from training.optimizer import Recipe
-from training.passes import told_of_passes
+from training.passes import passes_notice
 from training.replaced import Replaced, missing_images
 from training.snapshot import refuse_another_run
 from training.sole_run import sole_run
@@ -139,7 +139,7 @@ def _run_stage(
     data = stage_data(model, stage, stage.batch_size // fabric.world_size, seed)
     replaced = Replaced()
     for side in data.sides.values():
-        for notice in (missing_images(side.reader.source), told_of_passes(side, stage.steps * fabric.world_size)):
+        for notice in (missing_images(side.reader.source), passes_notice(side, stage.steps * fabric.world_size)):
             if notice and fabric.is_global_zero:
                 console.print(notice)
 
@@ -169,8 +169,8 @@ def _run_stage(
     if hasattr(objective, "after_step"):
         loop.callbacks.append(Callback(after_step=lambda step: objective.after_step(step, stage.steps)))
     fit(fabric, objective, micro_batches, loop)
-    if told := replaced.told():
-        console.print(told)
+    if notice := replaced.summary():
+        console.print(notice)
     if hasattr(objective, "finish"):
         objective.finish()
     for parameter, value in required.items():

@@ -23,7 +23,9 @@ def print_result(
     screen = result_console()
     modalities = list(dict.fromkeys(m for mask in masks.values() for m in mask.layers_by_modality()))
     source = next(iter(masks.values())).source
-    table = Table(title=f"{outputs.model} pruned by {outputs.label}, seed {outputs.seed}", caption=share_told(source))
+    table = Table(
+        title=f"{outputs.model} pruned by {outputs.label}, seed {outputs.seed}", caption=prunable_share(source)
+    )
     for column in ("asked", "reached", *modalities):
         table.add_column(column, justify="right")
     table.add_column("smallest layer (weights kept)")
@@ -50,7 +52,7 @@ def print_result(
     screen.print(f"sparsity of every layer: {outputs.picture}")
 
 
-def tell_of_collapses(masks: dict[float, Mask]) -> None:
+def warn_of_collapses(masks: dict[float, Mask]) -> None:
     """Print a warning for each mask that leaves nothing of a modality or a layer."""
     for sparsity, mask in masks.items():
         for warning in collapses(mask):
@@ -71,7 +73,7 @@ def collapses(mask: Mask) -> list[str]:
     return warnings
 
 
-def share_told(source: dict[str, Any]) -> str | None:
+def prunable_share(source: dict[str, Any]) -> str | None:
     """Of what the percents of a mask are percents; None where its file does not say."""
     prunable, whole = source.get("prunable_weights"), source.get("weights_in_matrices")
     if not prunable or not whole:

@@ -23,7 +23,7 @@ from models.base import Model
 from models.layers import weights_in_matrices
 from pruners import PRUNERS
 from pruners.base import Advance, Pruner, Work, silent
-from pruners.report import tell_of_collapses
+from pruners.report import warn_of_collapses
 from sparsity.allocation import allocation_named, check_allocation, check_kept
 from sparsity.mask import Mask
 from sparsity.weighting import LayerWeights, check_competition
@@ -95,7 +95,7 @@ class Session:
             if self._ids is not None:
                 self.pruner.factors = self._ids.fitted(self.model)
             if self._work.group.rank == 0:
-                tell_of_zeros(self.pruner.layers)
+                warn_of_zeros(self.pruner.layers)
             started = time.perf_counter()
             preliminary = self._preliminary()
             self.pruner.calibrate()
@@ -103,8 +103,8 @@ class Session:
             masks = self.pruner.masks(list(sparsities))
             self.seconds = {"calibration": calibrated - started, "masks": time.perf_counter() - calibrated}
             if self._work.group.rank == 0:
-                tell_of_unreached(self.pruner)
-                tell_of_collapses(masks)
+                warn_of_unreached(self.pruner)
+                warn_of_collapses(masks)
             if preliminary is not None:
                 preliminary.undo()
         prunable, in_matrices = weights_in_matrices(self.model)
@@ -146,7 +146,7 @@ def needs_preliminary(model: Model, method: type[Pruner]) -> bool:
     return method.uses_gradients and model.preliminary() is not None
 
 
-def tell_of_zeros(layers: Layers) -> None:
+def warn_of_zeros(layers: Layers) -> None:
     """Print a warning where layers have no weight but zeros: no score tells such weights apart."""
     # The first row is nearly always enough to see that a layer is not empty.
     empty = [name for name, layer in layers.items() if not layer.weight[0].any() and not layer.weight.any()]
@@ -157,7 +157,7 @@ def tell_of_zeros(layers: Layers) -> None:
         )
 
 
-def tell_of_unreached(pruner: Pruner) -> None:
+def warn_of_unreached(pruner: Pruner) -> None:
     """Print a warning where the data says nothing of a layer, as of an expert that no token was sent to."""
     if names := pruner.unreached:
         console.print(

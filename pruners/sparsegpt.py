@@ -1,4 +1,4 @@
-"""SparseGPT: prune a layer column by column, each time moving what was lost into the columns still to come.
+"""SparseGPT: prune a layer column by column, each time moving what was pruned into the columns still to come.
 
 Frantar and Alistarh, "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot", ICML 2023
 (algorithm 1). Inputs are those of the dense model, from one pass over the data; layers are pruned independently.
@@ -82,8 +82,8 @@ class SparseGPT(Pruner):
         for rows, hessian in parts:
             factor, dead = inverse_factor(hessian, self.options.damping), dead_inputs(hessian)
             for sparsity, cut in cuts.items():
-                lost, group = budget(cut, obs, rows)
-                solved = reconstruct(weight[rows], factor, lost, self.options.block, group, dead)
+                pruned, group = budget(cut, obs, rows)
+                solved = reconstruct(weight[rows], factor, pruned, self.options.block, group, dead)
                 halves[sparsity].append(solved)
         return {sparsity: tuple(map(torch.cat, zip(*of, strict=True))) for sparsity, of in halves.items()}
 
@@ -92,8 +92,8 @@ def budget(cut: Any, obs: np.ndarray, rows: slice) -> tuple[int | np.ndarray, in
     """What some rows of a layer lose by its cut: so many weights together, or [o] each row alone; and the n:m group."""
     if isinstance(cut, GroupCut):
         if cut.width < obs.shape[1]:
-            return cut.lost * len(obs[rows]) // len(obs), cut.width
-        return cut.lost_by_group(len(obs))[rows], None
+            return cut.pruned * len(obs[rows]) // len(obs), cut.width
+        return cut.pruned_by_group(len(obs))[rows], None
     whole = len(obs[rows]) == len(obs)
     return cut.below(obs) if whole else int(np.count_nonzero(~cut.keep(obs)[rows])), None
 
@@ -122,21 +122,23 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
 def reconstruct(
     weight: Tensor,
     factor: Tensor,
-    lost: int | np.ndarray,
+    pruned: int | np.ndarray,
     block: int,
     group: int | None,
     dead: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Prune `lost` weights of a layer [o, i] and update the rest.
+    """Prune `pruned` weights of a layer [o, i] and update the rest.
 
-    lost: in all, or [o] of each row. group: choose the mask within every `group` columns of a row (n:m), instead of
+    pruned: in all, or [o] of each row. group: choose the mask within every `group` columns of a row (n:m), instead of
     over whole blocks. dead: inputs [i] that are always zero, whose weights go first, since that costs nothing. Returns
     the support and the updated weights, zero where pruned.
     """
     w = weight.detach().double().clone()
     o, i = w.shape
     dead = torch.zeros(i, dtype=torch.bool, device=w.device) if dead is None else dead
-    support, lost = _without_dead(dead, o, lost) if group is None else (torch.ones_like(w, dtype=torch.bool), lost)
+    support, pruned = (
+        _without_dead(dead, o, pruned) if group is None else (torch.ones_like(w, dtype=torch.bool), pruned)
+    )
     live = (~dead).cumsum(0).tolist()
     step = block if group is None else max(group, block // group * group)  # groups lie wholly in a block
     for start in range(0, i, step):
@@ -144,9 +146,9 @@ def reconstruct(
         inner = factor[start:stop, start:stop]
         errors = torch.zeros(o, stop - start, dtype=w.dtype, device=w.device)
         if group is None:
-            # Each block loses as its live columns ask for; the counts of all blocks add up to `lost` exactly.
+            # Each block loses as its live columns ask for; the counts of all blocks add up to `pruned` exactly.
             ends = (live[start - 1] if start else 0, live[stop - 1])
-            before, after = (np.rint(np.multiply(lost, end) / max(1, live[-1])).astype(int) for end in ends)
+            before, after = (np.rint(np.multiply(pruned, end) / max(1, live[-1])).astype(int) for end in ends)
             scores = (w[:, start:stop] / inner.diagonal()).square().masked_fill(dead[start:stop], torch.inf)
             support[:, start:stop] &= _without_lowest(scores, after - before)
         for column in range(start, stop):
@@ -154,7 +156,7 @@ def reconstruct(
             if group is not None and column % group == 0:
                 here = slice(column, column + group)
                 scores = (w[:, here] / inner.diagonal()[at : at + group]).square().masked_fill(dead[here], -1)
-                support[:, here] = _without_lowest(scores, np.full(o, lost // (o * i // group)))
+                support[:, here] = _without_lowest(scores, np.full(o, pruned // (o * i // group)))
             error = torch.where(support[:, column], 0, w[:, column]) / inner[at, at]
             w[:, column:stop] -= error[:, None] * inner[at, at:]
             errors[:, at] = error
@@ -163,24 +165,24 @@ def reconstruct(
     return support, w
 
 
-def _without_dead(dead: Tensor, rows: int, lost: int | np.ndarray) -> tuple[Tensor, int | np.ndarray]:
+def _without_dead(dead: Tensor, rows: int, pruned: int | np.ndarray) -> tuple[Tensor, int | np.ndarray]:
     """The support once weights of dead inputs are gone, as many as may go, by position; and what is left to lose."""
     position = dead.cumsum(0).expand(rows, -1).clone()  # of each weight among the dead ones, from 1
-    if np.ndim(lost) == 0:
+    if np.ndim(pruned) == 0:
         position += torch.arange(rows, device=dead.device)[:, None] * int(dead.sum())
-        gone = dead & (position <= int(lost))
-        return ~gone, int(lost) - int(gone.sum())
-    gone = dead & (position <= torch.from_numpy(np.asarray(lost)).to(dead.device)[:, None])
-    return ~gone, lost - gone.sum(dim=1).cpu().numpy()
+        gone = dead & (position <= int(pruned))
+        return ~gone, int(pruned) - int(gone.sum())
+    gone = dead & (position <= torch.from_numpy(np.asarray(pruned)).to(dead.device)[:, None])
+    return ~gone, pruned - gone.sum(dim=1).cpu().numpy()
 
 
-def _without_lowest(scores: Tensor, lost: np.ndarray) -> Tensor:
-    """Support [o, m] without the `lost` lowest scores: of all, or [o] of each row; equal ones go by position."""
+def _without_lowest(scores: Tensor, pruned: np.ndarray) -> Tensor:
+    """Support [o, m] without the `pruned` lowest scores: of all, or [o] of each row; equal ones go by position."""
     values = np.ascontiguousarray(scores.float().cpu().numpy())
-    if np.ndim(lost) == 0:
-        kept = cut_layer(values, [int(lost)])[0].keep(values)
+    if np.ndim(pruned) == 0:
+        kept = cut_layer(values, [int(pruned)])[0].keep(values)
     else:
         order = np.argsort(values, axis=1, kind="stable")
         kept = np.empty(values.shape, dtype=bool)
-        np.put_along_axis(kept, order, np.arange(values.shape[1]) >= lost[:, None], axis=1)
+        np.put_along_axis(kept, order, np.arange(values.shape[1]) >= pruned[:, None], axis=1)
     return torch.from_numpy(kept).to(scores.device)

@@ -146,7 +146,7 @@ def mope(
         saved = checkpoint.load()
         drops = [] if saved is None else saved[0]["drops"].tolist()
         if group.rank == 0:
-            _tell(parts, drops, work.samples, seconds, group.size, left_out)
+            _announce(parts, drops, work.samples, seconds, group.size, left_out)
         with progress_bar("parts", len(parts), done=len(drops), show=group.rank == 0) as advance:
             # Each process takes the next parts in turn: who measures a part has no say in its number.
             while len(drops) < len(parts):
@@ -185,23 +185,23 @@ def _memoised(model: Model, parts: Iterable[Removal]) -> list[nn.Module]:
     for path, module in list(modules.items()):
         if touched & {id(tensor) for tensor in module.parameters()}:
             modules |= {f"{path}.{name}": part for name, part in module.named_modules() if name}
-    modules |= dict(_beside(inner, outer, ""))
+    modules |= dict(_outside_layers(inner, outer, ""))
     return list({id(module): module for module in modules.values()}.values())
 
 
-def _beside(module: nn.Module, outer: list[str], path: str) -> Iterator[tuple[str, nn.Module]]:
+def _outside_layers(module: nn.Module, outer: list[str], path: str) -> Iterator[tuple[str, nn.Module]]:
     """The largest modules that hold none of these and have weights: embeddings, projections."""
     for name, part in module.named_children():
         at = f"{path}{name}"
         if at in outer or not any(True for _ in part.parameters()):
             continue
         if any(one.startswith(f"{at}.") for one in outer):
-            yield from _beside(part, outer, f"{at}.")
+            yield from _outside_layers(part, outer, f"{at}.")
         else:
             yield at, part
 
 
-def _tell(
+def _announce(
     parts: Sequence[Removal], done: Sequence[float], samples: int, seconds: float, processes: int, left_out: list[str]
 ) -> None:
     """What is ahead, before it begins."""

@@ -23,7 +23,7 @@ from models.base import Model
 from models.tasks import Retriever
 from pruners.preparing import calibration_batches
 from pruners.settings import PruneConfig
-from training.distillation import TOWERS, Taught, freeze_beside
+from training.distillation import TOWERS, Taught, freeze_other_tower
 from training.fabric import make_fabric
 from training.loop import Callback, Loop, fit
 from training.optimizer import Recipe
@@ -36,7 +36,7 @@ class Pretraining(nn.Module):
 
     def __init__(self, model: Model):
         super().__init__()
-        self.model, self.beside = model, nn.ModuleDict()
+        self.model, self.extra_modules = model, nn.ModuleDict()
 
     def forward(self, batch: Batch, rehearsal: bool = False) -> dict[str, torch.Tensor]:
         """Named losses."""
@@ -66,7 +66,7 @@ def relearn(student: Model, teacher: Model, config: PruneConfig, args: argparse.
     interrupt.listen()
     fabric.to_device(teacher).eval().requires_grad_(False)
     if args.tower in TOWERS:
-        freeze_beside(student, args.tower)
+        freeze_other_tower(student, args.tower)
     module = Pretraining(student) if args.distil == "none" else Taught(Pretraining(student), teacher, args)
     batches = calibration_batches(student, replace(config, seed=args.seed, num_batches=args.steps))
     side = student.sides[0]

@@ -15,32 +15,32 @@ from sparsity.select import Cut
 class GroupCut:
     """Prune the lowest of every `width` neighbours in a row; equal scores go by position.
 
-    lost: weights of the whole layer that go, dealt to its groups evenly up to one.
+    pruned: weights of the whole layer that go, dealt to its groups evenly up to one.
     """
 
-    lost: int
+    pruned: int
     width: int
 
     def keep(self, scores: np.ndarray) -> np.ndarray:
         """scores [o, i] float32 -> boolean [o, i], True where the weight stays."""
         groups = scores.reshape(-1, self.width)
-        lost = self.lost_by_group(len(groups))[:, None]
-        low = self.lost // len(groups)
+        pruned = self.pruned_by_group(len(groups))[:, None]
+        low = self.pruned // len(groups)
         ordered = np.partition(groups, sorted({max(low - 1, 0), min(low, self.width - 1)}), axis=1)
-        value = np.take_along_axis(ordered, np.maximum(lost - 1, 0), axis=1)
-        ties = lost - np.count_nonzero(groups < value, axis=1, keepdims=True)
+        value = np.take_along_axis(ordered, np.maximum(pruned - 1, 0), axis=1)
+        ties = pruned - np.count_nonzero(groups < value, axis=1, keepdims=True)
         equal = groups == value
-        kept = (groups > value) | (equal & (np.cumsum(equal, axis=1) > ties)) | (lost == 0)
+        kept = (groups > value) | (equal & (np.cumsum(equal, axis=1) > ties)) | (pruned == 0)
         return kept.reshape(scores.shape)
 
-    def lost_by_group(self, groups: int) -> np.ndarray:
+    def pruned_by_group(self, groups: int) -> np.ndarray:
         """How many go of each group [groups]; the first ones take the rest, so that masks stay nested."""
-        low, more = divmod(self.lost, groups)
+        low, more = divmod(self.pruned, groups)
         return low + (np.arange(groups) < more)
 
     def below(self, scores: np.ndarray) -> int:
         """How many of `scores` go."""
-        return self.lost
+        return self.pruned
 
 
 @dataclass(frozen=True, eq=False)

@@ -99,9 +99,9 @@ class Progressive(Sparsifier):
         if self._lock is not None and self._lock.mask is not None:
             kept = self._lock.mask
             gone = {name: ~kept[name].to(self._layers[name].weight.device) for name in self._pruned}
-            if (lost := sum(int(bits.sum()) for bits in gone.values())) > round(self._size * self._share):
+            if (pruned := sum(int(bits.sum()) for bits in gone.values())) > round(self._size * self._share):
                 raise InputError(
-                    f"the mask prunes {100 * lost / self._size:.2f} % already, more than the {config.sparsity:g} % "
+                    f"the mask prunes {100 * pruned / self._size:.2f} % already, more than the {config.sparsity:g} % "
                     "asked for with -s: ask for more, or leave --prune out"
                 )
         self._gradual = Gradual(
@@ -215,9 +215,9 @@ class Progressive(Sparsifier):
         """For a row of log.jsonl: the share that remains, the threshold and how many weights came back."""
         if self._gradual is None or not self._bits():
             return {"remaining": 1.0}
-        lost = sum(int(bits.sum()) for bits in self._bits().values())
+        pruned = sum(int(bits.sum()) for bits in self._bits().values())
         return {
-            "remaining": round(1 - lost / self._size, 6),
+            "remaining": round(1 - pruned / self._size, 6),
             "threshold": self._gradual.threshold,
             "revived": self._gradual.revived,
         }

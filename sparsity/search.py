@@ -106,10 +106,10 @@ class Search(Progressive):
         if not self._history:
             self._remember(0, 1 - self._share)
 
-    def begin_search(self, module: nn.Module, beside: Iterable[nn.Parameter]) -> None:
+    def begin_search(self, module: nn.Module, extra: Iterable[nn.Parameter]) -> None:
         """Let nothing of `module` ask for gradients but scored weights, what is new, and what is trained beside it."""
         scored = {id(self._layers[name].weight) for name in self._pruned}
-        learns = self._fresh | {id(parameter) for parameter in beside}
+        learns = self._fresh | {id(parameter) for parameter in extra}
         self._frozen = [p for p in module.parameters() if p.requires_grad and id(p) not in scored | learns]
         self._learns = learns - scored
         for parameter in self._frozen:

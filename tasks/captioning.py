@@ -23,7 +23,7 @@ from evaluation.captions import SLOW, caption_scores, read_ground_truth, write_r
 from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
 from evaluation.generation import generate_captions
 from evaluation.items import Groups, one_group
-from evaluation.truthfulness import load_scenes, told, truth_of_images, truthfulness
+from evaluation.truthfulness import load_scenes, details, truth_of_images, truthfulness
 from models.common.beam_search import SearchSettings
 from training.epoch_weights import Metrics
 from training.evaluating import Evaluation
@@ -162,7 +162,7 @@ class Captioning(Task):
             caption = self._written[number].strip()
             lines = [Line(caption or "(no word)", "strong")]
             if number in scenes:
-                verdict = told(caption, scenes[number])
+                verdict = details(caption, scenes[number])
                 lines.append(Line("wholly true", "right") if verdict.true else Line("not wholly true", "wrong"))
                 for name, things in (("there", verdict.there), ("not there", verdict.not_there)):
                     lines += [Line(f"{name}: {listed(things)}")] if things else []

@@ -120,7 +120,9 @@ class Prompts(Classification):
         if self._options.freeze:
             self._freeze(model)
         self._last = ""  # half that was learnt from
-        self.beside: Mapping[str, nn.Module] = {"prompt": self._prompt} if self._prompt.program is not None else {}
+        self.extra_modules: Mapping[str, nn.Module] = (
+            {"prompt": self._prompt} if self._prompt.program is not None else {}
+        )
 
     def _made(self, shape: ImageShape, given: PromptFile | None) -> VisualPrompt:
         """The prompt; a given one keeps its kind and sizes."""
@@ -191,7 +193,7 @@ class Prompts(Classification):
     def rates(self, search: float | None = None) -> dict[str, float]:
         """The prompt's own."""
         own = self._options.prompt_lr if search is None else self._options.search_prompt_lr or search
-        return {"beside.prompt.": own} if own is not None and self.beside else {}
+        return {"extra_modules.prompt.": own} if own is not None and self.extra_modules else {}
 
     def begin(self, model: nn.Module, look: Evaluation) -> None:
         """Fit the label mapping of the network as it is now, at its first cut, unless a snapshot or a file had it."""
@@ -238,7 +240,7 @@ class Prompts(Classification):
         self._prompted.to(next(model.parameters()).device).eval()
         found = self.classified(model, look, lambda image: self._prompted(image))
         metrics = {"top1": top1(found)}
-        if self.beside:
+        if self.extra_modules:
             plain = self.classified(model, look, lambda image: self._prompted(image, prompted=False))
             metrics["plain_top1"] = top1(plain)
         self._found = found
@@ -249,7 +251,7 @@ class Prompts(Classification):
         mapping = self._prompted.mapping
         file = PromptFile.of(self._prompt, None if mapping is None else mapping.mapping, self._classes, model)
         write_prompt(folder / "prompt.safetensors", file)
-        if self.beside and not self._run.args.no_samples:
+        if self.extra_modules and not self._run.args.no_samples:
             data = self._data["test"]
             pictures = [data[i][0] for i in spread(len(data), 3)]
             draw_prompt(self._prompt, pictures, folder / "prompt.png", f"{self._run.args.model}")

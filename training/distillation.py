@@ -55,13 +55,13 @@ def teaching(run: Run) -> Callable[[Objective], nn.Module]:
 
     def taught(objective: Objective) -> nn.Module:
         if run.args.only:
-            freeze_beside(objective.model, run.args.only)
+            freeze_other_tower(objective.model, run.args.only)
         return Taught(objective, teacher_of(run), run.args) if run.args.teacher else objective
 
     return taught
 
 
-def freeze_beside(model: Model, tower: str) -> None:
+def freeze_other_tower(model: Model, tower: str) -> None:
     """Let one of the towers `vision` and `text` learn alone: what the other one's features and the temperature are
     computed from asks for no gradients any more. Layers that fuse both stay as they are.
     """
@@ -98,7 +98,7 @@ class Taught(nn.Module):
 
     def __init__(self, objective: Objective, teacher: Model, args: argparse.Namespace):
         super().__init__()
-        self.model, self.beside = objective.model, objective.beside
+        self.model, self.extra_modules = objective.model, objective.extra_modules
         self._outside = (objective, teacher)
         self._weights = {
             name: first if (own := getattr(args, name)) is None else own

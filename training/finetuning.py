@@ -29,7 +29,7 @@ from training.kept import as_json, count_kept, show_kept
 from training.logging_wandb import start_wandb
 from training.loop import Callback, Loop, fit
 from training.merge import same_everywhere
-from training.results import device_name, refuse_finished, told, write_settings
+from training.results import device_name, refuse_finished, metrics_line, write_settings
 from training.run import Run, run_label
 from training.samples import draw_samples
 from training.searching import FOLDER, search
@@ -127,7 +127,7 @@ def before_training(run: Run, model: nn.Module, task: Task) -> Metrics:
         found = evaluate(run, model, task, "test", None)
         if run.leads:
             write_json(path, found)
-            console.print(f"after the search, before training: {told(found)}")
+            console.print(f"after the search, before training: {metrics_line(found)}")
     return {f"search_{name}": value for name, value in found.items()}
 
 
@@ -231,7 +231,7 @@ class Epochs(Callback):
             keep_epoch(run.folder, epoch, line, model, self._decides, mask, sparsifier.settled(step))
             if found:
                 console.print(
-                    f"epoch {epoch}, {'validation' if self._objective.task.validates else 'test'}: {told(found)}"
+                    f"epoch {epoch}, {'validation' if self._objective.task.validates else 'test'}: {metrics_line(found)}"
                 )
             run.clock.save()
             run.wandb.epoch(epoch, found, epoch * self._loop.epoch)
@@ -285,8 +285,8 @@ def conclude(
         write_json(run.folder / "results.json", result)  # last, because it says that all is there
         show_kept(run.kept, model)
         if metrics:
-            console.print(f"{split}: {told(metrics)}")
-        if data is not None and (replaced := data.replaced.told()):
+            console.print(f"{split}: {metrics_line(metrics)}")
+        if data is not None and (replaced := data.replaced.summary()):
             console.print(replaced)
         console.print(f"results: {run.folder / 'results.json'}")
         run.wandb.results(result)

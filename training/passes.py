@@ -6,7 +6,7 @@ from console.words import agreed, counted
 from data.batches import Side
 
 
-def told_of_epochs(side: Side, steps: int, together: int) -> str:
+def epochs_notice(side: Side, steps: int, together: int) -> str:
     """Of epochs of `steps` optimizer steps, each of `together` batches; an empty text where all divides evenly.
 
     side: one that leaves out a last batch that is not full. Epochs that are cut short do not come to the last batch.
@@ -28,7 +28,7 @@ def told_of_epochs(side: Side, steps: int, together: int) -> str:
     return f"an epoch has {counted(steps, 'step')}: {'; '.join(parts)}"
 
 
-def told_of_passes(side: Side, batches: int) -> str:
+def passes_notice(side: Side, batches: int) -> str:
     """Of a run of so many batches that counts steps alone: what the last batch of a pass over the data is.
 
     An empty text where it is full, and where the run does not come to it.

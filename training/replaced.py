@@ -48,7 +48,7 @@ class Replaced:
                 console.print(f"cannot be read, another image takes its place: {name}")
             self._names.add(name)
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """How many there were, for the end; an empty text where there was none."""
         number = len(self._names)
         lost = counted(number, "training image")

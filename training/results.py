@@ -41,7 +41,7 @@ def command_line() -> str:
     return shlex.join(["python", *sys.argv]).replace("\n", " ")
 
 
-def told(metrics: Mapping[str, Any]) -> str:
+def metrics_line(metrics: Mapping[str, Any]) -> str:
     """The numbers among metrics in one line: 'r_mean 80.31, itc/r_mean 72.3'."""
     numbers = {name: value for name, value in flat(metrics).items() if isinstance(value, int | float)}
     return ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())

@@ -33,12 +33,14 @@ def search(
     """
     first, rest = data.split(sparsifier.config.search)
     sparsifier.started(first.steps, first.epoch_steps)
-    sparsifier.begin_search(module, objective.beside.parameters())
+    sparsifier.begin_search(module, objective.extra_modules.parameters())
     config, rate = sparsifier.config, sparsifier.rate()
     names = [name for name, _ in sparsifier.trained(module)]
     own = {"scores.": rate} | objective.task.rates(rate) | {"model.": run.config.recipe.lr}
     given = run.snapshot
-    beside = None if given is None else given if given.parent.name == FOLDER else given.parent / FOLDER / given.name
+    first_stage = (
+        None if given is None else given if given.parent.name == FOLDER else given.parent / FOLDER / given.name
+    )
     loop = Loop(
         title=f"{run.args.model} {run.name}, search",
         recipe=Recipe(
@@ -55,7 +57,7 @@ def search(
         rehearse=objective.task.rehearses,
         snapshot_seconds=run.args.snapshot_seconds,
         snapshot_steps=run.config.snapshot_steps,
-        start=beside,
+        start=first_stage,
         epoch=first.epoch_steps,
         sparsifier=sparsifier,
         rates={part: value for part, value in own.items() if any(part in name for name in names)},

@@ -36,7 +36,7 @@ class Finetuning:
     """
 
     reads: ClassVar[str | None] = None
-    prompted: ClassVar[bool] = False  # whether a visual prompt may be trained beside the model
+    prompted: ClassVar[bool] = False  # whether a visual prompt may be trained with the model
     start_eval: ClassVar[int] = 0  # epochs before the first that is evaluated
 
     epochs: int
@@ -106,7 +106,7 @@ class Task:
     notices: Sequence[str] = ()  # to be said before training
     validates: bool = True  # whether there is a split `val`; else the test data is looked at after each epoch
     split: str = "test"  # of the last evaluation, which `items` and `samples` are about
-    beside: Mapping[str, nn.Module] = {}  # what is trained beside the model, and is no part of its weights: prompts
+    extra_modules: Mapping[str, nn.Module] = {}  # trained with the model, but not part of its weights: prompts
     tells_search: bool = False  # whether the test split is also looked at between a search and training
     script: ClassVar[str | None] = None  # that runs it, without .py; None: of the task's name
 
@@ -159,7 +159,7 @@ class Objective(nn.Module):
     def __init__(self, model: nn.Module, task: Task, epoch: int):
         super().__init__()
         self.model = model
-        self.beside = nn.ModuleDict(task.beside)
+        self.extra_modules = nn.ModuleDict(task.extra_modules)
         self.task, self._epoch = task, epoch
         self.step = 0
 

@@ -14,7 +14,7 @@ from console.errors import InputError
 from console.words import counted
 from data.batches import Loaded, Side, load
 from data.readers import Batch, make_reader
-from training.passes import told_of_epochs
+from training.passes import epochs_notice
 from training.replaced import Replaced, missing_images
 from training.run import Run
 
@@ -55,7 +55,7 @@ class TrainingData:
     def notices(self) -> list[str]:
         """What is to be said before training: images that are missing, samples that do not fill a batch."""
         sides = self._turns.sides
-        return [self._missing, told_of_epochs(sides[0], self.epoch_steps // len(sides), self._together)]
+        return [self._missing, epochs_notice(sides[0], self.epoch_steps // len(sides), self._together)]
 
     def split(self, share: float) -> tuple[TrainingData, TrainingData]:
         """Two stages, the first a share of all epochs, rounded down, or of the steps of one epoch; neither is empty."""

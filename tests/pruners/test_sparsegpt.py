@@ -22,7 +22,7 @@ def test_sparsegpt_by_optimal_brain_surgeon():
     w = torch.randn(3, 6, generator=generator).double()
     h = x.t() @ x
     factor = inverse_factor(h, 1e-9)
-    support, found = reconstruct(w, factor, lost=9, block=6, group=None)
+    support, found = reconstruct(w, factor, pruned=9, block=6, group=None)
     expected = w.clone()
     rest = h + 1e-9 * h.diagonal().mean() * torch.eye(6, dtype=torch.float64)
     for column in range(6):

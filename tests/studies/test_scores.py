@@ -12,7 +12,7 @@ from studies.significance import Kind, mean_scores
 from studies.significance import scores_of as scores_of_items
 from studies.tables import main_table, overview_table, share_table, task_table
 from tests.studies.made import places_of, put, read
-from training.results import told
+from training.results import metrics_line
 
 COLUMN = ("xvlm-mini", "vqa", "overall", 75.0)
 
@@ -194,7 +194,7 @@ def test_words_beside_recalls_are_no_score(tmp_path):
     assert scores.metrics("xvlm-mini", "retrieval") == ["r_mean", "itc r_mean"]
     assert scores.metrics("xvlm-mini", "zero_shot") == ["itm r_mean"]
     assert scores.main("xvlm-mini") == [("zero_shot", "itm r_mean"), ("retrieval", "r_mean")]
-    assert told(metrics) == "r_mean 50, itc/r_mean 40"
+    assert metrics_line(metrics) == "r_mean 50, itc/r_mean 40"
 
 
 # -- items ----------------------------------------------------------------------------------------------

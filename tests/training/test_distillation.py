@@ -12,7 +12,7 @@ from models.parts import layers
 from models.surgery import cut
 from storage.tensors import read_safetensors
 from tests.models.test_parts import FAMILIES, shaken
-from training.distillation import Taught, freeze_beside, layer_outputs, of_classes, of_pairs, same_blocks
+from training.distillation import Taught, freeze_other_tower, layer_outputs, of_classes, of_pairs, same_blocks
 
 KEYS = ("epochs=1", "short_epoch=4", "snapshot_steps=2", "samples=16")
 SMALL = ("--no_samples", *(word for key in KEYS for word in ("--set", key)))
@@ -78,7 +78,7 @@ def test_one_tower_learns_alone(name, tower, other):
     """The other one's features and the temperature get no gradients, with all that makes them; fusion does."""
     torch.manual_seed(0)
     model = shaken(FAMILIES[name]()).requires_grad_(True)
-    freeze_beside(model, tower)
+    freeze_other_tower(model, tower)
     batch = model.example(2)["general"]
     image, text = model.image_entry(batch["image"])[1], model.text_entry(batch["text_ids"], batch["text_atts"])[1]
     assert {"vision": image, "text": text}[tower].requires_grad
@@ -150,7 +150,7 @@ def test_classes():
 
 
 def test_a_model_without_features():
-    objective = argparse.Namespace(model=torch.nn.Linear(2, 2), beside=torch.nn.ModuleDict())
+    objective = argparse.Namespace(model=torch.nn.Linear(2, 2), extra_modules=torch.nn.ModuleDict())
     args = argparse.Namespace(distil="mope", sim=None, feat=None, hidden=0.0)
     with pytest.raises(InputError, match="teaches retrieval and classification"):
         Taught(objective, FAMILIES["dino"](), args)
