@@ -23,7 +23,7 @@ from evaluation.captions import SLOW, caption_scores, read_ground_truth, write_r
 from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
 from evaluation.generation import generate_captions
 from evaluation.items import Groups, one_group
-from evaluation.truthfulness import load_scenes, details, truth_of_images, truthfulness
+from evaluation.truthfulness import details, load_scenes, truth_of_images, truthfulness
 from models.common.beam_search import SearchSettings
 from training.epoch_weights import Metrics
 from training.evaluating import Evaluation

@@ -29,7 +29,7 @@ from training.kept import as_json, count_kept, show_kept
 from training.logging_wandb import start_wandb
 from training.loop import Callback, Loop, fit
 from training.merge import same_everywhere
-from training.results import device_name, refuse_finished, metrics_line, write_settings
+from training.results import device_name, metrics_line, refuse_finished, write_settings
 from training.run import Run, run_label
 from training.samples import draw_samples
 from training.searching import FOLDER, search
@@ -230,9 +230,8 @@ class Epochs(Callback):
             line = found | ({"kept": as_json(count_kept(model))} if sparsifier.makes_mask else {})
             keep_epoch(run.folder, epoch, line, model, self._decides, mask, sparsifier.settled(step))
             if found:
-                console.print(
-                    f"epoch {epoch}, {'validation' if self._objective.task.validates else 'test'}: {metrics_line(found)}"
-                )
+                split = "validation" if self._objective.task.validates else "test"
+                console.print(f"epoch {epoch}, {split}: {metrics_line(found)}")
             run.clock.save()
             run.wandb.epoch(epoch, found, epoch * self._loop.epoch)
         run.fabric.barrier()

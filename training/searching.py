@@ -37,10 +37,9 @@ def search(
     config, rate = sparsifier.config, sparsifier.rate()
     names = [name for name, _ in sparsifier.trained(module)]
     own = {"scores.": rate} | objective.task.rates(rate) | {"model.": run.config.recipe.lr}
-    given = run.snapshot
-    first_stage = (
-        None if given is None else given if given.parent.name == FOLDER else given.parent / FOLDER / given.name
-    )
+    snapshot = run.snapshot
+    if snapshot is not None and snapshot.parent.name != FOLDER:
+        snapshot = snapshot.parent / FOLDER / snapshot.name
     loop = Loop(
         title=f"{run.args.model} {run.name}, search",
         recipe=Recipe(
@@ -57,7 +56,7 @@ def search(
         rehearse=objective.task.rehearses,
         snapshot_seconds=run.args.snapshot_seconds,
         snapshot_steps=run.config.snapshot_steps,
-        start=first_stage,
+        start=snapshot,
         epoch=first.epoch_steps,
         sparsifier=sparsifier,
         rates={part: value for part, value in own.items() if any(part in name for name in names)},

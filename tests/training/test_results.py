@@ -17,7 +17,7 @@ from storage.atomic import write_json
 from tasks.captioning import CaptioningConfig
 from tasks.retrieval import RetrievalConfig
 from tasks.vqa import VQAConfig, with_validation
-from training.results import commit, device_name, refuse_finished, metrics_line, versions, write_settings
+from training.results import commit, device_name, metrics_line, refuse_finished, versions, write_settings
 
 CONFIGS = {"retrieval": RetrievalConfig, "captioning": CaptioningConfig, "vqa": VQAConfig}
 
