@@ -24,7 +24,7 @@ def add_set(parser: Any) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="one value instead of the configuration's, such as recipe.lr=1.0e-4; may be repeated",
+        help="override one value of the configuration, such as recipe.lr=1.0e-4; may be repeated",
     )
 
 

@@ -33,11 +33,16 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="annotations, weights, masks, or names from --list")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--list", action="store_true", help="say what there is, and fetch nothing")
-    what.add_argument("--check", action="store_true", help="compare what was fetched with its record, without network")
-    parser.add_argument("--force", action="store_true", help="fetch again, and replace files that are there")
-    parser.add_argument("--keep", action="store_true", help="keep archives after they were unpacked")
-    parser.add_argument("--root", type=Path, default=Path(), help="where data/ and weights/ are (default: here)")
+    what.add_argument("--list", action="store_true", help="list what is available, and fetch nothing")
+    what.add_argument("--check", action="store_true", help="compare fetched files with their record, without network")
+    parser.add_argument("--force", action="store_true", help="fetch again, and replace existing files")
+    parser.add_argument("--keep", action="store_true", help="keep archives after unpacking")
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path(),
+        help="folder that holds data/ and weights/ (default: the working directory)",
+    )
     parser.add_argument("--table", type=Path, help="another table in the form of data/downloads.yaml, for mirrors")
     return parser.parse_args(arguments)
 

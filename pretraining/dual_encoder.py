@@ -1,10 +1,10 @@
-"""Make a dual encoder of two pretrained towers, of images and of texts: both stay as they are, projections learn.
+"""Make a dual encoder from two frozen pretrained towers, of images and of texts, by training their projections.
 
     python -m pretraining.dual_encoder --output_dir weights/hf/dual-stamps
     python prune.py --model hf:weights/hf/dual-stamps ...
 After Zhai et al., "LiT: Zero-Shot Transfer with Locked-image text Tuning", CVPR 2022, with the text tower locked, too.
-Each image and each caption is read once: what the towers say of them never changes. The same command gives the same
-weights. --random has towers of random weights, to compare with.
+Each image and each caption is encoded once, since the towers are frozen. The same command gives the same weights.
+--random uses towers with random weights, as a baseline.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=CONFIG, help=f"YAML file (default: {CONFIG})")
-    parser.add_argument("--output_dir", required=True, help="the folder that is written")
+    parser.add_argument("--output_dir", required=True, help="output folder")
     parser.add_argument("--random", action="store_true", help="towers of random weights, to compare with")
     add_set(parser)
     return parser.parse_args(arguments)
