@@ -46,7 +46,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--fraction",
         type=float,
         default=1.0,
-        help="share of the points used in the fit (original TwoNN: 0.9; default: 1)",
+        help="share of the ratios used in the fit (first TwoNN program: 0.9; default: 1)",
     )
     parser.add_argument("--memory", type=float, default=4.0, help="GB of memory for layer outputs (default: 4)")
     parser.add_argument("--seed", type=int, help="seed of the samples and of the blocks (default: the configuration's)")

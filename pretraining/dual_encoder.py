@@ -59,7 +59,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=CONFIG, help=f"YAML file (default: {CONFIG})")
     parser.add_argument("--output_dir", required=True, help="output folder")
-    parser.add_argument("--random", action="store_true", help="towers of random weights, to compare with")
+    parser.add_argument("--random", action="store_true", help="use towers with random weights, as a baseline")
     add_set(parser)
     return parser.parse_args(arguments)
 

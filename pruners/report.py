@@ -1,4 +1,4 @@
-"""What a pruning shows on the terminal: a table of the masks, warnings, and where the files are."""
+"""The terminal report of a pruning: a table of the masks, warnings, and the paths of the files."""
 
 from __future__ import annotations
 
@@ -53,28 +53,28 @@ def print_result(
 
 
 def warn_of_collapses(masks: dict[float, Mask]) -> None:
-    """Print a warning for each mask that leaves nothing of a modality or a layer."""
+    """Print a warning for each mask that prunes a modality or a layer whole."""
     for sparsity, mask in masks.items():
         for warning in collapses(mask):
             console.print(f"[yellow]warning:[/] at {percent(sparsity)} %, {warning}")
 
 
 def collapses(mask: Mask) -> list[str]:
-    """Sentences naming modalities and layers of which nothing is left."""
+    """Sentences naming modalities and layers that are pruned whole."""
     warnings, told = [], set()
     for modality, names in mask.layers_by_modality().items():
         if not any(mask.kept(name) for name in names):
-            warnings.append(f"nothing is kept of the whole {modality} modality")
+            warnings.append(f"no weight of the {modality} modality is kept")
             told |= set(names)
     empty = [name for name in mask if mask.kept(name) == 0 and name not in told]
     if empty:
         more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
-        warnings.append(f"nothing is kept of {counted(len(empty), 'layer')}: {', '.join(empty[:5])}{more}")
+        warnings.append(f"no weight is kept in {counted(len(empty), 'layer')}: {', '.join(empty[:5])}{more}")
     return warnings
 
 
 def prunable_share(source: dict[str, Any]) -> str | None:
-    """Of what the percents of a mask are percents; None where its file does not say."""
+    """The number of prunable weights, which 100 % refers to; None if the mask's file does not say."""
     prunable, whole = source.get("prunable_weights"), source.get("weights_in_matrices")
     if not prunable or not whole:
         return None
@@ -82,5 +82,5 @@ def prunable_share(source: dict[str, Any]) -> str | None:
 
 
 def shorten(name: str) -> str:
-    """A parameter name without the levels that say nothing to a reader."""
+    """A parameter name without its uninformative levels."""
     return ".".join(part for part in name.split(".") if part not in IMPLIED)

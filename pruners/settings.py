@@ -1,4 +1,4 @@
-"""What a pruning is asked for: a configuration, and the command line above it."""
+"""The settings of a pruning: a configuration, overridden by the command line."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class PruneConfig:
     sides: dict[str, ReaderConfig]
     pruner: str = "multiflow"
     sparsities: list[float] = field(default_factory=lambda: [63.0, 75.0, 90.0])
-    ids: str | None = None  # intrinsic dimensions that weight layers
+    ids: str | None = None  # file of intrinsic dimensions, which weight the scores of layers
     id_power: float = 1.0
-    conv: bool = False  # whether convolutions can be pruned, too, of models of other libraries
+    conv: bool = False  # whether to prune convolutions of timm and Hugging Face models
     allocation: str | None = None
     seed: int = 42
     num_batches: int = 3000
@@ -59,10 +59,10 @@ class PruneConfig:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that a pruning is asked for.
+    """The settings of a pruning.
 
-    given: the method's own options, as they were given; options: all of them. switched_off: those that the command
-    line said no to, which become part of the files' names.
+    given: the method's own options, as given; options: all of them. switched_off: options that the command line turned
+    off (--no-...), which become part of file names.
     """
 
     config: PruneConfig
@@ -73,12 +73,14 @@ class Settings:
 
     @property
     def sparsities(self) -> list[float]:
-        """Shares of weights to go, in (0, 1)."""
+        """Shares of weights to prune, in (0, 1)."""
         return [percent / 100 for percent in self.percents]
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
-    """The command line above `args.content`, the configuration in `args.where`; InputError for what cannot be."""
+    """The configuration `args.content` of the file `args.where`, overridden by the command line; InputError for bad
+    values.
+    """
     config = parse(PruneConfig, args.content, args.where)
     name = args.pruner or config.pruner
     method = PRUNERS[name]
@@ -100,6 +102,6 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 
 def _parted(section: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a method's section says of every pruning, and its own options."""
+    """Split a method's section into general settings and the method's own options."""
     shared = {key: section[key] for key in section if key in ("num_batches", "batch_size")}
     return shared, {key: value for key, value in section.items() if key not in shared}

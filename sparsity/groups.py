@@ -1,4 +1,4 @@
-"""Cuts within small groups of a layer: every output row alone, or n of every m inputs of a row."""
+"""Cuts within small groups of a layer: each output row, or every m neighbouring inputs of a row (n:m)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from sparsity.select import Cut
 
 @dataclass(frozen=True)
 class GroupCut:
-    """Prune the lowest of every `width` neighbours in a row; equal scores go by position.
+    """Prune the lowest scores among every `width` neighbours in a row; ties are broken by position.
 
-    pruned: weights of the whole layer that go, dealt to its groups evenly up to one.
+    pruned: number of pruned weights in the whole layer, spread over its groups evenly up to one.
     """
 
     pruned: int
@@ -34,20 +34,22 @@ class GroupCut:
         return kept.reshape(scores.shape)
 
     def pruned_by_group(self, groups: int) -> np.ndarray:
-        """How many go of each group [groups]; the first ones take the rest, so that masks stay nested."""
+        """Pruned weights per group [groups]. The remainder goes to the first groups, so that masks of rising sparsity
+        are nested.
+        """
         low, more = divmod(self.pruned, groups)
         return low + (np.arange(groups) < more)
 
     def below(self, scores: np.ndarray) -> int:
-        """How many of `scores` go."""
+        """How many of `scores` are pruned."""
         return self.pruned
 
 
 @dataclass(frozen=True, eq=False)
 class GuardedCut:
-    """A cut that spares the best of every few neighbours: on the way to a pattern n:m in several rounds.
+    """A cut that protects the best scores of every few neighbours: an intermediate round towards a pattern n:m.
 
-    best: which they are, one bit a weight, found once, since scores are looked at many times for one cut.
+    best: the protected weights, one bit each, computed once, since the scores are read many times for one cut.
     """
 
     cut: Cut
@@ -58,7 +60,7 @@ class GuardedCut:
         return self.cut.keep(guarded(scores, self.best))
 
     def below(self, scores: np.ndarray) -> int:
-        """How many of `scores` go."""
+        """How many of `scores` are pruned."""
         return self.cut.below(guarded(scores, self.best))
 
 

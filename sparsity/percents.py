@@ -1,4 +1,4 @@
-"""Sparsities as users write them: percents of the prunable weights."""
+"""Sparsities on the command line: percents of the prunable weights."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Mask files as MULTIFLOW's authors write and release them, and masks inside files of weights.
+"""Mask files in the published format of MULTIFLOW, and masks inside files of weights.
 
-A mask file is a dict of `<module>.weight_pruning_mask` and `<module>.bias_pruning_mask` for all linear layers, those
-that are never pruned included (all ones); boolean or float. Only weights of prunable layers say anything.
+A mask file is a dict of `<module>.weight_pruning_mask` and `<module>.bias_pruning_mask` for all linear layers,
+including those that are never pruned (all ones); boolean or float. Only entries of prunable layers matter.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def read_published(path: Path | str) -> dict[str, Tensor]:
 
 
 def zeros_of_run(content: Any) -> dict[str, Tensor]:
-    """What the weights' zeros say, of a file that the published program of PLATON with intrinsic dimension saves.
+    """Masks from the zeros of a file that the published program of PLATON with intrinsic dimensions saves.
 
     It writes no masks: `epoch_<e>globalstep_<t>.pth` has the pruned weights under `model_state_dict`. {} for others.
     """
@@ -46,7 +46,7 @@ def zeros_of_run(content: Any) -> dict[str, Tensor]:
 
 
 def contains_mask(path: Path | str) -> bool:
-    """Whether a file of weights contains the mask that they are pruned by."""
+    """Whether a file of weights contains its mask."""
     content = read_tensors(path)
     if zeros_of_run(content):
         return True
@@ -85,5 +85,5 @@ def write_published(path: Path | str, masks: Mapping[str, Tensor], model: Model)
         )
         if module.bias is not None:
             content[f"{name}.bias{SUFFIX}"] = torch.ones_like(module.bias, dtype=torch.bool)
-    content |= {f"{name}{SUFFIX}": mask for name, mask in masks.items()}  # those that belong to no nn.Linear, too
+    content |= {f"{name}{SUFFIX}": mask for name, mask in masks.items()}  # also those that belong to no nn.Linear
     write_torch(path, {key: tensor.cpu() for key, tensor in content.items()})
