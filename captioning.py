@@ -37,13 +37,13 @@ def main() -> None:
     from data.tokenizer import load_tokenizer  # heavy imports after parsing
     from models import load_task_model
     from tasks.captioning import Captioning, CaptioningConfig
-    from tasks.captioning_pretrain import refuse_first_stage, take_first_stage
+    from tasks.captioning_pretrain import refuse_first_stage, use_first_stage
     from training.finetuning import TrainingData, conclude, fit_task
     from training.run import chosen_sparsifier, open_run, sparsify
 
     config = parse(CaptioningConfig, settings, where)
     if args.load_capt_pretrain:
-        config = dataclasses.replace(config, model={**config.model, **take_first_stage(args)})
+        config = dataclasses.replace(config, model={**config.model, **use_first_stage(args)})
     elif not args.evaluate:
         refuse_first_stage(args.weights)
     with open_run(args, config, "captioning", "after_first_stage" if args.load_capt_pretrain else "") as run:

@@ -42,7 +42,7 @@ def options_of_prompts(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name in offered if (value := getattr(args, name)) is not None}
 
 
-def ask_for_prompt(settings: dict[str, Any], dataset: str | None, asked: dict[str, Any]) -> None:
+def override_prompt(settings: dict[str, Any], dataset: str | None, asked: dict[str, Any]) -> None:
     """Let the command line override the prompt's settings in the configuration and in its data set."""
     datasets = settings.get("datasets") or {}
     own = datasets.get(dataset or next(iter(datasets), None))
@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
         asked = dict(given)
         if args.freeze is not None and (args.dense or args.mask) and not args.prune:
             asked["freeze"], args.freeze = args.freeze, None
-        ask_for_prompt(settings, args.dataset, asked)
+        override_prompt(settings, args.dataset, asked)
 
     from data.tokenizer import load_tokenizer  # heavy imports after parsing
     from models import load_task_model

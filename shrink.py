@@ -202,7 +202,7 @@ def steps_of(args: argparse.Namespace) -> Any:
 
 def distil(args: argparse.Namespace) -> None:
     """A smaller model's training under the whole one."""
-    from shrinking.recipes import taught
+    from shrinking.recipes import distilled
     from tasks.loading import task_for
 
     args.task = task_for(args.model, args.task)
@@ -212,7 +212,7 @@ def distil(args: argparse.Namespace) -> None:
         raise InputError(
             f"--model {args.model} is no smaller model: give small:FOLDER, or train it with its task's script"
         )
-    small = taught(
+    small = distilled(
         steps, args.model, args.teacher, args.teacher_weights, Path(args.output), {"teacher": args.teacher},
         [] if args.weights is None else ["-pre", args.weights],
     )  # fmt: skip
@@ -221,7 +221,7 @@ def distil(args: argparse.Namespace) -> None:
 
 def finetuning(args: argparse.Namespace) -> None:
     """The recipe of the finetuning stage."""
-    from shrinking.recipes import begun, check_shares, weights_of
+    from shrinking.recipes import check_shares, start_recipe, weights_of
     from shrinking.recipes import finetuning as recipe
     from shrinking.showing import conclude
     from tasks.loading import task_for
@@ -230,7 +230,7 @@ def finetuning(args: argparse.Namespace) -> None:
     args.task = task_for(args.model, args.task)
     steps = steps_of(args)
     steps.load(args.model, args.weights)  # what is wrong with it is said before a folder is there
-    limits, folder = begun(args, FOLDER)
+    limits, folder = start_recipe(args, FOLDER)
     learn = ["--only", args.tower] if args.task == "retrieval" and args.tower in ("vision", "text") else []
     small, found = recipe(
         steps, args.model, args.weights, args.keep, args.keep_layers, limits, folder, args.rounds, learn,
@@ -242,7 +242,7 @@ def finetuning(args: argparse.Namespace) -> None:
 
 def pretraining(args: argparse.Namespace) -> None:
     """The recipe of the pretraining stage."""
-    from shrinking.recipes import begun, check_shares
+    from shrinking.recipes import check_shares, start_recipe
     from shrinking.recipes import pretraining as recipe
     from shrinking.relearning import check_pairs, relearn
     from shrinking.showing import conclude
@@ -254,7 +254,7 @@ def pretraining(args: argparse.Namespace) -> None:
     args.config = None
     data, steps = data_of(args), steps_of(args)
     check_pairs(steps.load(args.model, args.weights))
-    limits, folder = begun(args, FOLDER)
+    limits, folder = start_recipe(args, FOLDER)
     small = recipe(
         steps, args.model, args.weights, args.keep, args.keep_layers, limits, folder,
         lambda student, teacher, run: relearn(student, teacher, data, args, run), args.rounds,

@@ -149,10 +149,10 @@ LINE_ENDS = re.compile(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 def ptb_tokens(text: str) -> list[str]:
     """The tokens of one caption, lower-case, without punctuation."""
-    return [token for token in map(str.lower, _raw(_mended(text))) if token not in PUNCTUATION]
+    return [token for token in map(str.lower, _raw(_on_one_line(text))) if token not in PUNCTUATION]
 
 
-def _mended(text: str) -> str:
+def _on_one_line(text: str) -> str:
     """On one line, without the two entities that may stand inside a word."""
     return LINE_ENDS.sub(" ", text).replace("&apos;", "'").replace("&nbsp;", " ")
 

@@ -140,12 +140,12 @@ class Outputs:
         (None: no data).
         """
         asked = {self.mask(sparsity) for sparsity in sparsities}
-        now = _told(source, steps)
+        now = _made_with(source, steps)
         for path in sorted(self.masks(), key=lambda path: path not in asked):
             try:
                 about = parse_metadata(path, read_metadata(path), "about", ("source",))  # no bits, nor CHITA's weights
                 seen = read_json(self.manifest).get("steps") if self.manifest.is_file() else None
-                before = _told(about["source"], seen)
+                before = _made_with(about["source"], seen)
             except (InputError, KeyError):  # no mask of such a run, or a damaged one: nothing to warn of
                 continue
             for name, value in now.items():
@@ -221,7 +221,7 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _told(source: dict[str, Any], steps: int | None) -> dict[str, Any]:
+def _made_with(source: dict[str, Any], steps: int | None) -> dict[str, Any]:
     weights = {"weights": source["weights"]["file"], "sha256 of weights": source["weights"]["sha256"]}
     data = {} if steps is None else {"num_batches": steps}
     ids = {name: source[name] for name in ("ids", "id_power") if name in source}

@@ -141,8 +141,8 @@ def mope(
         if together:
             parts = joined(model, parts)
         everything = parts
-        unclear = [True] * len(parts) if screen is None else screen.unclear(model, parts)
-        parts = [part for part, wanted in zip(everything, unclear, strict=True) if wanted]
+        uncertain = [True] * len(parts) if screen is None else screen.uncertain(model, parts)
+        parts = [part for part, wanted in zip(everything, uncertain, strict=True) if wanted]
         saved = checkpoint.load()
         drops = [] if saved is None else saved[0]["drops"].tolist()
         if group.rank == 0:
@@ -160,7 +160,7 @@ def mope(
                 checkpoint.offer(lambda so_far=so_far: (so_far, {}))
     if screen is not None:
         left = iter(drops)
-        drops = screen.filled(model, everything, [next(left) if wanted else None for wanted in unclear])
+        drops = screen.filled(model, everything, [next(left) if wanted else None for wanted in uncertain])
     errors: dict[str, list[float]] = {}
     measured: dict[str, Tensor] = {}
     for part, drop in zip(everything, drops, strict=True):

@@ -34,7 +34,7 @@ SAID = "recipe.json"
 NO_IDENTITY = ("output", "repeats", "accelerator", "devices")
 
 
-def begun(args: argparse.Namespace, below: Path) -> tuple[Limits, Path]:
+def start_recipe(args: argparse.Namespace, below: Path) -> tuple[Limits, Path]:
     """What a recipe may remove, and its folder, in which it is written down what is asked for.
 
     InputError where the folder has steps of something else.
@@ -97,7 +97,7 @@ def metrics_of(run: Path) -> dict[str, float]:
     return json.loads((run / "results.json").read_text())["metrics"]
 
 
-def taught(
+def distilled(
     steps: Steps,
     name: str,
     teacher: str | None,
@@ -236,7 +236,7 @@ def finetuning(
         )
         small = cut_by(steps, now, now_weights, shares, limits, folder / stage, times)
         about = {"recipe": "finetuning", "stage": stage, "kept": dict(shares)}
-        small = taught(steps, small, name if distils else None, whole, run, about, also)
+        small = distilled(steps, small, name if distils else None, whole, run, about, also)
         found[stage] = metrics_of(run)
         now, now_weights = f"small:{small}", None
     return small, found

@@ -23,7 +23,7 @@ from models.base import Model
 from models.tasks import Retriever
 from pruners.preparing import calibration_batches
 from pruners.settings import PruneConfig
-from training.distillation import TOWERS, Taught, freeze_other_tower
+from training.distillation import TOWERS, Distillation, freeze_other_tower
 from training.fabric import make_fabric
 from training.loop import Callback, Loop, fit
 from training.optimizer import Recipe
@@ -32,7 +32,7 @@ from training.sole_run import sole_run
 
 
 class Pretraining(nn.Module):
-    """The model with all of its own losses, as `Taught` takes an objective."""
+    """The model with all of its own losses, as `Distillation` takes an objective."""
 
     def __init__(self, model: Model):
         super().__init__()
@@ -67,7 +67,7 @@ def relearn(student: Model, teacher: Model, config: PruneConfig, args: argparse.
     fabric.to_device(teacher).eval().requires_grad_(False)
     if args.tower in TOWERS:
         freeze_other_tower(student, args.tower)
-    module = Pretraining(student) if args.distil == "none" else Taught(Pretraining(student), teacher, args)
+    module = Pretraining(student) if args.distil == "none" else Distillation(Pretraining(student), teacher, args)
     batches = calibration_batches(student, replace(config, seed=args.seed, num_batches=args.steps))
     side = student.sides[0]
 

@@ -48,7 +48,7 @@ def cut_on_data(model: Model, kept: Kept, config: PruneConfig, samples: int, see
     return cut_repaired(model, kept, plain_samples(model, replace(config, seed=seed), samples, BATCH)[1])
 
 
-def losing(model: Model, kept: Kept) -> dict[str, Units]:
+def pruned_consumers(model: Model, kept: Kept) -> dict[str, Units]:
     """Prunable matrix that reads units -> its set, of all that lose some and are in no layer that goes."""
     found, prunable = all_sets(model), model.prunable_layers()
     stays = checked(found, kept)
@@ -69,7 +69,7 @@ def losing(model: Model, kept: Kept) -> dict[str, Units]:
 
 def input_moments(model: Model, kept: Kept, batches: Callable[[], Iterable[Batch]]) -> InputHessians:
     """H [i + 1, i + 1] of each matrix that loses units, of one pass: that of calibration, else that of its task."""
-    layers = {name: layer for name, layer in model.prunable_layers().items() if name in losing(model, kept)}
+    layers = {name: layer for name, layer in model.prunable_layers().items() if name in pruned_consumers(model, kept)}
     run = None
     if type(model).observe is Model.observe:
         probe = model.probe(1)
@@ -96,7 +96,7 @@ def repaired(model: Model, kept: Kept, moments: InputHessians, damp: float = DAM
     """Within, what stays has taken over, in place; put back on exit. Matrices that no input met are left alone."""
     tensors, saved = named_tensors(model), []
     try:
-        for name, one in losing(model, kept).items():
+        for name, one in pruned_consumers(model, kept).items():
             if name not in moments.met:
                 continue
             form = form_of(model.prunable_layers()[name])
@@ -105,7 +105,7 @@ def repaired(model: Model, kept: Kept, moments: InputHessians, damp: float = DAM
                 weight, bias = tensors[at.tensor], tensors.get(f"{at.tensor.removesuffix('weight')}bias")
                 saved += [(tensor, tensor.detach().clone()) for tensor in (weight, bias) if tensor is not None]
                 whole = form.matrix(weight.detach()).double().cpu()
-                change = taken_over(whole, moments.of(name), stays, bias is not None, damp)
+                change = ridge_update(whole, moments.of(name), stays, bias is not None, damp)
                 whole[:, stays] += change[:, : int(stays.sum())]
                 with torch.no_grad():
                     weight.copy_(form.parameter(whole))
@@ -118,7 +118,7 @@ def repaired(model: Model, kept: Kept, moments: InputHessians, damp: float = DAM
                 tensor.copy_(value)
 
 
-def taken_over(weight: Tensor, moments: Tensor, stays: Tensor, bias: bool, damp: float) -> Tensor:
+def ridge_update(weight: Tensor, moments: Tensor, stays: Tensor, bias: bool, damp: float) -> Tensor:
     """What is added to the columns that stay, and to the bias behind them: float64 [o, kept (+ 1)].
 
     weight: [o, i]; moments: H [i + 1, i + 1]; stays: bool [i].

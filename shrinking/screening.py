@@ -49,7 +49,7 @@ class Screen:
     share: float
     keep: float = 0.5
 
-    def unclear(self, model: Model, parts: Sequence[Removal]) -> list[bool]:
+    def uncertain(self, model: Model, parts: Sequence[Removal]) -> list[bool]:
         """Of each part, whether it is measured. Layers are: Taylor knows little of them, and they are few."""
         measured = [part.one.kind == "layers" for part in parts]
         for order in self._pools(model, parts):

@@ -83,7 +83,7 @@ class FirstStage(Task):
         return {"lm": round(sum(loss for loss, _ in parts) / sum(words for _, words in parts), 5)}
 
 
-def take_first_stage(args: argparse.Namespace) -> dict[str, Any]:
+def use_first_stage(args: argparse.Namespace) -> dict[str, Any]:
     """Of a second stage's options: let `weights`, a file of the first stage, be the mask, too, unless all is dense.
 
     Returns what the file changes of the model's configuration: published ones have a word prediction of their own.

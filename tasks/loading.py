@@ -24,7 +24,7 @@ from tasks.image_classification import config_for, count_classes
 from tasks.retrieval import RetrievalConfig
 from training.task import Finetuning
 
-TAUGHT = ("retrieval", "image_classification")
+DISTILLED_TASKS = ("retrieval", "image_classification")
 """Tasks whose models learn from a teacher."""
 
 
@@ -115,10 +115,12 @@ def task_for(name: str, task: str | None) -> str:
     """The task asked for, or the first that a model is finetuned on, of those with a teacher."""
     if task is not None:
         TASKS.check(task)
-        if task not in TAUGHT:
-            raise InputError(f"a teacher teaches {' and '.join(TAUGHT)}, not {task}")
+        if task not in DISTILLED_TASKS:
+            raise InputError(f"a teacher teaches {' and '.join(DISTILLED_TASKS)}, not {task}")
         return task
-    for task in TAUGHT:
+    for task in DISTILLED_TASKS:
         if name in models_with(task) or (base_name(name) in models_with(task)):
             return task
-    raise InputError(f"{name} is finetuned on no task that has a teacher ({', '.join(TAUGHT)}): give another model")
+    raise InputError(
+        f"{name} is finetuned on no task that has a teacher ({', '.join(DISTILLED_TASKS)}): give another model"
+    )

@@ -51,7 +51,7 @@ class Clock:
         sums = {name: round(self._before[name] + self._here[name], 2) for name in NAMES}
         return {**sums, "sittings": int(self._before["sittings"]) + int(not self._standing)}
 
-    def stand_still(self) -> None:
+    def stop_counting(self) -> None:
         """Count nothing of this sitting: a finished run that is started again takes no longer than it did."""
         self._standing = True
         self._here = dict.fromkeys(NAMES, 0.0)

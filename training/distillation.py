@@ -50,15 +50,15 @@ Block = tuple[str, int, int]
 """Name of a row of layers, the number of one in the student's and in the teacher's."""
 
 
-def teaching(run: Run) -> Callable[[Objective], nn.Module]:
+def with_teacher(run: Run) -> Callable[[Objective], nn.Module]:
     """What the loop trains in place of the objective: that itself, or what `--teacher` makes of it."""
 
-    def taught(objective: Objective) -> nn.Module:
+    def distilled(objective: Objective) -> nn.Module:
         if run.args.only:
             freeze_other_tower(objective.model, run.args.only)
-        return Taught(objective, teacher_of(run), run.args) if run.args.teacher else objective
+        return Distillation(objective, teacher_of(run), run.args) if run.args.teacher else objective
 
-    return taught
+    return distilled
 
 
 def freeze_other_tower(model: Model, tower: str) -> None:
@@ -93,7 +93,7 @@ def teacher_of(run: Run) -> Model:
     return run.fabric.to_device(teacher).eval().requires_grad_(False)
 
 
-class Taught(nn.Module):
+class Distillation(nn.Module):
     """An objective and a teacher. Names of parameters are the objective's, and no snapshot has the teacher."""
 
     def __init__(self, objective: Objective, teacher: Model, args: argparse.Namespace):

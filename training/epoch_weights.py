@@ -86,7 +86,7 @@ def check_epochs(snapshot: Path, epochs: int, decides: str | None) -> None:
         raise InputError(f"{weights} is of epoch {kept}, but the best one before {snapshot} is {best}: {way_out}")
 
 
-def bring_epochs(source: Path, folder: Path, epochs: int) -> None:
+def copy_epochs(source: Path, folder: Path, epochs: int) -> None:
     """Have in `folder` what lies in `source` of the first `epochs` epochs: their numbers, and the best weights."""
     if source.resolve() == folder.resolve() or not epochs:
         return

@@ -22,8 +22,8 @@ from sparsity.search import Search
 from sparsity.sparsifiers import Fixed, Sparsifier
 from storage.atomic import write_json
 from training.compiling import compile_blocks
-from training.distillation import teaching
-from training.epoch_weights import BEST, Metrics, bring_epochs, check_epochs, keep_epoch, load_best, write_model
+from training.distillation import with_teacher
+from training.epoch_weights import BEST, Metrics, check_epochs, copy_epochs, keep_epoch, load_best, write_model
 from training.evaluating import Evaluation
 from training.kept import as_json, count_kept, show_kept
 from training.logging_wandb import start_wandb
@@ -58,7 +58,7 @@ def fit_task(
     decides = None if run.config.skip_val else task.decides
     objective = Objective(model, task, data.epoch_steps)
     also = TaskParts(run, objective)
-    module = (wrap or teaching(run))(objective)
+    module = (wrap or with_teacher(run))(objective)
     identity = run.identity(sparsifier)
     refuse_finished(run.folder / "results.json", identity)
     notices = [*data.notices, *task.notices]
@@ -188,12 +188,12 @@ class Epochs(Callback):
         if (origin := loop.origin) is not None:
             check_epochs(origin, step // loop.epoch, self._decides)
             if run.leads:
-                bring_epochs(origin.parent, run.folder, step // loop.epoch)
+                copy_epochs(origin.parent, run.folder, step // loop.epoch)
         args = run.args
         about = {**loop.identity, "mask_file": args.mask, "device": device_name(run.fabric.device)}
         run.wandb = start_wandb(run.fabric, run.folder, args.wandb, args.wdb_offline, args.experiment_name, about)
         if step == loop.steps and (run.folder / "results.json").is_file():
-            run.clock.stand_still()
+            run.clock.stop_counting()
         if run.leads:
             if step:
                 left = f"{counted(loop.steps - step, 'step', 'is')} left" if loop.steps > step else "no step is left"

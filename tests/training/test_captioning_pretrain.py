@@ -23,7 +23,7 @@ from models import load_model, load_task_model
 from models.xvlm.captioning import captioning_name
 from pruners import prune
 from sparsity.mask import Mask
-from tasks.captioning_pretrain import HEAD, FirstStage, FirstStageConfig, take_first_stage
+from tasks.captioning_pretrain import HEAD, FirstStage, FirstStageConfig, use_first_stage
 from tests.conftest import REFERENCE, runner
 from tests.models.test_xvlm import listed
 from tests.training.small_finetuning import placed
@@ -207,7 +207,7 @@ def test_where_a_second_stage_writes(first, monkeypatch):
     from training.run import output_folder
 
     args = parse_args(["-m", "xvlm-mini", "--load_capt_pretrain", "-pre", str(first["sparse"] / "last.safetensors")])
-    take_first_stage(args)
+    use_first_stage(args)
     assert str(output_folder(args, Path("captioning"), 1)) == "runs/captioning/xvlm-mini_sparse_debug_seed1"
     args = parse_args(["-m", "xvlm-mini", "--mask", "masks/xvlm-mini_omp_75_seed42.safetensors"])
     assert str(output_folder(args, Path("captioning"), 1)) == "runs/captioning/xvlm-mini_omp_75_seed42_seed1"
@@ -279,7 +279,7 @@ def test_a_published_file_and_a_larger_image(dtype, tied, tmp_path):
     path = tmp_path / "snapshot.pth"
     torch.save({"model": state, "epoch": 0}, path)
     args = argparse.Namespace(model="xvlm", weights=path, dense=False, mask=None)
-    changes = take_first_stage(args)
+    changes = use_first_stage(args)
     assert changes == ({} if tied else {"own_head": True}) and args.mask == path
     larger = load_task_model(
         "xvlm", "captioning", weights=path, overrides={"vision": {"image_size": 48}} | changes, **small

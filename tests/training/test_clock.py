@@ -56,7 +56,7 @@ def test_a_finished_run_takes_no_longer_than_it_did(turn, tmp_path):
     path.write_text(json.dumps(done))
     again = Clock(path, path)
     turn(3)
-    again.stand_still()
+    again.stop_counting()
     with again.doing("evaluation"):
         turn(5)
     assert again.seconds() == done

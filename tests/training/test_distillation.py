@@ -12,7 +12,7 @@ from models.parts import layers
 from models.surgery import cut
 from storage.tensors import read_safetensors
 from tests.models.test_parts import FAMILIES, shaken
-from training.distillation import Taught, freeze_other_tower, layer_outputs, of_classes, of_pairs, same_blocks
+from training.distillation import Distillation, freeze_other_tower, layer_outputs, of_classes, of_pairs, same_blocks
 
 KEYS = ("epochs=1", "short_epoch=4", "snapshot_steps=2", "samples=16")
 SMALL = ("--no_samples", *(word for key in KEYS for word in ("--set", key)))
@@ -153,7 +153,7 @@ def test_a_model_without_features():
     objective = argparse.Namespace(model=torch.nn.Linear(2, 2), extra_modules=torch.nn.ModuleDict())
     args = argparse.Namespace(distil="mope", sim=None, feat=None, hidden=0.0)
     with pytest.raises(InputError, match="teaches retrieval and classification"):
-        Taught(objective, FAMILIES["dino"](), args)
+        Distillation(objective, FAMILIES["dino"](), args)
 
 
 def test_a_run_that_is_killed(run, tmp_path, monkeypatch):
