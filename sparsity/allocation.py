@@ -31,6 +31,7 @@ EXACT = 1e-9
 
 def cut_globally(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> LayerCuts:
     """One threshold over all layers."""
+    # Exact counts over all layers; ties at the threshold are then assigned to layers in order.
     found = cut_layers(scores, [round(sparsity * scores.total()) for sparsity in sparsities])
     cuts = [split_ties(scores, cut) for cut in found]
     return lambda name, layer: [of_layers[name] for of_layers in cuts]
@@ -155,6 +156,7 @@ def cut_multimodally(scores: Scores, magnitudes: Scores, modality: Modality, spa
 
     Magnitude pruning within each modality decides how many weights of a layer are pruned; the scores decide which.
     """
+    # Magnitudes compare layers of one modality, but not modalities, whose weights differ in scale (eq. 7).
     prior = cut_by_modality(magnitudes, magnitudes, modality, sparsities)
 
     def of_layer(name: str, layer: np.ndarray) -> list[Cut]:

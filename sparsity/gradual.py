@@ -125,6 +125,7 @@ class Gradual:
             window = self.states["window"][name]
             now = self._sensitivity(parameter)
             if ends:
+                # The window averages out the noise of single batches before the two running means (eqs. 7, 8).
                 mean, spread = self.states["importance"][name], self.states["uncertainty"][name]
                 mean.mul_(beta1).add_(window, alpha=1 - beta1)
                 spread.mul_(beta2).add_((window - mean).abs_(), alpha=1 - beta2)
@@ -173,7 +174,7 @@ class Gradual:
             self.threshold, self.mask = smallest(self.score, list(self.parameters), self._size, count)
         self.revived = sum(int((bits & ~self.mask[name]).sum()) for name, bits in before.items()) if self.mask else 0
         for name, bits in self.mask.items():
-            self.parameters[name].masked_fill_(bits, 0)
+            self.parameters[name].masked_fill_(bits, 0)  # the next step may move them again
 
     def state_dict(self) -> dict[str, Any]:
         """What resuming needs: states, the window's length, the last mask."""

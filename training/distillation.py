@@ -143,6 +143,7 @@ def of_pairs(
             with layer_outputs(teacher) as seen:
                 features.append(entries())
             states.append(seen)
+        # One temperature for student and teacher: otherwise the loss would mix scale with similarity.
         scale = (1 / teacher.temp).clamp(max=HOTTEST)
         target = scale * features[0] @ features[1].t()
     zero = target.new_zeros(())
@@ -153,6 +154,7 @@ def of_pairs(
             own = entries()
         own_features.append(own)
         if not own_towers:
+            # Each student tower is compared with the teacher's other tower, so that both stay in the teacher's space.
             by_row = target if tower == 0 else target.t()
             found["sim"] = found["sim"] + similar(scale * own @ features[1 - tower].t(), by_row)
         found["feat"] = found["feat"] + F.mse_loss(wide(own), wide(features[tower])) / 2
@@ -249,6 +251,7 @@ def hidden(own: States, theirs: States, blocks: list[Block], atts: Tensor | None
                 f"--hidden compares states of one width, and in {row} the student has {tuple(a.shape)}, the teacher "
                 f"{tuple(b.shape)}: give --hidden 0"
             )
+        # The width must not change the weight of the loss, so the mean is over features first.
         difference = (a - b).square().mean(dim=-1)
         if atts is not None:
             real = atts[:, : a.shape[1]].to(difference)
