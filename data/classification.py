@@ -79,8 +79,8 @@ class Pictures:
         files: Files
         splits: list[str] = field(default_factory=list)  # as `LabelledSet` has them
         flip: float = 0.5  # probability of mirroring, of varied pictures
-        side: int | None = None  # in pixels; None: the model's
-        clean: bool = False
+        side: int | None = None  # pixels; None: the model's
+        clean: bool = False  # prompted: resized only; else a random crop, mirrored, without prompt
 
         def __post_init__(self) -> None:
             probabilities(self, "flip")

@@ -57,19 +57,19 @@ def option_names(config: type[ReaderConfig]) -> set[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig(ReaderConfig):
-    """Of readers of images."""
+    """Options of readers of images."""
 
-    files: Files
-    augmentation: Augmentation = field(default_factory=Augmentation)
+    files: Files  # where images and annotations are
+    augmentation: Augmentation = field(default_factory=Augmentation)  # random changes of training images
 
 
 @dataclass(frozen=True, kw_only=True)
 class WordConfig(ReaderConfig):
-    """Of readers of texts, which need a tokenizer."""
+    """Options of readers of texts, which need a tokenizer."""
 
-    files: Files
-    max_words: int = 40
-    max_tokens: int = 40  # [CLS] and a word at least
+    files: Files  # where annotations are
+    max_words: int = 40  # words kept of a text
+    max_tokens: int = 40  # tokens kept of a text; at least [CLS] and a word
 
     def __post_init__(self) -> None:
         at_least(self, 1, "max_words")
@@ -78,16 +78,16 @@ class WordConfig(ReaderConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig(WordConfig):
-    """Of readers whose texts end as the model wants it."""
+    """Options of readers whose texts may end with [SEP]."""
 
     sep: bool = False  # whether `[SEP]` ends a text
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedConfig(TextConfig):
-    """Of readers for masked language modelling."""
+    """Options of readers for masked language modelling."""
 
-    masking: Masking = field(default_factory=Masking)
+    masking: Masking = field(default_factory=Masking)  # how tokens are masked
 
 
 class Reader(Protocol):

@@ -35,12 +35,12 @@ Op = Callable[[Image.Image, float], Image.Image]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training images vary."""
+    """Random augmentation of training images."""
 
-    crop: list[float] = field(default_factory=lambda: [0.2, 1.0])  # least and largest share of the area that is kept
+    crop: list[float] = field(default_factory=lambda: [0.2, 1.0])  # smallest and largest share of the area that is kept
     flip: float = 0.5  # probability of mirroring
-    ops: int = 2  # of RandAugment; 0: none
-    level: int = 7
+    ops: int = 2  # number of RandAugment operations; 0: none
+    level: int = 7  # RandAugment's strength, of 10
 
     def __post_init__(self) -> None:
         shares_of_area("crop", self.crop)

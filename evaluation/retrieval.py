@@ -23,16 +23,14 @@ SORTED_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class RetrievalSettings:
-    """k_test: candidates re-ranked; the others follow in the order of similarity. max_tokens: length texts are cut and
-    padded to. sep: whether [SEP] ends a text. pairs: how many texts are matched with an image in one forward pass.
-    """
+    """How a gallery is evaluated."""
 
-    k_test: int = 256
-    image_batch: int = 32
-    text_batch: int = 64
-    max_tokens: int = 40
-    sep: bool = False
-    pairs: int = 256
+    k_test: int = 256  # candidates that are re-ranked; the others keep the order of similarity
+    image_batch: int = 32  # images per forward pass of the tower
+    text_batch: int = 64  # texts per forward pass of the tower
+    max_tokens: int = 40  # length to which texts are cut and padded
+    sep: bool = False  # whether [SEP] ends a text
+    pairs: int = 256  # texts matched with an image in one forward pass
 
     def __post_init__(self) -> None:
         at_least(self, 1, "k_test", "image_batch", "text_batch", "pairs")

@@ -33,21 +33,21 @@ CONFIG = "configs/hf/dual_encoder.yaml"
 
 @dataclass(frozen=True)
 class DualEncoderConfig:
-    """vision, text: folders or hub ids of the towers. train, test: galleries (docs/data.md)."""
+    """A dual encoder of two frozen towers."""
 
-    vision: str
-    text: str
-    train: Files
-    test: Files
-    projection_dim: int = 256
-    steps: int = 600
-    batch_size: int = 256
+    vision: str  # folder or hub id of the image tower
+    text: str  # folder or hub id of the text tower
+    train: Files  # gallery to train on (docs/data.md)
+    test: Files  # gallery to test on
+    projection_dim: int = 256  # width of the contrastive space
+    steps: int = 600  # optimizer steps of the projections
+    batch_size: int = 256  # pairs per step
     lr: float = 1.0e-3
     weight_decay: float = 0.1
     seed: int = 42
-    max_words: int = 40
-    max_tokens: int = 40
-    encode: int = field(default=32)  # images or texts that a tower reads together
+    max_words: int = 40  # words kept of a caption
+    max_tokens: int = 40  # length to which texts are cut
+    encode: int = field(default=32)  # images or texts per forward pass of a tower
 
     def __post_init__(self) -> None:
         at_least(self, 1, "projection_dim", "steps", "max_words", "encode")

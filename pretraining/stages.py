@@ -37,23 +37,23 @@ from training.sole_run import sole_run
 
 @dataclass(frozen=True)
 class Stage:
-    """objective: a key of OBJECTIVES. sides: the data. batch_size: samples a side, step and process together."""
+    """A stage of pretraining."""
 
-    name: str
-    objective: str
-    steps: int
-    batch_size: int
+    name: str  # names its folder
+    objective: str  # a key of OBJECTIVES
+    steps: int  # optimizer steps
+    batch_size: int  # samples of each side per step, over all processes
     recipe: Recipe
-    sides: dict[str, ReaderConfig]
+    sides: dict[str, ReaderConfig]  # name -> data
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """The stages in order and the seed of everything random. start: the X-VLM whose image tower a CLIP begins with."""
+    """Pretraining in stages."""
 
-    stages: list[Stage]
-    start: str | None = None
-    seed: int = 0
+    stages: list[Stage]  # in order
+    start: str | None = None  # an X-VLM whose image tower initialises a CLIP
+    seed: int = 0  # of weights, data order and dropout
 
 
 def pretrain(args: argparse.Namespace, config: PretrainConfig, folder: Path) -> None:

@@ -19,28 +19,28 @@ from sparsity.weighting import check_competition
 
 @dataclass(frozen=True)
 class PruneConfig:
-    """configs/<model>/prune.yaml. methods: values that differ for a pruner (num_batches and its own options)."""
+    """configs/<model>/prune.yaml."""
 
-    sides: dict[str, ReaderConfig]
-    pruner: str = "multiflow"
-    sparsities: list[float] = field(default_factory=lambda: [63.0, 75.0, 90.0])
+    sides: dict[str, ReaderConfig]  # side of the model -> reader of its calibration data
+    pruner: str = "multiflow"  # a key of PRUNERS
+    sparsities: list[float] = field(default_factory=lambda: [63.0, 75.0, 90.0])  # percent of the prunable weights
     ids: str | None = None  # file of intrinsic dimensions, which weight the scores of layers
-    id_power: float = 1.0
+    id_power: float = 1.0  # exponent of the intrinsic dimension
     conv: bool = False  # whether to prune convolutions of timm and Hugging Face models
-    allocation: str | None = None
-    seed: int = 42
-    num_batches: int = 3000
-    batch_size: int = 32
-    num_workers: int = 8
-    max_missing: float = 0.05
+    allocation: str | None = None  # how the sparsity is shared among layers; None: the method's own
+    seed: int = 42  # of samples, augmentation and random scores
+    num_batches: int = 3000  # calibration steps; per round for methods in rounds
+    batch_size: int = 32  # samples per batch of each side
+    num_workers: int = 8  # data loader processes
+    max_missing: float = 0.05  # share of images that may be missing
     output_dir: str = "pruned_weights"
-    save_every: float = 60.0
-    save_scores: bool = True
+    save_every: float = 60.0  # seconds between checkpoints
+    save_scores: bool = True  # whether to write the scores file
     accelerator: str = "auto"
     devices: int = 1
-    num_nodes: int = 1
+    num_nodes: int = 1  # machines
     precision: int | str = "32-true"  # 16 is a number to YAML
-    methods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    methods: dict[str, dict[str, Any]] = field(default_factory=dict)  # pruner -> its own options and num_batches
 
     def __post_init__(self) -> None:
         for what, value, least in (

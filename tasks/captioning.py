@@ -37,8 +37,8 @@ class Captioned:
     """Images to caption, and the file of COCO's form with what people wrote of them."""
 
     images: Files
-    ground_truth: str
-    limit: int | None = None
+    ground_truth: str  # file in COCO's caption format
+    limit: int | None = None  # use only the first images
 
     def __post_init__(self) -> None:
         at_least(self, 1, "limit")
@@ -46,21 +46,18 @@ class Captioned:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptioningConfig(Finetuning):
-    """smoothing: of the labels. search: how captions are written. start_eval: first epoch that is evaluated, from 0.
-
-    leave_out: slow metrics (METEOR, SPICE) not to compute.
-    """
+    """COCO captioning."""
 
     reads = "captions"
 
     val: Captioned
     test: Captioned
-    smoothing: float = 0.1
-    prompt: str = "a picture of "
-    search: SearchSettings = field(default_factory=SearchSettings)
-    eval_batch: int = 64
-    start_eval: int = 0
-    leave_out: list[str] = field(default_factory=list)  # scores that are not computed
+    smoothing: float = 0.1  # label smoothing
+    prompt: str = "a picture of "  # start of every caption
+    search: SearchSettings = field(default_factory=SearchSettings)  # beam search
+    eval_batch: int = 64  # images per forward pass in evaluation
+    start_eval: int = 0  # first epoch that is evaluated, from 0
+    leave_out: list[str] = field(default_factory=list)  # slow metrics not to compute: METEOR, SPICE
 
     def __post_init__(self) -> None:
         super().__post_init__()

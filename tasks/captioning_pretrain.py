@@ -35,12 +35,12 @@ WORDS = "text_decoder.bert.embeddings.word_embeddings.weight"
 
 @dataclass(frozen=True, kw_only=True)
 class FirstStageConfig(Finetuning):
-    """val: captions that are not trained on, whose loss is measured after every epoch (none: nothing is measured)."""
+    """The first stage of captioning."""
 
     reads = "first_stage_captions"
 
-    val: ReaderConfig | None = None
-    eval_batch: int = 64
+    val: ReaderConfig | None = None  # held-out captions, whose loss is measured after every epoch; None: no evaluation
+    eval_batch: int = 64  # captions per forward pass in evaluation
 
 
 class FirstStage(Task):

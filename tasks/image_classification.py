@@ -33,18 +33,14 @@ from training.task import Finetuning, Task
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationConfig(Finetuning):
-    """test: the images that are classified in the end, and, where none are held out, after every epoch.
-
-    validation: share of each class's training images that is held out, and classified after every epoch instead.
-    best_epoch: test the epoch that does best on those; else the last one counts.
-    """
+    """Image classification."""
 
     reads = "classification"
 
-    test: LabelledSet
-    eval_batch: int = 128
-    validation: float | None = None
-    best_epoch: bool = False
+    test: LabelledSet  # test images; without `validation` also evaluated after every epoch
+    eval_batch: int = 128  # images per forward pass in evaluation
+    validation: float | None = None  # share of each class held out of training, and evaluated after every epoch
+    best_epoch: bool = False  # test the best epoch on the held-out images; else the last one
 
     @property
     def new_classifier(self) -> bool:

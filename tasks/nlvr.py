@@ -34,13 +34,13 @@ WORDS = ("false", "true")
 
 @dataclass(frozen=True, kw_only=True)
 class NLVRConfig(Finetuning):
-    """val: NLVR2's dev, which decides about the epoch. test: its test-P."""
+    """NLVR2."""
 
     reads = "statements"
 
-    val: Files
-    test: Files
-    eval_batch: int = 64
+    val: Files  # dev, which selects the epoch
+    test: Files  # test-P
+    eval_batch: int = 64  # statements per forward pass in evaluation
 
     def __post_init__(self) -> None:
         super().__post_init__()

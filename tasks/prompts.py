@@ -40,11 +40,11 @@ from training.run import Run
 
 @dataclass(frozen=True, kw_only=True)
 class PromptsConfig(ClassificationConfig):
-    """As of classification, with pictures in [0, 1]; prompts: the prompt, the label mapping, the halves of a step."""
+    """Classification of pictures in [0, 1] behind a visual prompt."""
 
     reads, prompted = "pictures", True
 
-    prompts: PromptOptions = field(default_factory=PromptOptions)
+    prompts: PromptOptions = field(default_factory=PromptOptions)  # the prompt, the label mapping, the halves of a step
 
     @property
     def new_classifier(self) -> bool:

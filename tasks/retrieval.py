@@ -35,20 +35,16 @@ FOUND = 4  # images that are shown of those found for a text
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalConfig(Finetuning):
-    """val, test: the galleries, one annotation file each. alpha: weight of momentum targets (BLIP), ramped at first.
-
-    gather_negatives: contrast all pairs of an effective batch, not only those of one pass; the gradient is exactly
-    that of one large batch and the encoders run once more (X-VLM).
-    """
+    """Image-text retrieval."""
 
     reads = "retrieval_pairs"
 
-    val: Files
-    test: Files
-    evaluation: RetrievalSettings = field(default_factory=RetrievalSettings)
-    max_words: int = 30
-    alpha: float = 0.4
-    gather_negatives: bool = False
+    val: Files  # validation gallery (one annotation file)
+    test: Files  # test gallery
+    evaluation: RetrievalSettings = field(default_factory=RetrievalSettings)  # how galleries are evaluated
+    max_words: int = 30  # words kept of a caption
+    alpha: float = 0.4  # weight of the momentum targets (BLIP), ramped up in the first epoch
+    gather_negatives: bool = False  # contrastive loss over the effective batch; the encoders run twice (X-VLM)
 
 
 class Retrieval(Task):

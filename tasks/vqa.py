@@ -35,25 +35,20 @@ INFERENCES = ("rank", "generate")
 
 @dataclass(frozen=True, kw_only=True)
 class VQAConfig(Finetuning):
-    """val: questions held out of training. test: questions for EvalAI; test_answers: their answers, where known.
-
-    hold_out: whether `val` is no part of the training data, so that its accuracy says something. inference: `rank` the
-    list `answers` (the best k_test by their first word are read out), or `generate` answers by beam search as `search`
-    says (BLIP only, and in no published result).
-    """
+    """VQA 2."""
 
     reads = "questions"
 
-    val: Files
-    test: Files
-    answers: str
-    test_answers: str | None = None
-    k_test: int = 128
-    sep: bool = False
-    eval_batch: int = 64
-    hold_out: bool = True
-    inference: str = "rank"
-    search: AnswerSearch = field(default_factory=AnswerSearch)
+    val: Files  # validation questions
+    test: Files  # questions for EvalAI
+    answers: str  # file of the answers to rank
+    test_answers: str | None = None  # file of the test answers, if they are known
+    k_test: int = 128  # answers ranked in full; the first word preselects them
+    sep: bool = False  # whether [SEP] ends a question
+    eval_batch: int = 64  # questions per forward pass in evaluation
+    hold_out: bool = True  # whether `val` is excluded from the training data
+    inference: str = "rank"  # rank: choose from `answers`; generate: beam search (BLIP only)
+    search: AnswerSearch = field(default_factory=AnswerSearch)  # beam search for generate
 
     def __post_init__(self) -> None:
         super().__post_init__()

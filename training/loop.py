@@ -81,32 +81,23 @@ class Callback:
 
 @dataclass
 class Loop:
-    """What `fit` needs to know besides the module and the data.
+    """What `fit` needs besides the module and the data."""
 
-    steps: optimizer steps in all. accumulate: micro-batches a step and process. identity: what defines the run.
-    sparsifier: what becomes of the weights. rates: parts of names -> learning rates,
-    which go before `lr_scale`. start: a snapshot to resume from when the folder has none.
-    snapshot_seconds: how often to save; snapshot_steps: save after every so many steps besides (None: by time alone).
-    epoch: steps of an epoch, after which a snapshot is saved (0: none). rehearse: call `module(batch, rehearsal=True)`
-    with every micro-batch of a step, without gradients, before the first is learnt from: for losses that compare all
-    of them.
-    """
-
-    title: str
+    title: str  # of the progress bar
     recipe: Recipe
-    steps: int
+    steps: int  # optimizer steps in total
     seed: int
-    folder: Path
-    identity: dict[str, Any]
-    accumulate: int = 1
-    snapshot_seconds: float = 120.0
-    snapshot_steps: int | None = None
-    log_every: int = 50
-    start: Path | None = None
-    epoch: int = 0
-    rehearse: bool = False
-    sparsifier: Sparsifier = field(default_factory=Dense)
-    rates: Mapping[str, float] = field(default_factory=dict)
+    folder: Path  # of snapshot and log
+    identity: dict[str, Any]  # what defines the run; a snapshot of another identity is refused
+    accumulate: int = 1  # micro-batches per step and process
+    snapshot_seconds: float = 120.0  # between snapshots
+    snapshot_steps: int | None = None  # also save every so many steps; None: by time only
+    log_every: int = 50  # steps per row of log.jsonl
+    start: Path | None = None  # snapshot to resume from if the folder has none
+    epoch: int = 0  # steps per epoch, after which a snapshot is saved; 0: no epochs
+    rehearse: bool = False  # first call module(batch, rehearsal=True) without gradients on all micro-batches of a step
+    sparsifier: Sparsifier = field(default_factory=Dense)  # what happens to the weights
+    rates: Mapping[str, float] = field(default_factory=dict)  # substring of a name -> learning rate, before lr_scale
     callbacks: list[Callback] = field(default_factory=list)
 
     @property

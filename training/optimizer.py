@@ -16,18 +16,18 @@ OPTIMIZERS = ("adamw", "adam", "sgd")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to optimise."""
+    """The optimizer and its schedule."""
 
     lr: float  # peak learning rate
     optimizer: str = "adamw"  # adamw; adam with the decay in the gradient (L2); sgd with momentum
-    weight_decay: float = 0.01
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # of adamw and adam
-    eps: float = 1e-8  # of adamw and adam
-    momentum: float = 0.9  # of sgd
-    no_decay: list[str] = field(default_factory=list)  # parts of the names of parameters without weight decay
-    lr_scale: dict[str, float] = field(default_factory=dict)  # part of a name -> factor on lr; the first that fits
+    weight_decay: float = 0.01  # not for names in no_decay
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # for adamw and adam
+    eps: float = 1e-8  # for adamw and adam
+    momentum: float = 0.9  # for sgd
+    no_decay: list[str] = field(default_factory=list)  # substrings of parameter names without weight decay
+    lr_scale: dict[str, float] = field(default_factory=dict)  # substring of a name -> factor on lr; first match counts
     clip: float | None = None  # largest gradient norm; None: no clipping
-    schedule: Schedule = field(default_factory=Schedule)
+    schedule: Schedule = field(default_factory=Schedule)  # warm-up and decay of the rate
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:

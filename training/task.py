@@ -26,32 +26,25 @@ from training.optimizer import Recipe
 
 @dataclass(frozen=True, kw_only=True)
 class Finetuning:
-    """How to train: the part of a task's configuration that is the same for all tasks.
+    """How to train: the part of a configuration that all tasks share."""
 
-    batch_size: samples a process and forward pass. effective_batch: samples an optimizer step (None: one pass of all
-    processes). model: what the task changes of the model's configuration. snapshot_steps: save what resuming needs
-    after every so many steps, too. short_epoch: optimizer steps an epoch at most, for a quick look; each epoch then
-    sees other samples. samples: images or questions an evaluation at most. skip_val: do not look at `val` after each
-    epoch; then the last epoch counts. reads: the reader whose batches the task's losses take (None: any).
-    """
-
-    reads: ClassVar[str | None] = None
+    reads: ClassVar[str | None] = None  # reader whose batches the task's losses take; None: any
     prompted: ClassVar[bool] = False  # whether a visual prompt may be trained with the model
-    start_eval: ClassVar[int] = 0  # epochs before the first that is evaluated
+    start_eval: ClassVar[int] = 0  # first epoch that is evaluated, from 0
 
-    epochs: int
-    batch_size: int
-    recipe: Recipe
-    train: ReaderConfig
-    effective_batch: int | None = None
-    seed: int = 42
+    epochs: int  # passes over the training data
+    batch_size: int  # samples per process and forward pass
+    recipe: Recipe  # optimizer and schedule
+    train: ReaderConfig  # reader of the training data
+    effective_batch: int | None = None  # samples per optimizer step; None: one forward pass of all processes
+    seed: int = 42  # of data order, augmentation and dropout
     precision: int | str = "32-true"  # 16 is a number to YAML
-    model: dict[str, Any] = field(default_factory=dict)
-    snapshot_steps: int | None = None
-    short_epoch: int | None = None
-    samples: int | None = None
+    model: dict[str, Any] = field(default_factory=dict)  # overrides of the model's configuration
+    snapshot_steps: int | None = None  # also save a snapshot every so many steps
+    short_epoch: int | None = None  # largest number of steps per epoch, for a quick trial
+    samples: int | None = None  # largest number of samples per evaluation
     progressive: ProgressiveConfig | None = None  # prune while training
-    skip_val: bool = False
+    skip_val: bool = False  # no evaluation after epochs; the last epoch counts
 
     def __post_init__(self) -> None:
         at_least(self, 1, "epochs", "batch_size", "effective_batch", "snapshot_steps", "short_epoch", "samples")

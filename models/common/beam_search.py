@@ -25,12 +25,12 @@ IMPOSSIBLE = -1.0e9  # score of beams that do not count yet: at first all are eq
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """Lengths count the prompt. count_prompt: divide a text's log-probability by its whole length, or without it."""
+    """Beam search. Lengths include the prompt."""
 
-    beams: int = 3
-    max_length: int = 20
-    min_length: int = 5
-    count_prompt: bool = True
+    beams: int = 3  # number of beams
+    max_length: int = 20  # tokens
+    min_length: int = 5  # tokens
+    count_prompt: bool = True  # whether the length that normalises the score includes the prompt
 
     def __post_init__(self) -> None:
         at_least(self, 1, "beams", "max_length")
