@@ -17,17 +17,17 @@ from console.words import counted
 MOST_LOADERS = 8
 
 PATIENCE = 10.0
-"""Seconds that processes of other devices have to end when the first one does."""
+"""Seconds that the other processes have to end after the first one."""
 
 RENDEZVOUS = ("MASTER_ADDR", "SLURM_NTASKS", "TORCHELASTIC_RUN_ID", "LSB_JOBID", "KUBERNETES_SERVICE_HOST")
 """Variables of which a launcher of several machines sets one."""
 
 LEAST_MOST = 8
-"""Processes on a CPU that are always let through, however few its cores: enough to try what several do."""
+"""Number of CPU processes that is always allowed, however few the cores: enough to test several processes."""
 
 
 def make_fabric(accelerator: str, devices: int, num_nodes: int, precision: str) -> Fabric:
-    """A launched Fabric; InputError for devices that are not there and precisions they cannot do."""
+    """A launched Fabric; InputError for devices that are missing and precisions that they do not support."""
     known_precision(precision)
     if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps"):
         raise InputError(f"unknown accelerator '{accelerator}': choose auto, cpu, gpu or mps")
@@ -36,7 +36,7 @@ def make_fabric(accelerator: str, devices: int, num_nodes: int, precision: str) 
     gpus = torch.cuda.device_count()
     if gpus < devices and (accelerator in ("gpu", "cuda") or (accelerator == "auto" and gpus)):
         raise InputError(
-            f"{counted(devices, 'GPU')} asked for, but {gpus} found: use --accelerator cpu or fewer devices"
+            f"{counted(devices, 'GPU')} requested, but {gpus} found: use --accelerator cpu or fewer devices"
         )
     if accelerator == "mps" and (devices > 1 or not torch.backends.mps.is_available()):
         raise InputError(
@@ -59,9 +59,9 @@ def make_fabric(accelerator: str, devices: int, num_nodes: int, precision: str) 
         )
     processes = devices * num_nodes
     if accelerator == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        # Processes share the machine's cores: more threads than cores would slow all of them down.
+        # Processes share the cores: more threads than cores would slow all of them down.
         torch.set_num_threads(max(1, cores // devices))
-    # Buffers (BLIP's queues, large ones) are made of what all processes gathered: equal everywhere, not to be sent.
+    # Buffers (BLIP's large queues) are filled with gathered features: already equal on all processes.
     strategy = DDPStrategy(find_unused_parameters=False, broadcast_buffers=False) if processes > 1 else "auto"
     fabric = Fabric(
         accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy, precision=precision
@@ -85,7 +85,7 @@ def loader_processes(fabric: Fabric, asked: int | None, devices: int) -> int:
 
 
 def _end_children(children: list[subprocess.Popen[bytes]]) -> None:
-    """Let no process that was started for another device outlive the first: alone, it would wait for it for ever."""
+    """End the child processes with the first: they would wait for it for ever."""
     for child in children:
         try:
             child.wait(PATIENCE)

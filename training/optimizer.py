@@ -1,4 +1,4 @@
-"""Optimizers with the recipes' rules: which parameters decay, and rates of their own for parts of a model."""
+"""Optimizers of recipes: which parameters decay, and learning rates for parts of a model."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class Recipe:
 def make_optimizer(
     parameters: Iterable[tuple[str, nn.Parameter]], recipe: Recipe, fused: bool = False
 ) -> torch.optim.Optimizer:
-    """The recipe's optimizer over the parameters that ask for gradients, grouped by decay and rate.
+    """The recipe's optimizer over the parameters that require gradients, grouped by decay and rate.
 
     fused: a single kernel for each parameter, several times faster on a CPU than a loop over its operations; not for
     float16 with clipping, where it would undo the loss scale itself, after gradients were clipped.
-    InputError for a part of `lr_scale` that no parameter has in its name: a rate would be lost without a word.
+    InputError for a key of `lr_scale` that matches no parameter, whose rate would be ignored silently.
     """
     named = dict(parameters)
     if strange := [part for part in recipe.lr_scale if not any(part in name for name in named)]:
@@ -70,7 +70,7 @@ def make_optimizer(
             scale = next((s for part, s in recipe.lr_scale.items() if part in name), 1.0)
             groups.setdefault((decay, scale), []).append(parameter)
     if not groups:
-        raise InputError("no parameter is to be trained: check what is frozen")
+        raise InputError("no parameter requires gradients: check what is frozen")
     options = [
         {"params": parameters, "weight_decay": decay, "lr": recipe.lr * scale, "peak": recipe.lr * scale}
         for (decay, scale), parameters in groups.items()

@@ -86,5 +86,5 @@ def finetuning_parser(description: str, task: str) -> argparse.ArgumentParser:
 
 
 def task_settings(args: argparse.Namespace, task: str) -> tuple[dict[str, Any], str]:
-    """The configuration that a command line chose, as a mapping, and how to call it in messages."""
+    """The configuration that a command line selects, as a mapping, and its name for messages."""
     return read_settings(args.config or task_file(args.model, task), args.set)

@@ -54,11 +54,11 @@ class Finetuning:
             raise InputError(f"train: the reader of this task is '{self.reads}', not '{self.train.reader}'")
 
     def sides(self) -> dict[str, ReaderConfig]:
-        """Name -> what training reads; of several in turn, an optimizer step each."""
+        """Name -> reader of training data; several alternate, an optimizer step each."""
         return {"train": self.train}
 
     def training_part(self, source: Source) -> Source:
-        """What of the training data is learnt from: all, unless a task holds some out."""
+        """The part of the training data that is trained on: all, unless a task holds some out."""
         return source
 
     def accumulation(self, processes: int) -> int:
@@ -74,7 +74,7 @@ class Finetuning:
 
 
 def check_positions(model: nn.Module, asked: dict[str, int]) -> None:
-    """InputError now, and not in the middle of the run, for texts longer than the model's table of positions.
+    """InputError, before the run, for texts longer than the model's position table.
 
     asked: key of the configuration -> tokens.
     """
@@ -89,33 +89,31 @@ class Task:
 
     name: ClassVar[str]
     words: ClassVar[str]  # what tables call it
-    main: ClassVar[
-        tuple[str, ...]
-    ] = ()  # patterns of the metric that stands for it, the first that fits; none: no table
+    main: ClassVar[tuple[str, ...]] = ()  # patterns of its main metric, the first match; none: no table
     metric_words: ClassVar[Mapping[str, str]] = {}  # metric -> what tables call it; others as they are written
     Config: ClassVar[type[Finetuning]]
-    decides: str | None = None  # metric of `val` whose highest value picks the epoch that is tested; None: the last
-    rehearses: bool = False  # whether `rehearse` must see all micro-batches of a step before the first is learnt from
-    notices: Sequence[str] = ()  # to be said before training
-    validates: bool = True  # whether there is a split `val`; else the test data is looked at after each epoch
+    decides: str | None = None  # metric of `val` whose highest value selects the tested epoch; None: the last epoch
+    rehearses: bool = False  # whether `rehearse` must see all micro-batches of a step before the first backward pass
+    notices: Sequence[str] = ()  # printed before training
+    validates: bool = True  # whether there is a split `val`; else the test data is evaluated after each epoch
     split: str = "test"  # of the last evaluation, which `items` and `samples` are about
     extra_modules: Mapping[str, nn.Module] = {}  # trained with the model, but not part of its weights: prompts
-    tells_search: bool = False  # whether the test split is also looked at between a search and training
-    script: ClassVar[str | None] = None  # that runs it, without .py; None: of the task's name
+    tells_search: bool = False  # whether the test split is also evaluated between a search and training
+    script: ClassVar[str | None] = None  # the script that runs it, without .py; None: the task's name
 
     def losses(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, torch.Tensor]:
         """Named losses of a training batch; progress: epochs done, with fractions."""
         raise NotImplementedError
 
     def rehearse(self, model: nn.Module, batch: Batch) -> None:
-        """Look at a micro-batch without gradients, for losses that compare all of an optimizer step."""
+        """Process a micro-batch without gradients, for losses that compare all pairs of an optimizer step."""
 
     def rates(self, search: float | None = None) -> dict[str, float]:
-        """Parts of the names of what is trained -> learning rates of their own; search: of scores, in their stage."""
+        """Substrings of parameter names -> learning rates; search: the rate of scores, in their stage."""
         return {}
 
     def begin(self, model: nn.Module, look: Evaluation) -> None:
-        """Training begins, or resumes; the model is on its device."""
+        """Training starts or resumes; the model is on its device."""
 
     def after_backward(self) -> None:
         """All gradients of a step are there, and not yet clipped."""
@@ -124,7 +122,7 @@ class Task:
         """An epoch is over."""
 
     def keep(self, folder: Path, model: nn.Module) -> None:
-        """Write what belongs to the weights and is not in their file; on the first process."""
+        """Write files that belong to the weights, such as a prompt; on the first process."""
 
     def state_dict(self) -> dict[str, Any]:
         """What resuming needs."""
@@ -134,15 +132,15 @@ class Task:
         """The counterpart of `state_dict`."""
 
     def evaluate(self, model: nn.Module, look: Evaluation) -> Metrics:
-        """Numbers of a split, on every process alike; {} when there is nothing to evaluate."""
+        """Metrics on a split, equal on every process; {} when there is nothing to evaluate."""
         raise NotImplementedError
 
     def items(self) -> Groups:
-        """The scores of single items of the last evaluation (evaluation/items.py); asked on the first process."""
+        """The scores of single items of the last evaluation (evaluation/items.py); called on the first process."""
         return {}
 
     def samples(self) -> list[Part]:
-        """Some test samples with what the model says of them (training/samples.py); asked on the first process."""
+        """Some test samples with the model's predictions (training/samples.py); called on the first process."""
         return []
 
 
@@ -157,7 +155,7 @@ class Objective(nn.Module):
         self.step = 0
 
     def forward(self, batch: Batch, rehearsal: bool = False) -> dict[str, torch.Tensor]:
-        """Named losses; none in a rehearsal, in which the task looks at what its losses will need of all batches."""
+        """Named losses; none in a rehearsal, in which the task collects what its losses need from all batches."""
         if rehearsal:
             self.task.rehearse(self.model, batch)
             return {}
