@@ -26,7 +26,7 @@ def print_result(
     table = Table(
         title=f"{outputs.model} pruned by {outputs.label}, seed {outputs.seed}", caption=prunable_share(source)
     )
-    for column in ("asked", "reached", *modalities):
+    for column in ("target", "reached", *modalities):
         table.add_column(column, justify="right")
     table.add_column("smallest layer (weights kept)")
     table.add_column("seconds", justify="right")
