@@ -1,4 +1,4 @@
-"""What frozen features know: classes of images by the vote of their nearest neighbours, nothing is trained.
+"""k-nearest-neighbour classification with frozen features, without training.
 
 The protocol of DINO (Caron et al., ICCV 2021, section 4): cosine similarity of class-token states, the k = 20
 nearest images of a labelled bank, each vote weighs exp(similarity / 0.07) (Wu et al., CVPR 2018).

@@ -1,4 +1,4 @@
-"""Read the masks that are to be looked at, and make sure that they can be held against each other."""
+"""Read masks, and check that they can be compared."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def read_masks(paths: Sequence[str], model: str | None = None) -> list[MaskFile]
 
 
 def labels(paths: Sequence[Path]) -> list[str]:
-    """What tells the files apart: their names without the words that all begin or end with; different for each.
+    """Short, distinct labels of the files: their names without common prefixes and suffixes.
 
     [.../xvlm-mini_omp_75_seed42.safetensors, .../xvlm-mini_lamp_75_seed42.safetensors] -> [omp, lamp]
     """

@@ -1,4 +1,4 @@
-"""What sparsity buys: parameters, FLOPs, file sizes, latency and throughput of a model, dense and under a mask.
+"""Parameters, FLOPs, file sizes, latency and throughput of a model, dense and under a mask.
 
 python -m evaluation.efficiency --model xvlm-mini --mask pruned_weights/omp/xvlm-mini_omp_75_seed42.safetensors
 """
