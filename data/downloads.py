@@ -124,13 +124,13 @@ def read_record(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise explain_os_error(error, f"read {path}") from error
     except ValueError as error:
-        raise InputError(f"{path} is damaged: delete it, and fetch what it was about again") from error
+        raise InputError(f"{path} is damaged: delete it, and download its files again") from error
     well_formed = isinstance(record, dict) and all(
         isinstance(entry, dict) and {"from", "fetched", "size", "sha256", "files"} <= set(entry)
         for entry in record.values()
     )
     if not well_formed:
-        raise InputError(f"{path} is no record of downloads: delete it, and fetch what it was about again")
+        raise InputError(f"{path} is not a record of downloads: delete it, and download its files again")
     return record
 
 

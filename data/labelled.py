@@ -42,8 +42,8 @@ class LabelledSet:
             return LabelledTable(self.files, self.splits)
         if len(self.splits) > 1:
             raise InputError(
-                f"the image folder {self.files.folder} is asked for the splits {', '.join(self.splits)}, but a folder "
-                "is read one split at a time: name one, or put the images of both into one folder"
+                f"the image folder {self.files.folder} cannot be read with the splits {', '.join(self.splits)}: name "
+                "one split, or merge their folders"
             )
         files = self.files.resolved()
         if Path(files.path(files.folder), ANNOTATED).is_file():
@@ -71,7 +71,7 @@ class LabelledImages(LabelledSource):
             if not found:
                 are = f"{counted(len(others), 'thing')} in it {agreed(len(others), 'is')} none"
                 what = f" ({are}, first: {others[0][1]})" if others else ""
-                raise InputError(f"the class folder {folder / name} has no images{what}: fill it, or take it away")
+                raise InputError(f"the class folder {folder / name} has no images{what}: add images, or remove it")
             self._images += [(str(folder / name / inside / file), label) for file in found]
             ignored += others
         self.listing = hash_json(self._images)
@@ -99,7 +99,9 @@ def _listed(folder: Path, folders: bool) -> tuple[list[str], list[tuple[tuple[st
                 if is_hidden(entry.name):
                     others.append((("hidden or system entry", ""), entry.path))
                 elif folders and not Path(entry).exists():
-                    raise InputError(f"{entry.path} is a link to nothing, and labels count the folders: mend it")
+                    raise InputError(
+                        f"{entry.path} is a link to nothing, and labels depend on the folders: fix the link"
+                    )
                 elif entry.is_dir() != folders:
                     kind = ("file", " next to the class folders") if folders else ("folder", " inside of class folders")
                     others.append((kind, entry.path))

@@ -1,6 +1,6 @@
-"""Questions on images with weighted answers, for training and for evaluation: VQA 2 and Visual Genome QA.
+"""Questions on images with weighted answers, for training and evaluation: VQA 2 and Visual Genome QA.
 
-Goyal et al., CVPR 2017; Krishna et al., IJCV 2017. What is right or wrong among answers: evaluation/vqa.py.
+Goyal et al., CVPR 2017; Krishna et al., IJCV 2017. The accuracy of answers: evaluation/vqa.py.
 """
 
 from __future__ import annotations

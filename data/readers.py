@@ -1,4 +1,4 @@
-"""Readers: how the samples of a source become batches of named tensors, one reader for each kind of batch.
+"""Readers make batches of named tensors from the samples of a source, one reader for each kind of batch.
 
 Which reader serves which side of which model is written in configs/<model>/*.yaml. A new one is a class with `Config`,
 `source`, `sample` and `collate`, and a line in READERS; docs/data.md lists the fields of the batches.

@@ -1,4 +1,4 @@
-"""X-VLM's region side: a random view of an image with described regions, and the regions that lie in it.
+"""X-VLM's region side: a random view of an image, and the described regions in it.
 
 Zeng et al., ICML 2022 (X-VLM): one crop holds at least one region wholly; others may be clipped.
 """

@@ -1,4 +1,4 @@
-"""BERT's WordPiece tokenizer over a vocabulary file, with or without `[SEP]` as the models want it."""
+"""BERT's WordPiece tokenizer over a vocabulary file, with or without `[SEP]`."""
 
 from __future__ import annotations
 

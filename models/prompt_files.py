@@ -1,4 +1,4 @@
-"""A visual prompt in a file: its numbers, label mapping, class names, and the statistics of the network behind it."""
+"""Files of visual prompts: the prompt, label mapping, class names, and running statistics of the network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A smaller model as a folder: its tensors, and how to build it again (`--model small:FOLDER`).
+"""Folders of smaller models: their tensors, and how to rebuild them (`--model small:FOLDER`).
 
     FOLDER/model.safetensors   the tensors, by the model's own names, shared ones once
     FOLDER/plan.json           the model that it was cut from, with its settings; what stays of it; what made it
@@ -69,8 +69,8 @@ def check_base(model: Model, about: Mapping[str, Any], path: Path | str) -> None
     """InputError where a plan says that it was made for weights that are not the model's."""
     if about.get("base_sha256") not in (None, base_of(model)):
         raise InputError(
-            f"{path} was made for other weights of {about['name']} than these: give the measured ones with --weights, "
-            "or --any_base"
+            f"{path} was made for other weights of {about['name']}: give the measured ones with --weights, or add "
+            "--any_base"
         )
 
 

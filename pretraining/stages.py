@@ -89,7 +89,7 @@ def _run_stages(fabric: Fabric, args: argparse.Namespace, config: PretrainConfig
 
 
 def check_stages(config: PretrainConfig, model: str, processes: int) -> None:
-    """InputError before the first stage starts when any stage asks for something that cannot be."""
+    """InputError, before the first stage starts, when any stage is invalid."""
     family = class_of(model)
     names = [stage.name for stage in config.stages]
     for stage in config.stages:
@@ -114,13 +114,15 @@ def check_stages(config: PretrainConfig, model: str, processes: int) -> None:
                 f"{where}: steps and batch_size must be at least 1, not {stage.steps} and {stage.batch_size}"
             )
         if processes > 0 and stage.batch_size % processes:
-            raise InputError(f"{where}: a batch of {stage.batch_size} cannot be dealt to {processes} processes evenly")
+            raise InputError(
+                f"{where}: a batch of {stage.batch_size} cannot be divided among {processes} processes evenly"
+            )
 
 
 def load_finished(path: Path, model: nn.Module, identity: dict[str, Any]) -> None:
     """Put the weights of a finished stage into the model; InputError when another run wrote them or they do not fit."""
     state, metadata = read_safetensors(path)
-    if "identity" in metadata:  # else somebody put the file there to start from it
+    if "identity" in metadata:  # otherwise the file was provided as a starting point
         refuse_another_run(path, json.loads(metadata["identity"]), json.loads(json.dumps(identity)))
     load_state(model.inner, state, model.key_rules, LoadReport(str(path), files=[path]))
     model.tie()
@@ -187,8 +189,8 @@ def stage_data(model: nn.Module, stage: Stage, batch_size: int, seed: int) -> Si
 def save_weights(path: Path, model: nn.Module, small: bool = False, identity: dict[str, Any] | None = None) -> None:
     """The model's state dict, each tied tensor once.
 
-    small: in half precision, and without what the model makes anew when it is loaded (momentum copies, queues, a
-    classifier). identity: what defines the run, kept in the file for `load_finished`.
+    small: in half precision, and without tensors that are recreated on loading (momentum copies, queues, a classifier).
+    identity: what defines the run, kept in the file for `load_finished`.
     """
     seen: set[int] = set()
     state = {}

@@ -1,4 +1,4 @@
-"""Captioning as a finetuning task: the next word of a caption, and captions written by beam search."""
+"""Captioning as a finetuning task: next-word cross-entropy, and captions by beam search."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from training.task import Finetuning, Task, check_positions
 
 @dataclass(frozen=True, kw_only=True)
 class Captioned:
-    """Images to caption, and the file of COCO's form with what people wrote of them."""
+    """Images to caption, and the reference captions in COCO's format."""
 
     images: Files
     ground_truth: str  # file in COCO's caption format
@@ -78,7 +78,7 @@ class CaptioningConfig(Finetuning):
 
 
 class Captioning(Task):
-    """Captions learnt after a prompt, and written by beam search. The epoch with the best CIDEr on `val` is tested."""
+    """Captioning with a prompt and beam search. The epoch with the best CIDEr on `val` is tested."""
 
     name = words = "captioning"
     main = ("CIDEr", "Bleu_4")
@@ -114,7 +114,7 @@ class Captioning(Task):
             check_same_kind(ids, truth, f"the images of {split}", f"those of {captioned.ground_truth}")
             if lacking := [image for image in ids if image not in truth]:
                 raise InputError(
-                    f"{captioned.ground_truth} has no caption of image {lacking[0]!r}: fetch the whole file"
+                    f"{captioned.ground_truth} has no caption of image {lacking[0]!r}: download the complete file"
                 )
             self._references[split] = {image: truth[image] for image in ids}
             if captioned.images.miniworld:
@@ -136,7 +136,7 @@ class Captioning(Task):
             name = f"captioning_{split}_result_epoch{look.epoch or 'last'}.json"
             write_results(self._folder / "result" / name, written)
             if not self._skip:
-                # Of a caption of special tokens alone nothing is left; a full stop scores as no word, and is allowed.
+                # A caption of special tokens only would be empty; a full stop counts as no word, and is valid.
                 worded = {number: caption.strip() or "." for number, caption in written.items()}
                 scores, left_out = caption_scores(
                     self._references[split], worded, self._single.__setitem__, config.leave_out
@@ -148,7 +148,7 @@ class Captioning(Task):
         return fabric.broadcast(scores)
 
     def items(self) -> Groups:
-        """CIDEr of single images, and of the mini world how true their captions are."""
+        """CIDEr of single images, and for the mini world the truth of their captions."""
         return one_group(self._single, None)
 
     def samples(self) -> list[Part]:

@@ -1,4 +1,4 @@
-"""VQA as a finetuning task: weighted answers are learnt; then a list of answers is ranked, or answers are written."""
+"""VQA as a finetuning task: a loss on weighted answers; evaluation by ranking a list of answers, or by generation."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def with_validation(config: VQAConfig) -> VQAConfig:
 
 
 class VQA(Task):
-    """Weighted answers learnt; answers ranked or written. The last epoch counts, as published."""
+    """VQA with ranked or generated answers. The last epoch counts, as published."""
 
     name, words = "vqa", "VQA"
     main = ("overall",)
@@ -89,7 +89,7 @@ class VQA(Task):
         if config.inference == "rank":
             self._answers = read_answer_list(root.path(config.answers), config.k_test)
         elif not model.writes_answers:
-            raise InputError("this model only ranks answers: set inference to rank, or take a BLIP model")
+            raise InputError("this model only ranks answers: set inference to rank, or use a BLIP model")
         self._data, self._truth = {}, {}
         for split, files in (("val", config.val), ("test", config.test)):
             self._data[split] = QuestionsToAnswer(files, model.image_shape, tokenizer, config.sep, limit)
@@ -103,7 +103,7 @@ class VQA(Task):
         return model(batch)
 
     def evaluate(self, model: nn.Module, look: Evaluation) -> Metrics:
-        """Answers into result/, and their accuracy where the right ones are known."""
+        """Write answers to result/; returns their accuracy if the correct answers are known."""
         config, split, fabric = self._config, look.split, look.fabric
         if split == "val" and not config.hold_out and look.epoch is not None:  # it is trained on
             return {}
@@ -122,7 +122,7 @@ class VQA(Task):
         return fabric.broadcast(found)
 
     def items(self) -> Groups:
-        """How right the answers to the questions are, where that is known; several may be of one picture."""
+        """The accuracy of each answer, if known; several questions may share a picture."""
         if self.split not in self._truth:
             return {}
         single = question_accuracies(self._given, self._truth[self.split])
@@ -146,7 +146,7 @@ def refuse_inheritance(model: str) -> None:
     known = class_of(model).tasks
     if "vqa" in known and not known["vqa"].may_stay_dense:
         raise InputError(
-            f"--inherit_mask is for models that may leave their answer decoder dense; {model}'s always has the mask: "
+            f"--inherit_mask is for models that may leave their answer decoder dense; {model}'s is always pruned: "
             "leave it out"
         )
 
@@ -164,7 +164,7 @@ def truth_of(questions: list[Id], path: Path | str) -> list[Record]:
 
 
 def judged(answer: str, people: list[str]) -> list[Line]:
-    """How right an answer is, and the answers people gave, the most frequent ones first."""
+    """The accuracy of an answer, and people's answers, the most frequent ones first."""
     right = answer_accuracy(answer, people)
     mark = "right" if right > 0.999 else "partly" if right else "wrong"
     said = ", ".join(

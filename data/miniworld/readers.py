@@ -1,4 +1,4 @@
-"""Readers of the stages that pretrain the minis (configs/<model>/pretrain.yaml); nothing else needs them.
+"""Readers for the stages that pretrain the minis (configs/<model>/pretrain.yaml).
 
 Dense labels and texts without images stand for what real models start from, towers trained elsewhere. Opposites are
 hard negatives: among those of a batch hardly one differs from the caption in a direction alone, so that matching never
@@ -33,7 +33,7 @@ LABELS = {"shape": 8, "colour": 8, "texture": 4, "size": 2}
 
 
 class _Endless(Source):
-    """Scenes are drawn when asked for; an epoch is as long as one cares to call it."""
+    """An endless source of scenes, drawn on access."""
 
     def __len__(self) -> int:
         return 1 << 20

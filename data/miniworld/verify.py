@@ -20,7 +20,7 @@ from console.progress import progress_bar
 from data.images import ImageError, read_image
 from storage.hashing import hash_json
 
-REPAIR = "delete the world's folder and generate it anew"
+REPAIR = "delete the world's folder and generate it again"
 
 
 def hash_part(root: Path, manifest: dict[str, Any], show: bool = True) -> str:

@@ -1,4 +1,4 @@
-"""What training software wraps around a model's weights: keys above them, and prefixes before their names."""
+"""Wrappers that training software adds to weights: outer keys, and prefixes of names."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def inner_state(content: Any, prefers: tuple[str, ...] = ()) -> tuple[Any, list[
             break
         beside = [str(other) for other in content if other != key]
         more = f" and {len(beside) - 5} more" if len(beside) > 5 else ""
-        where.append(f"under '{key}'" + (f" (beside it: {', '.join(beside[:5])}{more})" if beside else ""))
+        where.append(f"under '{key}'" + (f" (next to it: {', '.join(beside[:5])}{more})" if beside else ""))
         content = content[key]
     return content, where
 
