@@ -81,9 +81,9 @@ def test_other_files(run, tmp_path):
 
 def test_options_that_saved_scores_leave_no_meaning(made, run, tmp_path):
     path = scores(made, tmp_path / "multiflow")
-    refused(run, path, "--pruner has no meaning with --from_scores", "-p", "omp")
-    refused(run, path, "--no-reached has no meaning for --from_scores", "--no-reached")
-    refused(run, path, "prunes 50 % and nothing else", "75", "--allocation", "2:4")
+    refused(run, path, "--pruner has no effect with --from_scores", "-p", "omp")
+    refused(run, path, "--no-reached has no effect for --from_scores", "--no-reached")
+    refused(run, path, "has a sparsity of exactly 50 %", "75", "--allocation", "2:4")
     assert [folder.name for folder in tmp_path.iterdir()] == ["multiflow"]
 
 
@@ -118,7 +118,7 @@ def test_masks_stay_where_the_scores_are(made, run, tmp_path):
 
 
 def test_help_says_so(run):
-    assert "with --from_scores, where the scores are" in " ".join(run("prune.py", "--help").stdout.split())
+    assert "with --from_scores, next to the scores" in " ".join(run("prune.py", "--help").stdout.split())
 
 
 def test_ninety_nine_sparsities(made, run, tmp_path):
@@ -147,9 +147,9 @@ def test_a_flipped_bit_anywhere(made, run, tmp_path):
     path = scores(made, tmp_path / "multiflow")
     whole = path.read_bytes()
     for place, bit, message in (
-        (len(whole) - 3, 1, "is damaged: its scores are not what was written"),
-        (whole.index(b'\\"vision') + 2, 1, "is damaged: its metadata are not what was written"),
-        (whole.index(b'\\"seed\\": 42') + 10, 1, "is damaged: its metadata are not what was written"),
+        (len(whole) - 3, 1, "is damaged: its scores have changed since they were written"),
+        (whole.index(b'\\"vision') + 2, 1, "is damaged: its metadata have changed since they were written"),
+        (whole.index(b'\\"seed\\": 42') + 10, 1, "is damaged: its metadata have changed since they were written"),
     ):
         broken = bytearray(whole)
         broken[place] ^= bit

@@ -214,7 +214,7 @@ def test_errors_are_sentences(tmp_path, world):
     with pytest.raises(InputError, match="seed 0, not 7"):
         ensure("itr", world, seed=7, scale=SCALE, show=False)
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"part of the path is a file|something else is in the way"):
+    with pytest.raises(InputError, match=r"part of the path is a file|the path already exists"):
         ensure("itr", tmp_path / "file", scale=SCALE, show=False)
     (tmp_path / "world-itr.json").write_text("{")
     with pytest.raises(InputError, match="damaged"):

@@ -346,7 +346,7 @@ class TestConformance:
 
     def test_observation(self):
         never = hand_wrapped(forward=lambda module, batch: module.blocks[0].q(module.words(batch["text_ids"])))
-        self.failed("observation", never, r"never meets 'blocks\.0\.k\.weight'")
+        self.failed("observation", never, r"never calls 'blocks\.0\.k\.weight'")
         twice = hand_wrapped(forward=lambda module, batch: [hand_forward(module, batch) for _ in range(2)])
         assert "12 of them more than once" in CHECKS["observation"](twice)
         self.failed("observation", hand_wrapped(tokens=lambda name, batch: batch["label"]), "must be a mask of shape")

@@ -196,6 +196,6 @@ def test_messages_name_what_is_there(tmp_path):
         torch.save(content, tmp_path / "a.pth")
         with pytest.raises(InputError, match=message):
             load_model("dino-mini", weights=tmp_path / "a.pth")
-    with pytest.raises(InputError, match="a folder with several files of weights"):
+    with pytest.raises(InputError, match="a folder with several weights files"):
         torch.save(content, tmp_path / "b.pth")
         load_model("dino-mini", weights=tmp_path)

@@ -228,7 +228,7 @@ class TestHuggingFace:
     def test_bad_files(self, clip_folder, monkeypatch):
         monkeypatch.chdir(clip_folder)
         (clip_folder / "model.safetensors").write_bytes(b"hello")
-        with pytest.raises(InputError, match="is corrupt or no file of tensors"):
+        with pytest.raises(InputError, match="is corrupt or not a tensor file"):
             load_model(f"hf:{clip_folder}")
         (clip_folder / "model.safetensors").unlink()
         torch.save({"logit_scale": Command()}, clip_folder / "pytorch_model.bin")

@@ -63,7 +63,7 @@ def test_what_a_checkpoint_lacks_is_told_in_a_few_lines():
     (line,) = lines
     copies = sum(name.startswith("visual_encoder_m.") for name in report.fresh)
     assert copies > 50
-    assert f"fresh    {len(report.fresh)} keys (not in the file, made anew): " in line
+    assert f"fresh    {len(report.fresh)} keys (not in the file, newly initialised): " in line
     assert f"visual_encoder_m.* ({copies})" in line
     assert "image_queue, text_queue, queue_ptr" in line
     assert len(line) < 250
@@ -78,5 +78,5 @@ def test_a_few_keys_have_a_line_each():
         "  renamed  a.1 -> b.1",
         "  renamed  a.2 -> b.2",
         "  dropped  9 keys: head.bias, body.* (8)",
-        "  fresh    x.y (not in the file, made anew)",
+        "  fresh    x.y (not in the file, newly initialised)",
     ]

@@ -321,7 +321,7 @@ class TestLeftOut:
 
     def test_convolutions_that_nobody_asked_for(self):
         model = wrap_timm(timm.create_model("resnet18", **RESNET), 32)
-        with pytest.raises(InputError, match=r"no heads, neurons or channels .*conv=True"):
+        with pytest.raises(InputError, match=r"no removable heads, neurons or channels .*conv=True"):
             units(model)
 
     def test_groups(self):

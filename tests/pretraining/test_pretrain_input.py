@@ -87,8 +87,8 @@ def test_two_stages_of_one_name(small, refused, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--devices", "3"), "stage 'vision': a batch of 4 cannot be dealt to 3 processes evenly"),
-        (("--devices", "2", "--num_nodes", "4"), "cannot be dealt to 8 processes evenly"),
+        (("--devices", "3"), "stage 'vision': a batch of 4 cannot be divided among 3 processes evenly"),
+        (("--devices", "2", "--num_nodes", "4"), "cannot be divided among 8 processes evenly"),
         (("--devices", "0"), "devices and num_nodes must be at least 1"),
         (("--precision", "8"), "unknown precision '8'"),
         (("--accelerator", "cpuu"), "unknown accelerator 'cpuu'"),

@@ -201,7 +201,7 @@ def json_and_back(state):
         ({"method": "platton"}, r"unknown method 'platton' \(did you mean 'platon'\?\)"),
         ({"dense_steps": 18}, "of 20 steps the first 18 cannot be dense and the last 4 at the final sparsity"),
         ({"final_steps": 0}, "of 20 steps"),
-        ({"method": "platon", "interval": 21}, "platon has its first importances after 21 steps, and there are 20"),
+        ({"method": "platon", "interval": 21}, "platon has its first importances after 21 steps, but the run has 20"),
     ],
 )
 def test_plans_that_do_not_fit(options, message):

@@ -89,7 +89,7 @@ def test_a_broken_pattern_is_named():
 
 
 def test_bad_patterns(xvlm):
-    with pytest.raises(InputError, match="prunes 50 % and nothing else"):
+    with pytest.raises(InputError, match="has a sparsity of exactly 50 %"):
         prune(xvlm, [], "omp", (0.75,), allocation="2:4")
     with pytest.raises(InputError, match="give n:m with 0 < n < m"):
         prune(xvlm, [], "omp", (0.5,), allocation="4:4")

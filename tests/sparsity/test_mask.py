@@ -55,7 +55,7 @@ def test_a_bit_that_flipped_is_noticed(mask, tmp_path):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(InputError, match="is damaged: its bits are not what was written"):
+    with pytest.raises(InputError, match="is damaged: its bits have changed since they were written"):
         Mask.load(path)
 
 

@@ -116,7 +116,7 @@ def header(text):
 def test_corrupt_safetensors(content, tmp_path):
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"a\.safetensors is corrupt or no file of tensors") as caught:
+    with pytest.raises(InputError, match=r"a\.safetensors is corrupt or not a tensor file") as caught:
         read_tensors(path)
     assert "\n" not in str(caught.value)
 
@@ -127,7 +127,7 @@ def test_pytorch_files_cut_short(share, zipped, tmp_path):
     whole, cut = tmp_path / "whole.pth", tmp_path / "cut.pth"
     torch.save({"w": torch.randn(1000)}, whole, _use_new_zipfile_serialization=zipped)
     cut.write_bytes(whole.read_bytes()[: int(share * whole.stat().st_size)])
-    with pytest.raises(InputError, match=r"cut\.pth is corrupt or no file of tensors") as caught:
+    with pytest.raises(InputError, match=r"cut\.pth is corrupt or not a tensor file") as caught:
         read_tensors(cut)
     assert "\n" not in str(caught.value)
 

@@ -216,12 +216,17 @@ def test_where_a_second_stage_writes(first, monkeypatch):
 @pytest.mark.parametrize(
     ("task", "start", "more", "message"),
     [
-        ("captioning", None, ["--load_capt_pretrain"], "give the weights that it left with -pre FILE"),
+        ("captioning", None, ["--load_capt_pretrain"], "give its weights with -pre FILE"),
         ("captioning", "dense", ["--load_capt_pretrain"], "contains no mask, so its first stage was dense"),
-        ("captioning", "weights/xvlm-mini.safetensors", ["--load_capt_pretrain"], "is of no first stage"),
-        ("captioning", "weights/xvlm-mini.safetensors", ["--load_capt_pretrain", "--dense"], "is of no first stage"),
+        ("captioning", "weights/xvlm-mini.safetensors", ["--load_capt_pretrain"], "is not from a first stage"),
+        (
+            "captioning",
+            "weights/xvlm-mini.safetensors",
+            ["--load_capt_pretrain", "--dense"],
+            "is not from a first stage",
+        ),
         ("captioning", "nowhere.safetensors", ["--load_capt_pretrain"], "nowhere.safetensors: no such file"),
-        ("captioning", "sparse", ["--dense"], "go on from it with captioning.py --load_capt_pretrain"),
+        ("captioning", "sparse", ["--dense"], "continue it with captioning.py --load_capt_pretrain"),
         ("captioning", "sparse", ["--mask", "any.safetensors"], "is a first stage that contains its mask"),
         ("captioning_pretrain", "sparse", ["--mask", "any.safetensors"], "is a first stage that contains its mask"),
     ],

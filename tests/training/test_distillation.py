@@ -152,7 +152,7 @@ def test_classes():
 def test_a_model_without_features():
     objective = argparse.Namespace(model=torch.nn.Linear(2, 2), extra_modules=torch.nn.ModuleDict())
     args = argparse.Namespace(distil="mope", sim=None, feat=None, hidden=0.0)
-    with pytest.raises(InputError, match="teaches retrieval and classification"):
+    with pytest.raises(InputError, match="works for retrieval and classification"):
         Distillation(objective, FAMILIES["dino"](), args)
 
 
@@ -178,7 +178,7 @@ def test_a_run_that_is_killed(run, tmp_path, monkeypatch):
         patch.setattr(training.loop, "set_rate", killed)
         assert run(*teacher, "--output_dir", tmp_path / "b").returncode != 0
     done = run(*teacher, "--output_dir", tmp_path / "b")
-    assert "going on after step 2" in done.stderr
+    assert "resuming after step 2" in done.stderr
     states = [read_safetensors(tmp_path / name / "last.safetensors")[0] for name in ("a", "b", "dense")]
     assert states[0].keys() == states[1].keys() == states[2].keys()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
@@ -190,9 +190,9 @@ def test_a_run_that_is_killed(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--sim", "2"), "--sim is about a teacher"),
+        (("--sim", "2"), "--sim needs a teacher"),
         (("--teacher", "dino-mini", "--hidden", "-1"), "hidden must be at least 0"),
-        (("--teacher", "dino-mini"), "its head for this task is made anew"),
+        (("--teacher", "dino-mini"), "its head for this task is newly initialised"),
     ],
 )
 def test_refused(run, tmp_path, options, says):

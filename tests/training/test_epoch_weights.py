@@ -71,7 +71,7 @@ def test_nothing_is_needed_before_the_first_epoch_or_where_the_last_one_counts(e
 
 def test_what_is_missing_is_named(tmp_path):
     snapshot = up_to(tmp_path, 3)
-    with pytest.raises(InputError, match=r"is 4 epochs on, but epochs\.jsonl beside it tells of 3"):
+    with pytest.raises(InputError, match=r"follows 4 epochs, but epochs\.jsonl next to it has 3"):
         check_epochs(snapshot, 4, "r_mean")
     other = json.dumps({"epoch": 1, "r_mean": 9.0})
     lines = (tmp_path / "epochs.jsonl").read_text().splitlines()

@@ -206,7 +206,7 @@ def test_a_decoder_that_always_has_the_mask(config, run, tmp_path):
     path = config("vqa", mini="blip-mini")
     done = run(*options("vqa", path, tmp_path / "out", "--dense", "--inherit_mask", mini="blip-mini"))
     assert done.returncode == 2
-    assert "blip-mini's always has the mask: leave it out" in " ".join(done.stderr.split())
+    assert "blip-mini's is always pruned: leave it out" in " ".join(done.stderr.split())
 
 
 def test_captions_are_written_after_the_prompt_that_they_are_trained_with(config, run, tmp_path):
@@ -225,7 +225,7 @@ def test_captions_are_written_after_the_prompt_that_they_are_trained_with(config
         ({"short_epoch": 0}, ["--dense"], "short_epoch must be at least 1, not 0"),
         ({"k_test": 1000}, ["--dense"], "k_test asks for the best 1000"),
         ({"surprise": 1}, ["--dense"], "unknown key 'surprise'"),
-        ({"batch_size": 100_000}, ["--dense"], "a batch of 100000 takes more than the "),
+        ({"batch_size": 100_000}, ["--dense"], "a batch of 100000 needs more than the "),
         ({}, ["--dense", "--snapshot", "gone.pt"], "there is no snapshot gone.pt"),
         ({}, ["--dense", "--precision", "16-mixed"], "precision 16-mixed needs a GPU"),
         ({}, ["--mask", "OTHER"], "the mask belongs to another model"),
@@ -254,7 +254,7 @@ def test_a_second_run_in_the_same_folder_is_refused(config, run_process, tmp_pat
     other = claim(out / "lock", "work")
     done = run_process(*options("vqa", config("vqa"), out, "--dense"))
     assert done.returncode == 2
-    assert f"another run is at work in {out}: wait for its end, or choose" in done.stderr
+    assert f"another run uses {out}: wait for its end, or choose" in done.stderr
     assert [path.name for path in out.iterdir()] == ["lock"]
     other.release()
 

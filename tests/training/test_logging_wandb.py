@@ -77,7 +77,7 @@ def test_nothing_is_started_unless_asked_for(tmp_path, capsys):
     log.results(RESULTS)
     log.close()
     assert not (tmp_path / "run").exists()
-    assert "without --wandb it does nothing" in capsys.readouterr().err
+    assert "add --wandb" in capsys.readouterr().err
 
 
 def test_without_a_login(tmp_path):
@@ -114,7 +114,7 @@ def test_an_error_of_the_service_is_told_once_and_ends_nothing(capsys):
     log.close()
     assert run.calls == 1
     told = " ".join(capsys.readouterr().err.split())
-    assert told.count("Weights & Biases failed (the service is gone); the run goes on without it") == 1
+    assert told.count("Weights & Biases failed (the service is gone); the run continues without it") == 1
 
 
 def test_names_of_nested_numbers():

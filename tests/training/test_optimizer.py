@@ -115,7 +115,7 @@ def test_betas_reach_the_optimizer():
 
 
 def test_nothing_to_train():
-    with pytest.raises(InputError, match="no parameter is to be trained"):
+    with pytest.raises(InputError, match="no parameter requires gradients"):
         make_optimizer(nn.Linear(2, 2).requires_grad_(False).named_parameters(), Recipe(lr=0.1))
 
 

@@ -206,7 +206,7 @@ def test_a_picture_that_cannot_be_drawn_ends_nothing(tmp_path, monkeypatch, caps
 
     monkeypatch.setattr(samples, "draw_contact_sheet", full)
     draw_samples(task, tmp_path / "more.png", "title")
-    assert "the disk is full); the results are not touched" in capsys.readouterr().err
+    assert "the disk is full); the results are not affected" in capsys.readouterr().err
 
 
 def test_a_debug_run_leaves_its_samples(run, tmp_path):
