@@ -241,7 +241,7 @@ class TestTiedModules:
             if first == "layer":
                 assert wrapped.skipped[0].reason.startswith("other.")
 
-    def test_attentions_that_share_a_weight_have_tokens_of_their_own(self):
+    def test_attentions_sharing_a_weight_use_own_tokens(self):
         class Pair(nn.Module):
             def __init__(self):
                 super().__init__()

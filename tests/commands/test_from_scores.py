@@ -52,7 +52,7 @@ def metadata(path):
         return {key: opened.metadata()[key] for key in ("format", "about")}
 
 
-def test_new_masks_from_scores_equal_a_run_of_their_own(made, run, tmp_path):
+def test_masks_from_scores_equal_a_full_run(made, run, tmp_path):
     """No data, no model: and bit for bit what pruning at that sparsity gives."""
     out = tmp_path / "copy"
     cut(run, scores(made, out / "multiflow"), "-s", "50", "62.5", MINIWORLD_DIR="/nowhere")
@@ -63,7 +63,7 @@ def test_new_masks_from_scores_equal_a_run_of_their_own(made, run, tmp_path):
         assert Mask.load(out / name) == Mask.load(tmp_path / name)
 
 
-def test_new_masks_of_another_allocation_stay_in_its_folder(run, tmp_path):
+def test_another_allocation_stays_in_its_folder(run, tmp_path):
     options = ("--model", "xvlm-mini", "--pruner", "omp", "--allocation", "layer", "-s", "75")
     assert run("prune.py", *options, "--output_dir", str(tmp_path)).returncode == 0
     cut(run, tmp_path / "omp-layer" / "xvlm-mini_omp-layer_seed42_scores.safetensors", "-s", "40")

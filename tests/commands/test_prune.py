@@ -68,7 +68,7 @@ def test_picture_is_a_picture(made):
         assert image.width > 600
 
 
-def test_workers_batching_of_sparsities_and_repeats_change_nothing(made, run, tmp_path):
+def test_workers_and_other_sparsities_change_nothing(made, run, tmp_path):
     done = prune(run, tmp_path, "-s", "75", "--num_workers", "2", *QUICK)
     assert done.returncode == 0, done.stderr
     name = "multiflow/xvlm-mini_multiflow_75_seed42.safetensors"
@@ -116,7 +116,7 @@ def test_a_part_of_the_score_left_out(made, run, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["multiflow-noreached"], "the whole score is left alone"
 
 
-def test_masks_of_other_settings_are_not_replaced_without_a_word(run, tmp_path):
+def test_replacing_masks_of_other_settings_warns(run, tmp_path):
     options = ("--pruner", "snip", "-s", "75", "--batch_size", "4", "--num_batches")
     for number, said in (("2", False), ("2", False), ("3", True)):
         done = prune(run, tmp_path, *options, number)
@@ -254,13 +254,13 @@ class TestBadInput:
         (tmp_path / "a.yaml").write_text(text)
         self.refused(prune(run, tmp_path, "--config", str(tmp_path / "a.yaml")), message)
 
-    def test_a_pattern_at_another_sparsity_leaves_no_folder(self, run, tmp_path):
+    def test_a_pattern_at_another_sparsity_is_an_error(self, run, tmp_path):
         for allocation, message in (("2:4", "has a sparsity of exactly 50 %"), ("foo", "unknown allocation 'foo'")):
             done = prune(run, tmp_path / "out", "--pruner", "omp", "--allocation", allocation, "-s", "75")
             self.refused(done, message)
         assert not (tmp_path / "out").exists()
 
-    def test_a_folder_for_weights_and_an_accelerator_nobody_offers(self, run, tmp_path):
+    def test_unusable_scratch_folder_and_accelerator(self, run, tmp_path):
         self.refused(prune(run, tmp_path, "--weights", str(tmp_path)), "is a folder without weights")
         self.refused(prune(run, tmp_path, "--pruner", "omp", "--accelerator", "tpu"), "unknown accelerator 'tpu'")
         self.refused(prune(run, tmp_path, "--seed", "-1"), "seed must be at least 0")

@@ -57,7 +57,7 @@ def test_masks_of_the_asked_sparsity(model, side, classifier, pruner, config, ru
         assert ("classifier" in mask.source) == (classifier and pruner == "snip"), "a result says where it came from"
 
 
-def test_chita_counts_its_data_once_however_many_masks(config, run, tmp_path):
+def test_chita_counts_its_data_once(config, run, tmp_path):
     """One sparsity or two: the same calibration, and where the gradients lay is no part of the result."""
     (tmp_path / "scratch").mkdir()
     manifests, masks = [], []

@@ -110,7 +110,7 @@ def test_codes_as_a_shell_sees_them(body, code, err, run_process):
 
 
 @pytest.mark.parametrize(("body", "code"), [("raise InputError('no such model')", 2), ("pass", 0)])
-def test_one_of_several_processes_ends_before_the_interpreter_is_taken_down(body, code, run_process, tmp_path):
+def test_a_group_member_exits_before_finalisation(body, code, run_process, tmp_path):
     """gloo's threads may still want the interpreter then, and would end the process with SIGABRT instead."""
     program = f"""
 import atexit, sys

@@ -157,7 +157,7 @@ def test_one_class_is_nothing_to_tell_apart(folder):
     assert len(reader.source) == 4  # to calibrate on, it will do
 
 
-def test_every_class_of_a_table_has_a_picture_to_train_with(folder):
+def test_every_class_of_a_table_needs_a_picture(folder):
     """A class of test pictures alone would be learnt as another, were classes counted by what is seen."""
     table = folder / "split.csv"
     files = Files(annotations=[str(table)], image_roots={"any": str(folder)})
@@ -218,7 +218,7 @@ def test_cifar_with_its_official_splits(cifar):
     assert [b["label"].tolist() for b in evaluation_batches(data, 6)] == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9]]
 
 
-def test_without_a_network_one_is_told_where_the_files_belong(tmp_path, monkeypatch):
+def test_without_a_network_places_are_named(tmp_path, monkeypatch):
     def offline(*args, **kwargs):
         raise URLError("Temporary failure in name resolution")
 

@@ -140,7 +140,7 @@ def refused(done):
     return done.stderr
 
 
-def test_everything_comes_to_its_place_and_is_recorded(download, site, root):
+def test_everything_is_placed_and_recorded(download, site, root):
     out = ok(download("annotations", "weights"))
     assert f"finetune: 2 files in {root}/data/finetune" in out
     found = tree(root)
@@ -195,7 +195,7 @@ def test_an_archive_put_there_by_hand(download, site, root):
     assert "2 files as fetched" in ok(download("--check"))
 
 
-def test_check_finds_a_flipped_byte_and_a_missing_file(download, site, root):
+def test_check_finds_flipped_bytes_and_missing_files(download, site, root):
     ok(download("annotations", "dino"))
     site.requests.clear()
     out = ok(download("--check"))
@@ -230,7 +230,7 @@ def test_a_damaged_record(download, root, text):
     assert "delete it, and download" in refused(download("dino"))
 
 
-def test_a_changed_source_is_refused_until_it_is_accepted(download, site, root):
+def test_a_changed_source_must_be_accepted(download, site, root):
     ok(download("dino"))
     site.files["/dino.pth"], site.tags["/dino.pth"] = WEIGHTS[::-1], '"two"'
     err = refused(download("dino", "--force"))
@@ -404,7 +404,7 @@ class TestShippedTable:
             assert download.seen_at.startswith("https://")
             assert download.address is None or download.address.startswith("https://")
 
-    def test_it_brings_what_the_configurations_of_the_full_models_read(self):
+    def test_it_fetches_what_full_models_read(self):
         """Every annotation file and every checkpoint named in configs/{xvlm,blip,dino}, and the vocabulary."""
         brought = set()
         for group in downloads.read_table().values():

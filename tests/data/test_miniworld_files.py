@@ -42,7 +42,7 @@ def sha(root, part):
     return read(root, f"world-{part}.json")["sha256"]
 
 
-def test_same_seed_same_world_for_any_number_of_workers(tmp_path, monkeypatch):
+def test_same_world_for_any_number_of_workers(tmp_path, monkeypatch):
     monkeypatch.setattr("data.miniworld.write.CHUNK", 40)  # several for each process
     for name, workers, seed in (("one", 1, 0), ("two", 2, 0), ("other", 2, 1)):
         ensure("calibration", tmp_path / name, seed=seed, workers=workers, show=False, scale=0.05)
@@ -268,7 +268,7 @@ def test_two_processes_at_once_generate_once(tmp_path):
     assert sha(tmp_path / "world", "calibration")
 
 
-def test_a_killed_process_leaves_no_lock_and_no_half_part(tmp_path):
+def test_a_killed_process_leaves_no_lock(tmp_path):
     log, root = tmp_path / "log", tmp_path / "world"
     process = start(root, log, 1.0)
     for _ in range(600):

@@ -98,7 +98,7 @@ def test_keys_above_the_weights(places, mini, tmp_path):
     assert f"under '{places[-1]}'" in loads(name, tmp_path / "a.pth", model).unwrapped[-1]
 
 
-def test_harmless_objects_beside_and_among_the_weights(mini, tmp_path):
+def test_harmless_objects_next_to_the_weights(mini, tmp_path):
     name, model = mini
     beside = {"args": argparse.Namespace(lr=0.1), "best": np.float64(0.7), "out": tmp_path, "epoch": 3}
     torch.save({"model": plain(model)} | beside, tmp_path / "a.pth")

@@ -297,7 +297,7 @@ class TestBatches:
         for batch in (encoding, arrays, beside, used):
             assert prune(wrap(gpt2()), [batch], "snip", (0.5,))[0.5] == expected
 
-    def test_tensors_that_a_module_does_not_take_are_named(self):
+    def test_unexpected_tensors_are_named(self):
         batch = {"input_ids": torch.zeros(2, 4, dtype=torch.long), "pixels": torch.zeros(2, 3)}
 
         class Strict(nn.Linear):

@@ -72,7 +72,7 @@ def test_stages(changes, message, small, refused, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_wrong_last_stage_is_found_before_the_first_starts(small, refused, tmp_path):
+def test_a_wrong_last_stage_is_found_first(small, refused, tmp_path):
     stages = [small["stages"][0], copy.deepcopy(small["stages"][0]) | {"name": "last", "objective": "togther"}]
     config = write_config(tmp_path / "c.yaml", small | {"stages": stages})
     refused("stage 'last': unknown objective 'togther' (did you mean 'together'?)", *options(config, tmp_path / "out"))

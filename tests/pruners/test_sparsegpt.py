@@ -125,7 +125,7 @@ class TestInputsThatAreAlwaysZero:
         mask = prune(one_layer(32), [{"x": some_dead()}], "sparsegpt", (sparsity,), allocation=allocation)[sparsity]
         check_kept(allocation, mask, sparsity)
 
-    def test_live_inputs_are_solved_as_if_the_dead_were_not_there(self):
+    def test_dead_inputs_do_not_affect_live_ones(self):
         """Mask and weights of the live columns are those of a layer without the dead ones."""
         x, weight = some_dead(dead=8, first=24), torch.randn(6, 32, generator=torch.Generator().manual_seed(1))
         h = x.t() @ x
@@ -179,7 +179,7 @@ class TestKeptAllocations:
         with pytest.raises(InputError, match="modality 'text' loses 4 of 8 weights instead of 2"):
             check_kept("multimodal", parts, 0.25)
 
-    def test_a_method_that_does_not_keep_its_allocation_is_refused(self, xvlm, monkeypatch):
+    def test_a_broken_allocation_is_an_error(self, xvlm, monkeypatch):
         from pruners.omp import OMP
 
         monkeypatch.setattr(

@@ -161,7 +161,7 @@ def test_equal_factors_change_nothing():
     assert all(torch.equal(first.mask[name], second.mask[name]) for name in plain)
 
 
-def test_steps_that_the_loss_scaler_leaves_out_do_not_count():
+def test_skipped_steps_do_not_count():
     weights, gradual = made("platon", may_overflow=True)
     for number in range(1, 8):
         step(weights, gradual, number)

@@ -48,7 +48,7 @@ def test_patterns_hold_in_every_group(pattern, sparsity, pruner, xvlm, xvlm_batc
 
 
 @pytest.mark.parametrize(("pattern", "sparsity"), [("2:4", 0.2), ("2:4", 0.45), ("1:4", 0.6)])
-def test_on_the_way_to_a_pattern_each_groups_best_stay(pattern, sparsity):
+def test_towards_a_pattern_the_best_are_kept(pattern, sparsity):
     """Of the others, the lowest go: counted one by one, equal scores by position."""
     kept, width = parse_pattern(pattern)
     rng = np.random.default_rng(3)

@@ -47,7 +47,7 @@ def nobodys_folder():
             folder.chmod(0o755)
 
 
-def test_a_file_appears_under_its_name_only_when_it_is_whole(tmp_path):
+def test_a_file_appears_only_when_complete(tmp_path):
     target = tmp_path / "deep" / "a.txt"
     with atomic_path(target) as temporary:
         temporary.write_text("new")
@@ -137,7 +137,7 @@ def test_things_in_the_way(tmp_path):
     assert names(tmp_path / "folder") == ["inside"]
 
 
-def test_check_writable_makes_the_folder_and_leaves_it_empty(tmp_path):
+def test_check_writable_creates_an_empty_folder(tmp_path):
     check_writable(tmp_path / "a" / "b")
     assert names(tmp_path / "a" / "b") == []
     (tmp_path / "file").write_text("x")
@@ -173,7 +173,7 @@ def test_json_is_readable_text(tmp_path):
     assert (tmp_path / "a.json").read_bytes().decode("utf-8") == '{\n "ü": [\n  1,\n  2.5,\n  null\n ]\n}\n'
 
 
-def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+def test_only_leftovers_of_killed_writers_go(tmp_path):
     for name in ("a[1].pt", ".a[1].pt.0123abcd.part", ".a[1].pt.part", ".b.pt.0123abcd.part", ".a1.pt.0123abcd.part"):
         (tmp_path / name).write_text("x")
     remove_parts(tmp_path / "a[1].pt")

@@ -64,7 +64,7 @@ def test_an_empty_file(site, target):
     assert target.read_bytes() == b""
 
 
-def test_a_broken_connection_is_resumed_in_the_same_call(site, target):
+def test_a_broken_connection_is_resumed(site, target):
     site.tags["/a.bin"] = '"one"'
     site.cuts = [CHUNK + 10, CHUNK + 20]
     fetch(f"{site.address}/a.bin", target, "a")

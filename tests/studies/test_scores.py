@@ -289,7 +289,7 @@ def test_scores_of_single_items():
     assert scores_of_items(groups, "r_mean") == [], "there is but R@1"
 
 
-def test_mean_recalls_are_put_together_of_both_directions(tmp_path):
+def test_mean_recalls_combine_both_directions(tmp_path):
     """Three texts found at places 0, 5 and 20, and one image whose caption stands at place 1."""
     text = {"itc img_r1": [1, 0, 0], "itc img_r5": [1, 0, 0], "itc img_r10": [1, 1, 0]}
     image = {"itc txt_r1": [0], "itc txt_r5": [1], "itc txt_r10": [1]}

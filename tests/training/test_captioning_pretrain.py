@@ -106,7 +106,7 @@ def test_the_published_recipe():
     assert {name.split("/")[-1].split("_")[0] for name in train.files.annotations} == set(train.files.image_roots)
 
 
-def test_images_are_cropped_to_the_box_of_the_drawn_caption(world):
+def test_images_are_cropped_to_the_drawn_box(world):
     config = parse(FirstStageConfig, settings_of("captioning_pretrain", world), "file")
     shape = load_model("xvlm-mini").image_shape
     tokenizer = load_tokenizer("weights/mini-vocab.txt")

@@ -38,7 +38,7 @@ def test_the_first_of_equal_epochs_is_the_best(folder):
     assert [best_epoch(lines[:n], "r_mean") for n in range(1, 6)] == [1, 2, 2, 2, 5]
 
 
-def test_a_run_goes_on_in_another_folder_with_its_best_epoch(tmp_path):
+def test_resuming_elsewhere_copies_the_best_epoch(tmp_path):
     """Epoch 4 is worse than epoch 2, which only the first folder knows."""
     snapshot = up_to(tmp_path / "first", 3)
     check_epochs(snapshot, 3, "r_mean")
@@ -50,7 +50,7 @@ def test_a_run_goes_on_in_another_folder_with_its_best_epoch(tmp_path):
     assert [line["r_mean"] for line in read_epochs(tmp_path / "second")] == SCORES[:4]
 
 
-def test_what_was_logged_after_the_snapshot_stays_behind(folder, tmp_path):
+def test_lines_after_the_snapshot_are_dropped(folder, tmp_path):
     """A killed run may have logged and kept an epoch that its snapshot does not know: it comes again."""
     (folder / "epochs.jsonl").open("a").write('{"epoch": 6, "r_m')
     check_epochs(folder / "snapshot.pt", 4, "r_mean")
@@ -65,7 +65,7 @@ def test_the_own_folder_is_left_as_it_is(folder):
 
 
 @pytest.mark.parametrize(("epochs", "decides"), [(0, "r_mean"), (3, None)])
-def test_nothing_is_needed_before_the_first_epoch_or_where_the_last_one_counts(epochs, decides, tmp_path):
+def test_the_last_epoch_needs_no_earlier_ones(epochs, decides, tmp_path):
     check_epochs(tmp_path / "snapshot.pt", epochs, decides)
 
 

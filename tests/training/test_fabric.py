@@ -38,7 +38,7 @@ def test_bad_requests(arguments, message, monkeypatch):
         make_fabric(*arguments)
 
 
-def test_without_a_gpu_auto_means_cpu_and_all_its_cores(monkeypatch):
+def test_without_a_gpu_auto_is_the_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     fabric = make_fabric("auto", 1, 1, "bf16-mixed")

@@ -70,7 +70,7 @@ def test_a_sparse_run(task, config, mask, run, tmp_path):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_half_precision_from_training_to_captions_and_answers(task, config, mask, run, tmp_path):
+def test_half_precision_end_to_end(task, config, mask, run, tmp_path):
     command = options(task, config(task), tmp_path / "out", "--mask", mask, "--precision", "bf16-true", "--debug")
     done = run(*command, "--no_samples")
     assert done.returncode == 0, done.stderr
@@ -81,7 +81,7 @@ def test_half_precision_from_training_to_captions_and_answers(task, config, mask
     assert (last[name][~Mask.load(mask)[name]] == 0).all()
 
 
-def test_images_that_are_missing_are_counted_before_training(config, run, tmp_path):
+def test_missing_images_are_counted_first(config, run, tmp_path):
     settings = yaml.safe_load(config("vqa", epochs=1).read_text())
     (path,) = settings["train"]["files"]["annotations"]
     records = json.loads((Path(settings["train"]["files"]["root"]) / path).read_text())
@@ -167,7 +167,7 @@ def test_dense_goes_before_a_mask(config, mask, run, tmp_path):
     assert json.loads((tmp_path / "out" / "results.json").read_text())["run"]["mask"] is None
 
 
-def test_a_finished_run_is_not_done_again_and_another_is_refused(config, run, tmp_path):
+def test_a_finished_run_is_not_repeated(config, run, tmp_path):
     command = options("vqa", config("vqa", epochs=1), tmp_path / "out", "--dense")
     first = run(*command)
     assert first.returncode == 0, first.stderr
@@ -209,7 +209,7 @@ def test_a_decoder_that_always_has_the_mask(config, run, tmp_path):
     assert "blip-mini's is always pruned: leave it out" in " ".join(done.stderr.split())
 
 
-def test_captions_are_written_after_the_prompt_that_they_are_trained_with(config, run, tmp_path):
+def test_captions_use_the_training_prompt(config, run, tmp_path):
     done = run(*options("captioning", config("captioning", prompt="a photo of "), tmp_path / "out", "--dense"))
     assert done.returncode == 2
     assert "give the same" in done.stderr
@@ -260,7 +260,7 @@ def test_a_second_run_in_the_same_folder_is_refused(config, run_process, tmp_pat
 
 
 @pytest.mark.slow
-def test_killed_and_started_again_it_ends_with_the_same_weights(config, mask, tmp_path):
+def test_killed_and_resumed_gives_the_same_weights(config, mask, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     path = config("retrieval")
 

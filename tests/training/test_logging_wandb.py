@@ -42,7 +42,7 @@ def start(folder, wanted=True, offline=True, name=None):
     return start_wandb(one_process(), folder, wanted, offline, name, CONFIG)
 
 
-def test_an_offline_run_holds_everything_and_goes_on_under_its_id(tmp_path):
+def test_an_offline_run_resumes_under_its_id(tmp_path):
     folder = tmp_path / "my-run"
     log = start(folder)
     log.training({"step": 50, "lr": 0.05, "itc": 2.5})
@@ -98,7 +98,7 @@ def test_without_a_network(tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_an_error_of_the_service_is_told_once_and_ends_nothing(capsys):
+def test_a_service_error_is_reported_once(capsys):
     class Broken:
         calls = 0
 

@@ -74,7 +74,7 @@ def test_a_run_leaves_a_mask_at_exactly_the_sparsity(method, run, config, tmp_pa
 
 @pytest.mark.parametrize("method", ["platon", "hydra", "frozen"])
 @pytest.mark.parametrize("stop", [2, 7, 11])
-def test_killed_and_resumed_it_ends_with_the_same_bits(method, stop, run, config, tmp_path, monkeypatch):
+def test_killed_and_resumed_gives_the_same_bits(method, stop, run, config, tmp_path, monkeypatch):
     more = ("--freeze",) if method == "frozen" else ()
     method = "magnitude" if method == "frozen" else method
     pruned(run, config, tmp_path / "whole", method, *more)
@@ -146,7 +146,7 @@ def test_every_task_prunes_while_it_trains(task, mini, method, world, run, tmp_p
             assert not copy.weight[~mask[name]].any()
 
 
-def test_only_epochs_at_the_final_sparsity_can_be_best(world, run, tmp_path):
+def test_only_final_sparsity_can_be_best(world, run, tmp_path):
     config = write_config(tmp_path / "config.yaml", world, "retrieval", epochs=3, short_epoch=2)
     more = ("--prune", "magnitude", "-s", "60", "--interval", "1", "--no_samples", "--dense_until", "0.3")
     done = run(*options_of("retrieval", config, tmp_path / "out", *more))

@@ -170,7 +170,7 @@ def test_hydra_is_vpns_without_prompt(config, run, tmp_path):
 @pytest.mark.parametrize(
     ("mapping", "stop"), [("flm", 3), ("flm", 8), ("flm", 20), ("ilm", 11), ("ilm", 27), ("head", 11)]
 )
-def test_killed_and_resumed_it_ends_with_the_same_bits(mapping, stop, config, run, tmp_path, monkeypatch):
+def test_killed_and_resumed_gives_the_same_bits(mapping, stop, config, run, tmp_path, monkeypatch):
     """In the first stage (16 steps) or the second."""
     more = (*PRUNED, "--mapping", mapping, QUICK)
     check(run(*command(config, tmp_path / "whole", *more)))
@@ -269,7 +269,7 @@ def test_a_batch_of_one(sets, run, tmp_path):
     assert "plain_top1" in metrics(tmp_path / "out_debug")
 
 
-def test_layers_nearly_empty_and_searches_that_hardly_move(config, run, tmp_path):
+def test_sparse_layers_and_short_searches_warn(config, run, tmp_path):
     """Said at the first cut and at the end, with what to do; a floor, or other scores, then leave none."""
     words = ("--prune", "vpns", "-s", "95", "--score_lr", "1e-9", QUICK)
     said = check(run(*command(config, tmp_path / "few", *words)))
@@ -346,7 +346,7 @@ def test_what_does_not_fit_the_model(changes, message, made, sets, run, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_with_one_class_and_a_class_without_pictures(run, tmp_path):
+def test_one_class_or_no_pictures_is_an_error(run, tmp_path):
     one = write(tmp_path / "one.yaml", {"one": draw(tmp_path / "one", 1)})
     done = run(*command(one, tmp_path / "out", *PRUNED))
     assert done.returncode == 2 and "has only one class ('class0')" in done.stderr

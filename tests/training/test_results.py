@@ -53,7 +53,7 @@ def git(folder, *words):
     ).stdout.strip()
 
 
-def test_the_commit_and_whether_files_were_changed_since(tmp_path):
+def test_commit_and_changed_files(tmp_path):
     assert commit(tmp_path) is None, "no checkout"
     git(tmp_path, "init")
     assert commit(tmp_path) is None, "no commit yet"

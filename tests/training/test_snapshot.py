@@ -74,7 +74,7 @@ def test_another_run_is_refused_naming_the_difference(change, message, tmp_path)
     assert same_weights(module, Toy(99)), "nothing is loaded before the check"
 
 
-def test_options_that_come_with_a_new_version_may_be_empty(tmp_path):
+def test_new_options_may_be_empty(tmp_path):
     then, now = (
         {"files": {"root": ""}, "old": []},
         {"files": {"root": "", "folder": ""}, "none": None, "more": {}, "off": False},

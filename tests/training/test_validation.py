@@ -112,7 +112,7 @@ def items(folder):
     return group["scores"]["top1"]
 
 
-def test_a_run_looks_at_them_and_not_at_the_test_images(classify, tmp_path):
+def test_held_out_images_replace_the_test_images(classify, tmp_path):
     results, epochs, said = classify("run")
     assert "6 of 15 training images are held out for validation, 0.4 of each class" in said
     assert "epoch 3, validation: top1" in said and "epoch 3, test" not in said
