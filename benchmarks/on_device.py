@@ -84,7 +84,7 @@ def precisions(args: argparse.Namespace, device: torch.device) -> Iterator[Findi
     for precision in kinds:
         with tempfile.TemporaryDirectory() as folder:
             losses = trained(args, Path(folder), precision)
-        yield Finding(f"{precision}, last loss beside the first", losses[-1] / losses[0], 1.0)
+        yield Finding(f"{precision}, last loss relative to the first", losses[-1] / losses[0], 1.0)
         if known is not None:
             yield Finding(f"{precision}, last loss off float32's, relative", abs(losses[-1] / known - 1), 0.1)
         known = losses[-1] if known is None else known

@@ -176,5 +176,5 @@ def _check_boxes(source: Pairs, index: int) -> None:
         fine = is_box(boxes)
     if not fine:
         raise InputError(
-            f"{source.name(index)}: its record must have one box [x, y, w, h] in 'bb' for each caption: mend the record"
+            f"{source.name(index)}: its record must have one box [x, y, w, h] in 'bb' for each caption: fix the record"
         )

@@ -24,10 +24,10 @@ class Download:
     what: in words. folder: where its files go, relative to the working directory. files: relative to `folder`; of an
     archive, those that should be in it; without an archive, the one file that is fetched.
     drive: the id of a file on Google Drive. by_hand: why it cannot be fetched. page: where people find it.
-    archive: what the packed file is called; its ending tells zip from tar. inside: the folder in the archive whose
-    content goes to `folder` (by default the folder of that name). select: unpack nothing but `files`.
-    unpacks: how many bytes come of one, a guess for the room that is asked for before the fetch.
-    optional: fetched only when named itself. size in bytes and sha256 of what is fetched, where known beforehand.
+    archive: what the packed file is called; its extension decides between zip and tar. inside: the folder in the
+    archive whose content goes to `folder` (by default the folder of that name). select: unpack nothing but `files`.
+    unpacks: how many bytes come of one, a guess for the room that is asked for before the fetch. optional: fetched only
+    when named itself. size in bytes and sha256 of what is fetched, where known beforehand.
     """
 
     what: str

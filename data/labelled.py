@@ -19,7 +19,7 @@ from storage.hashing import hash_json
 COLUMNS = ("filename", "split", "class")
 
 ANNOTATED = Path("val", "val_annotations.txt")
-"""Tells Tiny-ImageNet from other folders: the class of each of its pictures for testing."""
+"""The file by which Tiny-ImageNet is recognised: the class of each of its test pictures."""
 
 
 @dataclass(frozen=True)

@@ -135,8 +135,8 @@ def make_reader(config: ReaderConfig, shape: ImageShape, tokenizer: Tokenizer | 
     reader = READERS[config.reader]
     if tokenizer is None and isinstance(config, WordConfig):
         raise InputError(
-            f"the reader '{config.reader}' needs a tokenizer, but the model has none: put the tokenizer's files beside "
-            "the model's config.json, or calibrate a model of images alone on a folder of class folders "
+            f"the reader '{config.reader}' needs a tokenizer, but the model has none: put the tokenizer's files next "
+            "to the model's config.json, or calibrate an image model on a folder of class folders "
             "(reader labelled_images, as in configs/hf/prune_images.yaml)"
         )
     return reader(config, shape, tokenizer)

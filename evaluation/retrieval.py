@@ -99,7 +99,7 @@ def evaluate_retrieval(
 
 
 def reranked(settings: RetrievalSettings, gallery: Gallery) -> str:
-    """How many candidates are re-ranked, in words that stand beside recalls: beyond them similarity decides."""
+    """A sentence on the number of re-ranked candidates, shown with recalls: the others are ranked by similarity."""
     images, texts = len(gallery), len(gallery.texts)
     of_image, of_text = min(settings.k_test, texts), min(settings.k_test, images)
     return f"{of_image} of {texts} texts for each image, {of_text} of {images} images for each text"

@@ -59,7 +59,7 @@ def labels(paths: Sequence[Path]) -> list[str]:
     if len(paths) < 2:
         return [path.stem for path in paths]
     stems = [path.stem for path in paths]
-    if len(set(stems)) < len(stems):  # the same name in several folders: the folders tell
+    if len(set(stems)) < len(stems):  # the same name in several folders: add the folders
         stems = [str(path.with_suffix("")) for path in paths]
     words = [stem.replace("/", "_").split("_") for stem in stems]
     shortest = min(map(len, words))

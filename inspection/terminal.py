@@ -27,7 +27,7 @@ EIGHTHS = " ▏▎▍▌▋▊▉"
 
 @dataclass(frozen=True)
 class Row:
-    """What is shown of a node: a bar, perhaps with a mark on it, both in [0, 1], and words beside it."""
+    """What is shown of a node: a bar, perhaps with a mark on it, both in [0, 1], and words next to it."""
 
     share: float
     words: Sequence[str]  # as many for every node, right-aligned in columns

@@ -163,7 +163,7 @@ def attention_products(model: Model, seen: Callable[[Product, Callable[[], Tenso
     """Within, `seen(product, multiply)` is called for each Product, and gives what `multiply()` gives.
 
     nn.MultiheadAttention multiplies by its matrices in functions, which no hook of a module sees. They all go through
-    `linear` of torch.nn.functional, which is replaced meanwhile, and only where such a matrix is to be pruned.
+    `linear` of torch.nn.functional, which is replaced inside, and only if such a matrix is prunable.
     """
     matrices = _attention_weights(model)
     if not matrices:

@@ -96,9 +96,9 @@ class Units:
 class Layers:
     """A row of layers that can be left out one by one, but for the last one of a tower.
 
-    name: path of the list that holds them. also: paths of lists that lose the same ones, since they share tensors.
-    counts: paths of attributes that hold the number of layers; numbers: names of attributes of modules inside a layer
-    that hold its number. towers: modality of each layer.
+    name: path of the list that holds them. also: paths of lists from which the same layers are removed, since they
+    share tensors. counts: paths of attributes that hold the number of layers; numbers: names of attributes of modules
+    inside a layer that hold its number. towers: modality of each layer.
     """
 
     name: str
@@ -141,8 +141,8 @@ def inventory(model: Model) -> tuple[list[Units], list[Skipped]]:
 def all_sets(model: Model) -> list[Units | Layers]:
     """All that can be removed, also units whose consumer is never pruned (a head).
 
-    Modules that share their consumer (encoder and decoder of BLIP), and copies that follow it (of momentum), lose the
-    same units: they are one set. So do rows of layers.
+    The same units are removed from modules that share their consumer (encoder and decoder of BLIP) and from momentum
+    copies: they are one set. The same holds for rows of layers.
     """
     tensors = named_tensors(model)
     names = {id(tensor): name for name, tensor in reversed(tensors.items())}

@@ -27,7 +27,7 @@ class Stay:
 
 @dataclass(frozen=True)
 class Plan:
-    """What stays of the sets that lose something, (name, Stay) each; sets that are not named stay whole.
+    """The kept units of each cut set, as (name, Stay); sets that are not named are not cut.
 
     Of removed layers there is nothing more to say: they have no other entry.
     """

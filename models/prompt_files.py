@@ -71,7 +71,7 @@ class PromptFile:
 
 
 def named(network: Model) -> str:
-    """What tells networks apart that differ in their layers, and not in their weights."""
+    """A hash that distinguishes networks by their layers, not by their weights."""
     return hash_json(sorted(name for name, _ in network.inner.named_parameters()))
 
 

@@ -26,7 +26,7 @@ ModelT = TypeVar("ModelT", bound=Model)
 def cut(model: ModelT, kept: Kept) -> ModelT:
     """A copy of the model without the units and layers that `kept` (models/parts.py) leaves out.
 
-    The model stays as it was. Types, devices (meta, too), requires_grad and modes stay. Layers are numbered anew;
+    The model is unchanged. The copy keeps types, devices (also meta), requires_grad and modes. Layers are renumbered;
     `plan` of the copy has the original numbers, also of a model that was cut before. InputError for a choice that does
     not fit.
     """

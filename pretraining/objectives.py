@@ -35,7 +35,7 @@ from pretraining.self_distillation import SelfDistillation
 
 Losses = dict[str, Tensor]
 
-PLACE_WEIGHT = 8.0  # of what single patches say of their box: beside cross-entropies its gradient is faint
+PLACE_WEIGHT = 8.0  # weight of the patch box loss, whose gradient is small compared with cross-entropies
 BOX_WEIGHT = 3.0  # of X-VLM's box losses, where they are guided
 
 
@@ -207,10 +207,10 @@ class Guided(Together):
 class Grounded(Together):
     """For a model without box losses (BLIP): its own losses on pairs, and on regions what a text means and where it is.
 
-    From captions alone a model this small and this shortly trained learns no left from right. Here [ENC] tells the box
-    of what a region's text says, half of the heads of a layer are asked to look there, and each patch tells the box it
-    lies in. The heads are discarded afterwards. Where the pairs have opposites (reader `opposed_pairs`), matching
-    tells captions from them, too.
+    From captions alone a model of this size and training time does not learn left and right. Here [ENC] predicts the
+    box of a region's text, the attention of half of a layer's heads is guided to it, and each patch predicts the box
+    around it. The heads are discarded afterwards. If the pairs have opposites (reader `opposed_pairs`), matching also
+    distinguishes captions from them.
     """
 
     sides = ("general", "region")

@@ -39,7 +39,7 @@ class Errors:
 
     @classmethod
     def of(cls, model: Model, values: Values, size: int, about: Mapping[str, Any]) -> Errors:
-        """Of what each unit is worth (NaN: nobody knows): a group's error is the mean of its units. size: of groups."""
+        """From the importance of each unit (NaN: unknown): a group's error is its units' mean. size: of groups."""
         groups = groups_of(model, values, size)
         errors = {name: means(values[name], own) for name, own in groups.items()}
         return cls(errors, groups, dict(about))

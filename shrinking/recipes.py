@@ -129,7 +129,7 @@ def cut_by(
     at: Path,
     rounds: int = 1,
 ) -> str:
-    """Measure, plan, cut; the smaller model's name. at: its folder, beside which its table is.
+    """Measure, plan, cut; the smaller model's name. at: its folder, next to which its table is.
 
     rounds: equal parts, each measured on the result of the one before, since errors are not additive.
     """

@@ -8,7 +8,7 @@ from typing import Any
 from sparsity.mask import Mask
 from storage.atomic import atomic_path
 
-COLOURS = ("#3b6fb6", "#c2572b", "#4d8f4a", "#8a5aa8", "#b59a2d")  # told apart in print and by the colour-blind
+COLOURS = ("#3b6fb6", "#c2572b", "#4d8f4a", "#8a5aa8", "#b59a2d")  # distinguishable in print and for the colour-blind
 
 NAMED = 40
 """Layers whose names fit next to a picture's rows."""

@@ -78,7 +78,7 @@ def usable_cores() -> int:
 
 
 def loader_processes(fabric: Fabric, asked: int | None, devices: int) -> int:
-    """Loader processes beside each device: as asked; else up to 8 where a GPU would wait for them, none on a CPU."""
+    """Data loader processes per device: as requested; else up to 8 for a GPU, none on a CPU."""
     if asked is not None:
         return asked
     return 0 if fabric.device.type == "cpu" else max(1, min(MOST_LOADERS, usable_cores() // devices - 1))

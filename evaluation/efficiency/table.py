@@ -100,7 +100,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 def side_by_side(
     models: Mapping[str, Model], size: int, repeats: int, device: torch.device, task: str | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Parameters, FLOPs and latency of models that take the same inputs, timed in turn; speeds beside the first one's.
+    """Parameters, FLOPs and latency of models that take the same inputs, timed alternately; speeds relative to the
+    first one's.
 
     size: samples a pass. task: whose pass is timed (None: that of pruning). The models end up on the device, in eval
     mode. A row a model: `parameters`, `flops`, `latency_ms` (`spread`) and, but for the first, `speed` (`speed_up`).

@@ -86,7 +86,7 @@ class BLIP(BLIPEncoders, ImageEncoder):
         official_name,
         positions=("visual_encoder.pos_embed", "visual_encoder_m.pos_embed"),
         skip_resized=("image_queue", "text_queue"),
-        fresh=lambda name: name.split(".")[0] in FRESH,  # exported minis leave out what can be made anew
+        fresh=lambda name: name.split(".")[0] in FRESH,  # exported minis leave out tensors that can be recreated
     )
 
     def __init__(self, config: BLIPConfig):

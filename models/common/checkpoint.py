@@ -79,7 +79,7 @@ class KeyRules:
 
     rename: key -> name (itself when unchanged) or None to drop it. positions: names of position tables,
     resized when the image size differs. fresh: names that a file may lack. skip_resized: names whose
-    tensors are made anew when the shapes differ (queues of another length). prepare: what to do
+    tensors are newly initialised when the shapes differ (queues of another length). prepare: what to do
     with a state dict before its keys are looked at. prefers: keys under which this family's training files keep the
     weights that count, before those of `models.common.nesting.PLACES`.
     """

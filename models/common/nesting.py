@@ -74,7 +74,7 @@ def named_tensors(content: Any, source: str) -> tuple[dict[str, Tensor], list[st
 def unwrapped(
     state: dict[str, Value], met: Callable[[dict[str, Value]], Collection[str]]
 ) -> tuple[dict[str, Value], list[str], list[str]]:
-    """A state dict without the prefixes of wrappers; in words what was taken off; keys that lay beside the wrapped.
+    """A state dict without the prefixes of wrappers; the removed prefixes in words; keys outside of the wrapper.
 
     met: which of the model's own names a state dict has something for. A prefix goes only where most keys have it
     and more of the model's names are met without it, and all that were met with it: never where it is the model's.

@@ -1,6 +1,6 @@
 """Sizes of a stack of transformer layers, each layer its own: heads, the width of a head, hidden neurons.
 
-Published models have one number for all their layers; a stack that lost single heads or neurons has lists.
+Published models have one number for all layers; a stack with removed heads or neurons has lists.
 """
 
 from __future__ import annotations

@@ -154,7 +154,7 @@ class DINO(Classifier, ImageEncoder):
         self.config = config
         self.vit = ViT(config)
         self.classifier = nn.Linear((1 + config.pooled) * config.width, config.classes)
-        self.classifier_origin: str | None = None  # where the classifier comes from; None: nobody made one yet
+        self.classifier_origin: str | None = None  # source of the classifier; None: there is none yet
 
     @torch.no_grad()
     def reset(self) -> None:
