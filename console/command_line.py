@@ -21,5 +21,5 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise argparse's message as an InputError."""
         if message.startswith("unrecognized") and (known := [w for w in message.split() if w in self.elsewhere]):
-            raise InputError(f"{known[0]} is no option of this script: {self.elsewhere[known[0]]}")
+            raise InputError(f"{known[0]} is not an option of this script: {self.elsewhere[known[0]]}")
         raise InputError(f"{message.removeprefix('argument ')}; --help lists all options")

@@ -117,7 +117,9 @@ def saved_pairs(place: str) -> tuple[list[SavedPair], list[str]]:
     try:
         found = datasets.Dataset.from_parquet(parquet) if parquet else datasets.load_from_disk(place)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise InputError(f"{place} is no data set that the datasets library can read ({str(error)[:100]})") from error
+        raise InputError(
+            f"{place} is not a data set that the datasets library can read ({str(error)[:100]})"
+        ) from error
     columns = tuple(_column(found, names, what, place) for names, what in ((IMAGES, "images"), (CAPTIONS, "captions")))
     image = found.features[columns[0]]
     if not isinstance(image, datasets.Image) and not (isinstance(image, dict) and {"bytes", "path"} <= set(image)):

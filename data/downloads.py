@@ -49,12 +49,12 @@ class Download:
         if [self.url, self.drive, self.by_hand].count(None) != 2:
             raise InputError(f"'{self.what}' needs exactly one of url, drive and by_hand")
         if self.url and not self.url.startswith(("https://", "http://")):
-            raise InputError(f"'{self.url}' is no address that begins with https:// or http://")
+            raise InputError(f"'{self.url}' is not an address that begins with https:// or http://")
         for path in map(PurePosixPath, (self.folder, *self.files, *([self.archive] if self.archive else []))):
             if path.is_absolute() or ".." in path.parts or not path.parts:
                 raise InputError(f"'{path}' must be a path below the working directory")
         if not self.by_hand and not self.archive and len(self.files) != 1:
-            raise InputError(f"'{self.what}' is no archive, so `files` must be the one file that is fetched")
+            raise InputError(f"'{self.what}' is not an archive, so `files` must be the one file that is fetched")
 
     @property
     def address(self) -> str | None:

@@ -52,7 +52,7 @@ class LabelledSet:
 
 
 class LabelledImages(LabelledSource):
-    """Images in one folder a class, as ImageNet's `train`; labels are the positions of the sorted folder names."""
+    """Images in one folder per class, as ImageNet's `train`; labels are the positions of the sorted folder names."""
 
     def __init__(self, files: Files, inside: str = ""):
         """inside: a folder in each class folder that has the images; none: they lie in the class folder itself."""
@@ -61,11 +61,11 @@ class LabelledImages(LabelledSource):
         folder = Path(files.path(files.folder))
         if not folder.is_dir():
             hint = "; python -m data.digits writes the digits" if "sklearn_digits" in folder.parts else ""
-            raise InputError(f"there is no folder {folder}: unpack the images there, one folder a class{hint}")
+            raise InputError(f"there is no folder {folder}: unpack the images there, one folder per class{hint}")
         self.place = str(folder)
         self.classes, ignored = _listed(folder, folders=True)
         if not self.classes:
-            raise InputError(f"{folder} has no class folders: unpack the images there, one folder a class")
+            raise InputError(f"{folder} has no class folders: unpack the images there, one folder per class")
         for label, name in enumerate(self.classes):
             found, others = _listed(folder / name / inside, folders=False)
             if not found:
@@ -156,7 +156,7 @@ def _fields(table: Path) -> list[list[str]]:
     except OSError as error:
         raise explain_os_error(error, f"read {table}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{table} is no text in UTF-8: unpack it again") from error
+        raise InputError(f"{table} is not UTF-8 text: unpack it again") from error
     for number, fields in enumerate(lines, start=1):
         if len(fields) < 2:
             raise InputError(f"{table}, line {number}: a name, a tab and what it is are needed: unpack it again")

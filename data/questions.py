@@ -206,7 +206,7 @@ def says_left_or_right(texts: Sequence[str]) -> bool:
 def read_answer_list(path: Path | str, k_test: int) -> list[str]:
     """The answers that evaluation ranks, in the file's order, which breaks ties.
 
-    InputError when the file is no list of texts, repeats one, or is shorter than `k_test`.
+    InputError when the file is not a list of texts, repeats one, or is shorter than `k_test`.
     """
     answers = read_json(path)
     if not isinstance(answers, list) or not all(map(is_text, answers)):

@@ -58,7 +58,7 @@ class Files:
         if not self.image_roots:
             return join_root(self.root, image)
         if dataset not in self.image_roots:
-            raise InputError(f"{where} has dataset {dataset!r}, but image_roots knows {', '.join(self.image_roots)}")
+            raise InputError(f"{where} has dataset {dataset!r}, but image_roots has {', '.join(self.image_roots)}")
         return join_root(self.path(self.image_roots[dataset]), image)
 
 

@@ -72,7 +72,7 @@ def names_of(path: str, classes: list[str]) -> list[str]:
     except OSError as error:
         raise explain_os_error(error, f"read the class names {path}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no text in UTF-8: give a file with a line a class") from error
+        raise InputError(f"{path} is not UTF-8 text: give a file with a line a class") from error
     parted = [re.split(r"[,\s]\s*", line.strip(), maxsplit=1) for line in lines]
     found = {first: rest[0].partition(",")[0].strip('" ') for first, *rest in parted if rest}
     if missing := [name for name in classes if not found.get(name)]:

@@ -81,7 +81,7 @@ def check_protocol(model: Model) -> str:
     layers = model.prunable_layers()
     for name, copied in model.followers().items():
         if name not in layers or copied.weight.shape != layers[name].weight.shape:
-            raise Wrong(f"followers() names '{name}', which is no prunable layer of the shape of its follower")
+            raise Wrong(f"followers() names '{name}', which is not a prunable layer of the shape of its follower")
     serves = [protocol.__name__ for protocol in PROTOCOLS if isinstance(model, protocol)]
     return f"sides: {', '.join(model.sides)}" + f"; it is a {', '.join(serves)}" * bool(serves)
 
@@ -94,7 +94,7 @@ def check_layers(model: Model) -> str:
     state = model.state_dict(keep_vars=True)
     for name, layer in layers.items():
         if name not in state:
-            raise Wrong(f"'{name}' is no name of the state dict")
+            raise Wrong(f"'{name}' is not a name of the state dict")
         if state[name] is not layer.weight:
             raise Wrong(f"'{name}' is a different tensor than the layer's weight")
         if not (isinstance(layer, nn.Linear | nn.Conv2d | AttentionWeight) or is_conv1d(layer)):

@@ -66,7 +66,7 @@ class VisualPrompt(nn.Module):
             raise InputError(f"a square of {square} pixels does not fit into the model's {side}: choose 1 to {side}")
         if kind == "expand" and self.picture == side:
             raise InputError(
-                f"the prompt 'expand' lies around pictures that are smaller than the model's {side} pixels: give their "
+                f"the prompt 'expand' surrounds pictures that are smaller than the model's {side} pixels: give their "
                 "side with --picture"
             )
         for name, numbers in (("mean", mean), ("std", std)):

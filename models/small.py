@@ -99,12 +99,12 @@ def read_plan(path: Path | str) -> dict[str, Any]:
         about = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         there = path.parent.is_dir() and path.name == PLAN
-        what = f"{path.parent} is no small model: it has no {PLAN}" if there else f"there is no {path}"
+        what = f"{path.parent} is not a small model: it has no {PLAN}" if there else f"there is no {path}"
         raise InputError(f"{what}; give what shrink.py wrote") from error
     except OSError as error:
         raise explain_os_error(error, f"read {path}") from error
     except ValueError as error:
-        raise InputError(f"{path} is damaged: it is no JSON ({error})") from error
+        raise InputError(f"{path} is damaged: it is not JSON ({error})") from error
     needed = {"format", "name", "family", "settings", "task", "tokenizer", "kept"}
     if not isinstance(about, dict) or about.get("format") != FORMAT or not needed <= about.keys():
         raise InputError(f"{path} is of another version, or damaged: it needs {', '.join(sorted(needed))}")

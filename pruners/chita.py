@@ -47,7 +47,7 @@ class CHITAOptions:
         if self.block < 1 or self.iterations < 0:
             raise InputError("chita's block must be at least 1, its iterations at least 0")
         if self.scratch_dir is not None and not Path(self.scratch_dir).is_dir():
-            raise InputError(f"scratch_dir {self.scratch_dir} is no folder: make it, or choose another")
+            raise InputError(f"scratch_dir {self.scratch_dir} is not a folder: make it, or choose another")
         if not self.lambda_ > 0:
             raise InputError(
                 f"--lambda_ must be above 0, not {self.lambda_}: without a ridge the solution is not unique"

@@ -66,7 +66,7 @@ class Errors:
         """Read a table; InputError where it is none, or damaged."""
         tensors, metadata = read_safetensors(path)
         if metadata.get("format") != FORMAT:
-            raise InputError(f"{path} is no table of errors: give a file that shrink.py measure wrote")
+            raise InputError(f"{path} is not a table of errors: give a file that shrink.py measure wrote")
         check_seal(path, tensors, metadata, "errors")
         about = parse_metadata(path, metadata, "about", ("model", "criterion", "seed"))
         parts = {kind: {} for kind in ("error", "group")}

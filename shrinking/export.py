@@ -122,7 +122,7 @@ def to_mask(folder: Path, output: str | None) -> str:
     transposed = [name for name, layer in whole.prunable_layers().items() if form_of(layer).transposed]
     mask = Mask(masks, modalities, source, transposed)
     mask.save(target)
-    return f"{target}: {100 * mask.sparsity():.2f} % of the prunable weights; the biases of what is removed stay"
+    return f"{target}: {100 * mask.sparsity():.2f} % of the prunable weights; biases of removed units are kept"
 
 
 class Images(nn.Module):

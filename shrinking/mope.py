@@ -211,11 +211,11 @@ def _announce(
     most = left * seconds / processes
     console.print(
         f"{counted(left, 'part')} to measure on {counted(samples, 'sample')}: {left * samples:,} passes of a sample, "
-        f"parts of them; {most:,.0f} s at the most (a whole pass took {seconds:.1f} s)"
+        f"parts of them; {most:,.0f} s at most (a full pass took {seconds:.1f} s)"
     )
     if left_out:
         console.print(
-            f"{counted(len(left_out), 'part', 'is')} not met by this score and will stay (first: in {left_out[0]})",
+            f"{counted(len(left_out), 'part', 'is')} not used by this score and will be kept (first: in {left_out[0]})",
             markup=False,
         )
 

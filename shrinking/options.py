@@ -35,7 +35,7 @@ def parser_of(description: str | None) -> Parser:
     measure.add_argument(
         "--criterion",
         default="mope",
-        help="mope, taylor, influence (layers alone), magnitude or random (default: mope)",
+        help="mope, taylor, influence (layers only), magnitude or random (default: mope)",
     )
     measure.add_argument(
         "--group", type=int, default=64, help="neurons or channels that are removed together (default: 64)"

@@ -328,7 +328,7 @@ class Mask(Mapping[str, Tensor]):
         if metadata.get("format") != FORMAT:
             inside = masks_among(tensors, path)
             if not inside:
-                raise InputError(f"{path} is no mask file: give one that prune.py wrote")
+                raise InputError(f"{path} is not a mask file: give one that prune.py wrote")
             needs = ("modalities", "source")
             about = parse_metadata(path, metadata, "mask", needs) if "mask" in metadata else dict.fromkeys(needs)
             source = about["source"] or {"file": str(path)}

@@ -30,7 +30,7 @@ def read_published(path: Path | str) -> dict[str, Tensor]:
         return zeros
     content, _ = inner_state(content)
     if not isinstance(content, dict) or not any(str(key).endswith(f"weight{SUFFIX}") for key in content):
-        raise InputError(f"{path} is no mask file: it has no key ending in '.weight{SUFFIX}'")
+        raise InputError(f"{path} is not a mask file: it has no key ending in '.weight{SUFFIX}'")
     return masks_among(content, path)
 
 
@@ -65,7 +65,7 @@ def masks_among(content: Mapping[str, Any], path: Path | str) -> dict[str, Tenso
         if not str(key).endswith(f"weight{SUFFIX}"):  # of attention's in_proj_weight, too
             continue
         if not isinstance(tensor, Tensor):
-            raise InputError(f"{path} is no mask file: '{key}' is no tensor")
+            raise InputError(f"{path} is not a mask file: '{key}' is no tensor")
         if tensor.dtype == torch.bool or bool(((tensor == 0) | (tensor == 1)).all()):
             masks[key.removesuffix(SUFFIX)] = tensor.bool()
     return masks

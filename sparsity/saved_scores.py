@@ -50,11 +50,11 @@ def write_scores(
 def read_scores(path: Path) -> tuple[Scores, dict[str, np.ndarray], dict[str, Any]]:
     """Scores and weights (empty where not saved) as matrices, and what the file says: modality, shapes, source.
 
-    InputError when it is no scores file, or damaged; files of before there was a fingerprint are checked without it.
+    InputError when it is not a scores file, or damaged; files of before there was a fingerprint are checked without it.
     """
     tensors, metadata = read_safetensors(path)
     if metadata.get("format") != SCORES_FORMAT:
-        raise InputError(f"{path} is no scores file: give a *_scores.safetensors that prune.py wrote")
+        raise InputError(f"{path} is not a scores file: give a *_scores.safetensors that prune.py wrote")
     check_seal(path, tensors, metadata, "scores")
     about = parse_metadata(path, metadata, "about", ("modality", "shapes", "source"))
     lacking = [key for key in ("model", "pruner", "seed", "allocation") if key not in about["source"]]

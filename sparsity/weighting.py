@@ -86,7 +86,8 @@ def read_ids(path: Path | str, power: float) -> LayerWeights:
         raise InputError(f"{path} cannot be read: give a file of intrinsic dimensions with --ids") from error
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         raise InputError(
-            f"{path} is no file of intrinsic dimensions: give one that python -m inspection.intrinsic_dimension wrote"
+            f"{path} is not a file of intrinsic dimensions: give one that python -m inspection.intrinsic_dimension "
+            "wrote"
         ) from error
     return LayerWeights(by_name, power, {key: value for key, value in content.items() if key != "dimensions"})
 

@@ -103,10 +103,10 @@ def _weight_map(index: Path) -> dict[str, str]:
     except OSError as error:
         raise explain_os_error(error, f"read {index}") from error
     except ValueError as error:
-        raise InputError(f"{index} is no index of shards: it is not valid JSON ({error})") from error
+        raise InputError(f"{index} is not an index of shards: it is not valid JSON ({error})") from error
     found = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(found, dict) or not found or not all(isinstance(name, str) for name in found.values()):
-        raise InputError(f"{index} is no index of shards: it has no 'weight_map' from tensors to files")
+        raise InputError(f"{index} is not an index of shards: it has no 'weight_map' from tensors to files")
     return found
 
 

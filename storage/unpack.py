@@ -77,7 +77,9 @@ def _sizes(archive: Path, packed: zipfile.ZipFile | tarfile.TarFile) -> dict[str
         members = [member for member in packed.getmembers() if not member.isdir()]
         for member in members:
             if not member.isreg():
-                raise InputError(f"{archive} holds '{member.name}', which is no plain file; nothing of it was unpacked")
+                raise InputError(
+                    f"{archive} holds '{member.name}', which is not a plain file; nothing of it was unpacked"
+                )
         while packed.fileobj.read(CHUNK):  # up to the checksum at the end, which tarfile does not reach
             pass
         found = [(member.name, member.size) for member in members]

@@ -40,7 +40,7 @@ def make_fabric(accelerator: str, devices: int, num_nodes: int, precision: str) 
         )
     if accelerator == "mps" and (devices > 1 or not torch.backends.mps.is_available()):
         raise InputError(
-            f"{counted(devices, 'MPS device')} asked for, but there is at most one, on Apple's machines: use cpu"
+            f"{counted(devices, 'MPS device')} requested, but there is at most one, on Apple's machines: use cpu"
         )
     if accelerator == "auto":
         accelerator = "gpu" if gpus else "cpu"
@@ -49,12 +49,12 @@ def make_fabric(accelerator: str, devices: int, num_nodes: int, precision: str) 
     cores = usable_cores()
     if accelerator == "cpu" and devices > max(LEAST_MOST, cores):
         raise InputError(
-            f"{counted(devices, 'process')} asked for on {counted(cores, 'CPU core')}, each with a model of its own: "
+            f"{counted(devices, 'process')} requested on {counted(cores, 'CPU core')}, each with a model of its own: "
             "use fewer"
         )
     if num_nodes > 1 and not any(name in os.environ for name in RENDEZVOUS):
         raise InputError(
-            f"{num_nodes} machines asked for, but nothing says how they find each other: start the command by srun or "
+            f"{num_nodes} machines requested, but they cannot find each other: start the command by srun or "
             "torchrun, or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each of them"
         )
     processes = devices * num_nodes

@@ -57,7 +57,7 @@ def load_snapshot(
     """Restore a snapshot of the same run and return its step; InputError names the first difference otherwise."""
     content = read_tensors(path)
     if not isinstance(content, dict) or not {"model", "optimizer", "step", "identity"} <= set(content):
-        raise InputError(f"{path} is no snapshot of a training run: give the snapshot.pt of an output folder")
+        raise InputError(f"{path} is not a snapshot of a training run: give the snapshot.pt of an output folder")
     refuse_another_run(path, content["identity"], identity)
     try:
         module.load_state_dict(content["model"])

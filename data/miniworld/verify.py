@@ -70,7 +70,7 @@ def _parse(path: Path, content: bytes) -> Any:
     try:
         return json.loads(content)
     except ValueError as error:
-        raise InputError(f"{path} is no whole JSON file; {REPAIR}") from error
+        raise InputError(f"{path} is not a whole JSON file; {REPAIR}") from error
 
 
 def _pixels(path: Path, packed: bytes) -> bytes:
@@ -78,4 +78,4 @@ def _pixels(path: Path, packed: bytes) -> bytes:
     try:
         return np.asarray(read_image(packed)).tobytes()
     except ImageError as error:
-        raise InputError(f"{path} is no whole picture; {REPAIR}") from error
+        raise InputError(f"{path} is not a whole picture; {REPAIR}") from error

@@ -73,7 +73,7 @@ def test_another_allocation_stays_in_its_folder(run, tmp_path):
 def test_other_files(run, tmp_path):
     refused(run, tmp_path / "y.safetensors", "no such file")
     save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors")
-    refused(run, tmp_path / "x.safetensors", "is no scores file")
+    refused(run, tmp_path / "x.safetensors", "is not a scores file")
     done = run("prune.py", "--from_scores", str(tmp_path))
     assert done.returncode == 2
     assert "it is a folder; name a file" in " ".join(done.stderr.split())

@@ -175,8 +175,8 @@ class TestBadInput:
         torch.save({"w": torch.zeros(2)}, tmp_path / "x.pth")
         refused(masks(run, "inspect", tmp_path / "none.safetensors"), "no such file")
         refused(masks(run, "inspect", tmp_path / "x.safetensors"), "corrupt")
-        refused(masks(run, "inspect", tmp_path / "x.pth"), "is no mask file")
-        refused(masks(run, "inspect", REPOSITORY / "weights" / "xvlm-mini.safetensors"), "is no mask file")
+        refused(masks(run, "inspect", tmp_path / "x.pth"), "is not a mask file")
+        refused(masks(run, "inspect", REPOSITORY / "weights" / "xvlm-mini.safetensors"), "is not a mask file")
         refused(masks(run, "convert", tmp_path / "none.safetensors", "--model", "xvlm-mini"), "no such file")
 
     def test_layers(self, made, run, tmp_path):

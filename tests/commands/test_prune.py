@@ -188,7 +188,7 @@ class TestBadInput:
             (("--allocation", "globale"), "unknown allocation 'globale' (did you mean 'global'?)"),
             (("-s", "0"), "sparsity 0 is not between 0 and 100"),
             (("-s", "100"), "sparsity 100 is not between 0 and 100"),
-            (("-s", "abc"), "sparsity 'abc' is no number"),
+            (("-s", "abc"), "sparsity 'abc' is not a number"),
             (("-s", "0.63"), "give percents, for example 63 for 0.63"),
             (("-s", "63", "63.0"), "sparsity 63.0 is given twice"),
             (("-s", "nan"), "sparsity nan is not between"),

@@ -81,4 +81,4 @@ def test_chita_counts_its_data_once(config, run, tmp_path):
 def test_a_scratch_folder_that_is_not_there(run, tmp_path):
     done = run("prune.py", "--model", "dino-mini", "--pruner", "chita", "--scratch_dir", tmp_path / "none")
     assert done.returncode == 2
-    assert "is no folder: make it, or choose another" in done.stderr
+    assert "is not a folder: make it, or choose another" in done.stderr

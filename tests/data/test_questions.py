@@ -247,7 +247,7 @@ def test_long_questions_keep_fifty_words(tmp_path, tokenizer):
         ({"answer": []}, "record 0 has an unusable 'answer'"),
         ({"answer": [1]}, "record 0 has an unusable 'answer'"),
         ({"image": ""}, "record 0 has an unusable 'image'"),
-        ({"dataset": "okvqa"}, "record 0 has dataset 'okvqa', but image_roots knows vqa, vg"),
+        ({"dataset": "okvqa"}, "record 0 has dataset 'okvqa', but image_roots has vqa, vg"),
     ],
 )
 def test_broken_records(tmp_path, record, message):

@@ -99,7 +99,7 @@ def test_what_is_refused(ids, tmp_path):
     with pytest.raises(InputError, match=r"these intrinsic dimensions belong to another model \(blip-mini\)"):
         prune(load_model("xvlm-mini"), [], "omp", (0.8,), ids=found)
     (tmp_path / "x.json").write_text("{}")
-    with pytest.raises(InputError, match="is no file of intrinsic dimensions"):
+    with pytest.raises(InputError, match="is not a file of intrinsic dimensions"):
         read_ids(tmp_path / "x.json", 1.0)
     with pytest.raises(InputError, match="48 samples cannot be cut into 20 blocks of 4 or more: give at least 80"):
         measured(ids, "few", "--blocks", "20")

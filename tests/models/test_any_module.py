@@ -326,7 +326,7 @@ class TestConformance:
     def test_layers(self):
         model = hand_wrapped()
         model._layers = {"nowhere.weight": nn.Linear(2, 2)}
-        self.failed("prunable layers", model, "'nowhere.weight' is no name of the state dict")
+        self.failed("prunable layers", model, "'nowhere.weight' is not a name of the state dict")
         module = Hand()
         module.blocks[1].q.weight = module.blocks[0].q.weight
         model = hand_wrapped(module)

@@ -296,7 +296,7 @@ def test_tamt_density_is_exact_at_every_step(xvlm, xvlm_batches, monkeypatch):
     [
         ("chita", {"lambda_": 0.0}, "must be above 0"),
         ("chita", {"epochs": 0}, "must be at least 1"),
-        ("chita", {"scratch_dir": "/nowhere"}, "scratch_dir /nowhere is no folder"),
+        ("chita", {"scratch_dir": "/nowhere"}, "scratch_dir /nowhere is not a folder"),
         ("tamt", {"lr": -1.0}, "lr must be above 0"),
         ("sparsegpt", {"damping": 0.0}, "damping must be above 0"),
     ],

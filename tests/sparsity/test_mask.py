@@ -95,7 +95,7 @@ def test_other_files_are_refused(tmp_path):
     from safetensors.torch import save_file
 
     save_file({"w": torch.zeros(2)}, tmp_path / "x.safetensors")
-    with pytest.raises(InputError, match="is no mask file"):
+    with pytest.raises(InputError, match="is not a mask file"):
         Mask.load(tmp_path / "x.safetensors")
     (tmp_path / "y.safetensors").write_bytes(b"not a file of tensors at all")
     with pytest.raises(InputError, match="corrupt"):

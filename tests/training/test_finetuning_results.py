@@ -152,8 +152,8 @@ def test_a_mask_of_another_model(config, run, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--accelerator", "gpu", "--devices", "99"], "99 GPUs asked for, but "),
-        (["--accelerator", "mps", "--devices", "2"], "2 MPS devices asked for"),
+        (["--accelerator", "gpu", "--devices", "99"], "99 GPUs requested, but "),
+        (["--accelerator", "mps", "--devices", "2"], "2 MPS devices requested"),
         (["--compile"], "--compile needs a C++ compiler, but there is no 'no-such-compiler' here"),
         (["--wandb"], "--wandb finds no login to Weights & Biases"),
         (["--precision", "16-mixed"], "precision 16-mixed needs a GPU"),

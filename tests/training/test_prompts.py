@@ -361,7 +361,7 @@ def test_one_class_or_no_pictures_is_an_error(run, tmp_path):
     ("words", "message"),
     [
         ("prune.py --model resnet-mini --pruner vpns", "image_classification.py --model resnet-mini --prune vpns"),
-        ("retrieval.py --model xvlm-mini --dense --prompt P", "--prompt is no option of this script"),
+        ("retrieval.py --model xvlm-mini --dense --prompt P", "--prompt is not an option of this script"),
         ("retrieval.py --model xvlm-mini --prune vpns", "or --prune hydra, the same search without"),
     ],
 )

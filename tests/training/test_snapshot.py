@@ -100,7 +100,7 @@ def test_a_snapshot_cut_short(share, tmp_path):
 @pytest.mark.parametrize("content", [{"model": {}, "step": 3}, [1, 2], {"w": torch.zeros(2)}])
 def test_other_files_are_no_snapshots(content, tmp_path):
     torch.save(content, tmp_path / "snapshot.pt")
-    with pytest.raises(InputError, match="is no snapshot of a training run"):
+    with pytest.raises(InputError, match="is not a snapshot of a training run"):
         load(tmp_path / "snapshot.pt")
 
 
