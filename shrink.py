@@ -32,7 +32,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Check the command line, then do what it says."""
     args = parse_args()
-    commands = (measure, plan, cut, distil, finetuning, pretraining, export)
+    commands = (measure, plan, cut, distil, finetuning, pretraining, series, export)
     {command.__name__: command for command in commands}[args.command](args)
 
 
@@ -261,6 +261,13 @@ def pretraining(args: argparse.Namespace) -> None:
     models |= {at.name: steps.load(f"small:{at}", None) for at in (folder / "cut", small)}
     found = {name: zero_shot(args, model) for name, model in models.items()} if has_gallery(args.model) else {}
     conclude(args, models["dense"], models[small.name], found, small)
+
+
+def series(args: argparse.Namespace) -> None:
+    """A table, and a smaller model for each of several shares."""
+    from shrinking.series import series as of_shares
+
+    of_shares(args, {"measure": measure, "plan": plan, "cut": cut})
 
 
 def export(args: argparse.Namespace) -> None:

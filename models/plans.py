@@ -42,7 +42,7 @@ class Plan:
         """
         found = list(found)
         stays = dict(before.stays) if before else {}
-        first_names = _first_names([one for one in found if isinstance(one, Layers)], stays)
+        first_names = first_names_of([one for one in found if isinstance(one, Layers)], stays)
         for one in sorted(found, key=lambda one: isinstance(one, Layers)):  # layers last: they take their units along
             if one.name not in kept or kept[one.name].all():
                 continue
@@ -62,7 +62,7 @@ class Plan:
         """
         found = list(found)
         earlier, wanted = dict(before.stays) if before else {}, dict(self.stays)
-        first_names = _first_names([one for one in found if isinstance(one, Layers)], earlier)
+        first_names = first_names_of([one for one in found if isinstance(one, Layers)], earlier)
         names = {first_names(one.name): one for one in found}
         for name, stay in self.stays:
             if name not in names and name not in earlier:
@@ -121,8 +121,11 @@ def _prefixes(row: Layers, stay: Stay) -> tuple[str, ...]:
     return tuple(f"{path}.{number}." for path in row.lists for number in gone)
 
 
-def _first_names(rows: Iterable[Layers], stays: Mapping[str, Stay]) -> Callable[[str], str]:
-    """Name of a set -> what it was in the model that no layer had been removed from yet."""
+def first_names_of(rows: Iterable[Layers], stays: Mapping[str, Stay]) -> Callable[[str], str]:
+    """Name of a set or tensor -> what it was in the model that no layer had been removed from yet.
+
+    rows: of layers; stays: of the plan that made the model.
+    """
     numbers = {path: stays[row.name].kept for row in rows if row.name in stays for path in row.lists}
 
     def first_name(name: str) -> str:

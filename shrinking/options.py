@@ -71,7 +71,7 @@ def parser_of(description: str | None) -> Parser:
     )
     plan.add_argument("--keep", type=float, help="share of heads, neurons and channels to keep (default: 0.5)")
     for name, kind in SHARES.items():
-        plan.add_argument(f"--keep_{name}", type=float, help=f"share of {kind} to keep (default: --keep)")
+        plan.add_argument(f"--keep_{name}", type=float, help=f"share of {kind} to keep, overriding --keep")
     for name, what in zip(TARGETS, ("parameters", "FLOPs per pass", "milliseconds per pass"), strict=True):
         plan.add_argument(f"--{name}", type=float, help=f"upper bound on {what}, instead of shares")
     plan.add_argument("--batch_size", type=int, default=1, help="samples a pass, for --flops and --latency")
@@ -118,6 +118,17 @@ def parser_of(description: str | None) -> Parser:
     both.add_argument(
         "--lr", type=float, default=2e-4, help="peak learning rate (default: 2e-4; the paper's ports: 2e-5)"
     )
+
+    series = commands.add_parser("series", help="make one table, and a smaller model for each of several shares")
+    series.add_argument("-m", "--model", required=True, help="as in measure")
+    series.add_argument(
+        "-s", "--sparsities", nargs="+", required=True, metavar="PERCENT", help="shares to remove, in percent"
+    )
+    series.add_argument("--config", help="YAML file that names the data (default: configs/<model>/prune.yaml)")
+    series.add_argument("--seed", type=int, default=42)
+    series.add_argument("--accelerator", default="auto", help="cpu, gpu, mps or auto")
+    series.add_argument("-o", "--output", required=True, metavar="FOLDER", help="folder for all results")
+    add_set(series)  # options of measure, plan and cut
 
     export = commands.add_parser("export", help="write a smaller model for other software")
     export.add_argument("folder", metavar="FOLDER", help="folder of a smaller model")

@@ -18,6 +18,8 @@ from evaluation.efficiency.speed import in_turn
 from evaluation.efficiency.table import side_by_side, work_of
 from models.base import Model
 from models.common.checkpoint import shipped
+from models.parts import layers
+from models.plans import first_names_of
 
 
 def meter(name: str, model: Model, size: int) -> Any:
@@ -36,10 +38,11 @@ def meter(name: str, model: Model, size: int) -> Any:
     }[name]
 
 
-def show(name: str, model: Model, small: Model, repeats: int, task: str | None = None) -> None:
-    """Print dense and small in one table: weights by tower, parameters, file size, FLOPs, latency at two batch sizes.
+def show(name: str, model: Model, small: Model, repeats: int, task: str | None = None) -> dict[str, Any]:
+    """Print dense and small side by side: weights by tower, parameters, file, FLOPs, latency at two batch sizes.
 
-    task: whose pass is timed (None: that of pruning).
+    task: whose pass is timed (None: that of pruning). Returns {"layers": `left_of`, "parameters", "flops", "ms 1",
+    "ms 32"}: of both, [dense, small]; FLOPs of one sample, milliseconds the least.
     """
     both = {"dense": model, "small": small}
     table = Table(title=f"{name}, on the CPU, {counted(repeats, 'timing')} in turn")
@@ -49,24 +52,34 @@ def show(name: str, model: Model, small: Model, repeats: int, task: str | None =
     def add(what: str, counts: list[float], form: str = "{:,.0f}", ratio: str = "") -> None:
         table.add_row(what, *map(form.format, counts), ratio or f"{counts[1] / counts[0]:.2f} x")
 
-    towers = [{layer: one.modality_of(layer) for layer in one.prunable_layers()} for one in both.values()]
-    for tower in dict.fromkeys(towers[0].values()):
-        weights = [one.prunable_layers() for one in both.values()]
-        sizes = [
-            sum(w[n].weight.numel() for n, t in own.items() if t == tower)
-            for w, own in zip(weights, towers, strict=True)
-        ]
-        add(f"weights of {tower}", sizes)
+    found: dict[str, Any] = {"layers": left_of(model, small)}
+    for tower, counts in found["layers"].items():
+        kept, of = map(sum, zip(*counts.values(), strict=True))
+        add(f"weights of {tower}", [of, kept])
     add("file, MB (fp32)", [file_sizes(shipped(one))["fp32"] / 1e6 for one in both.values()], "{:.2f}")
     for size in (1, 32):
         rows = side_by_side(both, size, repeats, torch.device("cpu"), task)
         if size == 1:
-            add("parameters", [row["parameters"] for row in rows.values()])
+            found |= {key: [row[key] for row in rows.values()] for key in ("parameters", "flops")}
+            add("parameters", found["parameters"])
+        found[f"ms {size}"] = [row["latency_ms"]["least"] for row in rows.values()]
         add(f"FLOPs, batch {size}", [row["flops"] for row in rows.values()])
         for key, ratio in (("least", "fastest"), ("median", "median")):
             times = [row["latency_ms"][key] for row in rows.values()]
             add(f"ms, batch {size} ({key})", times, "{:.2f}", f"{rows['small']['speed'][ratio]:.2f} x as fast")
     result_console().print(table)
+    return found
+
+
+def left_of(model: Model, small: Model) -> dict[str, dict[str, list[int]]]:
+    """Modality -> prunable layer of the whole model -> [weights that the smaller one has of it, all]."""
+    stays = dict(small.plan.stays) if small.plan else {}
+    first_name = first_names_of(layers(small), stays)
+    left = {first_name(name): layer.weight.numel() for name, layer in small.prunable_layers().items()}
+    found: dict[str, dict[str, list[int]]] = {}
+    for name, layer in model.prunable_layers().items():
+        found.setdefault(model.modality_of(name), {})[name] = [left.get(name, 0), layer.weight.numel()]
+    return found
 
 
 def show_metrics(found: Mapping[str, Mapping[str, float]]) -> None:

@@ -21,7 +21,7 @@ from studies.attempts import note_end, note_start
 from studies.commands import Commands, write_config
 from studies.places import Places, short
 from studies.plan import PRUNE, Plan, Step
-from studies.results import collect, has_result
+from studies.results import collect, has_result, needed_done
 from studies.version import REPOSITORY
 
 STOPPED = tuple(code for number in (signal.SIGINT, signal.SIGTERM) for code in (-number, 128 + number))
@@ -107,8 +107,9 @@ def run_here(step: Step, plan: Plan, places: Places, commands: Commands, threads
     """
     while (lock := take(step, places)) is None:
         time.sleep(1)
-    done = step.kind != PRUNE and has_result(step, places)  # masks are asked for: their result alone is not enough
-    if done or collect(step, places, plan):
+    needed = step.id in plan.users()  # what it made is asked for: its result alone is not enough
+    there = needed_done(step, places, False) if needed else True
+    if (has_result(step, places) and not needed) or (there and collect(step, places, plan)):
         lock.close()
         return None
     attempt = Attempt(step, plan, places, commands, threads, lock)
@@ -172,7 +173,7 @@ def prepare(step: Step, places: Places) -> None:
     write_config(step, places)
     if step.kind != PRUNE:
         return
-    missing, before = places.missing_masks(step), None
+    missing, before = places.missing(step), None
     asked = places.of(step.id) / "asked.json"
     with contextlib.suppress(OSError, ValueError):
         before = json.loads(asked.read_text(encoding="utf-8"))

@@ -19,6 +19,7 @@ from studies.pictures import Draw, inline
 from studies.plan import DENSE
 from studies.published import Published, published_table
 from studies.scores import OverSeeds, Scores, ranks
+from studies.sizes import PARETO, Sizes, size_table, sizes_of
 from studies.tables import (
     Table,
     cost_table,
@@ -55,6 +56,7 @@ class Chapter:
     costs: dict[str, dict[str, OverSeeds]]
     cost: str
     layers: dict[float, LayerShares]
+    sizes: Sizes
     published: Published | None = None
 
     @property
@@ -97,9 +99,32 @@ class Chapter:
                     Panel(
                         f"{file_name(self.model)}-pareto-{percent(sparsity / 100)}",
                         f"share of the dense model kept against {COSTS[self.cost][0]}, at {percent(sparsity / 100)} %",
-                        pareto_panel(points, self.looks, sparsity, self.cost, "% of dense kept"),
+                        pareto_panel(
+                            points,
+                            self.looks,
+                            f"% of dense kept at {percent(sparsity / 100)} %",
+                            "{} ({})".format(*COSTS[self.cost]),
+                        ),
                     )
                 )
+        return panels
+
+    def size_paretos(self) -> list[Panel]:
+        """A panel for each column of the main table, against parameters and against time: a point a smaller model."""
+        panels = []
+        for task, metric in self.columns:
+            for axis, words in PARETO.items():
+                points, own = {}, {DENSE: Look("grey", 0)}
+                for (name, sparsity), both in self.sizes.items():
+                    if score := self.scores.get(self.model, task, metric, name, sparsity):
+                        label = f"{name} {percent(sparsity / 100)}"
+                        points[label], own[label] = (100 * both[axis][1] / both[axis][0], score.mean), self.looks[name]
+                if len(points) > 1:
+                    if dense := self.scores.dense(self.model, task, metric):
+                        points[DENSE] = (100.0, dense.mean)
+                    title = f"{task_words(task)}, {metric_words(task, metric)}"
+                    name = f"{file_name(self.model)}-{file_name(task)}-{metric}-{axis}".replace(" ", "-")
+                    panels.append(Panel(name, f"{title}, against {words}", pareto_panel(points, own, title, words)))
         return panels
 
     def maps(self) -> list[Panel]:
@@ -131,6 +156,7 @@ class Chapter:
         if self.sparsities:  # else there is the dense model alone
             made["scores"] = main_table(self.scores, self.model, self.columns)
             made["shares"] = share_table(self.scores, self.model, self.columns)
+        made["sizes"] = size_table(self.model, self.sizes)
         made["cost"] = cost_table(self.model, self.costs, self.pruners)
         each = {s: modality_shares(self.scores.results, self.model, self.pruners, s) for s in self.sparsities}
         if shares := {sparsity: found for sparsity, found in each.items() if found}:
@@ -162,6 +188,7 @@ def chapter_of(
         {name: found for name in COSTS if (found := costs_of(results, model, pruners, name))},
         cost,
         {sparsity: shares for sparsity, shares in layers.items() if shares is not None},
+        sizes_of(results, model, pruners, scores.sparsities(model)),
         published,
     )
 

@@ -1,4 +1,4 @@
-"""The same plan as jobs of a cluster: one array for the masks, then one for the tasks that take them (submitit).
+"""The same plan as jobs of a cluster: one array for masks and what else tasks need, then one for these (submitit).
 
 Each job does one run as the runner would, with the same lock and the same log; a job that is preempted is put into the
 queue again and goes on. The local executor starts the jobs on this machine and waits for them.
@@ -35,8 +35,9 @@ class Job:
         """Run the step of this id; None when its result is there, else why not."""
         step = self.plan.by_id()[run]
         need = self.plan.need(step)
-        if need is not None and not self.places.mask(need, step.sparsity or 0).is_file():
-            return f"its mask is missing: {need.id} did not make it ({short(self.places.log(need.id))} says why)"
+        if need is not None and not self.places.made(need, step.sparsity or 0).exists():
+            what = "mask" if need.kind == PRUNE else "smaller model"
+            return f"its {what} is missing: {need.id} did not make it ({short(self.places.log(need.id))} says why)"
         return run_here(step, self.plan, self.places, self.commands, self.threads)
 
     def checkpoint(self, run: str) -> Any:
@@ -55,11 +56,12 @@ def submit_steps(
     """
     executor = make_executor(places, queue)
     job = Job(plan, places, commands, queue.cores)
-    prunes = [step for step in steps if step.kind == PRUNE]
-    tasks = [step for step in steps if step.kind != PRUNE]
+    users = plan.users()
+    needed = [step for step in steps if step.id in users]
+    tasks = [step for step in steps if step.id not in users]
     found: dict[str, str | None] = {}
     before: list[Any] = []
-    for stage in (prunes, tasks):
+    for stage in (needed, tasks):
         if not stage:
             continue
         if before and queue.cluster == "slurm":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -14,10 +15,11 @@ from storage.atomic import write_text
 from studies.grid import ZERO_SHOT
 from studies.places import Places, short
 from studies.plan import DENSE, PRUNE, Step
+from studies.rows import SHRINK
 from studies.version import REPOSITORY
 
 Commands = Callable[[Step, Step | None], list[str]]
-"""step, the prune step that it needs -> its command line."""
+"""step, the step whose mask or smaller model it needs -> its command line."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,21 @@ class ScriptCommands:
         named = {"accelerator": self.accelerator, "num_workers": self.num_workers}
         named |= {"devices": step.devices} if step.devices > 1 else {}
         machine = [text for name, value in named.items() if value is not None for text in (f"--{name}", str(value))]
-        common = ["--model", step.model, "--config", short(places.config(step.id))]
+        small = prune is not None and prune.kind == SHRINK
+        model = f"small:{short(places.made(prune, step.sparsity or 0))}" if small else step.model
+        common = ["--model", model, "--config", short(places.config(step.id))]
         ids = [] if step.ids is None else ["--ids", step.ids]
+        if step.kind == SHRINK:
+            told = {name: v if isinstance(v, str) else json.dumps(v) for name, v in step.options.items()}
+            options = [word for name, value in told.items() for word in ("--set", f"{name}={value}")]
+            machine = [] if self.accelerator is None else ["--accelerator", self.accelerator]
+            return [
+                sys.executable, script("shrink.py"), "series", *common, *options, "--seed", str(step.seed), *machine,
+                "--output", short(places.series(step)), "--sparsities",
+                *(percent(sparsity / 100) for sparsity in step.sparsities),
+            ]  # fmt: skip
         if step.kind == PRUNE:
-            missing = places.missing_masks(step) or step.sparsities
+            missing = places.missing(step) or step.sparsities
             allocation = [] if step.allocation is None else ["--allocation", step.allocation]
             return [
                 sys.executable, script("prune.py"), *common, "--pruner", step.pruner, *allocation, *ids,
@@ -45,7 +58,7 @@ class ScriptCommands:
                 "--no-save_scores", "--resume", *machine, "--sparsities",
                 *(percent(sparsity / 100) for sparsity in missing),
             ]  # fmt: skip
-        mask = None if prune is None else short(places.mask(prune, step.sparsity or 0))
+        mask = None if prune is None or small else short(places.made(prune, step.sparsity or 0))
         if step.kind == ZERO_SHOT:
             which = [] if mask is None else ["--no-dense", "--masks", mask]
             output = short(places.output(step))
@@ -54,6 +67,10 @@ class ScriptCommands:
         how = ["--dense"] if mask is None else ["--mask", mask]
         if step.while_training:
             how = ["--prune", step.pruner, "-s", percent((step.sparsity or 0) / 100), *ids]
+        if step.teacher is not None:
+            of_teacher = replace(step, id=step.teacher)  # it ran the same task
+            how += ["--teacher", step.model, "--teacher_weights", short(places.weights(of_teacher))]
+            how += [word for name, value in step.losses.items() for word in (f"--{name}", str(value))]
         return [
             sys.executable, script(f"{step.script}.py"), *common,
             *how,

@@ -11,7 +11,10 @@ seeds: [0, 1]
 dense: true                              # rows without a mask, too
 finetune: false                          # instead of the tasks: zero-shot evaluation right after pruning
 options: {itersnip: {num_batches: 50, epochs: 60}}
-variants: {multiflow-global: {pruner: multiflow, allocation: global, models: [xvlm-mini]}}
+variants:
+  multiflow-global: {pruner: multiflow, allocation: global, models: [xvlm-mini]}
+  taylor-small: {pruner: shrink, options: {criterion: taylor, tower: both}}  # smaller models, options of shrink.py
+  taught: {pruner: omp, teacher: {feat: 0}, overrides: {retrieval: {epochs: 2}}}  # this row's training; needs dense
 overrides: {retrieval: {epochs: 1}, xvlm-mini/prune: {num_batches: 8}}
 devices: 1                               # of each run; several change what a finetuning step sees
 """
@@ -36,7 +39,7 @@ from tasks import TASKS
 
 ZERO_SHOT = "zero_shot"
 KINDS = (ZERO_SHOT, *TASKS)
-"""What a mask can be judged by, in the order of tables."""
+"""What a mask or a smaller model can be judged by, in the order of tables."""
 
 PACKED = ".jsonl.xz"
 """How the name of a grid's packed results ends (results.py); their first line has the text of its file."""
@@ -94,6 +97,13 @@ def facts(kind: str) -> Any:
     return TASKS[name]
 
 
+def taught(task: str) -> bool:
+    """Whether a task, perhaps with a data set, is one that models learn from a teacher."""
+    from tasks.loading import TAUGHT
+
+    return task.partition(":")[0] in TAUGHT
+
+
 def read_grid(path: Path | str, assignments: Sequence[str] = ()) -> Grid:
     """Read and check a grid, from its YAML file or its packed results, with what `--set` says.
 
@@ -149,7 +159,14 @@ def check_grid(settings: dict[str, Any], name: str, where: str) -> Grid:
     for row in rows:
         if row.while_training and not finetunes & set(row.models):
             raise InputError(f"{where}: '{row.label}' prunes while a task is finetuned, and none is: name one in tasks")
-    for key in file.overrides:
+        if row.teacher is not None and not (
+            file.dense and any(taught(task) for of in row.models for task in tasks[of])
+        ):
+            raise InputError(
+                f"{where}: '{row.label}' learns from the dense row's runs of retrieval or classification: "
+                "add dense: true and such a task"
+            )
+    for key in (*file.overrides, *(key for row in rows for key in row.overrides)):
         _check_override(key, models, where)
     if not (models and seeds and (rows or file.dense)) or not (rows or any(tasks.values())):
         axes = (("models", models), ("seeds", seeds), ("pruners", rows), ("tasks", None))

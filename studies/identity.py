@@ -47,7 +47,7 @@ class Sources:
 
     def prune_config(self, grid: Grid, model: str, row: Row) -> tuple[dict[str, Any], dict[str, Any]]:
         """The configuration of a pruning, and the part of it that defines its masks."""
-        config = self._config(grid, model, "prune")
+        config = self._config(grid, model, "prune", row)
         own = merged(config.get("methods", {}).get(row.pruner, {}), row.options)
         config = {**config, "methods": {row.pruner: own} if own else {}}
         of_grid = ("pruner", "allocation", "sparsities", "ids")
@@ -59,10 +59,21 @@ class Sources:
             return config, methods
         return config, {key: value for key, value in config.items() if key not in NOT_DEFINING} | methods
 
+    def shrink_config(self, grid: Grid, model: str, row: Row) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The configuration whose data smaller models are made with, and what of it and of options defines them."""
+        from shrinking.series import telling_options, uses_data
+
+        config = self._config(grid, model, "prune", row)
+        config = {key: value for key, value in config.items() if key not in ("pruner", "methods", "sparsities", "ids")}
+        telling = {"options": telling_options(row.options)}
+        if not uses_data(row.options):
+            return config, telling
+        return config, {key: value for key, value in config.items() if key not in NOT_DEFINING} | telling
+
     def progressive(self, grid: Grid, model: str, task: str, row: Row) -> tuple[dict[str, Any], dict[str, Any]]:
         """The section of a task's configuration on pruning while training, and what of it defines masks."""
         of_grid = ("prune", "sparsity", "ids")
-        section = self._config(grid, model, task.partition(":")[0]).get("progressive") or {}
+        section = self._config(grid, model, task.partition(":")[0], row).get("progressive") or {}
         section = {key: value for key, value in merged(section, row.options).items() if key not in of_grid}
         telling = {key: value for key, value in section.items() if value != getattr(ProgressiveConfig, key, None)}
         weights = self.ids(grid, model, row, telling.pop("id_power", ProgressiveConfig.id_power))
@@ -85,13 +96,13 @@ class Sources:
             raise InputError(f"{grid.path}: ids: {row.ids[model]} was measured on {of}, not on {model}")
         return found.identity
 
-    def task_config(self, grid: Grid, model: str, task: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    def task_config(self, grid: Grid, model: str, task: str, row: Row | None) -> tuple[dict[str, Any], dict[str, Any]]:
         """The configuration of a task, and what of it defines its results: of the data sets, the one that is used.
 
         Without the section on pruning while training, which a row has or has not.
         """
         name, _, dataset = task.partition(":")
-        config = self._config(grid, model, name)
+        config = self._config(grid, model, name, row)
         config = {key: value for key, value in config.items() if key != "progressive"}
         defining = {key: value for key, value in config.items() if key != "seed"}
         if "datasets" in config:
@@ -99,13 +110,14 @@ class Sources:
             defining = {**defining, "datasets": {chosen: config["datasets"][chosen]}}
         return config, defining
 
-    def _config(self, grid: Grid, model: str, task: str) -> dict[str, Any]:
+    def _config(self, grid: Grid, model: str, task: str, row: Row | None) -> dict[str, Any]:
         path = task_file(model, task)
         if path not in self._yaml:
             self._yaml[path] = read_yaml(path)
         config = self._yaml[path]
-        for key in (task, f"{model}/{task}"):
-            config = _overridden(config, grid.file.overrides.get(key, {}))
+        for overrides in (grid.file.overrides, {} if row is None else row.overrides):
+            for key in (task, f"{model}/{task}"):
+                config = _overridden(config, overrides.get(key, {}))
         return config
 
     def _content(self, name: str) -> dict[str, Any]:

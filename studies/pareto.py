@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sparsity.percents import percent
-from studies.costs import COSTS, front
+from studies.costs import front
 from studies.curves import LABEL
 from studies.looks import LIGHT, Look
 from studies.pictures import Draw
+
+CROWD = 15
+"""Of more points, those alone are named that no other one beats."""
 
 SIDES = (
     ("left", "center", 1, 0), ("center", "bottom", 0, 1), ("center", "top", 0, -1), ("right", "center", -1, 0),
@@ -18,10 +20,8 @@ SIDES = (
 """Where a name may stand: how it is aligned, and on which side of its point."""
 
 
-def pareto_panel(
-    points: Mapping[str, tuple[float, float]], looks: Mapping[str, Look], sparsity: float, cost: str, score: str
-) -> Draw:
-    """points: pruner -> (cost, score). score: words for the upward axis."""
+def pareto_panel(points: Mapping[str, tuple[float, float]], looks: Mapping[str, Look], title: str, words: str) -> Draw:
+    """points: name -> (cost, score). title: what the score is; words: for the axis of costs."""
 
     def draw(axis: Any) -> None:
         costs = [x for x, _ in points.values()]
@@ -50,10 +50,10 @@ def pareto_panel(
             )  # fmt: skip
         line = [(a, b) for i, b in enumerate(y) for a in _between(x[i], [*x, right][i + 1], logarithmic)]
         line += [(x[i], b) for i in range(1, len(x)) for b in _between(y[i - 1], y[i], False)]
-        place_labels(axis, points, {name: looks[name].colour for name in points}, line)
-        words, unit = COSTS[cost]
-        axis.set_xlabel(f"{words} ({unit})")
-        axis.set_title(f"{score} at {percent(sparsity / 100)} %")
+        named = {name: points[name] for name in (best if len(points) > CROWD else points)}
+        place_labels(axis, named, {name: looks[name].colour for name in named}, line)
+        axis.set_xlabel(words)
+        axis.set_title(title)
         axis.xaxis.grid(False)
         if logarithmic:
             from matplotlib.ticker import FuncFormatter, NullFormatter

@@ -2,8 +2,8 @@
 
 results/<grid>.jsonl.xz                      all results of a grid in one file, to keep and to commit
 runs/experiments/results/<grid>/<run>.jsonl  a result until it is packed, and after
-runs/experiments/<run>/                      the work: config.yaml, log.txt, masks/ or run/, lock, attempts.jsonl,
-                                             failed.json
+runs/experiments/<run>/                      the work: config.yaml, log.txt, masks/, small/ or run/, lock,
+                                             attempts.jsonl, failed.json
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pathlib import Path
 from models import file_name
 from sparsity.percents import percent
 from studies.grid import PACKED, ZERO_SHOT
-from studies.plan import PRUNE, Step, mask_label
+from studies.plan import Step, mask_label
+from studies.rows import SHRINK
 
 
 @dataclass(frozen=True)
@@ -69,25 +70,35 @@ class Places:
         """When it was tried, and what that took."""
         return self.of(run) / "attempts.jsonl"
 
-    def mask(self, prune: Step, sparsity: float) -> Path:
-        """Where prune.py writes a mask of a prune step; sparsity in percent."""
+    def series(self, step: Step) -> Path:
+        """Where a shrink step writes: a folder."""
+        return self.of(step.id) / "small"
+
+    def made(self, prune: Step, sparsity: float) -> Path:
+        """Where the mask, or the smaller model, of a step lies that makes them; sparsity in percent."""
+        if prune.kind == SHRINK:
+            return self.series(prune) / percent(sparsity / 100)
         label = mask_label(prune.pruner, prune.allocation, prune.ids)
         name = f"{file_name(prune.model)}_{label}_{percent(sparsity / 100)}_seed{prune.seed}.safetensors"
         return self.of(prune.id) / "masks" / label / name
 
-    def missing_masks(self, prune: Step) -> list[float]:
-        """Sparsities in percent whose masks are not there; masks are written whole, so those that are there stay."""
-        return [sparsity for sparsity in prune.sparsities if not self.mask(prune, sparsity).is_file()]
+    def missing(self, prune: Step) -> list[float]:
+        """Sparsities in percent that are not there yet; all is written whole, so what is there stays."""
+        return [sparsity for sparsity in prune.sparsities if not self.made(prune, sparsity).exists()]
 
     def output(self, step: Step) -> Path:
         """What the scripts of a task are given to write: a folder, or the file of a zero-shot evaluation."""
-        assert step.kind != PRUNE
+        assert not step.makes
         return self.of(step.id) / ("zero_shot.json" if step.kind == ZERO_SHOT else "run")
 
     def run_folder(self, step: Step) -> Path:
         """Where a finetuning script then writes."""
         output = self.output(step)
         return output.with_name(output.name + "_debug") if step.debug else output
+
+    def weights(self, step: Step) -> Path:
+        """Where a finetuning script leaves its last weights."""
+        return self.run_folder(step) / "last.safetensors"
 
     def made_mask(self, step: Step) -> Path:
         """Where a finetuning script that prunes leaves its mask."""

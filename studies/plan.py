@@ -1,16 +1,17 @@
 """The plan: a grid expanded to steps, each run once for all that need it.
 
-Two kinds. Prune: all sparsities of a model, pruner, options and seed in one run. Task: finetuning or zero-shot
-evaluation of one mask (or the dense model), or finetuning that prunes meanwhile, which needs no prune step. Steps are
-named after the content of what defines them (identity.py), so the same work has the same name in every grid, and a
-changed configuration another one.
+Two kinds. Prune, or shrink: all sparsities of a model, pruner, options and seed in one run, which makes masks or
+smaller models. Task: finetuning or zero-shot evaluation of one of them (or the dense model), or finetuning that prunes
+meanwhile, which needs no prune step; what learns from a dense run needs that, too. Steps are named after the content of
+what defines them (identity.py), so the same work has the same name in every grid, and a changed configuration another
+one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,11 +26,14 @@ from pruners import PRUNERS
 from sparsity.percents import percent
 from sparsity.progressive_config import CHOICES
 from storage.hashing import hash_json
-from studies.grid import ZERO_SHOT, Grid, facts, grid_text, read_grid, read_settings
+from studies.grid import ZERO_SHOT, Grid, facts, grid_text, read_grid, read_settings, taught
 from studies.identity import Sources
-from studies.rows import Row
+from studies.rows import SHRINK, Row
 
 PRUNE = "prune"
+MAKES = {PRUNE: "masks are", SHRINK: "smaller models are"}
+"""Kinds of steps that make what others judge, and what is said where it is missing."""
+
 DENSE = "dense"
 
 T = TypeVar("T")
@@ -37,12 +41,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Step:
-    """One run. kind: prune, zero_shot, or a task with its data set. label: the row of the table it belongs to.
+    """One run. kind: prune, shrink, zero_shot, or a task with its data set. label: the row of the table it belongs to.
 
-    sparsity: percent, 0 for dense, None of a prune step, which has all `sparsities`. chance: whether another seed
+    sparsity: percent, 0 for dense, None of a step that makes all `sparsities`. chance: whether another seed
     could give another result. config: the content of its configuration file. like: equal for steps that take about
-    equally long. needs: the id of the prune step whose mask it takes. ids: the file of intrinsic dimensions that weight
-    its layers. script: that runs a task, without .py.
+    equally long. needs: the id of the step whose mask or smaller model it takes. ids: the file of intrinsic dimensions
+    that weight its layers. script: that runs a task, without .py. teacher: the id of the dense run that it learns from;
+    losses: how, where that is not the usual.
     """
 
     id: str
@@ -64,6 +69,18 @@ class Step:
     devices: int = 1
     ids: str | None = None
     script: str = ""
+    teacher: str | None = None
+    losses: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def makes(self) -> bool:
+        """Whether it makes masks or smaller models, which others judge."""
+        return self.kind in MAKES
+
+    @property
+    def before(self) -> tuple[str, ...]:
+        """Ids of the steps that it needs."""
+        return tuple(filter(None, (self.needs, self.teacher)))
 
     @property
     def while_training(self) -> bool:
@@ -105,15 +122,15 @@ class Plan:
         return {step.id: step for step in self.steps}
 
     def need(self, step: Step) -> Step | None:
-        """The prune step whose mask a step takes."""
+        """The step whose mask or smaller model a step takes."""
         return self.by_id()[step.needs] if step.needs else None
 
     def users(self) -> dict[str, list[Step]]:
-        """id of a prune step -> the steps that take its masks."""
-        found: dict[str, list[Step]] = {step.id: [] for step in self.steps if step.kind == PRUNE}
+        """id of a step that makes masks or smaller models, or teaches -> the steps that need it."""
+        found: dict[str, list[Step]] = {step.id: [] for step in self.steps if step.makes}
         for step in self.steps:
-            if step.needs is not None:
-                found[step.needs].append(step)
+            for name in step.before:
+                found.setdefault(name, []).append(step)
         return found
 
 
@@ -142,10 +159,11 @@ def expand(grid: Grid, hashes: Path | None = None) -> Plan:
     """
     sources = Sources(hashes)
     steps: dict[str, Step] = {}
+    dense: dict[tuple[str, str, int], Step] = {}
 
     def add(step: Step) -> None:
         known = steps.setdefault(step.id, step)
-        if known.kind == PRUNE:  # rows that differ in their sparsities alone
+        if known.makes:  # rows that differ in their sparsities alone
             together = dict.fromkeys((*known.sparsities, *step.sparsities))
             steps[step.id] = replace(known, sparsities=tuple(together))
         elif known.label != step.label:
@@ -155,19 +173,23 @@ def expand(grid: Grid, hashes: Path | None = None) -> Plan:
         for model in grid.models:
             if grid.file.dense:
                 for task in grid.tasks[model]:
-                    add(_task(grid, sources, model, task, None, None, None, seed))
+                    dense[model, task, seed] = _task(grid, sources, model, task, None, None, None, seed)
+                    add(dense[model, task, seed])
             for row in (row for row in grid.rows if model in row.models):
                 prune = None if row.while_training else _prune(grid, sources, model, row, seed)
                 if prune is not None:
                     add(prune)
                 for task in grid.tasks[model]:
-                    if row.while_training and task == ZERO_SHOT:
-                        continue  # there is no mask before a task is finetuned
+                    if task == ZERO_SHOT and (row.while_training or row.trains_otherwise):
+                        continue  # there is no mask before a task is finetuned, or another row has it
+                    if row.teacher is not None and not taught(task):
+                        continue
+                    teacher = dense[model, task, seed] if row.teacher is not None else None
                     for sparsity in row.sparsities:
-                        add(_task(grid, sources, model, task, row, prune, sparsity, seed))
+                        add(_task(grid, sources, model, task, row, prune, sparsity, seed, teacher))
     # One bit a weight of 32, or the weights that stay with it.
     pruners = {row.pruner for row in grid.rows if not row.while_training}
-    mask_bytes = {name: 1.0 if PRUNERS[name].updates_weights else 1 / 32 for name in pruners}
+    mask_bytes = {name: 1.0 if name == SHRINK or PRUNERS[name].updates_weights else 1 / 32 for name in pruners}
     return Plan(grid, tuple(steps.values()), sources.weights, sources.missing, mask_bytes)
 
 
@@ -184,7 +206,7 @@ def check_config(kind: str, settings: dict[str, Any], where: str) -> None:
         chosen = kind.partition(":")[2] or next(iter(settings["datasets"]))
         own = settings["datasets"][chosen]
         settings = {key: value for key, value in settings.items() if key != "datasets"} | own
-    if kind == PRUNE:
+    if kind in MAKES:
         from pruners.settings import PruneConfig as Config
     else:
         Config = facts(kind).Config
@@ -192,24 +214,31 @@ def check_config(kind: str, settings: dict[str, Any], where: str) -> None:
 
 
 def _prune(grid: Grid, sources: Sources, model: str, row: Row, seed: int) -> Step:
-    method = PRUNERS[row.pruner]
-    chance = method.uses_data or method.draws
+    kind = PRUNE
+    if row.pruner == SHRINK:
+        from shrinking.series import draws
+
+        kind, chance = SHRINK, draws(row.options)
+        config, defining = sources.shrink_config(grid, model, row)
+        options = row.options
+    else:
+        chance = PRUNERS[row.pruner].uses_data or PRUNERS[row.pruner].draws
+        config, defining = sources.prune_config(grid, model, row)
+        options = config["methods"].get(row.pruner, {})
     seed = seed if chance else 0
-    config, defining = sources.prune_config(grid, model, row)
     like = {
-        "kind": PRUNE,
+        "kind": kind,
         "model": sources.model(model),
         "pruner": row.pruner,
         "allocation": row.allocation,
         "config": defining,
     }
     identity = {**like, "seed": seed, "version": sources.version}
-    ids = row.ids.get(model)
     return Step(
-        _name(PRUNE, model, mask_label(row.pruner, row.allocation, ids), None, seed, identity),
-        PRUNE, model, row.label, row.pruner, row.allocation, seed, chance, None, row.sparsities,
-        config["methods"].get(row.pruner, {}), config, identity, hash_json({**like, "masks": len(row.sparsities)}),
-        devices=grid.file.devices, ids=ids,
+        _name(kind, model, _row_words(row, model), None, seed, identity),
+        kind, model, row.label, row.pruner, row.allocation, seed, chance, None, row.sparsities,
+        options, config, identity, hash_json({**like, "masks": len(row.sparsities)}),
+        devices=grid.file.devices, ids=row.ids.get(model),
     )  # fmt: skip
 
 
@@ -222,16 +251,26 @@ def _task(
     prune: Step | None,
     sparsity: float | None,
     seed: int,
+    teacher: Step | None = None,
 ) -> Step:
     chance = task != ZERO_SHOT or (prune is not None and prune.chance)
     seed = seed if chance else 0
     debug, devices = grid.file.debug and task != ZERO_SHOT, grid.file.devices
-    config, defining = sources.task_config(grid, model, task)
+    config, defining = sources.task_config(grid, model, task, row)
     like = {"kind": task, "model": sources.model(model), "config": defining, "debug": debug}
     if devices > 1 and task != ZERO_SHOT:  # they change the batch of a step, or at least the pairs it compares
         like["devices"] = devices
+    losses: dict[str, Any] = {}
+    own: dict[str, Any] = {}
+    if row is not None and row.trains_otherwise:
+        # Rows of one table are alike but for what a row has of its own.
+        own["among"] = hash_json(like | {"config": sources.task_config(grid, model, task, None)[1]})
+    if teacher is not None:
+        losses = {name: value for name, value in asdict(row.teacher).items() if value is not None}
+        like["teacher"] = losses
+        own["taught_by"] = hash_json(teacher.identity)
     mask = None if prune is None else {"pruned": hash_json(prune.identity), "sparsity": sparsity}
-    identity = {**like, "mask": mask, "seed": seed, "version": sources.version}
+    identity = {**like, **own, "mask": mask, "seed": seed, "version": sources.version}
     label, pruner, allocation = (DENSE, DENSE, None) if row is None else (row.label, row.pruner, row.allocation)
     options, ids = {} if prune is None else prune.options, None if row is None else row.ids.get(model)
     if row is not None and row.while_training:
@@ -240,10 +279,11 @@ def _task(
         config = {**config, "progressive": options} if options else config
         identity["progressive"] = telling | {"sparsity": sparsity}
     return Step(
-        _name(task, model, mask_label(pruner, allocation, ids), sparsity, seed, identity),
+        _name(task, model, DENSE if row is None else _row_words(row, model), sparsity, seed, identity),
         task, model, label, pruner, allocation, seed, chance, sparsity or 0.0, (),
         options, config, identity, hash_json(like),
         None if prune is None else prune.id, debug, devices, ids, facts(task).script or task.partition(":")[0],
+        None if teacher is None else teacher.id, losses,
     )  # fmt: skip
 
 
@@ -253,6 +293,13 @@ def _name(kind: str, model: str, label: str, sparsity: float | None, seed: int, 
     words += [percent(sparsity / 100)] if sparsity else []
     name = "-".join([*words, f"seed{seed}", hash_json(identity)[:10]])
     return name.replace(":", "-").replace("/", "-")
+
+
+def _row_words(row: Row, model: str) -> str:
+    """What the steps of a row are called after."""
+    if row.pruner == SHRINK:
+        return str(row.options.get("criterion", "mope"))
+    return mask_label(row.pruner, row.allocation, row.ids.get(model))
 
 
 def mask_label(pruner: str, allocation: str | None, ids: str | None) -> str:

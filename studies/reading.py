@@ -32,9 +32,9 @@ AXES = ("model", "pruner", "sparsity", "task", "seed")
 
 @dataclass(frozen=True)
 class Run:
-    """A result. task: PRUNE for a pruning. sparsity: percent, 0 for dense. chance: another seed may give another
-    result. single: scores of single items, compressed; empty where there are none. recipe: of the masks, whatever the
-    seed; None where it is not known.
+    """A result. task: PRUNE for what made masks or smaller models. sparsity: percent, 0 for dense. chance: another seed
+    may give another result. single: scores of single items, compressed; empty where there are none. recipe: of the
+    masks, whatever the seed; None where it is not known.
     """
 
     id: str
@@ -162,8 +162,9 @@ def read_run(record: Record, place: Places) -> Run:
     if not 0 <= (axes.sparsity or 0) <= 100:
         raise InputError(f"{where}: 'sparsity' must be a percentage, not {axes.sparsity}")
     return Run(
-        found.id, axes.model, axes.pruner, axes.method, axes.sparsity or 0.0, axes.task, axes.seed, axes.chance,
-        metrics, found, zlib.compress(record.items.encode(), 1) if record.items else b"",
+        found.id, axes.model, axes.pruner, axes.method, axes.sparsity or 0.0,
+        PRUNE if found.kind == PRUNE else axes.task, axes.seed, axes.chance, metrics, found,
+        zlib.compress(record.items.encode(), 1) if record.items else b"",
     )  # fmt: skip
 
 
@@ -230,7 +231,7 @@ def one_recipe(runs: list[Run]) -> tuple[list[Run], list[str]]:
         return [run for run in those if kind(run) in (None, best.get(group(run)))]
 
     tasks = [run for run in runs if run.task != PRUNE]
-    tasks = keep(lambda run: (run.model, run.task), lambda run: run.result.like, "with another configuration", tasks)
+    tasks = keep(lambda run: (run.model, run.task), _table_of, "with another configuration", tasks)
     both = [run for run in runs if run.task == PRUNE] + tasks
     both = keep(_masks_of, lambda run: run.recipe, "pruned in another way", both)
     places: dict[tuple[Any, ...], Run] = {}
@@ -278,6 +279,11 @@ def _stays(run: Run, axis: str, wanted: set[str]) -> bool:
 
 def _value(run: Run, axis: str) -> str:
     return percent(run.sparsity / 100) if axis == "sparsity" else str(getattr(run, axis))
+
+
+def _table_of(run: Run) -> str:
+    """The same for all rows that are alike, but for what a row has of its own."""
+    return run.result.defined_by.get("among", run.result.like)
 
 
 def _masks_of(run: Run) -> tuple[str, ...]:

@@ -100,11 +100,11 @@ def made_tables(chapters: Sequence[Chapter]) -> dict[str, str]:
 
 
 def write_pictures(chapters: Sequence[Chapter], folder: Path) -> list[str]:
-    """Curves and Pareto plots of a model in one picture each, and a map of layers for each sparsity; their names."""
+    """Curves and Pareto plots of a model, a picture each kind, and a map of layers for each sparsity; their names."""
     folder.mkdir(parents=True, exist_ok=True)
     names = []
     for made in chapters:
-        for kind, panels in (("curves", made.curves()), ("pareto", made.paretos())):
+        for kind, panels in (("curves", made.curves()), ("sizes", made.size_paretos()), ("pareto", made.paretos())):
             if panels:
                 names.append(f"{file_name(made.model)}_{kind}")
                 save([panel.draw for panel in panels], folder / names[-1])

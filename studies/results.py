@@ -34,6 +34,7 @@ from studies.attempts import read_cost
 from studies.grid import PACKED, ZERO_SHOT, damaged
 from studies.places import Places, short
 from studies.plan import PRUNE, Plan, Step
+from studies.rows import SHRINK
 from studies.version import commit, packages, version
 
 FORMAT = 2
@@ -172,7 +173,7 @@ def has_result(step: Step, places: Places) -> bool:
     single = places.result(step.id)
     found = [record.result for record in read_records(single)] if single.is_file() else []
     found += filter(None, [in_short(places.pack).get(step.id)])
-    wanted = set(step.sparsities) if step.kind == PRUNE else set()
+    wanted = set(step.sparsities)
     return any(result["version"] == version() and wanted <= set(result.get("sparsities") or ()) for result in found)
 
 
@@ -198,6 +199,8 @@ def outcome(step: Step, places: Places) -> dict[str, Any] | None:
     """The metrics that the work of a step has come to; None while it is not finished: scripts write files whole."""
     if step.kind == PRUNE:
         return _pruned(step, places)
+    if step.kind == SHRINK:
+        return _shrunk(step, places)
     if step.kind == ZERO_SHOT:
         rows = _json(places.output(step))
         if not isinstance(rows, list) or len(rows) != 1:
@@ -207,10 +210,22 @@ def outcome(step: Step, places: Places) -> dict[str, Any] | None:
     return found.get("metrics") if isinstance(found, dict) else None
 
 
+def is_done(step: Step, places: Places) -> bool:
+    """Whether a step has a result, or finished work to make one of."""
+    return has_result(step, places) or outcome(step, places) is not None
+
+
+def needed_done(step: Step, places: Places, users_done: bool) -> bool:
+    """What others need counts once nobody needs it any more, even if it was removed; else it must be there."""
+    there = outcome(step, places) is not None and (step.makes or places.weights(step).is_file())
+    return there or (users_done and is_done(step, places))
+
+
 def collect(step: Step, places: Places, plan: Plan) -> bool:
     """Write the result of a step whose work is finished; False where it is not.
 
-    Weights that a finetuning left are removed, unless the grid keeps them: only the numbers are asked for.
+    Weights that a finetuning left are removed, unless the grid keeps them, or others learn from them: only the numbers
+    are asked for.
     """
     metrics = outcome(step, places)
     if metrics is None:
@@ -219,9 +234,9 @@ def collect(step: Step, places: Places, plan: Plan) -> bool:
         "format": FORMAT,
         "id": step.id,
         "grid": places.grid,
-        "kind": "prune" if step.kind == PRUNE else "task",
+        "kind": PRUNE if step.makes else "task",
         "axes": step.axes,
-        **(_of_masks(step, places, metrics) if step.kind == PRUNE else _of_mask(step, places, plan.need(step))),
+        **(_of_masks(step, places, metrics) if step.makes else _of_mask(step, places, plan.need(step))),
         "metrics": metrics,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit(),
@@ -232,10 +247,11 @@ def collect(step: Step, places: Places, plan: Plan) -> bool:
     }
     result = read_cost(places.attempts(step.id)) | result
     result["machine"] = {"threads": result.pop("threads"), "processor": platform.machine()}
-    items = None if step.kind == PRUNE else _json(places.items(step))
+    items = None if step.makes else _json(places.items(step))
     line = as_line({"items_of": step.id, **items}) if isinstance(items, dict) else ""
     write_text(places.result(step.id), Record(result, line).text)
-    if step.kind not in (PRUNE, ZERO_SHOT) and not plan.grid.file.keep_weights:
+    keeps = plan.grid.file.keep_weights or step.id in plan.users()
+    if not (step.makes or step.kind == ZERO_SHOT or keeps):
         _remove_weights(places.run_folder(step), places.made_mask(step))
     return True
 
@@ -258,7 +274,11 @@ def count_layers(path: Path) -> tuple[Layers, int | None]:
 
 
 def _of_masks(step: Step, places: Places, metrics: dict[str, Any]) -> dict[str, Any]:
-    counts = {percent(sparsity / 100): count_layers(places.mask(step, sparsity)) for sparsity in step.sparsities}
+    if step.kind == SHRINK:
+        shares = _series(step, places)["shares"]
+        counts = {label: (shares[label]["layers"], None) for label in metrics}
+    else:
+        counts = {percent(sparsity / 100): count_layers(places.made(step, sparsity)) for sparsity in step.sparsities}
     return {
         "sparsities": list(step.sparsities),
         "layers": {label: layers for label, (layers, _) in counts.items()},
@@ -268,18 +288,40 @@ def _of_masks(step: Step, places: Places, metrics: dict[str, Any]) -> dict[str, 
 
 
 def _of_mask(step: Step, places: Places, need: Step | None) -> dict[str, Any]:
-    mask = None if need is None else short(places.mask(need, step.sparsity or 0))
+    mask = None if need is None else short(places.made(need, step.sparsity or 0))
     if step.while_training:
         mask = short(places.made_mask(step))
     found = None if step.kind == ZERO_SHOT else _json(places.run_folder(step) / "results.json")
     by_modality = (found or {}).get("kept", {}).get("after_training", {}).get("by_modality", {})
     kept = {modality: [count["kept"], count["of"]] for modality, count in by_modality.items()}
+    if need is not None and need.kind == SHRINK:  # a task counts what its model has, and not what it had
+        layers = _series(need, places)["shares"].get(percent((step.sparsity or 0) / 100), {}).get("layers", {})
+        kept = {modality: list(map(sum, zip(*counts.values(), strict=True))) for modality, counts in layers.items()}
     return {"mask": mask, "pruned_by": step.needs, "kept": kept}
 
 
+def _shrunk(step: Step, places: Places) -> dict[str, Any] | None:
+    """Of each share what measuring took, and [dense, small] of parameters, FLOPs and milliseconds."""
+    found = _series(step, places)
+    labels = [percent(sparsity / 100) for sparsity in step.sparsities]
+    if places.missing(step) or not set(labels) <= found["shares"].keys():
+        return None
+    seconds = sum(found["seconds"].values())
+    same = {"seconds": seconds, "calibration_seconds": seconds, "masks_in_this_run": len(labels)}
+    return {
+        label: same | {key: value for key, value in found["shares"][label].items() if key != "layers"}
+        for label in labels
+    }
+
+
+def _series(step: Step, places: Places) -> dict[str, Any]:
+    """What a shrink step wrote last (shrinking/series.py)."""
+    return _json(places.series(step) / "series.json") or {"seconds": {}, "shares": {}}
+
+
 def _pruned(step: Step, places: Places) -> dict[str, Any] | None:
-    table = places.mask(step, step.sparsities[0]).with_name("runtimes.csv")
-    if places.missing_masks(step) or not table.is_file():
+    table = places.made(step, step.sparsities[0]).with_name("runtimes.csv")
+    if places.missing(step) or not table.is_file():
         return None
     with table.open(newline="", encoding="utf-8") as file:
         rows = {row["sparsity"]: row for row in csv.DictReader(file)}

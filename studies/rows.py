@@ -1,4 +1,4 @@
-"""The rows of a grid: pruners, methods that prune while training, variants of both, and which layers are weighted."""
+"""The rows of a grid: pruners, smaller models, methods that prune while training, variants of all, weighted layers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from configs.limits import at_least
 from configs.schema import parse
 from console.errors import InputError, nearest
 from pruners import PRUNERS
@@ -15,15 +16,32 @@ from sparsity.progressive_config import CHOICES, ProgressiveConfig
 if TYPE_CHECKING:
     from studies.grid import GridFile
 
+SHRINK = "shrink"
+"""The pruner of rows of smaller models (shrink.py). Sparsities are shares that go, of heads and neurons if not said."""
+
 WITH_IDS = " + ID"
 """How the name of a row ends whose layers are weighted by intrinsic dimensions."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """How a row learns from the dense model (training/distillation.py): losses and their weights; None: the usual."""
+
+    distil: str | None = None
+    sim: float | None = None
+    feat: float | None = None
+    hidden: float | None = None
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "sim", "feat", "hidden")
 
 
 @dataclass(frozen=True)
 class Variant:
     """A row of its own name: a pruner, or a method that prunes while training, otherwise than usual.
 
-    With another allocation, other options, sparsities of its own, or for some models only.
+    With another allocation, other options, sparsities of its own, or for some models only. teacher: what it prunes
+    learns from the dense row's run, too. overrides: as of the grid, for this row alone.
     """
 
     pruner: str
@@ -31,13 +49,16 @@ class Variant:
     options: dict[str, Any] = field(default_factory=dict)
     sparsities: list[Any] | None = None
     models: list[str] | None = None
+    teacher: Teacher | None = None
+    overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Row:
-    """What masks come from: a pruner, a method that prunes while training, or a variant of one.
+    """What masks or smaller models come from: a pruner, a method that prunes while training, or a variant of one.
 
-    sparsities: percents. models: those that have the row. ids: model -> the file of its layers' intrinsic dimensions.
+    sparsities: percents. models: those that have the row. teacher, overrides: of training, as of `Variant`. ids: model
+    -> the file of its layers' intrinsic dimensions.
     """
 
     label: str
@@ -46,7 +67,14 @@ class Row:
     options: dict[str, Any]
     sparsities: tuple[float, ...]
     models: tuple[str, ...]
+    teacher: Teacher | None = None
+    overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
     ids: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def trains_otherwise(self) -> bool:
+        """Whether it is trained otherwise than other rows: then there is nothing to evaluate before that."""
+        return self.teacher is not None or bool(self.overrides.keys() - {"prune"})
 
     @property
     def while_training(self) -> bool:
@@ -62,11 +90,11 @@ def row_labels(settings: dict[str, Any]) -> list[str]:
 
 def rows_of(file: GridFile, models: list[str], where: str) -> list[Row]:
     """All rows; InputError for methods, options, allocations and dimensions that are none, or mean nothing."""
-    for key, known in (("pruners", PRUNERS), ("progressive", CHOICES)):
+    for key, known in (("pruners", (*PRUNERS, SHRINK)), ("progressive", CHOICES)):
         for name in getattr(file, key):
             _check_method(name, known, f"{where}: {key}")
     for name in (*file.options, *(variant.pruner for variant in file.variants.values())):
-        _check_method(name, (*PRUNERS, *CHOICES), where)
+        _check_method(name, (*PRUNERS, *CHOICES, SHRINK), where)
     return _with_ids(_rows(file, models, where), file, models, where)
 
 
@@ -76,7 +104,7 @@ def _rows(file: GridFile, models: list[str], where: str) -> list[Row]:
     for name in unlike([*file.pruners, *file.progressive], f"{where}: pruners"):
         rows.append(Row(name, name, None, file.options.get(name, {}), tuple(shared), tuple(models)))
     for label, variant in file.variants.items():
-        if label in (*PRUNERS, *CHOICES, "dense"):
+        if label in (*PRUNERS, *CHOICES, SHRINK, "dense"):
             raise InputError(f"{where}: the variant '{label}' has the name of a pruner: give it another one")
         own = shared if variant.sparsities is None else in_file(where, parse_percents, variant.sparsities)
         options = {**file.options.get(variant.pruner, {}), **variant.options}
@@ -87,7 +115,8 @@ def _rows(file: GridFile, models: list[str], where: str) -> list[Row]:
             )
         if variant.pruner in PRUNERS and allocation == PRUNERS[variant.pruner].allocation:
             allocation = None  # the one that a pruner has anyway makes no other run
-        rows.append(Row(label, variant.pruner, allocation, options, tuple(own), tuple(some)))
+        training = (variant.teacher, variant.overrides)
+        rows.append(Row(label, variant.pruner, allocation, options, tuple(own), tuple(some), *training))
     for row in rows:
         if not row.sparsities:
             raise empty(where, "sparsities")
@@ -146,6 +175,8 @@ def _check_competition(row: Row) -> None:
     """InputError where factors on layers change nothing."""
     if row.while_training:
         return
+    if row.pruner == SHRINK:
+        raise InputError(f"dimensions mean nothing to {row.label}, which removes heads and neurons: leave it out")
     from sparsity.weighting import check_competition
 
     method = PRUNERS[row.pruner]
@@ -174,6 +205,15 @@ def _check_row(row: Row, where: str) -> None:
         if row.allocation is not None:
             raise InputError(f"{where}: {row.label} prunes while training, which has no allocation: leave it out")
         parse(ProgressiveConfig, {"prune": row.pruner, **row.options}, f"{where}: options of {row.label}", inner=True)
+        return
+    if row.pruner == SHRINK:
+        if row.allocation is not None:
+            raise InputError(
+                f"{where}: {row.label} makes smaller models, which have no allocation: give scope in options"
+            )
+        from shrinking.series import check_options
+
+        in_file(f"{where}: options of {row.label}", check_options, row.options)
         return
     if row.allocation is not None:
         from sparsity.allocation import check_allocation

@@ -1,6 +1,6 @@
 """Run what is missing of a plan: several at once, on after failures, beside other runners, stopped and resumed at will.
 
-One thread looks after all runs. A step is started when its mask is there and its lock is free; a lock that another
+One thread looks after all runs. A step is started when what it needs is there and its lock is free; a lock that another
 runner holds means that the step is being done: other steps come first, then this runner waits.
 """
 
@@ -22,9 +22,9 @@ from storage.space import in_bytes
 from studies.attempt import STOPPED, Attempt, failure, take
 from studies.commands import Commands
 from studies.places import Places, short
-from studies.plan import PRUNE, Plan, Step
-from studies.results import collect, has_result, outcome
-from studies.status import Survey, disk_free, prune_done, survey
+from studies.plan import MAKES, Plan, Step
+from studies.results import collect, has_result, needed_done, outcome
+from studies.status import Survey, disk_free, survey
 
 LEAST_DISK = 50_000_000
 """Bytes; with less free, no run is started."""
@@ -57,7 +57,7 @@ class Runner:
     def run(self) -> Summary:
         """Until nothing is left that could be done, or a stop was asked for (Ctrl-C, SIGTERM)."""
         self._began, self._wall = time.monotonic(), time.time()
-        self._users = self.plan.users()
+        self._users, self._steps = self.plan.users(), self.plan.by_id()
         found = survey(self.plan, self.places)
         self._summary = Summary(before=len(found.done))
         self._done = set(found.done)
@@ -111,11 +111,12 @@ class Runner:
         for step in list(self._waiting):
             if len(self._running) >= self.jobs:
                 return
-            if step.needs in self._summary.failed:
+            if failed := next((name for name in step.before if name in self._summary.failed), None):
                 self._waiting.remove(step)
-                self._fail(step, f"its masks are missing, since {step.needs} failed")
+                what = MAKES.get(self._steps[failed].kind, "teacher is")
+                self._fail(step, f"its {what} missing, since {failed} failed")
                 continue
-            if step.needs is not None and step.needs not in self._done:
+            if not self._done.issuperset(step.before):
                 continue
             try:
                 lock = take(step, self.places)
@@ -156,8 +157,8 @@ class Runner:
             self._fail(step, str(error))
 
     def _is_done(self, step: Step) -> bool:
-        if step.kind == PRUNE:
-            return prune_done(step, self.places, all(user.id in self._done for user in self._users[step.id]))
+        if step.id in self._users:
+            return needed_done(step, self.places, all(user.id in self._done for user in self._users[step.id]))
         return has_result(step, self.places) or outcome(step, self.places) is not None
 
     def _finished(self, step: Step) -> None:

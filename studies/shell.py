@@ -14,7 +14,7 @@ from console.words import counted
 from studies.attempt import prepare
 from studies.commands import Commands, script
 from studies.places import Places, short
-from studies.plan import PRUNE, Plan, Step
+from studies.plan import Plan, Step
 from studies.version import REPOSITORY
 
 HEAD = """#!/bin/sh
@@ -55,7 +55,8 @@ def shell_script(plan: Plan, places: Places, commands: Commands, steps: list[Ste
             repository=shlex.quote(str(REPOSITORY)),
         )
     ]
-    for step in sorted(steps, key=lambda step: step.kind != PRUNE):
+    users = plan.users()
+    for step in sorted(steps, key=lambda step: step.id not in users):
         prepare(step, places)
         command = commands(step, plan.need(step))
         python, *rest = command
@@ -73,7 +74,7 @@ def shell_script(plan: Plan, places: Places, commands: Commands, steps: list[Ste
 
 def last_output(step: Step, places: Places) -> Path:
     """The file that a step writes last."""
-    if step.kind == PRUNE:
-        return places.mask(step, (places.missing_masks(step) or step.sparsities)[-1])
+    if step.makes:
+        return places.made(step, (places.missing(step) or step.sparsities)[-1])
     output = places.output(step)
     return output if output.suffix else places.run_folder(step) / "results.json"

@@ -17,8 +17,8 @@ from storage.space import in_bytes
 from studies.attempt import failure
 from studies.grid import PACKED, ZERO_SHOT
 from studies.places import Places, short
-from studies.plan import PRUNE, Plan, Step
-from studies.results import all_records, has_result, in_short, outcome, read_records
+from studies.plan import Plan, Step
+from studies.results import all_records, in_short, is_done, needed_done, read_records
 from studies.version import difference, version
 
 
@@ -34,22 +34,12 @@ class Survey:
 def survey(plan: Plan, places: Places) -> Survey:
     """Look at every step: its result, or else finished work that only has to be collected."""
     users = plan.users()
-    done = {step.id for step in plan.steps if step.kind != PRUNE and is_done(step, places)}
+    done = {step.id for step in plan.steps if step.id not in users and is_done(step, places)}
     for step in plan.steps:
-        if step.kind == PRUNE and prune_done(step, places, all(user.id in done for user in users[step.id])):
+        if step.id in users and needed_done(step, places, all(user.id in done for user in users[step.id])):
             done.add(step.id)
     missing = [step for step in plan.steps if step.id not in done]
     return Survey(done, missing, _notes({step.id for step in plan.steps}, places))
-
-
-def is_done(step: Step, places: Places) -> bool:
-    """Whether a step has a result, or finished work to make one of."""
-    return has_result(step, places) or outcome(step, places) is not None
-
-
-def prune_done(step: Step, places: Places, users_done: bool) -> bool:
-    """Masks count once nobody needs them any more, even if they were removed; else they must be there."""
-    return outcome(step, places) is not None or (users_done and has_result(step, places))
 
 
 def _notes(known: set[str], places: Places) -> list[str]:
@@ -102,7 +92,7 @@ def disk_needed(plan: Plan, missing: list[Step], jobs: int) -> int:
     left, training = 0.0, []
     for step in missing:
         size = plan.weights.get(step.model, 0)
-        if step.kind == PRUNE:
+        if step.makes:
             left += size * plan.mask_bytes[step.pruner] * len(step.sparsities)
         elif step.kind != ZERO_SHOT:
             left += 2 * size * plan.grid.file.keep_weights  # the best epoch and the last
@@ -133,7 +123,7 @@ def print_plan(plan: Plan, places: Places, found: Survey, jobs: int = 1) -> None
     for column in ("runs", "done", "each", "left"):
         table.add_column(column, justify="right")
     kinds: dict[tuple[str, str], list[Step]] = {}
-    for step in sorted(plan.steps, key=lambda step: step.kind != PRUNE):
+    for step in sorted(plan.steps, key=lambda step: not step.makes):
         kinds.setdefault((step.kind, step.model), []).append(step)
     for (kind, model), steps in kinds.items():
         to_do = [step for step in steps if step.id in missing]

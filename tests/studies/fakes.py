@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -32,6 +32,13 @@ SMALL = {
 COUNT = 17
 
 
+SERIES = {
+    "layers": {"vision": {"0": [10, 20], "1": [5, 20]}}, "parameters": [4000, 1000], "flops": [80, 20],
+    "ms 1": [4.0, 2.0], "ms 32": [9.0, 3.0], "peak_memory_gb": 0.5,
+}  # fmt: skip
+"""What a shrink step says of each share: [dense, small], and [kept, all] of layers."""
+
+
 @dataclass(frozen=True)
 class Fake:
     """places: of the runs. journal: a line when one starts and when it ends. fail: parts of ids that fail."""
@@ -42,20 +49,28 @@ class Fake:
     fail: tuple[str, ...] = ()
 
     def __call__(self, step: Step, need: Step | None) -> list[str]:
-        """A shell command; it fails where the mask that it needs is not there."""
+        """A shell command; it fails where the mask, smaller model or teacher that it needs is not there."""
         lines = [f"echo start {step.id} >> {quoted(self.journal)}", "echo working"]
         if need is not None:
-            lines.append(f"test -f {quoted(self.places.mask(need, step.sparsity or 0))} || exit 9")
+            lines.append(f"test -e {quoted(self.places.made(need, step.sparsity or 0))} || exit 9")
+        if step.teacher is not None:
+            lines.append(f"test -f {quoted(self.places.weights(replace(step, id=step.teacher)))} || exit 8")
         lines += [f"sleep {self.seconds}"] * (self.seconds > 0)
         if any(part in step.id for part in self.fail):
             lines += ["echo 'error: no luck today' >&2", "exit 2"]
         elif step.kind == PRUNE:
-            masks = [self.places.mask(step, sparsity) for sparsity in step.sparsities]
+            masks = [self.places.made(step, sparsity) for sparsity in step.sparsities]
             table = masks[0].with_name("runtimes.csv")
             lines += [f"mkdir -p {quoted(table.parent)}", *(f"echo mask > {quoted(mask)}" for mask in masks)]
             rows = ["sparsity,seconds,calibration_seconds,masks_in_this_run,peak_memory_gb"]
             rows += [f"{percent(sparsity / 100)},2.5,1.5,2,0.25" for sparsity in step.sparsities]
             lines.append(written(table, "\n".join(rows)))
+        elif step.kind == "shrink":
+            folders = [self.places.made(step, sparsity) for sparsity in step.sparsities]
+            lines += [f"mkdir -p {quoted(folder)}" for folder in folders]
+            shares = {folder.name: SERIES for folder in folders}
+            series = {"seconds": {"errors.safetensors": 4.5}, "shares": shares}
+            lines.append(written(self.places.series(step) / "series.json", json.dumps(series)))
         elif step.kind == "zero_shot":
             lines.append(written(self.places.output(step), '[{"mask": "x", "20-NN": 40.0}]'))
         else:

@@ -128,7 +128,7 @@ def test_a_killed_attempt_is_repeated(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     prune = plan.steps[0]
     text = shell_script(plan, places, Fake(places, tmp_path / "journal"), list(plan.steps))
-    mask = places.mask(prune, 50)
+    mask = places.made(prune, 50)
     mask.parent.mkdir(parents=True)
     mask.write_text("mask")
     places.attempts(prune.id).write_text('{"started": "2026-01-01T00:00:00+00:00"}\n')

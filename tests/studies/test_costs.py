@@ -217,9 +217,9 @@ def test_results_of_prunings_carry_the_counts(tmp_path):
     plan, places = make(tmp_path, pruners=["omp"])
     step = next(step for step in plan.steps if step.kind == PRUNE)
     for sparsity, kept in ((50, [True, True, False, False]), (75, [True, False, False, False])):
-        Mask({"a": torch.tensor([kept])}, {"a": "vision"}).save(places.mask(step, sparsity))
+        Mask({"a": torch.tensor([kept])}, {"a": "vision"}).save(places.made(step, sparsity))
     table = "sparsity,seconds,calibration_seconds,masks_in_this_run,peak_memory_gb\n50,2,1,2,0.5\n75,2,1,2,0.5\n"
-    places.mask(step, 50).with_name("runtimes.csv").write_text(table)
+    places.made(step, 50).with_name("runtimes.csv").write_text(table)
     assert collect(step, places, plan)
     (found,) = read_records(places.result(step.id))
     assert found.result["layers"] == {"50": {"vision": {"a": [2, 4]}}, "75": {"vision": {"a": [1, 4]}}}

@@ -266,7 +266,7 @@ def test_masks_lie_where_prune_puts_them(tmp_path):
         folder, ids = str(places.of(step.id) / "masks"), step.ids is not None
         outputs = Outputs.of(folder, step.model, step.pruner, step.allocation, step.seed, ids=ids)
         for sparsity in step.sparsities:
-            assert places.mask(step, sparsity) == outputs.mask(sparsity / 100)
+            assert places.made(step, sparsity) == outputs.mask(sparsity / 100)
 
 
 @pytest.fixture
@@ -452,13 +452,18 @@ def test_the_shipped_grids(path):
         "progressive": {PRUNE: 3 * (1 + 3 * 3), "tasks": 5 * (4 + 4 + 2) * 3 * 3, "dense": 5 * 3},
         "modality": {PRUNE: 0, "tasks": (2 + 3) * 3 * 3, "dense": 2 * 3},
         "prompts": {PRUNE: 2 * (2 + 3 * 3), "tasks": 2 * 6 * (5 + 1) * 4 * 3, "dense": 2 * 6 * 3},
+        "structured": {  # of clip-mini, xvlm-mini and dino-mini
+            PRUNE: (1 + 3 * 16 + 7) + (1 + 3 * 16) + (1 + 3 * 13),
+            "tasks": (87 + 21 + 162 + 27) + (87 + 162) + (72 + 144),
+            "dense": 3 * (1 + 3),
+        },
         "mini-results": {PRUNE: 3 * 3, "tasks": (2 * 3 + 2) * 3 * 2, "dense": 2 * 3 + 2},
     }
     plan = expand(read_grid(path))
     for step in {(step.kind, step.model, step.pruner): step for step in plan.steps}.values():
         check_config(step.kind, step.config, path.name)
-    kind = {PRUNE: PRUNE, "dense": "dense"}
-    found = Counter(kind.get(step.kind, kind.get(step.label, "tasks")) for step in plan.steps)
+    kind = {"dense": "dense"}
+    found = Counter(PRUNE if step.makes else kind.get(step.label, "tasks") for step in plan.steps)
     assert {key: found[key] for key in (PRUNE, "tasks", "dense")} == by_hand[path.stem]
 
 

@@ -314,7 +314,7 @@ def test_removed_masks_are_made_again(tmp_path):
     task = next(step for step in plan.steps if step.needs is not None and step.kind == "image_classification")
     prune = plan.by_id()[task.needs]
     for sparsity in prune.sparsities:
-        places.mask(prune, sparsity).unlink()
+        places.made(prune, sparsity).unlink()
     assert survey(plan, places).missing == [], "nobody needs them any more"
     places.result(task.id).unlink()
     (places.run_folder(task) / "results.json").unlink()

@@ -1,0 +1,191 @@
+"""A smaller model for each of several shares, from one table of errors: the step of a grid of experiments (studies/).
+
+    python shrink.py series --model dino-mini --sparsities 25 50 --set criterion=taylor --set tower=both -o FOLDER
+
+FOLDER/errors.safetensors   the table
+FOLDER/25 ...               a smaller model for each share that goes
+FOLDER/series.json          what measuring took; dense and small side by side
+A command started again skips what is there. Options are those of measure, plan and cut by their names, and three more:
+of     what shares are of: width (heads, neurons and channels, the default), layers, all of these, or a target:
+       parameters, flops, latency
+first  width or depth goes first, and what is left is measured again (default: both at once)
+rounds width goes in so many equal parts, each measured on what the one before has left (default: 1)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from configs.overrides import changed
+from console.errors import InputError, nearest
+from console.progress import console
+from shrinking import MEASURED
+from shrinking.options import TARGETS, parser_of
+from sparsity.percents import parse_percents, percent
+from storage.atomic import write_json
+
+TABLE, SERIES = "errors.safetensors", "series.json"
+OWN = {"of": ("width", "layers", "all", *TARGETS), "first": ("width", "depth"), "rounds": range(1, 11)}
+SAID = (
+    "command", "model", "weights", "task", "config", "seed", "accelerator", "resume", "output", "errors", "plan",
+    *TARGETS,
+)  # fmt: skip
+"""What the series itself says to measure, plan and cut."""
+
+WORK = ("devices", "repeats", "on_test", "any_base")
+"""Options that change no smaller model."""
+
+NEEDED = {"measure": ["--model", "m"], "plan": ["errors"], "cut": ["--model", "m", "--plan", "p"]}
+
+Parts = list[dict[str, float]]
+"""Options of `plan` for each removal, one after the other."""
+
+
+def words_of(command: str, options: Mapping[str, Any]) -> list[str]:
+    """A command line of what the command knows of the options."""
+    known = vars(parser_of(None).parse_args([command, *NEEDED[command]]))
+    words = []
+    for key, value in options.items():
+        if key not in known or value is None or value is False:
+            continue
+        several = isinstance(value, list | tuple)
+        words += [f"--{key}", *map(str, value)] if several else [f"--{key}"] if value is True else [f"--{key}={value}"]
+    return words
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """InputError for an option that no command has, or a value that it does not take."""
+    parser, known = parser_of(None), set(OWN)
+    for command, needed in NEEDED.items():
+        known |= vars(parser.parse_args([command, *needed])).keys() - set(SAID)
+    for key, value in options.items():
+        if key not in known:
+            raise InputError(f"unknown option '{key}'{nearest(key, known)}: choose one of {', '.join(sorted(known))}")
+        if key in OWN and value not in OWN[key]:
+            raise InputError(f"'{key}' is one of {', '.join(map(str, OWN[key]))}, not {value}")
+    for command, needed in NEEDED.items():
+        parser.parse_args([command, *needed, *words_of(command, options)])
+    parts_of(options, 0.5, lambda name: 1.0)
+
+
+def parts_of(options: Mapping[str, Any], share: float, whole: Callable[[str], float]) -> Parts:
+    """What is planned so that a share stays, a removal each. whole: parameters, FLOPs, latency of the dense model.
+
+    InputError for `first` where there are not both, width and depth, and for `rounds` of anything but width.
+    """
+    of, layers, rounds = options.get("of", "width"), options.get("keep_layers"), options.get("rounds", 1)
+    if rounds > 1:
+        if of != "width" or layers or "first" in options:
+            raise InputError("'rounds' are of width alone: leave them out, or of, first and keep_layers")
+        left = [1 - (1 - share) * number / rounds for number in range(rounds + 1)]
+        return [{"keep": after / before} for before, after in pairwise(left)]
+    if of in TARGETS:
+        both: dict[str, float] = {of: share * whole(of)}
+    elif of == "layers":
+        both = {"keep": options.get("keep", 1.0), "keep_layers": share}
+    else:
+        both = {"keep": share} | ({"keep_layers": share} if of == "all" else {"keep_layers": layers} if layers else {})
+    first = options.get("first")
+    if first is None:
+        return [both]
+    if len(both) < 2:
+        raise InputError(f"'first: {first}' is an order of width and depth: give keep_layers, too, or of: all")
+    parts = [{"keep": both["keep"]}, {"keep": 1.0, "keep_layers": both["keep_layers"]}]
+    return parts if first == "width" else parts[::-1]
+
+
+def telling_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options without those that change no smaller model: the defaults written out, and how it is worked on."""
+    usual = {
+        k: v
+        for command, needed in NEEDED.items()
+        for k, v in vars(parser_of(None).parse_args([command, *needed])).items()
+    }
+    return {key: value for key, value in options.items() if key not in WORK and (key in OWN or value != usual.get(key))}
+
+
+def uses_data(options: Mapping[str, Any]) -> bool:
+    """Whether smaller models depend on data."""
+    return options.get("criterion", "mope") in MEASURED or bool(options.get("repair"))
+
+
+def draws(options: Mapping[str, Any]) -> bool:
+    """Whether another seed may give other models."""
+    return uses_data(options) or options.get("criterion") == "random"
+
+
+def series(args: argparse.Namespace, commands: Mapping[str, Callable[[argparse.Namespace], Any]]) -> None:
+    """The models that are missing, and what they are. commands: measure, plan and cut."""
+    options = changed({}, args.set)
+    check_options(options)
+    folder = Path(args.output)
+    percents = parse_percents(args.sparsities)
+    path = folder / SERIES
+    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"seconds": {}, "shares": {}}
+
+    def do(command: str, given: Mapping[str, Any], *needed: str) -> None:
+        words = words_of(command, options | {"seed": args.seed, "accelerator": args.accelerator} | given)
+        commands[command](parser_of(None).parse_args([command, *needed, *words]))
+
+    def table_of(name: str, file: Path) -> Path:
+        if not file.is_file():
+            console.print(f"errors of {name}: {file}", markup=False)
+            began, resume = time.monotonic(), file.with_suffix(".resume").is_file()
+            do("measure", {"output": file, "resume": resume, "config": args.config}, "--model", name)
+            taken = found["seconds"].get(file.name, 0) + time.monotonic() - began
+            found["seconds"][file.name] = round(taken, 3)
+            write_json(path, found)
+        return file
+
+    def without(name: str, table: Path, part: Mapping[str, float], at: Path) -> str:
+        plan = at.with_name(f"{at.name}_plan.json")
+        if not at.exists():
+            console.print(f"{name} without what is worth least: {at}", markup=False)
+            own = {key: value for key, value in options.items() if key not in ("keep", "keep_layers")}
+            words = words_of("plan", own | dict(part) | {"output": plan})
+            commands["plan"](parser_of(None).parse_args(["plan", str(table), *words]))
+            also = {"output": at, "repeats": 1, "config": args.config}
+            do("cut", also, "--model", name, "--plan", str(plan))
+        return f"small:{at}"
+
+    for gone in percents:
+        label = percent(gone / 100)
+        at = folder / label
+        if at.exists() and label in found["shares"]:
+            continue
+        first, table = args.model, folder / TABLE
+        parts = parts_of(options, 1 - gone / 100, whole_of(args.model))
+        for number, part in enumerate(parts, 1):
+            between = folder / f"{label}_part{number}"
+            first = without(first, table_of(first, table), part, at if number == len(parts) else between)
+            table = folder / f"{between.name}_{TABLE}"
+        found["shares"][label] = compared(args.model, first, int(options.get("repeats", 10)))
+        write_json(path, found)
+
+
+def whole_of(name: str) -> Callable[[str], float]:
+    """Target -> what the dense model has of it."""
+    from models import load_model
+    from shrinking.showing import meter
+
+    def whole(target: str) -> float:
+        model = load_model(name)
+        return meter(target, model, 1)(model)
+
+    return whole
+
+
+def compared(dense: str, small: str, repeats: int) -> dict[str, Any]:
+    """Both side by side, printed; what of it a result holds."""
+    from models import load_model
+    from pruners.outputs import peak_memory
+    from shrinking.showing import show
+
+    found = show(dense, load_model(dense), load_model(small), repeats)
+    return found | {"peak_memory_gb": round(peak_memory() / 1e9, 3)}
