@@ -4,7 +4,7 @@
     python captioning.py --model xvlm-mini --evaluate -pre runs/captioning/RUN/best.safetensors
 After a first stage (captioning_pretrain.py), whose weights contain their mask:
     python captioning.py --model xvlm-mini --load_capt_pretrain -pre runs/captioning_pretrain/RUN/last.safetensors
-Killed at any moment, the same command resumes where it was.
+Killed at any moment, the same command resumes it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from training.options import finetuning_parser, task_settings
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = finetuning_parser(__doc__ or "", "captioning")
-    parser.add_argument("--skip_eval", action="store_true", help="write captions, but do not score them")
+    parser.add_argument("--skip_eval", action="store_true", help="write captions without scoring them")
     parser.add_argument(
         "--load_capt_pretrain",
         action="store_true",
-        help="-pre is what captioning_pretrain.py wrote: start from it, under the mask that it contains",
+        help="start from the first stage given by -pre, under the mask that it contains",
     )
     return parser.parse_args(arguments)
 
@@ -37,13 +37,13 @@ def main() -> None:
     from data.tokenizer import load_tokenizer  # heavy imports after parsing
     from models import load_task_model
     from tasks.captioning import Captioning, CaptioningConfig
-    from tasks.captioning_pretrain import refuse_first_stage, take_first_stage
+    from tasks.captioning_pretrain import refuse_first_stage, use_first_stage
     from training.finetuning import TrainingData, conclude, fit_task
     from training.run import chosen_sparsifier, open_run, sparsify
 
     config = parse(CaptioningConfig, settings, where)
     if args.load_capt_pretrain:
-        config = dataclasses.replace(config, model={**config.model, **take_first_stage(args)})
+        config = dataclasses.replace(config, model={**config.model, **use_first_stage(args)})
     elif not args.evaluate:
         refuse_first_stage(args.weights)
     with open_run(args, config, "captioning", "after_first_stage" if args.load_capt_pretrain else "") as run:

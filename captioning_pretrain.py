@@ -1,8 +1,8 @@
-"""First stage of captioning: the language model of X-VLM warmed up on web captions and regions, under a mask.
+"""First stage of captioning: train X-VLM's language model on web captions and regions, under a mask.
 
-Zeng, Zhang and Li, ICML 2022. captioning.py --load_capt_pretrain starts from the weights that this leaves.
+Zeng, Zhang and Li, ICML 2022. captioning.py --load_capt_pretrain starts from the resulting weights.
     python captioning_pretrain.py -m xvlm-mini --mask pruned_weights/multiflow/xvlm-mini_multiflow_75_seed42.safetensors
-Killed at any moment, the same command resumes where it was.
+Killed at any moment, the same command resumes it.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python experiments.py plan configs/experiments/smoke.yaml
     python experiments.py run configs/experiments/smoke.yaml --jobs 2
 Stopped or killed at any moment, the same command continues; several runners may work on one grid at once. `submit`
-gives the same plan to SLURM, `shell` writes it as plain commands, `status` says how far it is, `report` makes its
-tables. The results of a grid are one file, results/<grid>.jsonl.xz.
+gives the plan to SLURM, `shell` writes it as plain commands, `status` shows progress, `report` makes tables. The
+results of a grid are one file, results/<grid>.jsonl.xz.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     places.add_argument("--results", default="results", help="packed results, one file a grid (default: results)")
     places.add_argument("--work", default="runs/experiments", help="masks, logs, weights (default: runs/experiments)")
     machine = argparse.ArgumentParser(add_help=False)
-    machine.add_argument("--accelerator", help="of pruning and finetuning: cpu, gpu, mps or auto")
-    machine.add_argument("--num_workers", type=int, help="loader processes of each run")
+    machine.add_argument("--accelerator", help="accelerator of pruning and finetuning: cpu, gpu, mps or auto")
+    machine.add_argument("--num_workers", type=int, help="data loader processes per run")
     many = argparse.ArgumentParser(add_help=False)
-    many.add_argument("--yes", action="store_true", help=f"even where more than --most runs are missing ({MOST})")
+    many.add_argument("--yes", action="store_true", help=f"run even if more than {MOST} runs are missing")
     many.add_argument("--most", type=int, default=MOST, help=argparse.SUPPRESS)
 
     def command(name: str, about: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -63,31 +63,46 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     status.add_argument("grid", nargs="?", help="YAML file (default: every grid with results)")
     for parallel in (plan, run):
         parallel.add_argument("--jobs", type=int, default=1, help="runs at once; they share the cores (default: 1)")
-    run.add_argument("--hours", type=float, help="start nothing new after that; run it again for the rest")
+    run.add_argument("--hours", type=float, help="start no new run after this time; the same command runs the rest")
     shell.add_argument("-o", "--output", help="file to write (default: the terminal)")
-    submit.add_argument("--cluster", choices=("slurm", "local"), default="slurm", help="local: on this machine, to try")
-    submit.add_argument("--partition", help="of SLURM")
-    submit.add_argument("--minutes", type=int, default=24 * 60, help="limit of a run; it continues in the next job")
-    submit.add_argument("--gpus", type=int, default=0, help="of a run (default: 0)")
-    submit.add_argument("--cores", type=int, default=4, help="of a run (default: 4)")
-    submit.add_argument("--memory_gb", type=int, default=32, help="of a run (default: 32)")
-    submit.add_argument("--parallel", type=int, default=64, help="runs at once at most (default: 64)")
+    submit.add_argument(
+        "--cluster", choices=("slurm", "local"), default="slurm", help="local runs the jobs on this machine, as a trial"
+    )
+    submit.add_argument("--partition", help="SLURM partition")
+    submit.add_argument(
+        "--minutes",
+        type=int,
+        default=24 * 60,
+        help="time limit of a job; the run resumes in the next job (default: a day)",
+    )
+    submit.add_argument("--gpus", type=int, default=0, help="GPUs per run (default: 0)")
+    submit.add_argument("--cores", type=int, default=4, help="CPU cores per run (default: 4)")
+    submit.add_argument("--memory_gb", type=int, default=32, help="memory per run, in GB (default: 32)")
+    submit.add_argument("--parallel", type=int, default=64, help="largest number of runs at once (default: 64)")
     report = command("report", "tables, curves and a page of the results, finished or not")
     report.add_argument("results_of", nargs="+", metavar="GRID", help="YAML files of grids, packed results, or folders")
     report.add_argument("-o", "--output", help="folder (default: <results>/<grid>/report, report-only with --only)")
-    report.add_argument("--metrics", nargs="+", default=[], metavar="TASK/METRIC", help="of the main table")
+    report.add_argument(
+        "--metrics",
+        nargs="+",
+        default=[],
+        metavar="TASK/METRIC",
+        help="metrics of the main table (default: each task's main one)",
+    )
     report.add_argument("--only", nargs="+", default=[], metavar="AXIS=VALUE,...", help="for example pruner=omp,snip")
     report.add_argument(
         "--pairs", nargs="+", default=[], metavar="ROW=ROW",
-        help="also compare these in tables/pairs, with p values; of two tasks: ROW@TASK=ROW@TASK",
+        help="rows to compare in tables/pairs, with p values; across tasks: ROW@TASK=ROW@TASK",
     )  # fmt: skip
-    report.add_argument("--cost", default="seconds", help="of the Pareto plot: seconds, cpu_seconds or peak_memory_gb")
-    report.add_argument("--published", metavar="FILE.csv", help="published numbers next to ours")
+    report.add_argument(
+        "--cost", default="seconds", help="cost axis of the Pareto plot: seconds, cpu_seconds or peak_memory_gb"
+    )
+    report.add_argument("--published", metavar="FILE.csv", help="show published numbers next to ours")
     return parser.parse_args(arguments)
 
 
 def main() -> None:
-    """Do what the subcommand says."""
+    """Run the subcommand."""
     args = parse_args()
     for option in ("results", "work"):
         if Path(getattr(args, option)).is_file():
@@ -163,7 +178,7 @@ def submit(args: argparse.Namespace) -> int:
     study = opened(args, args.grid)
     print_plan(study.plan, study.places, study.found, positive(args.parallel))
     study.check_ready(args)
-    make_executor(study.places, args)  # there is none without a cluster: nothing is to be left behind then
+    make_executor(study.places, args)  # checked first, so that no file is left behind where there is no cluster
     study.pack()
     jobs = submit_steps(study.plan, study.places, study.commands(args), study.found.missing, args)
     if args.cluster == "slurm":
@@ -178,7 +193,7 @@ def submit(args: argparse.Namespace) -> int:
 
 
 def status(args: argparse.Namespace) -> int:
-    """How far one grid is, or every grid that was begun."""
+    """Print how far one grid is, or every grid with results."""
     from studies.grid import PACKED
     from studies.status import print_plan, print_status
 
@@ -222,7 +237,7 @@ def report(args: argparse.Namespace) -> int:
 
 @dataclass
 class Study:
-    """A grid that was read and looked at. text: of its file, which its results carry."""
+    """A grid with its plan and the state of its runs. text: the content of its file, which its results carry."""
 
     plan: Plan
     places: Places
@@ -236,14 +251,14 @@ class Study:
         return ScriptCommands(self.places, args.accelerator, args.num_workers)
 
     def check_configs(self) -> None:
-        """InputError for a configuration that a missing run's script would refuse."""
+        """InputError for a configuration that the script of a missing run would reject."""
         from studies.plan import apart, check_configs
 
         if self.found.missing:
             apart(check_configs, self.found.missing, self.plan.grid.path)
 
     def check_ready(self, args: argparse.Namespace) -> None:
-        """InputError where the runs could not even start, or are more than one may have meant."""
+        """InputError when the runs cannot start, or are too many to start without --yes."""
         from storage.atomic import check_writable
 
         missing = self.found.missing
@@ -260,14 +275,14 @@ class Study:
         self.check_configs()
 
     def pack(self) -> None:
-        """Bring the results into the grid's one file."""
+        """Pack the results into the grid's file."""
         from studies.results import pack
 
         pack(self.places, self.text)
 
 
 def opened(args: argparse.Namespace, grid: str) -> Study:
-    """Read the grid (a YAML file, or packed results), expand it, and look at what is there."""
+    """Read the grid (a YAML file, or packed results), expand it, and find which runs are done."""
     from studies.grid import grid_name
     from studies.places import Places
     from studies.plan import apart, plan_of
@@ -279,7 +294,7 @@ def opened(args: argparse.Namespace, grid: str) -> Study:
 
 
 def print_summary(summary: Summary, places: Places) -> None:
-    """The end of a session in words."""
+    """Print how the runs ended."""
     from studies.runner import summary_lines
 
     for line in summary_lines(summary, places):
@@ -287,7 +302,7 @@ def print_summary(summary: Summary, places: Places) -> None:
 
 
 def positive(number: int) -> int:
-    """InputError for a number of jobs that is none."""
+    """InputError for a number of jobs below 1."""
     if number < 1:
         raise InputError(f"--jobs and --parallel must be at least 1, not {number}")
     return number

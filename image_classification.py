@@ -4,7 +4,7 @@
     python image_classification.py --model dino-mini --evaluate -pre runs/image_classification/.../last.safetensors
     python image_classification.py --model resnet-mini --prune vpns -s 90 --dataset digits
     python image_classification.py --model resnet-mini --mask M.safetensors --prompt new
-Killed at any moment, the same command resumes where it was.
+Killed at any moment, the same command resumes it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ CONVOLUTION = 4  # axes of its weight
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = finetuning_parser(__doc__ or "", "image_classification")
-    parser.add_argument("--dataset", help="one of the configuration's data sets (default: its first)")
+    parser.add_argument("--dataset", help="a data set of the configuration (default: the first)")
     parser.add_argument(
-        "--conv", action="store_true", help="convolutions can be pruned, too (timm:, hf:; default: as in the mask)"
+        "--conv", action="store_true", help="also prune convolutions (timm:, hf:; default: as in the mask)"
     )
     group = parser.add_argument_group(
         "visual prompt", "with --prune vpns, or one of these: configs/<model>/prompts.yaml"
@@ -37,13 +37,13 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def options_of_prompts(args: argparse.Namespace) -> dict[str, Any]:
-    """What the command line says of a visual prompt."""
+    """The options of a visual prompt."""
     offered = [f.name for f in fields(PromptOptions) if "help" in f.metadata]
     return {name: value for name in offered if (value := getattr(args, name)) is not None}
 
 
-def ask_for_prompt(settings: dict[str, Any], dataset: str | None, asked: dict[str, Any]) -> None:
-    """Put what the command line says above the configuration, and above what is the data set's own there."""
+def override_prompt(settings: dict[str, Any], dataset: str | None, asked: dict[str, Any]) -> None:
+    """Let the command line override the prompt's settings in the configuration and in its data set."""
     datasets = settings.get("datasets") or {}
     own = datasets.get(dataset or next(iter(datasets), None))
     for section in (settings, *([own] if own and "prompts" in own else [])):
@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
         asked = dict(given)
         if args.freeze is not None and (args.dense or args.mask) and not args.prune:
             asked["freeze"], args.freeze = args.freeze, None
-        ask_for_prompt(settings, args.dataset, asked)
+        override_prompt(settings, args.dataset, asked)
 
     from data.tokenizer import load_tokenizer  # heavy imports after parsing
     from models import load_task_model

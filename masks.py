@@ -43,7 +43,7 @@ PRUNING = (
     "output_dir",
     "seed",
 )
-"""Options of prune.py that `stability` hands on; all of them mean something with --draws only."""
+"""Options of prune.py that `stability` passes on; all of them need --draws."""
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -51,54 +51,60 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    inspect = commands.add_parser("inspect", help="layers of a mask, dead neurons, signs of collapse")
-    inspect.add_argument("file", metavar="FILE", help="a mask that prune.py wrote, or a published .pth")
+    inspect = commands.add_parser("inspect", help="show the layers of a mask, dead neurons and collapsed layers")
+    inspect.add_argument("file", metavar="FILE", help="mask written by prune.py, or a published .pth")
     add_model(inspect)
     add_reports(inspect)
 
-    compare = commands.add_parser("compare", help="which weights two masks or more have in common")
+    compare = commands.add_parser("compare", help="compare which weights two or more masks keep")
     compare.add_argument("files", nargs="+", metavar="FILE", help="masks of one model")
     add_model(compare)
     add_reports(compare, picture=True)
 
-    cut = commands.add_parser("cut", help="masks at other sparsities from saved scores, as prune.py --from_scores")
-    cut.add_argument("from_scores", metavar="SCORES", help="a *_scores.safetensors that prune.py wrote")
-    cut.add_argument("-s", "--sparsities", nargs="+", required=True, help="percent of prunable weights to go")
-    cut.add_argument("--allocation", help="how layers share the loss (default: as in the run that wrote the scores)")
-    cut.add_argument("--output_dir", help="masks go to <output_dir>/<pruner>/ (default: beside the scores)")
+    cut = commands.add_parser("cut", help="make masks of other sparsities from saved scores, as prune.py --from_scores")
+    cut.add_argument("from_scores", metavar="SCORES", help="scores file (*_scores.safetensors) written by prune.py")
+    cut.add_argument(
+        "-s", "--sparsities", nargs="+", required=True, help="sparsities in percent of the prunable weights"
+    )
+    cut.add_argument(
+        "--allocation", help="how the sparsity is shared among layers (default: as in the run that wrote the scores)"
+    )
+    cut.add_argument("--output_dir", help="masks are written to <output_dir>/<pruner>/ (default: next to the scores)")
 
-    convert = commands.add_parser("convert", help="our .safetensors to a published .pth, or back")
-    convert.add_argument("file", metavar="FILE", help="the mask to convert; its ending says which format it is in")
+    convert = commands.add_parser("convert", help="convert between our .safetensors and the published .pth format")
+    convert.add_argument("file", metavar="FILE", help="mask to convert; its extension says which format it is in")
     convert.add_argument(
-        "-o", "--output", metavar="FILE", help="the file to write (default: beside, by the other ending)"
+        "-o", "--output", metavar="FILE", help="file to write (default: the same path with the other extension)"
     )
-    convert.add_argument("--force", action="store_true", help="overwrite the file to write")
-    convert.add_argument(
-        "--without_values", action="store_true", help="drop updated weights, which a .pth has no place for"
-    )
+    convert.add_argument("--force", action="store_true", help="overwrite an existing file")
+    convert.add_argument("--without_values", action="store_true", help="drop updated weights, which a .pth cannot hold")
     add_model(convert)
 
-    check = commands.add_parser("check", help="whether a folder of Hugging Face still has a mask's zeros")
-    check.add_argument("folder", metavar="FOLDER", help="written by prune.py --stream, or made of that by another tool")
-    check.add_argument("file", metavar="MASK", help="the mask; the exit code is 1 where zeros came back")
+    check = commands.add_parser("check", help="check that a Hugging Face folder still has a mask's zeros")
+    check.add_argument(
+        "folder", metavar="FOLDER", help="written by prune.py --stream, or derived from it by another tool"
+    )
+    check.add_argument("file", metavar="MASK", help="the mask; the exit code is 1 where pruned weights are nonzero")
 
-    stability = commands.add_parser("stability", help="how far masks from several draws of the data agree")
+    stability = commands.add_parser("stability", help="measure how much masks from several draws of the data agree")
     stability.add_argument("files", nargs="*", metavar="FILE", help="masks of one pruning that differ in the seed only")
     add_model(stability)
     add_reports(stability, picture=True)
     draws = stability.add_argument_group("make the draws first", "with --model and the options of prune.py")
-    draws.add_argument("--draws", type=int, metavar="K", help="prune K times, with seeds that follow each other")
+    draws.add_argument("--draws", type=int, metavar="K", help="prune K times, with consecutive seeds")
     draws.add_argument("-p", "--pruner", help="default: multiflow")
-    draws.add_argument("-s", "--sparsities", nargs="+", metavar="PERCENT", help="percent of prunable weights to go")
-    draws.add_argument("--seed", type=int, help="of the first draw (default: the configuration's)")
+    draws.add_argument(
+        "-s", "--sparsities", nargs="+", metavar="PERCENT", help="sparsity in percent of the prunable weights"
+    )
+    draws.add_argument("--seed", type=int, help="seed of the first draw (default: the configuration's)")
     draws.add_argument("--config", help="YAML file (default: configs/<model>/prune.yaml)")
-    draws.add_argument("--output_dir", help="masks go to <output_dir>/<pruner>/ (default: pruned_weights)")
+    draws.add_argument("--output_dir", help="masks are written to <output_dir>/<pruner>/ (default: pruned_weights)")
     for name in ("num_batches", "batch_size", "num_workers"):
-        draws.add_argument(f"--{name}", type=int, help="as of prune.py")
-    draws.add_argument("--precision", type=known_precision, help="as of prune.py")
+        draws.add_argument(f"--{name}", type=int, help="as in prune.py")
+    draws.add_argument("--precision", type=known_precision, help="as in prune.py")
     for name in ("weights", "allocation", "accelerator"):
-        draws.add_argument(f"--{name}", help="as of prune.py")
-    draws.add_argument("--conv", action="store_true", default=None, help="as of prune.py")
+        draws.add_argument(f"--{name}", help="as in prune.py")
+    draws.add_argument("--conv", action="store_true", default=None, help="as in prune.py")
     add_set(draws)
     return parser.parse_args(arguments)
 
@@ -111,21 +117,21 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def add_reports(parser: argparse.ArgumentParser, picture: bool = False) -> None:
-    """Where the findings go besides the terminal."""
+    """Options that write the results to files."""
     parser.add_argument(
         "--depth",
         choices=("modality", "block", "layer"),
         default="layer",
-        help="how far the tree goes (default: layer)",
+        help="depth of the printed tree (default: layer)",
     )
-    parser.add_argument("--html", metavar="FILE", help="write a page that stands alone")
-    parser.add_argument("--json", metavar="FILE", help="write all numbers")
+    parser.add_argument("--html", metavar="FILE", help="write a self-contained HTML page")
+    parser.add_argument("--json", metavar="FILE", help="write all numbers to this file")
     if picture:
         parser.add_argument("--picture", metavar="FILE", help="draw the matrix of all pairs as a heat map (PNG)")
 
 
 def main() -> None:
-    """Check the command line, then do what it says."""
+    """Check the command line and run the subcommand."""
     args = parse_args()
     commands = {"inspect": inspect, "compare": compare, "cut": cut, "convert": convert, "check": check}
     (commands | {"stability": stability})[args.command](args)
@@ -142,7 +148,7 @@ def inspect(args: argparse.Namespace) -> None:
     check_outputs(args, [args.file])
     file = read_masks([args.file], args.model)[0]
     if file.mask.source.get("format") == "published" and args.model is None:
-        console.print("note: a published mask lists layers that are never pruned, too; --model MODEL leaves them out")
+        console.print("note: a published mask also lists layers that are never pruned; --model MODEL leaves them out")
     counts = count_layers(file.mask)
     found = file, counts, warnings(file.mask, counts)
     show_inspection(result_console(), *found, DEPTHS[args.depth])
@@ -152,7 +158,7 @@ def inspect(args: argparse.Namespace) -> None:
 def compare(args: argparse.Namespace) -> None:
     """Two masks or more against each other."""
     if len(args.files) < 2:
-        raise InputError("compare needs at least two masks: give more files, or look at one with `masks.py inspect`")
+        raise InputError("compare needs at least two masks: give more files, or use `masks.py inspect` for one")
     check_outputs(args, args.files)
 
     from inspection.comparison import compare as compared
@@ -169,7 +175,7 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def stability(args: argparse.Namespace) -> None:
-    """Draws of one pruning against each other; with --draws they are made first."""
+    """Compare draws of one pruning; with --draws they are made first."""
     make = drawing(args)
     check_outputs(args, args.files)
 
@@ -201,19 +207,19 @@ def drawing(args: argparse.Namespace) -> Callable[[], list[str]] | None:
     if args.draws is None:
         idle = [n for n in ("pruner", "sparsities", "conv", "set", *PRUNING) if getattr(args, n) not in (None, [])]
         if idle:
-            raise InputError(f"--{idle[0]} has no meaning without --draws, which says how often to prune: add it")
+            raise InputError(f"--{idle[0]} has no effect without --draws, the number of prunings: add it")
         return None
     if args.files:
-        raise InputError(f"--draws makes masks of its own: leave out {args.files[0]}, or --draws")
+        raise InputError(f"--draws makes its own masks: leave out {args.files[0]}, or --draws")
     if not args.model:
         raise InputError(f"--draws prunes a model: name it with --model, one of {', '.join(model_names())}")
     if args.draws < 2:
-        raise InputError(f"--draws must be at least 2, not {args.draws}: one mask has nothing to agree with")
+        raise InputError(f"--draws must be at least 2, not {args.draws}: stability compares masks")
     if args.pruner:
         PRUNERS.check(args.pruner)
     percents = parse_percents(args.sparsities or [])
     if len(percents) > 1:
-        raise InputError(f"stability looks at one sparsity at a time, not {len(percents)}: give one after -s")
+        raise InputError(f"stability measures one sparsity at a time, not {len(percents)}: give one after -s")
     given = {name: getattr(args, name) for name in ("model", "pruner", *PRUNING)}
     words = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
     words += [word for assignment in args.set for word in ("--set", assignment)] + ["--conv"] * bool(args.conv)
@@ -221,7 +227,7 @@ def drawing(args: argparse.Namespace) -> Callable[[], list[str]] | None:
     asked = prune.parse_args(words)
 
     def draw() -> list[str]:
-        """The mask files of prunings whose seeds follow each other."""
+        """Prune once per seed; returns the mask files."""
         from pruners.settings import settings_of
 
         first, paths = settings_of(asked).config.seed, []
@@ -260,8 +266,8 @@ def convert(args: argparse.Namespace) -> None:
             raise InputError(f"{file} does not say which model it is a mask of: name it with --model")
         if mask.has_values and not args.without_values:
             raise InputError(
-                f"{file} carries updated weights, which the published format has no place for: "
-                "keep it as it is, or drop them with --without_values"
+                f"{file} carries updated weights, which the published format cannot hold: keep it as it is, or drop "
+                "them with --without_values"
             )
         check_writable(target.parent)
         changes = {"conv": True} if mask.source.get("conv") else {}
@@ -299,19 +305,19 @@ def converted(file: Path, output: str | None, force: bool) -> Path:
 
 
 def check_outputs(args: argparse.Namespace, inputs: list[str]) -> None:
-    """InputError now, where a page or record cannot be written or would take the place of a mask."""
+    """InputError, before any work, when an output cannot be written or would overwrite a mask."""
     masks = {Path(path).resolve() for path in inputs}
     seen: set[Path] = set()
     for kind, path in wanted(args).items():
         if path.resolve() in masks:
-            raise InputError(f"{path} is one of the masks: choose another name for what is written")
+            raise InputError(f"{path} is one of the masks: choose another name for the output")
         if path.resolve() in seen:
-            raise InputError(f"{path} cannot hold two things that are written: choose another name for one")
+            raise InputError(f"{path} is named for two outputs: choose another name for one")
         seen.add(path.resolve())
         if path.is_dir():
             raise InputError(f"{path} is a folder: name the file to write")
         if kind == "picture" and path.suffix.lower() not in ("", ".png"):
-            raise InputError(f"--picture writes PNG, and {path} is called otherwise: let its name end in .png")
+            raise InputError(f"--picture writes PNG, so {path} must end in .png: choose such a name")
         above = next(folder for folder in path.parents if folder.exists())  # what is missing below is made by `write`
         if above.is_file():
             raise InputError(f"{above} is a file, not a folder: name a file in another place")
@@ -319,7 +325,7 @@ def check_outputs(args: argparse.Namespace, inputs: list[str]) -> None:
 
 
 def wanted(args: argparse.Namespace) -> dict[str, Path]:
-    """The files asked for."""
+    """The output files that were requested."""
     given = {kind: getattr(args, kind, None) for kind in ("html", "json", "picture")}
     return {kind: Path(path) for kind, path in given.items() if path}
 
@@ -330,7 +336,7 @@ def write(
     record: Callable[[], dict[str, Any]],
     picture: Callable[[Path], None] | None = None,
 ) -> None:
-    """The files asked for, and a line on each."""
+    """Write the requested files, and print a line for each."""
     for kind, path in wanted(args).items():
         if kind == "html":
             write_text(path, page())

@@ -2,7 +2,7 @@
 
     python nlvr.py --model blip-mini --mask pruned_weights/multiflow/blip-mini_multiflow_75_seed42.safetensors
     python nlvr.py --model blip-mini --evaluate -pre runs/nlvr/RUN/best.safetensors
-Killed at any moment, the same command resumes where it was.
+Killed at any moment, the same command resumes it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = finetuning_parser(__doc__ or "", "nlvr")
     parser.add_argument(
-        "--inherit_mask", action="store_true", help="under --mask, prune the layers that merge two images, too"
+        "--inherit_mask", action="store_true", help="with --mask, also prune the layers that merge two images"
     )
     return parser.parse_args(arguments)
 

@@ -2,7 +2,7 @@
 
 Made for the mini models on the mini world; the same stages run on the real data sets.
     python pretrain.py --model xvlm-mini --devices 2
-Killed at any moment, the same command goes on where it was.
+Killed at any moment, the same command resumes it.
 """
 
 from __future__ import annotations
@@ -24,18 +24,20 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--config", help="YAML with the stages (default: configs/<model>/pretrain.yaml)")
     add_set(parser)
     parser.add_argument("--weights", help="start from this checkpoint (default: random weights)")
-    parser.add_argument("--output_dir", help="where snapshots, logs and weights go (default: runs/pretrain/<model>)")
+    parser.add_argument("--output_dir", help="folder of snapshots, logs and weights (default: runs/pretrain/<model>)")
     parser.add_argument(
-        "--snapshot_seconds", type=float, default=120.0, help="how often to save what a killed run goes on from"
+        "--snapshot_seconds", type=float, default=120.0, help="seconds between snapshots (default: 120)"
     )
-    parser.add_argument("--seed", type=int, help="of weights, data order and dropout (default: the configuration's)")
-    parser.add_argument("--accelerator", default="auto", help="cpu, gpu, ... (default: what is there)")
-    parser.add_argument("--devices", type=int, default=1, help="processes on this machine, one device each")
+    parser.add_argument(
+        "--seed", type=int, help="seed of weights, data order and dropout (default: the configuration's)"
+    )
+    parser.add_argument("--accelerator", default="auto", help="cpu, gpu, mps or auto (default: auto)")
+    parser.add_argument("--devices", type=int, default=1, help="processes on this machine, one per device")
     parser.add_argument("--num_nodes", type=int, default=1, help="machines")
     parser.add_argument(
         "--precision", type=known_precision, default="32-true", help=f"{', '.join(PRECISIONS)} (default: 32-true)"
     )
-    parser.add_argument("--num_workers", type=int, default=0, help="loader processes beside each device")
+    parser.add_argument("--num_workers", type=int, default=0, help="data loader processes per device")
     return parser.parse_args(arguments)
 
 

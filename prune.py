@@ -27,70 +27,78 @@ if TYPE_CHECKING:
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; what is left out comes from configs/<model>/prune.yaml."""
+    """The command line; options that are not given come from configs/<model>/prune.yaml."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False)
     what = parser.add_argument_group("what")
     what.add_argument("-m", "--model", help=f"one of {', '.join(model_names())}, timm:NAME or hf:ID")
     what.add_argument("-p", "--pruner", help=f"one of {', '.join(PRUNERS)} (default: multiflow)")
-    what.add_argument("-s", "--sparsities", nargs="+", help="percent of prunable weights to go (default: 63 75 90)")
+    what.add_argument(
+        "-s", "--sparsities", nargs="+", help="sparsities in percent of the prunable weights (default: 63 75 90)"
+    )
     what.add_argument(
         "--allocation",
-        help=f"how layers share the loss, instead of the method's own: {', '.join(ALLOCATIONS)}, or a pattern as 2:4",
+        help=f"how the sparsity is shared among layers (default: the method's own): {', '.join(ALLOCATIONS)}, or a "
+        "pattern such as 2:4",
     )
-    what.add_argument("--ids", metavar="FILE", help="weight layers by the intrinsic dimensions in this file")
-    what.add_argument("--id_power", type=float, help="power of the dimension in the weight of its layer (default: 1)")
-    what.add_argument("--config", help="YAML file (default: configs/<model>/prune.yaml); the command line goes first")
+    what.add_argument(
+        "--ids", metavar="FILE", help="multiply each layer's scores by its intrinsic dimension in this file"
+    )
+    what.add_argument("--id_power", type=float, help="exponent of the intrinsic dimension (default: 1)")
+    what.add_argument("--config", help="YAML file (default: configs/<model>/prune.yaml); the command line overrides it")
     add_set(what)
     what.add_argument(
         "--weights", help="checkpoint to prune (default: the model's own, see configs/<model>/model.yaml)"
     )
     what.add_argument(
-        "--conv", action="store_true", default=None, help="prune convolutions, too (timm:NAME and hf:ID models)"
+        "--conv", action="store_true", default=None, help="also prune convolutions (timm:NAME and hf:ID models)"
     )
     what.add_argument(
         "--stream",
         action="store_true",
         default=None,
-        help="read an hf:FOLDER block by block, on the CPU, and write it again with zeros: models larger than memory",
+        help="read an hf:FOLDER block by block on the CPU, and write it again with zeros: models larger than memory",
     )
     what.add_argument(
-        "--from_scores", metavar="FILE", help="cut new masks from saved scores: no data, no model, seconds"
+        "--from_scores", metavar="FILE", help="make masks from saved scores, in seconds, without data or model"
     )
     data = parser.add_argument_group("calibration")
     data.add_argument(
-        "--seed", type=int, help="which samples calibrate, their augmentation, and ties of chance (default: 42)"
+        "--seed", type=int, help="seed of the calibration samples, their augmentation, and random scores (default: 42)"
     )
-    data.add_argument("--num_batches", type=int, help="steps through the data; a round's, for methods with rounds")
-    data.add_argument("--batch_size", type=int, help="samples a batch and side")
-    data.add_argument("--num_workers", type=int, help="loader processes; they do not change the result")
+    data.add_argument(
+        "--num_batches", type=int, help="calibration steps (a batch of each side); per round, for methods with rounds"
+    )
+    data.add_argument("--batch_size", type=int, help="samples per batch of each side")
+    data.add_argument("--num_workers", type=int, help="data loader processes; the result does not depend on them")
     data.add_argument("--max_missing", type=float, help="share of calibration images that may be missing or broken")
     run = parser.add_argument_group("run")
     run.add_argument(
         "--output_dir",
-        help="masks go to <output_dir>/<pruner>/ (default: pruned_weights; with --from_scores, where the scores are)",
+        help="masks are written to <output_dir>/<pruner>/ (default: pruned_weights; with --from_scores, next to the "
+        "scores)",
     )
-    run.add_argument("--resume", action="store_true", help="go on from the statistics an interrupted run saved")
-    run.add_argument("--save_every", type=float, help="seconds between two saves of the statistics (default: 60)")
+    run.add_argument("--resume", action="store_true", help="resume from the statistics that an interrupted run saved")
+    run.add_argument("--save_every", type=float, help="seconds between checkpoints of the statistics (default: 60)")
     run.add_argument(
         "--save_scores", action=argparse.BooleanOptionalAction, help="write the scores file (default: yes)"
     )
     run.add_argument("--accelerator", help="cpu, gpu, mps or auto (default: auto)")
-    run.add_argument("--devices", type=int, help="devices on this machine that share the calibration (default: 1)")
+    run.add_argument("--devices", type=int, help="devices of this machine that share the calibration (default: 1)")
     run.add_argument("--num_nodes", type=int, help="machines (default: 1)")
     run.add_argument(
         "--precision",
         type=known_precision,
-        help=f"of the calibration's forward passes: {', '.join(PRECISIONS)} (default: 32-true)",
+        help=f"precision of the calibration's forward passes: {', '.join(PRECISIONS)} (default: 32-true)",
     )
     return _with_method(parser, arguments)
 
 
 def _with_method(parser: Parser, arguments: list[str] | None) -> argparse.Namespace:
-    """Read the command line with the options of the method that it, or the configuration, names."""
+    """Read the command line with the options of the method, which it or the configuration names."""
     args, others = parser.parse_known_args(arguments)
     if args.pruner in CHOICES and args.pruner not in PRUNERS:
         raise InputError(
-            f"{args.pruner} prunes while a task is trained: give --prune {args.pruner} to the task's script, such as "
+            f"{args.pruner} prunes while a task is finetuned: pass --prune {args.pruner} to the task's script, such as "
             f"python image_classification.py --model {args.model or 'resnet-mini'} --prune {args.pruner}"
         )
     if args.pruner:
@@ -106,7 +114,7 @@ def _with_method(parser: Parser, arguments: list[str] | None) -> argparse.Namesp
         given = [key for key, value in vars(args).items() if value not in (None, []) and value is not False]
         if idle := [key for key in given if key not in WITH_SCORES]:
             raise InputError(
-                f"--{idle[0]} has no meaning with --from_scores, which cuts the scores of a finished run: leave it out"
+                f"--{idle[0]} has no effect with --from_scores, which reads the scores of a finished run: leave it out"
             )
     elif not asks:
         if not args.model:
@@ -117,28 +125,28 @@ def _with_method(parser: Parser, arguments: list[str] | None) -> argparse.Namesp
         add_options(parser.add_argument_group(f"options of {name}"), PRUNERS[name].Options)
     else:
         parser.add_argument_group("options of a method", "shown by --pruner NAME --help")
-    parser.add_argument("-h", "--help", action="help", help="show this and stop")
+    parser.add_argument("-h", "--help", action="help", help="show this message and exit")
     args, others = parser.parse_known_args(arguments, args)
     if others:
         if not (owners := _owners(others[0])):
             parser.error(f"unrecognized arguments: {' '.join(others)}")
-        whom = name or "--from_scores, which cuts the scores of a finished run"
-        raise InputError(f"{others[0]} has no meaning for {whom}: it is an option of {', '.join(owners)}")
+        whom = name or "--from_scores, which reads the scores of a finished run"
+        raise InputError(f"{others[0]} has no effect for {whom}: it is an option of {', '.join(owners)}")
     return args
 
 
 def _owners(word: str) -> list[str]:
-    """The methods that have an option."""
+    """The methods that have this option."""
     option = word.split("=")[0].replace("--no-", "--")
     return [name for name in PRUNERS if option in option_names(PRUNERS[name].Options)]
 
 
 WITH_SCORES = ("from_scores", "sparsities", "allocation", "output_dir")
-"""Options that cutting saved scores looks at."""
+"""Options that --from_scores uses."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Do what the command line says."""
+    """Prune, or make masks from saved scores."""
     args = parse_args(arguments)
     if args.from_scores:
         cut(args)
@@ -147,8 +155,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def prune(args: argparse.Namespace) -> Outputs:
-    """Check everything cheap, calibrate once, cut and save the masks, show what came out."""
-    from calibration.resume import Checkpoint  # heavy imports only when the command line is sound
+    """Check the input, calibrate once, make and save the masks, print the result."""
+    from calibration.resume import Checkpoint  # heavy imports only once the command line is known to be valid
     from console.interrupt import interrupt
     from console.progress import console, progress_bar
     from console.words import counted
@@ -177,7 +185,7 @@ def prune(args: argparse.Namespace) -> Outputs:
         outputs.check_folder(settings.percents)
         if args.resume and (not method.resumes or (args.stream and method.updates_weights)):
             console.print(
-                f"note: {config.pruner} keeps nothing of an interrupted run: --resume starts at the beginning"
+                f"note: {config.pruner} saves nothing of an interrupted run: --resume starts from the beginning"
             )
         fabric = make_fabric(config.accelerator, config.devices, config.num_nodes, config.precision)
         interrupt.listen()
@@ -225,7 +233,7 @@ def prune(args: argparse.Namespace) -> Outputs:
                 console.print(f"note: {loss}")
             if batches is not None and available < config.num_batches:
                 there = counted(available, "batch")
-                console.print(f"note: the data has {there}, fewer than the {config.num_batches} asked for")
+                console.print(f"note: the data has {there}, fewer than num_batches {config.num_batches}")
 
         first = min(seen, available) if batches is not None and needs_preliminary(model, method) else 0
         show = fabric.is_global_zero and method.uses_data
@@ -263,9 +271,9 @@ def prune(args: argparse.Namespace) -> Outputs:
 
 
 def cut(args: argparse.Namespace) -> None:
-    """Masks of other sparsities from saved scores: no data, no model, a few seconds."""
-    from pruners.outputs import Outputs  # heavy imports only when the command line is sound
-    from pruners.report import print_result, tell_of_collapses
+    """Masks of other sparsities from saved scores, in a few seconds, without data or model."""
+    from pruners.outputs import Outputs  # heavy imports only once the command line is known to be valid
+    from pruners.report import print_result, warn_of_collapses
     from sparsity.picture import draw_layers
     from sparsity.saved_scores import cut_masks, forms_in, read_scores
     from storage.atomic import no_empty_folder
@@ -285,7 +293,7 @@ def cut(args: argparse.Namespace) -> None:
             mask.source = source | mask.source | {"from_scores": path.name}
             mask.save(outputs.mask(sparsity))
         draw_layers(masks, outputs.picture, f"{outputs.model}, {outputs.label}")
-    tell_of_collapses(masks)
+    warn_of_collapses(masks)
     seconds = time.perf_counter() - started
     print_result(masks, outputs, {"calibration": 0.0, "masks": seconds}, seconds, [])
 

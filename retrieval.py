@@ -2,7 +2,7 @@
 
     python retrieval.py --model xvlm-mini --mask pruned_weights/multiflow/xvlm-mini_multiflow_75_seed42.safetensors
     python retrieval.py --model xvlm-mini --evaluate -pre runs/retrieval/RUN/best.safetensors
-Killed at any moment, the same command resumes where it was.
+Killed at any moment, the same command resumes it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--gather_negatives",
         action="store_true",
-        help="contrast all pairs of the effective batch, not only those of one pass (or `gather_negatives: true`)",
+        help="contrastive loss over the whole effective batch, not one forward pass (or `gather_negatives: true`)",
     )
     return parser.parse_args(arguments)
 

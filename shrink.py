@@ -1,4 +1,4 @@
-"""Make a model really smaller: without heads, neurons, channels and layers, in files that load like any other model.
+"""Structured pruning: remove heads, neurons, channels and layers, and write a smaller model that loads like any other.
 
 python shrink.py measure --model dino-mini --criterion magnitude
 python shrink.py plan shrunk/dino-mini_magnitude_seed42_errors.safetensors --keep 0.5
@@ -69,12 +69,12 @@ def measure(args: argparse.Namespace) -> None:
 
 
 def plan(args: argparse.Namespace) -> None:
-    """What stays, from a table."""
+    """Make a plan from a table of errors."""
     asked = {name: getattr(args, name) for name in TARGETS if getattr(args, name) is not None}
     shares = {kind: getattr(args, f"keep_{name}") for name, kind in SHARES.items()}
     shares = {kind: share for kind, share in shares.items() if share is not None}
     if asked and (shares or args.keep is not None or len(asked) > 1):
-        raise InputError(f"--{next(iter(asked))} is a target of its own: leave out shares and other targets")
+        raise InputError(f"--{next(iter(asked))} is a target: leave out shares and other targets")
     if args.round < 1 or args.batch_size < 1:
         raise InputError("--round and --batch_size must be at least 1")
     from models.parts import all_sets
@@ -109,7 +109,7 @@ def plan(args: argparse.Namespace) -> None:
     write_plan(target, model, whole, {"errors": dict(table.about), **source})
     for one in found:
         if one.name in kept:
-            console.print(f"{one.name}: {int(kept[one.name].sum())} of {one.count} {one.kind} stay", markup=False)
+            console.print(f"{one.name}: {int(kept[one.name].sum())} of {one.count} {one.kind} kept", markup=False)
     result_console().print(str(target), markup=False)
 
 
@@ -155,7 +155,7 @@ def option(key: str, value: Any) -> list[str]:
 def alone(script: str, words: list[str]) -> None:
     """A command in a process of its own, which starts those of its devices; its exit status, if it is none of success.
 
-    Processes that share devices cannot be had twice in one process.
+    A process can start a group of device processes only once.
     """
     status = subprocess.run([sys.executable, str(Path(__file__).parent / script), *words]).returncode
     if status:
@@ -202,17 +202,15 @@ def steps_of(args: argparse.Namespace) -> Any:
 
 def distil(args: argparse.Namespace) -> None:
     """A smaller model's training under the whole one."""
-    from shrinking.recipes import taught
+    from shrinking.recipes import distilled
     from tasks.loading import task_for
 
     args.task = task_for(args.model, args.task)
     steps = steps_of(args)
     start = steps.load(args.model, args.weights)
     if start.plan is None:
-        raise InputError(
-            f"--model {args.model} is no smaller model: give small:FOLDER, or train it with its task's script"
-        )
-    small = taught(
+        raise InputError(f"--model {args.model} is not a smaller model: give small:FOLDER, or use its task's script")
+    small = distilled(
         steps, args.model, args.teacher, args.teacher_weights, Path(args.output), {"teacher": args.teacher},
         [] if args.weights is None else ["-pre", args.weights],
     )  # fmt: skip
@@ -221,7 +219,7 @@ def distil(args: argparse.Namespace) -> None:
 
 def finetuning(args: argparse.Namespace) -> None:
     """The recipe of the finetuning stage."""
-    from shrinking.recipes import begun, check_shares, weights_of
+    from shrinking.recipes import check_shares, start_recipe, weights_of
     from shrinking.recipes import finetuning as recipe
     from shrinking.showing import conclude
     from tasks.loading import task_for
@@ -229,8 +227,8 @@ def finetuning(args: argparse.Namespace) -> None:
     check_shares(args)
     args.task = task_for(args.model, args.task)
     steps = steps_of(args)
-    steps.load(args.model, args.weights)  # what is wrong with it is said before a folder is there
-    limits, folder = begun(args, FOLDER)
+    steps.load(args.model, args.weights)  # errors come before a folder is created
+    limits, folder = start_recipe(args, FOLDER)
     learn = ["--only", args.tower] if args.task == "retrieval" and args.tower in ("vision", "text") else []
     small, found = recipe(
         steps, args.model, args.weights, args.keep, args.keep_layers, limits, folder, args.rounds, learn,
@@ -242,7 +240,7 @@ def finetuning(args: argparse.Namespace) -> None:
 
 def pretraining(args: argparse.Namespace) -> None:
     """The recipe of the pretraining stage."""
-    from shrinking.recipes import begun, check_shares
+    from shrinking.recipes import check_shares, start_recipe
     from shrinking.recipes import pretraining as recipe
     from shrinking.relearning import check_pairs, relearn
     from shrinking.showing import conclude
@@ -250,11 +248,11 @@ def pretraining(args: argparse.Namespace) -> None:
 
     check_shares(args)
     if args.task:
-        raise InputError("--task is for shrink.py finetuning, and pretraining is of no task: leave it out")
+        raise InputError("--task is for shrink.py finetuning, not for pretraining: leave it out")
     args.config = None
     data, steps = data_of(args), steps_of(args)
     check_pairs(steps.load(args.model, args.weights))
-    limits, folder = begun(args, FOLDER)
+    limits, folder = start_recipe(args, FOLDER)
     small = recipe(
         steps, args.model, args.weights, args.keep, args.keep_layers, limits, folder,
         lambda student, teacher, run: relearn(student, teacher, data, args, run), args.rounds,

@@ -2,7 +2,7 @@
 
     python vqa.py --model xvlm-mini --mask pruned_weights/multiflow/xvlm-mini_multiflow_75_seed42.safetensors
     python vqa.py --model xvlm-mini --evaluate -pre runs/vqa/RUN/last.safetensors
-Killed at any moment, the same command resumes where it was.
+Killed at any moment, the same command resumes it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = finetuning_parser(__doc__ or "", "vqa")
     parser.add_argument(
-        "--inherit_mask", action="store_true", help="prune X-VLM's answer decoder, too (BLIP's always is)"
+        "--inherit_mask", action="store_true", help="also prune X-VLM's answer decoder (BLIP's always is)"
     )
     parser.add_argument(
-        "--train_on_val", action="store_true", help="train on the validation split, too, as published: no local number"
+        "--train_on_val",
+        action="store_true",
+        help="also train on the validation split, as published; it is then not evaluated",
     )
     return parser.parse_args(arguments)
 

@@ -1,1 +1,1 @@
-"""Scripts that measure what docs/cost.md claims: ratios of two things timed in one run, on this machine."""
+"""Benchmarks behind docs/cost.md: ratios of timings within one run."""

@@ -1,4 +1,4 @@
-"""CHITA on a full-size model with random weights: time beside a loop over single blocks, memory, disk.
+"""CHITA on a full-size model with random weights: time compared with a loop over single blocks, memory, disk.
 
     python -m benchmarks.chita                # X-VLM, 50 rows of 2 samples a side
 Both take the same 50 gradients; the loop then solves one block of weights after the other, in float64, with NumPy.
@@ -33,15 +33,15 @@ def parse_args() -> argparse.Namespace:
         "--every",
         type=int,
         default=1,
-        help="of the comparison, only every n-th backward pass and block; times are scaled up",
+        help="measure only every n-th backward pass and block of the baseline, and scale the times up",
     )
-    parser.add_argument("--scratch_dir", help="where the gradients lie meanwhile")
+    parser.add_argument("--scratch_dir", help="folder of the gradients")
     return parser.parse_args()
 
 
 @dataclass(frozen=True)
 class MadeUp:
-    """Batches with the real shapes, made when asked for, as a loader reads them: a list would be memory of its own."""
+    """Batches with the real shapes, made on access, since a list would take additional memory."""
 
     model: Model
     size: int
@@ -122,7 +122,7 @@ def main() -> None:
         rows = chita._gather_rows(0)
         gathered = time.perf_counter() - started
         backward_peak = largest_resident_set()
-        Path("/proc/self/clear_refs").write_text("5")  # the largest resident set is counted anew
+        Path("/proc/self/clear_refs").write_text("5")  # reset the peak resident set
         try:
             solved = timed(lambda: chita._prune(rows, SPARSITY))
             peak = largest_resident_set()

@@ -3,7 +3,7 @@
     python -m benchmarks.on_device              # at most eight minutes on one GPU
     python -m benchmarks.on_device --small      # the same parts with small models, on whatever is there
 
-Each part compares with the CPU, or with itself, and says what it found; exit code 1 when a bound is broken.
+Each part compares with the CPU, or with itself, and prints its results; exit code 1 when a bound is exceeded.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ STEPS, STOP = 8, 4  # of training: in all, and where it is stopped to be resumed
 
 @dataclass
 class Finding:
-    """A number, and the largest that it may be (None: only told)."""
+    """A number, and its upper bound (None: only reported)."""
 
     what: str
     value: float | str
@@ -84,7 +84,7 @@ def precisions(args: argparse.Namespace, device: torch.device) -> Iterator[Findi
     for precision in kinds:
         with tempfile.TemporaryDirectory() as folder:
             losses = trained(args, Path(folder), precision)
-        yield Finding(f"{precision}, last loss beside the first", losses[-1] / losses[0], 1.0)
+        yield Finding(f"{precision}, last loss relative to the first", losses[-1] / losses[0], 1.0)
         if known is not None:
             yield Finding(f"{precision}, last loss off float32's, relative", abs(losses[-1] / known - 1), 0.1)
         known = losses[-1] if known is None else known
@@ -174,7 +174,7 @@ def kernels(args: argparse.Namespace, device: torch.device) -> Iterator[Finding]
 
 
 def full_size(args: argparse.Namespace, device: torch.device) -> Iterator[Finding]:
-    """MULTIFLOW at three sparsities: seconds and memory beside a forward pass over the same batches."""
+    """MULTIFLOW at three sparsities: seconds and memory compared with a forward pass over the same batches."""
     import torch
 
     from benchmarks.pruning import bare_forward
@@ -271,7 +271,7 @@ def prompts(args: argparse.Namespace, device: torch.device) -> Iterator[Finding]
     yield Finding("gradient of the prompt, relative difference", float(off), 1e-2)
     name, size = ("dino-mini", 4) if args.small else ("timm:resnet18", 64)
     ratios = search_ratios(name, size, 0.9, 3 if args.small else 20, str(device))
-    # A CPU in other hands, and few pictures: told there, held where the numbers are steady.
+    # A shared CPU and few pictures are too noisy for a bound: it is checked only on the device.
     bound = None if args.small else SEARCH_BOUND
     yield Finding(f"{name}, a step of the search / two passes, median", sorted(ratios)[len(ratios) // 2], bound)
 
@@ -306,8 +306,8 @@ def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="small models, on a CPU where there is no GPU")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to look at (default: all)")
-    parser.add_argument("--json", metavar="FILE", help="write what was found")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run (default: all)")
+    parser.add_argument("--json", metavar="FILE", help="write the results to this file")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""Pruning in two processes beside one process with two threads, whole commands, in turn; the best of each counts.
+"""Pruning in two processes compared with one process with two threads: whole commands, alternating, best of each.
 
 python -m benchmarks.processes            # full-size X-VLM, random weights, made-up batches
 """

@@ -24,12 +24,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--model", default="xvlm", help="model whose configuration is built with random weights")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--batches", type=int, default=4, help="general and as many region batches")
-    parser.add_argument("--repeats", type=int, default=3, help="timings of each kind, in turn; the best counts")
+    parser.add_argument("--repeats", type=int, default=3, help="timings of each kind, alternating; the best counts")
     parser.add_argument(
         "--kinds", nargs="+", choices=KINDS, default=KINDS, help="what to measure: methods with forward passes, ..."
     )
     parser.add_argument(
-        "--cpu_time", action="store_true", help="seconds of computing instead of waiting, where other work runs, too"
+        "--cpu_time", action="store_true", help="measure CPU seconds instead of wall time, on a busy machine"
     )
     parser.add_argument("--memory", metavar="METHOD", help="only print the peak memory of one method, as JSON")
     return parser.parse_args()
@@ -58,7 +58,7 @@ def timed(work: Callable[[], object], clock: Callable[[], float] = time.perf_cou
 
 
 def bare_forward(model, batches: list[dict]) -> None:
-    """The forward passes that MULTIFLOW needs, without looking at anything."""
+    """The forward passes that MULTIFLOW needs, without its statistics."""
     import torch
 
     with torch.no_grad():
@@ -86,7 +86,7 @@ def largest_resident_set() -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError("this system does not tell the largest resident set: measure memory on Linux")
+    raise RuntimeError("this system does not report the peak resident set: measure memory on Linux")
 
 
 def peak_memory(method: str, args: argparse.Namespace) -> dict[str, int]:
@@ -124,7 +124,7 @@ def measure_memory(args: argparse.Namespace) -> None:
 
 
 def measure_time(args: argparse.Namespace) -> None:
-    """Seconds of pruning beside the bare passes, in turn."""
+    """Seconds of pruning and of the bare passes, alternating."""
     from calibration.statistics import InputNorms
     from pruners import prune
     from pruners.session import Session

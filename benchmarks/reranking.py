@@ -22,9 +22,11 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="xvlm", help="model whose configurations are taken, with random weights")
     parser.add_argument("--texts", type=int, default=64, help="texts matched with the image")
-    parser.add_argument("--repeats", type=int, default=3, help="passes of each kind, in turn")
+    parser.add_argument("--repeats", type=int, default=3, help="passes of each kind, alternating")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--cpu_time", action="store_true", help="seconds of computing, where other work runs besides")
+    parser.add_argument(
+        "--cpu_time", action="store_true", help="measure CPU seconds instead of wall time, on a busy machine"
+    )
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""What 2:4 sparsity buys in speed: linear layers dense and in torch's semi-structured format, on a CUDA device.
+"""Speed of 2:4 sparsity: linear layers dense and in torch's semi-structured format, on a CUDA device.
 
 python -m benchmarks.semi_structured      # layers of full-size X-VLM, half precision
 """

@@ -32,10 +32,10 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="xvlm", help="model whose configurations are taken, with random weights")
     parser.add_argument("--task", default="retrieval", choices=("retrieval", "captioning"), help="whose step")
-    parser.add_argument("--prune", choices=(*METHODS, "vpns"), help="also time steps that prune by this method")
+    parser.add_argument("--prune", choices=(*METHODS, "vpns"), help="also time steps that prune with this method")
     parser.add_argument("--batch_size", type=int, default=4, help="pairs a step")
     parser.add_argument("--sparsity", type=float, default=0.75)
-    parser.add_argument("--repeats", type=int, default=6, help="steps of each kind, in turn; at least 2")
+    parser.add_argument("--repeats", type=int, default=6, help="steps of each kind, alternating; at least 2")
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 

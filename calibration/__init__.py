@@ -1,1 +1,1 @@
-"""What the data says of a model: streams of batches, running sums, processes, resuming."""
+"""Calibration: streams of batches, running statistics, processes, resume."""

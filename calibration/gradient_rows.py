@@ -1,7 +1,6 @@
-"""The gradient matrix A of second-order methods: one row a mini-batch, kept on disk, read by blocks of columns.
+"""The gradient matrix A of second-order methods: one row per mini-batch, stored on disk, read by blocks of columns.
 
-At n = 50 rows of full-size X-VLM it is 37 GB: far too much for memory, and every method that uses it walks
-through it layer by layer anyway.
+With n = 50 rows of full-size X-VLM it takes 37 GB, more than memory; methods read it layer by layer.
 """
 
 from __future__ import annotations
@@ -26,18 +25,18 @@ from models.base import Batch, Model
 from models.common.blocks import activations_recomputed
 
 BUFFER = 32 << 20
-"""Bytes of A that are in memory at a time."""
+"""Bytes of A held in memory at a time."""
 
 
 class GradientRows:
     """A statistic: row t of A is the gradient of the mean loss of pair t, float32.
 
-    The file holds layer after layer, each as n rows; it lies in a temporary folder that `close` removes.
-    samples: how many samples (texts, or images without texts) went into all rows.
+    The file holds layer after layer, each as n rows, in a temporary folder that `close` removes.
+    samples: number of samples (texts, or images without texts) in all rows.
     """
 
     def __init__(self, model: Model, layers: Layers, rows: int, sides: int, folder: str | None):
-        """rows: how many there will be at the most. folder: where the file may lie (default: the system's)."""
+        """rows: their largest number. folder: of the file (default: the system's temporary folder)."""
         self.follows_state = model.follows_state
         self.samples = 0
         self._model, self._layers, self._rows, self._sides = model, layers, rows, sides
@@ -57,27 +56,27 @@ class GradientRows:
 
     @property
     def rows(self) -> int:
-        """Rows that are complete."""
+        """Number of complete rows."""
         return self._units // self._sides
 
     def update(self, batch: Batch) -> None:
         """Back-propagate one unit."""
         for layer in self._layers.values():
             layer.weight.grad = None
-        with activations_recomputed(self._model):  # else they would be the largest part of what CHITA holds
+        with activations_recomputed(self._model):  # stored activations would dominate CHITA's memory
             loss = self._model.loss(batch)
             with self._written_at_once():
                 backward(loss)
         tensors = [value for value in batch.values() if isinstance(value, Tensor) and value.dim() > 0]
-        self._batch_samples = len(batch.get("text_ids", tensors[0]))  # regions count, not their images
+        self._batch_samples = len(batch.get("text_ids", tensors[0]))  # a sample is a region, not its image
 
     def pass_by(self, batch: Batch) -> None:
-        """Queues and momentum copies move as at any batch."""
+        """Update queues and momentum copies as for any batch."""
         self._model.pass_by(batch)
 
     @contextmanager
     def _written_at_once(self) -> Iterator[None]:
-        """A process alone writes each gradient, and frees it, as it comes: all of them would be a second model."""
+        """A single process writes and frees each gradient at once: all of them would be a second copy of the model."""
         self._written.clear()
         weights = {name: layer.weight for name, layer in self._layers.items()} if self._alone else {}
         hooks = [w.register_post_accumulate_grad_hook(partial(self._write, name)) for name, w in weights.items()]
@@ -129,7 +128,7 @@ class GradientRows:
         self._file.write(flat.data)
 
     def all_zero(self) -> list[str]:
-        """Layers that no row says anything of, as of an expert that no token was sent to."""
+        """Layers without any gradient, such as an expert without tokens."""
         return [name for name in self._layers if name not in self._reached]
 
     def blocks(self, name: str, width: int) -> Iterator[tuple[slice, Tensor]]:
@@ -158,15 +157,15 @@ class GradientRows:
             left = left[self._file.readinto(left) :]
 
     def vector(self) -> WeightVector:
-        """Room on disk for one number a weight, beside the rows and as long as they."""
+        """A vector on disk with one number per weight, deleted together with the rows."""
         return WeightVector(self._folder / "vector.f32", {n: layer.weight.numel() for n, layer in self._layers.items()})
 
     def state(self) -> dict[str, Tensor]:
-        """Rows are not carried over an interruption: they are as large as the matrix, and never saved."""
+        """Nothing: rows are too large to checkpoint."""
         return {}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """There is nothing to restore."""
+        """Nothing."""
 
     def close(self) -> None:
         """Remove the file."""
@@ -175,7 +174,7 @@ class GradientRows:
 
 
 def make_folder(folder: str | None, size: int, what: str) -> Path:
-    """A new temporary folder with room for `size` bytes; says the need, InputError when there is too little."""
+    """A new temporary folder; prints how many bytes are needed, InputError when the disk has fewer."""
     try:
         made = Path(tempfile.mkdtemp(prefix="gradients-", dir=folder))
     except OSError as error:

@@ -15,15 +15,15 @@ from models.base import Batch, Model
 from models.layers import blocks_of, width
 
 Readers = tuple[tuple[str, int], ...]
-"""Layers and blocks of their rows that read one input, one after another."""
+"""Layers (and blocks of their rows) that read the same input tensor."""
 
 
 class InputHessians:
     """A statistic: H [i, i] float32 of each layer, summed over all its uses.
 
-    What layers read together (q, k and v one tensor) is multiplied and kept once: there is a sum for each set of
-    readers, and a layer's H is the sum over the sets it belongs to. Usually that is one; a layer that also reads
-    something alone has two.
+    If several layers read the same tensor (q, k and v), the product is computed and stored once: there is a sum for
+    each set of readers, and a layer's H is the sum over its sets. Most layers have one set; a layer that also reads
+    another tensor alone has two.
     """
 
     follows_state = False
@@ -31,15 +31,15 @@ class InputHessians:
     def __init__(
         self, model: Model, layers: Layers, run: Callable[[Batch], object] | None = None, constant: bool = False
     ):
-        """layers: what is gathered for, others are passed by. run: the pass (None: `observe`). constant: let each input
-        have a 1 behind it, so that H has the sums of inputs and their number, too.
+        """layers: which to collect. run: the forward pass (None: `observe`). constant: append a 1 to each input, so
+        that H also contains the sums of inputs and their number.
         """
         self._model, self._layers, self._run, self._constant = model, layers, run, constant
         self._sums: dict[Readers, Tensor] = {}
         self._fresh: dict[Readers, Tensor] = {}
         self._shared = SharedInput()
-        self._readers: list[tuple[str, int]] = []  # so far, of the input that was read last
-        self._product: Tensor | None = None  # x x' of it
+        self._readers: list[tuple[str, int]] = []  # so far, of the latest input
+        self._product: Tensor | None = None  # x x' of the latest input
 
     def update(self, batch: Batch) -> None:
         """Forward the batch without losses, adding up x x' at every layer's input."""
@@ -68,17 +68,17 @@ class InputHessians:
             return
         again = self._shared.again(read)
         reader = read[:2]
-        if not again or reader in self._readers:  # a second use of one layer counts once more
+        if not again or reader in self._readers:  # a layer that is used twice counts twice
             self._close()
             x = rows(read)
             if self._constant:
                 one = x.new_ones(len(x), 1) if read.real is None else read.real.reshape(-1, 1).to(x)
                 x = torch.cat([x, one], dim=1)
-            self._product = x.t() @ x  # now: the next operation may change x in place
+            self._product = x.t() @ x  # at once: the next operation may change x in place
         self._readers.append(reader)
 
     def _close(self) -> None:
-        """Give the product of the input that was read last to the set of layers that read it."""
+        """Add the product of the latest input to the sum of its readers."""
         if self._readers:
             readers = tuple(self._readers)
             total = self._fresh.get(readers)
@@ -86,10 +86,10 @@ class InputHessians:
             self._readers, self._product = [], None
 
     def pass_by(self, batch: Batch) -> None:
-        """Moments of a unit depend on that unit alone."""
+        """Nothing: moments do not depend on other units."""
 
     def merge(self, group: Group, ranks: list[int]) -> None:
-        """Add the last unit of each process, in turn; the data may send each of them to other layers."""
+        """Add the last unit of each process, in rank order; units may reach different layers."""
         for rank, sets in zip(ranks, group.objects(list(self._fresh), ranks), strict=True):
             for readers in sets:
                 like = self._sums.get(readers)
@@ -111,7 +111,7 @@ class InputHessians:
         if not parts:
             raise never_met(name)
         total = parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0)
-        # Squares below float32's range are rounding, no moments: as good as an input of zeros.
+        # Squares below float32's range are rounding errors: treat the input as zero.
         return torch.zeros_like(total) if total.diagonal().max() < torch.finfo(total.dtype).tiny else total
 
     def by_rows(self, name: str) -> list[tuple[slice, Tensor]]:
@@ -125,7 +125,7 @@ class InputHessians:
         return [(slice(block * size, (block + 1) * size), self.of(name, block)) for block in range(count)]
 
     def without_input(self, among: Iterable[str] | None = None) -> list[str]:
-        """Layers that were called, but with nothing or with zeros alone."""
+        """Layers that were called, but with no tokens or only zeros."""
         return [name for name in (self._layers if among is None else among) if not self.of(name).any()]
 
     def state(self) -> dict[str, Tensor]:
@@ -133,6 +133,6 @@ class InputHessians:
         return {json.dumps(readers): total for readers, total in self._sums.items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Continue from saved sums."""
+        """Resume from saved sums."""
         device = next(iter(self._layers.values())).weight.device
         self._sums = {tuple(map(tuple, json.loads(key))): total.to(device) for key, total in state.items()}

@@ -1,6 +1,6 @@
-"""What a layer reads, as rows of a matrix: tokens for linear layers, patches for convolutions.
+"""The inputs of layers as rows of a matrix: tokens for linear layers, patches for convolutions.
 
-With weights viewed as matrices [o, i] (models/layers.py), every layer is y = W x for each row.
+With weights as matrices [o, i] (models/layers.py), every layer computes y = W x for each row.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Read(NamedTuple):
 
     name: of the weight. block: of its rows, where several read inputs of their own, else 0. x: [..., i], or [b, c, H,
     W] of a convolution. real: which tokens of x are no padding, of the shape of x without its last axis; None: all.
-    sequences: how many x has; none where nothing is read, as by an expert that no token was sent to.
+    sequences: how many x has; 0 for an empty input, such as an expert without tokens.
     """
 
     name: str
@@ -48,8 +48,8 @@ def watch_inputs(model: Model, batch: Batch, look: Look, run: Callable[[Batch], 
 def watching(model: Model, batch: Callable[[], Batch], look: Look) -> Iterator[None]:
     """Within this, `look` is called at each input of every prunable layer. batch: that of the pass that runs now.
 
-    A weight that several modules share is met at all of them, each with its own tokens; at the first alone where the
-    model says `first_use_only`. InputError where an input or its padding does not fit.
+    A weight that several modules share is observed at each of them, with the tokens of each; only at the first if the
+    model sets `first_use_only`. InputError when an input or its padding does not fit.
     """
 
     def see(
@@ -60,7 +60,7 @@ def watching(model: Model, batch: Callable[[], Batch], look: Look) -> Iterator[N
         if x.dim() == 1:  # a vector without a batch axis
             x, real = x.unsqueeze(0), None if real is None else real.unsqueeze(0)
         if sequences is None:
-            sequences = x.shape[0]  # a layer does not know: the first axis is the batch's nearly everywhere
+            sequences = x.shape[0]  # a layer cannot know its batch axis: by convention it is the first
         for block in blocks:
             look(Read(name, block, layer, x, real, sequences if x.numel() else 0))
 
@@ -110,23 +110,23 @@ def check_input(name: str, layer: PrunableLayer, x: Tensor, real: Tensor | None)
     if not isinstance(real, Tensor) or real.shape != x.shape[:-1]:
         raise InputError(
             f"the tokens of '{name}' must be a mask of shape {tuple(x.shape[:-1])}, since the layer reads "
-            f"{tuple(x.shape)}, but they are {given}: mend `tokens`, or let it give None where all of them count"
+            f"{tuple(x.shape)}, but they are {given}: fix `tokens`, or let it return None if all of them count"
         )
 
 
 class SharedInput:
-    """Whether a linear layer reads what the one before it read, so that what is computed of it serves both.
+    """Detects that a linear layer reads the same input as the one before it, so that one computation serves both.
 
-    The same tensor is not enough: `x += a(x)` puts other numbers into it, which its version tells (a change by way of
-    `x.data`, which torch hides from itself, is not seen). The same padding is needed, too; a model may well make an
-    equal mask anew for each of q, k and v.
+    The same tensor is not enough: `x += a(x)` changes its values, which the tensor's version shows (a change through
+    `x.data` is invisible to torch). The padding must be equal, too; a model may build an equal mask for each of q, k
+    and v.
     """
 
     def __init__(self) -> None:
         self._last: tuple[Tensor, int, Tensor | None] | None = None
 
     def again(self, read: Read) -> bool:
-        """Whether it does; this read is then the one before."""
+        """Whether it is the same input; `read` becomes the previous one."""
         before = self._last
         if isinstance(read.layer, nn.Conv2d) or read.x.is_inference():  # inference tensors have no version
             self._last = None
@@ -137,7 +137,7 @@ class SharedInput:
         )
 
     def forget(self) -> None:
-        """Let go of the tensor."""
+        """Release the tensor."""
         self._last = None
 
 

@@ -1,8 +1,8 @@
-"""Distances between samples by what a layer puts out, within a bound of memory.
+"""Distances between samples in the output space of each layer, within a memory limit.
 
-A sample's point is a layer's output at all its tokens, with padding set to zero: else a text's point would depend on
-the longest text of its batch. Squared distances add up over tokens, so that a layer too large for the memory is looked
-at in slices of its tokens, each in a forward pass of its own.
+A sample's point is a layer's output at all tokens, with padding set to zero: otherwise it would depend on the longest
+text of its batch. Squared distances add up over tokens, so that a layer too large for the memory is processed in slices
+of tokens, each in its own forward pass.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from models.base import Batch, Model
 from models.layers import AttentionWeight, Product, attention_products, layer_uses
 
 NOISE = 1e-5
-"""Squared distances below this share of the points' own squares are rounding: the samples are the same."""
+"""Squared distances below this share of the points' squared norms are rounding errors: the samples are equal."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Shape:
 
 
 Pass = Callable[[Model, Batch], object]
-"""What a batch is put through."""
+"""The forward pass of a batch."""
 
 
 def output_shapes(model: Model, batch: Batch, run: Pass, longest: int | None) -> dict[str, Shape]:
@@ -60,9 +60,9 @@ def output_shapes(model: Model, batch: Batch, run: Pass, longest: int | None) ->
 
 
 def plan_passes(shapes: Mapping[str, Shape], samples: int, memory: float) -> list[list[Piece]]:
-    """What each forward pass over the samples keeps, with `memory` bytes at the most.
+    """Which outputs each forward pass over the samples keeps, within `memory` bytes.
 
-    InputError where the memory does not hold a single token of a layer.
+    InputError when one token of a layer needs more than the memory.
     """
     passes: list[list[Piece]] = [[]]
     left = memory
@@ -130,7 +130,7 @@ def _add(parts: list[Tensor]) -> tuple[Tensor, Tensor]:
     longest = max(part.shape[1] for part in parts)
     rows = torch.cat([nn.functional.pad(part, (0, 0, 0, longest - part.shape[1])).flatten(1) for part in parts])
     parts.clear()
-    rows -= rows.mean(dim=0)  # distances stay, and the rounding of the products shrinks with the numbers
+    rows -= rows.mean(dim=0)  # centring leaves distances unchanged and reduces rounding errors
     tf32, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, False
     try:
         products = (rows @ rows.t()).double()
@@ -161,8 +161,8 @@ def watch_outputs(
             out = out.flatten(2).transpose(1, 2)
         if out.shape[0] % samples:
             raise InputError(
-                f"layer '{name}' puts out {tuple(out.shape)} for {samples} samples: its dimension cannot be measured, "
-                "since it is not clear which numbers are of which sample"
+                f"layer '{name}' returns {tuple(out.shape)} for {samples} samples: its dimension cannot be measured, "
+                "since the first axis is not the samples'"
             )
         out = out.reshape(samples, -1, out.shape[-1])
         real = model.real_tokens(use, batch)

@@ -1,4 +1,4 @@
-"""Leave a model as it was: whatever pruning moves is put back afterwards."""
+"""Restore a model after pruning."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from models.common.blocks import reentrant_checkpoints_replaced
 
 @contextlib.contextmanager
 def preserved(model: Model, gradients: bool) -> Iterator[None]:
-    """Put back modes, gradients, `requires_grad` and moving tensors (queues, temperature) on exit.
+    """Restore modes, gradients, `requires_grad` and moving tensors (queues, temperature) on exit.
 
-    Inside, the model is in eval mode and only prunable weights ask for gradients, if `gradients` says so.
+    Inside, the model is in eval mode, and only prunable weights require gradients (none without `gradients`).
     """
     module: nn.Module = model  # type: ignore[assignment]
     training = {part: part.training for part in module.modules()}
@@ -43,7 +43,7 @@ def preserved(model: Model, gradients: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def moving_restored(model: Model) -> Iterator[None]:
-    """Put back the tensors that computing a loss changes."""
+    """Restore the tensors that computing a loss changes."""
     saved = [(tensor, tensor.detach().clone()) for tensor in model.moving_tensors()]
     try:
         yield
@@ -55,7 +55,7 @@ def moving_restored(model: Model) -> Iterator[None]:
 
 @contextlib.contextmanager
 def weights_restored(layers: dict[str, nn.Module]) -> Iterator[None]:
-    """Put back prunable weights that a method changes while it works."""
+    """Restore the prunable weights that a method changes."""
     saved = {name: layer.weight.detach().clone() for name, layer in layers.items()}
     try:
         yield

@@ -1,4 +1,4 @@
-"""The processes that calibrate together, and sums over them in a fixed order."""
+"""The processes that share a calibration, and sums over them in a fixed order."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Group:
 
     @classmethod
     def current(cls) -> Group:
-        """The group torch.distributed was started with; a group of one without it."""
+        """The process group of torch.distributed; a group of one without it."""
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size())
         return cls()
 
     def ranks_with_work(self, has_work: bool, device: torch.device) -> list[int]:
-        """The ranks, in order, of the processes that have something to contribute now."""
+        """The ranks, in order, of the processes that have a unit in this round."""
         if self.size == 1:
             return [0] if has_work else []
         flags = [torch.zeros(1, device=device) for _ in range(self.size)]
@@ -33,7 +33,7 @@ class Group:
         return [rank for rank, flag in enumerate(flags) if flag]
 
     def objects(self, mine: Any, ranks: list[int]) -> list[Any]:
-        """What each of the processes `ranks` gives, on every process; anything that pickles."""
+        """The objects of the processes `ranks`, on every process; anything that pickles."""
         if self.size == 1:
             return [mine]
         given: list[Any] = [None] * self.size

@@ -1,4 +1,4 @@
-"""Where a method that works sparsity by sparsity was when it was interrupted."""
+"""Progress of a method that makes one mask after another, for resuming."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sparsity.mask import Mask
 
 @dataclass
 class Progress:
-    """Where an interrupted run was: masks finished, and within the next one the round and its sums."""
+    """The finished masks, and for the next one the round and its sums."""
 
     finished: dict[float, Mask]
     alive: Mask | None = None
@@ -31,7 +31,7 @@ class Progress:
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, mask_of: Callable[[dict[str, Tensor]], Mask]) -> Progress:
-        """What a checkpoint holds; a fresh start without one. mask_of: tensors by layer -> their mask."""
+        """The progress in a checkpoint, or a fresh start. mask_of: tensors by layer -> their mask."""
         saved = checkpoint.load()
         if saved is None:
             return cls({})
@@ -49,5 +49,5 @@ class Progress:
         return cls(finished, alive, progress["turn"], progress["pairs"], sums)
 
     def pairs_done(self, rounds: int, per_round: int | None) -> int:
-        """Steps finished before, for the progress bar."""
+        """Steps that were finished earlier, for the progress bar."""
         return len(self.finished) * rounds * per_round + self.pairs if per_round else 0

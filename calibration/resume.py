@@ -1,4 +1,4 @@
-"""Save the running sums of a calibration now and then, so that an interrupted run can go on."""
+"""Checkpoint the running sums of a calibration, so that an interrupted run can resume."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Checkpoint:
         write: bool = True,
         notes: Callable[[], Any] = lambda: None,
     ):
-        """notes: something to remember beside the sums; `load` puts what was saved into `remembered`."""
+        """notes: extra data to save with the sums; `load` restores it into `remembered`."""
         self.path = path
         self.identity = json.loads(json.dumps(identity))
         self.remembered: Any = None
@@ -49,7 +49,7 @@ class Checkpoint:
         if not self._resume:
             return None
         if not self.path.is_file():
-            console.print(f"nothing to go on from ({self.path} is not there): starting at the beginning")
+            console.print(f"nothing to resume ({self.path} does not exist): starting from the beginning")
             return None
         try:
             tensors, metadata = read_safetensors(self.path)
@@ -57,7 +57,7 @@ class Checkpoint:
                 parse_metadata(self.path, metadata, key) for key in ("identity", "progress", "notes")
             )
         except InputError as error:
-            raise InputError(f"{self.path} is damaged, so nothing can go on from it: run without --resume") from error
+            raise InputError(f"{self.path} is damaged and cannot be resumed: run without --resume") from error
         for key in {**identity, **self.identity}:
             if identity.get(key) != self.identity.get(key):
                 raise InputError(
@@ -65,11 +65,11 @@ class Checkpoint:
                     f"{self.identity.get(key)!r} now): run without --resume, or with the same options"
                 )
         self.remembered = notes
-        console.print(f"going on from {self.path}")
+        console.print(f"resuming from {self.path}")
         return tensors, progress
 
     def offer(self, state: Callable[[], State]) -> None:
-        """A good moment to stop: save if the last save is long ago, or if a stop was asked for."""
+        """Save if the last save is long ago or a stop was requested: call it where the sums are consistent."""
         if self._write and (interrupt.requested or time.monotonic() - self._last >= self._every):
             tensors, progress = state()
             metadata = {"identity": self.identity, "progress": progress, "notes": self._notes()}
@@ -77,11 +77,11 @@ class Checkpoint:
             write_safetensors(self.path, tensors, metadata)
             self._last = time.monotonic()
             if interrupt.requested:
-                console.print(f"saved {self.path}: the same command with --resume goes on from there")
+                console.print(f"saved {self.path}: the same command with --resume continues from there")
         interrupt.check()
 
     def finish(self) -> None:
-        """The results are written: the file is not needed any more."""
+        """Remove the checkpoint, once the results are written."""
         if self._write:
             self.path.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""What is gathered while the data passes once: input norms of layers, or mean gradients.
+"""Statistics of one pass over the data: input norms of layers, or mean gradients.
 
 Each statistic keeps running sums only. `update` sees one unit, `merge` adds the units of all processes
 in their order (see calibration.stream), `state` and `restore` carry the sums over an interruption.
@@ -19,7 +19,7 @@ from models.base import Batch, Model
 from models.layers import PrunableLayer, blocks_of, width
 
 Layers = dict[str, PrunableLayer]
-UNITS = "units of gradients"  # key of the count beside the layers' sums
+UNITS = "units of gradients"  # key of the count, next to the layers' sums
 
 
 class InputStatistic(Protocol):
@@ -44,17 +44,17 @@ class InputStatistic(Protocol):
 class Statistic(Protocol):
     """Running sums over calibration units.
 
-    follows_state: whether what a unit gives depends on the units before it (a model with queues or momentum); then
+    follows_state: whether a unit's result depends on the units before it (a model with queues or momentum); then
     `pass_by` is called for the units of other processes.
     """
 
     follows_state: bool
 
     def update(self, batch: Batch) -> None:
-        """See one unit."""
+        """Add one unit."""
 
     def pass_by(self, batch: Batch) -> None:
-        """Move the model's state along at another process's unit."""
+        """Update the model's state for another process's unit."""
 
     def merge(self, group: Group, ranks: list[int]) -> None:
         """Add what the processes `ranks` saw since the last merge, in the order of units."""
@@ -63,7 +63,7 @@ class Statistic(Protocol):
         """The sums, to be saved."""
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Put saved sums back."""
+        """Restore saved sums."""
 
 
 class InputNorms:
@@ -113,10 +113,10 @@ class InputNorms:
         self._fresh[start + i + 1] += 1
 
     def pass_by(self, batch: Batch) -> None:
-        """Norms of a unit depend on that unit alone."""
+        """Nothing: norms do not depend on other units."""
 
     def merge(self, group: Group, ranks: list[int]) -> None:
-        """Add the last unit of each process, in turn."""
+        """Add the last unit of each process, in rank order."""
         for rank in ranks:
             self._sums += group.from_rank(rank, self._fresh, like=self._sums)
         self._fresh.zero_()
@@ -124,9 +124,8 @@ class InputNorms:
     def norms(self, name: str, block: int = 0) -> Tensor:
         """a [i], float32, of what the layer (or a block of its rows) reads; InputError when it was never called.
 
-        A layer that was called with nothing, as an expert that no token was sent to, gets ones: nothing tells its
-        inputs
-        apart, and its weights go by the rest of their score.
+        A layer without tokens, such as an unused expert, gets ones: its inputs cannot be ranked, and the rest of the
+        score decides.
         """
         start, i = self._offsets[name, block], width(self._layers[name])
         sequences, calls = self._sums[start + i], self._sums[start + i + 1]
@@ -146,7 +145,7 @@ class InputNorms:
         return [(slice(block * rows, (block + 1) * rows), norm) for block, norm in enumerate(found)]
 
     def without_input(self) -> list[str]:
-        """Layers that were called, but with nothing."""
+        """Layers that were called, but without tokens."""
         at = {name: self._offsets[name, 0] + width(layer) for name, layer in self._layers.items()}
         return [name for name, i in at.items() if self._sums[i] == 0 and self._sums[i + 1] > 0]
 
@@ -155,15 +154,15 @@ class InputNorms:
         return {"sums": self._sums}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Continue from saved sums."""
+        """Resume from saved sums."""
         self._sums.copy_(state["sums"])
 
 
 def never_met(name: str) -> InputError:
-    """What to say of a layer that no pass called."""
+    """The error for a layer that no pass called."""
     return InputError(
-        f"layer '{name}' saw no input during calibration: use it in `observe`, exclude it, or give more batches where "
-        "layers take turns"
+        f"layer '{name}' received no input during calibration: use it in `observe`, exclude it, or give more batches "
+        "if only some batches reach it"
     )
 
 
@@ -178,15 +177,15 @@ def backward(loss: Tensor) -> None:
             raise
         raise InputError(
             "the model's loss cannot be differentiated: a tensor that its backward pass needs is changed in place (by "
-            "an activation with inplace=True, or `x += ...`); let that operation make a new tensor, or choose a pruner "
-            "without gradients"
+            "an activation with inplace=True, or `x += ...`); replace that operation, or choose a pruner without "
+            "gradients"
         ) from error
 
 
 class MeanGradients:
     """Sum over units of the gradient of the loss with respect to each prunable weight.
 
-    The sum is kept in the parameters' own `.grad`, so that it costs no memory beyond a backward pass.
+    The sum is accumulated in the parameters' `.grad`, so that it needs no memory beyond a backward pass.
     """
 
     def __init__(self, model: Model, layers: Layers, group: Group):
@@ -194,7 +193,7 @@ class MeanGradients:
         self._model = model
         self._layers = layers
         self._group = group
-        self._merged: dict[str, Tensor] = {}  # the sums, apart from .grad: with several processes only
+        self._merged: dict[str, Tensor] = {}  # sums outside of .grad, with several processes only
         self._units = 0
 
     def update(self, batch: Batch) -> None:
@@ -202,11 +201,11 @@ class MeanGradients:
         backward(self._model.loss(batch))
 
     def pass_by(self, batch: Batch) -> None:
-        """Queues and momentum copies move as at any batch."""
+        """Update queues and momentum copies as for any batch."""
         self._model.pass_by(batch)
 
     def merge(self, group: Group, ranks: list[int]) -> None:
-        """One process adds up in `.grad`; several take turns, layer by layer, in the order of units."""
+        """One process accumulates in `.grad`; several add layer by layer, in the order of units."""
         self._units += len(ranks)
         if group.size == 1:
             return
@@ -219,7 +218,7 @@ class MeanGradients:
     def mean(self, name: str) -> Tensor:
         """Mean gradient [o, i] of a layer, in the sum's own memory; InputError when no loss reached the layer.
 
-        To be asked once: afterwards the sums are gone.
+        Call it once: the sum is overwritten.
         """
         return self._sum(name).div_(self._units)
 
@@ -230,21 +229,21 @@ class MeanGradients:
         return grad
 
     def all_zero(self, among: Iterable[str] | None = None) -> list[str]:
-        """Layers that the loss does not depend on: what they hold can go for nothing, or no sample reached them."""
+        """Layers that the loss does not depend on, or that no sample reached."""
         return [name for name in (self._layers if among is None else among) if not self._sum(name).any()]
 
     def clear(self) -> None:
-        """Forget all sums."""
+        """Reset all sums."""
         self._merged, self._units = {}, 0
         for layer in self._layers.values():
             layer.weight.grad = None
 
     def state(self) -> dict[str, Tensor]:
-        """The sums by layer, and how many units are in them."""
+        """The sums by layer, and their number of units."""
         return {name: self._sum(name) for name in self._layers} | {UNITS: torch.tensor(self._units)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Continue from saved sums."""
+        """Resume from saved sums."""
         self._units = int(state[UNITS])
         for name, layer in self._layers.items():
             saved = state[name].to(layer.weight.device)

@@ -1,8 +1,8 @@
-"""The work of calibration, cut into units: one batch of one side (general or region) each.
+"""Calibration as a sequence of units: one batch of one side (general or region) each.
 
 Units are numbered in a fixed order. With several processes, process r of w takes units r, r + w, ...;
-sums are then added in the order of the units, exactly as one process would add them, so that the number
-of processes does not change a single bit. Each unit has a random seed of its own for the same reason.
+sums are then added in the order of units, exactly as one process would, so that the result does not depend on the
+number of processes. For the same reason each unit has its own random seed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Unit:
 
 
 def check_batches(batches: Batches) -> None:
-    """InputError for what is no series of batches, or is one batch in the place of a list of them."""
+    """InputError for an object that is no series of batches, or a single batch instead of a list."""
     alone = isinstance(batches, Tensor | Mapping) and len(batches) > 0
     if alone or (isinstance(batches, tuple) and any(isinstance(part, Tensor) for part in batches)):
         what = "a dict" if isinstance(batches, Mapping) else f"a {type(batches).__name__}"
@@ -59,8 +59,8 @@ def stream(
 ) -> Iterator[Unit]:
     """The units of this process for the pairs start <= pair < stop; without `stop`, once through the data.
 
-    With `stop` beyond the end, the data starts over if `wrap` says so. Batches that offer `units`
-    (data.calibration) are asked for this process's units, so that nothing is loaded only to be skipped.
+    With `stop` beyond the end, the data starts again if `wrap`. Batches with a method `units` (data.calibration) load
+    only the units of this process.
     """
     if hasattr(batches, "units"):
         for pair, side, batch in batches.units(sides, group.rank, group.size, start, stop, wrap):
@@ -86,7 +86,7 @@ def _by_side(loaded: Any, sides: tuple[str, ...], pair: int) -> Mapping[str, Map
     if not isinstance(loaded, Mapping):
         raise InputError(
             f"calibration batch {pair} must be a dict of named tensors, not a {type(loaded).__name__}: give, for "
-            "example, {'image': tensor}, and wrap(module, forward=..., loss=...) to say what becomes of them"
+            "example, {'image': tensor}, and wrap(module, forward=..., loss=...) to use its fields"
         )
     return {sides[0]: loaded}
 
@@ -94,7 +94,7 @@ def _by_side(loaded: Any, sides: tuple[str, ...], pair: int) -> Mapping[str, Map
 def fields(batch: Mapping[str, Any]) -> Batch:
     """The fields of a batch as libraries make them: arrays become tensors, None is left out, the rest stays as it is.
 
-    What is no tensor (a number, texts, file names) is at the service of the model's own functions; nobody else uses it.
+    Values other than tensors (numbers, texts, file names) are for the model's own functions only.
     """
     made = {name: _from_array(v) if isinstance(v, np.ndarray) else v for name, v in batch.items()}
     return {name: value for name, value in made.items() if value is not None}
@@ -102,7 +102,7 @@ def fields(batch: Mapping[str, Any]) -> Batch:
 
 def _from_array(array: np.ndarray) -> Tensor | np.ndarray:
     """A tensor of an array of numbers, whatever its strides and the order of its bytes."""
-    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:  # torch has no longer floats
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:  # torch has no wider floats
         return array
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
 
@@ -160,14 +160,14 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def check_fields(unit: Unit, error: KeyError) -> InputError:
-    """A sentence for a field that the model asked for and the batch lacks."""
+    """InputError for a field that the model reads and the batch lacks."""
     have = ", ".join(unit.batch)
     return InputError(f"{unit.side} batch {unit.pair} lacks the field {error} (it has: {have})")
 
 
 @contextlib.contextmanager
 def seeded(seed: int, index: int, device: torch.device) -> Iterator[None]:
-    """Start torch's generators from the unit's seed; they are put back afterwards."""
+    """Seed torch's generators with the unit's seed; restore them on exit."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         seed_generators(unit_seed(seed, index), device)
         yield

@@ -1,4 +1,4 @@
-"""One number for each weight, on disk: for vectors as long as the model that memory should not hold."""
+"""A vector on disk with one number per weight, which would be as large as the model in memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class WeightVector:
-    """float32 numbers, layer after layer; written over as often as one likes, read by any number of threads."""
+    """float32 numbers, layer after layer; it can be overwritten, and read by several threads."""
 
     def __init__(self, path: Path, sizes: Mapping[str, int]):
         """sizes: weights of each layer."""

@@ -1,4 +1,4 @@
-"""Checks of the numbers in a configuration: ranges outside which they mean nothing. NaN is outside all of them."""
+"""Range checks of numbers in a configuration. NaN is outside of every range."""
 
 from __future__ import annotations
 

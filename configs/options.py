@@ -1,4 +1,4 @@
-"""A dataclass's fields as options of a command line: whatever has a help text is one, and its default is told."""
+"""A dataclass's fields as command line options: every field with a help text is an option, shown with its default."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from typing import Any
 def option(default: Any, help: str, *flags: str, compare: bool = True) -> Any:
     """A dataclass field that a command line offers.
 
-    flags: shorter names, as `-e`. compare: whether it changes results; where it does not, it is no part of what
-    defines a run.
+    flags: short names, such as `-e`. compare: whether it changes results, and so belongs to a run's identity.
     """
     return dataclasses.field(default=default, compare=compare, metadata={"help": help, "flags": flags})
 
@@ -24,13 +23,13 @@ def defining(options: Any) -> dict[str, Any]:
 
 
 def option_names(schema: type) -> set[str]:
-    """All that a command line may call the schema's options."""
+    """All command line names of the schema's options."""
     offered = [field for field in dataclasses.fields(schema) if "help" in field.metadata]
     return {name for field in offered for name in (f"--{field.name}", *field.metadata["flags"])}
 
 
 def add_options(parser: argparse._ActionsContainer, schema: type) -> None:
-    """Offer the schema's options; what is not given is None, so that a configuration can say it."""
+    """Add the schema's options; an option that is not given is None, so that the configuration applies."""
     hints = typing.get_type_hints(schema)
     for field in dataclasses.fields(schema):
         if "help" not in field.metadata:

@@ -1,7 +1,7 @@
-"""`--set KEY=VALUE`: single values of a configuration from the command line, so that own data need no copy of a file.
+"""`--set KEY=VALUE`: override single values of a configuration from the command line.
 
     python retrieval.py --model xvlm-mini --dense --set epochs=2 --set recipe.lr=1.0e-4
-Keys are nested with dots, entries of a list counted from 0 (`stages.0.steps=100`); values are YAML. What they become is
+Keys are nested with dots, entries of a list counted from 0 (`stages.0.steps=100`); values are YAML. The result is
 checked like the file itself (`configs.schema.parse`): unknown keys and wrong types are errors.
 """
 
@@ -18,26 +18,26 @@ from console.errors import InputError, nearest
 
 
 def add_set(parser: Any) -> None:
-    """Give a parser, or a group of its options, the option `--set`."""
+    """Add the option `--set` to a parser or an option group."""
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="one value instead of the configuration's, such as recipe.lr=1.0e-4; may be repeated",
+        help="override one value of the configuration, such as recipe.lr=1.0e-4; may be repeated",
     )
 
 
 def read_settings(path: Path | str, assignments: Sequence[str]) -> tuple[dict[str, Any], str]:
-    """The YAML mapping in `path` with the assignments, and what to call it in messages."""
+    """The YAML mapping in `path` with the assignments applied, and its name for messages."""
     where = str(path) + "".join(f" --set {assignment}" for assignment in assignments)
     return changed(read_yaml(path), assignments), where
 
 
 def changed(settings: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """Settings with the assignments in their order; the argument stays as it is.
+    """A copy of the settings with the assignments applied in order.
 
-    A key that a data set of a file with several (section `datasets`) has of its own is set there, too: it counts more.
+    In a file with the section `datasets`, a key is also set in every data set that overrides it.
     """
     for assignment in assignments:
         key, sign, text = assignment.partition("=")
@@ -59,16 +59,18 @@ def changed(settings: dict[str, Any], assignments: Sequence[str]) -> dict[str, A
 
 
 def _with(section: Any, keys: Sequence[str], value: Any, assignment: str) -> Any:
-    """The section with a value in its place. Nothing is changed in place: YAML's aliases share what is below them."""
+    """A copy of the section with the value set; not in place, since YAML aliases share sections."""
     if not keys:
         return value
     key, *below = keys
     if isinstance(section, list):
         if not key.isdecimal() or int(key) >= len(section):
-            raise InputError(f"--set {assignment}: {key} is not one of {len(section)} entries, counted from 0")
+            raise InputError(
+                f"--set {assignment}: {key} is not one of {len(section)} entries, which are counted from 0"
+            )
         number = int(key)
         return [*section[:number], _with(section[number], below, value, assignment), *section[number + 1 :]]
     if section is not None and not isinstance(section, dict):
-        raise InputError(f"--set {assignment}: there is no key {key} in {section!r}, which is a value of its own")
+        raise InputError(f"--set {assignment}: there is no key {key} in {section!r}, which is a single value")
     section = section or {}
     return {**section, key: _with(section.get(key), below, value, assignment)}

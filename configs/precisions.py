@@ -1,4 +1,4 @@
-"""What `--precision` takes, for every command line, which imports nothing heavy, and for Fabric."""
+"""The values of `--precision`, for command lines (without heavy imports) and for Fabric."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from console.errors import InputError
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true")
-"""Type of the numbers; `true`: of the weights, too; `mixed`: the weights stay in 32 bits, and layers compute in it."""
+"""Number type; `true`: also of the weights; `mixed`: weights are in 32 bits, and layers compute in this type."""
 
 
 def known_precision(precision: str, among: Sequence[str] = PRECISIONS) -> str:
-    """The precision itself; InputError unless it is one of `among`. Short names are none: they are read in two ways."""
+    """The precision; InputError unless it is one of `among`. Short names such as 16 are ambiguous and not accepted."""
     if precision in among:
         return precision
     known = f"choose one of {', '.join(among)}"
     if precision in ("16", "bf16"):
-        raise InputError(f"precision '{precision}' leaves open whether the weights are kept in it, too: {known}")
+        raise InputError(
+            f"precision '{precision}' is ambiguous, since it does not say whether weights are stored in it: {known}"
+        )
     if precision in PRECISIONS:
-        raise InputError(f"precision {precision} is none that this command knows: {known}")
+        raise InputError(f"precision {precision} is not supported by this command: {known}")
     raise InputError(f"unknown precision '{precision}': {known}")

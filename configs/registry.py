@@ -1,4 +1,4 @@
-"""Names of things of one kind, and where each is written: what the rest of the toolkit knows of them."""
+"""Registries: the names of pruners, tasks, models, ... and where each is defined."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ T = TypeVar("T")
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """Name -> thing, imported when it is first asked for: names alone cost nothing.
+    """Name -> object, which is imported on first use.
 
-    A new one is its file and one line in a registry. Facts about it are attributes of the thing itself.
+    To add one, write its file and one line in the registry. Its properties are attributes of the object itself.
     """
 
     def __init__(self, kind: str, places: Mapping[str, str], also: str = ""):
-        """kind: what they are called in messages. places: name -> "module:attribute". also: what else may be given."""
+        """kind: their name in messages. places: name -> "module:attribute". also: other accepted values."""
         self.kind, self._places, self._also = kind, dict(places), also
 
     def check(self, name: str) -> None:
-        """InputError with the nearest name when there is no such thing; imports nothing."""
+        """InputError with the nearest name for an unknown one; imports nothing."""
         if name not in self._places:
             choices = ", ".join(self) + (f" {self._also}" if self._also else "")
             raise InputError(f"unknown {self.kind} '{name}'{nearest(str(name), self)}: choose one of {choices}")

@@ -1,4 +1,4 @@
-"""Read a YAML file or a dict into a dataclass, and say in one sentence what is wrong with it.
+"""Parse a YAML file or a dict into a dataclass; errors are one sentence.
 
 A configuration is a (nested) dataclass: its fields are the allowed keys, its annotations the types.
 Unknown keys are errors that name the nearest valid key. YAML 1.1 reads `1e-5` as a string: that is
@@ -40,7 +40,7 @@ SMALL = "small"
 
 
 def base_name(model: str) -> str:
-    """The model that a smaller one was cut from, `small:FOLDER`, as its plan says; of all others their own name."""
+    """The model that `small:FOLDER` was cut from, by its plan; the name itself for all others."""
     prefix, _, folder = model.partition(":")
     if prefix != SMALL:
         return model
@@ -50,11 +50,11 @@ def base_name(model: str) -> str:
     except OSError as error:
         raise explain_os_error(error, f"read the plan of {model}") from error
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is damaged: it does not say which model was cut; cut it again") from error
+        raise InputError(f"{path} is damaged: it does not name the model that was cut; cut it again") from error
 
 
 def library_of(model: str) -> str | None:
-    """`timm` of `timm:resnet18`: a library's models share a folder of configurations. None for models of our own.
+    """`timm` for `timm:resnet18`: a library's models share a folder of configurations. None for our own models.
 
     A smaller model uses its base's.
     """
@@ -103,7 +103,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
 
 
 def _check_twice(root: yaml.Node, path: Path) -> None:
-    """InputError for a key that a mapping has twice: YAML would take the last without a word."""
+    """InputError for a key that occurs twice in a mapping: YAML would silently use the last."""
     left, known = [root], set()
     while left:
         node = left.pop()
@@ -125,23 +125,23 @@ def _check_twice(root: yaml.Node, path: Path) -> None:
 def parse(schema: type[T], mapping: dict[str, Any], where: str, inner: bool = False) -> T:
     """Build the dataclass `schema` from `mapping`.
 
-    where: names the source in error messages, for example a file name. inner: this is a section of it, so that a
-    number the dataclass refuses comes from there; one beside the sections may come from the command line.
-    Raises InputError for an unknown key, a missing key or a value of the wrong type.
+    where: names the source in error messages, for example a file name. inner: the mapping is a section, so that a
+    rejected number comes from the file; at the top level it may come from the command line. Raises InputError for an
+    unknown key, a missing key or a value of the wrong type.
     """
-    if hasattr(schema, "chosen"):  # one of several dataclasses, as a key of the section says
+    if hasattr(schema, "chosen"):  # one of several dataclasses, selected by a key of the section
         schema = schema.chosen(mapping, where)
     hints = typing.get_type_hints(schema)
     fields = {field.name: field for field in dataclasses.fields(schema)}  # type: ignore[arg-type]
     needed = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
     if not needed <= set(mapping) <= set(fields):
         file, _, assignments = where.partition(" --set ")
-        whole = Path(file).is_file() and ": " not in assignments  # else it is a section
+        whole = Path(file).is_file() and ": " not in assignments  # otherwise it is a section
         other = other_task(mapping, needed, set(fields)) if whole else None
         if other is not None:
             raise InputError(
-                f"{where} looks like a configuration of another task, {other}: give one of this task, or "
-                "none where there is a default"
+                f"{where} looks like a configuration of another task, {other}: give one of this task, or leave it out "
+                "if there is a default"
             )
     for key in mapping:
         if key not in fields:
@@ -159,9 +159,9 @@ def parse(schema: type[T], mapping: dict[str, Any], where: str, inner: bool = Fa
 
 
 def other_task(mapping: dict[str, Any], needed: set[str], fields: set[str]) -> str | None:
-    """The task whose shipped configurations are most like `mapping`; None where these `fields` are a likelier reading.
+    """The task whose shipped configurations are most similar to `mapping`; None if `fields` match better.
 
-    Two configurations are the more alike, the fewer keys only one of them has. needed: fields that must be given.
+    Similarity decreases with the number of keys that only one of them has. needed: fields without a default.
     """
     keys, likest, own = set(mapping), {}, []
     for path in sorted(CONFIGS.glob("*/*.yaml")):
@@ -178,7 +178,7 @@ def other_task(mapping: dict[str, Any], needed: set[str], fields: set[str]) -> s
 
 
 def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
-    """Check `value` against the annotation `hint`; returns it, built into a dataclass where asked."""
+    """Check `value` against the annotation `hint`; returns it, parsed into a dataclass if the annotation is one."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         options = [option for option in typing.get_args(hint) if option is not type(None)]

@@ -1,4 +1,4 @@
-"""Command lines whose slips are told like any other bad input: in one sentence."""
+"""Command lines whose errors are reported in one sentence, like any other bad input."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from console.errors import InputError
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that raises InputError where argparse would print its usage; so do its subcommands.
+    """An ArgumentParser that raises InputError instead of printing its usage; so do its subcommands.
 
     elsewhere: options of other scripts -> which.
     """
@@ -19,7 +19,7 @@ class Parser(argparse.ArgumentParser):
     elsewhere: Mapping[str, str] = MappingProxyType({})
 
     def error(self, message: str) -> NoReturn:
-        """Of what argparse found, without the list of all options."""
+        """Raise argparse's message as an InputError."""
         if message.startswith("unrecognized") and (known := [w for w in message.split() if w in self.elsewhere]):
-            raise InputError(f"{known[0]} is no option of this script: {self.elsewhere[known[0]]}")
-        raise InputError(f"{message.removeprefix('argument ')}; --help lists what can be given")
+            raise InputError(f"{known[0]} is not an option of this script: {self.elsewhere[known[0]]}")
+        raise InputError(f"{message.removeprefix('argument ')}; --help lists all options")

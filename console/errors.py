@@ -1,4 +1,4 @@
-"""Errors a user can mend, and the one place where a command ends.
+"""Errors that a user can fix, and the exit of commands.
 
 Bad input is an `InputError` whose text is one sentence: what is wrong, where, and what to do.
 `run_command` prints it without a traceback and exits with code 2.
@@ -17,7 +17,7 @@ from console.interrupt import interrupt
 
 
 class InputError(Exception):
-    """Something the user gave is wrong; the message says what, where, and how to mend it."""
+    """Something the user gave is wrong; the message says what, where, and how to fix it."""
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
@@ -33,28 +33,28 @@ def explain_os_error(error: OSError, doing: str) -> InputError:
     reason = {
         errno.ENOSPC: "the disk is full; free some space or choose another folder",
         errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
-        errno.EFBIG: "the file is larger than is allowed there; raise the limit or choose another folder",
+        errno.EFBIG: "the file exceeds the size limit there; raise the limit or choose another folder",
         errno.EACCES: "permission is denied; choose a folder you may write to",
         errno.EPERM: "the operation is not permitted there; choose another folder",
         errno.EROFS: "the file system is read-only; choose another folder",
         errno.ENOENT: "no such file or folder; check the path",
         errno.ENOTDIR: "a part of the path is a file, not a folder; check the path",
-        errno.EEXIST: "something else is in the way there; choose another name",
+        errno.EEXIST: "the path already exists; choose another name",
         errno.EISDIR: "it is a folder; name a file",
-        errno.ENODEV: "it is no file, perhaps a folder; name the file",
+        errno.ENODEV: "it is not a file, perhaps a folder; name a file",
         errno.ENAMETOOLONG: "the name is too long for the file system; choose a shorter one",
     }.get(code, f"{error.strerror or error}; check the path")
     return InputError(f"cannot {doing}: {reason}")
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an allocation failed, Python's, or torch's on a GPU or the CPU; torch itself need not be imported."""
+    """Whether an allocation failed, in Python or in torch on a GPU or CPU; works without importing torch."""
     words = ("can't allocate memory", "out of memory")  # torch's CPU allocator; CUDA's libraries
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a command's `main`; mendable errors end it with one line on stderr and exit code 2."""
+    """Run a command's `main`; an InputError ends it with one line on stderr and exit code 2."""
     code = _code(main)
     if _has_companions():
         _end_at_once(code)
@@ -63,7 +63,7 @@ def run_command(main: Callable[[], None]) -> None:
 
 
 def _code(main: Callable[[], None]) -> int:
-    """Run `main` and say how it ended: 0, 2, or the code of the signal that ended it."""
+    """Run `main`; returns 0, 2, or the code of the signal that ended it."""
     interrupt.heed()
     try:
         main()
@@ -74,7 +74,7 @@ def _code(main: Callable[[], None]) -> int:
         if not is_out_of_memory(error):
             raise
         print(
-            "error: the memory of the device does not suffice: take a smaller batch_size or model, or a larger device",
+            "error: the device is out of memory: use a smaller batch_size or model, or a larger device",
             file=sys.stderr,
         )
         return 2
@@ -85,16 +85,16 @@ def _code(main: Callable[[], None]) -> int:
 
 
 def _has_companions() -> bool:
-    """Whether this process is one of several that talk to each other; torch itself need not be imported."""
+    """Whether this process is one of several in a group; works without importing torch."""
     distributed = sys.modules.get("torch.distributed")
     return distributed is not None and distributed.is_available() and distributed.is_initialized()
 
 
 def _end_at_once(code: int) -> None:
-    """End the process after its exit functions, but without Python's own end.
+    """End the process after its exit functions, without Python's finalisation.
 
-    gloo's threads let go of the last messages' tensors after the main thread has gone on. For one that comes by while
-    the interpreter is being taken down, that is the end of the process by SIGABRT, with all of its work done.
+    gloo's threads release the tensors of the last messages late. If one does so while the interpreter shuts down, the
+    process ends with SIGABRT although its work is done.
     """
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

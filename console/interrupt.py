@@ -1,4 +1,4 @@
-"""Stop at a good moment: Ctrl-C or SIGTERM asks, the work in hand is finished and saved, then the run ends."""
+"""Stop cleanly: on Ctrl-C or SIGTERM the current step is finished and saved, then the run ends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import FrameType
 
 
 class Interrupt:
-    """Remembers that the user (or the cluster) asked to stop, and by which signal; a second request stops at once."""
+    """Records a request to stop, and its signal; a second request stops at once."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -18,11 +18,11 @@ class Interrupt:
 
     @property
     def code(self) -> int:
-        """What shells use for a process that was ended by this signal: 130 for Ctrl-C, 143 for SIGTERM."""
+        """The exit code that shells use for this signal: 130 for Ctrl-C, 143 for SIGTERM."""
         return 128 + self._number
 
     def heed(self) -> None:
-        """Until `listen`, let SIGTERM end the command as Ctrl-C does: what it had begun to write is removed."""
+        """Until `listen`, let SIGTERM end the command like Ctrl-C, so that unfinished files are removed."""
         self._number, self._process = signal.SIGINT, os.getpid()
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_end)
@@ -34,7 +34,7 @@ class Interrupt:
             signal.signal(signal.SIGTERM, self._on_signal)
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if a stop was asked for: call it where stopping loses nothing."""
+        """Raise KeyboardInterrupt if a stop was requested: call it where all work is saved."""
         if self.requested:
             raise KeyboardInterrupt
 

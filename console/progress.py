@@ -1,4 +1,4 @@
-"""Progress bars for long work: what is done, how much is left, and for how long."""
+"""Progress bars for long work, with the remaining time."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ console = Console(stderr=True, soft_wrap=True)
 
 @functools.cache
 def say_once(text: str) -> None:
-    """Print a note, the same one once, and of several processes that talk to each other in the first only."""
-    distributed = sys.modules.get("torch.distributed")  # torch itself need not be imported
+    """Print a note only once, and only in the first process of a group."""
+    distributed = sys.modules.get("torch.distributed")  # works without importing torch
     together = distributed is not None and distributed.is_available() and distributed.is_initialized()
     if not together or distributed.get_rank() == 0:
         console.print(text, markup=False)
@@ -35,10 +35,10 @@ def say_once(text: str) -> None:
 def progress_bar(
     title: str, total: int | None, done: int = 0, show: bool = True, keep: bool = True
 ) -> Iterator[Callable[..., None]]:
-    """Show a bar on stderr, below one that is there already; yields `advance(n=1, note="")`.
+    """Show a bar on stderr, below an existing one; yields `advance(n=1, note="")`.
 
     total: steps in all (None: unknown), done: steps finished before (a resumed run). keep: leave the last state there.
-    On something that is no terminal nothing is drawn but the last state.
+    Without a terminal only the last state is printed.
     """
     show = show and (keep or console.is_terminal)
     columns = (
@@ -64,7 +64,7 @@ def progress_bar(
 def transfer_bar(title: str) -> Iterator[Callable[[int, int | None], None]]:
     """Show a bar of bytes on stderr; yields `show(done, total)`, total None where it is unknown.
 
-    On something that is no terminal nothing is drawn but the last state.
+    Without a terminal only the last state is printed.
     """
     columns = (
         TextColumn("{task.description}"),

@@ -1,4 +1,4 @@
-"""Counted things in messages: one of them, or several."""
+"""Numbers with nouns in messages, singular or plural."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ def counted(number: int, noun: str, verb: str = "", of: int | None = None) -> st
 
 
 def agreed(number: int, verb: str) -> str:
-    """A verb as the number of things wants it, given as of one: is, has, saves -> are, have, save."""
+    """The verb in the singular or plural, given in the singular: is, has, saves -> are, have, save."""
     return verb if number == 1 else VERBS.get(verb, verb.removesuffix("s"))
 
 
 def place_of(number: int) -> str:
-    """Where something else comes instead of so many: `its place`, `the place of each`."""
+    """For messages on replacements: `its place`, `the place of each`."""
     return "its place" if number == 1 else "the place of each"
 
 
@@ -34,5 +34,5 @@ def pct(share: float, digits: int = 1) -> str:
 
 
 def share_of_matrices(prunable: int, whole: int) -> str:
-    """Of what the percents of a mask are percents: of so many weights, out of all in the model's matrices."""
+    """What 100 % of a mask refers to: the prunable weights, as a share of all matrix weights."""
     return f"{prunable:,} prunable weights, {100 * prunable / whole:.1f} % of those in the model's matrices"

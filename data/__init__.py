@@ -1,1 +1,1 @@
-"""On what models are pruned and finetuned: one file a kind of data set, and the mini world."""
+"""Data for pruning and finetuning: one file per kind of data set, and the mini world."""

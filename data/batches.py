@@ -24,12 +24,12 @@ from data.text import TextError
 Unit = tuple[int, str]
 """Number of a batch and its side."""
 
-RETRIES = 10  # samples tried in place of one that cannot be read
+RETRIES = 10  # samples tried in place of an unreadable one
 
 
 @dataclass
 class Loaded:
-    """A batch and what became of its samples."""
+    """A batch, and which of its samples could not be read."""
 
     batch: Batch
     used: list[int]
@@ -44,7 +44,7 @@ class Side(Dataset[Loaded]):
         self.name, self.reader, self.batch_size, self.seed = name, reader, batch_size, seed
         n = len(reader.source)
         last = n % batch_size
-        # A last batch of a single sample has no negatives: leave it out unless it is all there is.
+        # A last batch of a single sample has no negatives: leave it out unless it is the only one.
         self.batches = n // batch_size + int(last > 1 or (last == 1 and n == 1))
         if whole and n >= batch_size:
             self.batches = n // batch_size
@@ -68,7 +68,7 @@ class Side(Dataset[Loaded]):
             return Loaded(self.reader.collate(samples, self.batch_size, rng), used, failed)
 
     def _read(self, index: int, rng: random.Random, failed: list[str]) -> tuple[Any, int]:
-        """The sample, or another one in place of what cannot be read."""
+        """The sample, or another one if it cannot be read."""
         for _ in range(RETRIES):
             try:
                 return self.reader.sample(index, rng), index
@@ -107,8 +107,9 @@ def load(batches: Dataset[Loaded], wanted: Sequence[Any], num_workers: int = 0) 
 
 def loader(data: Dataset[Any], num_workers: int, **how: Any) -> Iterator[Any]:
     """What torch's DataLoader gives. An InputError in a worker arrives with the worker's traceback as its text: only
-    its sentence is raised again."""
-    # A generator of its own: the loader would otherwise draw from the global one.
+    its sentence is raised again.
+    """
+    # A separate generator: the loader would otherwise draw from the global one.
     generator = torch.Generator().manual_seed(0)
     try:
         yield from DataLoader(data, num_workers=num_workers, generator=generator, **how)

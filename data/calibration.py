@@ -1,4 +1,4 @@
-"""Calibration batches, {side: batch} pairs for pruners, and the manifest that says what a mask was calibrated on."""
+"""Calibration batches, {side: batch} for pruners, and the manifest of a mask's calibration data."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class CalibrationBatches:
     ):
         """limit: pairs to give (default: until the shorter side ends). max_missing: share of images that may fail."""
         self.data = Sides(readers, batch_size, seed)
-        self.failed: set[str] = set()  # images that could not be read, with the reason
+        self.failed: set[str] = set()  # unreadable images, with the reason
         self._workers = num_workers
         self._max_missing = max_missing
         self._pairs = self.data.ends if limit is None else min(limit, self.data.ends)
@@ -63,7 +63,7 @@ class CalibrationBatches:
             yield pair, side, loaded.batch
 
     def check_files(self, pairs: int) -> None:
-        """Look for the image files that the first `pairs` steps will read, before the work starts."""
+        """Check that the image files of the first `pairs` steps exist, before the work starts."""
         missing, planned = [], 0
         for side in self.data.sides.values():
             for t in range(min(pairs, side.batches)):
@@ -77,12 +77,12 @@ class CalibrationBatches:
         if len(failed) > self._max_missing * planned:
             raise InputError(
                 f"{counted(len(failed), 'calibration image', of=planned)} cannot be read, more than --max_missing "
-                f"{self._max_missing:.0%} allows (first: {failed[0]}): mend the image folders, or allow more"
+                f"{self._max_missing:.0%} allows (first: {failed[0]}): fix the image folders, or raise --max_missing"
             )
 
 
 def data_identity(batches: CalibrationBatches) -> dict[str, Any]:
-    """What defines the data before a batch is read: files with hashes, numbers of records, sizes."""
+    """The identity of the data: files with hashes, numbers of records, sizes."""
     return {
         name: {
             "files": [_file(path) for path in side.reader.source.paths],
@@ -97,9 +97,8 @@ def data_identity(batches: CalibrationBatches) -> dict[str, Any]:
 def make_manifest(batches: CalibrationBatches, pairs: int, seed: int, failed: list[str]) -> dict[str, Any]:
     """The manifest of a calibration over `pairs` steps. Its `hash` is over everything else in it.
 
-    records: for each side, the indices used in their order (those of failed images included).
-    failed: images that could not be read; other records were drawn in their place. left_out, where there is some: of
-    each shard what is no pair, of class folders what is no image.
+    records: for each side, the used indices in order (including failed images). failed: unreadable images, which were
+    replaced by other records. left_out: contents of shards that are no pair, and of class folders that are no image.
     """
     manifest: dict[str, Any] = {"seed": seed, "steps": pairs, "sides": data_identity(batches), "failed": failed}
     for name, side in batches.data.sides.items():

@@ -1,5 +1,5 @@
-"""Image-text pairs as people keep them: LLaVA's conversations, a folder of pictures with text files, and what Hugging
-Face's datasets library saved to disk or reads from parquet files. `data.sources.Pairs` reads them beside its own.
+"""Further formats of image-text pairs: LLaVA's conversations, a folder of pictures with text files, and data sets of
+Hugging Face's datasets library (saved to disk, or parquet files). They are read by `data.sources.Pairs`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from data.records import Record, is_caption, is_text
 from data.text import TextError
 
 ANSWERS = {"gpt", "assistant"}
-"""Who gives the answers of a conversation."""
+"""The speaker of answers in a conversation."""
 
 CAPTIONS = ("caption", "captions", "text")
 """Columns of a saved data set; the first that it has are its captions."""
@@ -25,7 +25,7 @@ IMAGES = ("image", "img", "picture", "jpg", "png")
 
 
 def with_captions(records: list[Record], path: Path | str) -> tuple[list[Record], int]:
-    """Records whose `conversations` became captions, each answer one; and how many have no image and were taken out.
+    """Records with the answers of `conversations` as captions; and the number of records dropped for lack of an image.
 
     InputError naming the first conversation that has no answer.
     """
@@ -33,7 +33,7 @@ def with_captions(records: list[Record], path: Path | str) -> tuple[list[Record]
     for index, record in enumerate(records):
         if "conversations" not in record or "caption" in record:
             kept.append(record)
-        elif "image" not in record:  # LLaVA's instructions are partly about texts alone
+        elif "image" not in record:  # some of LLaVA's instructions have no image
             without += 1
         else:
             turns = record["conversations"]
@@ -65,7 +65,7 @@ def folder_pairs(folder: Path) -> tuple[list[Record], list[str]]:
         except FileNotFoundError:
             lines = []
         except UnicodeDecodeError as error:
-            raise InputError(f"{text} is no text in UTF-8: write it again, or take it away") from error
+            raise InputError(f"{text} is not UTF-8 text: write it again, or remove it") from error
         except OSError as error:
             raise explain_os_error(error, f"read the caption {text}") from error
         said = [line for line in lines if line]
@@ -109,7 +109,7 @@ def saved_pairs(place: str) -> tuple[list[SavedPair], list[str]]:
     try:
         import datasets
     except ImportError as error:
-        raise InputError(f"{place} is read by a package more: pip install datasets") from error
+        raise InputError(f"{place} needs another package: pip install datasets") from error
     if Path(place, "dataset_dict.json").is_file():
         splits = ", ".join(sorted(path.name for path in Path(place).iterdir() if path.is_dir()))
         raise InputError(f"{place} has several splits ({splits}): name the folder of one of them")
@@ -117,7 +117,9 @@ def saved_pairs(place: str) -> tuple[list[SavedPair], list[str]]:
     try:
         found = datasets.Dataset.from_parquet(parquet) if parquet else datasets.load_from_disk(place)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise InputError(f"{place} is no data set that the datasets library can read ({str(error)[:100]})") from error
+        raise InputError(
+            f"{place} is not a data set that the datasets library can read ({str(error)[:100]})"
+        ) from error
     columns = tuple(_column(found, names, what, place) for names, what in ((IMAGES, "images"), (CAPTIONS, "captions")))
     image = found.features[columns[0]]
     if not isinstance(image, datasets.Image) and not (isinstance(image, dict) and {"bytes", "path"} <= set(image)):

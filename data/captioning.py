@@ -1,4 +1,4 @@
-"""Captions to learn to write, and images to be captioned: COCO as Karpathy split it, and the first stage before it.
+"""Captioning data: pairs for training, images for evaluation (COCO, Karpathy's split), and the first stage.
 
 Karpathy and Fei-Fei, CVPR 2015. The first stage continues pretraining as captioning, over whole images and regions.
 """
@@ -35,8 +35,8 @@ COCO_NAME = re.compile(r"COCO_\w+_\d{12}")
 class Captions:
     """Reader of training batches: images, and texts `[CLS] prompt caption [SEP]`.
 
-    A sample is one caption, or up to `most_of_image` of one image, which is then seen once for all of them; the batch
-    size counts images.
+    A sample is one caption, or up to `most_of_image` captions of one image, which is encoded once for all of them; the
+    batch size counts images.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -140,7 +140,7 @@ class ImagesToCaption(EvaluationData):
 
 
 def image_ids(records: list[Record], where: str) -> list[Id]:
-    """The ids of images, by which ground truth and results know them, from records {"image", "image_id"?}.
+    """Image ids, as in ground truth and results, from records {"image", "image_id"?}.
 
     COCO's names have COCO's number: `COCO_val2014_000000000042.jpg` is 42. Else the records' own `image_id` counts,
     which all must have if one has it. Without it names that all end in a number have that, `flickr30k/1000092795.jpg`
@@ -176,5 +176,5 @@ def _check_boxes(source: Pairs, index: int) -> None:
         fine = is_box(boxes)
     if not fine:
         raise InputError(
-            f"{source.name(index)}: its record must have one box [x, y, w, h] in 'bb' for each caption: mend the record"
+            f"{source.name(index)}: its record must have one box [x, y, w, h] in 'bb' for each caption: fix the record"
         )

@@ -79,8 +79,8 @@ class Pictures:
         files: Files
         splits: list[str] = field(default_factory=list)  # as `LabelledSet` has them
         flip: float = 0.5  # probability of mirroring, of varied pictures
-        side: int | None = None  # in pixels; None: the model's
-        clean: bool = False
+        side: int | None = None  # pixels; None: the model's
+        clean: bool = False  # prompted: resized only; else a random crop, mirrored, without prompt
 
         def __post_init__(self) -> None:
             probabilities(self, "flip")
@@ -147,20 +147,20 @@ def classification_transform(shape: ImageShape, augmentation: Augmentation) -> T
 def same_classes(training: LabelledSource, test: LabelledSource) -> int:
     """The number of classes of both, of which a classifier is to be made.
 
-    InputError when they differ (a missing folder shifts all labels after it), when there is but one class, and when
-    training has no picture of one: its number would stand for another class wherever classes are counted.
+    InputError when they differ (a missing folder shifts all later labels), when there is only one class, and when a
+    class has no training picture: its number would then denote another class.
     """
     if training.classes != test.classes:
         different = sorted(set(training.classes) ^ set(test.classes))
         shown = ", ".join(different[:10]) + (", ..." if len(different) > 10 else "")
         raise InputError(
             f"training and test images have different classes ({len(training.classes)} and {len(test.classes)}; only "
-            f"on one side: {shown}), so their labels mean different things: mend the class folders"
+            f"on one side: {shown}), so their labels differ: fix the class folders"
         )
     if len(training.classes) == 1:
         raise InputError(
-            f"{training.place} has one class alone ('{training.classes[0]}'), and a classifier tells classes apart: "
-            "name the folder above it, or add the pictures of another class"
+            f"{training.place} has only one class ('{training.classes[0]}'), and a classifier needs two: name the "
+            "folder above it, or add another class"
         )
     seen = {training.known(index) for index in range(len(training))}
     if absent := [label for label in range(len(training.classes)) if label not in seen]:
@@ -214,14 +214,14 @@ def hold_out(source: LabelledSource, share: float, seed: int) -> tuple[Subset, S
         of_class.setdefault(source.known(number), []).append(number)
     held: set[int] = set()
     for label, numbers in of_class.items():
-        # A draw a class: pictures that another class gets or loses change nothing here.
+        # One draw per class, which does not depend on the pictures of other classes.
         order = permutation(len(numbers), seed, "validation", label)
         held |= {numbers[i] for i in order[: min(round(share * len(numbers)), len(numbers) - 1)]}
     if not held:
         most = max(map(len, of_class.values()))
         raise InputError(
-            f"validation: {share:g} of each class of {source.place} is no picture, of {most} at the most: raise it, "
-            "or leave validation out"
+            f"validation: {share:g} of each class of {source.place} is less than one picture of at most {most}: raise "
+            "it, or leave validation out"
         )
     kept = [number for number in range(len(source)) if number not in held]
     return Subset(source, kept), Subset(source, sorted(held))

@@ -24,7 +24,9 @@ BRIGHTEST = 16
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", default="data/sklearn_digits", help="where to (default: data/sklearn_digits)")
+    parser.add_argument(
+        "--output_dir", default="data/sklearn_digits", help="output folder (default: data/sklearn_digits)"
+    )
     return parser.parse_args()
 
 
@@ -57,7 +59,7 @@ def write_digits(folder: Path) -> Counter[str]:
 
 
 def main() -> None:
-    """Write and say what was written."""
+    """Write the pictures and print how many."""
     folder = Path(parse_args().output_dir)
     written = write_digits(folder)
     console.print(f"{folder}: {written['train']} pictures to train with, {written['test']} to test with")

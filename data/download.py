@@ -1,11 +1,11 @@
-"""Fetch the public annotations and weights to where the configurations look for them, and check them later.
+"""Download public annotations and weights to the paths in the configurations, and check them later.
 
-python -m data.download --list                     # what there is, from where, where to, and what is here
+python -m data.download --list                     # available files, sources, targets, and what is present
 python -m data.download annotations weights        # groups, or single names from the list
 python -m data.download --check                    # sizes and SHA-256 against the record, without network
 
-An interrupted download is kept and resumed. An archive fetched by hand is put where the command says, and unpacked by
-running it again. Files that are there already are left as they are, unless --force is given.
+An interrupted download is resumed. An archive that was downloaded by hand is unpacked by running the command again.
+Existing files are kept, unless --force is given.
 """
 
 from __future__ import annotations
@@ -33,11 +33,16 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="annotations, weights, masks, or names from --list")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--list", action="store_true", help="say what there is, and fetch nothing")
-    what.add_argument("--check", action="store_true", help="compare what was fetched with its record, without network")
-    parser.add_argument("--force", action="store_true", help="fetch again, and replace files that are there")
-    parser.add_argument("--keep", action="store_true", help="keep archives after they were unpacked")
-    parser.add_argument("--root", type=Path, default=Path(), help="where data/ and weights/ are (default: here)")
+    what.add_argument("--list", action="store_true", help="list what is available, and fetch nothing")
+    what.add_argument("--check", action="store_true", help="compare fetched files with their record, without network")
+    parser.add_argument("--force", action="store_true", help="fetch again, and replace existing files")
+    parser.add_argument("--keep", action="store_true", help="keep archives after unpacking")
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path(),
+        help="folder that holds data/ and weights/ (default: the working directory)",
+    )
     parser.add_argument("--table", type=Path, help="another table in the form of data/downloads.yaml, for mirrors")
     return parser.parse_args(arguments)
 
@@ -50,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     table = read_table(args.table or TABLE)
     only_reads = args.list or args.check
     if not args.names and not only_reads:
-        raise InputError(f"say what to fetch: {', '.join(table)}, or a name that --list shows")
+        raise InputError(f"nothing is named to fetch: choose {', '.join(table)}, or a name from --list")
     chosen = choose(table, args.names or list(table), optional=only_reads)
     if args.list:
         _list(table, chosen, args.root)
@@ -79,7 +84,7 @@ def _fetch_all(chosen: dict[str, Download], args: argparse.Namespace) -> None:
 
 
 def _fetch(name: str, download: Download, root: Path, force: bool, keep: bool) -> str:
-    """Fetch, unpack and record one download; returns what came of it, in words."""
+    """Fetch, unpack and record one download; returns the outcome in words."""
     from data.downloads import add_to_record, read_record, record_path
     from storage.hashing import hash_file
     from storage.lock import locked
@@ -88,8 +93,8 @@ def _fetch(name: str, download: Download, root: Path, force: bool, keep: bool) -
     if download.by_hand:
         if _missing(download, None, root):
             raise InputError(
-                f"this has to be fetched by hand, since {download.by_hand}: open {download.seen_at} in a browser, "
-                f"save what is there, and put it into {folder}"
+                f"this cannot be downloaded automatically, since {download.by_hand}: open {download.seen_at} in a "
+                f"browser, and save its files to {folder}"
             )
         return f"in {folder}, put there by hand"
     store = download.store(root)
@@ -130,7 +135,7 @@ def _bring(name: str, download: Download, store: Path, known: dict[str, Any] | N
             fetch(download.address, store, name, room)
         except InputError as error:
             parts = ", ".join(map(str, unfinished(store)))
-            resumes = f"the same command resumes what has come ({parts}; delete it to begin anew); " if parts else ""
+            resumes = f"the same command resumes the download ({parts}; delete it to start again); " if parts else ""
             by_hand = f"by hand: save {download.seen_at} as {store} and run the command again"
             raise InputError(f"{error}; {resumes}{by_hand}") from error
     found = hash_file(store)
@@ -138,8 +143,8 @@ def _bring(name: str, download: Download, store: Path, known: dict[str, Any] | N
     if found != expected:
         accept = "" if download.sha256 else f"; to accept it, remove '{name}' from {record} and run the command again"
         raise InputError(
-            f"{store} has the SHA-256 {found}, but it should be {expected}: it was damaged, or its source has changed; "
-            f"to fetch it anew, delete it and run the command again{accept}"
+            f"{store} has the SHA-256 {found}, but it should be {expected}: it was damaged, or its source has "
+            f"changed; to download it again, delete it and run the command again{accept}"
         )
     return store.stat().st_size, found
 
@@ -222,7 +227,7 @@ def _check(chosen: dict[str, Download], root: Path, named: bool) -> None:
                 if not file.is_file():
                     found.append(f"{path} is missing")
                 elif file.stat().st_size != entry["size"] or hash_file(file) != entry["sha256"]:
-                    found.append(f"{path} is not as it was fetched on {known['fetched']}")
+                    found.append(f"{path} has changed since it was downloaded on {known['fetched']}")
                 advance()
         checked += len(known["files"])
         print(f"{name}: {'; '.join(found) or counted(len(known['files']), 'file') + ' as fetched'}")

@@ -24,10 +24,10 @@ class Download:
     what: in words. folder: where its files go, relative to the working directory. files: relative to `folder`; of an
     archive, those that should be in it; without an archive, the one file that is fetched.
     drive: the id of a file on Google Drive. by_hand: why it cannot be fetched. page: where people find it.
-    archive: what the packed file is called; its ending tells zip from tar. inside: the folder in the archive whose
-    content goes to `folder` (by default the folder of that name). select: unpack nothing but `files`.
-    unpacks: how many bytes come of one, a guess for the room that is asked for before the fetch.
-    optional: fetched only when named itself. size in bytes and sha256 of what is fetched, where known beforehand.
+    archive: what the packed file is called; its extension decides between zip and tar. inside: the folder in the
+    archive whose content goes to `folder` (by default the folder of that name). select: unpack nothing but `files`.
+    unpacks: how many bytes come of one, a guess for the room that is asked for before the fetch. optional: fetched only
+    when named itself. size in bytes and sha256 of what is fetched, where known beforehand.
     """
 
     what: str
@@ -49,12 +49,12 @@ class Download:
         if [self.url, self.drive, self.by_hand].count(None) != 2:
             raise InputError(f"'{self.what}' needs exactly one of url, drive and by_hand")
         if self.url and not self.url.startswith(("https://", "http://")):
-            raise InputError(f"'{self.url}' is no address that begins with https:// or http://")
+            raise InputError(f"'{self.url}' is not an address that begins with https:// or http://")
         for path in map(PurePosixPath, (self.folder, *self.files, *([self.archive] if self.archive else []))):
             if path.is_absolute() or ".." in path.parts or not path.parts:
                 raise InputError(f"'{path}' must be a path below the working directory")
         if not self.by_hand and not self.archive and len(self.files) != 1:
-            raise InputError(f"'{self.what}' is no archive, so `files` must be the one file that is fetched")
+            raise InputError(f"'{self.what}' is not an archive, so `files` must be the one file that is fetched")
 
     @property
     def address(self) -> str | None:
@@ -124,13 +124,13 @@ def read_record(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise explain_os_error(error, f"read {path}") from error
     except ValueError as error:
-        raise InputError(f"{path} is damaged: delete it, and fetch what it was about again") from error
+        raise InputError(f"{path} is damaged: delete it, and download its files again") from error
     well_formed = isinstance(record, dict) and all(
         isinstance(entry, dict) and {"from", "fetched", "size", "sha256", "files"} <= set(entry)
         for entry in record.values()
     )
     if not well_formed:
-        raise InputError(f"{path} is no record of downloads: delete it, and fetch what it was about again")
+        raise InputError(f"{path} is not a record of downloads: delete it, and download its files again")
     return record
 
 

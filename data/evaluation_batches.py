@@ -1,4 +1,4 @@
-"""Evaluation batches: every sample once, in order, for any number of processes; none padded, repeated or left out."""
+"""Evaluation batches: every sample once, in order, for any number of processes, without padding or repetition."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ class EvaluationData(Dataset[Any]):
         return read_image(self.images[i], ground=self.ground)
 
     def picture(self, i: int) -> Tensor:
-        """What a model is shown of sample i, [3, H, W]; InputError when it cannot be read: no other takes its place."""
+        """What a model is shown of sample i, [3, H, W]; InputError when it cannot be read, since evaluation samples are
+        not replaced.
+        """
         try:
             return self.transform(self.image(i))
         except ImageError as error:
@@ -64,11 +66,11 @@ def evaluation_batches(
 
 
 def check_files(data: EvaluationData) -> None:
-    """InputError that counts the missing image files: an evaluation needs them all, so look before the work starts."""
+    """InputError that counts the missing image files, before the evaluation starts."""
     files = [file for i in range(len(data)) for file in image_files(data.file(i))]
     missing = [file for file in dict.fromkeys(files) if not Path(file).is_file()]
     if missing:
         raise InputError(
-            f"{counted(len(missing), 'evaluation image', 'is', of=len(files))} missing (first: {missing[0]}), and "
-            "all of them are needed: mend the image folder, or evaluate on fewer"
+            f"{counted(len(missing), 'evaluation image', 'is', of=len(files))} missing (first: {missing[0]}), and all "
+            "of them are needed: fix the image folder, or evaluate on fewer"
         )

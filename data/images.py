@@ -1,7 +1,7 @@
-"""Decode image files to RGB, the one place that does, and say in words when one cannot be used.
+"""Decode image files to RGB; all decoding is here. Errors name the file and the reason.
 
-Opaque pictures of 8 bits come out as Pillow's `convert("RGB")` has them, which is what the published loaders do. Where
-that call loses the picture without a word (16 bits, floats, transparency, a camera held sideways), this differs.
+Opaque pictures of 8 bits come out as Pillow's `convert("RGB")` has them, which is what the published loaders do. This
+module differs where that call silently damages the image (16 bits, floats, transparency, EXIF rotation).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ SYSTEM_NAMES = {
     "@eadir", "#recycle", "@recycle", "$recycle.bin",  # of network drives and Windows
     "__macosx", "system volume information", "lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini",
 }  # fmt: skip
-"""What file managers leave beside images without a dot in front; in lower case."""
+"""Non-hidden system files next to images, in lower case."""
 
 GROUND = "white"
-"""Shows through transparent pixels: what a reader of a web page would have seen there."""
+"""Colour behind transparent pixels: as on a web page."""
 
 UNREADABLE = (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, MemoryError, RuntimeError)
 """What Pillow's plugins raise for damaged files (AVIF and DDS the last)."""
@@ -81,7 +81,7 @@ def _whole(data: bytes) -> Image.Image:
         raise OSError("the file is empty")
     image = Image.open(io.BytesIO(data))
     jpeg = image.format in ("JPEG", "MPO")
-    if jpeg and data.endswith(bytes(16)):  # room that was set aside for a download; libjpeg takes zeros for pixels
+    if jpeg and data.endswith(bytes(16)):  # an incomplete preallocated download; libjpeg decodes zeros as pixels
         data = data.rstrip(b"\0")
         image = Image.open(io.BytesIO(data))
     try:
@@ -94,12 +94,12 @@ def _whole(data: bytes) -> Image.Image:
 
 
 def _whole_without_end(data: bytes) -> Image.Image:
-    """A JPEG that lacks its end mark alone, as many on the web do; OSError where pixels are missing, too.
+    """A JPEG without its end marker, as many on the web are; OSError if pixels are missing, too.
 
-    libjpeg paints what it misses from whatever comes next. So two endings are tried: where they give one picture,
+    libjpeg fills missing pixels from the bytes that follow. So two endings are tried: if they give the same picture,
     nothing was missing.
     """
-    data = data.rstrip(b"\xff")  # half of the mark
+    data = data.rstrip(b"\xff")  # half of the marker
     pictures = [Image.open(io.BytesIO(data + filling + JPEG_END)) for filling in (b"", b"\xa5\x5a" * 32)]
     if pictures[0].tobytes() != pictures[1].tobytes():
         raise OSError("it is cut short")
@@ -114,7 +114,7 @@ def _rgb(image: Image.Image, ground: str) -> Image.Image:
         image = _from_floats(image)
     elif image.mode == "I":
         low, high = image.getextrema()
-        raise ImageError(f"its whole numbers of 32 bits, {low} to {high}, do not say what is white: save 8 or 16 bits")
+        raise ImageError(f"its whole numbers of 32 bits, {low} to {high}, have no known white level: save 8 or 16 bits")
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")

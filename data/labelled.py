@@ -19,7 +19,7 @@ from storage.hashing import hash_json
 COLUMNS = ("filename", "split", "class")
 
 ANNOTATED = Path("val", "val_annotations.txt")
-"""Tells Tiny-ImageNet from other folders: the class of each of its pictures for testing."""
+"""The file by which Tiny-ImageNet is recognised: the class of each of its test pictures."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class LabelledSet:
             return LabelledTable(self.files, self.splits)
         if len(self.splits) > 1:
             raise InputError(
-                f"the image folder {self.files.folder} is asked for the splits {', '.join(self.splits)}, but a folder "
-                "is read one split at a time: name one, or put the images of both into one folder"
+                f"the image folder {self.files.folder} cannot be read with the splits {', '.join(self.splits)}: name "
+                "one split, or merge their folders"
             )
         files = self.files.resolved()
         if Path(files.path(files.folder), ANNOTATED).is_file():
@@ -52,7 +52,7 @@ class LabelledSet:
 
 
 class LabelledImages(LabelledSource):
-    """Images in one folder a class, as ImageNet's `train`; labels are the positions of the sorted folder names."""
+    """Images in one folder per class, as ImageNet's `train`; labels are the positions of the sorted folder names."""
 
     def __init__(self, files: Files, inside: str = ""):
         """inside: a folder in each class folder that has the images; none: they lie in the class folder itself."""
@@ -61,17 +61,17 @@ class LabelledImages(LabelledSource):
         folder = Path(files.path(files.folder))
         if not folder.is_dir():
             hint = "; python -m data.digits writes the digits" if "sklearn_digits" in folder.parts else ""
-            raise InputError(f"there is no folder {folder}: unpack the images there, one folder a class{hint}")
+            raise InputError(f"there is no folder {folder}: unpack the images there, one folder per class{hint}")
         self.place = str(folder)
         self.classes, ignored = _listed(folder, folders=True)
         if not self.classes:
-            raise InputError(f"{folder} has no class folders: unpack the images there, one folder a class")
+            raise InputError(f"{folder} has no class folders: unpack the images there, one folder per class")
         for label, name in enumerate(self.classes):
             found, others = _listed(folder / name / inside, folders=False)
             if not found:
                 are = f"{counted(len(others), 'thing')} in it {agreed(len(others), 'is')} none"
                 what = f" ({are}, first: {others[0][1]})" if others else ""
-                raise InputError(f"the class folder {folder / name} has no images{what}: fill it, or take it away")
+                raise InputError(f"the class folder {folder / name} has no images{what}: add images, or remove it")
             self._images += [(str(folder / name / inside / file), label) for file in found]
             ignored += others
         self.listing = hash_json(self._images)
@@ -99,7 +99,9 @@ def _listed(folder: Path, folders: bool) -> tuple[list[str], list[tuple[tuple[st
                 if is_hidden(entry.name):
                     others.append((("hidden or system entry", ""), entry.path))
                 elif folders and not Path(entry).exists():
-                    raise InputError(f"{entry.path} is a link to nothing, and labels count the folders: mend it")
+                    raise InputError(
+                        f"{entry.path} is a link to nothing, and labels depend on the folders: fix the link"
+                    )
                 elif entry.is_dir() != folders:
                     kind = ("file", " next to the class folders") if folders else ("folder", " inside of class folders")
                     others.append((kind, entry.path))
@@ -154,7 +156,7 @@ def _fields(table: Path) -> list[list[str]]:
     except OSError as error:
         raise explain_os_error(error, f"read {table}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{table} is no text in UTF-8: unpack it again") from error
+        raise InputError(f"{table} is not UTF-8 text: unpack it again") from error
     for number, fields in enumerate(lines, start=1):
         if len(fields) < 2:
             raise InputError(f"{table}, line {number}: a name, a tab and what it is are needed: unpack it again")

@@ -21,12 +21,12 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Masking:
-    """probability: share of tokens hidden, at most `most`. skipgram: probability of a span of 2 to `span` tokens."""
+    """How tokens are masked."""
 
-    probability: float = 0.25
-    most: int = 8
-    skipgram: float = 0.2
-    span: int = 3
+    probability: float = 0.25  # share of tokens masked
+    most: int = 8  # largest number of masked tokens in a text
+    skipgram: float = 0.2  # probability of masking a span of words
+    span: int = 3  # longest span
 
     def __post_init__(self) -> None:
         probabilities(self, "probability", "skipgram")

@@ -67,7 +67,7 @@ class MLMPairs(PlainPairs):
 
 
 class Captions(Pairs):
-    """The captions of pairs, whose images are not opened and need not be there."""
+    """The captions of pairs, whose images are not opened and need not exist."""
 
     def file(self, index: int) -> None:
         """None of its own."""

@@ -1,6 +1,6 @@
-"""Questions on images with weighted answers, for training and for evaluation: VQA 2 and Visual Genome QA.
+"""Questions on images with weighted answers, for training and evaluation: VQA 2 and Visual Genome QA.
 
-Goyal et al., CVPR 2017; Krishna et al., IJCV 2017. What is right or wrong among answers: evaluation/vqa.py.
+Goyal et al., CVPR 2017; Krishna et al., IJCV 2017. The accuracy of answers: evaluation/vqa.py.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def says_left_or_right(texts: Sequence[str]) -> bool:
 def read_answer_list(path: Path | str, k_test: int) -> list[str]:
     """The answers that evaluation ranks, in the file's order, which breaks ties.
 
-    InputError when the file is no list of texts, repeats one, or is shorter than `k_test`.
+    InputError when the file is not a list of texts, repeats one, or is shorter than `k_test`.
     """
     answers = read_json(path)
     if not isinstance(answers, list) or not all(map(is_text, answers)):

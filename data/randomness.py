@@ -1,4 +1,4 @@
-"""Random numbers of a sample or a batch as a pure function of where it stands: seed, epoch, position.
+"""Random numbers of a sample or a batch as a pure function of seed, epoch and position.
 
 Nothing depends on which worker or process loads it, nor on what was loaded before.
 """
@@ -23,7 +23,7 @@ def derive_seed(*path: int | str) -> int:
 def seeded(*path: int | str) -> Iterator[random.Random]:
     """Start torch's global generator (image transforms draw from it) from the path; yields Python's of the same seed.
 
-    torch's generator is put back afterwards. Devices' generators are left alone.
+    torch's generator is restored afterwards. Generators of devices are not changed.
     """
     seed = derive_seed(*path)
     with torch.random.fork_rng(devices=[]):
@@ -34,8 +34,8 @@ def seeded(*path: int | str) -> Iterator[random.Random]:
 def seed_generators(seed: int, device: torch.device) -> None:
     """Start torch's global generators of the CPU and of `device`, as `torch.manual_seed` does.
 
-    That one seeds all kinds of devices, and for those not in use yet it writes down the call and its stack for later:
-    on a CPU a hundred times the work, for every sample.
+    `torch.manual_seed` seeds all devices, and records the call and its stack for unused ones, which on a CPU is a
+    hundred times slower, for every sample.
     """
     if device.type == "cpu":
         torch.default_generator.manual_seed(seed)

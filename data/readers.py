@@ -1,4 +1,4 @@
-"""Readers: how the samples of a source become batches of named tensors, one reader for each kind of batch.
+"""Readers make batches of named tensors from the samples of a source, one reader for each kind of batch.
 
 Which reader serves which side of which model is written in configs/<model>/*.yaml. A new one is a class with `Config`,
 `source`, `sample` and `collate`, and a line in READERS; docs/data.md lists the fields of the batches.
@@ -57,19 +57,19 @@ def option_names(config: type[ReaderConfig]) -> set[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig(ReaderConfig):
-    """Of readers of images."""
+    """Options of readers of images."""
 
-    files: Files
-    augmentation: Augmentation = field(default_factory=Augmentation)
+    files: Files  # where images and annotations are
+    augmentation: Augmentation = field(default_factory=Augmentation)  # random changes of training images
 
 
 @dataclass(frozen=True, kw_only=True)
 class WordConfig(ReaderConfig):
-    """Of readers of texts, which need a tokenizer."""
+    """Options of readers of texts, which need a tokenizer."""
 
-    files: Files
-    max_words: int = 40
-    max_tokens: int = 40  # [CLS] and a word at least
+    files: Files  # where annotations are
+    max_words: int = 40  # words kept of a text
+    max_tokens: int = 40  # tokens kept of a text; at least [CLS] and a word
 
     def __post_init__(self) -> None:
         at_least(self, 1, "max_words")
@@ -78,16 +78,16 @@ class WordConfig(ReaderConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig(WordConfig):
-    """Of readers whose texts end as the model wants it."""
+    """Options of readers whose texts may end with [SEP]."""
 
     sep: bool = False  # whether `[SEP]` ends a text
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedConfig(TextConfig):
-    """Of readers for masked language modelling."""
+    """Options of readers for masked language modelling."""
 
-    masking: Masking = field(default_factory=Masking)
+    masking: Masking = field(default_factory=Masking)  # how tokens are masked
 
 
 class Reader(Protocol):
@@ -141,8 +141,8 @@ def make_reader(config: ReaderConfig, shape: ImageShape, tokenizer: Tokenizer | 
         )
     if tokenizer is None and isinstance(config, WordConfig):
         raise InputError(
-            f"the reader '{config.reader}' needs a tokenizer, but the model has none: put the tokenizer's files beside "
-            "the model's config.json, or calibrate a model of images alone on a folder of class folders "
+            f"the reader '{config.reader}' needs a tokenizer, but the model has none: put the tokenizer's files next "
+            "to the model's config.json, or calibrate an image model on a folder of class folders "
             "(reader labelled_images, as in configs/hf/prune_images.yaml)"
         )
     return reader(config, shape, tokenizer)

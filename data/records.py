@@ -1,4 +1,4 @@
-"""Read annotation files: JSON lists of records, checked once so that a bad one is named before the work starts."""
+"""Read annotation files: JSON lists of records, which are validated before the work starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""X-VLM's region side: a random view of an image with described regions, and the regions that lie in it.
+"""X-VLM's region side: a random view of an image, and the described regions in it.
 
 Zeng et al., ICML 2022 (X-VLM): one crop holds at least one region wholly; others may be clipped.
 """
@@ -27,10 +27,10 @@ from models.base import ImageShape
 
 @dataclass(frozen=True)
 class RegionSampling:
-    """most: texts an image gives at the most. visible: a region must show more than this share of its box."""
+    """How regions are drawn."""
 
-    most: int = 1
-    visible: float = 0.5
+    most: int = 1  # largest number of texts per image
+    visible: float = 0.5  # a region is used if more than this share of its box is visible
 
     def __post_init__(self) -> None:
         at_least(self, 1, "most")

@@ -1,9 +1,9 @@
 """Image-text pairs in webdataset shards (`<key>.jpg` + `<key>.txt` or `<key>.json` in tar files), read at random.
 
-The webdataset library streams shards, which ties batches to the number of workers; ours are a function of seed and
-number. It also ends silently where two archives were joined or a header is damaged. So the headers of a shard are
-scanned here once, with Python's tarfile, and any sample is then one seek away. Names are split and grouped as
-webdataset does it, but an image and its text need not be neighbours.
+The webdataset library streams shards, so that batches depend on the number of workers; here they depend only on seed
+and number. It also ends silently at joined archives and damaged headers. Therefore the headers of a shard are scanned
+once, with Python's tarfile, and any sample can be read with one seek. Names are split and grouped as in webdataset, but
+an image and its text need not be adjacent.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ CACHE = Path(__file__).parent.parent / "cache" / "shards"
 CHUNK = 1 << 20
 
 LeftOut = dict[str, list[str]]
-"""Why something was left out -> the names of what was."""
+"""Reason -> names of what was left out."""
 
 
 @dataclass(frozen=True)

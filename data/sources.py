@@ -1,4 +1,4 @@
-"""Where samples come from: annotation files and shards, as one numbered list of images with their records."""
+"""Sources of samples: annotation files and shards as one numbered list of images with their records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from data.shards import expand_shards, index_shard
 from storage.hashing import hash_json
 
 NAMED = 3
-"""Shards whose losses are said one by one."""
+"""Number of shards whose left-out contents are reported one by one."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Files:
 
     annotations: list[str] = field(default_factory=list)  # JSON files; of labelled images one table
     image_roots: dict[str, str] = field(default_factory=dict)  # data set -> folder that its image paths are below
-    root: str = ""  # before every relative path; the working directory by default
+    root: str = ""  # prepended to relative paths; default: the working directory
     shards: list[str] = field(default_factory=list)  # webdataset patterns, pairs only
     miniworld: list[str] = field(default_factory=list)  # parts that are drawn on first use; `root` is then the world
     saved: list[str] = field(default_factory=list)  # data sets of Hugging Face on disk, or parquet files; pairs only
     folder: str = ""  # of class folders; of pairs: of pictures with text files
     torchvision: str = ""  # a labelled set that torchvision downloads into `folder`
-    ground: str = ""  # shows through transparent pixels: a name, or as #7f7f7f; empty: white
+    ground: str = ""  # colour behind transparent pixels: a name, or such as #7f7f7f; empty: white
 
     def __post_init__(self) -> None:
         ground_colour(self.ground)
@@ -58,7 +58,7 @@ class Files:
         if not self.image_roots:
             return join_root(self.root, image)
         if dataset not in self.image_roots:
-            raise InputError(f"{where} has dataset {dataset!r}, but image_roots knows {', '.join(self.image_roots)}")
+            raise InputError(f"{where} has dataset {dataset!r}, but image_roots has {', '.join(self.image_roots)}")
         return join_root(self.path(self.image_roots[dataset]), image)
 
 

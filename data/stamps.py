@@ -68,14 +68,23 @@ def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", default=SOURCE, help=f"folder of the stamps (default: {SOURCE})")
-    parser.add_argument("--output_dir", default="data/stamps", help="where to (default: data/stamps)")
+    parser.add_argument("--output_dir", default="data/stamps", help="output folder (default: data/stamps)")
     parser.add_argument(
-        "--languages", nargs="*", default=[], metavar="CODE", help="beside English, such as de fr pt_BR (default: none)"
+        "--languages",
+        nargs="*",
+        default=[],
+        metavar="CODE",
+        help="languages besides English, such as de fr pt_BR (default: none)",
     )
     parser.add_argument("--ground", default="", help="colour behind transparent pictures (default: white)")
-    parser.add_argument("--depth", type=int, default=2, help="folders that make a class (default: 2, animals-birds)")
     parser.add_argument(
-        "--fewest", type=int, default=5, help="pictures of a class; smaller ones join their parent's (default: 5)"
+        "--depth", type=int, default=2, help="folder levels that name a class (default: 2, animals-birds)"
+    )
+    parser.add_argument(
+        "--fewest",
+        type=int,
+        default=5,
+        help="smallest number of pictures in a class; smaller classes join their parent (default: 5)",
     )
     return parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""BERT's WordPiece tokenizer over a vocabulary file, with or without `[SEP]` as the models want it."""
+"""BERT's WordPiece tokenizer over a vocabulary file, with or without `[SEP]`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Tokenizer:
         words = {word: index for index, word in enumerate(lines)}
         missing = [special for special in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if special not in words]
         if missing:
-            raise InputError(f"{vocabulary} is no BERT vocabulary: it lacks {', '.join(missing)}")
+            raise InputError(f"{vocabulary} is not a BERT vocabulary: it lacks {', '.join(missing)}")
         self._tokenizer = BertWordPieceTokenizer(words, lowercase=True)
         self.words = lines
         self.pad, self.cls, self.sep, self.mask = (words[w] for w in ("[PAD]", "[CLS]", "[SEP]", "[MASK]"))

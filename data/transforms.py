@@ -35,12 +35,12 @@ Op = Callable[[Image.Image, float], Image.Image]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training images vary."""
+    """Random augmentation of training images."""
 
-    crop: list[float] = field(default_factory=lambda: [0.2, 1.0])  # least and largest share of the area that is kept
+    crop: list[float] = field(default_factory=lambda: [0.2, 1.0])  # smallest and largest share of the area that is kept
     flip: float = 0.5  # probability of mirroring
-    ops: int = 2  # of RandAugment; 0: none
-    level: int = 7
+    ops: int = 2  # number of RandAugment operations; 0: none
+    level: int = 7  # RandAugment's strength, of 10
 
     def __post_init__(self) -> None:
         shares_of_area("crop", self.crop)
@@ -74,7 +74,7 @@ COLOUR_OPS: dict[str, Op] = {
     "Brightness": lambda image, level: ImageEnhance.Brightness(image).enhance(_enhanced(level)),
     "Sharpness": lambda image, level: ImageEnhance.Sharpness(image).enhance(_enhanced(level)),
 }
-"""Ops that leave every pixel in its place: the only ones for region data, whose boxes must stay true."""
+"""Operations that keep pixels in place: the only ones for region data, whose boxes must stay correct."""
 
 ALL_OPS: dict[str, Op] = COLOUR_OPS | {
     "ShearX": lambda image, level: _warp(image, 1, _sign() * 0.3 * level / 10, 0, 0, 1, 0),
@@ -118,7 +118,7 @@ def training_transform(shape: ImageShape, augmentation: Augmentation) -> T.Compo
     low, high = augmentation.crop
     side = shape.image_size
     crop = T.RandomResizedCrop(side, scale=(low, high), interpolation=BICUBIC)
-    if low == high == 1.0:  # such a crop would still change the proportions at random
+    if low == high == 1.0:  # a random resized crop would still change the aspect ratio
         crop = T.Resize((side, side), interpolation=BICUBIC)
     ops = RandAugment(augmentation.ops, augmentation.level, ALL_OPS)
     return T.Compose([crop, T.RandomHorizontalFlip(augmentation.flip), ops, to_normalised(shape)])

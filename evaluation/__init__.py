@@ -1,1 +1,1 @@
-"""What a model can do: recall@k, caption scores, VQA accuracy."""
+"""Metrics: recall@k, caption scores, VQA accuracy, zero-shot evaluation."""

@@ -1,4 +1,4 @@
-"""Answer questions with a VQA model: the best of a list, by the model's own ranking, or in words of its own."""
+"""Answer questions with a VQA model: rank a list of answers, or generate them."""
 
 from __future__ import annotations
 

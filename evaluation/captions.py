@@ -1,8 +1,8 @@
-"""How close generated captions come to people's: BLEU, METEOR, ROUGE, CIDEr and SPICE, as COCO's evaluation has them.
+"""Caption metrics as in COCO's evaluation: BLEU, METEOR, ROUGE, CIDEr and SPICE.
 
 The scorers are pycocoevalcap's; over its tokens of Stanford's PTBTokenizer where Java is installed, else over the same
-tokens made by `evaluation/ptb.py`. METEOR and SPICE are Java programs and left out without it; SPICE also where its
-Stanford models are not there, which pycocoevalcap would otherwise download in the middle of a run.
+tokens made by `evaluation/ptb.py`. METEOR and SPICE are Java programs and are left out without Java; SPICE also without
+its Stanford models, which pycocoevalcap would otherwise download during a run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Captions = dict[Id, list[str]]
 METRICS = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr", "SPICE")
 PTB, METEOR, SPICE = "Java's PTBTokenizer", "METEOR", "SPICE"
 SLOW = (METEOR, SPICE)
-"""Java programs of ten seconds and more a call, which short trials may leave out."""
+"""Java programs that take ten seconds and more per call, which short trials may leave out."""
 
 METEOR_WORDS = 200
 """Of a caption and of a reference, the most that METEOR is given: its time grows without bound where both are long and
@@ -36,7 +36,7 @@ HALF = re.compile("[\ud800-\udfff]")
 
 
 class _LeftOut(Exception):
-    """A program that cannot be used here; the message says why."""
+    """A program that is not available; the message says why."""
 
 
 def caption_scores(
@@ -47,9 +47,9 @@ def caption_scores(
 ) -> tuple[dict[str, float], list[str]]:
     """Scores times 100 by the names of `METRICS`, and a sentence for each program and each part that was left out.
 
-    references: captions by people, by image id. generated: one caption for each of the same images. note: is told the
-    CIDEr of single images, by image id; the score is 100 times their mean. leave_out: programs not to start.
-    InputError when an image lacks either, or a caption is empty.
+    references: captions by people, by image id. generated: one caption for each of the same images. note: receives the
+    CIDEr of single images, by image id; the score is 100 times their mean. leave_out: programs not to start. InputError
+    when an image lacks either, or a caption is empty.
     """
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
@@ -118,7 +118,7 @@ def _some(images: Iterable[Id]) -> str:
 def _whole(
     references: Mapping[Id, list[str]], generated: Mapping[Id, str], left_out: list[str]
 ) -> tuple[Captions, dict[Id, str]]:
-    """The same without half characters (lone surrogates), which no program can be sent: each becomes a space."""
+    """The captions without lone surrogates, which cannot be sent to a program: each becomes a space."""
     halves = 0
 
     def whole(text: str) -> str:
@@ -144,7 +144,7 @@ def _check_pairs(references: Mapping[Id, list[str]], generated: Mapping[Id, str]
     if bare := [image for image, texts in references.items() if not any(map(ptb_tokens, texts))]:
         raise InputError(f"the ground truth has no word about {_some(bare)}: leave such images out of it")
     if empty := [image for image, text in generated.items() if not text.strip()]:
-        raise InputError(f"the generated caption is empty for {_some(empty)}: raise the least length of captions")
+        raise InputError(f"the generated caption is empty for {_some(empty)}: raise min_length")
 
 
 def _tokenised(

@@ -1,7 +1,7 @@
-"""Contact sheets: some test images with what a model said of them, as one picture beside a run's results.
+"""Contact sheets: some test images with a model's predictions, as one picture next to a run's results.
 
-Plain records in, a PNG out; what is shown of a task is the task's business (`samples` of the tasks in training/).
-Right and wrong are told by a sign and a word; colour only repeats them.
+The input are plain records, from a task's `samples`.
+Right and wrong are marked by a sign and a word; colour only repeats them.
     python captioning.py --model xvlm-mini --dense --debug    # among others, samples.png in its output folder
 """
 
@@ -28,7 +28,7 @@ DPI = 144
 WIDTH, MARGIN, GAP = 960.0, 20.0, 16.0
 COLUMNS = 3
 COLUMN = (WIDTH - 2 * MARGIN - (COLUMNS - 1) * GAP) / COLUMNS
-ALONE, IN_ROW = 128.0, 96.0  # side of an image: beside its lines, or one of several
+ALONE, IN_ROW = 128.0, 96.0  # side of an image: next to its lines, or one of several
 ROOM = 5  # images that fit into a row
 FONT = "DejaVu Sans"  # comes with matplotlib, and has the signs
 MOST_LINES = 7  # of one text; what is longer ends in dots
@@ -51,7 +51,7 @@ class Style:
         return FontProperties(family=FONT, size=self.size, weight=self.weight)
 
 
-RIGHT, PARTLY, WRONG = "#005b96", "#7a5195", "#b8430b"  # blue, violet, vermilion: told apart by the colour-blind, too
+RIGHT, PARTLY, WRONG = "#005b96", "#7a5195", "#b8430b"  # blue, violet, vermilion: distinguishable for the colour-blind
 STYLES = {
     "plain": Style(),
     "strong": Style(weight="bold"),

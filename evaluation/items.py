@@ -1,4 +1,4 @@
-"""items.json: the scores of single test items beside a run's results, so that two runs can be compared item by item.
+"""items.json: the scores of single test items, next to a run's results, for paired comparisons of two runs.
 
 {"format": 2, "groups": {"text": {"ids": [0, 1], "pictures": [0, 0], "scores": {"img_r1": [1.0, 0.0], ...}},
                          "image": {"ids": [0], "scores": {...}}}}
@@ -25,7 +25,7 @@ FORMAT = 2
 FILE = "items.json"
 
 RECALLS = (1, 5, 10)
-"""Places among which a right answer counts, as items have them and as mean recalls are made of."""
+"""The k of recall@k."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def one_group(scores: Mapping[str, Mapping[Id, float]], picture_of: Mapping[Id, 
 
 
 def write_items(path: Path | str, groups: Groups) -> None:
-    """Write groups to `path`, whole or not at all; without any, what an earlier run left there goes."""
+    """Write groups to `path` atomically; without any, remove an earlier file."""
     path = Path(path)
     if not groups:
         path.unlink(missing_ok=True)
@@ -94,7 +94,7 @@ def _checked(ids: list[Id], scores: dict[str, list[float]], pictures: list[Id] |
 
 
 def items_files(output: Path, labels: Sequence[str]) -> list[Path]:
-    """The files beside `output` for runs with these labels: items.json for one, items_<label>.json for several."""
+    """The files next to `output` for runs with these labels: items.json for one, items_<label>.json for several."""
     if len(labels) == 1:
         return [output.with_name(FILE)]
     twice = {label for label in labels if labels.count(label) > 1}

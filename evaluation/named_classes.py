@@ -28,17 +28,14 @@ from models.tasks import Retriever
 
 @dataclass(frozen=True)
 class NamedClassSettings:
-    """images: with labels. names: a file with a line a class, its folder or number and then its name (a comma, a blank
-    or a tab between them; what follows another comma is not read); none: folders are called as their class.
-    templates: texts with a place {} for the name. sep: whether [SEP] ends a text. centre: share of an image's side.
-    """
+    """Zero-shot classification of images by texts that name the classes."""
 
-    images: LabelledSet
-    names: str | None = None
-    templates: list[str] = field(default_factory=lambda: ["a photo of a {}."])
-    sep: bool = False
-    centre: float = 1.0
-    batch: int = 128
+    images: LabelledSet  # images with labels
+    names: str | None = None  # file with a line per class: its folder or number, then its name; None: folder names
+    templates: list[str] = field(default_factory=lambda: ["a photo of a {}."])  # texts with a place {} for the name
+    sep: bool = False  # whether [SEP] ends a text
+    centre: float = 1.0  # centre crop as a share of an image's side
+    batch: int = 128  # images or texts per forward pass
 
     def __post_init__(self) -> None:
         at_least(self, 1, "batch")
@@ -75,7 +72,7 @@ def names_of(path: str, classes: list[str]) -> list[str]:
     except OSError as error:
         raise explain_os_error(error, f"read the class names {path}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no text in UTF-8: give a file with a line a class") from error
+        raise InputError(f"{path} is not UTF-8 text: give a file with a line a class") from error
     parted = [re.split(r"[,\s]\s*", line.strip(), maxsplit=1) for line in lines]
     found = {first: rest[0].partition(",")[0].strip('" ') for first, *rest in parted if rest}
     if missing := [name for name in classes if not found.get(name)]:

@@ -1,4 +1,4 @@
-"""What frozen features know: classes of images by the vote of their nearest neighbours, nothing is trained.
+"""k-nearest-neighbour classification with frozen features, without training.
 
 The protocol of DINO (Caron et al., ICCV 2021, section 4): cosine similarity of class-token states, the k = 20
 nearest images of a labelled bank, each vote weighs exp(similarity / 0.07) (Wu et al., CVPR 2018).
@@ -23,14 +23,14 @@ from models.tasks import ImageEmbedder
 
 @dataclass(frozen=True)
 class NeighbourSettings:
-    """What votes on what, and how."""
+    """k-nearest-neighbour classification of images by their features."""
 
-    bank: LabelledSet  # images that vote
-    queries: LabelledSet  # images that are asked about
-    k: int = 20
-    temperature: float = 0.07
-    centre: float = 0.875  # share of the side kept of the centre: the usual 224 of 256; 1.0: all of a square image
-    batch: int = 128
+    bank: LabelledSet  # labelled images that vote
+    queries: LabelledSet  # images to classify
+    k: int = 20  # neighbours that vote
+    temperature: float = 0.07  # of the softmax weights of votes
+    centre: float = 0.875  # side of the centre crop as a share of the shorter side: 224 of 256; 1.0: the whole image
+    batch: int = 128  # images per forward pass
 
     def __post_init__(self) -> None:
         at_least(self, 1, "k", "batch")

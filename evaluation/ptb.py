@@ -1,4 +1,4 @@
-"""Penn-Treebank-style tokens of captions without Java: what caption metrics count where Java is absent.
+"""Penn-Treebank tokens of captions, for caption metrics without Java.
 
 BLEU, ROUGE and CIDEr compare across papers only over the tokens of COCO's evaluation: Stanford's PTBTokenizer 3.4.1 as
 pycocoevalcap calls it, lower-cased, punctuation removed. `Don't!` becomes `do n't`, `(red)` becomes `-lrb- red -rrb-`
@@ -29,7 +29,7 @@ PAIRS = {  # one word, two tokens
     "lemme": ("lem", "me"),
     "gimme": ("gim", "me"),
 }
-# what keeps its full stop, in any case
+# abbreviations that keep their full stop, in any case
 ABBREVIATIONS = """
     mr mrs ms mme mlle messrs dr drs prof profs rev hon esq jr sr st ste mt ft rd sq ct blvd ave alex wm jos msgr
     gen brig col cpl capt cmdr comdr lt lieut maj sgt pfc spc sfc pvt ens adm supt insp gov govs pres rep reps sen sens
@@ -149,10 +149,10 @@ LINE_ENDS = re.compile(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 def ptb_tokens(text: str) -> list[str]:
     """The tokens of one caption, lower-case, without punctuation."""
-    return [token for token in map(str.lower, _raw(_mended(text))) if token not in PUNCTUATION]
+    return [token for token in map(str.lower, _raw(_on_one_line(text))) if token not in PUNCTUATION]
 
 
-def _mended(text: str) -> str:
+def _on_one_line(text: str) -> str:
     """On one line, without the two entities that may stand inside a word."""
     return LINE_ENDS.sub(" ", text).replace("&apos;", "'").replace("&nbsp;", " ")
 

@@ -19,7 +19,7 @@ RECALL_WORDS = {"r_mean": "mean recall", "txt_r_mean": "text mean recall", "img_
 
 @dataclass(frozen=True)
 class Candidates:
-    """What a model makes of m candidates for each of n queries.
+    """A model's scores of m candidates for each of n queries.
 
     similarity [n, m]: of all, higher is better. scores [n, m] and reranked [n, m] bool: the scores of the candidates
     that were re-ranked, which go before the others; these keep the order of similarity. None: similarity alone.
@@ -48,7 +48,7 @@ def falling(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where the right answers stand, from 0, int64: for each image its best caption, for each text its image."""
+    """Ranks of the right answers, from 0, int64: for each image its best caption, for each text its image."""
 
     of_images: Tensor
     of_texts: Tensor

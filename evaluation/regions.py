@@ -34,8 +34,8 @@ def region_ious(model: Locator, side: Side, batches: int) -> tuple[Tensor, list[
 
 
 def _views(loaded: Loaded, t: int) -> list[object]:
-    """What tells the picture of each view of batch t: its record, which other batches may have, too."""
+    """The picture of each view of batch t, by its record, which other batches may share."""
     views = len(loaded.batch["image"])
     if len(loaded.used) == views:
         return list(loaded.used)
-    return [(t, view) for view in range(views)]  # a view without a text was left out, and nobody knows which
+    return [(t, view) for view in range(views)]  # a view without a text was left out, and it is unknown which

@@ -18,21 +18,19 @@ from models.common.gather import add_processes, place
 from models.tasks import Retriever
 
 SORTED_AT_ONCE = 256
-"""Rows whose best candidates are looked for together: the order of all would take eight bytes a pair."""
+"""Rows whose best candidates are searched together: sorting all rows at once would take eight bytes per pair."""
 
 
 @dataclass(frozen=True)
 class RetrievalSettings:
-    """k_test: candidates re-ranked; the others follow in the order of similarity. max_tokens: length texts are cut and
-    padded to. sep: whether [SEP] ends a text. pairs: how many texts are matched with an image in one forward pass.
-    """
+    """How a gallery is evaluated."""
 
-    k_test: int = 256
-    image_batch: int = 32
-    text_batch: int = 64
-    max_tokens: int = 40
-    sep: bool = False
-    pairs: int = 256
+    k_test: int = 256  # candidates that are re-ranked; the others keep the order of similarity
+    image_batch: int = 32  # images per forward pass of the tower
+    text_batch: int = 64  # texts per forward pass of the tower
+    max_tokens: int = 40  # length to which texts are cut and padded
+    sep: bool = False  # whether [SEP] ends a text
+    pairs: int = 256  # texts matched with an image in one forward pass
 
     def __post_init__(self) -> None:
         at_least(self, 1, "k_test", "image_batch", "text_batch", "pairs")
@@ -52,15 +50,15 @@ def evaluate_retrieval(
 ) -> dict[str, dict[str, float]]:
     """Recalls by contrastive similarity alone (`itc`) and, of models that re-rank, after re-ranking (`itm`).
 
-    Candidates are re-ranked image by image: all texts that are among the image's best, and those that have it among
-    theirs. A pair that both want is matched once, and what the layers compute of an image alone serves all its texts.
+    Candidates are re-ranked image by image: all texts among the image's best, and those that have the image among their
+    best. A pair in both sets is matched once, and an image's keys and values are computed once for all its texts.
 
-    Where there are several processes all of them must call: each matches a share of the images, in the passes that one
-    process would make, so that the numbers are the same. All of them encode everything, which is little beside that.
+    All processes must call it: each matches a share of the images, in the same passes as a single process, so that the
+    results are equal. Every process encodes all images and texts, which is cheap in comparison.
 
-    advance: is told how many more images are done. look: is shown the candidates after
-    re-ranking, texts [images, texts] and images [texts, images]. note: is told the ranks under `itc` and under `itm`.
-    workers: loader processes for the images.
+    advance: receives the number of images done. look: receives the candidates after re-ranking, texts [images, texts]
+    and images [texts, images]. note: receives the ranks under `itc` and `itm`. workers: loader processes for the
+    images.
     """
     device = next(model.parameters()).device
     image_states, image_features = _images(model, gallery, settings.image_batch, workers)
@@ -101,7 +99,7 @@ def evaluate_retrieval(
 
 
 def reranked(settings: RetrievalSettings, gallery: Gallery) -> str:
-    """How many candidates are re-ranked, in words that stand beside recalls: beyond them similarity decides."""
+    """A sentence on the number of re-ranked candidates, shown with recalls: the others are ranked by similarity."""
     images, texts = len(gallery), len(gallery.texts)
     of_image, of_text = min(settings.k_test, texts), min(settings.k_test, images)
     return f"{of_image} of {texts} texts for each image, {of_text} of {images} images for each text"

@@ -1,7 +1,7 @@
-"""How true generated captions are: in the mini world one need not compare words, the scene itself is known.
+"""The truth of generated captions, which in the mini world can be checked against the scene itself.
 
-A caption is read back by the grammar and held against what was drawn (`data/miniworld/checker.py`), so that a right
-caption in other words than the references' counts, and a fluent wrong one does not. Only for images of the mini world.
+A caption is parsed by the grammar and compared with the scene (`data/miniworld/checker.py`), so that a true caption in
+other words than the references' counts, and a fluent false one does not. Only for images of the mini world.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ def load_scenes(root: Path | str, images: Iterable[Id]) -> dict[Id, Scene] | Non
 
 
 @dataclass(frozen=True)
-class Told:
-    """What one caption says of its picture. true: wholly; there, not_there: the things it mentions, in plain words."""
+class Details:
+    """A caption compared with its scene. true: wholly; there, not_there: the things that it mentions, in words."""
 
     true: bool
     there: list[str]
     not_there: list[str]
 
 
-def told(caption: str, scene: Scene) -> Told:
-    """A caption held against its scene, thing by thing: `truthfulness` of one, in words."""
+def details(caption: str, scene: Scene) -> Details:
+    """Compare a caption with its scene, thing by thing."""
     text = " ".join(ptb_tokens(caption))
     things = [(_named(phrase), there) for phrase, there in seats(parse_caption(text).meaning, scene)]
     there, not_there = ([name for name, found in things if found is wanted] for wanted in (True, False))
-    return Told(check_caption(text, scene).true, there, not_there)
+    return Details(check_caption(text, scene).true, there, not_there)
 
 
 def _named(phrase: Phrase) -> str:
@@ -67,8 +67,8 @@ def _named(phrase: Phrase) -> str:
 def truthfulness(generated: Mapping[Id, str], scenes: Mapping[Id, Scene]) -> dict[str, float]:
     """In percent: `true`, captions that are wholly true; `present`, things mentioned that are there.
 
-    generated, scenes: by the same image ids. Wholly true means that every word was understood and all of it holds. Who
-    mentions one thing too many loses in `present`; who mentions nothing gains nothing, and is not true either.
+    generated, scenes: by the same image ids. Wholly true means that every word was understood and all of it holds. A
+    caption that mentions a missing thing lowers `present`; a caption without any thing is not true.
     """
     verdicts = _verdicts(generated, scenes).values()
     return {

@@ -37,7 +37,7 @@ CONTRACTIONS = """
     he'd've it'd've she'd've somebody'd've someone'd've something'd've there'd've they'd've we'd've who'd've you'd've
     ma'am o'clock 'ow's'at 'twas y'all y'all'll y'all'd've
 """
-"""Every contraction that the official list mends."""
+"""Every contraction that the official list corrects."""
 
 
 def misspelled(contraction: str) -> list[str]:
@@ -46,7 +46,7 @@ def misspelled(contraction: str) -> list[str]:
     return [contraction[:place] + contraction[place + 1 :] for place in places]
 
 
-# The last one is a slip of the official list; it is kept, so that accuracies are the official ones.
+# The last one is an error of the official list, kept so that accuracies are the official ones.
 MENDED = {wrong: right for right in CONTRACTIONS.split() for wrong in misspelled(right)} | {"somebody'd": "somebodyd"}
 
 _PERIOD = re.compile(r"\.(?!\d)")
@@ -69,7 +69,7 @@ def normalise(answer: str) -> str:
 
 
 def answer_accuracy(answer: str, people: Sequence[str]) -> float:
-    """How right an answer is, from 0 to 1: the mean over each person left out of min(1, matches among the rest / 3).
+    """The accuracy of an answer, from 0 to 1: the mean over each person left out of min(1, matches among the rest / 3).
 
     Where all people agree to the letter nothing is normalised, as officially: their answer may be a text in the image.
     """

@@ -1,4 +1,4 @@
-"""How the prunable weights of a model are distributed: spread and tails of each modality.
+"""The distribution of a model's prunable weights: standard deviation and kurtosis by modality.
 
 Magnitude says more about a weight's use the further the weights have moved from their Gaussian start (excess kurtosis
 0), and a global threshold treats modalities alike only where their deviations are alike.

@@ -1,4 +1,4 @@
-"""What a pruned model still knows before any finetuning: zero-shot retrieval, region boxes, nearest neighbours,
+"""Zero-shot evaluation of a pruned model, before any finetuning: retrieval, region boxes, nearest neighbours,
 classes by their names.
 
 python -m evaluation.zero_shot --model xvlm-mini --masks 'pruned_weights/*/xvlm-mini_*_seed42.safetensors'
@@ -23,7 +23,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--weights", help="checkpoint (default: the model's own)")
     parser.add_argument("--config", help="YAML file (default: configs/<model>/zero_shot.yaml)")
     add_set(parser)
-    parser.add_argument("--masks", nargs="*", default=[], help="mask files or patterns; the dense model comes first")
+    parser.add_argument(
+        "--masks", nargs="*", default=[], help="mask files or glob patterns; the dense model is evaluated first"
+    )
     parser.add_argument("--images", type=int, help="size of the retrieval gallery (default: the configuration's)")
     parser.add_argument(
         "--templates",
@@ -32,12 +34,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help="texts with {} for a class's name, or a file of such lines (default: the configuration's)",
     )
     parser.add_argument(
-        "--dense", action=argparse.BooleanOptionalAction, default=True, help="evaluate the dense model, too"
+        "--dense", action=argparse.BooleanOptionalAction, default=True, help="also evaluate the dense model"
     )
     parser.add_argument(
         "--json",
-        help="also write the numbers to this file, and the scores of single items beside it: "
-        "items.json, or items_<mask>.json where several are evaluated",
+        help="also write the numbers to this file, and the scores of single items next to it: items.json, or "
+        "items_<mask>.json for several masks",
     )
     return parser.parse_args(arguments)
 

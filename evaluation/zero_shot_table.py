@@ -40,20 +40,16 @@ Measurement = Callable[[nn.Module], tuple[dict[str, Any], Groups]]
 
 @dataclass(frozen=True)
 class ZeroShotConfig:
-    """What to measure: each part that is there.
+    """What to measure: every part that is present."""
 
-    gallery: images and captions (one annotation file) for retrieval. regions: boxes to find. neighbours: labelled
-    images whose class the nearest neighbours name. classes: the same, by texts that name their classes.
-    """
-
-    gallery: Files | None = None
+    gallery: Files | None = None  # images and captions (one annotation file) for retrieval
     retrieval: RetrievalSettings = field(default_factory=RetrievalSettings)
-    images: int = 500
-    max_words: int = 30
-    regions: ReaderConfig | None = None
-    region_batches: int = 15
-    neighbours: NeighbourSettings | None = None
-    classes: NamedClassSettings | None = None
+    images: int = 500  # size of the gallery
+    max_words: int = 30  # words kept of a caption
+    regions: ReaderConfig | None = None  # region batches, whose boxes are predicted
+    region_batches: int = 15  # how many of them
+    neighbours: NeighbourSettings | None = None  # classification by nearest neighbours
+    classes: NamedClassSettings | None = None  # classification by class names
 
 
 class ZeroShot:

@@ -1,1 +1,1 @@
-"""What is in a mask, how masks differ, and how far a mask hangs on the data it was calibrated on."""
+"""Analyses of masks: layers, comparisons, stability over calibration data; intrinsic dimensions."""

@@ -1,4 +1,4 @@
-"""Masks of the same layers, each against each: how far they keep the same weights, overall, by modality, by layer.
+"""Pairwise comparison of masks: how many weights they share, overall, by modality and by layer.
 
 Among the n weights of a layer of which one mask keeps the share p and the other q, two independent random masks share
 p q n weights on average, and together keep (p + q - p q) n: an IoU of about p q / (p + q - p q).
@@ -54,7 +54,7 @@ class Overlap:
 
     @property
     def agreement(self) -> float:
-        """Share of all weights on which both decide alike, kept or pruned."""
+        """Share of all weights that both keep or both prune."""
         return _share(self.size - self.a - self.b + 2 * self.both, self.size)
 
 
@@ -116,7 +116,7 @@ class Comparison:
 
 
 def compare(files: Sequence[MaskFile]) -> Comparison:
-    """Hold every mask against every other; InputError naming the first layer in which they differ in kind."""
+    """Compare every mask with every other; InputError naming the first layer that does not match."""
     check_same_layers(files)
     kept = [{name: file.mask.kept(name) for name in file.mask} for file in files]
     pairs = {

@@ -1,9 +1,9 @@
-"""The intrinsic dimension of what each prunable layer puts out, which says how many directions its outputs really use.
+"""The intrinsic dimension of the outputs of each prunable layer.
 
     python -m inspection.intrinsic_dimension --model blip-mini --samples 512
-The file that it leaves weights layers where they compete: prune.py --ids FILE, retrieval.py --prune platon --ids FILE
-(Wang et al., "Exploring Intrinsic Dimension for Vision-Language Model Pruning", ICML 2024). Dimensions are relative:
-the number of samples and of blocks changes them.
+The output file weights the scores of competing layers: prune.py --ids FILE, retrieval.py --prune platon --ids FILE
+(Wang et al., "Exploring Intrinsic Dimension for Vision-Language Model Pruning", ICML 2024). Dimensions are comparable
+within one run only: the numbers of samples and of blocks change them.
 """
 
 from __future__ import annotations
@@ -35,16 +35,21 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--weights", help="checkpoint (default: the model's own)")
     parser.add_argument("--task", help="measure the task's model, filled from --weights (retrieval, captioning, ...)")
     parser.add_argument("--mask", help="measure the model under this mask")
-    parser.add_argument("--kept", metavar="MASK", help="also draw dimensions against the weights that this mask keeps")
-    parser.add_argument("--before", metavar="FILE", help="also draw the dimensions of this file, as circles")
-    parser.add_argument("--conv", action="store_true", help="convolutions, too (timm:NAME and hf:ID models)")
-    parser.add_argument("--config", help="YAML file whose data is measured (default: configs/<model>/prune.yaml)")
+    parser.add_argument("--kept", metavar="MASK", help="also plot dimensions against the weights that this mask keeps")
+    parser.add_argument("--before", metavar="FILE", help="also plot the dimensions in this file, as circles")
+    parser.add_argument("--conv", action="store_true", help="also measure convolutions (timm:NAME and hf:ID models)")
+    parser.add_argument("--config", help="YAML file that names the data (default: configs/<model>/prune.yaml)")
     add_set(parser)
-    parser.add_argument("--samples", type=int, default=2000, help="of the calibration data (default: 2000)")
+    parser.add_argument("--samples", type=int, default=2000, help="calibration samples (default: 2000)")
     parser.add_argument("--blocks", type=int, default=20, help="blocks of the last decomposition (default: 20)")
-    parser.add_argument("--fraction", type=float, default=1.0, help="of the pairs that count (first TwoNN: 0.9)")
-    parser.add_argument("--memory", type=float, default=4.0, help="GB for outputs of layers (default: 4)")
-    parser.add_argument("--seed", type=int, help="which samples, and of the blocks (default: the configuration's)")
+    parser.add_argument(
+        "--fraction",
+        type=float,
+        default=1.0,
+        help="share of the ratios used in the fit (first TwoNN program: 0.9; default: 1)",
+    )
+    parser.add_argument("--memory", type=float, default=4.0, help="GB of memory for layer outputs (default: 4)")
+    parser.add_argument("--seed", type=int, help="seed of the samples and of the blocks (default: the configuration's)")
     parser.add_argument("--num_workers", type=int, help="loader processes (default: the configuration's)")
     parser.add_argument("--output_dir", default="ids", help="folder of the file and the picture (default: ids)")
     parser.add_argument("--device", help="cpu, cuda or cuda:<number> (default: cuda where there is one)")

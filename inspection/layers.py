@@ -1,7 +1,7 @@
-"""What one mask leaves of every layer: weights, neurons that are cut off, and signs of collapse; layers as a tree.
+"""Statistics of a mask: kept weights, dead neurons and collapsed layers; layers as a tree.
 
-An output neuron is dead when all weights of its row are gone (what it gives is its bias), an input when all of its
-column are (what it carries is lost). A convolution's inputs are channels.
+An output neuron is dead when all weights of its row are pruned (its output is its bias), an input when all of its
+column are (it is not used). A convolution's inputs are channels.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pruners.report import collapses, shorten
 from sparsity.mask import Mask
 
 NEARLY_EMPTY = 0.01
-"""A layer that keeps a smaller share of its weights than this is said to be nearly empty."""
+"""Density below which a layer is reported as nearly empty."""
 
 MOSTLY_DEAD = 0.5
-"""A layer with a larger share of dead outputs or inputs than this is warned of."""
+"""Share of dead outputs or inputs above which a layer is reported."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def total(counts: Iterable[Counts]) -> Counts:
 
 
 def warnings(mask: Mask, counts: dict[str, Counts]) -> list[str]:
-    """Sentences on layers of which nothing or next to nothing is left, or most neurons are dead."""
+    """Warnings of empty and nearly empty layers, and of layers whose neurons are mostly dead."""
     live = {name: count for name, count in counts.items() if count.kept}
     groups = (
         (

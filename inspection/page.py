@@ -1,4 +1,4 @@
-"""Pages that stand alone: one HTML file from a template, with its style in it, no script, nothing fetched."""
+"""Self-contained HTML pages: one file from a template, with its style, without scripts or external files."""
 
 from __future__ import annotations
 

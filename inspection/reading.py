@@ -1,4 +1,4 @@
-"""Read the masks that are to be looked at, and make sure that they can be held against each other."""
+"""Read masks, and check that they can be compared."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def read_masks(paths: Sequence[str], model: str | None = None) -> list[MaskFile]
 
 
 def labels(paths: Sequence[Path]) -> list[str]:
-    """What tells the files apart: their names without the words that all begin or end with; different for each.
+    """Short, distinct labels of the files: their names without common prefixes and suffixes.
 
     [.../xvlm-mini_omp_75_seed42.safetensors, .../xvlm-mini_lamp_75_seed42.safetensors] -> [omp, lamp]
     """
     if len(paths) < 2:
         return [path.stem for path in paths]
     stems = [path.stem for path in paths]
-    if len(set(stems)) < len(stems):  # the same name in several folders: the folders tell
+    if len(set(stems)) < len(stems):  # the same name in several folders: add the folders
         stems = [str(path.with_suffix("")) for path in paths]
     words = [stem.replace("/", "_").split("_") for stem in stems]
     shortest = min(map(len, words))

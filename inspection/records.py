@@ -1,4 +1,4 @@
-"""What was found, as JSON: numbers as shares in [0, 1], everything named as in the mask files."""
+"""Results as JSON: numbers are shares in [0, 1], names are those of the mask files."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How far a mask hangs on chance: masks of one model, pruner and sparsity from several draws of calibration data.
+"""Stability: masks of one model, pruner and sparsity from several draws of the calibration data.
 
-Besides the IoU of all pairs: by how many of the k masks each weight is kept. Weights kept by all are the core that the
-method finds whatever it looks at. Independent random masks of the same densities in every layer serve as comparison.
+Besides the IoU of all pairs: by how many of the k masks each weight is kept. Weights kept by all masks are the core
+that does not depend on the data. Independent random masks of the same densities in every layer serve as comparison.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ SAME = {
     "num_batches": "numbers of batches",
     "sparsity_asked": "sparsities",
 }
-"""What the masks must have in common, as their source says it, where it does."""
+"""Keys of the source that the masks must have in common, if they have them."""
 
 TOLERANCE = 5e-4
-"""How far the sparsities counted may lie apart."""
+"""Largest difference between the sparsities."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Stability:
 
 
 def stability(files: Sequence[MaskFile]) -> Stability:
-    """How far masks agree that should be alike; InputError when they are no draws of one pruning."""
+    """How far masks agree that should be alike; InputError when they are not draws of one pruning."""
     check_draws(files)
     compared = compare(files)
     masks = [file.mask for file in files]
@@ -119,7 +119,7 @@ def votes_on_layer(masks: Sequence[Mask], name: str) -> Votes:
 
 
 def check_draws(files: Sequence[MaskFile]) -> None:
-    """InputError in one sentence when the masks differ in more than the draw."""
+    """InputError when the masks differ in more than the draw."""
     if len(files) < 2:
         raise InputError(f"stability needs at least two masks, not {len(files)}: give more files, or --draws")
     first = files[0]

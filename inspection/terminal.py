@@ -1,4 +1,4 @@
-"""What masks.py shows on the terminal."""
+"""The terminal output of masks.py."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EIGHTHS = " ▏▎▍▌▋▊▉"
 
 @dataclass(frozen=True)
 class Row:
-    """What is shown of a node: a bar, perhaps with a mark on it, both in [0, 1], and words beside it."""
+    """What is shown of a node: a bar, perhaps with a mark on it, both in [0, 1], and words next to it."""
 
     share: float
     words: Sequence[str]  # as many for every node, right-aligned in columns
@@ -148,7 +148,7 @@ def show_stability(screen: Console, stability: Stability, depth: int) -> None:
     if k > 2:
         show_matrix(screen, compared, "IoU of all pairs, in percent; below the diagonal: by chance")
     if stability.all_same:
-        screen.print("all masks are the same, weight by weight: nothing in this pruning is left to the draw")
+        screen.print("all masks are equal, weight by weight: this pruning does not depend on the draw")
     elif depth > 1:
         show_iou_tree(screen, compared, depth)
 

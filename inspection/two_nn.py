@@ -60,7 +60,7 @@ def dimension_of(
     fraction: float = 1.0,
     seed: int = 0,
 ) -> Dimension:
-    """As `two_nn`, from squared distances [n, n], float64; points at distance 0 are repetitions and leave."""
+    """As `two_nn`, from squared distances [n, n], float64; points at distance 0 are repetitions and are left out."""
     check_points(len(squares), blocks, fraction)
     squares = squares.copy()
     np.fill_diagonal(squares, np.inf)
@@ -82,7 +82,7 @@ def check_points(count: int, blocks: int, fraction: float = 1.0) -> None:
     if blocks < 1:
         raise InputError(f"blocks must be at least 1, not {blocks}")
     if not 0 < fraction <= 1:
-        raise InputError(f"fraction is the share of the pairs that count, above 0 and at most 1, not {fraction}")
+        raise InputError(f"fraction is the share of the ratios used, above 0 and at most 1, not {fraction}")
     if count < LEAST * blocks:
         raise InputError(
             f"{counted(count, 'sample')} cannot be cut into {counted(blocks, 'block')} of {LEAST} or more: give at "
@@ -106,7 +106,7 @@ def _ratios(squares: np.ndarray) -> np.ndarray:
 
 
 def _slope(ratios: np.ndarray, fraction: float) -> float:
-    """The line through the origin; the last two pairs are left out, where the estimate of P is the roughest."""
+    """The line through the origin; the last two pairs are left out, where the estimate of P is least accurate."""
     n = len(ratios)
     if n < LEAST:
         raise _too_few(n)

@@ -1,4 +1,4 @@
-"""WHAT is pruned: a folder a model family; `load_model` builds a model from its name and fills it."""
+"""Models, one folder per family; `load_model` builds a model by name and loads its weights."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def load_model(
     configs/<name>/model.yaml. weights: a checkpoint (a file, a folder with it, an index of shards or a shard), or
     "random" (drawn from `seed`); default: the configuration's, or random weights when it names none. overrides: values
     that replace the configuration's, for example {"vision": {"image_size": 384}}.
-    What happened to each key of the file is kept in `model.load_report`.
+    `model.load_report` records what happened to each key of the file.
     Raises InputError for unknown names, a missing or unfitting file, and broken configurations.
     """
     return _load(name, None, config, weights, overrides or {}, seed)
@@ -80,7 +80,7 @@ def _load(
     overrides: dict[str, Any],
     seed: int,
 ) -> Model:
-    from models.base import Origin  # torch only when a model is really built
+    from models.base import Origin  # torch is imported only when a model is built
 
     settings, where = read_config(name, config)
     family, extras = _taken_apart(name, settings)
@@ -93,7 +93,7 @@ def _load(
     else:
         model_class = FAMILIES[family]
         if settings.pop("conv", False):
-            raise InputError(f"conv is for models of other libraries (timm:, hf:), not for {name}: leave it out")
+            raise InputError(f"conv is for timm: and hf: models, not for {name}: leave it out")
         if task is not None:
             check_task(name, task, model_class.tasks)
             model_class = model_class.tasks[task]
@@ -108,7 +108,7 @@ def _load(
 
 
 def _taken_apart(name: str, settings: dict[str, Any]) -> tuple[str, dict[str, str]]:
-    """The family, and what else a configuration says beside the model's sizes (weights, tokenizer); taken out of it."""
+    """Remove and return the family and other keys of a configuration that are not sizes (weights, tokenizer)."""
     family = settings.pop("family", name)
     return family, {key: settings.pop(key) for key in ("weights", "tokenizer") if key in settings}
 
@@ -170,12 +170,12 @@ def read_config(name: str, config: str | Path | dict[str, Any] | None) -> tuple[
 
 
 def is_path(reference: str) -> bool:
-    """Whether the part after `hf:` can be no id of the hub: those have one slash at most and begin with a letter."""
+    """Whether the part after `hf:` is a path: hub ids have at most one slash and begin with a letter."""
     return reference.count("/") > 1 or not reference[:1].isalnum()
 
 
 def file_name(model: str) -> str:
-    """A model's name as part of a file's: of a folder the last part, since masks and results keep the whole path."""
+    """A model's name in file names: the last part of a folder, since masks and results record the whole path."""
     library, colon, reference = model.partition(":")
     if library == SMALL or (colon and is_path(reference)):
         last = Path(reference).name
@@ -203,8 +203,8 @@ def weights_path(name: str, weights: str | Path | None, default: str | None) -> 
         mini = f"{name}-mini" if f"{name}-mini" in model_names() else "xvlm-mini"
         raise InputError(
             f"no weights for '{name}': the file {path} does not exist; put the checkpoint there (python -m "
-            "data.download weights fetches the published ones) or name another (--weights; -pre where one finetunes) "
+            "data.download weights fetches the published ones) or name another (--weights; -pre in finetuning) "
             f"(the model '{mini}' runs without: its weights are in the repository)"
         )
-    weight_files(path)  # a folder without weights, a missing shard: said before anything is built
+    weight_files(path)  # checks for a folder without weights or a missing shard, before building
     return path

@@ -1,8 +1,8 @@
-"""What a model answers about itself: each question that pruning, training and evaluation ask, with its default.
+"""The interface of models: each question that pruning, training and evaluation ask, with its default.
 
-Nothing outside of models/ looks at a model's name or class; it asks what stands here, and in models/tasks.py for what a
-model does for a task. A family overrides the defaults that do not fit it; `models.check` tests the answers.
-Letters used in all shapes: b batch, t text tokens, p image tokens (patches + 1), d width, o/i out/in features.
+Code outside of models/ does not depend on a model's name or class; it asks these questions, and those of
+models/tasks.py for tasks. A family overrides defaults that do not fit; `models.check` tests the answers. Letters used
+in all shapes: b batch, t text tokens, p image tokens (patches + 1), d width, o/i out/in features.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class ImageShape:
-    """What a model takes: side and patch of its images in pixels, mean and deviation they are normalised with.
+    """The images of a model: side and patch in pixels, mean and standard deviation for normalisation.
 
     None stands for CLIP's, which the published tools use for all their models.
     """
@@ -43,7 +43,7 @@ class ImageShape:
 
 
 class Probe(NamedTuple):
-    """One pass of a model over made-up inputs: the real shapes, noise for pixels and words.
+    """A forward pass of a model over synthetic inputs: real shapes, random pixels and words.
 
     what: in words. run(model, batch): the pass, also of a copy of the model.
     """
@@ -55,7 +55,7 @@ class Probe(NamedTuple):
 
 @dataclass(frozen=True)
 class Origin:
-    """What a model was built from: its name, family and settings, for which task, with which vocabulary.
+    """The origin of a model: name, family, settings, task and vocabulary.
 
     base_sha256: fingerprint of the weights that a smaller model was cut from, where that is known.
     """
@@ -88,13 +88,13 @@ class Model(nn.Module):
     """Library -> function from a state dict of this model to that library's names."""
 
     load_report: LoadReport | None = None
-    """What happened to each key of the file that filled it; None: the weights are random."""
+    """What happened to each key of the checkpoint; None: random weights."""
 
     origin: Origin | None = None
-    """What it was built from, where it was loaded by a name."""
+    """Its origin, if it was loaded by name."""
 
     plan: Plan | None = None
-    """What stayed of the model that it was cut from; None: nothing was removed."""
+    """The kept parts of the model that it was cut from; None: nothing was removed."""
 
     tokenizer: Any = None
     """The vocabulary's path, or a tokenizer; None: it reads no text."""
@@ -108,24 +108,24 @@ class Model(nn.Module):
         reset_weights(self)
 
     def loaded(self, fresh: list[str]) -> None:
-        """Called once the weights are in. fresh: names that the file lacked and `key_rules` allows it to lack."""
+        """Called after loading weights. fresh: names that the file lacked, as `key_rules` allows."""
 
     def rebuilt(self, folder: Path) -> dict[str, Any]:
-        """Settings that build it again as it is now, beside those of `origin`, and files in `folder` that do.
+        """Settings that rebuild it in its current form, besides those of `origin`; may write files to `folder`.
 
         Default: none are needed.
         """
         return {}
 
     def write_stock(self, folder: Path) -> None:
-        """Write it as its own library reads it, with no code of ours, also after units were removed; InputError where
-        that has no such shapes. Default: there is no library.
+        """Write it for its own library, without our code, also after units were removed; InputError if the library has
+        no such shapes. Default: there is no library.
         """
-        raise InputError(f"a {type(self).__name__} is no class of Hugging Face: export it as torch, onnx or zeros")
+        raise InputError(f"a {type(self).__name__} is not a Hugging Face model: export it as torch, onnx or zeros")
 
     @property
     def inner(self) -> nn.Module:
-        """The module by whose names the state dict goes: the model itself, or what a wrapper holds."""
+        """The module whose names the state dict has: the model itself, or the wrapped one."""
         return self
 
     # -- inputs -----------------------------------------------------------------------------------------
@@ -140,16 +140,16 @@ class Model(nn.Module):
 
     @property
     def positions(self) -> int:
-        """Most tokens of a text that it can read. Default: as in `config.text`."""
+        """The longest text that it can read, in tokens. Default: as in `config.text`."""
         return self.config.text.positions
 
     def example(self, size: int) -> dict[str, Batch]:
-        """Made-up batches of `size` samples, one a side, with the real fields and some padding."""
+        """Synthetic batches of `size` samples, one per side, with the real fields and some padding."""
         raise InputError(f"a {type(self).__name__} has no example batch")
 
     def probe(self, size: int) -> Probe:
-        """The pass that the model's task is about, on a batch of `size` made-up samples (evaluation/efficiency.py)."""
-        raise InputError(f"a {type(self).__name__} is of no task: leave the task out to measure the pass of pruning")
+        """The forward pass of the model's task, on a batch of `size` synthetic samples (evaluation/efficiency)."""
+        raise InputError(f"a {type(self).__name__} has no task: leave the task out to measure the calibration pass")
 
     # -- what can be pruned -----------------------------------------------------------------------------
 
@@ -165,7 +165,7 @@ class Model(nn.Module):
         Layers are those of models/layers.py. Default: every linear layer outside of `excluded`.
         """
         layers: dict[str, PrunableLayer] = {}
-        seen: set[int] = set()  # of a shared tensor the first name counts
+        seen: set[int] = set()  # the first name of a shared tensor counts
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear) and not any(part in name for part in self.excluded):
                 if id(module.weight) not in seen:
@@ -174,16 +174,16 @@ class Model(nn.Module):
         return layers
 
     def parts(self) -> Iterable[Part]:
-        """Heads, neurons, channels and layers that can be removed whole, and weights whose can not, with the reason.
+        """Heads, neurons, channels and layers that can be removed, and the weights whose units cannot, with reasons.
 
-        By the names of `inner`; `models.parts` is what to ask. Default: nothing is known.
+        Names are those of `inner`; use it through `models.parts`. Default: none.
         """
         return ()
 
     def layers_removed(self, path: str, kept: Sequence[int]) -> None:
-        """Layers were taken out of the list at `path`, all but those of these numbers; called for each list.
+        """Called for each list `path` from which layers were removed; these numbers were kept.
 
-        Where the model or its configuration counts them elsewhere, it counts anew. Default: nowhere.
+        Update other counts of layers in the model or its configuration. Default: there are none.
         """
 
     modalities: ClassVar[Mapping[str, str]] = {"": "all"}
@@ -197,11 +197,11 @@ class Model(nn.Module):
         raise InputError(f"no modality for '{name}': the mapping knows the prefixes {', '.join(self.modalities)}")
 
     def followers(self) -> dict[str, nn.Module]:
-        """Prunable parameter -> layer beside it that carries the same mask (a momentum copy). Default: none does."""
+        """Prunable parameter -> layer that has the same mask (a momentum copy). Default: none."""
         return {}
 
     def with_fresh(self, masks: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Masks of the pretraining model, by this one's names -> and of prunable layers that it lacks. Default: none.
+        """Add masks of prunable layers that the pretraining model lacks. Default: none.
 
         masks: bool, in the shape of each parameter.
         """
@@ -221,19 +221,19 @@ class Model(nn.Module):
         return torch.stack(list(self.losses(batch).values())).sum()
 
     def observe(self, batch: Batch) -> None:
-        """A forward pass without losses in which every prunable layer is met (MULTIFLOW's pass)."""
+        """A forward pass without losses that calls every prunable layer (MULTIFLOW's pass)."""
         raise InputError(
-            f"a {type(self).__name__} has no pass for calibration: prune its pretraining model, or choose a pruner "
+            f"a {type(self).__name__} has no calibration pass: prune its pretraining model, or choose a pruner "
             "without data (omp, lamp, ...)"
         )
 
     first_use_only: bool = False
-    """Whether `observe` counts a shared weight's inputs at the module that names it alone. Default: at all uses."""
+    """Whether a shared weight is observed only at the module that names it. Default: at all uses."""
 
     def real_tokens(self, name: str, batch: Batch) -> Tensor | None:
         """Which tokens of a layer's input are real in `observe(batch)`: [b, t], 1 real, 0 padding. Default: None, all.
 
-        name: of the parameter, as the module that reads has it, where several share one.
+        name: of the parameter in the module that reads the input, if several share it.
         """
         return None
 
@@ -242,31 +242,31 @@ class Model(nn.Module):
         return ()
 
     follows_state: bool = False
-    """Whether the loss of a batch depends on the batches before it, by way of the moving tensors."""
+    """Whether the loss of a batch depends on earlier batches, through the moving tensors."""
 
     def pass_by(self, batch: Batch) -> None:
-        """What another process's batch does to the moving tensors, for models that follow them. Default: nothing."""
+        """Update the moving tensors for another process's batch, if the loss follows them. Default: nothing."""
 
     def training_only(self) -> Iterable[Tensor]:
-        """Tensors that losses need and predictions do not: not counted, not shipped. Default: none."""
+        """Tensors for losses but not for predictions, which are not counted or exported. Default: none."""
         return ()
 
     def clamp_temperature(self) -> None:
-        """Keep a learnt temperature in its range; called before each step of pretraining. Default: there is none."""
+        """Clamp a learnt temperature to its range; called before each step of pretraining. Default: there is none."""
 
     def preliminary(self) -> Any:
-        """A `calibration.statistics.Statistic` to gather before gradients mean something. Default: None."""
+        """A `calibration.statistics.Statistic` to compute before gradients are meaningful. Default: None."""
         return None
 
     def notes(self) -> dict[str, str]:
-        """What a result that used the loss must say, for example where a classifier came from. Default: nothing."""
+        """Notes for results that used the loss, for example the source of a classifier. Default: none."""
         return {}
 
 
 def placed(batch: Batch, model: nn.Module) -> Batch:
     """The batch on the model's device, floating-point tensors in the type of its weights (bf16-true, 16-true).
 
-    For evaluations, where no Fabric module does it. What is no tensor (ids of questions and images) stays as it is.
+    For evaluations, which use no Fabric module. Values other than tensors (ids) are unchanged.
     """
     first = next(model.parameters())
 

@@ -1,4 +1,4 @@
-"""Does a model answer pruners' questions rightly? A conformance test that says in words what is wrong.
+"""A conformance test: does a model answer pruners' questions correctly? Each failure is described in a sentence.
 
 python -m models.check xvlm-mini
 python -m models.check timm:vit_small_patch16_224 --weights random
@@ -18,11 +18,11 @@ from console.errors import run_command
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", help=f"a model: {', '.join(model_names())}, timm:<name> or hf:<id or folder>")
-    parser.add_argument("--config", help="YAML with the model's sizes (default: its own)")
+    parser.add_argument("name", help=f"model: {', '.join(model_names())}, timm:<name> or hf:<id or folder>")
+    parser.add_argument("--config", help="YAML file with the model's sizes (default: its own)")
     add_set(parser)
     parser.add_argument("--weights", default="random", help="checkpoint, or 'random' (default)")
-    parser.add_argument("--conv", action="store_true", help="convolutions can be pruned, too (timm:, hf:)")
+    parser.add_argument("--conv", action="store_true", help="also check convolutions (timm:, hf:)")
     return parser.parse_args(arguments)
 
 
@@ -30,7 +30,7 @@ def main() -> None:
     """Run every check, print a line for each, exit with 1 if any failed."""
     args = parse_args()
     if args.config:
-        read_yaml(args.config)  # a broken file is an error of its own, not of the model
+        read_yaml(args.config)  # a broken file is an input error, not one of the model
 
     from models import load_model
     from models.conformance import check_model

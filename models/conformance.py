@@ -28,7 +28,7 @@ LONGEST = 300  # characters of an unforeseen error; torch's can fill pages
 
 
 class Wrong(Exception):
-    """What does not conform, in words."""
+    """A failed check, in words."""
 
 
 def check_model(model: Model, name: str) -> bool:
@@ -49,7 +49,7 @@ def check_model(model: Model, name: str) -> bool:
 
 
 def _outcome(label: str, check: Callable[[Model], str], model: Model) -> tuple[str, bool]:
-    """What a check saw, and whether the model passed; the model is asked as pruners ask it and left as it was."""
+    """The finding of a check, and whether the model passed; the model is restored."""
     from calibration.preserve import preserved
 
     try:
@@ -58,21 +58,21 @@ def _outcome(label: str, check: Callable[[Model], str], model: Model) -> tuple[s
             return check(model), True
     except (Wrong, InputError) as error:
         return str(error), False
-    except Exception as error:  # a check must name the defect of a model still in the making, not end the run
+    except Exception as error:  # a check must report any defect of an unfinished model, not end the run
         text = str(error).strip().partition("\n")[0]
         return f"{type(error).__name__}: {text[:LONGEST]}" + (" ..." if len(text) > LONGEST else ""), False
 
 
 def check_protocol(model: Model) -> str:
-    """All questions can be asked, and answers go together."""
+    """All questions are answered, and answers are consistent."""
     if not isinstance(model, Model):
         raise Wrong(f"a {type(model).__name__} lacks the questions of models/base.py: wrap it, or derive it from Model")
     if not model.sides:
-        raise Wrong("it has no sides: name at least one kind of batches")
+        raise Wrong("it has no sides: name at least one kind of batch")
     if not isinstance(model.image_shape, ImageShape):
         raise Wrong(f"image_shape is {model.image_shape!r}, not an ImageShape")
     if model.follows_state and type(model).pass_by is Model.pass_by:
-        raise Wrong("it follows its state, so it needs pass_by(): what another process's batch does to that state")
+        raise Wrong("it follows its state, so it needs pass_by(), which updates the state for another process's batch")
     own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     for tensor in (*model.moving_tensors(), *model.training_only()):
         if id(tensor) not in own:
@@ -81,7 +81,7 @@ def check_protocol(model: Model) -> str:
     layers = model.prunable_layers()
     for name, copied in model.followers().items():
         if name not in layers or copied.weight.shape != layers[name].weight.shape:
-            raise Wrong(f"followers() names '{name}', which is no prunable layer of the shape of its follower")
+            raise Wrong(f"followers() names '{name}', which is not a prunable layer of the shape of its follower")
     serves = [protocol.__name__ for protocol in PROTOCOLS if isinstance(model, protocol)]
     return f"sides: {', '.join(model.sides)}" + f"; it is a {', '.join(serves)}" * bool(serves)
 
@@ -94,9 +94,9 @@ def check_layers(model: Model) -> str:
     state = model.state_dict(keep_vars=True)
     for name, layer in layers.items():
         if name not in state:
-            raise Wrong(f"'{name}' is no name of the state dict")
+            raise Wrong(f"'{name}' is not a name of the state dict")
         if state[name] is not layer.weight:
-            raise Wrong(f"'{name}' names another tensor than the layer's weight")
+            raise Wrong(f"'{name}' is a different tensor than the layer's weight")
         if not (isinstance(layer, nn.Linear | nn.Conv2d | AttentionWeight) or is_conv1d(layer)):
             raise Wrong(
                 f"'{name}' belongs to a {type(layer).__name__}, which is none of the layers of models/layers.py"
@@ -164,14 +164,14 @@ def check_observation(model: Model) -> str:
         watch_inputs(model, batch, look)
         for name, times in met.items():
             if not times:
-                raise Wrong(f"observe() of a {side} batch never meets '{name}': let it use the layer, or exclude it")
+                raise Wrong(f"observe() of a {side} batch never calls '{name}': let it use the layer, or exclude it")
         often |= {name for name, times in met.items() if times > 1}
     several = f", {len(often)} of them more than once (first: {min(often)})" if often else ""
     return f"each layer on {' and '.join(model.sides)} batches{several}"
 
 
 def check_padding(model: Model) -> str:
-    """What stands under the padding changes nothing that counts."""
+    """The content of padding does not change any statistic."""
     padded = 0
     for side, batch in model.example(4).items():
         ids, atts = next(((i, a) for i, a in TEXT_FIELDS if i in batch and a in batch), (None, None))
@@ -233,10 +233,10 @@ def check_pruning(model: Model) -> str:
 
 
 def check_parts(model: Model) -> str:
-    """What it says can be removed is: without half of all units, the losses are those under the mask."""
+    """Without half of all removable units, the losses equal those under the mask."""
     found = inventory(model)[0]
     if not found:
-        return "it says of no heads, neurons and channels that they can be removed"
+        return "it names no removable heads, neurons or channels"
     kept = {one.name: torch.arange(one.count) % 2 == 0 for one in found}
     small, other = cut(model, kept).eval(), copy.deepcopy(model).eval()
     layers, followers = other.prunable_layers(), other.followers()

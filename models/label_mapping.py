@@ -1,4 +1,4 @@
-"""Which of a classifier's own classes stands for which class of another data set, by how often it is the answer.
+"""Map each class of a data set to a classifier's class, by how often it is predicted.
 
 "flm" of Jin et al. (AAAI 2025) is this once, before training; "ilm" (Chen et al., "Understanding and Improving Visual
 Prompting: A Label-Mapping Perspective", CVPR 2023) renews it every epoch.
@@ -23,7 +23,7 @@ class LabelMapping(nn.Module):
         self.register_buffer("mapping", mapping.long())
 
     def forward(self, logits: Tensor) -> Tensor:
-        """The logits of the classes that stand for the task's."""
+        """The logits of the mapped classes."""
         return logits[:, self.mapping]
 
     @classmethod
@@ -43,7 +43,7 @@ class LabelMapping(nn.Module):
         for _ in range(classes):
             row, column = divmod(int(left.flatten().argmax()), classes)  # the first of equal ones
             mapping[column] = row
-            left[row, :] = -1  # below every count, so that a class that was never the answer finds a source, too
+            left[row, :] = -1  # below every count, so that a class that was never predicted also gets a source
             left[:, column] = -1
         return cls(mapping)
 
@@ -59,6 +59,6 @@ def check_classes(source: int, classes: int) -> None:
     """InputError for more classes than source logits."""
     if classes > source:
         raise InputError(
-            f"{counted(classes, 'class')} cannot be mapped to the {source} that the model knows: --mapping head gives "
-            "it a new classifier"
+            f"{counted(classes, 'class')} cannot be mapped to the model's {source} classes: add --mapping head for a "
+            "new classifier"
         )

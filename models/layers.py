@@ -1,4 +1,4 @@
-"""Weights that can be pruned: each a matrix [o, i] that inputs are multiplied with, wherever and however it is kept.
+"""Prunable weights: each is a matrix [o, i] that multiplies inputs, however its parameter stores it.
 
 A prunable layer is anything with a `weight`: nn.Linear, nn.Conv2d without groups (i is channels x kernel), GPT-2's
 Conv1D of transformers (kept as [i, o]), and the matrices of nn.MultiheadAttention, which are parameters without a
@@ -76,7 +76,7 @@ class Form(NamedTuple):
 
 
 def is_conv1d(layer: object) -> bool:
-    """Whether it is transformers' Conv1D; where transformers was never imported there is none."""
+    """Whether it is transformers' Conv1D; false if transformers was never imported."""
     module = sys.modules.get("transformers.pytorch_utils")
     return module is not None and isinstance(layer, module.Conv1D)
 
@@ -97,15 +97,15 @@ def width(layer: PrunableLayer) -> int:
 
 
 def blocks_of(layer: PrunableLayer) -> int:
-    """Into how many equal blocks of rows the matrix falls that may read inputs of their own."""
+    """Number of equal blocks of rows that may read different inputs."""
     return max(1, len(READS[layer.leaf])) if isinstance(layer, AttentionWeight) else 1
 
 
 def multiplies_as(module: nn.Module, leaf: str) -> tuple[Any, ...] | None:
-    """How a module multiplies by a parameter of its own; None where that is unknown.
+    """How a module multiplies by its parameter; None if unknown.
 
-    A weight that modules share can be scored by its inputs only where all of them multiply by it in one way: what the
-    others read is of another width, or not seen.
+    A shared weight can be scored by its inputs only if all modules multiply by it in the same way: other inputs have
+    another width, or are not observed.
     """
     if isinstance(module, nn.MultiheadAttention) and leaf in READS:
         return ("attention", leaf)
@@ -115,10 +115,9 @@ def multiplies_as(module: nn.Module, leaf: str) -> tuple[Any, ...] | None:
 
 
 def is_table(module: nn.Module, leaf: str, parameter: Tensor) -> bool:
-    """Whether a module's own parameter of two axes or more is looked up, added or scaled by, not multiplied with.
+    """Whether a parameter with two or more axes is a lookup table, a summand or a scale rather than a factor.
 
-    Layers and norms say so by their type. Of a module's bare parameters only their names tell, and positions have one
-    row of a batch.
+    Layers and norms are recognised by type, bare parameters by name or by a leading batch axis of one (positions).
     """
     if multiplies_as(module, leaf) is not None:
         return False
@@ -128,9 +127,9 @@ def is_table(module: nn.Module, leaf: str, parameter: Tensor) -> bool:
 
 
 def layer_uses(model: Model) -> dict[str, dict[str, PrunableLayer]]:
-    """Name of a prunable weight -> all that multiply by it, each by the name that its own weight goes by.
+    """Name of a prunable weight -> all modules that multiply by it, by the name of the weight in each.
 
-    There are several where modules share a weight.
+    Several modules may share a weight.
     """
     layers = model.prunable_layers()
     names = {id(layer.weight): name for name, layer in layers.items()}
@@ -164,7 +163,7 @@ def attention_products(model: Model, seen: Callable[[Product, Callable[[], Tenso
     """Within, `seen(product, multiply)` is called for each Product, and gives what `multiply()` gives.
 
     nn.MultiheadAttention multiplies by its matrices in functions, which no hook of a module sees. They all go through
-    `linear` of torch.nn.functional, which is replaced meanwhile, and only where such a matrix is to be pruned.
+    `linear` of torch.nn.functional, which is replaced inside, and only if such a matrix is prunable.
     """
     matrices = _attention_weights(model)
     if not matrices:
@@ -241,10 +240,10 @@ def _is_part(weight: Tensor, whole: Tensor) -> bool:
 
 
 def weights_in_matrices(model: Model) -> tuple[int, int]:
-    """How many weights can be pruned, and how many there are in matrices that anything is multiplied with.
+    """The number of prunable weights, and the number of weights in all matrices that multiply inputs.
 
-    Those of all layers, convolutions and heads; not tables (embeddings, also where a head shares them; positions), nor
-    what a loss moves along beside the model (momentum copies).
+    These are all layers, convolutions and heads; not tables (embeddings, also if tied to a head; positions) or tensors
+    for losses only (momentum copies).
     """
     prunable = {id(layer.weight): layer.weight.numel() for layer in model.prunable_layers().values()}
     beside = {id(tensor) for tensor in model.training_only()}

@@ -1,4 +1,4 @@
-"""What can be removed from a model whole: heads, neurons, channels, each with all that only it needs; and layers.
+"""The removable parts of a model: heads, neurons and channels, each with all tensors that only it needs; and layers.
 
 A set of `Units` is what one attention, one hidden layer or one convolution offers: `count` equal units, which one
 `consumer` reads, `block` input features or channels each. `Layers` are a tower's blocks, each of which the residual
@@ -12,12 +12,12 @@ stream may pass by. Forms of the same choice:
     surgery.cut(model, kept)   -> a smaller model, whose outputs equal the masked one's
     plans.Plan                 -> the same by original numbers, for files and for the next choice (`model.plan`)
 
-A removed unit's rows, biases and normalisation stay in a masked model and do their work: nobody reads it. To remove
-a unit is exact for that reason, and to zero its rows would not be. A removed layer is no masked one: the biases of its
-output layers go as well, and behind a post-LN layer (BERT) the norm does.
+In a masked model the rows, biases and normalisation of a removed unit still exist, but its output is not read.
+Therefore removing the unit is exact, while zeroing its rows would not be. Removing a layer is not masking it: the
+biases of its output layers are removed, too, and for a post-LN layer (BERT) also the norm.
 
 A model says what it has in `Model.parts` (models/base.py), by the readers of its blocks (models/library/timm_parts.py,
-hf_parts.py) or a call a set (models/library/parts.py); `wrap(module, parts=...)` takes a function for any module:
+hf_parts.py) or one call per set (models/library/parts.py); `wrap(module, parts=...)` takes a function for any module:
 
     wrap(module, parts=lambda m: [units_of(m, "mlp", "neurons", feeds=["mlp.up"], reads="mlp.down")])
 """
@@ -96,9 +96,9 @@ class Units:
 class Layers:
     """A row of layers that can be left out one by one, but for the last one of a tower.
 
-    name: path of the list that holds them. also: paths of lists that lose the same ones, since they share tensors.
-    counts: paths of attributes that hold the number of layers; numbers: names of attributes of modules inside a layer
-    that hold its number. towers: modality of each layer.
+    name: path of the list that holds them. also: paths of lists from which the same layers are removed, since they
+    share tensors. counts: paths of attributes that hold the number of layers; numbers: names of attributes of modules
+    inside a layer that hold its number. towers: modality of each layer.
     """
 
     name: str
@@ -120,7 +120,7 @@ Part = Units | Layers | Skipped
 
 
 def inventory(model: Model) -> tuple[list[Units], list[Skipped]]:
-    """The model's sets of units, each once, and what has to stay whole, with the reasons."""
+    """The model's sets of units, each once, and the weights that cannot be cut, with reasons."""
     prunable = model.prunable_layers()
     reasons = {skipped.name: skipped.reason for skipped in model.skipped}
     tensors = named_tensors(model)
@@ -128,21 +128,21 @@ def inventory(model: Model) -> tuple[list[Units], list[Skipped]]:
     left = [part for part in model.parts() if isinstance(part, Skipped)]
     for one in found:
         if one.consumer not in prunable:
-            reason = reasons.get(one.consumer, "what reads it is never pruned")
+            reason = reasons.get(one.consumer, "the layer that reads it is never pruned")
             left.append(Skipped(one.consumer, reason, tensors[one.consumer].numel()))
     reached = {id(tensors[at.tensor]) for one in found for at in one.slices}
     named = {skipped.name for skipped in left}
     for name, layer in prunable.items():
         if id(layer.weight) not in reached and name not in named:
-            left.append(Skipped(name, "no units are known that it alone makes or reads", layer.weight.numel()))
+            left.append(Skipped(name, "no removable units are known for it", layer.weight.numel()))
     return [one for one in found if one.consumer in prunable], left
 
 
 def all_sets(model: Model) -> list[Units | Layers]:
     """All that can be removed, also units whose consumer is never pruned (a head).
 
-    Modules that share their consumer (encoder and decoder of BLIP), and copies that follow it (of momentum), lose the
-    same units: they are one set. So do rows of layers.
+    The same units are removed from modules that share their consumer (encoder and decoder of BLIP) and from momentum
+    copies: they are one set. The same holds for rows of layers.
     """
     tensors = named_tensors(model)
     names = {id(tensor): name for name, tensor in reversed(tensors.items())}
@@ -189,7 +189,7 @@ def units(model: Model) -> list[Units]:
     if not found:
         why = "; ".join(told_skipped(left)) or "it has no prunable layers"
         raise InputError(
-            f"{type(model.inner).__name__} has no heads, neurons or channels that can be removed whole ({why}): name "
+            f"{type(model.inner).__name__} has no removable heads, neurons or channels ({why}): name "
             "them with wrap(..., parts=...), or prune single weights"
         )
     return found
@@ -226,18 +226,19 @@ def checked(found: Iterable[Units | Layers], kept: Kept) -> dict[str, Tensor]:
                 f"'{name}' has {one.count} {one.kind}: the choice must be bool ({one.count},), not {shape}"
             )
         if one.kind == "channels" and not stay.any():
-            raise InputError(f"'{name}' would keep no channel, and nothing would come through: keep one at least")
+            raise InputError(f"'{name}' would keep no channel, which blocks the signal: keep at least one")
         if isinstance(one, Layers):
             towers = {tower for tower, stays in zip(one.towers, stay, strict=True) if stays}
             for tower in sorted({*one.towers} - towers):
-                raise InputError(f"'{name}' would keep no layer of the tower '{tower}': keep one at least")
+                raise InputError(f"'{name}' would keep no layer of the tower '{tower}': keep at least one")
     return {name: kept[name].cpu() if name in kept else torch.ones(sets[name].count).bool() for name in sets}
 
 
 def masked(model: Model, kept: Kept) -> dict[str, Tensor]:
     """The choice as element masks of all prunable layers, bool by parameter name: removed units' inputs are False.
 
-    Of removed layers all weights are; what their biases and norms do is left, so that this is not the smaller model.
+    In removed layers all weights are False, but biases and norms remain, so that the masked model differs from the
+    smaller one.
     """
     masks = {name: torch.ones(layer.weight.shape, dtype=torch.bool) for name, layer in model.prunable_layers().items()}
     found = [*units(model), *layers(model)]

@@ -1,4 +1,4 @@
-"""A plan: which units and layers of a model stay, by their original numbers. It outlives the model that it was made on.
+"""A plan: the kept units and layers of a model, by their original numbers, which stay valid after further cuts.
 
 In files, numbers that follow one another are written as [first, behind the last].
 """
@@ -27,7 +27,7 @@ class Stay:
 
 @dataclass(frozen=True)
 class Plan:
-    """What stays of the sets that lose something, (name, Stay) each; sets that are not named stay whole.
+    """The kept units of each cut set, as (name, Stay); sets that are not named are not cut.
 
     Of removed layers there is nothing more to say: they have no other entry.
     """
@@ -89,7 +89,7 @@ class Plan:
             stays = wanted[name].kept if name in wanted else here if name not in earlier else range(earlier[name].count)
             if not set(stays) <= set(here):
                 raise InputError(
-                    f"the plan keeps {one.kind} of '{name}' that were removed before: plan anew on this model"
+                    f"the plan keeps {one.kind} of '{name}' that were removed before: make a plan for this model"
                 )
             if len(stays) < len(here):
                 chosen[one.name] = torch.tensor([number in set(stays) for number in here])
@@ -111,7 +111,7 @@ class Plan:
                 if not in_order:
                     raise ValueError("numbers out of order or beyond the count")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{where} is damaged: what it says of its units cannot be read ({error!r})") from error
+            raise InputError(f"{where} is damaged: its units cannot be read ({error!r})") from error
         return cls(tuple(sorted(stays.items())))
 
 

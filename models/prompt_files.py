@@ -1,4 +1,4 @@
-"""A visual prompt in a file: its numbers, label mapping, class names, and the statistics of the network behind it."""
+"""Files of visual prompts: the prompt, label mapping, class names, and running statistics of the network."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class PromptFile:
 
 
 def named(network: Model) -> str:
-    """What tells networks apart that differ in their layers, and not in their weights."""
+    """A hash that distinguishes networks by their layers, not by their weights."""
     return hash_json(sorted(name for name, _ in network.inner.named_parameters()))
 
 

@@ -1,4 +1,4 @@
-"""A learnt frame around pictures, and a classifier behind it.
+"""Visual prompts, such as a trained frame around pictures, in front of a classifier.
 
 Jin et al., "Visual Prompting Upgrades Neural Network Sparsification: A Data-Model Perspective", AAAI 2025. The kinds of
 prompt are those of Bahng et al., "Exploring Visual Prompts for Adapting Large-Scale Models", 2022.
@@ -58,15 +58,15 @@ class VisualPrompt(nn.Module):
         self.width, self.square = width, square
         if not 0 < self.picture <= side:
             raise InputError(
-                f"pictures of {self.picture} pixels do not fit into the model's {side}: ask for 1 to {side}"
+                f"pictures of {self.picture} pixels do not fit into the model's {side}: choose 1 to {side}"
             )
         if kind == "pad" and not 0 < 2 * width <= side:
             raise InputError(f"a frame of {width} pixels leaves no picture of {side}: its width is 1 to {side // 2}")
         if kind in ("fix", "random") and not 0 < square <= side:
-            raise InputError(f"a square of {square} pixels does not fit into the model's {side}: ask for 1 to {side}")
+            raise InputError(f"a square of {square} pixels does not fit into the model's {side}: choose 1 to {side}")
         if kind == "expand" and self.picture == side:
             raise InputError(
-                f"the prompt 'expand' lies around pictures that are smaller than the model's {side} pixels: give their "
+                f"the prompt 'expand' surrounds pictures that are smaller than the model's {side} pixels: give their "
                 "side with --picture"
             )
         for name, numbers in (("mean", mean), ("std", std)):

@@ -1,4 +1,4 @@
-"""A smaller model as a folder: its tensors, and how to build it again (`--model small:FOLDER`).
+"""Folders of smaller models: their tensors, and how to rebuild them (`--model small:FOLDER`).
 
     FOLDER/model.safetensors   the tensors, by the model's own names, shared ones once
     FOLDER/plan.json           the model that it was cut from, with its settings; what stays of it; what made it
@@ -69,8 +69,8 @@ def check_base(model: Model, about: Mapping[str, Any], path: Path | str) -> None
     """InputError where a plan says that it was made for weights that are not the model's."""
     if about.get("base_sha256") not in (None, base_of(model)):
         raise InputError(
-            f"{path} was made for other weights of {about['name']} than these: give the measured ones with --weights, "
-            "or --any_base"
+            f"{path} was made for other weights of {about['name']}: give the measured ones with --weights, or add "
+            "--any_base"
         )
 
 
@@ -99,12 +99,12 @@ def read_plan(path: Path | str) -> dict[str, Any]:
         about = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         there = path.parent.is_dir() and path.name == PLAN
-        what = f"{path.parent} is no small model: it has no {PLAN}" if there else f"there is no {path}"
+        what = f"{path.parent} is not a small model: it has no {PLAN}" if there else f"there is no {path}"
         raise InputError(f"{what}; give what shrink.py wrote") from error
     except OSError as error:
         raise explain_os_error(error, f"read {path}") from error
     except ValueError as error:
-        raise InputError(f"{path} is damaged: it is no JSON ({error})") from error
+        raise InputError(f"{path} is damaged: it is not JSON ({error})") from error
     needed = {"format", "name", "family", "settings", "task", "tokenizer", "kept"}
     if not isinstance(about, dict) or about.get("format") != FORMAT or not needed <= about.keys():
         raise InputError(f"{path} is of another version, or damaged: it needs {', '.join(sorted(needed))}")

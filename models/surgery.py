@@ -1,7 +1,7 @@
-"""Remove units for real: a smaller model, whose outputs equal those of the model under `models.parts.masked`.
+"""Cut units out of a model: the smaller model's outputs equal those under `models.parts.masked`.
 
 One `index_select` an axis of each tensor, and shorter lists of layers. Shared tensors are cut once and stay shared,
-since the copy is made with the smaller tensors in the place of the whole ones.
+since the copy is made with the smaller tensors in place of the originals.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ModelT = TypeVar("ModelT", bound=Model)
 def cut(model: ModelT, kept: Kept) -> ModelT:
     """A copy of the model without the units and layers that `kept` (models/parts.py) leaves out.
 
-    The model stays as it was. Types, devices (meta, too), requires_grad and modes stay. Layers are numbered anew;
+    The model is unchanged. The copy keeps types, devices (also meta), requires_grad and modes. Layers are renumbered;
     `plan` of the copy has the original numbers, also of a model that was cut before. InputError for a choice that does
     not fit.
     """
@@ -40,7 +40,7 @@ def cut(model: ModelT, kept: Kept) -> ModelT:
             tensor = tensors[at.tensor]
             whole[id(tensor)] = tensor
             entries.setdefault(id(tensor), {})[at.axis] = at.entries(stays[one.name]).nonzero()[:, 0]
-    # What deepcopy finds in its memo it takes for the copy, under every name.
+    # deepcopy uses the tensors in its memo as copies, under every name.
     memo: dict[int, object] = {key: _selected(whole[key], axes) for key, axes in entries.items()}
     smaller = {id(tensor) for tensor in memo.values()}
     small = copy.deepcopy(model, memo)
@@ -55,7 +55,7 @@ def cut(model: ModelT, kept: Kept) -> ModelT:
             _without(small, one, stays[one.name].nonzero()[:, 0].tolist())
     small.plan = Plan.of(found, stays, model.plan)
     if small.load_report is not None:
-        small.load_report.files = []  # it is known by its tensors: no file has them yet
+        small.load_report.files = []  # identified by its tensors, which are in no file yet
     return small
 
 

@@ -1,6 +1,6 @@
-"""What a model does for a task: protocols between families and the rooms that train and evaluate tasks.
+"""The interfaces of models for tasks, between families and the code that trains and evaluates tasks.
 
-A model is an instance of those that it can serve; who needs one asks by `isinstance`.
+A model derives from those that it supports; callers check with `isinstance`.
 """
 
 from __future__ import annotations
@@ -243,8 +243,8 @@ class Verifier(Model):
         def run(model: Verifier, batch: Batch) -> Tensor:
             if batch["image"].dim() != 5:  # of pretraining's data
                 raise InputError(
-                    "this model looks at pairs of images, and the data has single ones: give data that the reader "
-                    "'statements' reads, or measure the pretraining model"
+                    "this model needs pairs of images, but the data has single ones: give data for the reader "
+                    "'statements', or measure the pretraining model"
                 )
             return model.logits(batch)
 

@@ -39,14 +39,13 @@ def wrap(
 ) -> WrappedModel:
     """A module as a `models.base.Model`.
 
-    loss(module, batch) -> scalar, for methods with gradients (default: `module(**batch).loss`). forward(module,
-    batch): the pass in which every layer is met once (default: `module(**batch)`). modality: parameter name ->
-    modality, as a function or as a mapping of name prefixes (default: all one). exclude: substrings of names that
-    are never pruned (heads). tokens(name, batch) -> [b, t], 1 for real tokens of that layer's input, None where all
-    are (default: all). conv: also prune nn.Conv2d without groups.
-    more: image_shape, tokenizer, sides and example, for use from the command line and by models.check; parts(module),
-    the heads, neurons and channels that can be removed whole (`models.parts`).
-    A module that torch.compile, DataParallel or DistributedDataParallel holds is taken out of it: names, and so masks,
+    loss(module, batch) -> scalar, for methods with gradients (default: `module(**batch).loss`). forward(module, batch):
+    the pass that calls every layer (default: `module(**batch)`). modality: parameter name -> modality, as a function or
+    as a mapping of name prefixes (default: all one). exclude: substrings of names that are never pruned (heads).
+    tokens(name, batch) -> [b, t], 1 for real tokens of that layer's input, None where all are (default: all). conv:
+    also prune nn.Conv2d without groups. more: image_shape, tokenizer, sides and example, for use from the command line
+    and by models.check; parts(module), the heads, neurons and channels that can be removed whole (`models.parts`). A
+    module that torch.compile, DataParallel or DistributedDataParallel holds is taken out of it: names, and so masks,
     are those of the plain module. Weights in matrices that cannot be pruned are in `skipped`, with the reason. Raises
     InputError when none is left.
     """
@@ -66,7 +65,7 @@ def wrap(
 
 
 class WrappedModel(Model):
-    """Answers pruners' questions for a module it holds. Parameter names are those of the module itself."""
+    """A model that answers pruners' questions for a wrapped module. Parameter names are those of the module."""
 
     def __init__(
         self,
@@ -113,11 +112,11 @@ class WrappedModel(Model):
         return self._exclude(name)
 
     def rebuilt(self, folder: Path) -> dict[str, Any]:
-        """By the function that the wrapper was given."""
+        """By the function given to the wrapper."""
         return self._rebuilt(self, folder)
 
     def write_stock(self, folder: Path) -> None:
-        """By the function that the wrapper was given."""
+        """By the function given to the wrapper."""
         super().write_stock(folder) if self._write_stock is None else self._write_stock(self, folder)
 
     @property
@@ -155,7 +154,7 @@ class WrappedModel(Model):
         return self._layers
 
     def parts(self) -> Iterable[Part]:
-        """By the function that the wrapper was given."""
+        """By the function given to the wrapper."""
         return self._parts(self.module)
 
     def layers_removed(self, path: str, kept: Sequence[int]) -> None:
@@ -163,7 +162,7 @@ class WrappedModel(Model):
         self._layers, self.skipped = find_layers(self.module, self._exclude, self._conv)
 
     def modality_of(self, name: str) -> str:
-        """By the function that the wrapper was given, or by the mapping."""
+        """By the function or mapping given to the wrapper."""
         if self._named_modality is None:
             return super().modality_of(name)
         found = self._named_modality(name)
@@ -182,7 +181,7 @@ class WrappedModel(Model):
     def example(self, size: int) -> dict[str, Batch]:
         """Batches of `size` made-up samples a side, for models.check; InputError when the wrapper was given none."""
         if self._example is None:
-            raise InputError("this wrapped module has no example batch: give wrap(..., example=...)")
+            raise InputError("this wrapped module has no example batch: add wrap(..., example=...)")
         return {side: self._example(size) for side in self.sides}
 
     def state_dict(self, *arguments: Any, **keywords: Any) -> dict[str, Tensor]:
@@ -309,10 +308,10 @@ def called_by_name(module: nn.Module, batch: Batch, argument: str) -> Any:
 
 @contextlib.contextmanager
 def _layers_called() -> Iterator[None]:
-    """Have layers called one by one on whole batches, so that what they read can be seen.
+    """Make modules call their layers one by one on whole batches, so that inputs can be observed.
 
-    The fused path of nn.TransformerEncoder, taken without gradients, calls none of them and packs padded batches into
-    nested tensors; compiled parts of a module run code in which hooks made later do not exist.
+    The fused path of nn.TransformerEncoder (without gradients) calls no layer and packs padded batches into nested
+    tensors; compiled parts of a module ignore hooks that were added later.
     """
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

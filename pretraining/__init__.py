@@ -1,1 +1,1 @@
-"""Pretraining in stages, as the mini models were made: objectives, and what they ask of a family beside its losses."""
+"""Pretraining in stages, as for the minis: objectives, and additional losses of families."""

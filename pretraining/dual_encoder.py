@@ -1,10 +1,10 @@
-"""Make a dual encoder of two pretrained towers, of images and of texts: both stay as they are, projections learn.
+"""Make a dual encoder from two frozen pretrained towers, of images and of texts, by training their projections.
 
     python -m pretraining.dual_encoder --output_dir weights/hf/dual-stamps
     python prune.py --model hf:weights/hf/dual-stamps ...
 After Zhai et al., "LiT: Zero-Shot Transfer with Locked-image text Tuning", CVPR 2022, with the text tower locked, too.
-Each image and each caption is read once: what the towers say of them never changes. The same command gives the same
-weights. --random has towers of random weights, to compare with.
+Each image and each caption is encoded once, since the towers are frozen. The same command gives the same weights.
+--random uses towers with random weights, as a baseline.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ CONFIG = "configs/hf/dual_encoder.yaml"
 
 @dataclass(frozen=True)
 class DualEncoderConfig:
-    """vision, text: folders or hub ids of the towers. train, test: galleries (docs/data.md)."""
+    """A dual encoder of two frozen towers."""
 
-    vision: str
-    text: str
-    train: Files
-    test: Files
-    projection_dim: int = 256
-    steps: int = 600
-    batch_size: int = 256
+    vision: str  # folder or hub id of the image tower
+    text: str  # folder or hub id of the text tower
+    train: Files  # gallery to train on (docs/data.md)
+    test: Files  # gallery to test on
+    projection_dim: int = 256  # width of the contrastive space
+    steps: int = 600  # optimizer steps of the projections
+    batch_size: int = 256  # pairs per step
     lr: float = 1.0e-3
     weight_decay: float = 0.1
     seed: int = 42
-    max_words: int = 40
-    max_tokens: int = 40
-    encode: int = field(default=32)  # images or texts that a tower reads together
+    max_words: int = 40  # words kept of a caption
+    max_tokens: int = 40  # length to which texts are cut
+    encode: int = field(default=32)  # images or texts per forward pass of a tower
 
     def __post_init__(self) -> None:
         at_least(self, 1, "projection_dim", "steps", "max_words", "encode")
@@ -58,8 +58,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=CONFIG, help=f"YAML file (default: {CONFIG})")
-    parser.add_argument("--output_dir", required=True, help="the folder that is written")
-    parser.add_argument("--random", action="store_true", help="towers of random weights, to compare with")
+    parser.add_argument("--output_dir", required=True, help="output folder")
+    parser.add_argument("--random", action="store_true", help="use towers with random weights, as a baseline")
     add_set(parser)
     return parser.parse_args(arguments)
 

@@ -1,6 +1,6 @@
-"""What the minis' stages ask of X-VLM and BLIP that is no part of either model: words alone, and where to look.
+"""Auxiliary losses for pretraining the minis of X-VLM and BLIP: masked words without images, and attention guidance.
 
-Real models start from towers trained elsewhere; models this small and this shortly trained need these to get as far.
+Real models start from towers trained elsewhere; models of this size and training time need these losses instead.
 """
 
 from __future__ import annotations

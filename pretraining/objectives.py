@@ -35,12 +35,12 @@ from pretraining.self_distillation import SelfDistillation
 
 Losses = dict[str, Tensor]
 
-PLACE_WEIGHT = 8.0  # of what single patches say of their box: beside cross-entropies its gradient is faint
+PLACE_WEIGHT = 8.0  # weight of the patch box loss, whose gradient is small compared with cross-entropies
 BOX_WEIGHT = 3.0  # of X-VLM's box losses, where they are guided
 
 
 class DenseLabels(nn.Module):
-    """The vision tower learns what each patch shows; its linear heads are thrown away afterwards."""
+    """The vision tower classifies what each patch shows; its linear heads are discarded afterwards."""
 
     sides = ("scenes",)
     serves = (ImageEncoder,)
@@ -69,10 +69,10 @@ class DenseLabels(nn.Module):
 
 
 class WholeImages(DenseLabels):
-    """The same, and the class token tells which labels occur anywhere in the picture.
+    """The same, and the class token predicts which labels occur in the picture.
 
     What the patches know does not get into the class token by itself: classifiers above it find the colours and then
-    stay there for a thousand steps. Its heads are thrown away afterwards, too.
+    stay there for a thousand steps. Its heads are discarded afterwards, too.
     """
 
     def __init__(self, model: ImageEncoder):
@@ -94,7 +94,7 @@ class WholeImages(DenseLabels):
 
 
 class DensePlaces(DenseLabels):
-    """The same, and each patch of a region tells the region's box.
+    """The same, and each patch of a region predicts the region's box.
 
     What a patch shows can be read from its pixels alone; a tower that learnt only that has dropped where it lies, and
     then nothing above it can learn boxes.
@@ -175,7 +175,7 @@ class Guided(Together):
     """The same with two more losses on regions: where to look for what a text says, and where each patch lies.
 
     A tower that learnt what its patches show forgets where they are, and a model this small and this shortly trained
-    never gets it back from the box loss alone: its boxes stay at the average box. The head is thrown away afterwards.
+    never gets it back from the box loss alone: its boxes stay at the average box. The head is discarded afterwards.
     """
 
     sides = ("region",)
@@ -207,10 +207,10 @@ class Guided(Together):
 class Grounded(Together):
     """For a model without box losses (BLIP): its own losses on pairs, and on regions what a text means and where it is.
 
-    From captions alone a model this small and this shortly trained learns no left from right. Here [ENC] tells the box
-    of what a region's text says, half of the heads of a layer are asked to look there, and each patch tells the box it
-    lies in. The heads are thrown away afterwards. Where the pairs have opposites (reader `opposed_pairs`), matching
-    tells captions from them, too.
+    From captions alone a model of this size and training time does not learn left and right. Here [ENC] predicts the
+    box of a region's text, the attention of half of a layer's heads is guided to it, and each patch predicts the box
+    around it. The heads are discarded afterwards. If the pairs have opposites (reader `opposed_pairs`), matching also
+    distinguishes captions from them.
     """
 
     sides = ("general", "region")

@@ -1,4 +1,4 @@
-"""DINO's pretraining: a student learns from crops to say what a slowly moving teacher says of the whole view.
+"""DINO's pretraining: a student matches, on crops, the output of a momentum teacher on the whole view.
 
 Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV 2021: multi-crop, centering and
 sharpening of the teacher's output, momentum teacher.
@@ -23,7 +23,7 @@ MOMENTUM, CENTER_MOMENTUM = 0.99, 0.9
 
 
 class ProjectionHead(nn.Module):
-    """DINO's head: a small MLP, normalised, then `OUTPUTS` prototypes of unit length. Thrown away afterwards."""
+    """DINO's head: a small MLP, normalised, then `OUTPUTS` prototypes of unit length. Discarded afterwards."""
 
     def __init__(self, width: int):
         super().__init__()

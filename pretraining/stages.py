@@ -29,7 +29,7 @@ from storage.tensors import read_safetensors, write_safetensors
 from training.fabric import make_fabric
 from training.loop import Callback, Loop, fit
 from training.optimizer import Recipe
-from training.passes import told_of_passes
+from training.passes import passes_notice
 from training.replaced import Replaced, missing_images
 from training.snapshot import refuse_another_run
 from training.sole_run import sole_run
@@ -37,23 +37,23 @@ from training.sole_run import sole_run
 
 @dataclass(frozen=True)
 class Stage:
-    """objective: a key of OBJECTIVES. sides: the data. batch_size: samples a side, step and process together."""
+    """A stage of pretraining."""
 
-    name: str
-    objective: str
-    steps: int
-    batch_size: int
+    name: str  # names its folder
+    objective: str  # a key of OBJECTIVES
+    steps: int  # optimizer steps
+    batch_size: int  # samples of each side per step, over all processes
     recipe: Recipe
-    sides: dict[str, ReaderConfig]
+    sides: dict[str, ReaderConfig]  # name -> data
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """The stages in order and the seed of everything random. start: the X-VLM whose image tower a CLIP begins with."""
+    """Pretraining in stages."""
 
-    stages: list[Stage]
-    start: str | None = None
-    seed: int = 0
+    stages: list[Stage]  # in order
+    start: str | None = None  # an X-VLM whose image tower initialises a CLIP
+    seed: int = 0  # of weights, data order and dropout
 
 
 def pretrain(args: argparse.Namespace, config: PretrainConfig, folder: Path) -> None:
@@ -89,7 +89,7 @@ def _run_stages(fabric: Fabric, args: argparse.Namespace, config: PretrainConfig
 
 
 def check_stages(config: PretrainConfig, model: str, processes: int) -> None:
-    """InputError before the first stage starts when any stage asks for something that cannot be."""
+    """InputError, before the first stage starts, when any stage is invalid."""
     family = class_of(model)
     names = [stage.name for stage in config.stages]
     for stage in config.stages:
@@ -114,13 +114,15 @@ def check_stages(config: PretrainConfig, model: str, processes: int) -> None:
                 f"{where}: steps and batch_size must be at least 1, not {stage.steps} and {stage.batch_size}"
             )
         if processes > 0 and stage.batch_size % processes:
-            raise InputError(f"{where}: a batch of {stage.batch_size} cannot be dealt to {processes} processes evenly")
+            raise InputError(
+                f"{where}: a batch of {stage.batch_size} cannot be divided among {processes} processes evenly"
+            )
 
 
 def load_finished(path: Path, model: nn.Module, identity: dict[str, Any]) -> None:
     """Put the weights of a finished stage into the model; InputError when another run wrote them or they do not fit."""
     state, metadata = read_safetensors(path)
-    if "identity" in metadata:  # else somebody put the file there to start from it
+    if "identity" in metadata:  # otherwise the file was provided as a starting point
         refuse_another_run(path, json.loads(metadata["identity"]), json.loads(json.dumps(identity)))
     load_state(model.inner, state, model.key_rules, LoadReport(str(path), files=[path]))
     model.tie()
@@ -139,7 +141,7 @@ def _run_stage(
     data = stage_data(model, stage, stage.batch_size // fabric.world_size, seed)
     replaced = Replaced()
     for side in data.sides.values():
-        for notice in (missing_images(side.reader.source), told_of_passes(side, stage.steps * fabric.world_size)):
+        for notice in (missing_images(side.reader.source), passes_notice(side, stage.steps * fabric.world_size)):
             if notice and fabric.is_global_zero:
                 console.print(notice)
 
@@ -169,8 +171,8 @@ def _run_stage(
     if hasattr(objective, "after_step"):
         loop.callbacks.append(Callback(after_step=lambda step: objective.after_step(step, stage.steps)))
     fit(fabric, objective, micro_batches, loop)
-    if told := replaced.told():
-        console.print(told)
+    if notice := replaced.summary():
+        console.print(notice)
     if hasattr(objective, "finish"):
         objective.finish()
     for parameter, value in required.items():
@@ -187,8 +189,8 @@ def stage_data(model: nn.Module, stage: Stage, batch_size: int, seed: int) -> Si
 def save_weights(path: Path, model: nn.Module, small: bool = False, identity: dict[str, Any] | None = None) -> None:
     """The model's state dict, each tied tensor once.
 
-    small: in half precision, and without what the model makes anew when it is loaded (momentum copies, queues, a
-    classifier). identity: what defines the run, kept in the file for `load_finished`.
+    small: in half precision, and without tensors that are recreated on loading (momentum copies, queues, a classifier).
+    identity: what defines the run, kept in the file for `load_finished`.
     """
     seen: set[int] = set()
     state = {}

@@ -1,4 +1,4 @@
-"""HOW it is pruned: one file a method; `prune` runs one on a model and gives a mask per sparsity."""
+"""Pruning methods, one file each; `prune` runs one on a model and returns a mask per sparsity."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def prune(
     """Prune `model` once and return a mask for each sparsity; the model is left as it was.
 
     model: a `models.base.Model`. batches: a re-iterable of {"general": {field: tensor}, "region":
-    {...}}; methods without data take an empty one. sparsities: shares of prunable weights to go, in (0, 1).
+    {...}}; methods without data take an empty one. sparsities: shares of prunable weights to prune, in (0, 1).
     options: `seed`, `allocation`, `num_batches` (a round, for iterative methods) and the method's own.
     Raises InputError for unknown names, impossible sparsities and unusable batches.
     """

@@ -1,7 +1,7 @@
-"""What every pruner is: a criterion that scores weights, fed with calibration data as it asks.
+"""The base classes of pruners: a criterion that scores weights, computed from calibration data where it needs any.
 
-`calibrate` looks at the data once; `masks` is then cheap and can be asked for any sparsities.
-Iterative methods override `masks` and do their rounds there. Each method owns its options (a dataclass).
+`calibrate` reads the data once; `masks` is then cheap for any sparsities. Iterative methods override `masks` and run
+their rounds there. Each method owns its options (a dataclass).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Advance = Callable[..., None]
 
 
 def silent(steps: int = 1, note: str | None = None) -> None:
-    """Progress that nobody looks at."""
+    """No progress bar."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class NoOptions:
 
 @dataclass
 class Work:
-    """What a pruner works with besides the model: the data, the processes, where to save, how to report.
+    """What a pruner needs besides the model: data, processes, checkpoint, progress.
 
     pairs: how many {general, region} steps of the data to use (a round, for iterative methods); None: all.
     """
@@ -68,13 +68,13 @@ class Pruner(ABC):
 
     allocation: ClassVar[str] = "global"
     uses_data: ClassVar[bool] = False
-    draws: ClassVar[bool] = False  # at random, without any data
-    updates_weights: ClassVar[bool] = False  # those that stay; the masks carry them
+    draws: ClassVar[bool] = False  # uses the seed although it uses no data
+    updates_weights: ClassVar[bool] = False  # updates the kept weights; the masks carry them
     uses_gradients: ClassVar[bool] = False
-    uses_rounds: ClassVar[bool] = False  # each mask needs passes through the data of its own
-    resumes: ClassVar[bool] = True  # an interrupted run goes on from what it saved
-    takes_ids: ClassVar[bool] = True  # its scores can be weighted layer by layer
-    family: ClassVar[str] = ""  # methods of one idea have one colour in pictures; without one: of its own
+    uses_rounds: ClassVar[bool] = False  # each mask needs its own passes over the data
+    resumes: ClassVar[bool] = True  # an interrupted run can resume
+    takes_ids: ClassVar[bool] = True  # its scores can be weighted by layer (--ids)
+    family: ClassVar[str] = ""  # methods of one family share a colour in pictures; empty: its own colour
     Options: ClassVar[type] = NoOptions
 
     def __init__(self, model: Model, work: Work, options: Any, allocation: str | None = None):
@@ -88,12 +88,12 @@ class Pruner(ABC):
         self.modality = {name: model.modality_of(name) for name in self.layers}
         self.allocation_name = allocation or self.allocation
         self.allocate = allocation_named(self.allocation_name)
-        self.scores_by_sparsity: dict[float, Scores] = {}  # of methods whose scores serve one sparsity only
-        self.factors: Mapping[str, float] = {}  # on the scores of layers, where they are weighted
-        self.unreached: list[str] = []  # layers of which the data said nothing
+        self.scores_by_sparsity: dict[float, Scores] = {}  # for methods whose scores serve one sparsity only
+        self.factors: Mapping[str, float] = {}  # on the scores of layers (--ids)
+        self.unreached: list[str] = []  # layers that the data did not reach
 
     def calibrate(self) -> None:  # noqa: B027 - methods without data inherit it
-        """Look at the data, where the method needs any."""
+        """Read the data, if the method needs any."""
 
     @abstractmethod
     def masks(self, sparsities: Sequence[float]) -> dict[float, Mask]:
@@ -114,11 +114,11 @@ class Pruner(ABC):
         return Mask(kept, self.modality, transposed=[name for name, form in self.forms.items() if form.transposed])
 
     def cut(self, scores: Scores, sparsity: float) -> Mask:
-        """The mask that the allocation leaves of the scores at one sparsity."""
+        """The mask that the allocation makes of the scores at one sparsity."""
         return self.cut_all(scores, [sparsity])[sparsity]
 
     def cut_all(self, scores: Scores, sparsities: Sequence[float]) -> dict[float, Mask]:
-        """The mask that the allocation leaves of the scores at each sparsity."""
+        """The masks that the allocation makes of the scores, one per sparsity."""
         magnitudes = self.magnitudes()
         if self.factors:
             scores, magnitudes = weighted(scores, self.factors), weighted(magnitudes, self.factors)
@@ -126,14 +126,14 @@ class Pruner(ABC):
         return Mask.cut(scores, cuts, sparsities, self.modality, self.forms)
 
     def magnitudes(self) -> Scores:
-        """|W| of each layer, computed when looked at."""
+        """|W| of each layer, computed on access."""
         return Scores(self.shapes, lambda name: self.matrix(name).abs().float().cpu().numpy())
 
     @classmethod
     def plan(cls, options: Any, num_batches: int, available: int, masks: int) -> tuple[int | None, int]:
         """How much data the method reads.
 
-        num_batches: steps asked for; available: steps until the data ends (at most num_batches); masks: how many.
+        num_batches: steps requested; available: steps until the data ends (at most num_batches); masks: how many.
         Returns the steps of one round (None: once through the data) and those of the whole run.
         """
         return None, available
@@ -153,9 +153,9 @@ class Pruner(ABC):
     ) -> None:
         """Feed the units of the pairs start <= pair < stop (None: to the end of the data) to a statistic.
 
-        wrap: begin the data anew when it ends before `stop`. also: what the checkpoint must hold besides the statistic
-        (tensors, progress of rounds). save: whether this pass is saved now and then; one that is short, or too large
-        to be saved, is simply done again.
+        wrap: start the data again when it ends before `stop`. also: what the checkpoint must hold besides the statistic
+        (tensors, progress of rounds). save: whether this pass is checkpointed; a pass that is short, or too large to
+        save, is repeated instead.
         """
         work = self.work
         seen = 0
@@ -172,10 +172,10 @@ class Pruner(ABC):
             raise InputError("the calibration data is empty: give at least one batch")
 
     def _rounds_of_units(self, statistic: Statistic, start: int, stop: int | None, wrap: bool) -> Iterator[list[int]]:
-        """Let each process see one unit at a time; yields the ranks of those that had one.
+        """Give each process one unit at a time; yields the ranks of the processes that had one.
 
-        Where a loss depends on the batches before (queues, momentum), every process goes through all units in
-        order, but only moves the model's state along at those of the others.
+        If a loss depends on earlier batches (queues, momentum), every process steps through all units in order, but
+        only updates the model's state for those of the others.
         """
         work, device = self.work, device_of(self.model)
         group = work.group
@@ -195,7 +195,7 @@ class Pruner(ABC):
             yield ranks
 
     def gather_once(self, statistic: Statistic) -> None:
-        """One pass over the data, from where an interrupted run left it."""
+        """One pass over the data, resumed from a checkpoint if there is one."""
         start = 0
         saved = self.work.checkpoint.load()
         if saved is not None:
@@ -228,8 +228,7 @@ class Pruner(ABC):
 class OneShot(Pruner):
     """A pruner whose scores serve every sparsity.
 
-    keep_scores: whether they stay in memory; those that come from weights and small statistics are computed at each
-    look.
+    keep_scores: whether they are held in memory; scores from weights and small statistics are computed on each access.
     """
 
     keep_scores: ClassVar[bool] = True
@@ -237,7 +236,7 @@ class OneShot(Pruner):
 
     @abstractmethod
     def score(self, name: str) -> Tensor:
-        """Scores [o, i] of a layer, float32, any device; the lowest go first."""
+        """Scores [o, i] of a layer, float32, any device; the lowest are pruned first."""
 
     def scores(self) -> Scores:
         """The scores of all layers; InputError when a weight or a score is NaN or infinite."""
@@ -254,15 +253,15 @@ class OneShot(Pruner):
             return self.to_host(name, self.score(name))
 
     def masks(self, sparsities: Sequence[float]) -> dict[float, Mask]:
-        """Cut the scores as the allocation says."""
+        """Masks from the scores, by the allocation."""
         return self.cut_all(self.scores(), sparsities)
 
 
 class InputAware(OneShot):
-    """A one-shot method whose criterion looks at a weight matrix and at the norms of what it reads."""
+    """A one-shot method whose criterion uses a weight matrix and the norms of its input channels."""
 
     uses_data = True
-    keep_scores = False  # they follow from the norms
+    keep_scores = False  # computed from the norms on access
 
     def calibrate(self) -> None:
         """Gather the norm of every input channel in one pass."""
@@ -282,7 +281,7 @@ class InputAware(OneShot):
 
 
 class Rounds(Pruner):
-    """A method that prunes in rounds, each on what the last left; every sparsity starts from the same fresh model."""
+    """A method that prunes in rounds, each on the result of the last; every sparsity starts from the dense model."""
 
     uses_data = True
     uses_gradients = True
@@ -290,11 +289,11 @@ class Rounds(Pruner):
 
     @classmethod
     def plan(cls, options: Any, num_batches: int, available: int, masks: int) -> tuple[int | None, int]:
-        """`num_batches` a round; the data starts over when it ends."""
+        """`num_batches` per round; the data starts again when it ends."""
         return num_batches, num_batches * options.epochs * masks
 
     def pairs_in_all(self) -> int | None:
-        """Those of all rounds."""
+        """The steps of all rounds."""
         return None if self.work.pairs is None else self.work.pairs * self._count
 
     @property
@@ -307,7 +306,7 @@ class Rounds(Pruner):
         return (0, None) if pairs is None else (turn * pairs, (turn + 1) * pairs)
 
     def masks(self, sparsities: Sequence[float]) -> dict[float, Mask]:
-        """The rounds for each sparsity; those that an interrupted run had finished are not made again."""
+        """Run the rounds for each sparsity; a resumed run skips those that are finished."""
         progress = Progress.load(self.work.checkpoint, self.mask_of) if self.resumes else Progress({})
         self.work.advance(progress.pairs_done(self._count, self.work.pairs))
         for sparsity in sparsities:
@@ -318,7 +317,7 @@ class Rounds(Pruner):
 
     @abstractmethod
     def rounds(self, sparsity: float, progress: Progress) -> Mask:
-        """The mask at one sparsity, after all rounds, from where `progress` says that an interrupted run was.
+        """The mask at one sparsity after all rounds, starting where `progress` says.
 
-        The model's weights may be changed: they are put back afterwards.
+        The model's weights may be changed: the caller restores them.
         """

@@ -1,4 +1,4 @@
-"""CHITA: prune and update weights together, so that what n mini-batch gradients say of the loss changes least.
+"""CHITA: prune and update weights together, minimising a quadratic model of the loss from n mini-batch gradients.
 
 Benbaki et al., "Fast as CHITA: Neural Network Pruning with Combinatorial Optimization", ICML 2023 (block-wise).
 With rows of A the gradients, B the samples a row, d = b - w the change of the weights and mu = n lambda, minimise
@@ -31,15 +31,15 @@ from sparsity.schedules import SCHEDULES, check_rounds
 
 @dataclass(frozen=True)
 class CHITAOptions:
-    """CHITA's; `compare` is off where an option changes no result."""
+    """CHITA's options; `compare=False` marks one that changes no result."""
 
     lambda_: float = option(1e-5, "ridge penalty")
-    epochs: int = option(1, "rounds of pruning; more than 1 makes chita chita++", "-e")
+    epochs: int = option(1, "rounds of pruning; more than 1 is CHITA++", "-e")
     schedule: str = option("exp", "how the sparsity grows over the rounds: exp, linear or const")
-    block: int = option(10_000, "weights that are solved for together")
-    iterations: int = option(5, "steps of hard thresholding, of the whole and of each block")
+    block: int = option(10_000, "weights per block, which are solved for together")
+    iterations: int = option(5, "steps of iterative hard thresholding, global and per block")
     scratch_dir: str | None = option(
-        None, "where gradients lie meanwhile (default: the system's temporary folder)", compare=False
+        None, "folder of the gradient matrix during the run (default: the system's temporary folder)", compare=False
     )
 
     def __post_init__(self) -> None:
@@ -47,9 +47,11 @@ class CHITAOptions:
         if self.block < 1 or self.iterations < 0:
             raise InputError("chita's block must be at least 1, its iterations at least 0")
         if self.scratch_dir is not None and not Path(self.scratch_dir).is_dir():
-            raise InputError(f"scratch_dir {self.scratch_dir} is no folder: make it, or choose another")
+            raise InputError(f"scratch_dir {self.scratch_dir} is not a folder: make it, or choose another")
         if not self.lambda_ > 0:
-            raise InputError(f"--lambda_ must be above 0, not {self.lambda_}: without it the problem has no one answer")
+            raise InputError(
+                f"--lambda_ must be above 0, not {self.lambda_}: without a ridge the solution is not unique"
+            )
 
 
 class CHITA(Rounds):
@@ -68,7 +70,7 @@ class CHITA(Rounds):
         return super().plan(options, num_batches, available, masks)
 
     def masks(self, sparsities: Sequence[float]) -> dict[float, Mask]:
-        """Each sparsity from the same weights; the masks carry the updated weights."""
+        """Every sparsity starts from the same weights; the masks carry the updated weights."""
         with freed_memory_returned():
             if self.options.epochs > 1:
                 return super().masks(sparsities)
@@ -76,7 +78,7 @@ class CHITA(Rounds):
                 return {sparsity: self._prune(rows, sparsity) for sparsity in sparsities}
 
     def rounds(self, sparsity: float, progress: Progress) -> Mask:
-        """Rows of what is left, more pruned and the rest updated by them, and again."""
+        """Gradient rows of the current weights, then prune and update; repeat."""
         mask = None
         for turn in range(self.options.epochs):
             reached = SCHEDULES[self.options.schedule](sparsity, turn + 1, self.options.epochs)
@@ -90,18 +92,18 @@ class CHITA(Rounds):
         count = self.work.pairs or len(list(self.work.batches))
         rows = GradientRows(self.model, self.layers, count, len(self.work.sides), self.options.scratch_dir)
         try:
-            # In the first round, a row is not taken twice when the data ends early: there are just fewer.
+            # If the data ends early in the first round, there are fewer rows: repeated rows would add no information.
             self.gather(rows, turn * count, (turn + 1) * count, save=False, wrap=turn > 0)
         except BaseException:
             rows.close()
             raise
         if turn == 0:
             self.unreached = rows.all_zero()
-        return_freed_memory()  # small pieces of the backward passes
+        return_freed_memory()  # the backward passes leave fragmented memory
         return rows
 
     def _prune(self, rows: GradientRows, sparsity: float, alive: Mask | None = None) -> Mask:
-        """One round: global support, then every layer's blocks on it. Weights dead before stay dead."""
+        """One round: global support, then every layer's blocks on it. Weights of earlier rounds stay pruned."""
         options = self.options
         problem = Problem(
             self.layers,

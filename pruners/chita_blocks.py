@@ -1,9 +1,9 @@
-"""CHITA's second half: within each block of weights, a better support and the exact optimum on it.
+"""CHITA's second half: within each block of weights, refine the support and solve for its optimum exactly.
 
 Blocks never cross a layer; many are solved at once. All algebra is float64: with small lambda the systems are
 ill-conditioned. On a support S the optimum needs one n x n system only,
     d_S = -A_S' (A_S A_S' + mu I)^-1 (A_P d_P + 1/B),     d_P = -w_P for the pruned P,
-which unlike the usual Woodbury form subtracts no large numbers from one another.
+which avoids the cancellation of large numbers in the usual Woodbury form.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 STEPS = (4.0, 1.0)
-"""Step lengths tried, as multiples of 1 / L: the second can never make things worse."""
+"""Step lengths tried, as multiples of 1 / L. A step of 1 / L never increases the objective; a longer one often gains
+more.
+"""
 
 
 class Columns(Protocol):
-    """What a layer's solution needs to know: rows of A by columns, and the constants of the problem."""
+    """What solving a layer needs: columns of A, and the constants of the problem."""
 
     mu: float
     inverse_batch: float
@@ -34,9 +36,9 @@ class Columns(Protocol):
 
 
 class Block(NamedTuple):
-    """Blocks side by side: A [q, n, m], w and d [q, m], support [q, m], v = A d [q, n], objective [q].
+    """A batch of q blocks: A [q, n, m], w and d [q, m], support [q, m], v = A d [q, n], objective [q].
 
-    empty [q, m]: columns without any gradient, as those that fill up the last block.
+    empty [q, m]: columns without any gradient, such as the padding of the last block.
     """
 
     a: Tensor
@@ -51,7 +53,7 @@ class Block(NamedTuple):
 def solve_layer(problem: Columns, name: str, support: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Refine the support and weights [o, i] of a layer, block by block; as many survive as before.
 
-    Where the problem's support is settled, since rows or groups of neighbours keep so many each, the weights alone.
+    Where the support is fixed, since each row or group keeps a given number of weights, only the weights are refined.
     Returns boolean support and updated weights (zero where pruned), both of the layer's shape, float64 weights.
     """
     flat_support, flat_weights = support.reshape(-1).copy(), weights.reshape(-1).astype(np.float64)
@@ -102,7 +104,9 @@ def refine(problem: Columns, blocks: Block) -> Block:
     curvature = torch.linalg.eigvalsh(blocks.a @ blocks.a.transpose(1, 2))[:, -1:] + problem.mu
     for _ in range(problem.iterations):
         factors = blocks.v + problem.inverse_batch
-        gradient = (factors[:, None] @ blocks.a)[:, 0] + problem.mu * blocks.d  # einsum's way takes twice as long
+        gradient = (factors[:, None] @ blocks.a)[
+            :, 0
+        ] + problem.mu * blocks.d  # batched matmul: einsum takes twice as long
         before, candidates = blocks.objective, []
         for step in STEPS:
             u = blocks.w + blocks.d - step / curvature * gradient
@@ -110,17 +114,19 @@ def refine(problem: Columns, blocks: Block) -> Block:
             candidates.append((torch.where(support, u, 0) - blocks.w, support))
         start = blocks
         for candidate in reversed(_evaluated(problem, start.a, start.w, start.empty, candidates)):
-            blocks = _chosen(candidate.objective < start.objective, candidate, blocks)  # the first that helps
+            blocks = _chosen(
+                candidate.objective < start.objective, candidate, blocks
+            )  # the longest step that helps wins
         if not (blocks.objective < before).any():
             break
     return blocks
 
 
 def _largest(u: Tensor, kept: list[int], empty: Tensor) -> Tensor:
-    """Support of the `kept` [q] largest |u| of each row [q, m]; of equal ones the later stay."""
-    # Columns without gradient and weight never enter.
+    """Support of the `kept` [q] largest |u| of each row [q, m]; of equal values the later are kept."""
+    # Columns without gradient and weight must not enter the support.
     size = torch.where(empty & (u == 0), -1.0, u.abs())
-    # Where the cut falls is found without sorting; a row that keeps nothing is cut above its largest.
+    # kthvalue finds the threshold without sorting; a row that keeps nothing gets an infinite one.
     nothing, m = u.new_tensor(torch.inf), u.shape[1]
     cuts = [row.kthvalue(m - k + 1).values if k else nothing for row, k in zip(size, kept, strict=True)]
     cut = torch.stack(cuts)[:, None]
@@ -146,6 +152,7 @@ def solve_exactly(problem: Columns, blocks: Block) -> Block:
     seen = (a[:, support] for a, support in zip(blocks.a, blocks.support, strict=True))
     gram = torch.stack([a @ a.t() for a in seen])
     eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    # n x n with n rows of A, far fewer than the m weights of a block: see the formula above.
     z = torch.linalg.solve(gram + problem.mu * eye, fixed + problem.inverse_batch)
     d = torch.where(blocks.support, -(z[:, None] @ blocks.a)[:, 0], -blocks.w)
     exact = _evaluated(problem, blocks.a, blocks.w, blocks.empty, [(d, blocks.support)])[0]

@@ -1,8 +1,8 @@
-"""CHITA's first half: which weights survive, over the whole model, by iterative hard thresholding.
+"""CHITA's first half: the support over the whole model, by iterative hard thresholding.
 
-The gradient matrix lies on disk and is larger than memory, so what counts is how often it is read: once at the start,
-and twice a step, once for the gradient and once for all trials of the step together. The gradient of a step lies on
-disk, too; in memory are the survivors of the best point so far, and one bit a weight for each trial.
+The gradient matrix A is on disk and larger than memory, so the cost is the number of times it is read: once at the
+start, and twice per step, for the gradient and for all trials of the step together. The gradient of a step is on disk,
+too. Memory holds the kept weights of the best point so far, and one bit per weight for each trial.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Values = Callable[[str], np.ndarray]
 
 @dataclass(frozen=True)
 class Trial:
-    """A support, as bits alone, and a way to the weights on it."""
+    """A support, as bits only, and a function that computes the weights on it."""
 
     support: Mask
     values: Values
@@ -41,21 +41,21 @@ class Trial:
 
 @dataclass(frozen=True)
 class Point:
-    """A trial with what is known of it: v = A (b - w) [n], and the objective."""
+    """An evaluated trial: v = A (b - w) [n], and the objective."""
 
     trial: Trial
     v: Tensor
     objective: float
 
     def settled(self) -> Point:
-        """The same with the surviving values written down, layer by layer: what they came from may go."""
+        """The same with its kept weights stored, layer by layer, so that the arrays they came from can be freed."""
         bits = self.trial.support
         mask = bits.with_values((name, torch.from_numpy(self.trial.weights(name))) for name in bits)
         return Point(Trial(mask, mask.weights), self.v, self.objective)
 
 
 class Problem:
-    """The quadratic problem over all layers. alive: weights that earlier rounds left (None: all)."""
+    """The quadratic problem over all layers. alive: weights that earlier rounds kept (None: all)."""
 
     def __init__(
         self,
@@ -70,21 +70,22 @@ class Problem:
     ):
         """allocate: scores -> the mask that keeps the largest, at the sparsity of this round.
 
-        settled: no weight may take another's place within a block, since the allocation cuts smaller parts.
+        settled: the support is not refined within blocks, since the allocation fixes the number of weights in smaller
+        parts.
         """
         self.block, self.iterations, self.settled = block, iterations, settled
         self.mu = rows.rows * lambda_
         self.inverse_batch = rows.rows / rows.samples
         self._layers, self._rows, self._allocate, self._alive = layers, rows, allocate, alive
         self._device = next(iter(layers.values())).weight.device
-        self._slope = rows.vector()  # A' (v + 1/B): the gradient without its ridge part
+        self._slope = rows.vector()  # A' (v + 1/B): the gradient without its ridge term
 
     def original(self, name: str) -> np.ndarray:
         """w of a layer, float32 in the shape of the parameter."""
         return self._layers[name].weight.detach().float().cpu().numpy()
 
     def blocks(self, name: str) -> Iterator[tuple[slice, Tensor]]:
-        """Columns of a layer and A of them [n, columns]; dead weights have no gradient."""
+        """Columns of a layer and their part of A [n, columns]; gradients of pruned weights are zero."""
         alive = None if self._alive is None else self._alive[name].flatten()
         for columns, a in self._rows.blocks(name, self.block):
             if alive is not None:
@@ -92,10 +93,10 @@ class Problem:
             yield columns, a.to(self._device)
 
     def survivors(self) -> Mask:
-        """The best that hard thresholding finds, with its weights: at least as good as magnitude pruning."""
+        """The best support that hard thresholding finds, with its weights: at least as good as magnitude pruning."""
         magnitude = Trial(self._largest(self.original), self.original)
         best, curvature = self._start(magnitude)
-        # From the dense weights (b = w, v = 0): the same step, but nothing is at zero yet.
+        # The first step starts from the dense weights (b = w, v = 0), whose gradient needs no extra reading of A.
         best = min([best, *self._step(self.original, curvature)], key=lambda point: point.objective).settled()
         for _ in range(self.iterations - 1):
             self._find_slope(best.v)
@@ -109,7 +110,7 @@ class Problem:
         return best.trial.support
 
     def _start(self, magnitude: Trial) -> tuple[Point, float]:
-        """The first walk: the magnitude point, and the curvature; the slope becomes that at the dense weights.
+        """The first reading of A: evaluate magnitude pruning, find the curvature, set the slope at the dense weights.
 
         The curvature is the largest eigenvalue of A A' + mu, in float64.
         """
@@ -138,7 +139,7 @@ class Problem:
                 self._slope.write(name, columns.start, (factors @ a).float().cpu().numpy())
 
     def _step(self, at: Values, curvature: float) -> list[Point]:
-        """What thresholding leaves of a step from `at` against the gradient, for each length of `STEPS`."""
+        """The points of thresholded gradient steps from `at`, one per length in `STEPS`."""
 
         def moved(name: str, length: float) -> np.ndarray:
             b, w = at(name), self.original(name)
@@ -151,7 +152,7 @@ class Problem:
         return self._evaluated(trials)
 
     def _evaluated(self, trials: list[Trial]) -> list[Point]:
-        """Trials as points, in one walk over A for all of them."""
+        """Evaluate the trials, in one reading of A for all of them."""
         v = torch.zeros(len(trials), self._rows.rows, dtype=torch.float64, device=self._device)
         squares = [0.0] * len(trials)
         for name in self._layers:
@@ -171,7 +172,7 @@ class Problem:
         return b.reshape(-1).astype(np.float64) - self.original(name).reshape(-1)
 
     def _wide(self, name: str) -> Iterator[tuple[slice, Tensor]]:
-        """`blocks` in float64; each is valid until the next, for memory that is new costs more than the sums do."""
+        """`blocks` in float64; each is valid until the next, since allocating new memory costs more than the sums."""
         scratch = torch.empty(0, dtype=torch.float64, device=self._device)
         for columns, a in self.blocks(name):
             if scratch.numel() < a.numel():
@@ -180,9 +181,9 @@ class Problem:
             yield columns, wide.copy_(a)
 
     def _largest(self, u: Values) -> Mask:
-        """The support of the largest |u| among what is alive."""
+        """The support of the largest |u| among the weights that are alive."""
 
-        def score(name: str) -> np.ndarray:  # anew at each look: all of them would be a second copy of the weights
+        def score(name: str) -> np.ndarray:  # recomputed on access: holding all would be a second copy of the weights
             magnitude = forms[name].matrix(np.abs(u(name)))
             if self._alive is not None:
                 magnitude[~self._alive.matrix(name).numpy()] = -1

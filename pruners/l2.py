@@ -1,4 +1,4 @@
-"""L2: magnitude relative to the layer's norm, |W| / ||W||_F, so that layers of any scale compare. No data.
+"""L2: magnitude relative to the layer's norm, |W| / ||W||_F, so that layers of different scale are comparable. No data.
 
 python prune.py --pruner l2
 """

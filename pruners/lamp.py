@@ -1,4 +1,4 @@
-"""LAMP: magnitude, scaled so that one global threshold gives each layer a fair share. No data.
+"""LAMP: magnitude, scaled so that one global threshold adapts the sparsity of each layer. No data.
 
 Lee et al., "Layer-adaptive sparsity for the Magnitude-based Pruning", ICLR 2021.
     python prune.py --pruner lamp
@@ -24,10 +24,10 @@ from sparsity.select import EVERYTHING, NOTHING, Cut, cut_layer
 from sparsity.threads import in_threads
 
 SHIFT = 16
-"""Bits of a magnitude that its bin does not show: neighbouring bins are 0.8 % apart at most."""
+"""Low bits of a magnitude that are dropped: neighbouring bins are at most 0.8 % apart."""
 
 BINS = 0x7F800000 >> SHIFT  # up to infinity
-CHUNK = 1 << 19  # magnitudes put into bins at a time, so that what is made of them stays in cache
+CHUNK = 1 << 19  # magnitudes binned at a time, so that intermediate arrays stay in cache
 
 
 class LAMP(OneShot):
@@ -37,11 +37,11 @@ class LAMP(OneShot):
     keep_scores = False
 
     def score(self, name: str) -> Tensor:
-        """[o, i]; the largest weight of a layer scores 1, so that no layer empties."""
+        """[o, i]; the largest weight of a layer scores 1, so that no layer is pruned whole."""
         return torch.from_numpy(lamp_scores(self.matrix(name).float().cpu().numpy()))
 
     def cut_all(self, scores: Scores, sparsities: Sequence[float]) -> dict[float, Mask]:
-        """One threshold over all layers without scoring every weight; other allocations look at all scores."""
+        """One threshold over all layers without scoring every weight; other allocations use all scores."""
         if self.allocation_name != "global" or self.factors:
             return super().cut_all(scores, sparsities)
         magnitudes = Scores(self.shapes, lambda name: self.to_host(name, self.matrix(name).abs()))
@@ -53,7 +53,7 @@ class LAMP(OneShot):
 class Bins:
     """Magnitudes of a layer by the upper bits of their float: how many [b], and the sum of squares from each on [b+1].
 
-    Sums run in float64 from the large end, since most squares are tiny beside the total.
+    Sums run in float64 from the large end, since most squares are tiny compared with the total.
     """
 
     count: np.ndarray
@@ -66,7 +66,7 @@ class Bins:
         flat = magnitudes.reshape(-1)
         for start in range(0, flat.size, CHUNK):
             part = flat[start : start + CHUNK]
-            # torch's, which takes 32-bit integers as they are and lets other threads run.
+            # torch's bincount takes 32-bit integers without a copy and releases the GIL.
             bins = torch.from_numpy(part.view(np.int32) >> SHIFT)
             count += torch.bincount(bins, minlength=BINS).numpy()
             squares += torch.bincount(bins, torch.from_numpy(np.square(part, dtype=np.float64)), BINS).numpy()
@@ -82,13 +82,13 @@ class Bins:
             squares = np.square(part, dtype=np.float64)
             at_least = np.cumsum(squares[::-1])[::-1] + self.at_least[bins[start] + 1]
             first = np.flatnonzero(np.diff(part, prepend=-1))
-            if first.size < part.size:  # ties: the sum from the first of equal weights on
+            if first.size < part.size:  # equal magnitudes share the sum that starts at the first of them
                 at_least = np.repeat(at_least[first], np.diff(np.append(first, part.size)))
-            scores[start:stop] = np.divide(squares, at_least, out=squares, where=part > 0)  # zeros keep their square
+            scores[start:stop] = np.divide(squares, at_least, out=squares, where=part > 0)  # a zero weight scores zero
         return scores
 
     def bounds(self, filled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Below and above all scores of the bins `filled`; widened by what another order of summation may change."""
+        """Bounds on all scores in the bins `filled`, widened by the rounding of another order of summation."""
         lowest = _edge(filled).astype(np.float64) ** 2
         highest = _edge(filled + 1).astype(np.float64) ** 2
         low = np.divide(lowest, self.at_least[filled], out=lowest, where=self.at_least[filled] > 0)
@@ -112,7 +112,7 @@ def lamp_scores(weight: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _ByScore:
-    """A cut among magnitudes that differ and yet have equal scores, of which some go: by position."""
+    """A cut among different magnitudes with equal (rounded) scores: ties are broken by position."""
 
     cut: Cut
 
@@ -121,10 +121,11 @@ class _ByScore:
 
 
 def lamp_cuts(magnitudes: Scores, counts: Sequence[int]) -> dict[str, list[Cut | _ByScore]]:
-    """For each layer, where its magnitudes are cut for each of `counts` to go of all layers together.
+    """For each layer, its cuts among magnitudes that prune each of `counts` weights over all layers together.
 
-    The same as the cut of all `lamp_scores`: equal scores go by position, in the order of layers.
+    The same as the cut of all `lamp_scores`: ties are broken by position, in the order of layers.
     """
+    # Scores rise with magnitude within a layer, so the bounds of a bin bound the scores of all its weights.
     bins = dict(zip(magnitudes, in_threads(lambda name: Bins.of(magnitudes[name]), magnitudes), strict=True))
     filled = {name: np.flatnonzero(of.count) for name, of in bins.items()}
     bounds = {name: of.bounds(filled[name]) for name, of in bins.items()}
@@ -152,20 +153,20 @@ def lamp_cuts(magnitudes: Scores, counts: Sequence[int]) -> dict[str, list[Cut |
         [cut] = cut_layer(np.concatenate([scores for _, scores in parts.values()]), [count - below])
         ties = cut.ties
         for name, (ordered, scores) in parts.items():
-            edge = _edge(ranges[name][i][1])  # of magnitudes that surely stay
+            edge = _edge(ranges[name][i][1])  # magnitudes from here on are certainly kept
             found, ties = _layer_cut(ordered, scores, Cut(cut.value, ties), edge)
             cuts[name].append(found)
     return cuts
 
 
 def _layer_cut(ordered: np.ndarray, scores: np.ndarray, cut: Cut, edge: np.float32) -> tuple[Cut | _ByScore, int]:
-    """A layer's cut among its ascending magnitudes that may be there, and the ties that later layers still lose."""
+    """A layer's cut among its ascending magnitudes near the threshold, and the ties left for later layers."""
     first, last = (int(np.searchsorted(scores, np.float32(cut.value), side)) for side in ("left", "right"))
     ties = min(cut.ties, last - first)
     values = np.append(ordered, edge)
     if ties and ordered[first] != ordered[last - 1] and ties < last - first:
         return _ByScore(Cut(cut.value, ties)), cut.ties - ties
-    if ties == last - first:  # all of them, or none are there
+    if ties == last - first:  # all tied weights of this layer are pruned, or it has none
         return Cut(float(values[last]), 0), cut.ties - ties
     return Cut(float(values[first]), ties), cut.ties - ties
 
@@ -181,7 +182,7 @@ def _window(low: np.ndarray, high: np.ndarray, number: np.ndarray, count: int) -
 
 
 def _bins_inside(filled: np.ndarray, low: np.ndarray, high: np.ndarray, least: float, most: float) -> tuple[int, int]:
-    """First bin of a layer that may hold a score in [least, most], and the one after the last."""
+    """The range of bins of a layer that may hold a score in [least, most]: the first, and the one after the last."""
     open_ = (high >= least) & (low <= most)
     if open_.any():
         return int(filled[open_][0]), int(filled[open_][-1]) + 1

@@ -1,9 +1,9 @@
-"""MULTIFLOW: keep the weights that carry the most signal, under a prior that keeps each modality its share.
+"""MULTIFLOW: keep the weights that carry the most signal, at the same sparsity in every modality.
 
 Farina et al., "MULTIFLOW: Shifting Towards Task-Agnostic Vision-Language Pruning", CVPR 2024, eq. 3-8.
 One pass over the calibration data, no gradients.
     python prune.py --pruner multiflow
-What a part of the score is worth is seen without it (--no-reached, --no-emitted); configs/experiments/ablation.yaml.
+--no-reached and --no-emitted leave a part of the score out; configs/experiments/ablation.yaml measures each.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pruners.base import InputAware
 
 @dataclass(frozen=True)
 class MultiflowOptions:
-    """Parts of the score. Without either it is |W|; omp gives the same without a look at the data."""
+    """Parts of the score. Without both it is |W|, as for omp, which needs no data."""
 
-    reached: bool = option(True, "let the signal that reaches the output be part of the score")
-    emitted: bool = option(True, "let the signal that the input emits be part of the score")
+    reached: bool = option(True, "multiply the score by the signal that reaches the output")
+    emitted: bool = option(True, "multiply the score by the signal that the input emits")
 
 
 class Multiflow(InputAware):
@@ -43,6 +43,7 @@ def flow_scores(weight: Tensor, norm: Tensor, reached: bool = True, emitted: boo
     """
     o, i = weight.shape
     magnitude = weight.abs().float()
+    # Both factors are computed from |W| before it is scaled in place, so that no second matrix [o, i] is needed.
     arriving = magnitude @ norm / i if reached else None
     leaving = norm * magnitude.mean(dim=0) if emitted else None
     if arriving is not None:

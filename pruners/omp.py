@@ -1,4 +1,4 @@
-"""Magnitude pruning in one shot: the smallest |W| go, of the whole model (omp) or of each layer (localmp).
+"""One-shot magnitude pruning: the smallest |W| are pruned, over the whole model (omp) or in each layer (localmp).
 
 Han et al., NeurIPS 2015 (magnitude as criterion). No data.
     python prune.py --pruner omp
@@ -19,10 +19,11 @@ class OMP(OneShot):
 
     def score(self, name: str) -> Tensor:
         """|W| [o, i]."""
+        # One global threshold compares layers of different scale as they are: l2 and lamp correct for that.
         return self.matrix(name).abs()
 
 
 class LocalMP(OMP):
-    """Score |W|, each layer at the sparsity asked for."""
+    """Score |W|, every layer at the same sparsity."""
 
     allocation = "layer"

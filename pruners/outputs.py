@@ -1,4 +1,4 @@
-"""The files that one pruning leaves: masks, scores, manifest, run times, picture; and what they would replace."""
+"""The output files of a pruning: masks, scores, manifest, run times, picture; and which files they would replace."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from storage.hashing import hash_json
 from storage.tensors import parse_metadata, read_metadata
 
 MOST_WORDS = 60
-"""Letters of sparsities in the name of a picture; a file system has room for some 255 in all."""
+"""Longest list of sparsities in the name of a picture: file systems allow some 255 characters in all."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Outputs:
     model: str
     label: str
     seed: int
-    cut: tuple[float, ...] | None = None  # percents that were cut later from saved scores
-    left_out: tuple[str, ...] = ()  # parts of the method's score
+    cut: tuple[float, ...] | None = None  # sparsities that were made later from saved scores
+    left_out: tuple[str, ...] = ()  # parts of the score that were left out
 
     @classmethod
     def of(
@@ -67,10 +67,9 @@ class Outputs:
     def of_scores(
         cls, path: Path, source: dict[str, Any], allocation: str, percents: Sequence[float], output_dir: str | None
     ) -> Outputs:
-        """The files of masks that are cut from the scores in `path`, which a run of `source` wrote.
+        """The files of masks made from the scores in `path`, which a run of `source` wrote.
 
-        Without an `output_dir` they go where that run would put them; from a file that is no longer in the folder of
-        its run, beside it.
+        Without an `output_dir` they go where that run would put them, or next to a scores file that was moved.
         """
 
         def of(allocation: str) -> Outputs:
@@ -79,7 +78,7 @@ class Outputs:
             return cls.of(folder, source["model"], source["pruner"], special, source["seed"], left_out, "ids" in source)
 
         outputs, own = dataclasses.replace(of(allocation), cut=tuple(percents)), of(source["allocation"]).label
-        stays = path.absolute().parent.name == own and outputs.label != own  # in the run's folders, beside its own
+        stays = path.absolute().parent.name == own and outputs.label != own  # in the run's folders, next to its own
         return outputs if output_dir or stays else dataclasses.replace(outputs, folder=path.parent)
 
     def mask(self, sparsity: float) -> Path:
@@ -101,7 +100,7 @@ class Outputs:
         return self.folder / f"{self.model}_{self.label}_seed{self.seed}_{ending}"
 
     def scores(self, sparsity: float | None = None) -> Path:
-        """Scores of all weights, from which masks are cut; those of one sparsity for methods that train them."""
+        """Scores of all weights, from which masks are made; per sparsity for methods that train them."""
         if sparsity is None:
             return self._beside("scores.safetensors")
         return self.mask(sparsity).with_name(self.mask(sparsity).stem + "_scores.safetensors")
@@ -113,7 +112,7 @@ class Outputs:
 
     @property
     def picture(self) -> Path:
-        """Sparsity of every layer; of many that were cut later, the name has the first, the last and a fingerprint."""
+        """Sparsity of every layer; a long list of sparsities is shortened to the first, the last and a fingerprint."""
         if self.cut is None:
             return self._beside("layers.png")
         asked = [f"{percent:.10g}" for percent in self.cut]
@@ -124,7 +123,7 @@ class Outputs:
 
     @property
     def checkpoint(self) -> Path:
-        """Statistics of a run that is not finished."""
+        """Checkpoint of a run that is not finished."""
         return self._beside("unfinished.safetensors")
 
     @property
@@ -133,33 +132,33 @@ class Outputs:
         return self.folder / "runtimes.csv"
 
     def check_folder(self, percents: Sequence[float]) -> None:
-        """InputError now, not after the calibration, when these masks and what goes with them cannot be written."""
+        """InputError, before the calibration, when the masks and their files cannot be written."""
         files = [self.picture, self.manifest, self.checkpoint, *(self.scores(percent / 100) for percent in percents)]
         longest = max((path.name for path in files), key=lambda name: len(name.encode()))
         check_writable(self.folder, longest)
 
     def replaces(self, sparsities: Sequence[float], source: dict[str, Any], steps: int | None) -> str | None:
-        """What is about to be lost, in a sentence: options and data are no part of files' names. None: nothing.
+        """A sentence on files that will be replaced, since options and data are not part of file names. None: no files.
 
         source: options, weights and precision as masks keep them. steps: batches that one mask's calibration looks at
         (None: no data).
         """
         asked = {self.mask(sparsity) for sparsity in sparsities}
-        now = _told(source, steps)
+        now = _made_with(source, steps)
         for path in sorted(self.masks(), key=lambda path: path not in asked):
             try:
                 about = parse_metadata(path, read_metadata(path), "about", ("source",))  # no bits, nor CHITA's weights
                 seen = read_json(self.manifest).get("steps") if self.manifest.is_file() else None
-                before = _told(about["source"], seen)
-            except (InputError, KeyError):  # no mask of such a run, or a damaged one: nothing to lose
+                before = _made_with(about["source"], seen)
+            except (InputError, KeyError):  # no mask of such a run, or a damaged one: nothing to warn of
                 continue
             for name, value in now.items():
                 if name in before and before[name] != value:
                     goes = "it and" if path in asked else "it stays, but"
                     return (
                         f"{path} was made with other settings ({name}: {before[name]}, now {value}): {goes} the "
-                        "scores, the picture and the record of calibration beside it will be replaced; --output_dir "
-                        "keeps both"
+                        "scores, the "
+                        "picture and the calibration manifest next to it will be replaced; --output_dir keeps both"
                     )
         return None
 
@@ -170,7 +169,7 @@ class Outputs:
     def write(
         self, session: Any, masks: dict[float, Mask], source: dict[str, Any], save_scores: bool, processes: int
     ) -> None:
-        """Everything but the manifest; `source` is added to what the masks say of themselves."""
+        """Write all files but the manifest; `source` is added to the source in the masks."""
         for sparsity, mask in masks.items():
             mask.source = source | mask.source
             mask.save(self.mask(sparsity))
@@ -190,7 +189,7 @@ class Outputs:
     def _write_runtimes(
         self, masks: dict[float, Mask], seconds: dict[str, float], pruner: Pruner, processes: int
     ) -> None:
-        """One row a mask; rows of earlier runs stay, those of the same mask are replaced."""
+        """One row per mask; rows of earlier runs are kept, those of the same mask are replaced."""
         rows: dict[tuple[str, ...], dict[str, Any]] = {}
         key = ("model", "pruner", "sparsity", "seed")
         if self.runtimes.is_file():
@@ -220,13 +219,13 @@ class Outputs:
 
 
 def peak_memory() -> int:
-    """Largest memory this process held so far, in bytes: the device's on CUDA, else the process's."""
+    """Peak memory of this process so far, in bytes: the device's on CUDA, else the process's."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _told(source: dict[str, Any], steps: int | None) -> dict[str, Any]:
+def _made_with(source: dict[str, Any], steps: int | None) -> dict[str, Any]:
     weights = {"weights": source["weights"]["file"], "sha256 of weights": source["weights"]["sha256"]}
     data = {} if steps is None else {"num_batches": steps}
     ids = {name: source[name] for name in ("ids", "id_power") if name in source}

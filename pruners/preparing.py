@@ -1,4 +1,4 @@
-"""What a pruning looks at before it starts: the model, and the data that calibrates it."""
+"""Preparation of a pruning: describe the model, open the calibration data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pruners.settings import PruneConfig
 
 
 def describe(model: nn.Module, name: str) -> None:
-    """Say what was loaded and what is to be pruned."""
+    """Print what was loaded and what can be pruned."""
     layers = model.prunable_layers()
     prunable, whole = weights_in_matrices(model)
     total = sum(p.numel() for p in model.parameters())
@@ -41,7 +41,7 @@ def describe(model: nn.Module, name: str) -> None:
 
 
 def calibration_batches(model: nn.Module, config: PruneConfig) -> CalibrationBatches:
-    """The calibration data of the model's sides; its files are looked for before the work starts."""
+    """The calibration data of the model's sides; missing files are found before the work starts."""
     missing = [side for side in model.sides if side not in config.sides]
     if missing:
         raise InputError(f"the configuration has no data for the side '{missing[0]}': add it under `sides:`")
@@ -50,7 +50,7 @@ def calibration_batches(model: nn.Module, config: PruneConfig) -> CalibrationBat
     for name, reader in readers.items():
         if config.batch_size > (there := len(reader.source)):
             raise InputError(
-                f"a batch of {config.batch_size} takes more than the {counted(there, 'sample')} of the side '{name}': "
+                f"a batch of {config.batch_size} needs more than the {counted(there, 'sample')} of the side '{name}': "
                 "lower --batch_size"
             )
     batches = CalibrationBatches(
@@ -68,8 +68,8 @@ def calibration_batches(model: nn.Module, config: PruneConfig) -> CalibrationBat
 def plain_samples(
     model: Model, config: PruneConfig, count: int, batch_size: int
 ) -> tuple[CalibrationBatches, Callable[[], Iterator[Batch]]]:
-    """The first samples of the calibration data's first side, images as evaluations see them: batches, any number of
-    times, of `batch_size` but for the last one.
+    """The first samples of the calibration data's first side, without augmentation: a re-iterable of batches of
+    `batch_size`; the last may be smaller.
 
     InputError where the data has fewer.
     """

@@ -1,4 +1,4 @@
-"""rand: every weight has the same chance to stay; the floor under every other method. No data.
+"""Random pruning, the baseline below every other method. No data.
 
 python prune.py --pruner rand --seed 0
 """

@@ -1,4 +1,4 @@
-"""What a pruning shows on the terminal: a table of the masks, warnings, and where the files are."""
+"""The terminal report of a pruning: a table of the masks, warnings, and the paths of the files."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ def print_result(
     screen = result_console()
     modalities = list(dict.fromkeys(m for mask in masks.values() for m in mask.layers_by_modality()))
     source = next(iter(masks.values())).source
-    table = Table(title=f"{outputs.model} pruned by {outputs.label}, seed {outputs.seed}", caption=share_told(source))
-    for column in ("asked", "reached", *modalities):
+    table = Table(
+        title=f"{outputs.model} pruned by {outputs.label}, seed {outputs.seed}", caption=prunable_share(source)
+    )
+    for column in ("target", "reached", *modalities):
         table.add_column(column, justify="right")
     table.add_column("smallest layer (weights kept)")
     table.add_column("seconds", justify="right")
@@ -50,29 +52,29 @@ def print_result(
     screen.print(f"sparsity of every layer: {outputs.picture}")
 
 
-def tell_of_collapses(masks: dict[float, Mask]) -> None:
-    """Print a warning for each mask that leaves nothing of a modality or a layer."""
+def warn_of_collapses(masks: dict[float, Mask]) -> None:
+    """Print a warning for each mask that prunes a modality or a layer whole."""
     for sparsity, mask in masks.items():
         for warning in collapses(mask):
             console.print(f"[yellow]warning:[/] at {percent(sparsity)} %, {warning}")
 
 
 def collapses(mask: Mask) -> list[str]:
-    """Sentences naming modalities and layers of which nothing is left."""
+    """Sentences naming modalities and layers that are pruned whole."""
     warnings, told = [], set()
     for modality, names in mask.layers_by_modality().items():
         if not any(mask.kept(name) for name in names):
-            warnings.append(f"nothing is kept of the whole {modality} modality")
+            warnings.append(f"no weight of the {modality} modality is kept")
             told |= set(names)
     empty = [name for name in mask if mask.kept(name) == 0 and name not in told]
     if empty:
         more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
-        warnings.append(f"nothing is kept of {counted(len(empty), 'layer')}: {', '.join(empty[:5])}{more}")
+        warnings.append(f"no weight is kept in {counted(len(empty), 'layer')}: {', '.join(empty[:5])}{more}")
     return warnings
 
 
-def share_told(source: dict[str, Any]) -> str | None:
-    """Of what the percents of a mask are percents; None where its file does not say."""
+def prunable_share(source: dict[str, Any]) -> str | None:
+    """The number of prunable weights, which 100 % refers to; None if the mask's file does not say."""
     prunable, whole = source.get("prunable_weights"), source.get("weights_in_matrices")
     if not prunable or not whole:
         return None
@@ -80,5 +82,5 @@ def share_told(source: dict[str, Any]) -> str | None:
 
 
 def shorten(name: str) -> str:
-    """A parameter name without the levels that say nothing to a reader."""
+    """A parameter name without its uninformative levels."""
     return ".".join(part for part in name.split(".") if part not in IMPLIED)

@@ -1,4 +1,4 @@
-"""One pruning of one model: options checked, the method run, the model left as it was."""
+"""One pruning of one model: check the options, run the method, restore the model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from models.base import Model
 from models.layers import weights_in_matrices
 from pruners import PRUNERS
 from pruners.base import Advance, Pruner, Work, silent
-from pruners.report import tell_of_collapses
+from pruners.report import warn_of_collapses
 from pruners.streaming import check_streamed
 from sparsity.allocation import allocation_named, check_allocation, check_kept
 from sparsity.mask import Mask
@@ -31,7 +31,7 @@ from sparsity.weighting import LayerWeights, check_competition
 
 
 class Session:
-    """Holds what one pruning made: the pruner with its statistics and scores, and the masks."""
+    """One pruning: the pruner with its statistics and scores, and the masks."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Session:
         if ids is not None:
             check_competition(self.allocation)
             if not self.pruner_class.takes_ids:
-                raise InputError(f"--ids has no meaning for {pruner}, which solves each layer by itself: leave it out")
+                raise InputError(f"--ids has no effect for {pruner}, which solves each layer by itself: leave it out")
         self._ids = ids
         self.options = parse(self.pruner_class.Options, options, f"pruner '{pruner}'")
         self.seed = seed
@@ -90,7 +90,7 @@ class Session:
         self.seconds = {"calibration": 0.0, "masks": 0.0}
 
     def masks(self, sparsities: Sequence[float]) -> dict[float, Mask]:
-        """A mask for each sparsity; the model is left as it was, whatever happens."""
+        """A mask for each sparsity; the model is restored even after an error."""
         check_sparsities(sparsities)
         with preserved(self.model, self.pruner_class.uses_gradients):
             self.pruner = self.pruner_class(self.model, self._work, self.options, self.allocation)
@@ -98,7 +98,7 @@ class Session:
             if self._ids is not None:
                 self.pruner.factors = self._ids.fitted(self.model)
             if self._work.group.rank == 0:
-                tell_of_zeros(self.pruner.layers)
+                warn_of_zeros(self.pruner.layers)
             started = time.perf_counter()
             preliminary = self._preliminary()
             self.pruner.calibrate()
@@ -106,8 +106,8 @@ class Session:
             masks = self.pruner.masks(list(sparsities))
             self.seconds = {"calibration": calibrated - started, "masks": time.perf_counter() - calibrated}
             if self._work.group.rank == 0:
-                tell_of_unreached(self.pruner)
-                tell_of_collapses(masks)
+                warn_of_unreached(self.pruner)
+                warn_of_collapses(masks)
             if preliminary is not None:
                 preliminary.undo()
         prunable, in_matrices = weights_in_matrices(self.model)
@@ -134,7 +134,7 @@ class Session:
         return masks
 
     def _preliminary(self) -> Any:
-        """What some models gather before gradients mean something (DINO fits its classifier), in one pass at most."""
+        """A pass that some models need before gradients are meaningful (DINO fits its classifier)."""
         assert self.pruner is not None
         if not needs_preliminary(self.model, self.pruner_class):
             return None
@@ -145,28 +145,28 @@ class Session:
 
 
 def needs_preliminary(model: Model, method: type[Pruner]) -> bool:
-    """Whether a pass over the data comes before the method's own."""
+    """Whether such a pass precedes the method's own."""
     return method.uses_gradients and model.preliminary() is not None
 
 
-def tell_of_zeros(layers: Layers) -> None:
-    """Print a warning where layers have no weight but zeros: no score tells such weights apart."""
-    # The first row is nearly always enough to see that a layer is not empty.
+def warn_of_zeros(layers: Layers) -> None:
+    """Print a warning if all weights of a layer are zero: no score can rank them."""
+    # The first row nearly always shows that a layer is not zero.
     empty = [name for name, layer in layers.items() if not layer.weight[0].any() and not layer.weight.any()]
     if empty:
         console.print(
             f"warning: all weights of {counted(len(empty), 'layer', of=len(layers))} are zero (first: {empty[0]}), so "
-            "that which of them stay means nothing: check the weights that were loaded"
+            "that their mask is meaningless: check the loaded weights"
         )
 
 
-def tell_of_unreached(pruner: Pruner) -> None:
-    """Print a warning where the data says nothing of a layer, as of an expert that no token was sent to."""
+def warn_of_unreached(pruner: Pruner) -> None:
+    """Print a warning if the data does not reach a layer, such as an expert without tokens."""
     if names := pruner.unreached:
         console.print(
-            "warning: the calibration data says nothing of "
-            f"{counted(len(names), 'layer', of=len(pruner.layers))} (first: {', '.join(names[:3])}): which of their "
-            "weights stay follows from magnitudes or positions alone; exclude them, or give more batches"
+            "warning: the calibration data does not reach "
+            f"{counted(len(names), 'layer', of=len(pruner.layers))} (first: {', '.join(names[:3])}): their masks "
+            "follow from magnitudes or positions only; exclude them, or give more batches"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a pruning is asked for: a configuration, and the command line above it."""
+"""The settings of a pruning: a configuration, overridden by the command line."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from sparsity.weighting import check_competition
 
 @dataclass(frozen=True)
 class PruneConfig:
-    """configs/<model>/prune.yaml. methods: values that differ for a pruner (num_batches and its own options)."""
+    """configs/<model>/prune.yaml."""
 
-    sides: dict[str, ReaderConfig]
-    pruner: str = "multiflow"
-    sparsities: list[float] = field(default_factory=lambda: [63.0, 75.0, 90.0])
-    ids: str | None = None  # intrinsic dimensions that weight layers
-    id_power: float = 1.0
-    conv: bool = False  # whether convolutions can be pruned, too, of models of other libraries
-    allocation: str | None = None
-    seed: int = 42
-    num_batches: int = 3000
-    batch_size: int = 32
-    num_workers: int = 8
-    max_missing: float = 0.05
+    sides: dict[str, ReaderConfig]  # side of the model -> reader of its calibration data
+    pruner: str = "multiflow"  # a key of PRUNERS
+    sparsities: list[float] = field(default_factory=lambda: [63.0, 75.0, 90.0])  # percent of the prunable weights
+    ids: str | None = None  # file of intrinsic dimensions, which weight the scores of layers
+    id_power: float = 1.0  # exponent of the intrinsic dimension
+    conv: bool = False  # whether to prune convolutions of timm and Hugging Face models
+    allocation: str | None = None  # how the sparsity is shared among layers; None: the method's own
+    seed: int = 42  # of samples, augmentation and random scores
+    num_batches: int = 3000  # calibration steps; per round for methods in rounds
+    batch_size: int = 32  # samples per batch of each side
+    num_workers: int = 8  # data loader processes
+    max_missing: float = 0.05  # share of images that may be missing
     output_dir: str = "pruned_weights"
-    save_every: float = 60.0
-    save_scores: bool = True
+    save_every: float = 60.0  # seconds between checkpoints
+    save_scores: bool = True  # whether to write the scores file
     accelerator: str = "auto"
     devices: int = 1
-    num_nodes: int = 1
+    num_nodes: int = 1  # machines
     precision: int | str = "32-true"  # 16 is a number to YAML
-    methods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    methods: dict[str, dict[str, Any]] = field(default_factory=dict)  # pruner -> its own options and num_batches
 
     def __post_init__(self) -> None:
         for what, value, least in (
@@ -59,10 +59,10 @@ class PruneConfig:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that a pruning is asked for.
+    """The settings of a pruning.
 
-    given: the method's own options, as they were given; options: all of them. switched_off: those that the command
-    line said no to, which become part of the files' names.
+    given: the method's own options, as given; options: all of them. switched_off: options that the command line turned
+    off (--no-...), which become part of file names.
     """
 
     config: PruneConfig
@@ -73,12 +73,14 @@ class Settings:
 
     @property
     def sparsities(self) -> list[float]:
-        """Shares of weights to go, in (0, 1)."""
+        """Shares of weights to prune, in (0, 1)."""
         return [percent / 100 for percent in self.percents]
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
-    """The command line above `args.content`, the configuration in `args.where`; InputError for what cannot be."""
+    """The configuration `args.content` of the file `args.where`, overridden by the command line; InputError for bad
+    values.
+    """
     config = parse(PruneConfig, args.content, args.where)
     name = args.pruner or config.pruner
     method = PRUNERS[name]
@@ -100,6 +102,6 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 
 def _parted(section: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a method's section says of every pruning, and its own options."""
+    """Split a method's section into general settings and the method's own options."""
     shared = {key: section[key] for key in section if key in ("num_batches", "batch_size")}
     return shared, {key: value for key, value in section.items() if key not in shared}

@@ -27,4 +27,5 @@ class SNIP(OneShot):
 
     def score(self, name: str) -> Tensor:
         """[o, i]; written over the gradient, which is not needed any more."""
+        # |g W| is the first-order change of the loss when the weight is set to zero.
         return self.forms[name].matrix(self.gradients.mean(name).mul_(self.layers[name].weight).abs_())

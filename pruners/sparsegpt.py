@@ -1,4 +1,4 @@
-"""SparseGPT: prune a layer column by column, each time moving what was lost into the columns still to come.
+"""SparseGPT: prune a layer column by column, and compensate each error in the columns that follow.
 
 Frantar and Alistarh, "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot", ICML 2023
 (algorithm 1). Inputs are those of the dense model, from one pass over the data; layers are pruned independently.
@@ -31,10 +31,10 @@ from storage.space import on_disk
 
 @dataclass(frozen=True)
 class SparseGPTOptions:
-    """SparseGPT's, with its authors' defaults."""
+    """SparseGPT's options, with its authors' defaults."""
 
-    damping: float = option(0.01, "share of the mean diagonal of H that is added to it")
-    block: int = option(128, "columns whose mask is chosen together")
+    damping: float = option(0.01, "damping, as a share of the mean diagonal of H")
+    block: int = option(128, "columns per block, whose mask is chosen together")
 
     def __post_init__(self) -> None:
         if not self.damping > 0 or self.block < 1:
@@ -93,7 +93,7 @@ class SparseGPT(Pruner):
                 masks[sparsity].add(name, form.parameter(support), form.parameter(weight), held)
 
     def _saliency(self, name: str) -> Tensor:
-        """W^2 / [H^-1]_ii, what removing a weight alone would cost [o, i]: nothing where its input is always zero."""
+        """W^2 / [H^-1]_ii, the error of pruning a weight alone [o, i]: zero where its input is always zero."""
         weight, parts = self.matrix(name), []
         for rows, hessian in self.hessians.by_rows(name):
             factor = inverse_factor(hessian, self.options.damping)
@@ -102,38 +102,41 @@ class SparseGPT(Pruner):
         return torch.cat(parts)
 
     def _solved(self, name: str, obs: np.ndarray, cuts: Mapping[float, Any]) -> dict[float, tuple[Tensor, Tensor]]:
-        """Support and updated weights [o, i] of a layer by sparsity; rows that read another input are solved apart."""
+        """Support and updated weights [o, i] of a layer by sparsity; rows that read different inputs are solved
+        separately.
+        """
         weight, parts = self.matrix(name), self.hessians.by_rows(name)
         halves: dict[float, list[tuple[Tensor, Tensor]]] = {sparsity: [] for sparsity in cuts}
         for rows, hessian in parts:
             factor, dead = inverse_factor(hessian, self.options.damping), dead_inputs(hessian)
             for sparsity, cut in cuts.items():
-                lost, group = budget(cut, obs, rows)
-                solved = reconstruct(weight[rows], factor, lost, self.options.block, group, dead)
+                pruned, group = budget(cut, obs, rows)
+                solved = reconstruct(weight[rows], factor, pruned, self.options.block, group, dead)
                 halves[sparsity].append(solved)
         return {sparsity: tuple(map(torch.cat, zip(*of, strict=True))) for sparsity, of in halves.items()}
 
 
 def budget(cut: Any, obs: np.ndarray, rows: slice) -> tuple[int | np.ndarray, int | None]:
-    """What some rows of a layer lose by its cut: so many weights together, or [o] each row alone; and the n:m group."""
+    """How many weights of some rows a cut prunes: in total, or [o] per row; and the size of an n:m group."""
     if isinstance(cut, GroupCut):
         if cut.width < obs.shape[1]:
-            return cut.lost * len(obs[rows]) // len(obs), cut.width
-        return cut.lost_by_group(len(obs))[rows], None
+            return cut.pruned * len(obs[rows]) // len(obs), cut.width
+        return cut.pruned_by_group(len(obs))[rows], None
     whole = len(obs[rows]) == len(obs)
     return cut.below(obs) if whole else int(np.count_nonzero(~cut.keep(obs)[rows])), None
 
 
 def dead_inputs(hessian: Tensor) -> Tensor:
-    """Which inputs [i] are always zero; of a layer that read nothing at all none, since nothing tells them apart."""
+    """Which inputs [i] are always zero; none in a layer that was never reached, since its inputs are all alike."""
     return (hessian.diagonal() == 0) & hessian.any()
 
 
 def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
     """Upper Cholesky factor of the inverse of the damped H [i, i], float64.
 
-    The damping is a share of the mean diagonal over inputs that are ever used. Others get that mean: they are bound to
-    nothing, and must not set the scale. Of a layer that read nothing H is the identity, which leaves magnitudes.
+    The damping is a share of the mean diagonal over inputs that are not always zero. The others get that mean: they are
+    uncorrelated, and must not change the scale. For a layer that was never reached H is the identity, so that magnitude
+    decides.
     """
     if not torch.isfinite(hessian).all():
         raise InputError("a layer has inputs that are NaN or infinite: check the weights, the data and --precision")
@@ -148,31 +151,33 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
 def reconstruct(
     weight: Tensor,
     factor: Tensor,
-    lost: int | np.ndarray,
+    pruned: int | np.ndarray,
     block: int,
     group: int | None,
     dead: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Prune `lost` weights of a layer [o, i] and update the rest.
+    """Prune `pruned` weights of a layer [o, i] and update the rest.
 
-    lost: in all, or [o] of each row. group: choose the mask within every `group` columns of a row (n:m), instead of
-    over whole blocks. dead: inputs [i] that are always zero, whose weights go first, since that costs nothing. Returns
+    pruned: in total, or [o] per row. group: choose the mask within every `group` columns of a row (n:m), instead of
+    over whole blocks. dead: inputs [i] that are always zero, whose weights are pruned first, without any error. Returns
     the support and the updated weights, zero where pruned.
     """
     w = weight.detach().double().clone()
     o, i = w.shape
     dead = torch.zeros(i, dtype=torch.bool, device=w.device) if dead is None else dead
-    support, lost = _without_dead(dead, o, lost) if group is None else (torch.ones_like(w, dtype=torch.bool), lost)
+    support, pruned = (
+        _without_dead(dead, o, pruned) if group is None else (torch.ones_like(w, dtype=torch.bool), pruned)
+    )
     live = (~dead).cumsum(0).tolist()
-    step = block if group is None else max(group, block // group * group)  # groups lie wholly in a block
+    step = block if group is None else max(group, block // group * group)  # a group must not cross a block
     for start in range(0, i, step):
         stop = min(i, start + step)
         inner = factor[start:stop, start:stop]
         errors = torch.zeros(o, stop - start, dtype=w.dtype, device=w.device)
         if group is None:
-            # Each block loses as its live columns ask for; the counts of all blocks add up to `lost` exactly.
+            # Each block prunes in proportion to its live columns; rounding the running sum makes the total exact.
             ends = (live[start - 1] if start else 0, live[stop - 1])
-            before, after = (np.rint(np.multiply(lost, end) / max(1, live[-1])).astype(int) for end in ends)
+            before, after = (np.rint(np.multiply(pruned, end) / max(1, live[-1])).astype(int) for end in ends)
             scores = (w[:, start:stop] / inner.diagonal()).square().masked_fill(dead[start:stop], torch.inf)
             support[:, start:stop] &= _without_lowest(scores, after - before)
         for column in range(start, stop):
@@ -180,33 +185,34 @@ def reconstruct(
             if group is not None and column % group == 0:
                 here = slice(column, column + group)
                 scores = (w[:, here] / inner.diagonal()[at : at + group]).square().masked_fill(dead[here], -1)
-                support[:, here] = _without_lowest(scores, np.full(o, lost // (o * i // group)))
+                support[:, here] = _without_lowest(scores, np.full(o, pruned // (o * i // group)))
+            # Optimal Brain Surgeon: later weights of the row compensate the error of a pruned one, through H^-1.
             error = torch.where(support[:, column], 0, w[:, column]) / inner[at, at]
             w[:, column:stop] -= error[:, None] * inner[at, at:]
             errors[:, at] = error
-        w[:, stop:] -= errors @ factor[start:stop, stop:]
+        w[:, stop:] -= errors @ factor[start:stop, stop:]  # lazily, once per block: one large product
     w[~support] = 0
     return support, w
 
 
-def _without_dead(dead: Tensor, rows: int, lost: int | np.ndarray) -> tuple[Tensor, int | np.ndarray]:
-    """The support once weights of dead inputs are gone, as many as may go, by position; and what is left to lose."""
-    position = dead.cumsum(0).expand(rows, -1).clone()  # of each weight among the dead ones, from 1
-    if np.ndim(lost) == 0:
+def _without_dead(dead: Tensor, rows: int, pruned: int | np.ndarray) -> tuple[Tensor, int | np.ndarray]:
+    """The support after pruning weights of dead inputs, by position; and how many are still to be pruned."""
+    position = dead.cumsum(0).expand(rows, -1).clone()  # rank of each weight among the dead ones, from 1
+    if np.ndim(pruned) == 0:
         position += torch.arange(rows, device=dead.device)[:, None] * int(dead.sum())
-        gone = dead & (position <= int(lost))
-        return ~gone, int(lost) - int(gone.sum())
-    gone = dead & (position <= torch.from_numpy(np.asarray(lost)).to(dead.device)[:, None])
-    return ~gone, lost - gone.sum(dim=1).cpu().numpy()
+        gone = dead & (position <= int(pruned))
+        return ~gone, int(pruned) - int(gone.sum())
+    gone = dead & (position <= torch.from_numpy(np.asarray(pruned)).to(dead.device)[:, None])
+    return ~gone, pruned - gone.sum(dim=1).cpu().numpy()
 
 
-def _without_lowest(scores: Tensor, lost: np.ndarray) -> Tensor:
-    """Support [o, m] without the `lost` lowest scores: of all, or [o] of each row; equal ones go by position."""
+def _without_lowest(scores: Tensor, pruned: np.ndarray) -> Tensor:
+    """Support [o, m] without the `pruned` lowest scores: in total, or [o] per row; ties are broken by position."""
     values = np.ascontiguousarray(scores.float().cpu().numpy())
-    if np.ndim(lost) == 0:
-        kept = cut_layer(values, [int(lost)])[0].keep(values)
+    if np.ndim(pruned) == 0:
+        kept = cut_layer(values, [int(pruned)])[0].keep(values)
     else:
         order = np.argsort(values, axis=1, kind="stable")
         kept = np.empty(values.shape, dtype=bool)
-        np.put_along_axis(kept, order, np.arange(values.shape[1]) >= lost[:, None], axis=1)
+        np.put_along_axis(kept, order, np.arange(values.shape[1]) >= pruned[:, None], axis=1)
     return torch.from_numpy(kept).to(scores.device)

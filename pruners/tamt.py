@@ -1,7 +1,7 @@
-"""TAMT: learn the mask itself; weights stay as they are, real numbers behind the mask are trained.
+"""TAMT: train the mask: weights are frozen, and a real-valued mask M is trained on the pretraining loss.
 
 Liu et al., "Learning to Win Lottery Tickets in BERT Transfer via Task-agnostic Mask Training", NAACL 2022.
-Forward with W * [|M| > tau], tau so that exactly the wanted share stays; the gradient passes straight through to M.
+The forward pass uses W * [|M| > tau], with tau at exactly the sparsity; the gradient passes straight through to M.
     python prune.py --pruner tamt
 """
 
@@ -30,10 +30,10 @@ from sparsity.sparsifiers import TrainedScores
 
 @dataclass(frozen=True)
 class TAMTOptions:
-    """AdamW's, for the real masks."""
+    """AdamW's options, for the real-valued masks."""
 
-    lr: float = option(5e-5, "rate of the real masks, which falls linearly over the batches")
-    weight_decay: float = option(0.01, "of the real masks")
+    lr: float = option(5e-5, "learning rate of the real-valued masks, which decays linearly over the batches")
+    weight_decay: float = option(0.01, "weight decay of the real-valued masks")
 
     def __post_init__(self) -> None:
         if not self.lr > 0:
@@ -41,7 +41,7 @@ class TAMTOptions:
 
 
 class TAMT(Rounds):
-    """Trained masks; one pass over the data a sparsity, in train mode."""
+    """Trained masks; one pass over the data per sparsity, in train mode."""
 
     Options = TAMTOptions
 
@@ -51,7 +51,7 @@ class TAMT(Rounds):
         return available, available * masks
 
     def masks(self, sparsities: Sequence[float]) -> dict[float, Mask]:
-        """Each sparsity trains its own real masks, from the same start and the same data."""
+        """Each sparsity trains its own real-valued masks, from the same start and the same data."""
         self.work.pairs = self.work.pairs or sum(1 for _ in self.work.batches)
         masks = super().masks(sparsities)
         if self.work.group.rank == 0:
@@ -70,7 +70,7 @@ class TAMT(Rounds):
             self.gather(training, start, self.work.pairs, also=progress.state())
         finally:
             self.model.eval()
-        known = self.scores_by_sparsity  # what was pruned may hide a layer at one sparsity, the data does at all
+        known = self.scores_by_sparsity  # pruning may cut a layer off at one sparsity; the data misses it at all
         self.unreached = [name for name in training.unreached if not known or name in self.unreached]
         scores = training.scores
         self.scores_by_sparsity[sparsity] = Scores.of(dict(self._magnitude(scores.scores)))
@@ -78,28 +78,29 @@ class TAMT(Rounds):
         return scores.mask
 
     def _start(self, sparsity: float) -> TrainedScores:
-        """Real masks of 2 t where magnitude keeps a weight, else 0, with t the smallest |W| kept: magnitude's mask."""
+        """Initial real-valued masks: 2 t where magnitude keeps a weight, else 0, with t the smallest kept |W|."""
         mask = self.cut(self.magnitudes(), sparsity)
         weights = {name: layer.weight.detach() for name, layer in self.layers.items()}
         smallest = min(
             (float(w[mask[n].to(w.device)].abs().min()) for n, w in weights.items() if mask.kept(n)), default=1
         )
+        # Equal values on both sides of the threshold leave the order to training: only gradients change the mask.
         real = {name: mask[name].to(torch.float32) * max(2 * smallest, 1e-12) for name in weights}
         return TrainedScores(self.layers, real, lambda scores: self.cut(self._magnitude(scores), sparsity))
 
     def _magnitude(self, real: Mapping[str, Tensor]) -> Scores:
-        """|M| of each layer, computed when looked at."""
+        """|M| of each layer, computed on access."""
         return Scores(self.shapes, lambda name: self.to_host(name, self.forms[name].matrix(real[name].detach().abs())))
 
     def _warn_of_magnitudes(self, masks: dict[float, Mask], steps: int) -> None:
-        """Say where training moved no weight across the cut, since the numbers look the same either way."""
+        """Warn if training changed no bit: the sparsities alone would not show it."""
         start = self.cut_all(self.magnitudes(), list(masks))
         same = [f"{percent(sparsity)} %" for sparsity, mask in masks.items() if mask == start[sparsity]]
         if same:
             few = f"{counted(steps, 'step')} at a learning rate of {self.options.lr:g} {agreed(steps, 'is')} too few"
             console.print(
-                f"tamt: at {', '.join(same)} no bit differs from magnitude pruning, since {few} to move a weight "
-                "across the cut: give more batches (--num_batches) or a larger --lr"
+                f"tamt: at {', '.join(same)} the mask equals magnitude pruning, since {few} to move a weight across "
+                "the threshold: give more batches (--num_batches) or a larger --lr"
             )
 
 
@@ -116,18 +117,18 @@ class Training:
         self._optimizer = torch.optim.AdamW(parameters, lr=options.lr, weight_decay=options.weight_decay)
         self._step = 0
         self._units = 0
-        self.unreached = list(pruner.layers)  # by any step so far
+        self.unreached = list(pruner.layers)  # not reached by any step so far
 
     def update(self, batch: Batch) -> None:
         """Forward and backward with the masked weights."""
         self._gradients.update(batch)
 
     def pass_by(self, batch: Batch) -> None:
-        """Queues and momentum copies move as at any batch."""
+        """Update queues and momentum copies as for any batch."""
         self._pruner.model.pass_by(batch)
 
     def merge(self, group: Group, ranks: list[int]) -> None:
-        """Once every side of a pair has been seen, one optimizer step on the mean gradient."""
+        """One optimizer step on the mean gradient, once every side of a pair has been seen."""
         self._gradients.merge(group, ranks)
         self._units += len(ranks)
         if self._units < len(self._pruner.work.sides):
@@ -135,6 +136,7 @@ class Training:
         self.unreached = self._gradients.all_zero(self.unreached)
         self.scores.take(self._gradients.mean)
         for parameter_group in self._optimizer.param_groups:
+            # linear decay to zero, as the paper's AdamW
             parameter_group["lr"] = self._pruner.options.lr * max(0.0, 1 - self._step / self._steps)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -144,7 +146,7 @@ class Training:
         self.scores.after_update(self._step)
 
     def state(self) -> dict[str, Tensor]:
-        """Real masks, the optimizer's moments and the step."""
+        """Real-valued masks, the optimizer's moments and the step."""
         tensors = {f"real/{name}": real.detach() for name, real in self.scores.scores.items()}
         for name, real in self.scores.scores.items():
             moments = self._optimizer.state[real]
@@ -154,7 +156,7 @@ class Training:
     def restore(self, state: dict[str, Tensor]) -> None:
         """Resume from a saved state."""
         self._step = int(state["step"])
-        self.unreached = []  # steps before are not known
+        self.unreached = []  # earlier steps are unknown
         for name, real in self.scores.scores.items():
             self._optimizer.state[real] = {
                 "step": torch.tensor(float(self._step)),

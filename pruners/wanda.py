@@ -1,4 +1,4 @@
-"""Wanda: magnitude times the norm of the input it meets, compared within each output row.
+"""Wanda: magnitude times the norm of its input channel, compared within each output row.
 
 Sun et al., "A Simple and Effective Pruning Approach for Large Language Models", ICLR 2024 (eq. 1). One pass over
 the data; `--allocation layer` compares within whole layers instead.
@@ -20,4 +20,5 @@ class Wanda(InputAware):
 
     def criterion(self, weight: Tensor, norm: Tensor) -> Tensor:
         """|W_oi| a_i, with a_i the norm of input channel i over real tokens."""
+        # A weight matters as far as its input is active: |W_oi| a_i is the norm of its contribution to the output.
         return weight.abs().float() * norm

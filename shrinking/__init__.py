@@ -1,4 +1,6 @@
-"""Which heads, neurons, channels and layers of a model go: errors, choices, export. What can go: models/parts.py."""
+"""Structured pruning of heads, neurons, channels and layers: criteria, plans, export. What can be removed:
+models/parts.py.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ CRITERIA: Registry[Callable[[Model, int], Values]] = Registry(
         "random": "shrinking.weights:random_values",
     },
 )
-"""Criterion -> function of a model and a seed: name of a set -> how much each of its units is worth, [count]."""
+"""Criterion -> function of a model and a seed: name of a set -> importance of each unit, [count]."""
 
 MEASURED = ("mope", "taylor", "influence")
-"""Criteria that look at data, in `shrinking.measuring`."""
+"""Criteria that use data, in `shrinking.measuring`."""

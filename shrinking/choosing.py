@@ -1,8 +1,8 @@
-"""From a table of errors to what stays: a share of each kind, or as much as a target of size or time allows.
+"""Choose the groups to keep from a table of errors: a share of each kind, or as many as a target allows.
 
-A share keeps exactly round(share x n) groups of a kind, the ones with the largest errors; equal ones go by position.
-For a target, groups of all kinds go in the order of their error a parameter that they save, as many as it takes; the
-size of what is left is counted, not added up.
+A share keeps exactly round(share x n) groups of a kind, those with the largest errors; ties are broken by position. For
+a target, groups of all kinds are removed in the order of error per saved parameter, until the smaller model, which is
+measured, meets the target.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KINDS = ("heads", "neurons", "channels", "layers")
 
 
 class Candidate(NamedTuple):
-    """A group that may go. number: of the group in its set; saves: parameters that go with it alone."""
+    """A group that may be removed. number: of the group in its set; saves: parameters that its removal saves."""
 
     name: str
     number: int
@@ -38,8 +38,8 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a choice may touch. towers: modalities (empty: all). protect: parts of names that stay whole. round: widths
-    of hidden layers and convolutions are rounded to its multiples, since odd ones are slow.
+    """Limits of a choice. towers: modalities (empty: all). protect: substrings of names that are never pruned. round:
+    widths of hidden layers and convolutions become multiples of it, since other widths are slow on hardware.
     """
 
     towers: tuple[str, ...] = ()
@@ -50,7 +50,7 @@ class Limits:
 def candidates(model: Model, errors: Errors, limits: Limits) -> list[Candidate]:
     """All groups within the limits, in the order of the model.
 
-    InputError where a tower or protected name is in none of them, or nothing is left to remove.
+    InputError when a tower or protected name matches none of them, or nothing can be removed.
     """
     errors.check_fits(model)
     tensors = named_tensors(model)
@@ -71,9 +71,9 @@ def candidates(model: Model, errors: Errors, limits: Limits) -> list[Candidate]:
             raise InputError(f"the model has no tower '{tower}'{nearest(tower, towers)}: it has {has}")
     for part in limits.protect:
         if not any(part in name for name in names):
-            raise InputError(f"--protect: '{part}' is in no name of what can be removed, such as {names[0]}")
+            raise InputError(f"--protect: '{part}' is in no name of a removable part, such as {names[0]}")
     if not found:
-        raise InputError("nothing is left that could be removed: protect less, or take more towers")
+        raise InputError("nothing can be removed: protect less, or choose more towers")
     return found
 
 
@@ -84,7 +84,7 @@ def _first_of_groups(groups: Tensor | None) -> Iterator[tuple[int, int]]:
 
 
 def _saves(one: Units | Layers, unit: int, tensors: Mapping[str, Tensor]) -> int:
-    """Parameters that go with a unit, or with a layer."""
+    """Parameters that the removal of a unit, or of a layer, saves."""
     if isinstance(one, Layers):
         return sum(t.numel() for n, t in tensors.items() if n.startswith(f"{one.name}.{unit}."))
     return sum(tensors[at.tensor].numel() // one.count for at in one.slices)
@@ -93,7 +93,7 @@ def _saves(one: Units | Layers, unit: int, tensors: Mapping[str, Tensor]) -> int
 def by_shares(
     model: Model, errors: Errors, shares: Mapping[str, float], limits: Limits, scope: str = "global"
 ) -> dict[str, Tensor]:
-    """What stays: of each kind (KINDS) its share of groups; kinds without a share stay whole.
+    """Keep a share of the groups of each kind (KINDS); kinds without a share are not pruned.
 
     scope: `global` compares all groups of a kind in a tower, `layer` those of each set. InputError for shares outside
     of 0 < share <= 1, and where all are 1.
@@ -104,7 +104,7 @@ def by_shares(
         if not 0 < share <= 1:
             raise InputError(f"a share of {kind} to keep is more than 0 and at most 1, not {share:g}")
     if all(share == 1 for share in shares.values()):
-        raise InputError("all shares to keep are 1: nothing would be removed; ask for less of one kind at least")
+        raise InputError("all shares to keep are 1, so nothing would be removed: lower at least one")
     pools: dict[tuple[str, str], list[Candidate]] = {}
     for one in candidates(model, errors, limits):
         if shares.get(one.kind, 1) < 1:
@@ -128,10 +128,10 @@ def to_target(
     limits: Limits,
     kinds: tuple[str, ...] = ("heads", "neurons", "channels"),
 ) -> dict[str, Tensor]:
-    """What stays so that `measure` of the smaller model is at most the target, with as little removed as that takes.
+    """Keep as many groups as possible such that `measure` of the smaller model is at most the target.
 
-    measure: parameters, FLOPs or milliseconds. InputError for a target that even the smallest model misses, or that
-    the whole one meets.
+    measure: parameters, FLOPs or milliseconds. InputError for a target that the smallest model misses, or that the
+    dense model already meets.
     """
     order = [one for one in candidates(model, errors, limits) if one.kind in kinds]
     order.sort(key=lambda one: one.error / max(1, one.saves))
@@ -141,13 +141,14 @@ def to_target(
 
     whole, least = measure(model), after(len(order))
     if whole <= target:
-        raise InputError(f"the target of {target:,.12g} is met already: the whole model has {whole:,.12g}")
+        raise InputError(f"the target of {target:,.12g} is already met: the dense model has {whole:,.12g}")
     if least > target:
         raise InputError(
-            f"the target of {target:,.12g} cannot be reached: without all {counted(len(order), 'group')} that may go, "
-            f"{least:,.12g} are left of {whole:,.12g}; take more towers, protect less, or remove layers first"
+            f"the target of {target:,.12g} cannot be reached: without all {counted(len(order), 'group')} that can be "
+            f"removed, the model still has {least:,.12g} of {whole:,.12g}; choose more towers, protect less, or "
+            "remove layers first"
         )
-    few, enough = 0, len(order)
+    few, enough = 0, len(order)  # bisection: a measurement cuts a whole model, so there should be few
     while enough - few > 1:
         middle = (few + enough) // 2
         few, enough = (few, middle) if after(middle) <= target else (middle, enough)
@@ -155,7 +156,9 @@ def to_target(
 
 
 def _without(model: Model, errors: Errors, gone: list[Candidate], limits: Limits) -> dict[str, Tensor]:
-    """What stays without these groups: widths rounded, and of channels and of a tower's layers at least the best."""
+    """The kept units without these groups: widths are rounded, and at least one channel and one layer of a tower is
+    kept.
+    """
     kept: dict[str, Tensor] = {}
     for one in gone:
         kept.setdefault(one.name, torch.ones(len(errors.groups[one.name]), dtype=torch.bool))
@@ -164,7 +167,7 @@ def _without(model: Model, errors: Errors, gone: list[Candidate], limits: Limits
     for name, stays in kept.items():
         if kinds[name] in ("neurons", "channels"):
             groups, worth = errors.groups[name].tolist(), errors.errors[name].tolist()
-            # Larger errors first, then the earlier group: what rounding takes away or gives back.
+            # Rounding removes or restores single units: those of the groups with larger errors are kept first.
             ranks = sorted(range(len(groups)), key=lambda unit: (-worth[groups[unit]], groups[unit], unit))
             width = rounded(int(stays.sum()), limits.round, len(groups))
             kept[name] = torch.zeros_like(stays)
@@ -173,9 +176,10 @@ def _without(model: Model, errors: Errors, gone: list[Candidate], limits: Limits
 
 
 def rounded(width: int, multiple: int, whole: int) -> int:
-    """The nearest multiple, the smaller one of two; 0 stays 0, and the whole width is always allowed.
+    """The nearest multiple, the smaller of two; 0 stays 0, and the full width is always allowed.
 
-    Of a layer with less than four times the multiple, which is halved until that fits: small models have small layers.
+    For a layer narrower than four multiples the multiple is halved until it fits, since small models have narrow
+    layers.
     """
     while multiple > 1 and 4 * multiple > whole:
         multiple //= 2

@@ -1,7 +1,8 @@
-"""A table of errors: what a model loses with each head, group of neurons or channels, and layer; for every budget.
+"""A table of errors: the importance of each head, group of neurons or channels, and layer. One table serves every
+budget.
 
-Neurons and channels are ordered by what each is worth, then cut into groups of equal size, the best one first: to
-remove groups in their stored order costs points without a pattern. A head and a layer are groups of their own.
+Neurons and channels are ordered by importance and then split into groups of equal size, the most important first, since
+a group in stored order mixes important and unimportant neurons. Each head and each layer is its own group.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from storage.tensors import check_seal, parse_metadata, read_safetensors, sealed
 FORMAT = "vlm-pruning-errors-1"
 
 Values = dict[str, Tensor]
-"""Name of a set -> float64 [count], larger is better kept."""
+"""Name of a set -> float64 [count], larger is more important."""
 
 
 @dataclass(frozen=True)
 class Errors:
-    """errors: name of a set of units or layers -> float64 [groups], larger is better kept; groups: -> int64 [count],
-    the group of each unit (-1: not measured, it stays). about: model, criterion, seed and whatever else made it.
+    """errors: name of a set of units or layers -> float64 [groups], larger is more important; groups: -> int64 [count],
+    the group of each unit (-1: not measured, always kept). about: model, criterion, seed and other settings.
     """
 
     errors: Mapping[str, Tensor]
@@ -38,7 +39,7 @@ class Errors:
 
     @classmethod
     def of(cls, model: Model, values: Values, size: int, about: Mapping[str, Any]) -> Errors:
-        """Of what each unit is worth (NaN: nobody knows): a group's error is the mean of its units. size: of groups."""
+        """From the importance of each unit (NaN: unknown): a group's error is its units' mean. size: of groups."""
         groups = groups_of(model, values, size)
         errors = {name: means(values[name], own) for name, own in groups.items()}
         return cls(errors, groups, dict(about))
@@ -65,7 +66,7 @@ class Errors:
         """Read a table; InputError where it is none, or damaged."""
         tensors, metadata = read_safetensors(path)
         if metadata.get("format") != FORMAT:
-            raise InputError(f"{path} is no table of errors: give a file that shrink.py measure wrote")
+            raise InputError(f"{path} is not a table of errors: give a file that shrink.py measure wrote")
         check_seal(path, tensors, metadata, "errors")
         about = parse_metadata(path, metadata, "about", ("model", "criterion", "seed"))
         parts = {kind: {} for kind in ("error", "group")}
@@ -76,7 +77,7 @@ class Errors:
 
 
 def groups_of(model: Model, values: Values, size: int) -> dict[str, Tensor]:
-    """The group of each unit, of all sets that have a value; -1 for units whose value is NaN."""
+    """The group of each unit in all sets with values; -1 for units whose value is NaN."""
     groups = {}
     for one in all_sets(model):
         known = ~values[one.name].isnan() if one.name in values else torch.zeros(1, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""A smaller model for other software: what it is written as, and a check that it computes the same.
+"""Write a smaller model for other software, and check that its outputs are the same.
 
 python shrink.py export shrunk/dino-mini_magnitude_seed42 --to onnx
 """
@@ -34,7 +34,7 @@ from storage.tensors import write_safetensors
 TEMPLATE = Path(__file__).parent / "templates" / "modeling_pruned.py.txt"
 
 CLOSE = 1e-4
-"""Largest difference of outputs that rounding makes, in other software."""
+"""Largest difference of outputs that counts as rounding."""
 
 
 def to_hf(folder: Path, output: str | None) -> str:
@@ -72,7 +72,7 @@ def to_hf_code(folder: Path, output: str | None) -> str:
 
 
 def sizes_left(whole: Model, small: Model) -> dict[str, dict[str, Any]]:
-    """What has to be changed of the whole model after it is built: layers that stay, then shapes, then counts."""
+    """The changes to the dense model after it is built: kept layers, then shapes, then counts."""
     found, plan = all_sets(whole), small.plan
     stays = dict(plan.stays)
     rows = {
@@ -94,19 +94,21 @@ def sizes_left(whole: Model, small: Model) -> dict[str, dict[str, Any]]:
 
 
 def to_zeros(folder: Path, output: str | None) -> str:
-    """The whole model's shapes, with zeros: any reader of the whole model takes it, and nothing is gained."""
+    """The dense model's shapes, with zeros: any software for the dense model reads it, at no gain in size or speed."""
     target = _target(folder, output, "_zeros")
     small, whole = load_model(f"small:{folder}"), whole_of(folder)
     try:
         with_zeros(whole, small.plan.kept(all_sets(whole)), small)
     except ValueError as error:
-        raise InputError(f"{folder} cannot be written with zeros: {error}, and no numbers stand for those") from error
+        raise InputError(
+            f"{folder} cannot be written with zeros: {error}, and zeros cannot represent removed layers"
+        ) from error
     _check_same(small, whole)
     with atomic_path(target) as temporary:
         temporary.mkdir(parents=True)
         whole.rebuilt(temporary)
         write_safetensors(temporary / "model.safetensors", shipped(whole), {"format": "pt"})
-    return f"{target}: of the whole model's size, no smaller and no faster"
+    return f"{target}: as large and as slow as the dense model"
 
 
 def to_mask(folder: Path, output: str | None) -> str:
@@ -120,7 +122,7 @@ def to_mask(folder: Path, output: str | None) -> str:
     transposed = [name for name, layer in whole.prunable_layers().items() if form_of(layer).transposed]
     mask = Mask(masks, modalities, source, transposed)
     mask.save(target)
-    return f"{target}: {100 * mask.sparsity():.2f} % of the prunable weights; the biases of what is removed stay"
+    return f"{target}: {100 * mask.sparsity():.2f} % of the prunable weights; biases of removed units are kept"
 
 
 class Images(nn.Module):
@@ -148,7 +150,7 @@ def to_torch(folder: Path, output: str | None) -> str:
     module, image = _images(folder)
     with torch.no_grad():
         program = torch.export.export(module, (image,), dynamic_shapes=({0: torch.export.Dim("images")},))
-        packed = io.BytesIO()  # the temporary file's name would not please torch
+        packed = io.BytesIO()  # torch refuses the temporary file's extension
         torch.export.save(program, packed)
         with atomic_path(target) as temporary:
             temporary.write_bytes(packed.getbuffer())
@@ -168,11 +170,11 @@ def to_onnx(folder: Path, output: str | None) -> str:
 
     empty = [name for name, stay in load_model(f"small:{folder}").plan.stays if not stay.kept]
     if empty:
-        raise InputError(f"ONNX knows no product over nothing, and nothing is left of {', '.join(empty)}: plan anew")
+        raise InputError(f"ONNX has no empty matrix products, and {', '.join(empty)} would be empty: make another plan")
     target = _target(folder, output, ".onnx")
     module, image = _images(folder)
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # the exporter's own, of torch's coming versions
+        warnings.simplefilter("ignore", FutureWarning)  # the exporter's own warning about coming torch versions
         warnings.simplefilter("ignore", DeprecationWarning)
         program = torch.onnx.export(
             module, (image,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("images")},), verbose=False
@@ -208,7 +210,7 @@ def _check_same(model: Model, other: Model) -> None:
 def _check_close(expected: Tensor, found: Tensor, who: str) -> None:
     apart = float((expected - found).abs().max())
     if not apart <= CLOSE * max(1.0, float(expected.abs().max())):
-        raise InputError(f"{who} computes something else: outputs are {apart:.2g} apart; please report it")
+        raise InputError(f"{who} gives other outputs: they differ by {apart:.2g}; please report it")
 
 
 EXPORTS: Registry[Callable[[Path, str | None], str]] = Registry(

@@ -1,4 +1,4 @@
-"""First-order criteria: what a loss would lose without a unit (Taylor), and how much a layer changes its input.
+"""First-order criteria: the change of the loss without a unit (Taylor), and how much a layer changes its input.
 
     taylor(unit) = sum over batches of |sum w dw over what makes it| + |sum w dw over what reads it|
 as DynaBERT orders neurons (Hou et al., NeurIPS 2020); of a layer, the same of each of its tensors. MoPE cuts groups of
@@ -35,7 +35,7 @@ def taylor(model: Model, batches: Data, loss: Callable[[Batch], Tensor], seed: i
     tensors, sets = named_tensors(model), all_sets(model)
     values: Values = {one.name: torch.full((one.count,), torch.nan, dtype=torch.float64) for one in sets}
     with preserved(model, gradients=False):
-        moving = {id(tensor) for tensor in model.moving_tensors()}  # copies by momentum have no gradients
+        moving = {id(tensor) for tensor in model.moving_tensors()}  # momentum copies have no gradients
         trained = [parameter for parameter in model.inner.parameters() if id(parameter) not in moving]
         for parameter in trained:
             parameter.requires_grad_(True)
@@ -51,7 +51,7 @@ def taylor(model: Model, batches: Data, loss: Callable[[Batch], Tensor], seed: i
 
 
 def _add(values: Tensor, one: Units | Layers, tensors: dict[str, Tensor], change: dict[int, Tensor]) -> None:
-    """Add what one batch says of a set to its values [count]. change: w dw by id of a tensor, where there is a dw."""
+    """Add one batch to the values [count] of a set. change: w dw by id of a tensor, if it has a gradient."""
     if isinstance(one, Layers):
         for number in range(one.count):
             at = tuple(f"{path}.{number}." for path in one.lists)
@@ -64,6 +64,7 @@ def _add(values: Tensor, one: Units | Layers, tensors: dict[str, Tensor], change
     halves: dict[bool, Tensor] = {}
     for at in one.slices:
         if (product := change.get(id(tensors[at.tensor]))) is not None:
+            # The sum within a unit is signed: removing it changes all of its weights at once.
             own = at.by_unit(product, one.count).sum(dim=(0, 2))
             halves[at in read] = halves.get(at in read, 0) + own
     if halves:
@@ -72,10 +73,10 @@ def _add(values: Tensor, one: Units | Layers, tensors: dict[str, Tensor], change
 
 @torch.no_grad()
 def influence(model: Model, batches: Data, seed: int = 42) -> Values:
-    """[count] of each row of layers, over the pass that calibration observes; nothing of heads and neurons."""
+    """[count] of each row of layers, over the pass that calibration observes; heads and neurons have none."""
     rows = layers(model)
     if not rows:
-        raise InputError("the model names no layers that can be removed: choose taylor, magnitude or random")
+        raise InputError("the model has no removable layers: choose taylor, magnitude or random")
     prunable = list(model.prunable_layers())
     sums = {one.name: torch.zeros(one.count, 2, dtype=torch.float64) for one in rows}
     with preserved(model, gradients=False):

@@ -1,4 +1,4 @@
-"""A table of errors by a criterion that looks at data: the calibration data of a model's configuration."""
+"""A table of errors by a criterion that uses data: the calibration data of a model's configuration."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ from training.fabric import make_fabric
 
 BATCH = 32
 
-_ALONE = Group()  # every process fits on all samples
+_ALONE = Group()  # every process fits the classifier on all samples
 
 MOPE = ("order", "ffn_scope", "screen", "keep")
-"""Options of that criterion alone."""
+"""Options of mope only."""
 
 ORDERS = ("taylor", "magnitude", "stored")
-"""By what neurons are ordered before they are cut into groups, for `mope`."""
+"""Criteria that order neurons before they are grouped, for `mope`."""
 
 
 def measured(
     load: Callable[[], Model], config: PruneConfig, args: argparse.Namespace, about: Mapping[str, Any], path: Path
 ) -> tuple[Errors, bool]:
-    """The table, and whether this process is the one that writes. load: gives the model; about: what else made it.
+    """The table, and whether this process writes it. load: returns the model; about: further settings.
 
     config: its data. args: criterion, score, samples, order, group, seed, devices, accelerator, resume. path: of the
-    table, beside which an interrupted run keeps what it has.
+    table, next to which the checkpoint is saved.
     """
     if args.samples < 2:
         raise InputError(f"--samples must be at least 2, not {args.samples}")
@@ -54,7 +54,7 @@ def measured(
     if not 0 < args.screen <= 1:
         raise InputError(f"--screen is a share that is measured, above 0 and at most 1, not {args.screen:g}")
     if args.resume and args.criterion != "mope":
-        raise InputError(f"{args.criterion} reads the data once and keeps nothing of an interrupted run: no --resume")
+        raise InputError(f"{args.criterion} saves nothing of an interrupted run: leave --resume out")
     fabric = make_fabric(args.accelerator, args.devices, 1, "32-true")
     interrupt.listen()
     model = fabric.to_device(load())
@@ -92,7 +92,7 @@ def _order(model: Model, order: str, first: Values) -> Values:
 
 @contextlib.contextmanager
 def _classifier_fitted(model: Model, samples: Callable[[], Any]) -> Any:
-    """Where a model has no classifier yet (DINO), one that is fitted to the samples; taken away on exit."""
+    """Fit a classifier to the samples if the model has none (DINO); remove it on exit."""
     statistic: Statistic | None = model.preliminary()
     if statistic is None:
         yield

@@ -1,9 +1,9 @@
-"""MoPE, the module-wise pruning error: how much a score of the model drops when one part alone is removed.
+"""MoPE, the module-wise pruning error: how much a score of the model drops when a single part is removed.
 
     error(part) = Z(model) - Z(model without the part)
 Lin et al., "MoPE-CLIP", CVPR 2024; Z: shrinking/scores.py. A head or neuron is removed by zeros in the columns that
-read it, a layer by its inputs in the place of its outputs: that is what `models.surgery.cut` computes, too. Parts that
-a score never meets (layers that fuse, for `itc`) have no error, and stay.
+read it, a layer by passing its inputs on as outputs: `models.surgery.cut` computes the same. Parts that a score does
+not use (fusion layers, for `itc`) have no error, and are kept.
 
     python shrink.py measure --model xvlm-mini --criterion mope --samples 500
 """
@@ -34,7 +34,7 @@ from shrinking.scores import Score
 from shrinking.screening import Screen, joined
 
 EVERY = 64
-"""Parts that are measured in one reading of the data, and saved together."""
+"""Parts measured per pass over the data, and checkpointed together."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Removal:
     """A part: a group of a set. changed: ids of the tensors that it changes.
 
     columns: of units, each tensor that reads them, the axis, and which entries; layers: of a layer, it and its copies.
-    members: groups of several sets that go together, the first of which gives the name.
+    members: groups of several sets that are removed together; the first gives the name.
     """
 
     name: str
     one: Units | Layers
-    group: Tensor  # bool [count], the units that go
+    group: Tensor  # bool [count], the removed units
     changed: frozenset[int]
     columns: tuple[tuple[Tensor, int, Tensor], ...] = ()
     layers: tuple[nn.Module, ...] = ()
@@ -55,7 +55,7 @@ class Removal:
 
     @property
     def each(self) -> tuple[Removal, ...]:
-        """All that go: several, or it alone."""
+        """All removed groups: the members, or itself."""
         return self.members or (self,)
 
 
@@ -81,18 +81,19 @@ def removals(model: Model, groups: Mapping[str, Tensor]) -> list[Removal]:
 
 
 def reading(one: Units, tensors: Mapping[str, Tensor]) -> list:
-    """Where units of a set are read: in the consumer, and in a copy that follows it."""
+    """The slices that read a set's units: in the consumer, and in its momentum copy."""
     return [at for at in one.slices if at.axis == one.axis and tensors[at.tensor].dim() > 1]
 
 
 @contextmanager
 def removed(part: Removal) -> Iterator[None]:
-    """The model without the part, in place; put back on exit, bit for bit."""
+    """Remove the part in place; restore it on exit, bit for bit."""
     handles = [layer.register_forward_hook(_passed_by, with_kwargs=True) for layer in part.layers]
     saved = []
     try:
         with torch.no_grad():
             for tensor, axis, entries in part.columns:
+                # Zeros in the columns that read a unit remove it exactly; zeros in its own rows would leave its bias.
                 saved.append(tensor.detach().index_select(axis, entries))
                 tensor.index_fill_(axis, entries, 0)
         yield
@@ -100,7 +101,7 @@ def removed(part: Removal) -> Iterator[None]:
         for handle in handles:
             handle.remove()
         with torch.no_grad():
-            # An interrupt may have come before all were saved: what was not is as it was.
+            # An interrupt may come before all are saved: those are still unchanged.
             for (tensor, axis, entries), value in zip(part.columns, saved, strict=False):
                 tensor.index_copy_(axis, entries, value)
 
@@ -121,11 +122,11 @@ def mope(
     together: bool = False,
     screen: Screen | None = None,
 ) -> Errors:
-    """The table of errors of all parts that the score meets, on every process alike. `about` of it is empty.
+    """The table of errors of all parts that the score uses, equal on every process. Its `about` is empty.
 
     batches: the same ones on every call. groups: name of a set -> group of each unit; other sets are left out.
-    group: processes that share the parts, EVERY at a time. together: take a rank of neurons from all layers at once.
-    screen: which parts are measured, and the errors of the others (None: all are).
+    group: processes among which the parts are divided, EVERY at a time. together: remove groups of equal rank from all
+    layers at once. screen: selects the parts to measure, and estimates the others (None: measure all).
     """
     group = group or Group.current()
     work = _Work(model, batches, score, seed)
@@ -137,18 +138,18 @@ def mope(
         left_out = [part.name for part in parts if not work.meets(part)]
         parts = [part for part in parts if work.meets(part)]
         if not parts:
-            raise InputError("the score meets none of the parts that can be removed: take another --score")
+            raise InputError("the score uses none of the removable parts: choose another --score")
         if together:
             parts = joined(model, parts)
         everything = parts
-        unclear = [True] * len(parts) if screen is None else screen.unclear(model, parts)
-        parts = [part for part, wanted in zip(everything, unclear, strict=True) if wanted]
+        uncertain = [True] * len(parts) if screen is None else screen.uncertain(model, parts)
+        parts = [part for part, wanted in zip(everything, uncertain, strict=True) if wanted]
         saved = checkpoint.load()
         drops = [] if saved is None else saved[0]["drops"].tolist()
         if group.rank == 0:
-            _tell(parts, drops, work.samples, seconds, group.size, left_out)
+            _announce(parts, drops, work.samples, seconds, group.size, left_out)
         with progress_bar("parts", len(parts), done=len(drops), show=group.rank == 0) as advance:
-            # Each process takes the next parts in turn: who measures a part has no say in its number.
+            # Processes take parts in a fixed order, so that the table does not depend on their number.
             while len(drops) < len(parts):
                 each = min(EVERY, -((len(drops) - len(parts)) // group.size))
                 first = len(drops) + group.rank * each
@@ -160,7 +161,7 @@ def mope(
                 checkpoint.offer(lambda so_far=so_far: (so_far, {}))
     if screen is not None:
         left = iter(drops)
-        drops = screen.filled(model, everything, [next(left) if wanted else None for wanted in unclear])
+        drops = screen.filled(model, everything, [next(left) if wanted else None for wanted in uncertain])
     errors: dict[str, list[float]] = {}
     measured: dict[str, Tensor] = {}
     for part, drop in zip(everything, drops, strict=True):
@@ -172,9 +173,10 @@ def mope(
 
 
 def _memoised(model: Model, parts: Iterable[Removal]) -> list[nn.Module]:
-    """Layers, or what stands in their place, and all inside of those that the parts are in.
+    """Modules whose calls are recorded: layers, or what replaces them, all modules inside layers with parts, and the
+    rest.
 
-    And what is in no layer. Outputs of all layers are kept for one batch, and of the insides no more than a few.
+    Outputs of all layers are held for one batch, and at most a few of the inner modules'.
     """
     inner, found = model.inner, list(all_sets(model))
     outer = [f"{path}.{n}" for one in found if isinstance(one, Layers) for path in one.lists for n in range(one.count)]
@@ -185,41 +187,41 @@ def _memoised(model: Model, parts: Iterable[Removal]) -> list[nn.Module]:
     for path, module in list(modules.items()):
         if touched & {id(tensor) for tensor in module.parameters()}:
             modules |= {f"{path}.{name}": part for name, part in module.named_modules() if name}
-    modules |= dict(_beside(inner, outer, ""))
+    modules |= dict(_outside_layers(inner, outer, ""))
     return list({id(module): module for module in modules.values()}.values())
 
 
-def _beside(module: nn.Module, outer: list[str], path: str) -> Iterator[tuple[str, nn.Module]]:
-    """The largest modules that hold none of these and have weights: embeddings, projections."""
+def _outside_layers(module: nn.Module, outer: list[str], path: str) -> Iterator[tuple[str, nn.Module]]:
+    """The largest modules with weights outside of these layers: embeddings, projections."""
     for name, part in module.named_children():
         at = f"{path}{name}"
         if at in outer or not any(True for _ in part.parameters()):
             continue
         if any(one.startswith(f"{at}.") for one in outer):
-            yield from _beside(part, outer, f"{at}.")
+            yield from _outside_layers(part, outer, f"{at}.")
         else:
             yield at, part
 
 
-def _tell(
+def _announce(
     parts: Sequence[Removal], done: Sequence[float], samples: int, seconds: float, processes: int, left_out: list[str]
 ) -> None:
-    """What is ahead, before it begins."""
+    """Print the amount of work before it starts."""
     left = len(parts) - len(done)
     most = left * seconds / processes
     console.print(
         f"{counted(left, 'part')} to measure on {counted(samples, 'sample')}: {left * samples:,} passes of a sample, "
-        f"parts of them; {most:,.0f} s at the most (a whole pass took {seconds:.1f} s)"
+        f"parts of them; {most:,.0f} s at most (a full pass took {seconds:.1f} s)"
     )
     if left_out:
         console.print(
-            f"{counted(len(left_out), 'part', 'is')} not met by this score and will stay (first: in {left_out[0]})",
+            f"{counted(len(left_out), 'part', 'is')} not used by this score and will be kept (first: in {left_out[0]})",
             markup=False,
         )
 
 
 class _Work:
-    """Passes of the data through the model and through what is left of it without a part."""
+    """Forward passes of the dense model, and of the model without a part."""
 
     def __init__(self, model: Model, batches: Callable[[], Iterable[Batch]], score: Score, seed: int):
         self.model, self._batches, self._score, self._seed = model, batches, score, seed
@@ -229,7 +231,7 @@ class _Work:
         self.pooled = Pooled(model)
 
     def _run(self, run: int, number: int, batch: Batch) -> Tensor:
-        """Rows of a batch: the same draws in every pass, whatever moves put back."""
+        """Rows of a batch: the same random draws in every pass; moving tensors are restored."""
         self.pooled.at(run, number)
         return self._pass(run, number, batch)
 
@@ -242,7 +244,7 @@ class _Work:
             yield number, to_device(batch, self._device)
 
     def look(self) -> None:
-        """The whole model's rows of every run, its score, and which modules and tensors each run meets."""
+        """Record the dense model's rows of every run, its score, and the modules and tensors that each run uses."""
         runs = range(len(self._score.runs))
         rows: list[list[Tensor]] = [[] for _ in runs]
         self._met: list[set[int]] = [set() for _ in runs]
@@ -265,11 +267,11 @@ class _Work:
         return module.register_forward_pre_hook(lambda *_: met.update(tensors))
 
     def meets(self, part: Removal) -> bool:
-        """Whether any run computes with the part."""
+        """Whether any run uses the part."""
         return any(part.changed & met for met in self._met)
 
     def drops(self, parts: Sequence[Removal], advance: Callable[..., None] | None) -> list[float]:
-        """Errors of some parts, in one reading of the data."""
+        """Errors of some parts, in one pass over the data."""
         if not parts:
             return []
         runs = [[run for run, met in enumerate(self._met) if part.changed & met] for part in parts]

@@ -1,8 +1,8 @@
 """In the last layer, only the tokens that a score reads (the class token, a text's end) go through linear layers.
 
-Which ones these are is found, not declared: by the gradient of what a run gives, with respect to what each linear layer
-of the last layer puts out. Noise at all other tokens must then change nothing. Keys and values are read at all tokens,
-and so are states of which a mean is taken: there nothing is left out.
+These tokens are found, not declared: by the gradient of a run's output with respect to the output of each linear layer
+of the last layer. As a check, noise at all other tokens must change nothing. Keys and values are read at all tokens,
+and so are states that are averaged: there no token is skipped.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LOUD = 10.0
 
 
 class Pooled:
-    """Linear layers that compute some tokens alone, and give zeros elsewhere; used within `watching()`."""
+    """Linear layers that compute only some tokens, and return zeros elsewhere; used within `watching()`."""
 
     def __init__(self, model: Model):
         self._lists = [model.inner.get_submodule(path) for row in layers(model) for path in row.lists]

@@ -1,4 +1,5 @@
-"""MoPE-CLIP's two recipes from end to end; each step leaves a file or folder, and a command started again skips it.
+"""MoPE-CLIP's two recipes from end to end; each step writes a file or folder, and the same command skips finished
+steps.
 
 finetuning   a model that is finetuned on a task: width, distil, depth, distil
 pretraining  a pretrained model: width and depth of all towers at once, distil
@@ -29,15 +30,15 @@ WIDTH = ("heads", "neurons", "channels")
 
 
 SAID = "recipe.json"
-"""What a recipe was asked for, in its folder."""
+"""Settings of a recipe, in its folder."""
 
 NO_IDENTITY = ("output", "repeats", "accelerator", "devices")
 
 
-def begun(args: argparse.Namespace, below: Path) -> tuple[Limits, Path]:
-    """What a recipe may remove, and its folder, in which it is written down what is asked for.
+def start_recipe(args: argparse.Namespace, below: Path) -> tuple[Limits, Path]:
+    """The limits of a recipe, and its folder, where its settings are saved.
 
-    InputError where the folder has steps of something else.
+    InputError when the folder has steps of another recipe.
     """
     name = f"{file_name(args.model)}_{args.task or args.command}_keep{args.keep:g}_seed{args.seed}"
     folder = Path(args.output or below / name)
@@ -56,21 +57,21 @@ def begun(args: argparse.Namespace, below: Path) -> tuple[Limits, Path]:
 
 
 def check_shares(args: argparse.Namespace) -> None:
-    """InputError for shares to keep that are none, for two that remove nothing, and for other numbers of no meaning."""
+    """InputError for shares outside (0, 1], shares that remove nothing, and contradictory options."""
     for name in ("keep", "keep_layers"):
         if not 0 < getattr(args, name) <= 1:
-            raise InputError(f"--{name} is a share that stays, above 0 and at most 1, not {getattr(args, name):g}")
+            raise InputError(f"--{name} is the share to keep, above 0 and at most 1, not {getattr(args, name):g}")
     if args.keep == args.keep_layers == 1:
         raise InputError("--keep and --keep_layers are both 1: nothing would be removed")
     if args.distil == "none" and any(getattr(args, name) is not None for name in ("sim", "feat", "hidden")):
-        raise InputError("--distil none learns from no teacher: leave --sim, --feat and --hidden out")
+        raise InputError("--distil none has no teacher: leave --sim, --feat and --hidden out")
     at_least(args, 1, "devices", "round", "rounds", "group", "repeats", *(["steps"] if "steps" in args else []))
     at_least(args, 0, "sim", "feat", "hidden", *(["lr"] if "lr" in args else []))
 
 
 @dataclass(frozen=True)
 class Steps:
-    """What a recipe is made of, as its script does it.
+    """The steps of a recipe, as functions of its script.
 
     load(name, weights): the task's model. measure(name, weights, file): writes a table of errors. train(name, folder,
     options): finetunes on the task, with a command line's options, and leaves a run there. cut(model, kept): smaller.
@@ -83,7 +84,7 @@ class Steps:
 
 
 def weights_of(run: Path) -> str:
-    """The weights that count of a run."""
+    """The final weights of a run: the best, else the last."""
     return str(next(path for name in ("best", "last") if (path := run / f"{name}.safetensors").is_file()))
 
 
@@ -97,7 +98,7 @@ def metrics_of(run: Path) -> dict[str, float]:
     return json.loads((run / "results.json").read_text())["metrics"]
 
 
-def taught(
+def distilled(
     steps: Steps,
     name: str,
     teacher: str | None,
@@ -106,7 +107,7 @@ def taught(
     about: Mapping[str, Any],
     also: Sequence[str] = (),
 ) -> Path:
-    """Train a smaller model under its teacher, if any; the folder of the result, `RUN/small`, with its own weights.
+    """Train a smaller model with its teacher, if any; returns the folder of the result, `RUN/small`.
 
     also: more options of the task's script.
     """
@@ -128,9 +129,9 @@ def cut_by(
     at: Path,
     rounds: int = 1,
 ) -> str:
-    """Measure, plan, cut; the smaller model's name. at: its folder, beside which its table is.
+    """Measure, plan, cut; the smaller model's name. at: its folder, next to which its table is.
 
-    rounds: in equal parts, each of which is measured on what the one before has left: errors do not add up.
+    rounds: equal parts, each measured on the result of the one before, since errors are not additive.
     """
     now, now_weights, counts = name, weights, None
     for number in range(1, rounds + 1):
@@ -146,7 +147,7 @@ def cut_by(
 
 
 def counted_units(model: Model, kind: str, limits: Limits) -> int:
-    """How many of a kind there are that may go."""
+    """Number of removable groups of a kind."""
     total = 0
     for one in all_sets(model):
         if one.kind == kind and not any(part in one.name for part in limits.protect):
@@ -169,7 +170,7 @@ def _cut_once(
         for one in all_sets(model):
             if one.name in kept:
                 stay = int(kept[one.name].sum())
-                console.print(f"{one.name}: {stay} of {one.count} {one.kind} stay", markup=False)
+                console.print(f"{one.name}: {stay} of {one.count} {one.kind} kept", markup=False)
     return f"small:{at}"
 
 
@@ -184,16 +185,16 @@ def pretraining(
     learn: Callable[[Model, Model, Path], None],
     rounds: int = 1,
 ) -> Path:
-    """The smaller model's folder: width and depth at once, as the table of the whole model says, then `learn`.
+    """Prune width and depth at once by the dense model's table, then `learn`; returns the smaller model's folder.
 
     learn(student, teacher, folder): trains the student in place.
     """
     shares = {**dict.fromkeys(WIDTH, keep), "layers": layers}
-    console.print(f"1. {keep:g} of heads and neurons, {layers:g} of layers stay: {folder / 'cut'}", markup=False)
+    console.print(f"1. {keep:g} of heads and neurons, {layers:g} of layers kept: {folder / 'cut'}", markup=False)
     small = cut_by(steps, name, weights, shares, limits, folder / "cut", rounds)
     target = folder / "small"
     if not target.exists():
-        console.print(f"2. it learns from {name}: {folder / 'learning'}", markup=False)
+        console.print(f"2. distilled from {name}: {folder / 'learning'}", markup=False)
         student = steps.load(small, None)
         learn(student, steps.load(name, weights), folder / "learning")
         save_small(target, student.cpu(), {"recipe": "pretraining", "kept": shares})
@@ -215,7 +216,8 @@ def finetuning(
     """The smaller model's folder, and numbers of the task: dense, after width, after depth.
 
     keep: share of heads and neurons; layers: of layers. weights: the task's, finetuned; None: finetune it first.
-    rounds: of width. learn: options of the task's script in both stages. distils: whether the whole model teaches.
+    rounds: of width. learn: options of the task's script in both stages. distils: whether the dense model is the
+    teacher.
     """
     found = {}
     dense = folder / "dense"
@@ -232,11 +234,11 @@ def finetuning(
         also = ["--set", f"recipe.schedule.span={span}", *learn]
         run = folder / f"{stage}_distilled"
         console.print(
-            f"{number + 2}. {stage}: {share:g} of {now} stays, then it learns from {name}: {run}", markup=False
+            f"{number + 2}. {stage}: {share:g} of {now} kept, then distilled from {name}: {run}", markup=False
         )
         small = cut_by(steps, now, now_weights, shares, limits, folder / stage, times)
         about = {"recipe": "finetuning", "stage": stage, "kept": dict(shares)}
-        small = taught(steps, small, name if distils else None, whole, run, about, also)
+        small = distilled(steps, small, name if distils else None, whole, run, about, also)
         found[stage] = metrics_of(run)
         now, now_weights = f"small:{small}", None
     return small, found

@@ -1,7 +1,7 @@
-"""Pretrain a smaller model on pairs, with the whole one as its teacher: what follows a cut that is of no task.
+"""Pretrain a smaller model on pairs, distilling the dense one: the step after pruning without a task.
 
 Losses are the model's own of a calibration batch, and the three of training/distillation.py. The recipe is that of the
-paper's ports: AdamW, warm-up, cosine, gradients clipped at 1.
+paper's ports: AdamW, warm-up, cosine schedule, gradients clipped at norm 1.
 
     python shrink.py pretraining --model xvlm-mini --keep 0.5
 """
@@ -23,7 +23,7 @@ from models.base import Model
 from models.tasks import Retriever
 from pruners.preparing import calibration_batches
 from pruners.settings import PruneConfig
-from training.distillation import TOWERS, Taught, freeze_beside
+from training.distillation import TOWERS, Distillation, freeze_other_tower
 from training.fabric import make_fabric
 from training.loop import Callback, Loop, fit
 from training.optimizer import Recipe
@@ -32,11 +32,11 @@ from training.sole_run import sole_run
 
 
 class Pretraining(nn.Module):
-    """The model with all of its own losses, as `Taught` takes an objective."""
+    """The model with all of its own losses, as `Distillation` takes an objective."""
 
     def __init__(self, model: Model):
         super().__init__()
-        self.model, self.beside = model, nn.ModuleDict()
+        self.model, self.extra_modules = model, nn.ModuleDict()
 
     def forward(self, batch: Batch, rehearsal: bool = False) -> dict[str, torch.Tensor]:
         """Named losses."""
@@ -52,22 +52,24 @@ def recipe_of(lr: float) -> Recipe:
 def check_pairs(model: Model) -> None:
     """InputError for a model without features of images and of texts."""
     if not isinstance(model, Retriever):
-        raise InputError(f"a {type(model).__name__} compares no images and texts: take shrink.py finetuning")
+        raise InputError(
+            f"a {type(model).__name__} has no features of images and texts to compare: use shrink.py finetuning"
+        )
 
 
 def relearn(student: Model, teacher: Model, config: PruneConfig, args: argparse.Namespace, folder: Path) -> None:
     """Train the student, in place. folder: of its log and snapshot.
 
-    args: steps, lr, seed, accelerator, sim, feat, hidden, and what else names the run. A run that was killed goes
-    on from its snapshot, to the bit. InputError for models without features of images and texts.
+    args: steps, lr, seed, accelerator, sim, feat, hidden, and what else names the run. A killed run resumes from its
+    snapshot, bit for bit. InputError for models without features of images and texts.
     """
     recipe = recipe_of(args.lr)
     fabric = make_fabric(args.accelerator, 1, 1, "32-true")
     interrupt.listen()
     fabric.to_device(teacher).eval().requires_grad_(False)
     if args.tower in TOWERS:
-        freeze_beside(student, args.tower)
-    module = Pretraining(student) if args.distil == "none" else Taught(Pretraining(student), teacher, args)
+        freeze_other_tower(student, args.tower)
+    module = Pretraining(student) if args.distil == "none" else Distillation(Pretraining(student), teacher, args)
     batches = calibration_batches(student, replace(config, seed=args.seed, num_batches=args.steps))
     side = student.sides[0]
 
@@ -79,7 +81,7 @@ def relearn(student: Model, teacher: Model, config: PruneConfig, args: argparse.
     identity = {"recipe": asdict(recipe), **{name: getattr(args, name) for name in named}}
     folder.mkdir(parents=True, exist_ok=True)
     with sole_run(fabric, folder):
-        loop = Loop("learning from the whole model", recipe, args.steps, args.seed, folder, identity)
+        loop = Loop("distilling the dense model", recipe, args.steps, args.seed, folder, identity)
         loop.callbacks.append(Callback(after_step=lambda step: student.clamp_temperature()))
         fit(fabric, module, micro_batches, loop)
     student.eval()

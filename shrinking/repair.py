@@ -1,10 +1,10 @@
-"""Repair in closed form: what stays takes over what it can of what goes, by least squares; no labels, no gradients.
+"""Repair in closed form: refit the kept units by least squares to the output of the removed ones, without labels or
+gradients.
 
-    W_K' = W_K + W_R H_RK (H_KK + damp mean(diag H_KK))^-1        H = sum x x'
-W is the matrix that reads units (W_o of heads, W_2 of neurons), x its inputs in the whole model, K and R those
-that stay and go. That is ridge regression of the output of R on the inputs K. With a bias, x has a 1 behind
-it, which stays and is not damped: b takes the mean over. H is SparseGPT's
-(Frantar and Alistarh, 2023; calibration/hessians.py).
+W_K' = W_K + W_R H_RK (H_KK + damp mean(diag H_KK))^-1        H = sum x x' W is the matrix that reads the units (W_o for
+heads, W_2 for neurons), x its inputs in the dense model, K the kept and R the removed ones. This is ridge regression of
+the output of R on the inputs K. With a bias, a 1 is appended to x, which is kept and not damped: b then absorbs the
+mean. H is SparseGPT's (Frantar and Alistarh, 2023; calibration/hessians.py).
 
     python shrink.py cut --model dino-mini --plan PLAN --repair
 """
@@ -34,22 +34,24 @@ from shrinking.mope import reading
 BATCH = 32
 
 DAMP = 1e-3
-"""Of the mean of the diagonal: rounding is hidden by it, and inputs that hardly vary get no large weights."""
+"""Ridge, as a share of the mean diagonal: it hides rounding errors and prevents large weights on nearly constant
+inputs.
+"""
 
 
 def cut_repaired(model: Model, kept: Kept, batches: Callable[[], Iterable[Batch]]) -> Model:
-    """`surgery.cut`, of a model whose kept weights have taken over. The model itself stays as it was."""
+    """`surgery.cut` after refitting the kept weights. The model itself is unchanged."""
     with repaired(model, kept, input_moments(model, kept, batches)):
         return cut(model, kept)
 
 
 def cut_on_data(model: Model, kept: Kept, config: PruneConfig, samples: int, seed: int) -> Model:
-    """The same on the first samples of a configuration's data, images as evaluations see them."""
+    """The same on the first samples of a configuration's data, without augmentation."""
     return cut_repaired(model, kept, plain_samples(model, replace(config, seed=seed), samples, BATCH)[1])
 
 
-def losing(model: Model, kept: Kept) -> dict[str, Units]:
-    """Prunable matrix that reads units -> its set, of all that lose some and are in no layer that goes."""
+def pruned_consumers(model: Model, kept: Kept) -> dict[str, Units]:
+    """Prunable matrix that reads units -> its set, for all sets with removed units outside of removed layers."""
     found, prunable = all_sets(model), model.prunable_layers()
     stays = checked(found, kept)
     gone = tuple(
@@ -68,14 +70,14 @@ def losing(model: Model, kept: Kept) -> dict[str, Units]:
 
 
 def input_moments(model: Model, kept: Kept, batches: Callable[[], Iterable[Batch]]) -> InputHessians:
-    """H [i + 1, i + 1] of each matrix that loses units, of one pass: that of calibration, else that of its task."""
-    layers = {name: layer for name, layer in model.prunable_layers().items() if name in losing(model, kept)}
+    """H [i + 1, i + 1] of each such matrix, from one pass: that of calibration, else that of the task."""
+    layers = {name: layer for name, layer in model.prunable_layers().items() if name in pruned_consumers(model, kept)}
     run = None
     if type(model).observe is Model.observe:
         probe = model.probe(1)
 
         def run(batch: Batch) -> None:
-            if "text_atts" in batch:  # a match may leave columns of padding out, and each text read has all of them
+            if "text_atts" in batch:  # matching drops common padding columns, so drop them here for all passes
                 ids, atts = without_padding(batch["text_ids"], batch["text_atts"])
                 batch |= {"text_ids": ids, "text_atts": atts}
             probe.run(model, batch)
@@ -93,19 +95,19 @@ _ALONE = Group()
 
 @contextmanager
 def repaired(model: Model, kept: Kept, moments: InputHessians, damp: float = DAMP) -> Iterator[None]:
-    """Within, what stays has taken over, in place; put back on exit. Matrices that no input met are left alone."""
+    """Refit the kept weights in place; restore them on exit. Matrices without any input are unchanged."""
     tensors, saved = named_tensors(model), []
     try:
-        for name, one in losing(model, kept).items():
+        for name, one in pruned_consumers(model, kept).items():
             if name not in moments.met:
                 continue
             form = form_of(model.prunable_layers()[name])
             stays = form.matrix(one.over_inputs(kept[one.name].cpu(), tensors[name].shape))[0]
-            for at in reading(one, tensors):  # copies by momentum, too: they follow it
+            for at in reading(one, tensors):  # momentum copies, too
                 weight, bias = tensors[at.tensor], tensors.get(f"{at.tensor.removesuffix('weight')}bias")
                 saved += [(tensor, tensor.detach().clone()) for tensor in (weight, bias) if tensor is not None]
                 whole = form.matrix(weight.detach()).double().cpu()
-                change = taken_over(whole, moments.of(name), stays, bias is not None, damp)
+                change = ridge_update(whole, moments.of(name), stays, bias is not None, damp)
                 whole[:, stays] += change[:, : int(stays.sum())]
                 with torch.no_grad():
                     weight.copy_(form.parameter(whole))
@@ -118,8 +120,8 @@ def repaired(model: Model, kept: Kept, moments: InputHessians, damp: float = DAM
                 tensor.copy_(value)
 
 
-def taken_over(weight: Tensor, moments: Tensor, stays: Tensor, bias: bool, damp: float) -> Tensor:
-    """What is added to the columns that stay, and to the bias behind them: float64 [o, kept (+ 1)].
+def ridge_update(weight: Tensor, moments: Tensor, stays: Tensor, bias: bool, damp: float) -> Tensor:
+    """The update of the kept columns, and of the bias behind them: float64 [o, kept (+ 1)].
 
     weight: [o, i]; moments: H [i + 1, i + 1]; stays: bool [i].
     """
@@ -127,6 +129,7 @@ def taken_over(weight: Tensor, moments: Tensor, stays: Tensor, bias: bool, damp:
     known = torch.cat([stays, torch.tensor([bias])]).nonzero()[:, 0]
     gone = (~stays).nonzero()[:, 0]
     own = moments[known][:, known]
+    # float64 and a ridge: H of few samples is nearly singular. The constant for the bias is not damped.
     ridge = torch.zeros(len(known), dtype=torch.float64)
     ridge[: int(stays.sum())] = damp * moments.diagonal()[:-1][stays].mean() if stays.any() else 0.0
     return torch.linalg.solve(own + torch.diag(ridge), moments[known][:, gone] @ weight[:, gone].t()).t()

@@ -1,9 +1,9 @@
-"""Do not compute again what a removal cannot change: calls of modules with the inputs that they had in the whole model.
+"""Skip computations that a removal cannot change: module calls with the same inputs as in the dense model.
 
-A part in layer l changes nothing before it. So the whole model's calls of a batch are remembered, and under a mask a
-module whose inputs are equal gives the remembered output. What is compared are inputs, not positions: that holds for
-towers beside each other, for layers that read both, and for layers that are called several times. Numbers are those of
-a full pass up to rounding: of a linear layer that loses inputs, what these gave is subtracted.
+A part in layer l changes nothing before it. So the dense model's calls on a batch are recorded, and under a mask a
+module with equal inputs returns the recorded output. Inputs are compared, not positions: this also works for separate
+towers, for layers that read both, and for layers that are called several times. Results equal those of a full pass up
+to rounding: for a linear layer with removed inputs, their contribution is subtracted.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Replay:
 
     @contextmanager
     def record(self) -> Iterator[None]:
-        """Forget the last batch, and remember what runs here."""
+        """Forget the last batch, and record the calls made here."""
         self._calls, self._computed, self._recording = {module: [] for module in self._holds}, set(), True
         self._less = {}
         try:
@@ -58,10 +58,10 @@ class Replay:
             self._recording = False
 
     def without(self, tensors: Iterable[int], columns: Iterable[tuple[Tensor, int, Tensor]] = ()) -> None:
-        """From now on, compute what holds one of these tensors (by id) anew.
+        """From now on, recompute the modules that hold one of these tensors (by id).
 
-        columns: tensors of which entries along an axis will be zero: of a linear layer's inputs, what those gave is
-        subtracted from the remembered output.
+        columns: tensors whose entries along an axis will be zero. If they are inputs of a linear layer, their
+        contribution is subtracted from the recorded output.
         """
         changed = set(tensors)
         self._computed = {module for module, held in self._holds.items() if held & changed}
@@ -76,7 +76,7 @@ class Replay:
         def replayed(*args: Any, **kwargs: Any) -> Any:
             if module not in self._computed or module in self._less:
                 for inputs, output, versions in self._calls.get(module, ()):
-                    # A tensor that was written to since is no longer what it was then.
+                    # A tensor that was written to since then no longer has the recorded value.
                     if all(t._version == version for t, version in versions) and _equal((args, kwargs), inputs):
                         if module not in self._less:
                             return output
@@ -107,7 +107,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _equal(a: Any, b: Any) -> bool:
-    """Whether arguments are the same; objects of other kinds only if they are the same one."""
+    """Whether arguments are equal; objects that are no tensors or containers must be identical."""
     if a is b:
         return True
     if isinstance(a, Tensor) and isinstance(b, Tensor):

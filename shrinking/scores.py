@@ -1,4 +1,4 @@
-"""What a model is worth on the calibration data: the Z whose drop is the error of a part. Larger is better.
+"""Scores of a model on the calibration data: the Z whose drop is the error of a part. Larger is better.
 
 loss      minus the model's own loss, of any model
 accuracy  percent of images whose class is found, of classifiers
@@ -51,11 +51,11 @@ def score_of(model: Model, name: str) -> Score:
         return Score((lambda batch: _a_row_each(model, batch),), lambda found: -float(found[0].mean()), model.loss)
     if name == "accuracy":
         if not isinstance(model, Classifier):
-            raise InputError(f"--score accuracy is of classifiers, and this is a {type(model).__name__}: take loss")
+            raise InputError(f"--score accuracy needs a classifier, not a {type(model).__name__}: choose loss")
         return Score((lambda batch: _right(model, batch),), lambda found: 100 * float(found[0].mean()), model.loss)
     if not isinstance(model, Retriever):
         raise InputError(
-            f"--score {name} compares features of images and texts, which a {type(model).__name__} lacks: take loss"
+            f"--score {name} compares features of images and texts, which a {type(model).__name__} lacks: choose loss"
         )
     images = lambda batch: model.image_entry(batch["image"])[1]  # noqa: E731
     texts = lambda batch: model.text_entry(batch["text_ids"], batch["text_atts"])[1]  # noqa: E731
@@ -80,7 +80,7 @@ def _right(model: Classifier, batch: Batch) -> Tensor:
 
 
 def mean_recall(found: list[Tensor]) -> float:
-    """Percent, of features [n, e] of images and of their texts; equal similarities go by position."""
+    """Percent, of features [n, e] of images and of their texts; ties are broken by position."""
     similarity = F.normalize(found[0], dim=1) @ F.normalize(found[1], dim=1).t()
     number = torch.arange(len(similarity), device=similarity.device)
     found_early = []

@@ -1,8 +1,8 @@
-"""Fewer parts to measure: groups of one rank in all layers at once, and only those of which Taylor is unsure.
+"""Measure fewer parts: groups of equal rank in all layers at once, or only parts near the cut by Taylor scores.
 
 `--ffn_scope all` is how a port of MoPE-CLIP measures neurons: group q of all layers of a tower goes together, and each
 has that error; widths become uniform. `--screen SHARE` measures the heads and groups next to where Taylor's order would
-be cut. Those far above or below keep Taylor's order, above or below all that was measured.
+be cut. The others keep Taylor's order, above or below all measured parts.
 """
 
 from __future__ import annotations
@@ -41,19 +41,20 @@ def joined(model: Model, parts: Sequence[Removal]) -> list[Removal]:
 
 @dataclass(frozen=True)
 class Screen:
-    """values: Taylor's, name of a set -> float64 [count]. share: of heads and groups that is measured; keep: share that
-    will stay, next to which Taylor is unsure.
+    """values: Taylor's, name of a set -> float64 [count]. share: of heads and groups to measure; keep: share that will
+    be kept, near which Taylor scores are not reliable enough.
     """
 
     values: Mapping[str, Tensor]
     share: float
     keep: float = 0.5
 
-    def unclear(self, model: Model, parts: Sequence[Removal]) -> list[bool]:
-        """Of each part, whether it is measured. Layers are: Taylor knows little of them, and they are few."""
+    def uncertain(self, model: Model, parts: Sequence[Removal]) -> list[bool]:
+        """Whether each part is measured. Layers always are: Taylor scores say little about them, and they are few."""
         measured = [part.one.kind == "layers" for part in parts]
         for order in self._pools(model, parts):
             count = min(len(order), max(1, round(self.share * len(order))))
+            # a window around the cut, where Taylor's order matters most
             first = round((1 - self.keep) * len(order) - count / 2)
             first = min(max(first, 0), len(order) - count)
             for place in order[first : first + count]:
@@ -61,12 +62,13 @@ class Screen:
         return measured
 
     def filled(self, model: Model, parts: Sequence[Removal], found: Sequence[float | None]) -> list[float]:
-        """Errors of all parts, of those that were measured and of the others, whose error is None."""
+        """Errors of all parts: measured ones as they are, the others (None) extrapolated in Taylor's order."""
         errors = list(found)
         for order in self._pools(model, parts):
             known = [place for place in order if found[place] is not None]
             values = [found[place] for place in known]
             low, high = min(values), max(values)
+            # Steps outside the measured range keep Taylor's order without mixing estimates with measurements.
             step = (high - low) / len(order) or 1.0
             below, above = order[: order.index(known[0])], order[order.index(known[-1]) + 1 :]
             for i, place in enumerate(reversed(below), 1):

@@ -1,4 +1,4 @@
-"""What a smaller model is worth beside the whole one: sizes, FLOPs, latency, numbers of its task."""
+"""Compare a smaller model with the dense one: sizes, FLOPs, latency, metrics of its task."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def left_of(model: Model, small: Model) -> dict[str, dict[str, list[int]]]:
 
 
 def show_metrics(found: Mapping[str, Mapping[str, float]]) -> None:
-    """Numbers of the task, a column a stage, and what share of the dense one's the last one keeps."""
+    """Print the task's metrics, one column per stage, and the last one's share of the dense model's."""
     table = Table(title="on the test split")
     for column in ("", *found, "share kept"):
         table.add_column(column, justify="right" if table.columns else "left")
@@ -98,7 +98,7 @@ def show_metrics(found: Mapping[str, Mapping[str, float]]) -> None:
 def conclude(
     args: argparse.Namespace, dense: Model, small: Model, found: Mapping[str, Mapping[str, float]], at: Path
 ) -> None:
-    """Dense and small side by side, numbers by stage, and where the small one is."""
+    """Print the comparison, the metrics by stage, and the folder of the smaller model."""
     show(args.model, dense, small, args.repeats, args.task)
     if found:
         show_metrics(found)

@@ -1,4 +1,4 @@
-"""Criteria that look at weights alone, or at nothing: magnitude and random. Baselines of the measured ones.
+"""Criteria without data, magnitude and random: baselines of the measured ones.
 
 python shrink.py measure --model dino-mini --criterion magnitude
 """
@@ -14,7 +14,7 @@ from shrinking.errors import Values
 
 
 def magnitudes(model: Model, seed: int) -> Values:
-    """The Euclidean norm of all weights in matrices that go with a unit or a layer; the seed has no meaning."""
+    """The Euclidean norm of all matrix weights that are removed with a unit or a layer; the seed is not used."""
     tensors = named_tensors(model)
     found: Values = {}
     for one in all_sets(model):
@@ -30,7 +30,7 @@ def _norms(one: Units, tensors: dict[str, Tensor]) -> Tensor:
     squares = torch.zeros(one.count, dtype=torch.float64)
     for at in one.slices:
         tensor = tensors[at.tensor].detach()
-        if tensor.dim() > 1:  # biases and norms are of other sizes
+        if tensor.dim() > 1:  # biases and norm weights have another scale
             squares += at.by_unit(tensor, one.count).double().square().sum(dim=(0, 2)).cpu()
     return squares.sqrt()
 

@@ -1,4 +1,4 @@
-"""Masks: which weights stay, how that is chosen exactly, and the files it is kept in."""
+"""Masks: which weights are kept, how an exact number is selected, and mask files."""
 
 from __future__ import annotations
 
@@ -20,4 +20,4 @@ ALLOCATIONS: Registry[Allocation] = Registry(
     },
     also="or a pattern such as 2:4",
 )
-"""Name -> how layers share the loss of weights; any goes with any one-shot method. Besides, n:m patterns."""
+"""Name -> how the sparsity is shared among layers; n:m patterns come on top. Any works with any one-shot method."""

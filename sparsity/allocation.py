@@ -1,9 +1,9 @@
-"""How many weights each layer loses: the half of a pruner that is not its criterion.
+"""Allocations: how many weights are pruned in each layer, given the scores of the criterion.
 
-An allocation turns scores into a cut for every layer. All have the same signature: the scores, the magnitudes
-|W| (looked at by the multimodal prior only), the modality of each layer and the sparsities. They return a function that
-gives the cuts of one layer from its scores, so that an allocation which compares within layers looks at no score twice.
-Exactly round(s n) weights go, over all layers, per layer or per modality.
+An allocation turns scores into a cut for every layer. All have the same signature: the scores, the magnitudes |W| (used
+by the multimodal prior only), the modality of each layer and the sparsities. They return a function that gives the cuts
+of one layer from its scores, so that an allocation within layers reads each score once. Exactly round(s n) weights are
+pruned, over all layers, per layer or per modality.
 """
 
 from __future__ import annotations
@@ -26,23 +26,24 @@ LayerCuts = Callable[[str, np.ndarray], Sequence[Cut | GroupCut | GuardedCut]]
 
 Allocation = Callable[[Scores, Scores, Modality, Sequence[float]], LayerCuts]
 EXACT = 1e-9
-"""How far a sparsity may lie from the pattern's: rounding."""
+"""Largest difference from the pattern's sparsity, for rounding."""
 
 
 def cut_globally(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> LayerCuts:
     """One threshold over all layers."""
+    # Exact counts over all layers; ties at the threshold are then assigned to layers in order.
     found = cut_layers(scores, [round(sparsity * scores.total()) for sparsity in sparsities])
     cuts = [split_ties(scores, cut) for cut in found]
     return lambda name, layer: [of_layers[name] for of_layers in cuts]
 
 
 def cut_by_layer(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> LayerCuts:
-    """Every layer loses the same share."""
+    """The same sparsity in every layer."""
     return lambda name, layer: cut_layer(layer, [round(sparsity * layer.size) for sparsity in sparsities])
 
 
 def cut_by_modality(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> LayerCuts:
-    """One threshold within each modality: every modality ends at the sparsity, its layers differ."""
+    """One threshold within each modality: every modality has the given sparsity, its layers differ."""
     of_group = {
         name: cuts
         for names in _groups(scores, modality)
@@ -53,7 +54,7 @@ def cut_by_modality(scores: Scores, magnitudes: Scores, modality: Modality, spar
 
 
 def cut_by_row(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> LayerCuts:
-    """Every output row of a layer loses the same share (Wanda's comparison group), up to one weight."""
+    """The same sparsity in every output row of a layer (Wanda's comparison group), up to one weight."""
     return lambda name, layer: [GroupCut(round(sparsity * layer.size), layer.shape[1]) for sparsity in sparsities]
 
 
@@ -75,7 +76,7 @@ def check_allocation(
     only = 1 - kept / width
     if any(abs(sparsity - only) > EXACT for sparsity in sparsities):
         raise InputError(
-            f"the pattern {name} prunes {100 * only:g} % and nothing else: ask for that sparsity (-s {100 * only:g})"
+            f"the pattern {name} has a sparsity of exactly {100 * only:g} %: ask for that (-s {100 * only:g})"
         )
     for layer, shape in (shapes or {}).items():
         if shape[1] % width:
@@ -86,10 +87,10 @@ def check_allocation(
 
 
 def pattern_allocation(kept: int, width: int) -> Allocation:
-    """n:m sparsity: of every `width` inputs in a row, `kept` stay; there is one sparsity it can give.
+    """n:m sparsity: of every `width` neighbouring inputs, `kept` are kept, so that only one sparsity is possible.
 
-    On the way there, after the first rounds of a method that has several, fewer weights are gone: the lowest of all
-    but the `kept` best of each group, so that the pattern can still be reached.
+    A method in rounds prunes less in its first rounds. It then prunes the lowest of all scores except the `kept` best
+    of each group, so that the pattern can still be reached.
     """
 
     def cut_by_pattern(
@@ -120,9 +121,9 @@ def pattern_allocation(kept: int, width: int) -> Allocation:
 
 
 def check_kept(name: str, mask: Mask, sparsity: float) -> None:
-    """InputError naming the first part of a mask in which the allocation `name` is not kept to the weight.
+    """InputError naming the first part of a mask whose number of weights differs from the allocation `name`.
 
-    Of `multimodal` the modalities are counted, not the layers: their shares are the magnitudes'.
+    Under `multimodal` only modalities are counted, since the magnitudes decide the shares of layers.
     """
     if pattern := parse_pattern(name):
         check_pattern(mask, *pattern)
@@ -136,7 +137,9 @@ def check_kept(name: str, mask: Mask, sparsity: float) -> None:
     for what, names in parts.items():
         size, kept = sum(map(mask.size, names)), sum(map(mask.kept, names))
         if size - kept != round(sparsity * size):
-            raise InputError(f"{what} loses {size - kept} of {size} weights instead of {round(sparsity * size)}")
+            raise InputError(
+                f"{size - kept} of {size} weights of {what} are pruned instead of {round(sparsity * size)}"
+            )
     for layer in mask if name == "row" else ():
         by_row = mask.matrix(layer).sum(dim=1)
         if by_row.max() - by_row.min() > 1:
@@ -144,16 +147,16 @@ def check_kept(name: str, mask: Mask, sparsity: float) -> None:
 
 
 def cuts_small_groups(name: str) -> bool:
-    """Whether an allocation says how many weights stay in parts smaller than a layer."""
+    """Whether an allocation fixes the number of weights in parts smaller than a layer."""
     return name == "row" or parse_pattern(name) is not None
 
 
 def cut_multimodally(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> LayerCuts:
     """MULTIFLOW's multimodal prior (eq. 7) and mask (eq. 8).
 
-    Plain magnitude pruning inside each modality says how many weights each layer loses; which ones, the
-    scores say.
+    Magnitude pruning within each modality decides how many weights of a layer are pruned; the scores decide which.
     """
+    # Magnitudes compare layers of one modality, but not modalities, whose weights differ in scale (eq. 7).
     prior = cut_by_modality(magnitudes, magnitudes, modality, sparsities)
 
     def of_layer(name: str, layer: np.ndarray) -> list[Cut]:

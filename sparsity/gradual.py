@@ -1,7 +1,7 @@
-"""Pruning while training: importances that follow the gradients, a share that shrinks, and a mask every few steps.
+"""Gradual pruning: importances from gradients, a cubic schedule of the density, and a new mask every few steps.
 
 PLATON (Zhang et al., ICML 2022), Taylor scores (Molchanov et al., 2019) and magnitudes, under one cubic schedule (Zhu
-and Gupta, 2017). A mask zeroes weights and holds nothing: the next step moves them again, and they may come back.
+and Gupta, 2017). A mask only zeroes weights: the next step may change them again, so that pruned weights can return.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from console.errors import InputError, nearest
 from sparsity.progressive_config import METHODS
 
-SMALL = 1 << 16  # scores that are searched at once
+SMALL = 1 << 16  # scores that are sorted rather than sampled
 
 
 class Gradual:
@@ -48,11 +48,11 @@ class Gradual:
         """parameters: by name, in the order in which equal scores are pruned.
 
         total: steps of the run, of which the first `dense_steps` prune nothing and the last `final_steps` have a mask
-        each. sparsity: at the end. layer_weights: factors on scores, by name. count(P, r): how many of P weights go
-        where a share r remains (default: round(P (1 - r))). epoch: steps of an epoch, which ends with a mask. min_kept:
-        weights of a parameter -> how many of them stay. pruned: weights that are gone from the start, by name.
-        may_overflow: leave out steps whose gradients are not finite, as the loss scaler of half precision does.
-        InputError for an unknown method and for phases that leave no step between them, or are longer than the run.
+        each. sparsity: at the end. layer_weights: factors on scores, by name. count(P, r): how many of P weights are
+        pruned at density r (default: round(P (1 - r))). epoch: steps of an epoch, which ends with a mask. min_kept:
+        weights of a parameter -> how many of them are kept at least. pruned: weights that are pruned from the start, by
+        name. may_overflow: leave out steps whose gradients are not finite, as the loss scaler of half precision does.
+        InputError for an unknown method, and for phases that are longer than the run or leave no step between them.
         """
         if method not in METHODS:
             raise InputError(f"unknown method '{method}'{nearest(method, METHODS)}: choose one of {', '.join(METHODS)}")
@@ -63,7 +63,7 @@ class Gradual:
             )
         if method == "platon" and total < (first := max(interval, 2)):
             raise InputError(
-                f"platon has its first importances after {first} steps, and there are {total}: lower interval, or "
+                f"platon has its first importances after {first} steps, but the run has {total}: lower interval, or "
                 "train for longer"
             )
         self.method, self.parameters, self.sparsity = method, dict(parameters), sparsity
@@ -79,12 +79,12 @@ class Gradual:
             for kind in kinds
         }
         self._in_window = 1  # the zeros that the first window starts from count as a step of it
-        self._seen, self._moved = 0, 0  # steps, and moves of E off zero
-        self.mask: dict[str, Tensor] = {}  # True where the last mask pruned
+        self._seen, self._moved = 0, 0  # steps, and updates of E
+        self.mask: dict[str, Tensor] = {}  # True where the last mask prunes
         self.threshold, self.revived = float("nan"), 0
 
     def remaining(self, step: int) -> float:
-        """The share r of weights that a mask after `step` keeps."""
+        """The density r of a mask after `step`."""
         final = 1 - self.sparsity
         if step <= self._dense:
             return 1.0
@@ -94,7 +94,9 @@ class Gradual:
         return final + (1 - final) * (1 - done) ** 3
 
     def due(self, step: int) -> bool:
-        """Whether a mask falls after `step`: always in the last phase; before it as windows and epochs end."""
+        """Whether weights are pruned after `step`: at every step of the last phase, before that at the end of windows
+        and epochs.
+        """
         if step <= self._dense:
             return False
         ends = step % self._interval == 0 or (self._epoch > 0 and step % self._epoch == 0)
@@ -102,13 +104,13 @@ class Gradual:
 
     @torch.no_grad()
     def update(self, step: int) -> bool:
-        """After the optimizer's step number `step`, from 1: take its gradients, and prune where a mask is due.
+        """After the optimizer's step number `step`, from 1: update importances, and prune when a mask is due.
 
-        Returns whether one fell.
+        Returns whether it pruned.
         """
         if self.method == "platon" and not (self._may_overflow and self._overflowed()):
             self._observe(ends=step % self._interval == 0)
-        # Before E has moved off zero all scores are equal, and weights would go by their position.
+        # Before E has moved off zero all scores are equal, and position would decide what is pruned.
         if not self.due(step) or (self.method == "platon" and not self._moved):
             return False
         self._prune(self.remaining(step))
@@ -123,6 +125,7 @@ class Gradual:
             window = self.states["window"][name]
             now = self._sensitivity(parameter)
             if ends:
+                # The window averages out the noise of single batches before the two running means (eqs. 7, 8).
                 mean, spread = self.states["importance"][name], self.states["uncertainty"][name]
                 mean.mul_(beta1).add_(window, alpha=1 - beta1)
                 spread.mul_(beta2).add_((window - mean).abs_(), alpha=1 - beta2)
@@ -141,7 +144,7 @@ class Gradual:
         return (parameter.float() * parameter.grad.float()).abs_()
 
     def score(self, name: str) -> Tensor:
-        """The scores of a parameter, float32; weights that are gone from the start lie below all others."""
+        """The scores of a parameter, float32; weights pruned from the start are below all others."""
         parameter = self.parameters[name]
         if self.method == "magnitude":
             score = parameter.abs().float()
@@ -171,7 +174,7 @@ class Gradual:
             self.threshold, self.mask = smallest(self.score, list(self.parameters), self._size, count)
         self.revived = sum(int((bits & ~self.mask[name]).sum()) for name, bits in before.items()) if self.mask else 0
         for name, bits in self.mask.items():
-            self.parameters[name].masked_fill_(bits, 0)
+            self.parameters[name].masked_fill_(bits, 0)  # the next step may move them again
 
     def state_dict(self) -> dict[str, Any]:
         """What resuming needs: states, the window's length, the last mask."""
@@ -206,8 +209,8 @@ def smallest(
 ) -> tuple[float, dict[str, Tensor]]:
     """The value of the `count`-th smallest of `total` scores, and where the `count` smallest lie, True, by name.
 
-    Equal scores go by position, in the order of `names` and then of their elements. Scores are looked at layer by
-    layer on their device and never kept together: a sample of them brackets the value, and what lies inside is sorted.
+    Ties are broken by position, in the order of `names` and then of elements. Scores are computed layer by layer on
+    their device and never held together: a sample brackets the value, and the scores inside are sorted.
     """
     if count >= total:
         return float("inf"), {name: torch.ones_like(score(name), dtype=torch.bool) for name in names}
@@ -225,7 +228,7 @@ def smallest(
 
 def _kth(score: Callable[[str], Tensor], names: list[str], total: int, count: int) -> Tensor:
     """The `count`-th smallest score, a tensor of one number."""
-    step = max(1, round(total ** (1 / 3)) // 4) | 1 if total > SMALL else 1  # odd, to wander across rows
+    step = max(1, round(total ** (1 / 3)) // 4) | 1 if total > SMALL else 1  # odd, so that samples fall on all columns
     sample = torch.cat([score(name).flatten()[::step] for name in names]).sort().values
     if step == 1:
         return sample[count - 1]
@@ -238,6 +241,6 @@ def _kth(score: Callable[[str], Tensor], names: list[str], total: int, count: in
         below += int((scores < low).sum())
         inside.append(scores[(scores >= low) & (scores <= high)])
     between = torch.cat(inside)
-    if not below < count <= below + len(between):  # the sample misled: rare
+    if not below < count <= below + len(between):  # rare: the bracket missed the value
         between, below = torch.cat([score(name).flatten() for name in names]), 0
     return between.kthvalue(count - below).values

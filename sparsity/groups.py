@@ -1,4 +1,4 @@
-"""Cuts within small groups of a layer: every output row alone, or n of every m inputs of a row."""
+"""Cuts within small groups of a layer: each output row, or every m neighbouring inputs of a row (n:m)."""
 
 from __future__ import annotations
 
@@ -13,41 +13,43 @@ from sparsity.select import Cut
 
 @dataclass(frozen=True)
 class GroupCut:
-    """Prune the lowest of every `width` neighbours in a row; equal scores go by position.
+    """Prune the lowest scores among every `width` neighbours in a row; ties are broken by position.
 
-    lost: weights of the whole layer that go, dealt to its groups evenly up to one.
+    pruned: number of pruned weights in the whole layer, spread over its groups evenly up to one.
     """
 
-    lost: int
+    pruned: int
     width: int
 
     def keep(self, scores: np.ndarray) -> np.ndarray:
         """scores [o, i] float32 -> boolean [o, i], True where the weight stays."""
         groups = scores.reshape(-1, self.width)
-        lost = self.lost_by_group(len(groups))[:, None]
-        low = self.lost // len(groups)
+        pruned = self.pruned_by_group(len(groups))[:, None]
+        low = self.pruned // len(groups)
         ordered = np.partition(groups, sorted({max(low - 1, 0), min(low, self.width - 1)}), axis=1)
-        value = np.take_along_axis(ordered, np.maximum(lost - 1, 0), axis=1)
-        ties = lost - np.count_nonzero(groups < value, axis=1, keepdims=True)
+        value = np.take_along_axis(ordered, np.maximum(pruned - 1, 0), axis=1)
+        ties = pruned - np.count_nonzero(groups < value, axis=1, keepdims=True)
         equal = groups == value
-        kept = (groups > value) | (equal & (np.cumsum(equal, axis=1) > ties)) | (lost == 0)
+        kept = (groups > value) | (equal & (np.cumsum(equal, axis=1) > ties)) | (pruned == 0)
         return kept.reshape(scores.shape)
 
-    def lost_by_group(self, groups: int) -> np.ndarray:
-        """How many go of each group [groups]; the first ones take the rest, so that masks stay nested."""
-        low, more = divmod(self.lost, groups)
+    def pruned_by_group(self, groups: int) -> np.ndarray:
+        """Pruned weights per group [groups]. The remainder goes to the first groups, so that masks of rising sparsity
+        are nested.
+        """
+        low, more = divmod(self.pruned, groups)
         return low + (np.arange(groups) < more)
 
     def below(self, scores: np.ndarray) -> int:
-        """How many of `scores` go."""
-        return self.lost
+        """How many of `scores` are pruned."""
+        return self.pruned
 
 
 @dataclass(frozen=True, eq=False)
 class GuardedCut:
-    """A cut that spares the best of every few neighbours: on the way to a pattern n:m in several rounds.
+    """A cut that protects the best scores of every few neighbours: an intermediate round towards a pattern n:m.
 
-    best: which they are, one bit a weight, found once, since scores are looked at many times for one cut.
+    best: the protected weights, one bit each, computed once, since the scores are read many times for one cut.
     """
 
     cut: Cut
@@ -58,7 +60,7 @@ class GuardedCut:
         return self.cut.keep(guarded(scores, self.best))
 
     def below(self, scores: np.ndarray) -> int:
-        """How many of `scores` go."""
+        """How many of `scores` are pruned."""
         return self.cut.below(guarded(scores, self.best))
 
 

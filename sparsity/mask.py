@@ -1,4 +1,4 @@
-"""A mask: which weights stay, named as the parameters they belong to, and where it came from."""
+"""A mask: which weights are kept, by parameter name, and the pruning that made it."""
 
 from __future__ import annotations
 
@@ -55,9 +55,10 @@ class Mask(Mapping[str, Tensor]):
     def add(
         self, name: str, kept: Tensor, weights: Tensor | None = None, held: Callable[..., Any] = np.asarray
     ) -> None:
-        """One layer more, packed: boolean `kept` and, where a method updates them, `weights` of the same shape.
+        """Add a layer, packed: boolean `kept` and, where a method updates them, `weights` of the same shape.
 
-        A method that adds each layer once it is solved never holds them all unpacked. held: where values are put.
+        A method can add each layer as soon as it is solved, and never holds all layers unpacked. held: where values
+        are put.
         """
         array = kept.detach().cpu().numpy()
         if array.dtype != np.bool_:
@@ -76,7 +77,8 @@ class Mask(Mapping[str, Tensor]):
         modalities: Mapping[str, str],
         forms: Mapping[str, Form],
     ) -> dict[float, Mask]:
-        """The masks that the cuts of each layer leave of its scores [o, i], looked at once; forms: of the parameters.
+        """Masks from the cuts of each layer, whose scores [o, i] are read once. forms: how parameters store their
+        matrices.
 
         cuts: name and scores of a layer -> its cut at each sparsity (sparsity.allocation).
         """
@@ -129,9 +131,9 @@ class Mask(Mapping[str, Tensor]):
         return bool(self._values)
 
     def with_values(self, weights: Iterable[tuple[str, Tensor]]) -> Mask:
-        """The same mask, carrying the values that `weights` (name, tensor of its shape) have where it keeps.
+        """The same mask with updated values of the kept weights, from `weights` (name, tensor of its shape).
 
-        Taken one by one: they may be as many as the model's and need never be there together.
+        They are taken one by one, since all of them together would be a second copy of the model.
         """
         mask = copy.copy(self)
         mask._values = {name: tensor.float().cpu().numpy()[self[name].numpy()] for name, tensor in weights}
@@ -168,7 +170,7 @@ class Mask(Mapping[str, Tensor]):
         return self._bits[name]
 
     def kept(self, name: str) -> int:
-        """Number of weights of a layer that stay."""
+        """Number of kept weights of a layer."""
         return int(np.bitwise_count(self._bits[name]).sum())
 
     def sparsity(self, names: Iterator[str] | list[str] | None = None) -> float:
@@ -192,7 +194,7 @@ class Mask(Mapping[str, Tensor]):
         return Form(self._shapes[name], name in self._transposed)
 
     def matrix(self, name: str) -> Tensor:
-        """Which weights of a layer stay, as its matrix [o, i]: a convolution's inputs are channels x kernel."""
+        """The kept weights of a layer as a matrix [o, i]; a convolution's inputs are channels x kernel."""
         return self.form(name).matrix(self[name])
 
     # -- models -----------------------------------------------------------------------------------------
@@ -205,15 +207,15 @@ class Mask(Mapping[str, Tensor]):
         """
         if not isinstance(model, Model):
             raise InputError(
-                f"a {type(model).__name__} does not say which of its layers can be pruned: wrap it as it was wrapped "
-                "for pruning, mask.apply(wrap(module, ...)); the zeros are then in the module itself"
+                f"a {type(model).__name__} does not say which of its layers can be pruned: wrap it as for pruning, "
+                "mask.apply(wrap(module, ...)); the zeros are then in the module itself"
             )
         layers = model.prunable_layers()
         transposed = frozenset(name for name, layer in layers.items() if form_of(layer).transposed)
         if list(self) == list(layers):
             self.check_fits(layers)
             mask = copy.copy(self)
-            mask._transposed = transposed  # published files do not say it
+            mask._transposed = transposed  # published files have no modalities
             return mask
         kept = model.with_fresh(own_names({name: self[name] for name in self}, model))
         for left in model.skipped:
@@ -329,7 +331,7 @@ class Mask(Mapping[str, Tensor]):
         if metadata.get("format") != FORMAT:
             inside = masks_among(tensors, path)
             if not inside:
-                raise InputError(f"{path} is no mask file: give one that prune.py wrote")
+                raise InputError(f"{path} is not a mask file: give one that prune.py wrote")
             needs = ("modalities", "source")
             about = parse_metadata(path, metadata, "mask", needs) if "mask" in metadata else dict.fromkeys(needs)
             source = about["source"] or {"file": str(path)}

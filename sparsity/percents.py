@@ -1,4 +1,4 @@
-"""Sparsities as users write them: percents of the prunable weights."""
+"""Sparsities on the command line: percents of the prunable weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def parse_percents(values: list[Any]) -> list[float]:
         try:
             value = float(text.rstrip("%"))
         except ValueError:
-            raise InputError(f"sparsity '{text}' is no number: give percents such as -s 63 75 90") from None
+            raise InputError(f"sparsity '{text}' is not a number: give percents such as -s 63 75 90") from None
         if 0 < value < 1:
             raise InputError(f"sparsity {text} is below 1 %: give percents, for example {value * 100:g} for {text}")
         if not 0 < value < 100:

@@ -1,4 +1,4 @@
-"""A picture of a pruning: how sparse every layer became, by modality."""
+"""Pictures of a pruning: the sparsity of every layer, by modality."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from sparsity.mask import Mask
 from storage.atomic import atomic_path
 
-COLOURS = ("#3b6fb6", "#c2572b", "#4d8f4a", "#8a5aa8", "#b59a2d")  # told apart in print and by the colour-blind
+COLOURS = ("#3b6fb6", "#c2572b", "#4d8f4a", "#8a5aa8", "#b59a2d")  # distinguishable in print and for the colour-blind
 
 NAMED = 40
 """Layers whose names fit next to a picture's rows."""
@@ -45,10 +45,10 @@ def draw_layers(masks: dict[float, Mask], path: Path, title: str) -> None:
 
 
 def draw_progress(history: list[dict[str, Any]], mask: Mask, path: Path, title: str) -> None:
-    """How a run pruned (PNG): the share kept of each modality over the steps, and of every layer.
+    """Draw how a run pruned (PNG): the density of each modality over the steps, and of every layer.
 
-    history: `step`, `remaining` (of all, by the schedule) and `kept` by layer, as `Progressive.history`; `begins`: the
-    stage of the run that begins there.
+    history: `step`, `remaining` (overall, by the schedule) and `kept` by layer, as in `Progressive.history`; `begins`:
+    the stage of the run that starts at this step.
     """
     import matplotlib
 
@@ -64,7 +64,7 @@ def draw_progress(history: list[dict[str, Any]], mask: Mask, path: Path, title: 
     steps = [point["step"] for point in history]
     figure, (above, below) = plt.subplots(2, 1, figsize=(9, 6.6), height_ratios=[1, 1.3], layout="constrained")
     share = [100 * point["remaining"] for point in history]
-    above.step(steps, share, where="post", color="black", linestyle=":", label="all that is pruned")
+    above.step(steps, share, where="post", color="black", linestyle=":", label="all prunable weights")
     names = [name for name in mask if name in history[-1]["kept"]]
     for colour, (modality, layers) in zip(COLOURS * 9, mask.layers_by_modality().items(), strict=False):
         sizes = {name: mask.size(name) for name in layers if name in history[-1]["kept"]}

@@ -1,6 +1,6 @@
-"""Pruning while a model trains: masks that grow (PLATON, Taylor, magnitude).
+"""The sparsifier of gradual pruning (PLATON, Taylor, magnitude).
 
-A sparsifier of a run, of any task and model, that ends with a mask at exactly the sparsity that was asked for.
+It works for any task and model, and ends with a mask at exactly the requested sparsity.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from sparsity.sparsifiers import Fixed, Sparsifier
 from sparsity.weighting import LayerWeights, read_ids
 
 FEW = 0.01
-"""A layer that keeps less than this share is named."""
+"""Layers with a lower density are named in a warning."""
 
 POINTS = 200
-"""Masks whose layers are remembered for the picture, at the most."""
+"""Largest number of masks in the picture."""
 
 
 class Progressive(Sparsifier):
-    """Masks that grow with the run. Between two of them all weights are trained, and pruned ones may come back."""
+    """Masks of rising sparsity. Between two of them all weights are trained, and pruned ones may return."""
 
     makes_mask = True
 
@@ -43,14 +43,14 @@ class Progressive(Sparsifier):
         self._ids: LayerWeights | None = read_ids(config.ids, config.id_power) if config.ids else None
         self._given, self._may_overflow = given, may_overflow
         self._lock: Fixed | None = None
-        self._before: dict[str, Any] | None = None  # what the given mask says of itself
+        self._before: dict[str, Any] | None = None  # the source of the given mask
         self._gradual: Gradual | None = None
         self._history: list[dict[str, Any]] = []
         self._model: Model | None = None
         self._layers: dict[str, PrunableLayer] = {}
 
     def attach(self, model: Model) -> None:
-        """Find what is pruned; a given mask is applied. InputError when it, or the dimensions, do not fit."""
+        """Find the prunable parameters; apply a given mask. InputError when the mask or the dimensions do not fit."""
         self._model, self._layers = model, model.prunable_layers()
         if self._given is not None:
             self._lock = Fixed(self._given)
@@ -76,13 +76,13 @@ class Progressive(Sparsifier):
         self._check_least([parameter.numel() for parameter in self._parameters.values()])
 
     def _check_least(self, sizes: list[int]) -> None:
-        """InputError where layers of these sizes keep more in any case than stay at all."""
+        """InputError when min_kept keeps more weights than the final sparsity allows."""
         if (least := sum(map(self._least, sizes))) > (stay := self._size - round(self._size * self._share)):
-            what = f"min_kept asks for {least:,}, more than the {stay:,}"
-            raise InputError(f"{what} that stay at {self.config.sparsity:g} %: lower it, or -s")
+            what = f"min_kept keeps {least:,}, more than the {stay:,}"
+            raise InputError(f"{what} kept at {self.config.sparsity:g} %: lower it, or -s")
 
     def _least(self, weights: int) -> int:
-        """How many a layer of so many weights keeps in any case."""
+        """How many weights a layer of this size keeps at least."""
         least = self.config.min_kept
         return min(weights, math.ceil(least * weights) if least < 1 else int(least))
 
@@ -91,7 +91,7 @@ class Progressive(Sparsifier):
         return self.config.sparsity / 100
 
     def started(self, steps: int, epoch: int) -> None:
-        """The run has so many steps, and so many an epoch. InputError where the phases do not fit."""
+        """Start of training: number of steps, and of steps per epoch. InputError when the phases do not fit."""
         config = self.config
         self._steps = steps
         self._settled = steps - max(1, round(config.settle * steps))  # the last step before the final phase
@@ -99,10 +99,10 @@ class Progressive(Sparsifier):
         if self._lock is not None and self._lock.mask is not None:
             kept = self._lock.mask
             gone = {name: ~kept[name].to(self._layers[name].weight.device) for name in self._pruned}
-            if (lost := sum(int(bits.sum()) for bits in gone.values())) > round(self._size * self._share):
+            if (pruned := sum(int(bits.sum()) for bits in gone.values())) > round(self._size * self._share):
                 raise InputError(
-                    f"the mask prunes {100 * lost / self._size:.2f} % already, more than the {config.sparsity:g} % "
-                    "asked for with -s: ask for more, or leave --prune out"
+                    f"the mask already prunes {100 * pruned / self._size:.2f} %, more than -s {config.sparsity:g}: "
+                    "raise -s, or leave --prune out"
                 )
         self._gradual = Gradual(
             config.prune or "",
@@ -125,14 +125,14 @@ class Progressive(Sparsifier):
         return step > self._settled
 
     def after_backward(self) -> None:
-        """Gradients of weights that stay pruned go."""
+        """Zero the gradients of weights that stay pruned."""
         if self._lock is not None:
             self._lock.after_backward()
 
     def after_update(self, step: int) -> None:
-        """Scores move on; a mask falls where it is due."""
+        """Update the scores, and prune when a mask is due."""
         if self.config.freeze and step > self._settled + 1:
-            self._prune()  # what the optimizer remembers of a weight moves it without a gradient
+            self._prune()  # the optimizer's momentum moves a weight even without a gradient
             return
         assert self._gradual is not None
         if self._gradual.update(step):
@@ -146,20 +146,20 @@ class Progressive(Sparsifier):
             self._parameters[name].masked_fill_(bits, 0)
 
     def _hold(self) -> None:
-        """From here on the mask is fixed."""
+        """Fix the mask from here on."""
         assert self._model is not None and self.mask is not None
         self._lock = Fixed(self.mask)
         self._lock.attach(self._model)
 
     def _remember(self, step: int, remaining: float) -> None:
-        """Which share of each layer is kept after some steps, for the picture."""
+        """Record the density of each layer, for the picture."""
         last = self._history[-1]["step"] if self._history else -self._steps
         if step - last >= self._steps / POINTS or step in (self._steps, self._settled + 1):
             kept = {n: 1 - float(bits.float().mean()) for n, bits in self._bits().items() if n in self._layers}
             self._history.append({"step": step, "remaining": remaining, "kept": kept})
 
     def _bits(self) -> Mapping[str, Tensor]:
-        """Where the last mask pruned, by name."""
+        """True where the last mask prunes, by name."""
         return {} if self._gradual is None else self._gradual.mask
 
     @property
@@ -192,7 +192,7 @@ class Progressive(Sparsifier):
                 raise RuntimeError(f"{moved} pruned weights of '{name}' are not zero: this is a bug")
 
     def finish(self) -> Mask | None:
-        """The final mask, which the run leaves; copies that follow the weights are zeroed under it."""
+        """The final mask of the run; momentum copies are zeroed under it, too."""
         assert self._model is not None
         mask = self.mask
         if mask is not None:
@@ -201,38 +201,38 @@ class Progressive(Sparsifier):
             if self.config.biases:
                 zeros = {n: int(bits.sum()) for n, bits in self._bits().items() if n not in self._layers}
                 of = sum(self._parameters[n].numel() for n in zeros)
-                console.print(f"biases: {sum(zeros.values()):,} of {of:,} are zero; the mask is of weights alone")
+                console.print(f"biases: {sum(zeros.values()):,} of {of:,} are zero; the mask holds weights only")
         return mask
 
     def fingerprint(self) -> str:
-        """Of the last mask: equal on all processes."""
+        """A hash of the last mask, equal on all processes."""
         digest = hashlib.sha256()
         for name, bits in self._bits().items():
             digest.update(name.encode() + bits.cpu().numpy().tobytes())
         return digest.hexdigest()
 
     def log(self) -> dict[str, Any]:
-        """For a row of log.jsonl: the share that remains, the threshold and how many weights came back."""
+        """Fields for a row of log.jsonl: the density, the threshold and the number of weights that returned."""
         if self._gradual is None or not self._bits():
             return {"remaining": 1.0}
-        lost = sum(int(bits.sum()) for bits in self._bits().values())
+        pruned = sum(int(bits.sum()) for bits in self._bits().values())
         return {
-            "remaining": round(1 - lost / self._size, 6),
+            "remaining": round(1 - pruned / self._size, 6),
             "threshold": self._gradual.threshold,
             "revived": self._gradual.revived,
         }
 
     def identity(self) -> dict[str, Any]:
-        """The settings, what the dimensions are, and the mask that was there before."""
+        """The settings, the intrinsic dimensions, and the given mask."""
         return {"mask": self._before, **self._settings()}
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """Steps with the share that remains by schedule, and the share kept of each layer."""
+        """Steps, with the scheduled density and the density of each layer."""
         return self._history
 
     def state_dict(self) -> dict[str, Any]:
-        """Scores, the last mask, what was remembered."""
+        """Scores, the last mask, the history."""
         assert self._gradual is not None
         return {"gradual": self._gradual.state_dict(), "history": self._history}
 
@@ -246,7 +246,7 @@ class Progressive(Sparsifier):
 
 
 def warn_of_few(mask: Mask, way_out: str = "") -> None:
-    """Name the layers that keep next to nothing. way_out: besides a floor."""
+    """Warn of layers that keep almost nothing. way_out: a remedy besides --min_kept."""
     few = [name for name in mask if 1 - mask.sparsity([name]) < FEW]
     none = [name for name in few if not mask.kept(name)]
     if few:

@@ -1,7 +1,7 @@
-"""Mask files as MULTIFLOW's authors write and release them, and masks inside files of weights.
+"""Mask files in the published format of MULTIFLOW, and masks inside files of weights.
 
-A mask file is a dict of `<module>.weight_pruning_mask` and `<module>.bias_pruning_mask` for all linear layers, those
-that are never pruned included (all ones); boolean or float. Only weights of prunable layers say anything.
+A mask file is a dict of `<module>.weight_pruning_mask` and `<module>.bias_pruning_mask` for all linear layers,
+including those that are never pruned (all ones); boolean or float. Only entries of prunable layers matter.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def read_published(path: Path | str) -> dict[str, Tensor]:
         return zeros
     content, _ = inner_state(content)
     if not isinstance(content, dict) or not any(str(key).endswith(f"weight{SUFFIX}") for key in content):
-        raise InputError(f"{path} is no mask file: it has no key ending in '.weight{SUFFIX}'")
+        raise InputError(f"{path} is not a mask file: it has no key ending in '.weight{SUFFIX}'")
     return masks_among(content, path)
 
 
 def zeros_of_run(content: Any) -> dict[str, Tensor]:
-    """What the weights' zeros say, of a file that the published program of PLATON with intrinsic dimension saves.
+    """Masks from the zeros of a file that the published program of PLATON with intrinsic dimensions saves.
 
     It writes no masks: `epoch_<e>globalstep_<t>.pth` has the pruned weights under `model_state_dict`. {} for others.
     """
@@ -46,7 +46,7 @@ def zeros_of_run(content: Any) -> dict[str, Tensor]:
 
 
 def contains_mask(path: Path | str) -> bool:
-    """Whether a file of weights contains the mask that they are pruned by."""
+    """Whether a file of weights contains its mask."""
     content = read_tensors(path)
     if zeros_of_run(content):
         return True
@@ -65,7 +65,7 @@ def masks_among(content: Mapping[str, Any], path: Path | str) -> dict[str, Tenso
         if not str(key).endswith(f"weight{SUFFIX}"):  # of attention's in_proj_weight, too
             continue
         if not isinstance(tensor, Tensor):
-            raise InputError(f"{path} is no mask file: '{key}' is no tensor")
+            raise InputError(f"{path} is not a mask file: '{key}' is no tensor")
         if tensor.dtype == torch.bool or bool(((tensor == 0) | (tensor == 1)).all()):
             masks[key.removesuffix(SUFFIX)] = tensor.bool()
     return masks
@@ -85,5 +85,5 @@ def write_published(path: Path | str, masks: Mapping[str, Tensor], model: Model)
         )
         if module.bias is not None:
             content[f"{name}.bias{SUFFIX}"] = torch.ones_like(module.bias, dtype=torch.bool)
-    content |= {f"{name}{SUFFIX}": mask for name, mask in masks.items()}  # those that belong to no nn.Linear, too
+    content |= {f"{name}{SUFFIX}": mask for name, mask in masks.items()}  # also those that belong to no nn.Linear
     write_torch(path, {key: tensor.cpu() for key, tensor in content.items()})

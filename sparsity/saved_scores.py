@@ -1,4 +1,4 @@
-"""Scores in a file, from which masks of other sparsities are cut in seconds, without data and model."""
+"""Scores files, from which masks of other sparsities are made in seconds, without data or model."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ def write_scores(
     source: dict[str, Any],
     factors: Mapping[str, float] | None = None,
 ) -> None:
-    """Scores of all layers; weights as matrices [o, i], where an allocation needs them; what made the scores.
+    """Write the scores of all layers, weights as matrices [o, i] where an allocation needs them, and the source of the
+    scores.
 
-    factors: on the scores of layers, where they were weighted when masks were cut.
+    factors: by which the scores of layers were multiplied when masks were made.
     """
     tensors: dict[str, Tensor] = {f"score.{name}": torch.from_numpy(layer) for name, layer in scores.items()}
     tensors |= {f"weight.{name}": weight for name, weight in weights.items()}
@@ -49,11 +50,11 @@ def write_scores(
 def read_scores(path: Path) -> tuple[Scores, dict[str, np.ndarray], dict[str, Any]]:
     """Scores and weights (empty where not saved) as matrices, and what the file says: modality, shapes, source.
 
-    InputError when it is no scores file, or damaged; files of before there was a fingerprint are checked without it.
+    InputError when it is not a scores file, or damaged; files of before there was a fingerprint are checked without it.
     """
     tensors, metadata = read_safetensors(path)
     if metadata.get("format") != SCORES_FORMAT:
-        raise InputError(f"{path} is no scores file: give a *_scores.safetensors that prune.py wrote")
+        raise InputError(f"{path} is not a scores file: give a *_scores.safetensors that prune.py wrote")
     check_seal(path, tensors, metadata, "scores")
     about = parse_metadata(path, metadata, "about", ("modality", "shapes", "source"))
     lacking = [key for key in ("model", "pruner", "seed", "allocation") if key not in about["source"]]
@@ -93,13 +94,13 @@ def cut_masks(
     sparsities: list[float],
     factors: Mapping[str, float] | None = None,
 ) -> dict[float, Mask]:
-    """Masks from saved scores, times factors on layers; InputError where magnitudes are needed and were not saved."""
+    """Masks from saved scores times factors on layers; InputError when the needed magnitudes were not saved."""
 
     def magnitude(name: str) -> np.ndarray:
         if name not in weights:
             raise InputError(
                 f"the allocation '{allocation}' needs the weights' magnitudes, which this scores file does not hold: "
-                "prune with --allocation multimodal once"
+                "run prune.py with --allocation multimodal"
             )
         return np.abs(weights[name])
 

@@ -13,7 +13,7 @@ SCHEDULES = {
 
 
 def check_rounds(epochs: int, schedule: str) -> None:
-    """InputError for no round at all or an unknown schedule."""
+    """InputError for less than one round or an unknown schedule."""
     if epochs < 1:
         raise InputError(f"--epochs must be at least 1, not {epochs}")
     if schedule not in SCHEDULES:

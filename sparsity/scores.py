@@ -1,4 +1,4 @@
-"""The scores of all layers by name: kept in memory, or computed whenever they are looked at."""
+"""The scores of all layers by name: held in memory, or computed on each access."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 class Scores(Mapping[str, np.ndarray]):
     """Parameter name -> scores [o, i], float32 on the CPU; sizes are known without computing anything.
 
-    Scores that come from the weights alone are computed anew at each look: keeping them would cost a second copy of
-    the weights. They always lie row by row in memory, however the weights do: selection goes by position.
+    Scores that follow from the weights are computed on each access: holding them would cost a second copy of the
+    weights. They are always contiguous row by row, since ties are broken by position.
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], compute: Callable[[str], np.ndarray]):
@@ -20,11 +20,11 @@ class Scores(Mapping[str, np.ndarray]):
 
     @classmethod
     def of(cls, arrays: Mapping[str, np.ndarray]) -> Scores:
-        """Scores that are there already."""
+        """Scores held in memory."""
         return cls({name: array.shape for name, array in arrays.items()}, arrays.__getitem__)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return np.ascontiguousarray(self._compute(name))  # no copy where they do already
+        return np.ascontiguousarray(self._compute(name))  # no copy if already contiguous
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.shapes)

@@ -1,4 +1,4 @@
-"""A mask that is searched for on the task's loss before weights are trained under it: HYDRA, and VPNs without prompt.
+"""Search for a mask on the task's loss before finetuning under it: HYDRA, and VPNs without a prompt.
 
 Sehwag et al., "HYDRA: Pruning Adversarially Robust Neural Networks", NeurIPS 2020; Jin et al., "Visual Prompting
 Upgrades Neural Network Sparsification", AAAI 2025, who train a prompt along with the scores (tasks/prompts.py).
@@ -24,28 +24,30 @@ from sparsity.progressive import Progressive, warn_of_few
 from sparsity.sparsifiers import TrainedScores
 
 TRAVEL = 0.6
-"""Sum of the rates of a search, as in VPNs' published runs: what moves a mask, of scores of 0.04 to 0.3 at first."""
+"""Sum of the learning rates over a search, as in VPNs' published runs. It bounds how far a score moves; initial scores
+are 0.04 to 0.3.
+"""
 
 MOVED = 0.01
-"""Share of scores: when fewer cross the cut, the search has hardly begun."""
+"""Share of scores: a search in which fewer cross the threshold was too short."""
 
 
 class Search(Progressive):
-    """A run of two stages (training/searching.py). In the first all weights stand still, and a score behind each is
-    trained: weights with the largest |score| are in use. In the second the weights are trained under the mask found.
+    """A run of two stages (training/searching.py). The first trains a score for each weight while all weights are
+    frozen; the weights with the largest |score| are used. The second trains the weights under the resulting mask.
 
-    What the checkpoint lacked (a new classifier) learns in the first stage, too, and so does what the task trains
-    beside the model: a prompt. Without either, the gradient of a score is g w sign(score), g of the masked weight.
+    The first stage also trains parameters that the checkpoint lacks (a new classifier) and the task's extra modules (a
+    prompt). Without either, the gradient of a score is g w sign(score), with g that of the masked weight.
     """
 
     searching = True
-    _units: Mapping[str, Units] = MappingProxyType({})  # by what reads them, where whole units go
+    _units: Mapping[str, Units] = MappingProxyType({})  # by the matrix that reads them, for --structured
     _trained = 0  # steps of the second stage
     _threshold = float("nan")
     _found: Mapping[str, Tensor] = MappingProxyType({})
 
     def attach(self, model: Model) -> None:
-        """Scores for what is pruned, and the first cut; all weights take part, so there is no given mask."""
+        """Initial scores of all prunable weights, and the first mask; there is no given mask."""
         super().attach(model)
         if self.config.structured:
             self._units = {one.consumer: one for one in units(model) if one.consumer in self._pruned}
@@ -71,7 +73,7 @@ class Search(Progressive):
         )
 
     def _pool(self, name: str, gradient: Tensor) -> Tensor:
-        """Of weights that share a score, which a unit's readers do, the sum."""
+        """The sum over the weights that share a score, as those that read one unit do."""
         return self._units[name].by_unit(gradient).sum(dim=1) if self._units else gradient
 
     def _cut(self, scores: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -83,7 +85,7 @@ class Search(Progressive):
             return size
 
         count = round(self._size * self._share)
-        found = {name: sizes(name) for name in scores}  # once: a cut looks at each several times
+        found = {name: sizes(name) for name in scores}  # computed once: a cut reads each score several times
         self._threshold, self._chosen = smallest(found.__getitem__, list(scores), self._size, count)
         self._found = self._chosen
         if self._units:
@@ -92,13 +94,13 @@ class Search(Progressive):
         return {name: ~bits for name, bits in self._found.items()}
 
     def _least(self, weights: int) -> int:
-        """Of units, one at least: through a layer without any nothing would come."""
+        """At least one unit per layer: an empty layer would block the signal."""
         return max(super()._least(weights), int(self.config.structured))
 
     # -- the first stage --------------------------------------------------------------------------------
 
     def started(self, steps: int, epoch: int) -> None:
-        """A stage has so many steps, and so many an epoch."""
+        """Start of a stage: number of its steps, and of steps per epoch."""
         if not self.searching:
             self._trained = steps
             return
@@ -106,17 +108,17 @@ class Search(Progressive):
         if not self._history:
             self._remember(0, 1 - self._share)
 
-    def begin_search(self, module: nn.Module, beside: Iterable[nn.Parameter]) -> None:
-        """Let nothing of `module` ask for gradients but scored weights, what is new, and what is trained beside it."""
+    def begin_search(self, module: nn.Module, extra: Iterable[nn.Parameter]) -> None:
+        """Freeze all of `module` except scored weights, new parameters and extra modules."""
         scored = {id(self._layers[name].weight) for name in self._pruned}
-        learns = self._fresh | {id(parameter) for parameter in beside}
+        learns = self._fresh | {id(parameter) for parameter in extra}
         self._frozen = [p for p in module.parameters() if p.requires_grad and id(p) not in scored | learns]
         self._learns = learns - scored
         for parameter in self._frozen:
             parameter.requires_grad_(False)
 
     def trained(self, module: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
-        """The scores and what learns along with them; in the second stage all of the module."""
+        """The scores and what is trained with them; in the second stage the whole module."""
         if not self.searching:
             yield from module.named_parameters()
             return
@@ -124,7 +126,7 @@ class Search(Progressive):
         yield from ((name, p) for name, p in module.named_parameters() if id(p) in self._learns)
 
     def end_search(self) -> Mask:
-        """Hold the mask, let all weights be trained, and say where the search hardly moved it."""
+        """Fix the mask, unfreeze all weights, and warn if the search hardly changed the mask."""
         self.searching = False
         self._scores.scores = {}
         for parameter in self._frozen:
@@ -136,28 +138,28 @@ class Search(Progressive):
             rate, steps = self.rate(), counted(self._steps, "step")
             better = max(automatic_rate(self._steps), 2 * rate)
             console.print(
-                f"note: {moved:,} of {self._size:,} scores crossed the cut, less than {percent(MOVED)} %, "
-                f"since {steps} at a score rate of {rate:g} {agreed(self._steps, 'is')} too few: give more epochs, or "
+                f"note: {moved:,} of {self._size:,} scores crossed the threshold, less than {percent(MOVED)} %: "
+                f"{steps} at a score rate of {rate:g} {agreed(self._steps, 'is')} too few; give more epochs, or "
                 f"--score_lr {better:.2g}"
             )
         return self.mask
 
     def rate(self) -> float:
-        """Of the scores."""
+        """Learning rate of the scores."""
         return self.config.score_lr or automatic_rate(self._steps)
 
     # -- both -------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def after_backward(self) -> None:
-        """The gradients of scored weights go to their scores; in the second stage pruned weights have none."""
+        """First stage: turn gradients of weights into those of their scores. Second: zero those of pruned weights."""
         if not self.searching:
             assert self._lock is not None
             return self._lock.after_backward()
         return self._scores.after_backward()
 
     def after_update(self, step: int) -> None:
-        """In the first stage: the mask of the new scores."""
+        """In the first stage: apply the mask of the new scores."""
         if self.searching:
             self._scores.after_update(step)
             self._remember(step, 1 - self._share)
@@ -167,7 +169,7 @@ class Search(Progressive):
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """As of masks that grow; then the second stage, in which the mask stands as it was found."""
+        """As for gradual pruning; then the second stage, in which the mask is fixed."""
         *before, last = self._history
         found = {**last, "step": self._steps, "begins": "training"}
         return [*before, found, {**last, "step": self._steps + self._trained}]
@@ -177,11 +179,11 @@ class Search(Progressive):
         return not self.searching
 
     def log(self) -> dict[str, Any]:
-        """For a row of log.jsonl."""
+        """Fields for a row of log.jsonl."""
         return {"remaining": round(1 - self._share, 6)} | ({"threshold": self._threshold} if self.searching else {})
 
     def state_dict(self) -> dict[str, Any]:
-        """The scores; a run that resumes in the second stage reads the first one's last snapshot before."""
+        """The scores; a run that resumes in the second stage first reads the last snapshot of the first."""
         return {"scores": self._scores.state_dict(), "history": self._history} if self.searching else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -194,7 +196,8 @@ class Search(Progressive):
 def initial_score(weight: Tensor, kind: str, inputs: int | None = None) -> Tensor:
     """Scores of a layer's weights [o, i, ...] at the start, float32, with their signs. inputs: fan-in, unless theirs.
 
-    `published`: sqrt(6 / fan-in) W / max |W|, whose layers of large fan-in lie low as a whole. `magnitude`: W / rms(W).
+    `published`: sqrt(6 / fan-in) W / max |W|, which ranks layers of large fan-in low as a whole. `magnitude`: W /
+    rms(W).
     """
     weight = weight.float()
     if kind == "magnitude":
@@ -203,10 +206,10 @@ def initial_score(weight: Tensor, kind: str, inputs: int | None = None) -> Tenso
 
 
 def fan_in(weight: Tensor) -> int:
-    """Inputs that an output of weights [o, i, ...] reads."""
+    """Number of inputs per output of weights [o, i, ...]."""
     return weight[0].numel()
 
 
 def automatic_rate(steps: int) -> float:
-    """The rate of scores with which rates that fall to 0 by a cosine add up to TRAVEL."""
+    """The peak learning rate of scores for which a cosine schedule adds up to TRAVEL."""
     return 2 * TRAVEL / steps

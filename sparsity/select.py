@@ -1,7 +1,7 @@
-"""Find the value below which exactly so many scores lie, without sorting or copying them.
+"""Find the threshold below which exactly a given number of scores lie, without sorting or copying them.
 
-Weights go in the order (score, position): equal scores are broken by position, in the order of layers and
-then of flattened elements. A `Cut` says where that order is cut. Scores are float32 arrays on the CPU.
+Weights are pruned in the order (score, position): ties are broken by position, in the order of layers and then of
+flattened elements. A `Cut` is a place in that order. Scores are float32 arrays on the CPU.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SMALL = 1 << 16  # scores that are partitioned at once rather than searched
 Spread = Callable[[Callable[[str], Any], Iterable[str]], Iterable[Any]]
 """`map` or `in_threads`."""
 
-CHUNK = 1 << 18  # scores compared at a time, so that all comparisons of a chunk happen in cache
+CHUNK = 1 << 18  # scores compared at a time, so that a chunk stays in cache for all comparisons
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Cut:
         return kept
 
     def below(self, scores: np.ndarray) -> int:
-        """How many of `scores` go."""
+        """How many of `scores` are pruned."""
         return int(np.count_nonzero(scores < np.float32(self.value))) + self.ties
 
 
@@ -47,7 +47,7 @@ EVERYTHING = Cut(float("inf"), 0)
 
 
 def cut_layer(scores: np.ndarray, counts: Sequence[int]) -> list[Cut]:
-    """A cut for each of `counts` within one layer, in this thread: callers spread layers over threads."""
+    """A cut for each of `counts` within one layer, in this thread: callers distribute layers over threads."""
     return cut_layers(Scores.of({"layer": scores}), counts, spread=map)
 
 
@@ -60,8 +60,8 @@ def _cut_at(ordered: np.ndarray, count: int) -> Cut:
 def cut_layers(scores: Scores, counts: Sequence[int], spread: Spread = in_threads) -> list[Cut]:
     """A cut for each of `counts` over all layers together, as if they were one long array.
 
-    The cut's ties are counted over all layers; `split_ties` deals them out. A sample of the scores guesses a
-    narrow bracket around each cut, one pass counts what lies below it and gathers what lies inside.
+    The cut's ties are counted over all layers; `split_ties` assigns them to layers. A sample of the scores gives a
+    narrow bracket around each cut; one pass counts the scores below it and collects those inside.
     """
     total = scores.total()
     searches = {count: _Search(count, total) for count in counts if 0 < count < total}
@@ -106,9 +106,9 @@ class _Search:
 
 
 def _narrow(scores: Scores, searches: list[_Search], spread: Spread) -> None:
-    """One pass over all scores that tightens, and nearly always ends, every open search."""
+    """One pass over all scores that narrows every open search, and nearly always ends it."""
     wanted = 4 * round(scores.total() ** (2 / 3))  # balances sorting the sample against gathering in the bracket
-    step = max(1, scores.total() // wanted) | 1  # odd, to wander across rows
+    step = max(1, scores.total() // wanted) | 1  # odd, so that samples fall on all columns
     sample = np.sort(np.concatenate(list(spread(lambda name: scores[name].reshape(-1)[::step].copy(), scores))))
     brackets = []
     for search in searches:
@@ -146,7 +146,7 @@ def _compare(
 
 
 def _tighten(search: _Search, scores: Scores, value: np.float32) -> None:
-    """The cut lies at or beyond `value`: settle ties at it, else make it a bound of the bracket."""
+    """The cut lies at or beyond `value`: if at it, count the ties; else make it a bound of the bracket."""
     less = sum(int(np.count_nonzero(scores[name] < value)) for name in scores)
     equal = sum(int(np.count_nonzero(scores[name] == value)) for name in scores)
     if less < search.count <= less + equal:

@@ -1,7 +1,7 @@
-"""What happens to weights during a run: nothing, a fixed mask, or a mask whose scores are trained.
+"""Sparsifiers, which decide what happens to weights during a run: nothing, a fixed mask, or trained scores.
 
-A training loop asks a sparsifier the same few things, whichever it is. No mask is multiplied in the forward pass:
-pruned weights are zero in place.
+The training loop calls the same hooks of every sparsifier. No mask is multiplied in the forward pass: pruned weights
+are zero in place.
 """
 
 from __future__ import annotations
@@ -20,55 +20,55 @@ INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Sparsifier:
-    """The questions of a run, answered for a dense one.
+    """The hooks of a run, with the defaults of a dense one.
 
-    mask: which weights stay, once it is attached; None where all do. makes_mask: whether the run makes it.
+    mask: the kept weights, once attached; None when dense. makes_mask: whether the run makes the mask.
     """
 
     mask: Mask | None = None
     makes_mask: ClassVar[bool] = False
 
     def attach(self, model: nn.Module) -> None:
-        """Bind to a model, and prune what is pruned from the start; InputError when it does not fit."""
+        """Bind to a model, and apply the initial mask; InputError when it does not fit."""
 
     def trained(self, module: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
-        """Names and parameters that the optimizer moves, of the module that is trained (the model and its losses)."""
+        """Names and parameters that the optimizer trains, of the module with the model and its losses."""
         return module.named_parameters()
 
     def started(self, steps: int, epoch: int) -> None:
-        """Training is about to begin, of so many steps, and so many an epoch."""
+        """Start of training: number of steps, and of steps per epoch."""
 
     def after_backward(self) -> None:
-        """All gradients of a step are there; they are clipped next."""
+        """All gradients of a step are computed, and not clipped yet."""
 
     def after_update(self, step: int) -> None:
-        """The optimizer has done step number `step`; its gradients are still there."""
+        """After the optimizer's step number `step`, before gradients are cleared."""
 
     def settled(self, step: int) -> bool:
-        """Whether the weights after `step` are as sparse as those that the run leaves: only then can they be best."""
+        """Whether the weights after `step` have the final sparsity: only then can they be the best of the run."""
         return True
 
     def check(self) -> None:
         """RuntimeError when a weight that is pruned is not exactly zero."""
 
     def finish(self) -> Mask | None:
-        """Training has ended: the mask that the run made, where it made one."""
+        """End of training: the mask, if the run made one."""
         return None
 
     def fingerprint(self) -> str:
-        """Of the mask now, to be compared between processes."""
+        """A hash of the current mask, to be compared between processes."""
         return ""
 
     def log(self) -> dict[str, Any]:
-        """What it adds to a row of log.jsonl."""
+        """Extra fields for a row of log.jsonl."""
         return {}
 
     def identity(self) -> dict[str, Any]:
-        """What it adds to what defines the run."""
+        """Extra fields of the run's identity."""
         return {"mask": None}
 
     def results(self) -> dict[str, Any]:
-        """What it adds to the run's results."""
+        """Extra fields of the run's results."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -84,15 +84,15 @@ class Dense(Sparsifier):
 
 
 class Fixed(Sparsifier):
-    """Weights pruned by a mask are exactly zero at the start, and never move.
+    """A fixed mask: pruned weights are exactly zero at the start, and never change.
 
-    A weight of zero whose gradient is zero stays zero under every optimizer that moves a weight by its gradient, its
-    own history and its decay. `check` makes sure of it, instead of believing it.
+    A zero weight with a zero gradient stays zero under every optimizer that uses the gradient, its history and weight
+    decay. `check` verifies this.
     """
 
     def __init__(self, mask: Mask):
         self._given = mask
-        self.left_out: list[str] = []  # layers that the mask prunes and the model does not
+        self.left_out: list[str] = []  # layers in the mask that the model does not prune
         self._bits: dict[str, Tensor] = {}
         self._wide: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self._layers: dict[str, PrunableLayer] = {}
@@ -130,10 +130,10 @@ class Fixed(Sparsifier):
 
     @torch.no_grad()
     def after_backward(self) -> None:
-        """Take the gradient from pruned weights, before it counts in a norm or reaches the optimizer.
+        """Zero the gradients of pruned weights, before the norm is clipped and the optimizer steps.
 
-        Its bits are cut: an infinite one becomes zero like any other, and a CPU takes a quarter of the time of
-        `masked_fill_`, which goes through numbers one by one.
+        A bitwise AND with the mask also turns infinite gradients into zeros, and takes a quarter of the time of
+        `masked_fill_` on a CPU.
         """
         for name, layer in self._layers.items():
             gradient = layer.weight.grad
@@ -147,21 +147,23 @@ class Fixed(Sparsifier):
         for name, layer in (*self._layers.items(), *self._followers.items()):
             moved = int(layer.weight.masked_select(self._kept(name) == 0).count_nonzero())
             if moved:
-                raise RuntimeError(f"{moved} pruned weights of '{name}' have moved: this is a bug, or the optimizer's")
+                raise RuntimeError(
+                    f"{moved} pruned weights of '{name}' have changed: this is a bug, here or in the optimizer"
+                )
 
     def identity(self) -> dict[str, Any]:
-        """Where the mask comes from, and how sparse it is on this model."""
+        """The source of the mask, and its sparsity on this model."""
         assert self.mask is not None
         return {"mask": self.mask.source | {"sparsity": self.mask.sparsity()}}
 
 
 class TrainedScores(Sparsifier):
-    """Weights are frozen, and a score behind each of them is trained: the largest |score| stay.
+    """Weights are frozen, and a score for each is trained: the weights with the largest |score| are kept.
 
-    The forward pass has the weight where its score is among the largest, else zero. The gradient passes straight
-    through to the score: dL/dscore = dL/d(masked weight) weight (TAMT, Liu et al., NAACL 2022; edge-popup, Ramanujan et
-    al., CVPR 2020), times the score's sign where scores have one (HYDRA, Sehwag et al., NeurIPS 2020): what stays is
-    chosen by |score|.
+    The forward pass uses the weights with the largest scores, and zeros elsewhere. The gradient passes straight through
+    to the score: dL/dscore = dL/d(masked weight) weight (TAMT, Liu et al., NAACL 2022; edge-popup, Ramanujan et al.,
+    CVPR 2020), times the score's sign for signed scores (HYDRA, Sehwag et al., NeurIPS 2020), which are ranked by
+    |score|.
     """
 
     def __init__(
@@ -172,12 +174,12 @@ class TrainedScores(Sparsifier):
         signed: bool = False,
         pool: Callable[[str, Tensor], Tensor] = lambda name, gradient: gradient,
     ):
-        """scores: where training starts from. cut: scores by layer -> True for the largest: a mask, or plain bits.
+        """scores: initial values. cut: scores by layer -> True for the largest: a mask, or plain bits.
 
         signed: whether the gradient is that of |score|. pool(name, tensor): sums over the weights that share a score,
         where scores are not of the weights' shapes.
 
-        Weights and scores are at least float32 here: steps of 1e-5 on numbers of 1e-2 vanish in half precision.
+        Weights and scores are at least float32: steps of 1e-5 on values of 1e-2 vanish in half precision.
         """
         self._layers, self._cut, self._signed, self._pool = layers, cut, signed, pool
         self._weights = {name: _at_least_float(layer.weight.detach()) for name, layer in layers.items()}
@@ -195,7 +197,7 @@ class TrainedScores(Sparsifier):
         return self.scores.items()
 
     def after_backward(self) -> None:
-        """The gradient of each weight becomes that of its score."""
+        """Turn the gradient of each weight into that of its score."""
         self.take(lambda name: self._layers[name].weight.grad)
         for layer in self._layers.values():
             layer.weight.grad = None
@@ -212,7 +214,7 @@ class TrainedScores(Sparsifier):
                 score.grad *= score.detach().sign()
 
     def after_update(self, step: int) -> None:
-        """Put the mask of the new scores into the weights."""
+        """Apply the mask of the new scores to the weights."""
         self._prune()
 
     def state_dict(self) -> dict[str, Any]:

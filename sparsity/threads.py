@@ -1,4 +1,4 @@
-"""Run numpy work on several arrays at once: it lets go of Python's lock, and results keep their order."""
+"""Run NumPy work on several arrays in threads (NumPy releases the GIL); results keep their order."""
 
 from __future__ import annotations
 

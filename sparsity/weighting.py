@@ -1,4 +1,4 @@
-"""Factors on the scores of whole layers: the intrinsic dimension of what they put out, measured once.
+"""Factors on the scores of whole layers: the intrinsic dimensions of their outputs.
 
 ID-weighted scores (Wang et al., ICML 2024): score * ID ** power. They matter only where weights of several layers
 compete for one threshold.
@@ -32,18 +32,18 @@ class LayerWeights:
 
     by_name: Mapping[str, float]
     power: float
-    about: Mapping[str, Any]  # what the file says of its making
+    about: Mapping[str, Any]  # the metadata of the file
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a run that uses them says of them."""
+        """Fields of the identity of a run that uses them."""
         return {"ids": hash_json(dict(self.by_name)), "id_power": self.power}
 
     def fitted(self, model: Model) -> dict[str, float]:
-        """A factor for each prunable layer of a model, by the rules by which masks of the measured one fit it.
+        """A factor for each prunable layer of a model, whose names are matched as those of masks are.
 
-        A layer that was not measured gets the mean of its modality, and is named. InputError when the dimensions are
-        another model's.
+        A layer that was not measured gets the mean of its modality, and is named. InputError for dimensions of another
+        model.
         """
         layers = model.prunable_layers()
         measured = {name: torch.tensor(value, dtype=torch.float64) for name, value in self.by_name.items()}
@@ -71,7 +71,7 @@ class LayerWeights:
         if missing:
             console.print(
                 f"note: {counted(len(missing), 'layer', 'was', of=len(layers))} not measured (first: {missing[0]}): "
-                "the mean of the modality counts"
+                "the mean of the modality is used"
             )
         return {name: known[name] ** self.power for name in layers}
 
@@ -86,20 +86,21 @@ def read_ids(path: Path | str, power: float) -> LayerWeights:
         raise InputError(f"{path} cannot be read: give a file of intrinsic dimensions with --ids") from error
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         raise InputError(
-            f"{path} is no file of intrinsic dimensions: give one that python -m inspection.intrinsic_dimension wrote"
+            f"{path} is not a file of intrinsic dimensions: give one that python -m inspection.intrinsic_dimension "
+            "wrote"
         ) from error
     return LayerWeights(by_name, power, {key: value for key, value in content.items() if key != "dimensions"})
 
 
 def check_competition(allocation: str) -> None:
-    """InputError for an allocation under which no two layers compete, so that factors on layers change nothing."""
+    """InputError for an allocation within layers, under which factors on layers change nothing."""
     if allocation == "layer" or cuts_small_groups(allocation):
         raise InputError(
-            f"--ids changes nothing under the allocation '{allocation}', where each layer loses its share by itself: "
-            "take global, modality or multimodal, or leave --ids out"
+            f"--ids changes nothing under the allocation '{allocation}', which prunes each layer by itself: choose "
+            "global, modality or multimodal, or leave --ids out"
         )
 
 
 def weighted(scores: Scores, factors: Mapping[str, float]) -> Scores:
-    """Scores times the factor of their layer, computed when looked at."""
+    """Scores times the factor of their layer, computed on access."""
     return Scores(scores.shapes, lambda name: scores[name] * torch.tensor(factors[name]).float().item())

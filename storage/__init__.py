@@ -1,1 +1,1 @@
-"""Files on disk: written whole or not at all, and hashed so that results can say what made them."""
+"""Files on disk: atomic writing, hashes, locks, downloads."""

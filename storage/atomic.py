@@ -1,4 +1,4 @@
-"""Write a file or a folder under a temporary name, then rename: nobody ever sees half of it."""
+"""Write a file or a folder under a temporary name, then rename it, so that no partial file is ever visible."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from console.errors import InputError, explain_os_error
 
 @contextlib.contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is renamed to `path`, on failure removed.
+    """Yield a temporary path next to `path`; on success it is renamed to `path`, on failure removed.
 
     Works for files and folders (the caller creates either). The parent folder is created.
     Raises InputError when the disk is full, the folder is not writable, and the like.
@@ -32,7 +32,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     except OSError as error:
         raise explain_os_error(error, f"write {path}") from error
     finally:
-        with contextlib.suppress(OSError):  # nothing there, or a name that the file system cannot even look up
+        with contextlib.suppress(OSError):  # it does not exist, or the file system rejects the name
             if temporary.is_dir():
                 shutil.rmtree(temporary, ignore_errors=True)
             else:
@@ -40,12 +40,12 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 
 def _temporary(path: Path) -> Path:
-    """Beside `path`, hidden, and a little longer."""
+    """A hidden, slightly longer name next to `path`."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
 
 
 def remove_parts(path: Path | str) -> None:
-    """Remove what killed processes left beside `path` of writing it; nobody may be writing it now."""
+    """Remove temporary files of killed processes next to `path`; no process may be writing it."""
     path = Path(path)
     for part in path.parent.glob(f".{glob.escape(path.name)}.????????.part"):
         with contextlib.suppress(OSError):
@@ -60,9 +60,9 @@ def _flush_to_disk(path: Path) -> None:
 
 
 def check_writable(folder: Path | str, name: str = "") -> None:
-    """InputError now, not after hours of work, when nothing can be written to `folder` (created if missing).
+    """InputError, before hours of work, when `folder` (created if missing) is not writable.
 
-    name: the longest of a file that is to be written there, in case that is more than the file system allows.
+    name: the longest file name that will be written, in case the file system does not allow it.
     """
     probe = _temporary(Path(folder) / name) if name else Path(folder) / f".{uuid.uuid4().hex[:8]}.probe"
     try:
@@ -80,7 +80,7 @@ def no_empty_folder(folder: Path | str) -> Iterator[None]:
     try:
         yield
     except (InputError, KeyboardInterrupt):
-        with contextlib.suppress(OSError):  # something lies in it, or another process was faster
+        with contextlib.suppress(OSError):  # it is not empty, or another process was faster
             for path in absent:
                 path.rmdir()
         raise
@@ -95,7 +95,8 @@ def write_text(path: Path | str, text: str) -> None:
 def write_json(path: Path | str, value: Any) -> None:
     """Write `value` as indented JSON to `path` atomically.
 
-    Half a character (a lone surrogate, which UTF-8 cannot hold) is written as JSON's escape, and so read back as it is.
+    Half a character (a lone surrogate, which UTF-8 cannot encode) is written as a JSON escape, and so survives a round
+    trip.
     """
     text = json.dumps(value, indent=1, ensure_ascii=False)
     write_text(path, text.encode("utf-8", "backslashreplace").decode() + "\n")

@@ -1,7 +1,7 @@
-"""Fetch a file over HTTP or from Google Drive with gdown, which keeps what has come and asks only for the rest.
+"""Download a file over HTTP or from Google Drive with gdown, which can resume.
 
-An unfinished file is `<name>????????.part` in the same folder. Its version is not recorded: of a file that changed at
-its source between two attempts, only the checksum of the archive, or one known beforehand, says that it is damaged.
+An unfinished file is `<name>????????.part` in the same folder. If the file changes at its source between two attempts,
+only a checksum detects the damage.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from gdown.exceptions import DownloadError, FileURLRetrievalError
 from console.errors import InputError, explain_os_error
 from console.progress import transfer_bar
 
-RETRIES = 3  # after a connection broke, a few seconds apart; the next call resumes as well
-TIMEOUT = 60.0  # seconds without a byte
+RETRIES = 3  # retries after a broken connection, a few seconds apart; a later call can resume, too
+TIMEOUT = 60.0  # seconds without data
 
 REFUSALS = {
-    401: "the server does not hand it out: the link may have been withdrawn",
-    403: "the server does not hand it out: the link may have been withdrawn",
-    404: "there is nothing at this address any more: the file has moved",
-    410: "there is nothing at this address any more: the file has moved",
+    401: "the server denies access: the link may have been withdrawn",
+    403: "the server denies access: the link may have been withdrawn",
+    404: "this address no longer exists: the file has moved",
+    410: "this address no longer exists: the file has moved",
     429: "the server is busy: try again later",
     503: "the server is busy: try again later",
 }
 
 
 def fetch(address: str, path: Path, title: str, room: Callable[[int, int], None] = lambda missing, size: None) -> None:
-    """Fetch `address` to `path`, resuming what an earlier call left.
+    """Download `address` to `path`; resumes an earlier call.
 
-    room(missing, size): called as bytes come, where the server has said how many there are in all; raises to stop.
-    Raises InputError for every failure of network, server and disk; what has come stays for the next call.
+    room(missing, size): called during the download if the server announces the size; may raise to stop it.
+    Raises InputError for every failure of network, server and disk; the partial file is kept for the next call.
     """
     with transfer_bar(title) as show:
 
@@ -49,7 +49,7 @@ def fetch(address: str, path: Path, title: str, room: Callable[[int, int], None]
             options = {"quiet": True, "use_cookies": False, "resume": True, "timeout": TIMEOUT, "retries": RETRIES}
             gdown.download(address, str(path), progress=progress, **options)
             os.umask(umask := os.umask(0))
-            path.chmod(0o666 & ~umask)  # gdown lets nobody else read its files
+            path.chmod(0o666 & ~umask)  # gdown writes files that only the owner can read
             with path.open("rb") as file:
                 start = file.read(64).lstrip().lower()
         except (requests.RequestException, DownloadError, FileURLRetrievalError) as error:
@@ -62,12 +62,12 @@ def fetch(address: str, path: Path, title: str, room: Callable[[int, int], None]
 
 
 def unfinished(path: Path) -> list[Path]:
-    """What calls of `fetch` that were interrupted left of `path`."""
+    """Partial files of interrupted calls of `fetch`."""
     return list(path.parent.glob(f"{path.name}????????.part"))
 
 
 def _reason(address: str, error: Exception) -> str:
-    """Why it did not come, for somebody who wants a file."""
+    """The reason of a failed download, in words."""
     host, cause = urlsplit(address).hostname, error.__cause__ or error
     if isinstance(error, FileURLRetrievalError):
         return "Google Drive shows a page instead: too many people fetched the file today, or it is no longer public"
@@ -75,7 +75,7 @@ def _reason(address: str, error: Exception) -> str:
         code = cause.response.status_code
         return f"{REFUSALS.get(code, cause.response.reason)} ({code})"
     if isinstance(cause, requests.exceptions.SSLError):
-        return f"the connection to {host} cannot be trusted ({cause})"
+        return f"the certificate of {host} is not valid ({cause})"
     if isinstance(cause, requests.Timeout):
         return f"{host} does not answer"
     if isinstance(cause, requests.ConnectionError):

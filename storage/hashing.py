@@ -1,4 +1,4 @@
-"""Fingerprints: what a result was made of."""
+"""Hashes of files, tensors and JSON values."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def hash_json(value: Any) -> str:
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of named tensors: names, types, shapes and values, in the order of names."""
-    import torch  # here: most fingerprints need no torch
+    import torch  # imported here, since most hashes need no torch
 
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.as_strided((tensor.numel(),), (1,))  # of a single value, reshape may leave a stride of 0
+        flat = tensor.as_strided((tensor.numel(),), (1,))  # for a single value, reshape may keep a stride of 0
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Let one process at a time do a thing, by a lock that the system drops when its holder ends, however it ends."""
+"""Locks between processes, which the system releases when their holder ends."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from console.progress import console
 
 @contextlib.contextmanager
 def locked(path: Path, doing: str, waiting: str = "") -> Iterator[None]:
-    """Hold the lock file `path`, after whoever holds it; the file stays behind.
+    """Hold the lock file `path`, waiting for its current holder; the file is not removed.
 
     doing: reads like 'write the mini world to cache', for the InputError where the file cannot be written.
-    waiting: printed where another process holds the lock.
+    waiting: printed if another process holds the lock.
     """
     lock = claim(path, doing)
     if lock is None:
@@ -34,10 +34,10 @@ def locked(path: Path, doing: str, waiting: str = "") -> Iterator[None]:
 
 
 def claim(path: Path, doing: str) -> FileLock | None:
-    """Hold the lock file `path` for this process alone, or None where another one holds it; `release()` lets go.
+    """Hold the lock file `path` for this process, or None if another one holds it; `release()` frees it.
 
-    Children do not inherit it: it is free as soon as the process is gone, even where its data workers live on for
-    seconds. doing: as in `locked`.
+    Children do not inherit it: it is free as soon as the process ends, even if its data workers run for seconds longer.
+    doing: as in `locked`.
     """
     lock = FileLock(path)
     try:
@@ -51,10 +51,10 @@ def claim(path: Path, doing: str) -> FileLock | None:
 
 
 def try_lock(path: Path, doing: str) -> TextIO | None:
-    """Hold the lock file `path` without waiting: the open file, or None where another process holds it.
+    """Hold the lock file `path` without waiting: the open file, or None if another process holds it.
 
-    Closing the file lets go. Unlike `claim`'s, a child process that inherits its descriptor holds the lock, too, until
-    it ends; filelock closes it in children.
+    Closing the file releases it. Unlike with `claim`, a child process that inherits the descriptor also holds the lock
+    until it ends.
     """
     file = None
     try:
@@ -65,6 +65,6 @@ def try_lock(path: Path, doing: str) -> TextIO | None:
         file.close()
         return None
     except OSError as error:
-        if file is None:  # else a file system without locks: two writers would do double work, not damage
+        if file is None:  # otherwise a file system without locks: two writers would repeat work, but not damage files
             raise explain_os_error(error, doing) from error
     return file

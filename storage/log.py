@@ -1,4 +1,4 @@
-"""A log of JSON lines: each line whole, the file readable at any time."""
+"""A log of JSON lines, which can be read at any time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def append_json_line(path: Path, value: dict[str, Any]) -> None:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log, without a last one that was cut short; none where there is no file."""
+    """The lines of a log, without a truncated last one; empty if there is no file."""
     found = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         with contextlib.suppress(ValueError):
@@ -32,10 +32,10 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def keep_json_lines(path: Path, keep: Callable[[dict[str, Any]], bool], source: Path | None = None) -> None:
-    """Leave only the lines that `keep` wants: a killed run will log again what came after its last snapshot.
+    """Keep only the lines that satisfy `keep`: a resumed run logs again the steps after its last snapshot.
 
-    source: the log whose lines are taken (None: the same). A last line that was cut short goes, too. Nothing happens
-    when neither has a line.
+    source: the log to read (None: the same). A truncated last line is dropped. Nothing is written when neither has a
+    line.
     """
     lines = [json.dumps(line) + "\n" for line in read_json_lines(source or path) if keep(line)]
     if lines or path.is_file():

@@ -1,8 +1,8 @@
-"""Objects that training files hold beside their weights, read without running a line of code from the file.
+"""Read objects that training files hold next to their weights, without running code from the file.
 
-torch's restricted unpickler (`weights_only=True`) calls nothing but what it knows. What it knows besides tensors is
-little; these are the common things that can do no harm. numpy's own ways back from a pickle are not among them: of a
-forged dtype, `scalar` takes bytes of the file for the address of an object. Stand-ins rebuild plain values instead.
+torch's restricted unpickler (`weights_only=True`) calls only allowed functions. This module allows further common and
+harmless ones. NumPy's own unpickling functions are not among them: with a forged dtype, `scalar` treats bytes of the
+file as the address of an object. Stand-ins build plain values instead.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 
 class Unread:
-    """In the place of an object whose content nobody needs: a numpy array, or a scalar of a rare type."""
+    """Stands in for an object whose content is not needed: a NumPy array, or a scalar of a rare type."""
 
     def __init__(self, *arguments: object) -> None:
         pass
@@ -77,16 +77,16 @@ HARMLESS: list[tuple[Any, str]] = [
     *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     *((Unread, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
 ]
-"""(what is called instead, name in the file); numpy 1 and 2 have other names, and so have paths since Python 3.13."""
+"""(stand-in, name in the file); names differ between NumPy 1 and 2, and for paths since Python 3.13."""
 
 
 def harmless() -> torch.serialization.safe_globals:
-    """Within this, torch reads `HARMLESS`, too; names that the user allowed already stay allowed afterwards."""
+    """Inside, torch also reads `HARMLESS`; names that the user allowed stay allowed afterwards."""
     allowed = torch.serialization.get_safe_globals()
     return torch.serialization.safe_globals([entry for entry in HARMLESS if entry not in allowed])
 
 
 def culprit(error: Exception) -> str | None:
-    """The class or function that the restricted unpickler refused; None where the trouble is another."""
+    """The class or function that the restricted unpickler refused; None for other errors."""
     found = re.search(r"GLOBAL (\S+)", str(error))
     return found[1] if found else None

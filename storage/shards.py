@@ -1,4 +1,4 @@
-"""Weights as people keep them: one file, a folder with it, or shards with or without the index that lists them."""
+"""Locate weights: a file, a folder with a file, or shards with or without an index."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ SHARD = re.compile(r"(?P<start>.+)-(?P<number>\d+)-of-(?P<total>\d+)(?P<ending>\
 INDEX = ".index.json"
 ENDINGS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
 OTHERS = ("optimizer", "scheduler", "scaler", "training_args", "rng_state", "random_states")
-"""How the names of files begin that training software writes next to weights, with the same endings."""
+"""Prefixes of other files with the same extensions that training software writes next to weights."""
 
 USUAL = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
-"""What a folder's weights are called by transformers, which looks for them in this order."""
+"""Names of weights in a folder, in transformers' order of preference."""
 
 
 def weight_files(path: Path | str) -> list[Path]:
@@ -42,7 +42,7 @@ def weight_files(path: Path | str) -> list[Path]:
 
 
 def _of_folder(folder: Path) -> Path:
-    """The one file, index or first shard that stands for a folder's weights; safetensors go before pickles."""
+    """The file, index or first shard of a folder's weights; safetensors are preferred to pickles."""
     for name in USUAL:
         if (folder / name).is_file():
             return folder / name
@@ -56,7 +56,7 @@ def _of_folder(folder: Path) -> Path:
         choice = sorted(indexes + list(others))
         if len(choice) > 1:
             named = ", ".join(path.name for path in choice[:5])
-            raise InputError(f"{folder} is a folder with several files of weights ({named}): name one of them")
+            raise InputError(f"{folder} is a folder with several weights files ({named}): name one of them")
         if choice:
             return choice[0]
     raise InputError(
@@ -71,7 +71,7 @@ def _first(path: Path) -> Path:
 
 
 def _numbered(path: Path, shard: re.Match[str]) -> list[Path]:
-    """All shards of a set that has no index, told by their names alone."""
+    """All shards of a set without an index, by their names."""
     width, total = len(shard["number"]), int(shard["total"])
     names = [
         f"{shard['start']}-{number:0{width}}-of-{shard['total']}{shard['ending']}" for number in range(1, total + 1)
@@ -80,7 +80,7 @@ def _numbered(path: Path, shard: re.Match[str]) -> list[Path]:
 
 
 def _index_of(path: Path) -> Path | None:
-    """The index beside a shard that lists it."""
+    """The index next to a shard that lists it."""
     indexes = sorted(path.parent.glob(f"*{INDEX}"))
     return next((index for index in indexes if path.name in _weight_map(index).values()), None)
 
@@ -103,10 +103,10 @@ def _weight_map(index: Path) -> dict[str, str]:
     except OSError as error:
         raise explain_os_error(error, f"read {index}") from error
     except ValueError as error:
-        raise InputError(f"{index} is no index of shards: it is not valid JSON ({error})") from error
+        raise InputError(f"{index} is not an index of shards: it is not valid JSON ({error})") from error
     found = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(found, dict) or not found or not all(isinstance(name, str) for name in found.values()):
-        raise InputError(f"{index} is no index of shards: it has no 'weight_map' from tensors to files")
+        raise InputError(f"{index} is not an index of shards: it has no 'weight_map' from tensors to files")
     return found
 
 
@@ -115,6 +115,6 @@ def _present(path: Path, shards: list[Path]) -> list[Path]:
     if missing:
         raise InputError(
             f"{path} belongs to {counted(len(shards), 'shard')}, of which {len(missing)} "
-            f"{agreed(len(missing), 'is')} missing (first: {missing[0].name}): fetch the whole set"
+            f"{agreed(len(missing), 'is')} missing (first: {missing[0].name}): download the complete set"
         )
     return shards

@@ -1,4 +1,4 @@
-"""Whether there is room on a disk, asked before hours of work and not after; and arrays that are kept there."""
+"""Check the free space of a disk before hours of work; and arrays that are kept there."""
 
 from __future__ import annotations
 

@@ -32,11 +32,11 @@ SAFE_PROTOCOL = 3
 
 
 def read_tensors(path: Path | str) -> Any:
-    """What a file of tensors holds (a dict of tensors, possibly nested), on the CPU; of shards, all of them together.
+    """The content of a tensor file (a dict of tensors, possibly nested), on the CPU; shards are merged.
 
-    path: a `.safetensors` or PyTorch file, told apart by its content and not by its name, or whatever else
-    `storage.shards.weight_files` takes. Raises InputError when a file is missing, corrupt, or a pickle with anything
-    but tensors and the plain objects of storage/pickles.py in it.
+    path: a `.safetensors` or PyTorch file, recognised by its content, not its name, or anything else that
+    `storage.shards.weight_files` accepts. Raises InputError when a file is missing, corrupt, or a pickle with objects
+    other than tensors and those of storage/pickles.py.
     """
     files = weight_files(path)
     if len(files) == 1:
@@ -45,12 +45,10 @@ def read_tensors(path: Path | str) -> Any:
     for file in files:
         shard = _read(file)
         if not isinstance(shard, dict):
-            raise InputError(f"{file} holds no dict of named tensors: it is no shard of a model's weights")
+            raise InputError(f"{file} holds no dict of named tensors: it is not a shard of a model's weights")
         for name in shard:
             if name in whole:
-                raise InputError(
-                    f"{file} holds '{name}', which another shard before it holds, too: fetch the set again"
-                )
+                raise InputError(f"{file} holds '{name}', which is also in an earlier shard: download the set again")
         whole |= shard
     return whole
 
@@ -66,10 +64,13 @@ def _read(path: Path) -> Any:
             "refused; write it again as torch.save(model.state_dict(), FILE), which takes protocol 2"
         )
     try:
-        with harmless(), torch.sparse.check_sparse_tensor_invariants():  # or indices may point outside
+        with (
+            harmless(),
+            torch.sparse.check_sparse_tensor_invariants(),
+        ):  # otherwise indices may point outside of the tensor
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except OSError as error:
-        if error.errno == errno.EINVAL:  # of a zip file cut short: torch looks for its end before its beginning
+        if error.errno == errno.EINVAL:  # a truncated zip file: torch reads its end first
             raise _corrupt(path, error) from error
         raise explain_os_error(error, f"read {path}") from error
     except (pickle.UnpicklingError, RuntimeError) as error:
@@ -83,7 +84,7 @@ def _read(path: Path) -> Any:
 def is_safetensors(path: Path | str) -> bool:
     """Whether a file is of this format by its first bytes: the length of a header in JSON, and its first character.
 
-    A file that is of neither format is taken for what its name says, so that the message fits it.
+    For a file of neither format its name decides, so that the message fits.
     """
     try:
         with Path(path).open("rb") as file:
@@ -107,7 +108,7 @@ def read_safetensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str
 
 
 def _opened(path: Path | str) -> safe_open:
-    """A `.safetensors` file; of a folder the library would say that there is no such device."""
+    """A `.safetensors` file; for a folder the library's message would be misleading."""
     if Path(path).is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     return safe_open(path, "pt")
@@ -142,7 +143,7 @@ def sealed(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> dict[str,
 
 
 def check_seal(path: Path | str, tensors: Mapping[str, Tensor], metadata: dict[str, str], what: str) -> None:
-    """InputError when a file of `sealed` metadata is not as it was written; older files have no fingerprint, or one.
+    """InputError when a file with `sealed` metadata was changed; older files have one fingerprint or none.
 
     what: its tensors, in the plural, for the message.
     """
@@ -153,7 +154,8 @@ def check_seal(path: Path | str, tensors: Mapping[str, Tensor], metadata: dict[s
     ):
         if key in metadata and metadata[key] != found():
             raise InputError(
-                f"{path} is damaged: its {part} are not what was written; copy it again, or make it anew with prune.py"
+                f"{path} is damaged: its {part} have changed since they were written; copy it again, or create it "
+                "again with prune.py"
             )
 
 
@@ -185,11 +187,11 @@ def write_safetensors(path: Path | str, tensors: dict[str, Tensor], metadata: di
             raise InputError(f"cannot write {path}: {error}; free some disk space or choose another folder") from error
         _order_metadata(temporary)
         os.umask(umask := os.umask(0))
-        temporary.chmod(0o666 & ~umask)  # the library lets nobody else read its files
+        temporary.chmod(0o666 & ~umask)  # the library writes files that only the owner can read
 
 
 def _order_metadata(path: Path) -> None:
-    """Sort the metadata of a new file in place: the library writes it in another order each time."""
+    """Sort the metadata of a new file in place: the library's order varies."""
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
@@ -207,27 +209,27 @@ def write_torch(path: Path | str, content: Any) -> None:
         try:
             torch.save(content, file)
         except RuntimeError as error:
-            # torch's zip writer ends with an error of its own; what the file system said is the one before it.
+            # torch's zip writer raises its own error; the file system's is the one before it.
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
 
 
 def _refused(path: Path, error: Exception) -> InputError:
-    """What to say of a file that torch will not read: what it holds, where that can be told."""
+    """The error for a file that torch refuses, naming its content if possible."""
     text = str(error)
     if found := culprit(error):
         return InputError(
-            f"{path} holds an object of {found}, whose loading could run code: it is refused; where that class is at "
-            "home, write the tensors alone, as torch.save(model.state_dict(), FILE)"
+            f"{path} holds an object of {found}, whose loading could run code: it is refused; where that class is "
+            "available, save only the tensors with torch.save(model.state_dict(), FILE)"
         )
     if "TorchScript" in text or "legacy .tar format" in text:
-        kind = "a TorchScript program" if "TorchScript" in text else "of a format that torch has given up"
+        kind = "a TorchScript program" if "TorchScript" in text else "of a format that torch no longer reads"
         return InputError(
-            f"{path} is {kind}, whose loading could run code: it is refused; load it with the software that wrote it "
-            "and write the tensors alone, as torch.save(model.state_dict(), FILE)"
+            f"{path} is {kind}, whose loading could run code: it is refused; load it with the software that wrote it, "
+            "and save only the tensors with torch.save(model.state_dict(), FILE)"
         )
-    if "Can only" in text or "Trying to call" in text:  # allowed objects in an order that only a forger would think of
+    if "Can only" in text or "Trying to call" in text:  # allowed objects in an order that only a forged file has
         return InputError(f"{path} is a pickle whose loading could run code: it is refused")
     return _corrupt(path, error)
 
@@ -255,6 +257,6 @@ def _corrupt(path: Path | str, error: Exception) -> InputError:
     if start.startswith(b"<"):
         return InputError(f"{path} is a web page, not a file of tensors: fetch the file itself, not its page")
     lines = str(error).strip().splitlines()
-    # A pickle that is none ends in a stray key or opcode, which tells nobody anything.
+    # An invalid pickle fails with a meaningless key or opcode, which is left out.
     reason = f" ({shorten(lines[0], 120, placeholder=' ...')})" if lines and len(lines[0].split()) > 2 else ""
-    return InputError(f"{path} is corrupt or no file of tensors{reason}: fetch or write it again")
+    return InputError(f"{path} is corrupt or not a tensor file{reason}: download or write it again")

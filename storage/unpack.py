@@ -1,7 +1,7 @@
-"""Unpack a tar or zip file that a stranger packed: plain files below one folder, each whole or not at all.
+"""Unpack an untrusted tar or zip file: plain files below one folder, each written atomically.
 
-Every name and kind is checked before anything is written: links, absolute names, `..`, devices and lack of room end
-it there, and so does damage to a tar. The files go to a temporary folder first, and from there to their places.
+Every name and kind is checked before anything is written: links, absolute names, `..`, devices, lack of space and a
+damaged tar are errors. Files are first unpacked to a temporary folder, then moved to their places.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def unpack(
 ) -> tuple[dict[str, str], list[str]]:
     """Unpack into `folder` what lies below a folder of the archive.
 
-    Returns path below `folder` -> SHA-256 of the files that are now as in the archive; and the paths left alone.
+    Returns path below `folder` -> SHA-256 of the files that now equal the archive's; and the paths that were kept.
 
     inside: which folder; the first of these below which all its files lie ("" is all of it).
     only: the files wanted (relative); others are left in the archive. None: all.
@@ -77,7 +77,9 @@ def _sizes(archive: Path, packed: zipfile.ZipFile | tarfile.TarFile) -> dict[str
         members = [member for member in packed.getmembers() if not member.isdir()]
         for member in members:
             if not member.isreg():
-                raise InputError(f"{archive} holds '{member.name}', which is no plain file; nothing of it was unpacked")
+                raise InputError(
+                    f"{archive} holds '{member.name}', which is not a plain file; nothing of it was unpacked"
+                )
         while packed.fileobj.read(CHUNK):  # up to the checksum at the end, which tarfile does not reach
             pass
         found = [(member.name, member.size) for member in members]
@@ -91,7 +93,9 @@ def _placed(archive: Path, folder: Path, names: list[str], inside: list[str], on
     paths = {name: PurePosixPath(name) for name in names}
     for name, path in paths.items():
         if path.is_absolute() or ".." in path.parts or not path.parts or re.search(r"[\\\0]|^[A-Za-z]:", name):
-            raise InputError(f"{archive} holds '{name}', a path that may lead elsewhere; nothing of it was unpacked")
+            raise InputError(
+                f"{archive} holds '{name}', a path outside of the target folder; nothing of it was unpacked"
+            )
     paths = {name: path for name, path in paths.items() if not _clutter(path)}
     for start in map(PurePosixPath, inside):
         placed = {str(path.relative_to(start)): name for name, path in paths.items() if path.is_relative_to(start)}
@@ -110,12 +114,12 @@ def _placed(archive: Path, folder: Path, names: list[str], inside: list[str], on
 
 
 def _clutter(path: PurePosixPath) -> bool:
-    """What the packers of some systems add."""
+    """Files that some systems add to archives."""
     return path.name.startswith("._") or path.name == ".DS_Store" or "__MACOSX" in path.parts
 
 
 def _move(files: dict[str, Path], folder: Path, force: bool) -> tuple[dict[str, str], list[str]]:
-    """Bring unpacked files to their places."""
+    """Move unpacked files to their places."""
     written, kept = {}, []
     for path, file in files.items():
         target, sha256 = folder / path, hash_file(file)

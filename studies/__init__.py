@@ -1,1 +1,1 @@
-"""Grids of experiments: a YAML file becomes a plan of runs, and the plan is run, submitted, resumed and told of."""
+"""Grids of experiments: a YAML file becomes a plan of runs, and the plan is run, submitted, resumed and reported."""

@@ -1,4 +1,4 @@
-"""One file a task: its configuration, losses, evaluation."""
+"""Tasks, one file each: configuration, losses, evaluation."""
 
 from __future__ import annotations
 
@@ -21,5 +21,6 @@ TASKS: Registry[type[Task]] = Registry(
         "prompts": "tasks.prompts:Prompts",
     },
 )
-"""Name -> class, with what tables call it and which metric stands for it. Its script has the same name, or the one that
-it says."""
+"""Name -> class, which has its name in tables and its main metric. Its script has the same name, unless it names
+another.
+"""

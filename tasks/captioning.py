@@ -1,4 +1,4 @@
-"""Captioning as a finetuning task: the next word of a caption, and captions written by beam search."""
+"""Captioning as a finetuning task: next-word cross-entropy, and captions by beam search."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from evaluation.captions import SLOW, caption_scores, read_ground_truth, write_r
 from evaluation.contact_sheet import Line, Part, Sample, Shown, spread
 from evaluation.generation import generate_captions
 from evaluation.items import Groups, one_group
-from evaluation.truthfulness import load_scenes, told, truth_of_images, truthfulness
+from evaluation.truthfulness import details, load_scenes, truth_of_images, truthfulness
 from models.common.beam_search import SearchSettings
 from training.epoch_weights import Metrics
 from training.evaluating import Evaluation
@@ -34,11 +34,11 @@ from training.task import Finetuning, Task, check_positions
 
 @dataclass(frozen=True, kw_only=True)
 class Captioned:
-    """Images to caption, and the file of COCO's form with what people wrote of them."""
+    """Images to caption, and the reference captions in COCO's format."""
 
     images: Files
-    ground_truth: str
-    limit: int | None = None
+    ground_truth: str  # file in COCO's caption format
+    limit: int | None = None  # use only the first images
 
     def __post_init__(self) -> None:
         at_least(self, 1, "limit")
@@ -46,21 +46,18 @@ class Captioned:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptioningConfig(Finetuning):
-    """smoothing: of the labels. search: how captions are written. start_eval: first epoch that is evaluated, from 0.
-
-    leave_out: slow metrics (METEOR, SPICE) not to compute.
-    """
+    """COCO captioning."""
 
     reads = "captions"
 
     val: Captioned
     test: Captioned
-    smoothing: float = 0.1
-    prompt: str = "a picture of "
-    search: SearchSettings = field(default_factory=SearchSettings)
-    eval_batch: int = 64
-    start_eval: int = 0
-    leave_out: list[str] = field(default_factory=list)  # scores that are not computed
+    smoothing: float = 0.1  # label smoothing
+    prompt: str = "a picture of "  # start of every caption
+    search: SearchSettings = field(default_factory=SearchSettings)  # beam search
+    eval_batch: int = 64  # images per forward pass in evaluation
+    start_eval: int = 0  # first epoch that is evaluated, from 0
+    leave_out: list[str] = field(default_factory=list)  # slow metrics not to compute: METEOR, SPICE
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,7 +78,7 @@ class CaptioningConfig(Finetuning):
 
 
 class Captioning(Task):
-    """Captions learnt after a prompt, and written by beam search. The epoch with the best CIDEr on `val` is tested."""
+    """Captioning with a prompt and beam search. The epoch with the best CIDEr on `val` is tested."""
 
     name = words = "captioning"
     main = ("CIDEr", "Bleu_4")
@@ -117,7 +114,7 @@ class Captioning(Task):
             check_same_kind(ids, truth, f"the images of {split}", f"those of {captioned.ground_truth}")
             if lacking := [image for image in ids if image not in truth]:
                 raise InputError(
-                    f"{captioned.ground_truth} has no caption of image {lacking[0]!r}: fetch the whole file"
+                    f"{captioned.ground_truth} has no caption of image {lacking[0]!r}: download the complete file"
                 )
             self._references[split] = {image: truth[image] for image in ids}
             if captioned.images.miniworld:
@@ -139,7 +136,7 @@ class Captioning(Task):
             name = f"captioning_{split}_result_epoch{look.epoch or 'last'}.json"
             write_results(self._folder / "result" / name, written)
             if not self._skip:
-                # Of a caption of special tokens alone nothing is left; a full stop scores as no word, and is allowed.
+                # A caption of special tokens only would be empty; a full stop counts as no word, and is valid.
                 worded = {number: caption.strip() or "." for number, caption in written.items()}
                 scores, left_out = caption_scores(
                     self._references[split], worded, self._single.__setitem__, config.leave_out
@@ -151,7 +148,7 @@ class Captioning(Task):
         return fabric.broadcast(scores)
 
     def items(self) -> Groups:
-        """CIDEr of single images, and of the mini world how true their captions are."""
+        """CIDEr of single images, and for the mini world the truth of their captions."""
         return one_group(self._single, None)
 
     def samples(self) -> list[Part]:
@@ -162,7 +159,7 @@ class Captioning(Task):
             caption = self._written[number].strip()
             lines = [Line(caption or "(no word)", "strong")]
             if number in scenes:
-                verdict = told(caption, scenes[number])
+                verdict = details(caption, scenes[number])
                 lines.append(Line("wholly true", "right") if verdict.true else Line("not wholly true", "wrong"))
                 for name, things in (("there", verdict.there), ("not there", verdict.not_there)):
                     lines += [Line(f"{name}: {listed(things)}")] if things else []

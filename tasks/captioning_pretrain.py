@@ -1,7 +1,7 @@
-"""The first stage of captioning as a finetuning task, and how the second stage takes over its weights and mask.
+"""The first stage of captioning as a finetuning task, and its transfer to the second stage.
 
 Zeng, Zhang and Li, ICML 2022: one epoch of captioning on the pretraining images and regions, without prompt and
-smoothing. What it leaves contains its mask, since the second stage is to train under the same one.
+smoothing. Its weights contain their mask, since the second stage trains under the same mask.
     python captioning_pretrain.py --model xvlm
 """
 
@@ -35,12 +35,12 @@ WORDS = "text_decoder.bert.embeddings.word_embeddings.weight"
 
 @dataclass(frozen=True, kw_only=True)
 class FirstStageConfig(Finetuning):
-    """val: captions that are not trained on, whose loss is measured after every epoch (none: nothing is measured)."""
+    """The first stage of captioning."""
 
     reads = "first_stage_captions"
 
-    val: ReaderConfig | None = None
-    eval_batch: int = 64
+    val: ReaderConfig | None = None  # held-out captions, whose loss is measured after every epoch; None: no evaluation
+    eval_batch: int = 64  # captions per forward pass in evaluation
 
 
 class FirstStage(Task):
@@ -58,7 +58,7 @@ class FirstStage(Task):
         if config.val is not None:
             reader = make_reader(config.val, model.image_shape, tokenizer)
             size = config.eval_batch if limit is None else min(limit, config.eval_batch)
-            self._held_out = Side("val", reader, size, seed=0)  # the same captions are drawn whatever the run's seed
+            self._held_out = Side("val", reader, size, seed=0)  # the drawn captions do not depend on the run's seed
             self._batches = self._held_out.batches if limit is None else min(self._held_out.batches, limit // size)
 
     def losses(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
@@ -83,19 +83,19 @@ class FirstStage(Task):
         return {"lm": round(sum(loss for loss, _ in parts) / sum(words for _, words in parts), 5)}
 
 
-def take_first_stage(args: argparse.Namespace) -> dict[str, Any]:
-    """Of a second stage's options: let `weights`, a file of the first stage, be the mask, too, unless all is dense.
+def use_first_stage(args: argparse.Namespace) -> dict[str, Any]:
+    """Use the first stage's file, `weights`, also as the mask of the second stage, unless it is dense.
 
-    Returns what the file changes of the model's configuration: published ones have a word prediction of their own.
-    InputError for a model without a first stage, for a file of something else, and for one without masks.
+    Returns overrides of the model's configuration: published files have an untied word prediction. InputError for a
+    model without a first stage, for another file, and for one without masks.
     """
     task_file(args.model, "captioning_pretrain")
     if not args.weights:
-        raise InputError("--load_capt_pretrain starts from a first stage: give the weights that it left with -pre FILE")
+        raise InputError("--load_capt_pretrain starts from a first stage: give its weights with -pre FILE")
     state, _ = read_state(args.weights, KeyRules())
     if not any(name.startswith("text_decoder.") for name in state):
         raise InputError(
-            f"{args.weights} is of no first stage, since it has no text decoder: give the last.safetensors of "
+            f"{args.weights} is not from a first stage, since it has no text decoder: give the last.safetensors of "
             "captioning_pretrain.py, or leave --load_capt_pretrain out"
         )
     changes = {"own_head": True} if not _tied(state) else {}
@@ -107,18 +107,18 @@ def take_first_stage(args: argparse.Namespace) -> dict[str, Any]:
             "weights of a first stage under a mask"
         )
     if args.mask:
-        console.print(f"--mask is not used: the weights go on under the mask that {args.weights} contains")
+        console.print(f"--mask is not used: training continues under the mask that {args.weights} contains")
     args.mask = args.weights
     return changes
 
 
 def refuse_first_stage(weights: str | None) -> None:
-    """InputError where the weights to start from contain a mask, which another one must not replace unnoticed."""
+    """InputError if the initial weights contain a mask, which another mask must not replace silently."""
     if weights is None or weights == RANDOM:
         return
     if _contains_masks(read_state(weights, KeyRules())[0]):
         raise InputError(
-            f"{weights} is a first stage that contains its mask: go on from it with captioning.py --load_capt_pretrain"
+            f"{weights} is a first stage that contains its mask: continue it with captioning.py --load_capt_pretrain"
         )
 
 

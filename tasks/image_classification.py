@@ -33,22 +33,18 @@ from training.task import Finetuning, Task
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationConfig(Finetuning):
-    """test: the images that are classified in the end, and, where none are held out, after every epoch.
-
-    validation: share of each class's training images that is held out, and classified after every epoch instead.
-    best_epoch: test the epoch that does best on those; else the last one counts.
-    """
+    """Image classification."""
 
     reads = "classification"
 
-    test: LabelledSet
-    eval_batch: int = 128
-    validation: float | None = None
-    best_epoch: bool = False
+    test: LabelledSet  # test images; without `validation` also evaluated after every epoch
+    eval_batch: int = 128  # images per forward pass in evaluation
+    validation: float | None = None  # share of each class held out of training, and evaluated after every epoch
+    best_epoch: bool = False  # test the best epoch on the held-out images; else the last one
 
     @property
     def new_classifier(self) -> bool:
-        """Whether the model gets one of the data set's classes."""
+        """Whether the model gets a new classifier for the data set's classes."""
         return True
 
     def __post_init__(self) -> None:
@@ -58,16 +54,16 @@ class ClassificationConfig(Finetuning):
             raise InputError(f"validation is a share of the training images, from 0 to below 1, not {self.validation}")
         if self.best_epoch and (self.skip_val or not self.validation):
             raise InputError(
-                "best_epoch tests the epoch that is best on images held out: add validation, such as 0.1, and no "
-                "skip_val, or leave best_epoch out"
+                "best_epoch selects the epoch on held-out images: add validation, such as 0.1, without skip_val, or "
+                "leave best_epoch out"
             )
 
     def training_part(self, source: LabelledSource) -> LabelledSource:
-        """Without the images that are held out."""
+        """The training images without the held-out ones."""
         return hold_out(source, self.validation, self.seed)[0] if self.validation else source
 
     def check_classes(self, classes: list[str]) -> None:
-        """InputError where the configuration names something that was made for other classes."""
+        """InputError if the configuration names a file for other classes."""
 
 
 def config_for(
@@ -79,7 +75,7 @@ def config_for(
 ) -> ClassificationConfig:
     """The configuration for one of the data sets in the section `datasets`, the first by default; no data is opened.
 
-    seed: in place of the configuration's. InputError for a name that is not there.
+    seed: overrides the configuration's. InputError for an unknown name.
     """
     datasets = settings.get("datasets")
     if not isinstance(datasets, dict) or not datasets:
@@ -93,7 +89,7 @@ def config_for(
 
 
 def count_classes(config: ClassificationConfig) -> None:
-    """Give the model as many classes as the images have, unless it keeps its own.
+    """Set the model's number of classes to the images', unless it keeps its own.
 
     InputError where training and test images do not have the same ones (`same_classes`), or others than they should.
     """

@@ -1,4 +1,4 @@
-"""The model and the data that a command line names: of pretraining, or of a task (shrink.py)."""
+"""The model and the data of a shrink.py command: of pretraining, or of a task."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tasks.image_classification import config_for, count_classes
 from tasks.retrieval import RetrievalConfig
 from training.task import Finetuning
 
-TAUGHT = ("retrieval", "image_classification")
-"""Tasks whose models learn from a teacher."""
+DISTILLED_TASKS = ("retrieval", "image_classification")
+"""Tasks that support distillation."""
 
 
 def load(args: argparse.Namespace) -> Model:
-    """The model that is named; with weights of a task, of as many classes as that has."""
+    """The named model; for a task, with its number of classes."""
     changes = {"conv": True} if args.conv else {}
     if args.task:
         changes = (of_task(args).model if args.weights else {}) | changes
@@ -38,7 +38,7 @@ def load(args: argparse.Namespace) -> Model:
 
 
 def of_task(args: argparse.Namespace) -> Finetuning:
-    """The configuration of the task; of several data sets the first."""
+    """The configuration of the task; the first of several data sets."""
     settings, where = read_settings(task_file(args.model, args.task), [])
     kind = TASKS[args.task].Config
     if "datasets" not in settings:
@@ -49,7 +49,7 @@ def of_task(args: argparse.Namespace) -> Finetuning:
 
 
 def data_of(args: argparse.Namespace) -> PruneConfig:
-    """What is measured on: the calibration data, or what the task learns from; InputError for a test split."""
+    """The data to measure on: calibration data, or a task's training data; InputError for a test split."""
     if args.task and not args.config:
         config = PruneConfig(sides={"general": of_task(args).train}, num_workers=0)
     else:
@@ -59,8 +59,8 @@ def data_of(args: argparse.Namespace) -> PruneConfig:
             own = _read(vars(reader.files), getattr(reader, "splits", [])) if hasattr(reader, "files") else {}
             if tested := [name for name, splits in own.items() if _is_tested(name, splits, _tested_on(args.model))]:
                 raise InputError(
-                    f"{tested[0]} is what models are tested on, and a plan that was measured on it makes the test "
-                    "unfair: give training or calibration data with --config, or --on_test"
+                    f"{tested[0]} is test data, and a plan measured on it would bias the test: give training or "
+                    "calibration data with --config, or --on_test"
                 )
     return config
 
@@ -87,7 +87,7 @@ def _has(model: str, task: str) -> bool:
 
 
 def _is_tested(name: str, splits: set[str], tests: list[dict[str, set[str]]]) -> bool:
-    """Whether a test split has it, or its own name says so."""
+    """Whether it is in a test split, or called `test`."""
     if "test" in splits or (not splits and "test" in re.split(r"[^a-z]+", Path(name).name.lower())):
         return True
     return any(name in own and (not splits or not own[name] or splits & own[name]) for own in tests)
@@ -112,13 +112,13 @@ def zero_shot(args: argparse.Namespace, model: Model) -> dict[str, float]:
 
 
 def task_for(name: str, task: str | None) -> str:
-    """The task asked for, or the first that a model is finetuned on, of those with a teacher."""
+    """The requested task, or the model's first task that supports distillation."""
     if task is not None:
         TASKS.check(task)
-        if task not in TAUGHT:
-            raise InputError(f"a teacher teaches {' and '.join(TAUGHT)}, not {task}")
+        if task not in DISTILLED_TASKS:
+            raise InputError(f"distillation is for {' and '.join(DISTILLED_TASKS)}, not for {task}: choose one of them")
         return task
-    for task in TAUGHT:
+    for task in DISTILLED_TASKS:
         if name in models_with(task) or (base_name(name) in models_with(task)):
             return task
-    raise InputError(f"{name} is finetuned on no task that has a teacher ({', '.join(TAUGHT)}): give another model")
+    raise InputError(f"{name} has no task with distillation ({', '.join(DISTILLED_TASKS)}): choose another model")

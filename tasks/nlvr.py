@@ -29,18 +29,18 @@ from training.samples import TEXTS
 from training.task import Finetuning, Task, check_positions
 
 WORDS = ("false", "true")
-"""What a label means."""
+"""Names of the labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NLVRConfig(Finetuning):
-    """val: NLVR2's dev, which decides about the epoch. test: its test-P."""
+    """NLVR2."""
 
     reads = "statements"
 
-    val: Files
-    test: Files
-    eval_batch: int = 64
+    val: Files  # dev, which selects the epoch
+    test: Files  # test-P
+    eval_batch: int = 64  # statements per forward pass in evaluation
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,7 +48,7 @@ class NLVRConfig(Finetuning):
 
 
 class NLVR(Task):
-    """Statements judged. The epoch with the best accuracy on dev is tested."""
+    """NLVR2. The epoch with the best accuracy on dev is tested."""
 
     name, words = "nlvr", "NLVR2"
     main = ("accuracy",)
@@ -72,7 +72,7 @@ class NLVR(Task):
     def evaluate(self, model: nn.Module, look: Evaluation) -> Metrics:
         """`accuracy`, percent of the statements; `consistency`, of the sentences that are right on all their pairs.
 
-        The latter where the records have identifiers.
+        The latter if the records have identifiers.
         """
         data = self._data[look.split]
         found: dict[int, int] = {}
@@ -91,7 +91,7 @@ class NLVR(Task):
         return metrics
 
     def items(self) -> Groups:
-        """Whether each statement was judged right, and of which two images it is, wherever they stand."""
+        """Whether each statement was judged correctly, and its two images, in either order."""
         data, pairs = self._data[self.split], {}
         scores: dict[Id, float] = {}
         picture: dict[Id, Id] = {}

@@ -1,4 +1,4 @@
-"""What can be asked of a visual prompt: the section `prompts` of a configuration, and options of the script."""
+"""Options of a visual prompt: the section `prompts` of a configuration, and options of the script."""
 
 from __future__ import annotations
 
@@ -22,26 +22,30 @@ class PromptOptions:
     freeze: the prompt is trained alone, and the network stays as it is; --freeze with --dense or --mask says so.
     """
 
-    prompt: str = option(NEW, "new: learn one; none: without; or the file of one, to go on with or to test")
-    prompt_kind: str = option(
-        "pad", f"{', '.join(KINDS)}: a frame, a square at the top left or anywhere, all around a small picture"
+    prompt: str = option(
+        NEW, "new: learn a prompt; none: no prompt; or the file of a prompt, to train further or to test"
     )
-    prompt_width: int = option(16, "pad: pixels of the frame, on each side")
+    prompt_kind: str = option(
+        "pad", f"{', '.join(KINDS)}: a frame, a square at the top left or anywhere, a border around a small picture"
+    )
+    prompt_width: int = option(16, "pad: width of the frame in pixels")
     prompt_square: int = option(115, "fix, random: side of the square in pixels")
     picture: int | None = option(
         None, "side of the pictures in pixels; zeros surround smaller ones (default: the model's)"
     )
     mapping: str = option(
         "flm",
-        "flm: classes of the checkpoint stand for those of the data set, by how often they are the answer; ilm: "
-        "renewed each epoch; head: a new classifier",
+        "flm: map the checkpoint's classes to the data set's by how often they are predicted; ilm: remap each epoch; "
+        "head: a new classifier",
     )
     halves: str = option(
         "both",
-        "of a step: prompted (pictures as they are, with the prompt), plain (varied ones without), or both in turn",
+        "pictures of a step: prompted (not augmented, with the prompt), plain (augmented, without it), or both in turn",
     )
     prompt_lr: float | None = option(None, "learning rate of the prompt (default: the weights')")
-    search_prompt_lr: float | None = option(None, "the same while scores are trained (default: the scores')")
+    search_prompt_lr: float | None = option(
+        None, "learning rate of the prompt during the search (default: the scores')"
+    )
     freeze: bool = False
 
     def __post_init__(self) -> None:
@@ -56,10 +60,10 @@ class PromptOptions:
                 raise InputError(f"{name} must be a number above 0, not {value}")
 
         if self.freeze and self.prompt == NONE:
-            raise InputError("--freeze trains the prompt alone, and --prompt none has none: leave one of them out")
+            raise InputError("--freeze trains only the prompt, and --prompt none has none: leave one of them out")
         if self.halves == "plain" and self.prompt != NONE and not self.freeze:  # which has halves of its own
             raise InputError(
-                "--halves plain never shows the prompt, so it learns nothing: add --prompt none, or leave --halves out"
+                "--halves plain never shows the prompt, so it cannot learn: add --prompt none, or leave --halves out"
             )
 
     @property
@@ -71,7 +75,7 @@ class PromptOptions:
 def check_given(
     given: Iterable[str], options: PromptOptions, prune: str | None, evaluates: bool, teacher: str | None = None
 ) -> None:
-    """InputError for an option of the command line that has no meaning beside the others.
+    """InputError for an option of the command line that has no effect together with the others.
 
     given: names of those options. prune: the method of --prune. evaluates: whether nothing is trained. teacher: a
     model to learn from.
@@ -85,8 +89,8 @@ def check_given(
     sizes = {"prompt_kind", "prompt_width", "prompt_square"}
     if evaluates and options.prompt == NEW:
         raise InputError(
-            "--evaluate tests weights with the prompt and the label mapping that they were trained with: name the "
-            "file with --prompt (prompt.safetensors in the run's folder; a run without a prompt leaves one, too)"
+            "--evaluate needs the prompt and the label mapping of the weights: name their file with --prompt "
+            "(prompt.safetensors in the run's folder, written also without a prompt)"
         )
     reasons = [
         (evaluates, {"halves", *rates}, "with --evaluate, which trains nothing"),
@@ -99,4 +103,4 @@ def check_given(
     ]
     for applies, names, why in reasons:
         if applies and (idle := sorted(names & set(given))):
-            raise InputError(f"--{idle[0]} has no meaning {why}")
+            raise InputError(f"--{idle[0]} has no effect {why}")

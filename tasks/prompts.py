@@ -1,8 +1,9 @@
 """Image classification behind a visual prompt: VPNs, HYDRA, and the finetuning of any mask, with or without a prompt.
 
 Jin et al., "Visual Prompting Upgrades Neural Network Sparsification: A Data-Model Perspective", AAAI 2025. An optimizer
-step sees half of a pair: pictures as they are, with the prompt, or varied ones without; the prompt learns from the
-first kind alone. A result counts with the prompt, a part of the product; the number without it is next to it.
+step uses half of a pair: pictures without augmentation and with the prompt, or augmented ones without it; only the
+first kind trains the prompt. Results are with the prompt, which is a part of the final model; the result without it is
+also reported.
 """
 
 from __future__ import annotations
@@ -40,36 +41,36 @@ from training.run import Run
 
 @dataclass(frozen=True, kw_only=True)
 class PromptsConfig(ClassificationConfig):
-    """As of classification, with pictures in [0, 1]; prompts: the prompt, the label mapping, the halves of a step."""
+    """Classification of pictures in [0, 1] behind a visual prompt."""
 
     reads, prompted = "pictures", True
 
-    prompts: PromptOptions = field(default_factory=PromptOptions)
+    prompts: PromptOptions = field(default_factory=PromptOptions)  # the prompt, the label mapping, the halves of a step
 
     @property
     def new_classifier(self) -> bool:
-        """Not where labels are mapped."""
+        """Not with a label mapping."""
         return self.prompts.mapping == "head"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.best_epoch:
-            raise InputError("best_epoch is not for runs with a prompt, of which the last epoch counts: leave it out")
+            raise InputError("best_epoch is not for runs with a prompt, where the last epoch counts: leave it out")
 
     @cached_property
     def given(self) -> PromptFile | None:
-        """The prompt of a file, where one is named; InputError for a file that is missing, damaged, or no prompt."""
+        """The prompt of a given file; InputError for a file that is missing, damaged, or no prompt."""
         return None if self.prompts.prompt in (NEW, NONE) else read_prompt(self.prompts.prompt)
 
     def check_file(self) -> None:
-        """InputError where the file is none, or was made with another kind of classifier."""
+        """InputError if the file is no prompt, or was made with another kind of classifier."""
         if self.given is not None and (self.given.mapping is None) != self.new_classifier:
             mapped = self.given.mapping is not None
             words = ("a label mapping", "flm") if mapped else ("a new classifier", "head")
             raise InputError(f"{self.prompts.prompt} was trained with {words[0]}: add --mapping {words[1]}")
 
     def check_classes(self, classes: list[str]) -> None:
-        """InputError where the file belongs to others."""
+        """InputError if the file was made for other classes."""
         if self.given is not None and self.given.classes != classes:
             theirs = self.given.classes
             raise InputError(
@@ -116,14 +117,16 @@ class Prompts(Classification):
         self._prompted = Prompted(model, self._prompt, mapping)
         self._fitted = given is not None and self._options.prompt != NONE
         if given is not None and run.args.mask and not run.args.dense:
-            given.restore_statistics(model)  # without a mask the weights were never without theirs
+            given.restore_statistics(model)  # without a mask the checkpoint has its own statistics
         if self._options.freeze:
             self._freeze(model)
-        self._last = ""  # half that was learnt from
-        self.beside: Mapping[str, nn.Module] = {"prompt": self._prompt} if self._prompt.program is not None else {}
+        self._last = ""  # the half that the latest step used
+        self.extra_modules: Mapping[str, nn.Module] = (
+            {"prompt": self._prompt} if self._prompt.program is not None else {}
+        )
 
     def _made(self, shape: ImageShape, given: PromptFile | None) -> VisualPrompt:
-        """The prompt; a given one keeps its kind and sizes."""
+        """The prompt; a given file decides its kind and sizes."""
         asked, side = self._options, shape.image_size
         if given is not None:
             if given.shape["side"] != side:
@@ -137,7 +140,7 @@ class Prompts(Classification):
         return VisualPrompt(kind, side, asked.picture, asked.prompt_width, asked.prompt_square, **normal)
 
     def _mapping(self, model: nn.Module, given: PromptFile | None) -> LabelMapping | None:
-        """One of the file, or one that is still to be fitted; None with a new classifier."""
+        """The file's mapping, or one to be fitted; None with a new classifier."""
         if self._options.mapping == "head":
             return None
         with torch.no_grad():
@@ -145,28 +148,28 @@ class Prompts(Classification):
                 1
             ]
         if given is not None:
-            assert given.mapping is not None  # else `check_file` has refused it
+            assert given.mapping is not None  # otherwise `check_file` has rejected it
             if (most := int(given.mapping.max())) >= known:
                 raise InputError(
-                    f"{self._options.prompt} maps labels to class {most}, but the model knows {known} only: give "
+                    f"{self._options.prompt} maps labels to class {most}, but the model has only {known}: give "
                     "--model and -pre as it was trained with, or --prompt new"
                 )
             return LabelMapping(given.mapping)
         fresh = [] if model.load_report is None else model.load_report.fresh
         if fresh:
             raise InputError(
-                f"the checkpoint has no classifier ({fresh[0]} was made anew), so there is nothing to map labels from: "
+                f"the checkpoint has no classifier ({fresh[0]} is newly initialised), so labels cannot be mapped: add "
                 "--mapping head"
             )
         check_classes(known, len(self._classes))
         return LabelMapping(torch.zeros(len(self._classes)))
 
     def _freeze(self, model: nn.Module) -> None:
-        """Let nothing of the network learn."""
+        """Freeze the network."""
         if model.load_report is not None and (fresh := model.load_report.fresh):
             raise InputError(
-                f"--freeze trains the prompt alone, but {fresh[0]} was made anew and has to learn: leave --freeze out, "
-                "or give weights with a classifier"
+                f"--freeze trains only the prompt, but {fresh[0]} is newly initialised and must be trained: leave "
+                "--freeze out, or give weights with a classifier"
             )
         model.requires_grad_(False)
 
@@ -175,38 +178,38 @@ class Prompts(Classification):
     def losses(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Cross-entropy of the mapped logits, `prompted` or `plain`."""
         if self._options.freeze:
-            model.eval()  # running statistics stand still, too
+            model.eval()  # freezes running statistics, too
         prompted, program = bool(batch["prompted"]), self._prompt.program
         self._last = "prompted" if prompted else "plain"
         loss = F.cross_entropy(self._prompted(batch["image"], prompted).float(), batch["label"])
         if not prompted and program is not None and dist.is_initialized():
-            loss = loss + 0.0 * program.sum()  # processes wait for gradients of all parameters
+            loss = loss + 0.0 * program.sum()  # DDP waits for gradients of all parameters
         return {self._last: loss}
 
     def after_backward(self) -> None:
-        """A prompt that was not shown stands still: without a gradient there is neither decay nor momentum."""
+        """A prompt that was not used must not change: without a gradient there is neither decay nor momentum."""
         if self._last == "plain" and self._prompt.program is not None:
             self._prompt.program.grad = None
 
     def rates(self, search: float | None = None) -> dict[str, float]:
-        """The prompt's own."""
+        """The learning rate of the prompt."""
         own = self._options.prompt_lr if search is None else self._options.search_prompt_lr or search
-        return {"beside.prompt.": own} if own is not None and self.beside else {}
+        return {"extra_modules.prompt.": own} if own is not None and self.extra_modules else {}
 
     def begin(self, model: nn.Module, look: Evaluation) -> None:
-        """Fit the label mapping of the network as it is now, at its first cut, unless a snapshot or a file had it."""
-        self._prompted.to(next(model.parameters()).device)  # what is not trained, too: means, the mapping
+        """Fit the label mapping of the network under its first mask, unless a snapshot or a file has it."""
+        self._prompted.to(next(model.parameters()).device)  # also buffers: means, the mapping
         if not self._fitted and self._prompted.mapping is not None:
             self._fit(model, look)
 
     def end_epoch(self, model: nn.Module, look: Evaluation) -> None:
-        """Renew the mapping, where it is iterative."""
+        """Fit the mapping again, if it is iterative."""
         if self._options.mapping == "ilm" and self._prompted.mapping is not None:
             self._fit(model, look)
 
     @torch.no_grad()
     def _fit(self, model: nn.Module, look: Evaluation) -> None:
-        """One pass over the training pictures as they are, in eval mode; the order does not matter to counts."""
+        """One pass over the training pictures without augmentation, in eval mode; counts do not depend on the order."""
         was = model.training
         self._prompted.to(next(model.parameters()).device).eval()
         mine = None
@@ -221,7 +224,7 @@ class Prompts(Classification):
         self._prompted.train(was)
 
     def state_dict(self) -> dict[str, Any]:
-        """The mapping; the prompt is among what is trained."""
+        """The mapping; the prompt is saved with the trained parameters."""
         mapping = self._prompted.mapping
         return {} if mapping is None else {"mapping": mapping.mapping}
 
@@ -238,7 +241,7 @@ class Prompts(Classification):
         self._prompted.to(next(model.parameters()).device).eval()
         found = self.classified(model, look, lambda image: self._prompted(image))
         metrics = {"top1": top1(found)}
-        if self.beside:
+        if self.extra_modules:
             plain = self.classified(model, look, lambda image: self._prompted(image, prompted=False))
             metrics["plain_top1"] = top1(plain)
         self._found = found
@@ -249,7 +252,7 @@ class Prompts(Classification):
         mapping = self._prompted.mapping
         file = PromptFile.of(self._prompt, None if mapping is None else mapping.mapping, self._classes, model)
         write_prompt(folder / "prompt.safetensors", file)
-        if self.beside and not self._run.args.no_samples:
+        if self.extra_modules and not self._run.args.no_samples:
             data = self._data["test"]
             pictures = [data[i][0] for i in spread(len(data), 3)]
             draw_prompt(self._prompt, pictures, folder / "prompt.png", f"{self._run.args.model}")

@@ -1,8 +1,8 @@
-"""Retrieval as a finetuning task: contrastive and matching losses, recalls of both kinds of scores.
+"""Retrieval as a finetuning task: contrastive and matching losses, recalls by similarity and after re-ranking.
 
-X-VLM's contrastive loss knows no other pairs than those of one pass of all processes. With `gather_negatives` it is
-that of the whole effective batch (training/negatives.py); BLIP has its queue instead. The matching loss draws its
-hard negatives from the batch of one process and pass either way.
+X-VLM's contrastive loss compares the pairs of one forward pass of all processes. With `gather_negatives` it compares
+the whole effective batch (training/negatives.py); BLIP has its queue instead. The matching loss always draws hard
+negatives from the batch of one process and pass.
 """
 
 from __future__ import annotations
@@ -35,20 +35,16 @@ FOUND = 4  # images that are shown of those found for a text
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalConfig(Finetuning):
-    """val, test: the galleries, one annotation file each. alpha: weight of momentum targets (BLIP), ramped at first.
-
-    gather_negatives: contrast all pairs of an effective batch, not only those of one pass; the gradient is exactly
-    that of one large batch and the encoders run once more (X-VLM).
-    """
+    """Image-text retrieval."""
 
     reads = "retrieval_pairs"
 
-    val: Files
-    test: Files
-    evaluation: RetrievalSettings = field(default_factory=RetrievalSettings)
-    max_words: int = 30
-    alpha: float = 0.4
-    gather_negatives: bool = False
+    val: Files  # validation gallery (one annotation file)
+    test: Files  # test gallery
+    evaluation: RetrievalSettings = field(default_factory=RetrievalSettings)  # how galleries are evaluated
+    max_words: int = 30  # words kept of a caption
+    alpha: float = 0.4  # weight of the momentum targets (BLIP), ramped up in the first epoch
+    gather_negatives: bool = False  # contrastive loss over the effective batch; the encoders run twice (X-VLM)
 
 
 class Retrieval(Task):
@@ -63,8 +59,8 @@ class Retrieval(Task):
     def __init__(self, config: RetrievalConfig, model: nn.Module, tokenizer: Tokenizer, limit: int | None = None):
         if config.gather_negatives and model.compares_with_queue:
             raise InputError(
-                "gather_negatives is for models that compare the pairs of a batch, but this one compares with a queue "
-                "of many earlier ones: leave it out"
+                "gather_negatives is for models that compare the pairs of a batch, but this one has a queue of "
+                "earlier features: leave it out"
             )
         asked = {"train: max_tokens": config.train.max_tokens, "evaluation: max_tokens": config.evaluation.max_tokens}
         check_positions(model, asked)
@@ -87,15 +83,15 @@ class Retrieval(Task):
         self.notices = [notice for notice in notices if notice]
 
     def rehearse(self, model: nn.Module, batch: Batch) -> None:
-        """Collect the features of a batch, computed in the order in which `forward` will do it again."""
+        """Collect the features of a batch, computed in the same order as in `forward`."""
         image = model.image_entry(batch["image"])[1]
         text = model.text_entry(batch["text_ids"], batch["text_atts"])[1]
         self._features.collect(image, text, batch["idx"])
 
     def losses(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Contrastive loss against the features of all processes (and passes), and matching loss."""
-        if model.momentum_targets:  # the momentum model's targets come in over the first epoch
-            first, self._moved = progress != self._moved, progress  # of the passes of an optimizer step
+        if model.momentum_targets:  # the weight of the momentum model's targets is ramped up over the first epoch
+            first, self._moved = progress != self._moved, progress  # of the forward passes of an optimizer step
             return model(batch, gather=gather_processes, alpha=self._config.alpha * min(1.0, progress), move=first)
         return model(batch, gather=self._features.gather() if self.rehearses else gather_processes)
 
@@ -106,7 +102,7 @@ class Retrieval(Task):
         """
         gallery = self._galleries[look.split]
 
-        def keep(texts: Candidates, images: Candidates) -> None:  # a few rows are kept; the whole is large
+        def keep(texts: Candidates, images: Candidates) -> None:  # only a few rows: the whole matrix is large
             self._rows = (
                 {i: Found.of(texts, i) for i in spread(len(gallery), IMAGES)},
                 {j: Found.of(images, j) for j in spread(len(gallery.texts), TEXTS)},
@@ -121,7 +117,7 @@ class Retrieval(Task):
         return {**found["itm"], "itc": found["itc"], "reranked": reranked(settings, gallery)}
 
     def items(self) -> Groups:
-        """Texts whose image is found early, and images one of whose captions is."""
+        """Recall of each text and of each image."""
         image_of_text = self._galleries[self.split].image_of_text
         kinds = {"": self._ranks["itc"]}
         if "itm" in self._ranks:
@@ -165,7 +161,7 @@ class Retrieval(Task):
 
 @dataclass(frozen=True)
 class Found:
-    """The candidates of one query, from the first to the last; of them `reranked` were matched, and so have a place."""
+    """The candidates of one query in order; the first `reranked` of them were matched and have a rank."""
 
     order: list[int]
     reranked: int
@@ -183,7 +179,7 @@ class Found:
 
 
 def fewer_negatives(seen: int, passes: int) -> str:
-    """What to say where the contrastive loss sees fewer pairs than the effective batch has."""
+    """Notice that the contrastive loss compares fewer pairs than the effective batch has."""
     return (
         f"the contrastive loss compares {counted(seen, 'pair')}, the effective batch has {seen * passes}: with "
         f"--gather_negatives it compares all {seen * passes}, and the encoders run once more"
@@ -191,7 +187,7 @@ def fewer_negatives(seen: int, passes: int) -> str:
 
 
 def capped(k_test: int, split: str, gallery: Gallery) -> str:
-    """What to say where a gallery is smaller than the candidates to re-rank; an empty text where it is not."""
+    """Notice that a gallery is smaller than the number of candidates to re-rank; otherwise empty."""
     images, texts = len(gallery), len(gallery.texts)
     if k_test <= min(images, texts):
         return ""

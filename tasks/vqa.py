@@ -1,4 +1,4 @@
-"""VQA as a finetuning task: weighted answers are learnt; then a list of answers is ranked, or answers are written."""
+"""VQA as a finetuning task: a loss on weighted answers; evaluation by ranking a list of answers, or by generation."""
 
 from __future__ import annotations
 
@@ -35,25 +35,20 @@ INFERENCES = ("rank", "generate")
 
 @dataclass(frozen=True, kw_only=True)
 class VQAConfig(Finetuning):
-    """val: questions held out of training. test: questions for EvalAI; test_answers: their answers, where known.
-
-    hold_out: whether `val` is no part of the training data, so that its accuracy says something. inference: `rank` the
-    list `answers` (the best k_test by their first word are read out), or `generate` answers by beam search as `search`
-    says (BLIP only, and in no published result).
-    """
+    """VQA 2."""
 
     reads = "questions"
 
-    val: Files
-    test: Files
-    answers: str
-    test_answers: str | None = None
-    k_test: int = 128
-    sep: bool = False
-    eval_batch: int = 64
-    hold_out: bool = True
-    inference: str = "rank"
-    search: AnswerSearch = field(default_factory=AnswerSearch)
+    val: Files  # validation questions
+    test: Files  # questions for EvalAI
+    answers: str  # file of the answers to rank
+    test_answers: str | None = None  # file of the test answers, if they are known
+    k_test: int = 128  # answers ranked in full; the first word preselects them
+    sep: bool = False  # whether [SEP] ends a question
+    eval_batch: int = 64  # questions per forward pass in evaluation
+    hold_out: bool = True  # whether `val` is excluded from the training data
+    inference: str = "rank"  # rank: choose from `answers`; generate: beam search (BLIP only)
+    search: AnswerSearch = field(default_factory=AnswerSearch)  # beam search for generate
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,7 +68,7 @@ def with_validation(config: VQAConfig) -> VQAConfig:
 
 
 class VQA(Task):
-    """Weighted answers learnt; answers ranked or written. The last epoch counts, as published."""
+    """VQA with ranked or generated answers. The last epoch counts, as published."""
 
     name, words = "vqa", "VQA"
     main = ("overall",)
@@ -94,7 +89,7 @@ class VQA(Task):
         if config.inference == "rank":
             self._answers = read_answer_list(root.path(config.answers), config.k_test)
         elif not model.writes_answers:
-            raise InputError("this model only ranks answers: set inference to rank, or take a BLIP model")
+            raise InputError("this model only ranks answers: set inference to rank, or use a BLIP model")
         self._data, self._truth = {}, {}
         for split, files in (("val", config.val), ("test", config.test)):
             self._data[split] = QuestionsToAnswer(files, model.image_shape, tokenizer, config.sep, limit)
@@ -108,7 +103,7 @@ class VQA(Task):
         return model(batch)
 
     def evaluate(self, model: nn.Module, look: Evaluation) -> Metrics:
-        """Answers into result/, and their accuracy where the right ones are known."""
+        """Write answers to result/; returns their accuracy if the correct answers are known."""
         config, split, fabric = self._config, look.split, look.fabric
         if split == "val" and not config.hold_out and look.epoch is not None:  # it is trained on
             return {}
@@ -127,7 +122,7 @@ class VQA(Task):
         return fabric.broadcast(found)
 
     def items(self) -> Groups:
-        """How right the answers to the questions are, where that is known; several may be of one picture."""
+        """The accuracy of each answer, if known; several questions may share a picture."""
         if self.split not in self._truth:
             return {}
         single = question_accuracies(self._given, self._truth[self.split])
@@ -151,7 +146,7 @@ def refuse_inheritance(model: str) -> None:
     known = class_of(model).tasks
     if "vqa" in known and not known["vqa"].may_stay_dense:
         raise InputError(
-            f"--inherit_mask is for models that may leave their answer decoder dense; {model}'s always has the mask: "
+            f"--inherit_mask is for models that may leave their answer decoder dense; {model}'s is always pruned: "
             "leave it out"
         )
 
@@ -169,7 +164,7 @@ def truth_of(questions: list[Id], path: Path | str) -> list[Record]:
 
 
 def judged(answer: str, people: list[str]) -> list[Line]:
-    """How right an answer is, and the answers people gave, the most frequent ones first."""
+    """The accuracy of an answer, and people's answers, the most frequent ones first."""
     right = answer_accuracy(answer, people)
     mark = "right" if right > 0.999 else "partly" if right else "wrong"
     said = ", ".join(

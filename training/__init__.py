@@ -1,1 +1,1 @@
-"""The one training loop: accumulation, precision, schedule, snapshots, resume, evaluation."""
+"""Training: one loop with accumulation, precision, schedule, snapshots, resume and evaluation."""

@@ -1,4 +1,4 @@
-"""Seconds of training, of evaluation and in all that a run takes, summed over its sittings if it was killed."""
+"""Seconds of training, of evaluation and in total, summed over the sessions of a run that was resumed."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pathlib import Path
 
 from storage.atomic import write_json
 
-SAVE_SECONDS = 10.0  # a killed sitting loses no more than these
+SAVE_SECONDS = 10.0  # a killed session loses at most these
 NAMES = ("training", "evaluation", "total")
 
 
 class Clock:
-    """Counts from the moment it is made; `save` keeps the sums in a small file for the next sitting.
+    """Runs from its creation; `save` writes the sums to a small file for the next session.
 
     The file is no part of the snapshot: what a run took must not change what it is.
     """
 
     def __init__(self, path: Path, before: Path | None = None):
-        """path: where `save` writes. before: the file of the sittings so far, if this one goes on from them.
+        """path: where `save` writes. before: the file of earlier sessions, if this one resumes them.
 
-        A file that is missing or cut short counts as none: the time it told of is lost, the run is not.
+        A missing or truncated file is ignored: the time is lost, but not the run.
         """
         self.path = path
         self._before = _read(before) if before is not None else dict.fromkeys((*NAMES, "sittings"), 0)
@@ -44,31 +44,31 @@ class Clock:
             self._turn(outer)
 
     def seconds(self) -> dict[str, float]:
-        """{training, evaluation, total, sittings}, those of earlier sittings included; total holds loading, too."""
+        """{training, evaluation, total, sittings}, with earlier sessions (`sittings`: their number)."""
         if self._ended is not None:
             return self._ended
         self._turn(self._doing)
         sums = {name: round(self._before[name] + self._here[name], 2) for name in NAMES}
         return {**sums, "sittings": int(self._before["sittings"]) + int(not self._standing)}
 
-    def stand_still(self) -> None:
-        """Count nothing of this sitting: a finished run that is started again takes no longer than it did."""
+    def stop_counting(self) -> None:
+        """Count nothing of this session: starting a finished run again does not change its time."""
         self._standing = True
         self._here = dict.fromkeys(NAMES, 0.0)
 
     def end(self) -> dict[str, float]:
-        """The sums, which are final from here on: what follows is told of nowhere."""
+        """The final sums; later time is not counted."""
         self._ended = self.seconds()
         return self._ended
 
     def save(self, now: bool = True) -> None:
-        """Write the sums; with now=False only where the last time was more than SAVE_SECONDS ago."""
+        """Write the sums; with now=False only if the last save was more than SAVE_SECONDS ago."""
         if now or time.monotonic() - self._saved > SAVE_SECONDS:
             write_json(self.path, self.seconds())
             self._saved = time.monotonic()
 
     def _turn(self, name: str) -> None:
-        """Book what has passed since the last turn, and count as `name` from here."""
+        """Add the time since the last turn, and count as `name` from here."""
         now = time.monotonic()
         passed, self._since = now - self._since, now
         if not self._standing:

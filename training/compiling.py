@@ -1,8 +1,8 @@
 """torch.compile for finetuning, on request: each repeated block by itself.
 
-A model's towers are rows of equal blocks, in which nearly all the time goes. One block's code serves the whole row, so
-starting takes seconds and not minutes, and what is hard to compile (queues, negatives drawn at random, beam search)
-stays as it is. Blocks are compiled in place: names of parameters, snapshots and weights files do not change.
+A model's towers are rows of equal blocks, which take nearly all the time. One block's code serves the whole row, so
+that compiling takes seconds and not minutes, and the rest (queues, random negatives, beam search) is not compiled.
+Blocks are compiled in place: names of parameters, snapshots and weights files do not change.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ from torch import nn
 from console.errors import InputError
 from models.common.blocks import repeated_blocks
 
-VARIANTS = (
-    64  # of one compiled frame: all blocks share it, with and without gradients, with and without cross-attention
-)
+VARIANTS = 64  # recompilations of one frame, which all blocks share: with and without gradients and cross-attention
 
 
 def compile_blocks(model: nn.Module, device: torch.device) -> int:
@@ -31,14 +29,14 @@ def compile_blocks(model: nn.Module, device: torch.device) -> int:
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
     blocks = repeated_blocks(model) or [model]
     for block in blocks:
-        # Sizes are variables from the first batch on: otherwise the code would depend on which batches came before,
-        # and a resumed run would end with other last bits.
+        # Sizes are symbolic from the first batch on: otherwise the code would depend on which batches came before,
+        # and a resumed run would not be bit-identical.
         block.compile(dynamic=True)
     return len(blocks)
 
 
 def check_compiler(device: torch.device) -> None:
-    """InputError when code cannot be compiled for `device`: by looking for the compiler, then by a trial."""
+    """InputError when code cannot be compiled for `device`: look for the compiler, then compile a test function."""
     way_out = "install one (for example the package g++), name it in the variable CXX, or leave --compile out"
     if device.type == "cpu":
         compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
@@ -49,5 +47,5 @@ def check_compiler(device: torch.device) -> None:
     except RuntimeError as error:  # what every stage of the compiler raises
         last = str(error).strip().splitlines()[0].rstrip(".:")
         raise InputError(
-            f"--compile does not work on this machine ({last}): mend its compiler or leave it out"
+            f"--compile does not work on this machine ({last}): fix its compiler, or leave --compile out"
         ) from error

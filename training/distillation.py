@@ -1,4 +1,4 @@
-"""Learn from a teacher, the whole model, while a task is trained (--teacher): what a smaller model needs most.
+"""Distillation: finetune a smaller model with the dense model as its teacher (--teacher).
 
     L = task + a L_sim + b L_feat + g L_hidden, with --sim, --feat, --hidden (1, 1000, 1)
 
@@ -44,29 +44,29 @@ HOTTEST = 100.0
 """Largest factor on similarities: CLIP's bound."""
 
 States = dict[tuple[str, int], Tensor]
-"""Name of a row of layers and number in it -> what the layer put out [b, t, d], at its first call."""
+"""Name of a row of layers and number in it -> output of the layer at its first call [b, t, d]."""
 
 Block = tuple[str, int, int]
 """Name of a row of layers, the number of one in the student's and in the teacher's."""
 
 
-def teaching(run: Run) -> Callable[[Objective], nn.Module]:
-    """What the loop trains in place of the objective: that itself, or what `--teacher` makes of it."""
+def with_teacher(run: Run) -> Callable[[Objective], nn.Module]:
+    """A function from the objective to the module that the loop trains: itself, or with a teacher (`--teacher`)."""
 
-    def taught(objective: Objective) -> nn.Module:
+    def distilled(objective: Objective) -> nn.Module:
         if run.args.only:
-            freeze_beside(objective.model, run.args.only)
-        return Taught(objective, teacher_of(run), run.args) if run.args.teacher else objective
+            freeze_other_tower(objective.model, run.args.only)
+        return Distillation(objective, teacher_of(run), run.args) if run.args.teacher else objective
 
-    return taught
+    return distilled
 
 
-def freeze_beside(model: Model, tower: str) -> None:
-    """Let one of the towers `vision` and `text` learn alone: what the other one's features and the temperature are
-    computed from asks for no gradients any more. Layers that fuse both stay as they are.
+def freeze_other_tower(model: Model, tower: str) -> None:
+    """Train only one of the towers `vision` and `text`: freeze the other tower, its projection, and the temperature.
+    Fusion layers are still trained.
     """
     if not isinstance(model, Retriever) or tower not in TOWERS:
-        raise InputError(f"--only takes {' or '.join(TOWERS)}, of models that compare both: not '{tower}' here")
+        raise InputError(f"--only is for models that compare both towers, {' or '.join(TOWERS)}: not '{tower}' here")
     batch = placed(model.probe(2).batch, model)
     own = [parameter for parameter in model.parameters() if parameter.requires_grad]
     none = [None] * len(own)
@@ -81,24 +81,25 @@ def freeze_beside(model: Model, tower: str) -> None:
 
 
 def teacher_of(run: Run) -> Model:
-    """The teacher, frozen; InputError where it has nothing to teach."""
+    """The frozen teacher; InputError when it is not trained on the task."""
     args, task = run.args, run.name
     teacher = load_task_model(args.teacher, task, weights=args.teacher_weights, overrides=run.config.model)
     report = teacher.load_report
     if report is None or report.fresh or report.resized:
-        made = "its weights are random" if report is None else "its head for this task is made anew"
+        made = "its weights are random" if report is None else "its head for this task is newly initialised"
         raise InputError(
-            f"--teacher {args.teacher} has not learnt {task}, {made}: give what a run left with --teacher_weights FILE"
+            f"--teacher {args.teacher} is not trained on {task}, {made}: give the weights of a run with "
+            "--teacher_weights FILE"
         )
     return run.fabric.to_device(teacher).eval().requires_grad_(False)
 
 
-class Taught(nn.Module):
-    """An objective and a teacher. Names of parameters are the objective's, and no snapshot has the teacher."""
+class Distillation(nn.Module):
+    """An objective with a teacher. Parameter names are the objective's, and snapshots do not contain the teacher."""
 
     def __init__(self, objective: Objective, teacher: Model, args: argparse.Namespace):
         super().__init__()
-        self.model, self.beside = objective.model, objective.beside
+        self.model, self.extra_modules = objective.model, objective.extra_modules
         self._outside = (objective, teacher)
         self._weights = {
             name: first if (own := getattr(args, name)) is None else own
@@ -108,7 +109,7 @@ class Taught(nn.Module):
         student = self.model
         if not any(isinstance(student, kind) and isinstance(teacher, kind) for kind in (Retriever, Classifier)):
             raise InputError(
-                f"--teacher teaches retrieval and classification, not a {type(student).__name__} by a "
+                f"--teacher works for retrieval and classification, not for a {type(student).__name__} by a "
                 f"{type(teacher).__name__}"
             )
         self._blocks = same_blocks(student, teacher)
@@ -134,7 +135,7 @@ def of_pairs(
 ) -> dict[str, Tensor]:
     """sim, feat and hidden of both towers. batch: image, text_ids, text_atts.
 
-    own_towers: compare the student's two towers with one another, once, not each with the teacher's other one.
+    own_towers: compare the student's two towers with each other, once, instead of each with the teacher's other one.
     """
     atts = batch["text_atts"]
     features, states = [], []
@@ -143,6 +144,7 @@ def of_pairs(
             with layer_outputs(teacher) as seen:
                 features.append(entries())
             states.append(seen)
+        # One temperature for student and teacher: otherwise the loss would mix scale with similarity.
         scale = (1 / teacher.temp).clamp(max=HOTTEST)
         target = scale * features[0] @ features[1].t()
     zero = target.new_zeros(())
@@ -153,6 +155,7 @@ def of_pairs(
             own = entries()
         own_features.append(own)
         if not own_towers:
+            # Each student tower is compared with the teacher's other tower, so that both stay in the teacher's space.
             by_row = target if tower == 0 else target.t()
             found["sim"] = found["sim"] + similar(scale * own @ features[1 - tower].t(), by_row)
         found["feat"] = found["feat"] + F.mse_loss(wide(own), wide(features[tower])) / 2
@@ -189,15 +192,12 @@ def soft(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def wide(x: Tensor) -> Tensor:
-    """In single precision at least."""
+    """At least single precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def same_blocks(student: Model, teacher: Model) -> list[Block]:
-    """Which of the student's layers are compared with which of the teacher's: those of one original number.
-
-    And the last one of each tower with the last one, also where its own counterpart is another.
-    """
+    """The pairs of layers that are compared: those of equal original number, and the last ones of each tower."""
     theirs = {row.name: row for row in layers(teacher)}
     found: list[Block] = []
     for row in layers(student):
@@ -220,7 +220,7 @@ def _numbers(model: Model, row: Layers) -> list[int]:
 
 @contextmanager
 def layer_outputs(model: Model) -> Iterator[States]:
-    """What layers put out at their first call inside, by row and number."""
+    """Record the outputs of layers at their first call inside, by row and number."""
     seen: States = {}
     handles = []
     for row in layers(model):
@@ -238,7 +238,9 @@ def layer_outputs(model: Model) -> Iterator[States]:
 
 
 def hidden(own: States, theirs: States, blocks: list[Block], atts: Tensor | None) -> Tensor | float:
-    """Sum over blocks that both have been through of the mean squared difference, padding left out (atts [b, t])."""
+    """Sum over blocks of the mean squared difference, without padding (atts [b, t]); only blocks that both models
+    called.
+    """
     total: Tensor | float = 0.0
     for row, ours, other in blocks:
         if (row, ours) not in own or (row, other) not in theirs:
@@ -249,6 +251,7 @@ def hidden(own: States, theirs: States, blocks: list[Block], atts: Tensor | None
                 f"--hidden compares states of one width, and in {row} the student has {tuple(a.shape)}, the teacher "
                 f"{tuple(b.shape)}: give --hidden 0"
             )
+        # The width must not change the weight of the loss, so the mean is over features first.
         difference = (a - b).square().mean(dim=-1)
         if atts is not None:
             real = atts[:, : a.shape[1]].to(difference)

@@ -1,4 +1,4 @@
-"""The numbers of every epoch, and the weights of the best and the last one."""
+"""Metrics of every epoch, and the weights of the best and the last epoch."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ def keep_epoch(
     mask: Mask | None = None,
     settled: bool = True,
 ) -> None:
-    """Log an epoch's numbers, and keep its weights when they are the best so far.
+    """Log an epoch's metrics, and save its weights if they are the best so far.
 
     mask: of these weights, where the run makes it. settled: whether they may be the best at all.
     """
     log = folder / "epochs.jsonl"
-    keep_json_lines(log, lambda line: line["epoch"] < epoch)  # a resumed run comes by here again
+    keep_json_lines(log, lambda line: line["epoch"] < epoch)  # a resumed run may repeat this epoch
     append_json_line(log, {"epoch": epoch, **found} | ({} if settled else {"settled": False}))
     if decides is not None and best_epoch(read_epochs(folder), decides) == epoch:
         write_model(folder / BEST, model, epoch, mask)
 
 
 def write_model(path: Path, model: nn.Module, epoch: int, mask: Mask | None = None) -> None:
-    """The state dict, each tied tensor once, with the number of the epoch it is of; mask: to go with it."""
+    """Save the state dict, each tied tensor once, with its epoch and its mask, if any."""
     state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     masks, about = mask.inside_weights() if mask is not None else ({}, {})
     write_safetensors(path, untied(state) | masks, {"format": "pt", "epoch": str(epoch)} | about)
 
 
 def read_epochs(folder: Path) -> list[Metrics]:
-    """The numbers of the epochs so far."""
+    """The metrics of the epochs so far."""
     return read_json_lines(folder / "epochs.jsonl")
 
 
@@ -62,17 +62,17 @@ def best_epoch(lines: list[Metrics], decides: str) -> int | None:
 
 
 def check_epochs(snapshot: Path, epochs: int, decides: str | None) -> None:
-    """InputError unless what decides about the first `epochs` epochs lies beside the snapshot that has them behind it.
+    """InputError unless the results of the first `epochs` epochs are next to the snapshot that follows them.
 
-    That are their numbers, and the weights of the best one; weights of a later epoch will be made again.
+    These are their metrics and the best weights; weights of later epochs will be computed again.
     """
     if decides is None or not epochs:
         return
     lines = [line for line in read_epochs(snapshot.parent) if line["epoch"] <= epochs]
-    way_out = "put the run's file there, or start anew without the snapshot"
+    way_out = "restore the run's file, or start again without the snapshot"
     if len(lines) < epochs:
         raise InputError(
-            f"{snapshot} is {counted(epochs, 'epoch')} on, but epochs.jsonl beside it tells of {len(lines)}: {way_out}"
+            f"{snapshot} follows {counted(epochs, 'epoch')}, but epochs.jsonl next to it has {len(lines)}: {way_out}"
         )
     weights, best = snapshot.with_name(BEST), best_epoch(lines, decides)
     if best is None:
@@ -86,8 +86,8 @@ def check_epochs(snapshot: Path, epochs: int, decides: str | None) -> None:
         raise InputError(f"{weights} is of epoch {kept}, but the best one before {snapshot} is {best}: {way_out}")
 
 
-def bring_epochs(source: Path, folder: Path, epochs: int) -> None:
-    """Have in `folder` what lies in `source` of the first `epochs` epochs: their numbers, and the best weights."""
+def copy_epochs(source: Path, folder: Path, epochs: int) -> None:
+    """Copy the results of the first `epochs` epochs from `source` to `folder`: their metrics, and the best weights."""
     if source.resolve() == folder.resolve() or not epochs:
         return
     lines = [json.dumps(line) + "\n" for line in read_epochs(source) if line["epoch"] <= epochs]
@@ -116,7 +116,7 @@ def untied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     seen: set[int] = set()
     found = {}
     for name, tensor in state.items():
-        if not tensor.numel() or tensor.data_ptr() not in seen:  # all that are empty (no head is left) lie at 0
+        if not tensor.numel() or tensor.data_ptr() not in seen:  # all empty tensors (no heads left) have address 0
             seen.add(tensor.data_ptr())
             found[name] = tensor
     return found

@@ -1,4 +1,4 @@
-"""One look at a split: this process's share of it, read ahead by loader processes, under a bar of its own."""
+"""One evaluation of a split: this process's share of the batches, and a progress bar."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from data.readers import Batch
 
 @dataclass(frozen=True)
 class Evaluation:
-    """split: `val` or `test`. epoch: whose weights are looked at; None: the last one's. workers: loader processes."""
+    """split: `val` or `test`. epoch: whose weights are evaluated; None: the last one's. workers: loader processes."""
 
     fabric: Fabric
     split: str
@@ -23,7 +23,7 @@ class Evaluation:
     workers: int = 0
 
     def bar(self, total: int) -> AbstractContextManager[Callable[..., None]]:
-        """A bar of `total` steps, drawn by the first process; gone when done, for a log of many epochs."""
+        """A bar of `total` steps, drawn by the first process, and removed when done."""
         return progress_bar(f"evaluating {self.split}", total, show=self.fabric.is_global_zero, keep=False)
 
     def batches(self, data: EvaluationData, batch_size: int) -> Iterator[Batch]:

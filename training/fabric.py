@@ -17,17 +17,17 @@ from console.words import counted
 MOST_LOADERS = 8
 
 PATIENCE = 10.0
-"""Seconds that processes of other devices have to end when the first one does."""
+"""Seconds that the other processes have to end after the first one."""
 
 RENDEZVOUS = ("MASTER_ADDR", "SLURM_NTASKS", "TORCHELASTIC_RUN_ID", "LSB_JOBID", "KUBERNETES_SERVICE_HOST")
 """Variables of which a launcher of several machines sets one."""
 
 LEAST_MOST = 8
-"""Processes on a CPU that are always let through, however few its cores: enough to try what several do."""
+"""Number of CPU processes that is always allowed, however few the cores: enough to test several processes."""
 
 
 def make_fabric(accelerator: str, devices: int, num_nodes: int, precision: str) -> Fabric:
-    """A launched Fabric; InputError for devices that are not there and precisions they cannot do."""
+    """A launched Fabric; InputError for devices that are missing and precisions that they do not support."""
     known_precision(precision)
     if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps"):
         raise InputError(f"unknown accelerator '{accelerator}': choose auto, cpu, gpu or mps")
@@ -36,11 +36,11 @@ def make_fabric(accelerator: str, devices: int, num_nodes: int, precision: str) 
     gpus = torch.cuda.device_count()
     if gpus < devices and (accelerator in ("gpu", "cuda") or (accelerator == "auto" and gpus)):
         raise InputError(
-            f"{counted(devices, 'GPU')} asked for, but {gpus} found: use --accelerator cpu or fewer devices"
+            f"{counted(devices, 'GPU')} requested, but {gpus} found: use --accelerator cpu or fewer devices"
         )
     if accelerator == "mps" and (devices > 1 or not torch.backends.mps.is_available()):
         raise InputError(
-            f"{counted(devices, 'MPS device')} asked for, but there is at most one, on Apple's machines: use cpu"
+            f"{counted(devices, 'MPS device')} requested, but there is at most one, on Apple's machines: use cpu"
         )
     if accelerator == "auto":
         accelerator = "gpu" if gpus else "cpu"
@@ -49,19 +49,19 @@ def make_fabric(accelerator: str, devices: int, num_nodes: int, precision: str) 
     cores = usable_cores()
     if accelerator == "cpu" and devices > max(LEAST_MOST, cores):
         raise InputError(
-            f"{counted(devices, 'process')} asked for on {counted(cores, 'CPU core')}, each with a model of its own: "
+            f"{counted(devices, 'process')} requested on {counted(cores, 'CPU core')}, each with a model of its own: "
             "use fewer"
         )
     if num_nodes > 1 and not any(name in os.environ for name in RENDEZVOUS):
         raise InputError(
-            f"{num_nodes} machines asked for, but nothing says how they find each other: start the command by srun or "
+            f"{num_nodes} machines requested, but they cannot find each other: start the command by srun or "
             "torchrun, or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each of them"
         )
     processes = devices * num_nodes
     if accelerator == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        # Processes share the machine's cores: more threads than cores would slow all of them down.
+        # Processes share the cores: more threads than cores would slow all of them down.
         torch.set_num_threads(max(1, cores // devices))
-    # Buffers (BLIP's queues, large ones) are made of what all processes gathered: equal everywhere, not to be sent.
+    # Buffers (BLIP's large queues) are filled with gathered features: already equal on all processes.
     strategy = DDPStrategy(find_unused_parameters=False, broadcast_buffers=False) if processes > 1 else "auto"
     fabric = Fabric(
         accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy, precision=precision
@@ -78,14 +78,14 @@ def usable_cores() -> int:
 
 
 def loader_processes(fabric: Fabric, asked: int | None, devices: int) -> int:
-    """Loader processes beside each device: as asked; else up to 8 where a GPU would wait for them, none on a CPU."""
+    """Data loader processes per device: as requested; else up to 8 for a GPU, none on a CPU."""
     if asked is not None:
         return asked
     return 0 if fabric.device.type == "cpu" else max(1, min(MOST_LOADERS, usable_cores() // devices - 1))
 
 
 def _end_children(children: list[subprocess.Popen[bytes]]) -> None:
-    """Let no process that was started for another device outlive the first: alone, it would wait for it for ever."""
+    """End the child processes with the first: they would wait for it for ever."""
     for child in children:
         try:
             child.wait(PATIENCE)

@@ -1,6 +1,6 @@
-"""Finetuning a task model: its data, epochs with an evaluation after each, the best and the last kept, results.
+"""Finetuning: data, epochs with an evaluation after each, the best and the last weights, results.
 
-The scripts say in which order; each step of theirs is a function here.
+Scripts call these functions in order.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from sparsity.search import Search
 from sparsity.sparsifiers import Fixed, Sparsifier
 from storage.atomic import write_json
 from training.compiling import compile_blocks
-from training.distillation import teaching
-from training.epoch_weights import BEST, Metrics, bring_epochs, check_epochs, keep_epoch, load_best, write_model
+from training.distillation import with_teacher
+from training.epoch_weights import BEST, Metrics, check_epochs, copy_epochs, keep_epoch, load_best, write_model
 from training.evaluating import Evaluation
 from training.kept import as_json, count_kept, show_kept
 from training.logging_wandb import start_wandb
 from training.loop import Callback, Loop, fit
 from training.merge import same_everywhere
-from training.results import device_name, refuse_finished, told, write_settings
+from training.results import device_name, metrics_line, refuse_finished, write_settings
 from training.run import Run, run_label
 from training.samples import draw_samples
 from training.searching import FOLDER, search
@@ -38,7 +38,7 @@ from training.task import Objective, Task
 from training.training_data import TrainingData
 
 MASK = "mask.safetensors"
-"""The mask that a run made, in its folder."""
+"""File of the mask that a run made, in its folder."""
 
 
 def fit_task(
@@ -50,15 +50,15 @@ def fit_task(
     inside: bool = False,
     wrap: Callable[[Objective], nn.Module] | None = None,
 ) -> int | None:
-    """Train, and leave the weights of the epoch that counts in the model; returns its number (None: the last).
+    """Train, and load the weights of the selected epoch into the model; returns its number (None: the last).
 
     wrap: what the loop trains in place of the objective, a module of named losses (None: with the teacher, if any).
-    inside: let the last weights contain their mask, for a task that starts from them.
+    inside: store the mask in the last weights, for a task that starts from them.
     """
     decides = None if run.config.skip_val else task.decides
     objective = Objective(model, task, data.epoch_steps)
     also = TaskParts(run, objective)
-    module = (wrap or teaching(run))(objective)
+    module = (wrap or with_teacher(run))(objective)
     identity = run.identity(sparsifier)
     refuse_finished(run.folder / "results.json", identity)
     notices = [*data.notices, *task.notices]
@@ -106,7 +106,7 @@ def fit_task(
 
 
 def keep_mask(run: Run, model: nn.Module, sparsifier: Sparsifier, mask: Mask) -> None:
-    """The mask that a run made, of the weights that count: in its folder, and checked on them; a picture of its way."""
+    """Save the mask that a run made, after checking the selected weights against it; draw its progress."""
     mask.source |= {"model": run.args.model, "run": str(run.folder), "task": run.name, "seed": run.seed}
     lock = Fixed(mask)
     lock.attach(model)
@@ -118,7 +118,7 @@ def keep_mask(run: Run, model: nn.Module, sparsifier: Sparsifier, mask: Mask) ->
 
 
 def before_training(run: Run, model: nn.Module, task: Task) -> Metrics:
-    """What a search is worth before the weights are trained, of tasks that tell; read where it was measured already."""
+    """Evaluate the result of a search before the weights are trained, if the task does; a resumed run reads it."""
     if not task.tells_search or run.config.skip_val:
         return {}
     path = run.folder / FOLDER / "results.json"
@@ -127,12 +127,12 @@ def before_training(run: Run, model: nn.Module, task: Task) -> Metrics:
         found = evaluate(run, model, task, "test", None)
         if run.leads:
             write_json(path, found)
-            console.print(f"after the search, before training: {told(found)}")
+            console.print(f"after the search, before training: {metrics_line(found)}")
     return {f"search_{name}": value for name, value in found.items()}
 
 
 class TaskParts(Callback):
-    """What a task does at a run's moments, and the part of its state that a snapshot keeps."""
+    """The callbacks of a task, and its state in snapshots."""
 
     name = "task"
 
@@ -144,11 +144,11 @@ class TaskParts(Callback):
         return Evaluation(self._run.fabric, "train", None, self._run.workers)
 
     def started(self, step: int) -> None:
-        """The model is on its device."""
+        """Training starts; the model is on its device."""
         self._objective.task.begin(self._objective.model, self._look())
 
     def after_backward(self) -> None:
-        """Gradients are there."""
+        """Gradients of a step are computed."""
         self._objective.task.after_backward()
 
     def after_epoch(self, epoch: int) -> None:
@@ -165,7 +165,7 @@ class TaskParts(Callback):
 
 
 class Epochs(Callback):
-    """Opens the run once its snapshot is known to be its own, evaluates each epoch, keeps the best, and the time."""
+    """Prepares the folder once its snapshot is validated, evaluates each epoch, saves the best weights and the time."""
 
     def __init__(
         self,
@@ -176,37 +176,37 @@ class Epochs(Callback):
         decides: str | None,
         notices: Sequence[str],
     ):
-        """notices: to be said when training begins; empty ones are not."""
+        """notices: printed when training starts; empty ones are skipped."""
         super().__init__()
         self._run, self._loop, self._objective, self._sparsifier = run, loop, objective, sparsifier
         self._decides, self._notices = decides, notices
 
     def started(self, step: int) -> None:
-        """Bring the epochs so far along, and start the logs."""
+        """Copy the results of earlier epochs, and start the logs."""
         run, loop = self._run, self._loop
-        self._objective.step = step  # of a resumed run, too
+        self._objective.step = step  # also of a resumed run
         if (origin := loop.origin) is not None:
             check_epochs(origin, step // loop.epoch, self._decides)
             if run.leads:
-                bring_epochs(origin.parent, run.folder, step // loop.epoch)
+                copy_epochs(origin.parent, run.folder, step // loop.epoch)
         args = run.args
         about = {**loop.identity, "mask_file": args.mask, "device": device_name(run.fabric.device)}
         run.wandb = start_wandb(run.fabric, run.folder, args.wandb, args.wdb_offline, args.experiment_name, about)
         if step == loop.steps and (run.folder / "results.json").is_file():
-            run.clock.stand_still()
+            run.clock.stop_counting()
         if run.leads:
             if step:
                 left = f"{counted(loop.steps - step, 'step', 'is')} left" if loop.steps > step else "no step is left"
-                console.print(f"going on after step {step}, from {origin}: {left}")
+                console.print(f"resuming after step {step}, from {origin}: {left}")
             write_settings(run.folder / "config.yaml", run.config, run.dataset, seed=run.seed, precision=run.precision)
             for notice in filter(None, self._notices):
                 console.print(notice)
             show_kept(run.kept, self._objective.model)
-            run.clock.save()  # a run counts from its start, however soon it is killed
+            run.clock.save()  # saved at the start, so that an early kill does not lose the time
         run.begun = True
 
     def after_step(self, step: int) -> None:
-        """Save the time now and then."""
+        """Save the time regularly."""
         self._objective.step = step
         if self._run.leads:
             self._run.clock.save(now=False)
@@ -216,7 +216,7 @@ class Epochs(Callback):
         self._run.wandb.training(row)
 
     def after_epoch(self, epoch: int) -> None:
-        """Evaluate the validation split, and keep the epoch's weights when they are the best."""
+        """Evaluate the validation split, and save the epoch's weights if they are the best."""
         run, model = self._run, self._objective.model
         self._sparsifier.check()
         model.eval()
@@ -230,16 +230,15 @@ class Epochs(Callback):
             line = found | ({"kept": as_json(count_kept(model))} if sparsifier.makes_mask else {})
             keep_epoch(run.folder, epoch, line, model, self._decides, mask, sparsifier.settled(step))
             if found:
-                console.print(
-                    f"epoch {epoch}, {'validation' if self._objective.task.validates else 'test'}: {told(found)}"
-                )
+                split = "validation" if self._objective.task.validates else "test"
+                console.print(f"epoch {epoch}, {split}: {metrics_line(found)}")
             run.clock.save()
             run.wandb.epoch(epoch, found, epoch * self._loop.epoch)
         run.fabric.barrier()
 
 
 def evaluate(run: Run, model: nn.Module, task: Task, split: str, epoch: int | None) -> Metrics:
-    """A task's numbers of a split, on every process alike. epoch: whose weights these are (None: the last one's)."""
+    """A task's metrics on a split, equal on every process. epoch: of the weights (None: the last)."""
     task.split = split
     with run.clock.doing("evaluation"), torch.no_grad():
         return task.evaluate(model, Evaluation(run.fabric, split, epoch, run.workers))
@@ -253,7 +252,7 @@ def conclude(
     epoch: int | None = None,
     data: TrainingData | None = None,
 ) -> Metrics:
-    """Evaluate the test split (of a run that only evaluates: the one asked for); leave results, items and pictures.
+    """Evaluate the test split (with --evaluate, the chosen split); write results, items and pictures.
 
     epoch: whose weights the model has. Returns what results.json holds.
     """
@@ -282,11 +281,11 @@ def conclude(
     }
     if run.leads:
         write_items(run.folder / FILE, task.items())
-        write_json(run.folder / "results.json", result)  # last, because it says that all is there
+        write_json(run.folder / "results.json", result)  # last, since it marks the run as finished
         show_kept(run.kept, model)
         if metrics:
-            console.print(f"{split}: {told(metrics)}")
-        if data is not None and (replaced := data.replaced.told()):
+            console.print(f"{split}: {metrics_line(metrics)}")
+        if data is not None and (replaced := data.replaced.summary()):
             console.print(replaced)
         console.print(f"results: {run.folder / 'results.json'}")
         run.wandb.results(result)

@@ -1,4 +1,4 @@
-"""How many weights a task model still has, counted from its zeros and not believed from a mask."""
+"""Count the non-zero weights of a task model, independently of its mask."""
 
 from __future__ import annotations
 

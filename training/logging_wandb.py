@@ -1,8 +1,8 @@
 """Weights & Biases, on request: losses and rates, metrics of every epoch, the final results.
 
-Only the first process logs; the library is imported only when asked for. The run's id lies in the output folder, so a
-run that was killed goes on under it. Before training, what is missing (a login, the network) is an InputError; once
-training runs, no error of logging ends it.
+Only the first process logs, and the library is imported only on request. The run's id is in the output folder, so that
+a resumed run continues it. A missing login or network is an InputError before training; later logging errors do not end
+the run.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from storage.atomic import write_text
 
 PROJECT = "vlm-pruning"
 ID_FILE = "wandb_id.txt"
-START_SECONDS, FINISH_SECONDS = 30.0, 120.0  # how long a server is waited for
+START_SECONDS, FINISH_SECONDS = 30.0, 120.0  # seconds to wait for a server
 
 
 class WandbLog:
-    """A started run, or nothing at all: without a run every method returns at once."""
+    """A started run, or None: without a run every method returns at once."""
 
     def __init__(self, run: Any = None):
         self._run = run
@@ -45,7 +45,7 @@ class WandbLog:
         self._safely(lambda run: run.summary.update(flat(found)))
 
     def close(self, failed: bool = False) -> None:
-        """End the run, sending what is left; a run that stopped half-way may go on later."""
+        """End the run and send the rest; an interrupted run may be resumed later."""
         self._safely(lambda run: run.finish(exit_code=int(failed)))
         self._run = None
 
@@ -54,22 +54,22 @@ class WandbLog:
             return
         try:
             call(self._run)
-        except Exception as error:  # whatever the service says: hours of training are worth more than a curve
+        except Exception as error:  # any error of the service: a curve is not worth hours of training
             self._run = None
-            console.print(f"Weights & Biases failed ({first_line(error)}); the run goes on without it", markup=False)
+            console.print(f"Weights & Biases failed ({first_line(error)}); the run continues without it", markup=False)
 
 
 def start_wandb(
     fabric: Fabric, folder: Path, wanted: bool, offline: bool, name: str | None, config: Mapping[str, Any]
 ) -> WandbLog:
-    """Start a run, or go on with the one whose id lies in `folder`; call it on every process.
+    """Start a run, or resume the one whose id is in `folder`; call it on every process.
 
     wanted, offline: offline writes into `folder` alone and asks for no login. name: of the run; the folder's by
     default. InputError, on every process, when there is no login or no answer.
     """
     if not (wanted or offline):
         if name and fabric.is_global_zero:
-            console.print("--experiment_name names a run of Weights & Biases: without --wandb it does nothing")
+            console.print("--experiment_name names a run of Weights & Biases: add --wandb, or leave it out")
         return WandbLog()
     run, problem = None, None
     if fabric.is_global_zero:
@@ -77,7 +77,7 @@ def start_wandb(
             run = _start(folder, offline, name or folder.name, config)
         except InputError as error:
             problem = str(error)
-    problem = fabric.broadcast(problem)  # the others must not wait for a process that has given up
+    problem = fabric.broadcast(problem)  # the other processes must not wait for one that has failed
     if problem is not None:
         raise InputError(problem)
     return WandbLog(run)
@@ -91,7 +91,7 @@ def _start(folder: Path, offline: bool, name: str, config: Mapping[str, Any]) ->
     offline = offline or os.environ.get("WANDB_MODE") in ("offline", "dryrun")
     way_out = "run `wandb login` or set WANDB_API_KEY, log offline with --wdb_offline, or leave --wandb out"
     settings = wandb.Settings(
-        console="off",  # the terminal stays with the progress bar
+        console="off",  # the terminal belongs to the progress bar
         silent=True,
         save_code=False,
         init_timeout=START_SECONDS,

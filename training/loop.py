@@ -34,16 +34,16 @@ from training.snapshot import load_snapshot, save_snapshot
 Losses = dict[str, Tensor]
 
 LOG = "log.jsonl"
-"""Losses now and then, in a run's folder."""
+"""Log of losses, in a run's folder."""
 
 FAR = 1.0e10
-"""Weights and gradients as large as that are on their way to no number."""
+"""Weights and gradients above this are about to overflow."""
 
 
 class Callback:
-    """What a run does besides training. A subclass overrides what it needs; functions may be given by name, too.
+    """Hooks into the training loop. A subclass overrides what it needs; single functions can be passed by name.
 
-    name: under which the snapshot keeps the state, of those that have one.
+    name: key of its state in snapshots, if it has a state.
     """
 
     name = ""
@@ -54,16 +54,16 @@ class Callback:
             setattr(self, name, function)
 
     def started(self, step: int) -> None:
-        """Training begins at `step`: a snapshot, if any, is read and found to be of this run."""
+        """Training starts at `step`: a snapshot, if any, was loaded and belongs to this run."""
 
     def after_backward(self) -> None:
-        """All gradients of a step are there, and not yet clipped."""
+        """All gradients of a step are computed, and not yet clipped."""
 
     def after_update(self, step: int) -> None:
-        """The optimizer has done step number `step`; the gradients are still there."""
+        """After the optimizer's step number `step`, before gradients are cleared."""
 
     def after_step(self, step: int) -> None:
-        """The same, with the gradients cleared."""
+        """After the gradients are cleared."""
 
     def after_epoch(self, epoch: int) -> None:
         """Epoch number `epoch` has ended."""
@@ -81,42 +81,33 @@ class Callback:
 
 @dataclass
 class Loop:
-    """What `fit` needs to know besides the module and the data.
+    """What `fit` needs besides the module and the data."""
 
-    steps: optimizer steps in all. accumulate: micro-batches a step and process. identity: what defines the run.
-    sparsifier: what becomes of the weights. rates: parts of names -> learning rates,
-    which go before `lr_scale`. start: a snapshot to resume from when the folder has none.
-    snapshot_seconds: how often to save; snapshot_steps: save after every so many steps besides (None: by time alone).
-    epoch: steps of an epoch, after which a snapshot is saved (0: none). rehearse: call `module(batch, rehearsal=True)`
-    with every micro-batch of a step, without gradients, before the first is learnt from: for losses that compare all
-    of them.
-    """
-
-    title: str
+    title: str  # of the progress bar
     recipe: Recipe
-    steps: int
+    steps: int  # optimizer steps in total
     seed: int
-    folder: Path
-    identity: dict[str, Any]
-    accumulate: int = 1
-    snapshot_seconds: float = 120.0
-    snapshot_steps: int | None = None
-    log_every: int = 50
-    start: Path | None = None
-    epoch: int = 0
-    rehearse: bool = False
-    sparsifier: Sparsifier = field(default_factory=Dense)
-    rates: Mapping[str, float] = field(default_factory=dict)
+    folder: Path  # of snapshot and log
+    identity: dict[str, Any]  # what defines the run; a snapshot of another identity is refused
+    accumulate: int = 1  # micro-batches per step and process
+    snapshot_seconds: float = 120.0  # between snapshots
+    snapshot_steps: int | None = None  # also save every so many steps; None: by time only
+    log_every: int = 50  # steps per row of log.jsonl
+    start: Path | None = None  # snapshot to resume from if the folder has none
+    epoch: int = 0  # steps per epoch, after which a snapshot is saved; 0: no epochs
+    rehearse: bool = False  # first call module(batch, rehearsal=True) without gradients on all micro-batches of a step
+    sparsifier: Sparsifier = field(default_factory=Dense)  # what happens to the weights
+    rates: Mapping[str, float] = field(default_factory=dict)  # substring of a name -> learning rate, before lr_scale
     callbacks: list[Callback] = field(default_factory=list)
 
     @property
     def snapshot(self) -> Path:
-        """Where the run's state is kept."""
+        """File of the run's state."""
         return self.folder / "snapshot.pt"
 
     @property
     def origin(self) -> Path | None:
-        """The snapshot to go on from; None at the very beginning."""
+        """The snapshot to resume from; None at the start."""
         return self.snapshot if self.snapshot.is_file() else self.start
 
 
@@ -132,7 +123,9 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
     own = {part: rate / loop.recipe.lr for part, rate in loop.rates.items()}
     recipe = replace(loop.recipe, lr_scale=own | loop.recipe.lr_scale)
     optimizer = make_optimizer(loop.sparsifier.trained(module), recipe, fused=on_cpu)
-    wrapped = fabric.setup_module(module)  # before a snapshot is read: the optimizer's state takes the weights' type
+    wrapped = fabric.setup_module(
+        module
+    )  # before a snapshot is loaded, since the optimizer's state takes the weights' type
     if fabric.is_global_zero:
         remove_parts(loop.snapshot)
     step = 0
@@ -145,7 +138,9 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
     for callback in loop.callbacks:
         callback.started(step)
     if fabric.is_global_zero:
-        source = None if origin is None else origin.parent / LOG  # of a snapshot elsewhere: its lines come along
+        source = (
+            None if origin is None else origin.parent / LOG
+        )  # copy the lines of the log next to another folder's snapshot
         keep_json_lines(loop.folder / LOG, lambda line: line["step"] <= step, source)
     optimizer = fabric.setup_optimizers(optimizer)
     wrapped.train()
@@ -173,7 +168,7 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
                 for callback in loop.callbacks:
                     callback.after_backward()
                 if loop.recipe.clip is not None:
-                    # Infinite gradients are part of half precision: its scaler leaves such a step out.
+                    # Infinite gradients are expected in half precision: the loss scaler skips such a step.
                     strict = fabric.strategy.precision.precision != "16-mixed"
                     norm = loop.recipe.clip
                     fabric.clip_gradients(wrapped, optimizer, max_norm=norm, error_if_nonfinite=strict)
@@ -188,7 +183,7 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
             advance(1)
             if step % loop.log_every == 0 or step == loop.steps:
                 values = means.take()
-                if not all(map(math.isfinite, values.values())):  # of any process: all know the same numbers
+                if not all(map(math.isfinite, values.values())):  # equal on all processes
                     raise _diverged(step)
                 advance(0, f"lr {rate:.1e} " + " ".join(f"{name} {value:.3f}" for name, value in values.items()))
                 if fabric.is_global_zero:
@@ -217,14 +212,14 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
                 saved = time.monotonic()
             if stop:
                 if fabric.is_global_zero:
-                    console.print(f"stopped after step {step} of {loop.steps}: the same command goes on from there")
+                    console.print(f"stopped after step {step} of {loop.steps}: the same command resumes it")
                 raise KeyboardInterrupt
     return module
 
 
 @contextlib.contextmanager
 def _explained(module: nn.Module, step: int) -> Iterator[None]:
-    """Say that training has diverged, where that is behind an error of drawing or clipping what is no number."""
+    """Report divergence, if an error of sampling or clipping comes from values that are not finite."""
     try:
         yield
     except RuntimeError as error:
@@ -238,21 +233,21 @@ def _explained(module: nn.Module, step: int) -> Iterator[None]:
 
 def _diverged(step: int) -> InputError:
     return InputError(
-        f"training has diverged: at step {step} the loss is no finite number any more; lower lr, raise warmup, or clip "
-        "gradients (recipe:), and start anew in another folder"
+        f"training has diverged: at step {step} the loss is not finite; lower lr, raise warmup, or clip gradients "
+        "(recipe:), and start again in another folder"
     )
 
 
 def _set_randomness(fabric: Fabric, seed: int, step: int, micro: int) -> None:
-    """Dropout and draws of a micro-batch: the same whoever computes it, and however often."""
+    """Seed dropout and draws of a micro-batch: the same on every process, and on every repetition."""
     number = micro * fabric.world_size + fabric.global_rank
     seed_generators(derive_seed(seed, "step", step, 0, number), fabric.device)
 
 
 class _Means:
-    """Running means of named losses since the last look, without waiting for the device at every step.
+    """Running means of named losses since the last log row, without synchronising the device at every step.
 
-    A snapshot has the sums of all processes, so that a row after resuming counts the steps before it, too.
+    Snapshots contain the sums of all processes, so that a row after resuming includes the steps before it.
     """
 
     def __init__(self, fabric: Fabric) -> None:
@@ -267,7 +262,7 @@ class _Means:
             self._count[name] = self._count.get(name, 0) + 1
 
     def take(self) -> dict[str, float]:
-        """The means over the micro-batches of all processes, which must all call, and get the same numbers."""
+        """The means over the micro-batches of all processes; all must call it, and get the same numbers."""
         self.gather()
         self._sums, self._count = {}, {}
         found: dict[str, list[tuple[float, int]]] = {}
@@ -280,7 +275,7 @@ class _Means:
         }
 
     def gather(self) -> None:
-        """Know what every process has summed; all must call, before a snapshot, too."""
+        """Gather the sums of every process; all must call it, also before a snapshot."""
         mine = {name: (total.cpu(), self._count[name]) for name, total in self._sums.items()}
         self._gathered = [mine]
         if self._fabric.world_size > 1:
@@ -288,7 +283,7 @@ class _Means:
             dist.all_gather_object(self._gathered, mine)
 
     def state_dict(self) -> dict[str, Any]:
-        """As last gathered, by process; nothing where none has summed anything."""
+        """The gathered sums by process; empty if there are none."""
         parts = [{name: list(sums) for name, sums in part.items()} for part in self._gathered]
         return {"processes": parts} if any(parts) else {}
 
@@ -300,7 +295,7 @@ class _Means:
 
 
 def _any_process(fabric: Fabric, *flags: bool) -> list[bool]:
-    """Of each flag, whether any process raised it: all must stop or save at the same step."""
+    """For each flag, whether any process raised it: all must stop or save at the same step."""
     if fabric.world_size == 1:
         return list(flags)
     raised = torch.tensor(flags, dtype=torch.float32, device=fabric.device)

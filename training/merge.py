@@ -1,4 +1,4 @@
-"""Bring together what the processes found of their shares of an evaluation."""
+"""Merge the processes' shares of an evaluation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def gather_shares(fabric: Fabric, share: dict[Id, T]) -> dict[Id, T]:
 
 
 def same_everywhere(fabric: Fabric, what: Callable[[], str], name: str) -> None:
-    """RuntimeError unless all processes have the same text, which a process alone does not make."""
+    """RuntimeError unless all processes have the same text, which a single process does not compute."""
     if fabric.world_size > 1:
         found: list[str] = [""] * fabric.world_size
         dist.all_gather_object(found, what())

@@ -1,4 +1,4 @@
-"""The contrastive loss of a whole effective batch, although it does not fit into one pass.
+"""The contrastive loss of a whole effective batch that does not fit into one forward pass.
 
 As GradCache (Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", RepL4NLP 2021):
 first the features of all micro-batches without graph, then each micro-batch with graph, its own features put in the
@@ -16,7 +16,7 @@ from models.common.gather import Gather, of_all_processes, place
 
 
 class StepFeatures:
-    """What the pairs of an optimizer step are compared by: collected first, then handed to each micro-batch in turn."""
+    """Features of all pairs of an optimizer step: collected first, then used by each micro-batch in turn."""
 
     def __init__(self) -> None:
         self._columns: list[list[Tensor]] = []
@@ -36,19 +36,19 @@ class StepFeatures:
         It must be called as often as there were tensors in `collect`, in the same order. The micro-batch's own part
         has the graph; its gradient comes n times as large, since the means over passes and processes divide it by n
         later. What all micro-batches share (the temperature) has its exact gradient in each, so the mean is right.
-        RuntimeError when more is asked for than was collected.
+        RuntimeError when more is requested than was collected.
         """
         rank, world = place()
         own = self._handed * world + rank
         if not self._columns or own >= len(self._columns[0]):
-            raise RuntimeError("features of a micro-batch are asked for that was not rehearsed")
+            raise RuntimeError("features are requested of a micro-batch that was not rehearsed")
         self._handed += 1
         columns = iter(self._columns)
 
         def gather(tensor: Tensor) -> Tensor:
             parts = [*next(columns)]
             if tensor.requires_grad:
-                tensor = tensor.view_as(tensor)  # the tensor itself has other uses, whose gradient must stay
+                tensor = tensor.view_as(tensor)  # the tensor has other uses, whose gradients must not be scaled
                 tensor.register_hook(lambda gradient: gradient * len(parts))
             parts[own] = tensor
             return torch.cat(parts)

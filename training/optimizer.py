@@ -1,4 +1,4 @@
-"""Optimizers with the recipes' rules: which parameters decay, and rates of their own for parts of a model."""
+"""Optimizers of recipes: which parameters decay, and learning rates for parts of a model."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ OPTIMIZERS = ("adamw", "adam", "sgd")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to optimise."""
+    """The optimizer and its schedule."""
 
     lr: float  # peak learning rate
     optimizer: str = "adamw"  # adamw; adam with the decay in the gradient (L2); sgd with momentum
-    weight_decay: float = 0.01
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # of adamw and adam
-    eps: float = 1e-8  # of adamw and adam
-    momentum: float = 0.9  # of sgd
-    no_decay: list[str] = field(default_factory=list)  # parts of the names of parameters without weight decay
-    lr_scale: dict[str, float] = field(default_factory=dict)  # part of a name -> factor on lr; the first that fits
+    weight_decay: float = 0.01  # not for names in no_decay
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # for adamw and adam
+    eps: float = 1e-8  # for adamw and adam
+    momentum: float = 0.9  # for sgd
+    no_decay: list[str] = field(default_factory=list)  # substrings of parameter names without weight decay
+    lr_scale: dict[str, float] = field(default_factory=dict)  # substring of a name -> factor on lr; first match counts
     clip: float | None = None  # largest gradient norm; None: no clipping
-    schedule: Schedule = field(default_factory=Schedule)
+    schedule: Schedule = field(default_factory=Schedule)  # warm-up and decay of the rate
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
@@ -50,11 +50,11 @@ class Recipe:
 def make_optimizer(
     parameters: Iterable[tuple[str, nn.Parameter]], recipe: Recipe, fused: bool = False
 ) -> torch.optim.Optimizer:
-    """The recipe's optimizer over the parameters that ask for gradients, grouped by decay and rate.
+    """The recipe's optimizer over the parameters that require gradients, grouped by decay and rate.
 
     fused: a single kernel for each parameter, several times faster on a CPU than a loop over its operations; not for
     float16 with clipping, where it would undo the loss scale itself, after gradients were clipped.
-    InputError for a part of `lr_scale` that no parameter has in its name: a rate would be lost without a word.
+    InputError for a key of `lr_scale` that matches no parameter, whose rate would be ignored silently.
     """
     named = dict(parameters)
     if strange := [part for part in recipe.lr_scale if not any(part in name for name in named)]:
@@ -70,7 +70,7 @@ def make_optimizer(
             scale = next((s for part, s in recipe.lr_scale.items() if part in name), 1.0)
             groups.setdefault((decay, scale), []).append(parameter)
     if not groups:
-        raise InputError("no parameter is to be trained: check what is frozen")
+        raise InputError("no parameter requires gradients: check what is frozen")
     options = [
         {"params": parameters, "weight_decay": decay, "lr": recipe.lr * scale, "peak": recipe.lr * scale}
         for (decay, scale), parameters in groups.items()

@@ -16,42 +16,47 @@ from sparsity.progressive_config import ProgressiveConfig
 def finetuning_parser(description: str, task: str) -> argparse.ArgumentParser:
     """A parser with the shared options; the script adds its own."""
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.elsewhere = {"--prompt": "only pictures that are classified have one, python image_classification.py"}
+    parser.elsewhere = {"--prompt": "visual prompts are for python image_classification.py"}
     what = parser.add_argument_group("what")
     what.add_argument("-m", "--model", required=True, help=f"one of {', '.join(models_with(task))}")
     what.add_argument("--config", help=f"YAML file (default: configs/<model>/{task}.yaml)")
     add_set(what)
-    what.add_argument("--mask", help="mask file of the pretraining model; pruned weights stay zero")
-    what.add_argument("--dense", action="store_true", help="train all weights, whatever --mask says")
+    what.add_argument("--mask", help="mask of the pretraining model; pruned weights stay zero")
+    what.add_argument("--dense", action="store_true", help="train all weights, and ignore --mask")
     what.add_argument(
         "-pre",
         "--pretraining_weights",
-        help="checkpoint to start from (default: the model's own); with --evaluate the one to be evaluated, such as a "
-        "run's best or last weights",
+        help="checkpoint to start from (default: the model's own); with --evaluate, the checkpoint to evaluate, such "
+        "as a run's best or last weights",
         dest="weights",
     )
-    what.add_argument("--evaluate", action="store_true", help="do not train: evaluate the weights given by -pre")
-    what.add_argument("--split", choices=("test", "val"), help="what --evaluate looks at (default: test)")
+    what.add_argument("--evaluate", action="store_true", help="evaluate the weights of -pre, without training")
+    what.add_argument("--split", choices=("test", "val"), help="split for --evaluate (default: test)")
     add_options(parser.add_argument_group("prune while training"), ProgressiveConfig)
     learn = parser.add_argument_group("learn from a teacher (retrieval, classification)")
-    learn.add_argument("--teacher", metavar="MODEL", help="a whole model, whose outputs and states are learnt, too")
-    learn.add_argument("--teacher_weights", metavar="FILE", help="its weights for this task, such as a run's best ones")
-    learn.add_argument("--distil", choices=("mope", "tinyclip"), help="which losses (default: mope)")
-    learn.add_argument("--only", metavar="TOWER", help="train the vision or the text tower, and not the other one")
-    learn.add_argument("--sim", type=float, help="weight of its similarities, or classes (default: 1)")
-    learn.add_argument("--feat", type=float, help="weight of its features (default: 1000)")
-    learn.add_argument("--hidden", type=float, help="weight of its layers' outputs (default: 1)")
+    learn.add_argument("--teacher", metavar="MODEL", help="dense model whose outputs and hidden states are distilled")
+    learn.add_argument(
+        "--teacher_weights", metavar="FILE", help="the teacher's finetuned weights, such as a run's best ones"
+    )
+    learn.add_argument("--distil", choices=("mope", "tinyclip"), help="distillation losses (default: mope)")
+    learn.add_argument("--only", metavar="TOWER", help="train one tower, vision or text, and freeze the other")
+    learn.add_argument("--sim", type=float, help="weight of the loss on similarities, or on classes (default: 1)")
+    learn.add_argument("--feat", type=float, help="weight of the loss on features (default: 1000)")
+    learn.add_argument("--hidden", type=float, help="weight of the loss on hidden states (default: 1)")
     run = parser.add_argument_group("run")
     run.add_argument(
         "--output_dir", help=f"folder of the run (default: runs/{task}/<model>_<mask, method or dense>_seed<n>)"
     )
-    run.add_argument("--snapshot", help="go on from this snapshot of the same run (default: the output folder's)")
+    run.add_argument("--snapshot", help="resume from this snapshot of the same run (default: the output folder's)")
     run.add_argument(
-        "--snapshot_seconds", type=float, default=120.0, help="how often to save, besides every epoch (default: 120)"
+        "--snapshot_seconds",
+        type=float,
+        default=120.0,
+        help="seconds between snapshots, besides one every epoch (default: 120)",
     )
-    run.add_argument("--seed", type=int, help="of data order, augmentation and dropout (default: 42)")
+    run.add_argument("--seed", type=int, help="seed of data order, augmentation and dropout (default: 42)")
     run.add_argument("--accelerator", default="auto", help="cpu, gpu, mps or auto")
-    run.add_argument("--devices", type=int, default=1, help="processes on this machine, one device each")
+    run.add_argument("--devices", type=int, default=1, help="processes on this machine, one per device")
     run.add_argument("--num_nodes", type=int, default=1, help="machines")
     run.add_argument(
         "--precision", type=known_precision, help=f"{', '.join(PRECISIONS)} (default: the configuration's)"
@@ -60,24 +65,26 @@ def finetuning_parser(description: str, task: str) -> argparse.ArgumentParser:
     run.add_argument(
         "--num_workers",
         type=int,
-        help="loader processes beside each device (default: with a GPU 8 at most, else none)",
+        help="data loader processes per device (default: with a GPU 8 at most, else none)",
     )
     run.add_argument(
         "--debug",
         action="store_true",
-        help="two steps and a small evaluation, into <output_dir>_debug",
+        help="two training steps and a small evaluation, in <output_dir>_debug",
     )
     run.add_argument(
-        "--incremental", action="store_true", help="number the output folder instead of going on with an earlier run"
+        "--incremental",
+        action="store_true",
+        help="start in a new numbered output folder instead of resuming an earlier run",
     )
-    run.add_argument("--no_samples", action="store_true", help="draw no samples.png, as in grids of many runs")
+    run.add_argument("--no_samples", action="store_true", help="do not draw samples.png")
     log = parser.add_argument_group("logging to Weights & Biases")
-    log.add_argument("-wdb", "--wandb", action="store_true", help="log losses, metrics and results to it")
-    log.add_argument("--wdb_offline", action="store_true", help="the same into the output folder, without a network")
+    log.add_argument("-wdb", "--wandb", action="store_true", help="log losses, metrics and results online")
+    log.add_argument("--wdb_offline", action="store_true", help="log to the output folder, without a network")
     log.add_argument("-exp", "--experiment_name", help="name of the run (default: the output folder's name)")
     return parser
 
 
 def task_settings(args: argparse.Namespace, task: str) -> tuple[dict[str, Any], str]:
-    """The configuration that a command line chose, as a mapping, and how to call it in messages."""
+    """The configuration that a command line selects, as a mapping, and its name for messages."""
     return read_settings(args.config or task_file(args.model, task), args.set)

@@ -1,4 +1,4 @@
-"""What becomes of samples that do not fill a batch, said once before training."""
+"""Notices, before training, on samples that do not fill a batch."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from console.words import agreed, counted
 from data.batches import Side
 
 
-def told_of_epochs(side: Side, steps: int, together: int) -> str:
-    """Of epochs of `steps` optimizer steps, each of `together` batches; an empty text where all divides evenly.
+def epochs_notice(side: Side, steps: int, together: int) -> str:
+    """Notice on epochs of `steps` optimizer steps, each of `together` batches; empty if all divides evenly.
 
-    side: one that leaves out a last batch that is not full. Epochs that are cut short do not come to the last batch.
+    side: drops a last batch that is not full. Shortened epochs never reach the last batch.
     """
     n, over = len(side.reader.source), side.batches % together
     left = n % side.batch_size
@@ -28,10 +28,10 @@ def told_of_epochs(side: Side, steps: int, together: int) -> str:
     return f"an epoch has {counted(steps, 'step')}: {'; '.join(parts)}"
 
 
-def told_of_passes(side: Side, batches: int) -> str:
-    """Of a run of so many batches that counts steps alone: what the last batch of a pass over the data is.
+def passes_notice(side: Side, batches: int) -> str:
+    """Notice on the last batch of a pass over the data, for a run that counts steps only.
 
-    An empty text where it is full, and where the run does not come to it.
+    Empty if that batch is full, or never reached.
     """
     n = len(side.reader.source)
     left = n % side.batch_size

@@ -1,4 +1,4 @@
-"""Training images that cannot be read: some may be missing, others take their place, and the run says so."""
+"""Training images that cannot be read: a few are replaced by others, with a notice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAMED = 3
 
 
 def missing_images(source: Source) -> str:
-    """What to say of image files that are not there, before training; an empty text where all are.
+    """Notice on missing image files, before training; empty if there are none.
 
     InputError when they are more than `MOST` of all.
     """
@@ -27,7 +27,7 @@ def missing_images(source: Source) -> str:
         raise InputError(
             f"{counted(len(missing), 'training image', 'is', of=len(files))} missing, more than {MOST:.0%} (first: "
             f"{missing[0]}): "
-            "mend the image folder, or take the records of missing images out of the annotations"
+            "fix the image folder, or remove the records of missing images from the annotations"
         )
     if not missing:
         return ""
@@ -36,20 +36,20 @@ def missing_images(source: Source) -> str:
 
 
 class Replaced:
-    """What could not be read in this process and sitting: the first ones are named at once, all are counted."""
+    """Images that could not be read in this process and session: the first ones are named at once, all are counted."""
 
     def __init__(self) -> None:
         self._names: set[str] = set()
 
     def note(self, failed: list[str]) -> None:
-        """Take in the names that a batch could not read."""
+        """Add the images that a batch could not read."""
         for name in failed:
             if name not in self._names and len(self._names) < NAMED:
                 console.print(f"cannot be read, another image takes its place: {name}")
             self._names.add(name)
 
-    def told(self) -> str:
-        """How many there were, for the end; an empty text where there was none."""
+    def summary(self) -> str:
+        """Notice at the end with their number; empty if there were none."""
         number = len(self._names)
         lost = counted(number, "training image")
         return f"{lost} could not be read; another took {place_of(number)}" if number else ""

@@ -1,4 +1,4 @@
-"""What a finetuning run says of itself: config.yaml before it trains, results.json at its end."""
+"""Records of a finetuning run: config.yaml before training, results.json at the end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REPOSITORY = Path(__file__).parent.parent
 
 
 def write_settings(path: Path, config: Any, dataset: str = "", **effective: Any) -> None:
-    """Write a configuration (a dataclass) with what the command line changed of it; `--config` reads it again.
+    """Write the effective configuration (a dataclass with the command line's overrides), which `--config` reads.
 
     dataset: of a task that chooses one of several, its name. effective: fields to replace, for example seed.
     """
@@ -33,22 +33,22 @@ def write_settings(path: Path, config: Any, dataset: str = "", **effective: Any)
     if dataset:
         settings["datasets"] = {dataset: {split: settings.pop(split) for split in ("train", "test")}}
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=120)
-    write_text(path, f"# What this run is made with, the command line included:\n#   {command_line()}\n{text}")
+    write_text(path, f"# The effective configuration, including the command line:\n#   {command_line()}\n{text}")
 
 
 def command_line() -> str:
-    """The command that runs, as a shell would read it, on one line."""
+    """The command line, quoted for a shell, on one line."""
     return shlex.join(["python", *sys.argv]).replace("\n", " ")
 
 
-def told(metrics: Mapping[str, Any]) -> str:
-    """The numbers among metrics in one line: 'r_mean 80.31, itc/r_mean 72.3'."""
+def metrics_line(metrics: Mapping[str, Any]) -> str:
+    """Metrics that are numbers, in one line: 'r_mean 80.31, itc/r_mean 72.3'."""
     numbers = {name: value for name, value in flat(metrics).items() if isinstance(value, int | float)}
     return ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
 
 
 def refuse_finished(path: Path, identity: dict[str, Any]) -> None:
-    """InputError naming the first difference when the results file `path` is there and is of another run."""
+    """InputError naming the first difference if the results file `path` belongs to another run."""
     if path.is_file():
         found = read_json(path)
         if isinstance(found, dict) and isinstance(found.get("run"), dict):
@@ -56,7 +56,7 @@ def refuse_finished(path: Path, identity: dict[str, Any]) -> None:
 
 
 def versions() -> dict[str, str | None]:
-    """The project's commit, Python and the libraries that decide about numbers; None for what is not there."""
+    """Versions of the project (its commit), Python and the libraries that affect results; None if unknown."""
     found: dict[str, str | None] = {"commit": commit(), "python": platform.python_version()}
     for name in LIBRARIES:
         try:
@@ -69,7 +69,7 @@ def versions() -> dict[str, str | None]:
 def commit(repository: Path = REPOSITORY) -> str | None:
     """The git commit that runs, with `-dirty` where tracked files were changed since; None outside of a checkout."""
     top, dirty = _git(repository, "rev-parse", "--show-toplevel", "HEAD"), ""
-    if top is None or Path(top[0]).resolve() != repository.resolve():  # installed inside of somebody else's checkout
+    if top is None or Path(top[0]).resolve() != repository.resolve():  # installed inside another project's checkout
         return None
     if _git(repository, "status", "--porcelain", "--untracked-files=no"):
         dirty = "-dirty"
@@ -87,7 +87,7 @@ def _git(folder: Path, *words: str) -> list[str] | None:
 
 
 def device_name(device: torch.device) -> str:
-    """What the machine calls the device: the GPU's name, or the processor's."""
+    """The name of the GPU, or of the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return _processor() if device.type == "cpu" else f"{device.type} ({_processor()})"

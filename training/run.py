@@ -1,4 +1,4 @@
-"""A run as its script opens it: folder, seed, processes, clock and logs."""
+"""Open a run: folder, lock, seed, processes, clock and logs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SECONDS = "seconds.json"
 DEBUG_SAMPLES = 32
 TEACHER = ("teacher", "teacher_weights", "distil", "sim", "feat", "hidden")
 NO_IDENTITY = ("snapshot_steps", "seed", "precision", "progressive")
-"""Of a configuration: what does not change the run, and what the command line may set, which is told apart from it."""
+"""Fields of a configuration that are not part of the run's identity, or are recorded separately."""
 
 
 @dataclass
@@ -59,11 +59,11 @@ class Run:
     snapshot: Path | None  # to resume from where the folder has none
     clock: Clock
     software: dict[str, Any]  # versions
-    kept: dict[str, dict[str, Count]] = field(default_factory=dict)  # by moment and modality
+    kept: dict[str, dict[str, Count]] = field(default_factory=dict)  # counts by point in time and modality
     wandb: WandbLog = field(default_factory=WandbLog)
     before: dict[str, Any] = field(default_factory=dict)  # metrics between a search and training
-    small: dict[str, Any] = field(default_factory=dict)  # sizes and speeds of the smaller model that it leaves
-    begun: bool = False  # whether the folder is known to be this run's
+    small: dict[str, Any] = field(default_factory=dict)  # sizes and speeds of the smaller model, if the run writes one
+    begun: bool = False  # whether the folder is confirmed to be this run's
 
     @property
     def leads(self) -> bool:
@@ -77,11 +77,11 @@ class Run:
 
     @property
     def limit(self) -> int | None:
-        """Samples an evaluation looks at, at the most; None: all."""
+        """Largest number of samples per evaluation; None: all."""
         return DEBUG_SAMPLES if self.args.debug else self.config.samples
 
     def identity(self, sparsifier: Sparsifier) -> dict[str, Any]:
-        """What defines the run, as JSON knows it."""
+        """What defines the run, as JSON."""
         args = self.args
         found = {
             "task": self.name,
@@ -103,22 +103,22 @@ class Run:
 
 @contextlib.contextmanager
 def open_run(args: argparse.Namespace, config: Any, name: str, variant: str = "", dataset: str = "") -> Iterator[Run]:
-    """Open the run that a command line asks for; its folder is this run's alone until it is closed.
+    """Open the run of a command line; its folder is locked until the run is closed.
 
-    variant: a folder of its own below the task's. InputError for numbers that mean nothing, devices that are not there,
-    a folder that cannot be written to, and one that another run is using.
+    variant: a subfolder of the task's. InputError for invalid numbers, missing devices, a folder that cannot be
+    written, and one that another run is using.
     """
     at_least(args, 1, "devices", "num_nodes")
     check_teacher(args)
     if args.split and not args.evaluate:
-        raise InputError(f"--split {args.split} says what --evaluate looks at: add --evaluate, or leave it out")
+        raise InputError(f"--split {args.split} is for --evaluate: add --evaluate, or leave it out")
     at_least(args, 0, "num_workers", "snapshot_seconds", "seed")
     config.accumulation(args.devices * args.num_nodes)
     seed = config.seed if args.seed is None else args.seed
     precision = args.precision or config.precision
     fabric = make_fabric(args.accelerator, args.devices, args.num_nodes, precision)
     config.accumulation(fabric.world_size)
-    # --incremental looks at what is there: processes that each did so would find each other's folder in the way.
+    # Only the first process chooses an --incremental folder: others would find it taken.
     folder = fabric.broadcast(output_folder(args, Path(name, dataset or variant), seed))
     with no_empty_folder(folder), sole_run(fabric, folder):
         check_writable(folder)
@@ -129,7 +129,7 @@ def open_run(args: argparse.Namespace, config: Any, name: str, variant: str = ""
             workers=loader_processes(fabric, args.num_workers, args.devices),
             snapshot=snapshot,
             clock=Clock(folder / SECONDS, earlier_seconds(folder, snapshot)),
-            software=versions() if fabric.is_global_zero else {},  # now: the files may change while it trains
+            software=versions() if fabric.is_global_zero else {},  # now, since files may change during training
         )  # fmt: skip
         done = False
         try:
@@ -137,41 +137,42 @@ def open_run(args: argparse.Namespace, config: Any, name: str, variant: str = ""
             done = True
         finally:
             run.wandb.close(failed=not done)
-            if run.leads and run.begun:  # else the folder may be another run's
+            if run.leads and run.begun:  # otherwise the folder may be another run's
                 run.clock.save()
 
 
 def check_teacher(args: argparse.Namespace) -> None:
-    """InputError for options of a teacher that is not there, and for weights of losses below 0."""
+    """InputError for options of a teacher without --teacher, and for negative loss weights."""
     given = [name for name in TEACHER[1:] if getattr(args, name) is not None]
     if given and not args.teacher:
-        raise InputError(f"--{given[0]} is about a teacher: add --teacher MODEL, or leave it out")
+        raise InputError(f"--{given[0]} needs a teacher: add --teacher MODEL, or leave it out")
     if args.teacher and args.evaluate:
-        raise InputError("--teacher teaches while a model is trained, and --evaluate trains nothing: leave one out")
+        raise InputError("--teacher is for training, and --evaluate does not train: leave one out")
     at_least(args, 0, *TEACHER[3:])
 
 
 def chosen_sparsifier(run: Run) -> Sparsifier:
-    """What the command line, or the configuration, says of the weights; InputError when it says nothing.
+    """The sparsifier chosen by the command line or the configuration; InputError when none is chosen.
 
-    Where a run is only evaluated, weights that contain their mask are under it, and others are taken as they are.
+    With --evaluate, weights that contain their mask are evaluated under it, others as they are.
     """
     args = run.args
     if not args.evaluate and (config := progressive_config(args, run.config)) is not None:
         if config.prune == PROMPTED and not run.config.prompted:
             raise InputError(
-                f"{PROMPTED} trains a prompt around pictures that are classified, and {run.name} has none: take python "
-                "image_classification.py with configs/<model>/prompts.yaml, or --prune hydra, the same search without"
+                f"{PROMPTED} trains a visual prompt for classification, not for {run.name}: use python "
+                "image_classification.py with configs/<model>/prompts.yaml, or --prune hydra, the same search without "
+                "a prompt"
             )
         if args.debug:
-            config = replace(config, interval=1)  # two steps are fewer than most intervals
+            config = replace(config, interval=1)  # --debug has two steps, fewer than most intervals
         if config.prune in SEARCHES and args.mask:
-            raise InputError(f"--prune {config.prune} searches among all weights: leave --mask out")
+            raise InputError(f"--prune {config.prune} searches over all weights: leave --mask out")
         kind = Search if config.prune in SEARCHES else Progressive
-        # Half precision leaves out steps whose gradients are not finite.
+        # In half precision the loss scaler skips steps with infinite gradients.
         return kind(config, Mask.load(args.mask) if args.mask else None, may_overflow=run.precision == "16-mixed")
     if args.dense and args.mask:
-        console.print("--dense and --mask are both given: training all weights, the mask is not used")
+        console.print("--dense and --mask are both given: all weights are trained, and the mask is not used")
     if (path := mask_file(args)) is not None:
         return Fixed(Mask.load(path))
     if not args.evaluate and not args.dense:
@@ -183,7 +184,7 @@ def chosen_sparsifier(run: Run) -> Sparsifier:
 
 
 def mask_file(args: argparse.Namespace) -> str | None:
-    """The mask that weights are under: of --mask, or inside of weights that are only evaluated. None: of no file."""
+    """The mask file: --mask, or weights with --evaluate that contain their mask. None: no file."""
     if args.dense or args.mask:
         return None if args.dense else args.mask
     inside = args.evaluate and args.weights not in (None, RANDOM) and contains_mask(args.weights)
@@ -191,16 +192,16 @@ def mask_file(args: argparse.Namespace) -> str | None:
 
 
 def progressive_config(args: argparse.Namespace, config: Any) -> ProgressiveConfig | None:
-    """The section `progressive` under the command line; None where nothing is pruned while training.
+    """The section `progressive`, overridden by the command line; None without pruning while training.
 
-    --dense says so of a configuration that has the section. InputError for options that then mean nothing.
+    --dense switches the section off. InputError for options that then have no effect.
     """
     given = {f.name: value for f in fields(ProgressiveConfig) if (value := getattr(args, f.name, None)) is not None}
     section = ProgressiveConfig() if config.progressive is None else config.progressive
     if args.dense and not given:
         return None
     if args.dense:
-        raise InputError(f"--{next(iter(given))} prunes while training, and --dense prunes nothing: leave one out")
+        raise InputError(f"--{next(iter(given))} prunes while training, but --dense does not prune: leave one out")
     method = given.get("prune", section.prune)
     if method in PRUNERS:
         raise InputError(
@@ -208,26 +209,29 @@ def progressive_config(args: argparse.Namespace, config: Any) -> ProgressiveConf
             f"it; --prune takes {', '.join(CHOICES)}"
         )
     if method is None and given:
-        raise InputError(f"--{next(iter(given))} has no meaning without --prune METHOD: add it, or leave this out")
+        raise InputError(f"--{next(iter(given))} has no effect without --prune METHOD: add it, or leave this out")
     if method is None:
         return None
     config = replace(section, **given)
     if idle := [key for key in given if method not in used_by(key)]:
-        raise InputError(f"--{idle[0]} has no meaning for --prune {method}: it is for {', '.join(used_by(idle[0]))}")
+        raise InputError(f"--{idle[0]} has no effect for --prune {method}: it is for {', '.join(used_by(idle[0]))}")
     return config
 
 
 def sparsify(run: Run, model: nn.Module, sparsifier: Sparsifier) -> None:
-    """Put the model on its device and under its sparsifier, and count what is left of it."""
-    run.fabric.to_device(model)  # first: scores and states are made where the weights are
+    """Move the model to its device, attach its sparsifier, and count the kept weights."""
+    run.fabric.to_device(model)  # first: scores and states are created on the weights' device
     sparsifier.attach(model)
     report = model.load_report
     if run.args.evaluate and run.leads and report is not None and report.fresh:
         made = counted(len(report.fresh), "tensor")
-        console.print(f"note: {report.source} lacks {made} (first: {report.fresh[0]}), made anew: numbers mean little")
+        console.print(
+            f"note: {report.source} lacks {made} (first: {report.fresh[0]}), which are newly initialised: metrics "
+            "mean little"
+        )
     if run.leads and isinstance(sparsifier, Fixed) and (left := sparsifier.left_out):
         console.print(
-            f"note: {counted(len(left), 'layer', 'is')} in the mask, but not pruned by this model, and "
+            f"note: {counted(len(left), 'layer', 'is')} in the mask, but not prunable in this model, and "
             f"{agreed(len(left), 'stays')} dense: {', '.join(left[:5])}{', ...' if len(left) > 5 else ''}; "
             "model: {prune_head: true} prunes a classifier, too (timm:, hf:)"
         )
@@ -239,7 +243,7 @@ def sparsify(run: Run, model: nn.Module, sparsifier: Sparsifier) -> None:
 
 
 def chosen_snapshot(args: argparse.Namespace) -> Path | None:
-    """The snapshot asked for; InputError when it is not there."""
+    """The snapshot given by --snapshot; InputError when it does not exist."""
     if args.snapshot is None:
         return None
     if not Path(args.snapshot).is_file():
@@ -248,14 +252,14 @@ def chosen_snapshot(args: argparse.Namespace) -> Path | None:
 
 
 def earlier_seconds(folder: Path, start: Path | None) -> Path | None:
-    """The file with the seconds so far, next to the snapshot that the run resumes from; None where there is none."""
+    """The file with the seconds so far, next to the snapshot to resume; None if there is none."""
     own = folder / "snapshot.pt"
     snapshot = own if own.is_file() else start
     return None if snapshot is None else snapshot.parent / SECONDS
 
 
 def output_folder(args: argparse.Namespace, below: Path, seed: int) -> Path:
-    """Where the run writes; with --incremental the first of <folder>, <folder>_2, ... that is not there yet."""
+    """The output folder; with --incremental the first of <folder>, <folder>_2, ... that does not exist."""
     ending = args.split or "test" if args.evaluate else f"seed{seed}"
     name = args.output_dir or f"runs/{below}/{file_name(args.model)}_{run_label(args)}_{ending}"
     if args.debug:
@@ -268,7 +272,7 @@ def output_folder(args: argparse.Namespace, below: Path, seed: int) -> Path:
 
 
 def run_label(args: argparse.Namespace) -> str:
-    """What the output folder is called after the model: how it prunes, the mask, the run of the weights, or dense."""
+    """The output folder's name after the model's: the pruning method, the mask, the run of the weights, or dense."""
     if args.prune and not args.evaluate:
         return f"{args.prune}_{percent((args.sparsity or ProgressiveConfig.sparsity) / 100)}"
     named = (None if args.dense else args.mask) or (args.weights if args.evaluate else None)

@@ -1,4 +1,4 @@
-"""samples.png: a contact sheet of test images with what the finetuned model says of them, beside a run's results."""
+"""samples.png: a contact sheet of test images with the model's predictions, next to a run's results."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ IMAGES, TEXTS = 12, 6
 
 
 def draw_samples(task: Task, path: Path, title: str) -> None:
-    """Draw what `task.samples()` gives, after the test evaluation; nothing where that is nothing.
+    """Draw the result of `task.samples()` after the test evaluation; nothing if it is empty.
 
-    A run that has its results does not fail for want of a picture: what was in the way is said instead.
+    A finished run must not fail because of a picture: an error is only reported.
     """
     try:
         if not (parts := task.samples()):
             return
         draw_contact_sheet(title, parts, path)
     except (InputError, OSError, ImportError, ValueError) as error:  # no disk space, no font, no matplotlib, odd data
-        console.print(f"{path} could not be drawn ({error}); the results are not touched by that")
+        console.print(f"{path} could not be drawn ({error}); the results are not affected")
     else:
         console.print(f"samples: {path}")

@@ -18,10 +18,10 @@ class Schedule:
     so learn nothing in their first step.
     """
 
-    warmup: float = 0.1  # share of all steps in which the rate rises from 0
-    decay: str = "linear"  # linear and cosine fall at once; late only over the last 40 % of the steps, linearly
-    every: str = "step"  # when the rate changes: at every step, or at the start of every epoch
-    span: list[float] = field(default_factory=lambda: [0.0, 1.0])  # what this run has of it, of several with one
+    warmup: float = 0.1  # share of all steps in which the rate rises
+    decay: str = "linear"  # linear or cosine after the warm-up; late: linear over the last 40 % of the steps
+    every: str = "step"  # when the rate changes: at each step, or at the start of each epoch
+    span: list[float] = field(default_factory=lambda: [0.0, 1.0])  # part of the schedule that this run covers
 
     def __post_init__(self) -> None:
         if self.decay not in DECAYS:

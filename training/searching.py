@@ -1,4 +1,4 @@
-"""The first stage of a run that searches for its mask: scores are trained, and what is new; then comes the rest."""
+"""The first stage of a run that searches for its mask: train the scores and newly initialised layers."""
 
 from __future__ import annotations
 
@@ -19,26 +19,27 @@ if TYPE_CHECKING:
     from training.training_data import TrainingData
 
 FOLDER = "search"
-"""Of the first stage, in the run's."""
+"""Folder of the first stage, in the run's folder."""
 
 
 def search(
     run: Run, objective: Objective, module: nn.Module, data: TrainingData, sparsifier: Search, also: Callback
 ) -> TrainingData:
-    """Train the scores for their share of the epochs; returns the data of the rest.
+    """Train the scores for their share of the epochs; returns the data of the second stage.
 
-    Scores and prompts go by Adam with L2 decay and a cosine, as published; a new classifier has the recipe's rate.
-    module: what the loop trains, the objective or what is around it. also: the task's own callback.
-    A search that is done is only read, from its last snapshot.
+    Scores and prompts use Adam with L2 decay and a cosine schedule, as published; a new classifier has the recipe's
+    rate. module: what the loop trains, the objective or a wrapper of it. also: the task's callback. A finished search
+    is loaded from its last snapshot.
     """
     first, rest = data.split(sparsifier.config.search)
     sparsifier.started(first.steps, first.epoch_steps)
-    sparsifier.begin_search(module, objective.beside.parameters())
+    sparsifier.begin_search(module, objective.extra_modules.parameters())
     config, rate = sparsifier.config, sparsifier.rate()
     names = [name for name, _ in sparsifier.trained(module)]
     own = {"scores.": rate} | objective.task.rates(rate) | {"model.": run.config.recipe.lr}
-    given = run.snapshot
-    beside = None if given is None else given if given.parent.name == FOLDER else given.parent / FOLDER / given.name
+    snapshot = run.snapshot
+    if snapshot is not None and snapshot.parent.name != FOLDER:
+        snapshot = snapshot.parent / FOLDER / snapshot.name
     loop = Loop(
         title=f"{run.args.model} {run.name}, search",
         recipe=Recipe(
@@ -55,7 +56,7 @@ def search(
         rehearse=objective.task.rehearses,
         snapshot_seconds=run.args.snapshot_seconds,
         snapshot_steps=run.config.snapshot_steps,
-        start=beside,
+        start=snapshot,
         epoch=first.epoch_steps,
         sparsifier=sparsifier,
         rates={part: value for part, value in own.items() if any(part in name for name in names)},
@@ -73,18 +74,18 @@ def search(
 
 
 class Searching(Callback):
-    """Makes the folder the run's, keeps the time, and sees that all processes hold one mask."""
+    """Confirms the folder, saves the time, and checks that all processes have the same mask."""
 
     def __init__(self, run: Run, sparsifier: Search):
         super().__init__()
         self._run, self._sparsifier = run, sparsifier
 
     def started(self, step: int) -> None:
-        """A snapshot, if any, was found to be this run's."""
+        """A snapshot, if any, belongs to this run."""
         self._run.begun = True
 
     def after_step(self, step: int) -> None:
-        """Save the time now and then."""
+        """Save the time regularly."""
         if self._run.leads:
             self._run.clock.save(now=False)
 

@@ -1,4 +1,4 @@
-"""The smaller model that a run leaves which removes units whole: beside the masked one, and measured against it."""
+"""The smaller model of a run with --structured, written next to the masked one and compared with it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BATCH, REPEATS = 8, 10
 
 
 def leave_small(run: Run, model: Model, task: Task, sparsity: float) -> dict[str, Any]:
-    """Write `small/` (`--model small:FOLDER`) and say parameters, FLOPs and milliseconds of both.
+    """Write `small/` (`--model small:FOLDER`) and print parameters, FLOPs and milliseconds of both.
 
     Units that no weight reads any more are cut out: outputs are those of the masked model.
     """
@@ -29,7 +29,7 @@ def leave_small(run: Run, model: Model, task: Task, sparsity: float) -> dict[str
     small = cut(model, kept_units(model, masks))
     if not run.leads:
         return {}
-    shutil.rmtree(run.folder / FOLDER, ignore_errors=True)  # of a sitting that was killed here
+    shutil.rmtree(run.folder / FOLDER, ignore_errors=True)  # left by a session that was killed here
     save_small(run.folder / FOLDER, small, {"run": str(run.folder), "sparsity_asked": sparsity / 100})
     task.keep(run.folder / FOLDER, small)
     rows = side_by_side({"masked": model, FOLDER: small}, BATCH, REPEATS, run.fabric.device)

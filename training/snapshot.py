@@ -1,4 +1,4 @@
-"""Everything a run needs to go on as if it had never stopped, in one file, written whole."""
+"""Snapshots: everything that resuming a run bit for bit needs, in one file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from storage.tensors import read_tensors, write_torch
 
 
 class Stateful(Protocol):
-    """Part of a run that has a state of its own."""
+    """A part of a run with a state of its own."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -33,7 +33,7 @@ def save_snapshot(
 ) -> None:
     """Write weights, the step, and the states of optimizer, precision (the loss scale), sparsifier and callbacks.
 
-    Random states follow from the step.
+    Random states are not saved: they follow from the step.
     """
     content = {
         "model": module.state_dict(),
@@ -57,7 +57,7 @@ def load_snapshot(
     """Restore a snapshot of the same run and return its step; InputError names the first difference otherwise."""
     content = read_tensors(path)
     if not isinstance(content, dict) or not {"model", "optimizer", "step", "identity"} <= set(content):
-        raise InputError(f"{path} is no snapshot of a training run: give the snapshot.pt of an output folder")
+        raise InputError(f"{path} is not a snapshot of a training run: give the snapshot.pt of an output folder")
     refuse_another_run(path, content["identity"], identity)
     try:
         module.load_state_dict(content["model"])
@@ -70,7 +70,7 @@ def load_snapshot(
         RuntimeError,
         ValueError,
         KeyError,
-    ) as error:  # of the same run, but the model's configuration was edited since
+    ) as error:  # the same run, but the model's configuration was edited
         raise InputError(
             f"{path} does not fit the model ({_last_line(error)}): choose another output folder, or restore the "
             "model's configuration"
@@ -79,10 +79,9 @@ def load_snapshot(
 
 
 def refuse_another_run(path: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
-    """InputError naming the first difference between what defined the run that wrote `path` and this run.
+    """InputError naming the first difference between the identity of the run that wrote `path` and this run's.
 
-    A field that only one of them has does not count while it is empty or False: options may come or go between
-    versions.
+    A field that only one of them has is ignored while it is empty or False: options may change between versions.
     """
     before, after = _flat(then), _flat(now)
     for key in {**before, **after}:
@@ -92,7 +91,7 @@ def refuse_another_run(path: Path, then: dict[str, Any], now: dict[str, Any]) ->
             old, new = (repr(side[key]) if key in side else "not given" for side in (before, after))
             raise InputError(
                 f"{path} belongs to another run ({key} was {old}, now it is {new}): choose another output folder, or "
-                "the same options; --snapshot takes one of the same run only"
+                "the same options; --snapshot needs a snapshot of the same run"
             )
 
 

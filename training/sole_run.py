@@ -16,10 +16,10 @@ LOCK = "lock"
 
 @contextlib.contextmanager
 def sole_run(fabric: Fabric, folder: Path) -> Iterator[None]:
-    """Hold `folder` for this run, all its processes together; InputError on each of them while another run has it."""
+    """Lock `folder` for this run and all its processes; InputError on each of them while another run has it."""
     lock = claim(folder / LOCK, f"work in {folder}") if fabric.is_global_zero else None
     if not fabric.broadcast(lock is not None):
-        raise InputError(f"another run is at work in {folder}: wait for its end, or choose another --output_dir")
+        raise InputError(f"another run uses {folder}: wait for its end, or choose another --output_dir")
     try:
         yield
     finally:

@@ -26,32 +26,25 @@ from training.optimizer import Recipe
 
 @dataclass(frozen=True, kw_only=True)
 class Finetuning:
-    """How to train: the part of a task's configuration that is the same for all tasks.
+    """How to train: the part of a configuration that all tasks share."""
 
-    batch_size: samples a process and forward pass. effective_batch: samples an optimizer step (None: one pass of all
-    processes). model: what the task changes of the model's configuration. snapshot_steps: save what resuming needs
-    after every so many steps, too. short_epoch: optimizer steps an epoch at most, for a quick look; each epoch then
-    sees other samples. samples: images or questions an evaluation at most. skip_val: do not look at `val` after each
-    epoch; then the last epoch counts. reads: the reader whose batches the task's losses take (None: any).
-    """
+    reads: ClassVar[str | None] = None  # reader whose batches the task's losses take; None: any
+    prompted: ClassVar[bool] = False  # whether a visual prompt may be trained with the model
+    start_eval: ClassVar[int] = 0  # first epoch that is evaluated, from 0
 
-    reads: ClassVar[str | None] = None
-    prompted: ClassVar[bool] = False  # whether a visual prompt may be trained beside the model
-    start_eval: ClassVar[int] = 0  # epochs before the first that is evaluated
-
-    epochs: int
-    batch_size: int
-    recipe: Recipe
-    train: ReaderConfig
-    effective_batch: int | None = None
-    seed: int = 42
+    epochs: int  # passes over the training data
+    batch_size: int  # samples per process and forward pass
+    recipe: Recipe  # optimizer and schedule
+    train: ReaderConfig  # reader of the training data
+    effective_batch: int | None = None  # samples per optimizer step; None: one forward pass of all processes
+    seed: int = 42  # of data order, augmentation and dropout
     precision: int | str = "32-true"  # 16 is a number to YAML
-    model: dict[str, Any] = field(default_factory=dict)
-    snapshot_steps: int | None = None
-    short_epoch: int | None = None
-    samples: int | None = None
+    model: dict[str, Any] = field(default_factory=dict)  # overrides of the model's configuration
+    snapshot_steps: int | None = None  # also save a snapshot every so many steps
+    short_epoch: int | None = None  # largest number of steps per epoch, for a quick trial
+    samples: int | None = None  # largest number of samples per evaluation
     progressive: ProgressiveConfig | None = None  # prune while training
-    skip_val: bool = False
+    skip_val: bool = False  # no evaluation after epochs; the last epoch counts
 
     def __post_init__(self) -> None:
         at_least(self, 1, "epochs", "batch_size", "effective_batch", "snapshot_steps", "short_epoch", "samples")
@@ -61,11 +54,11 @@ class Finetuning:
             raise InputError(f"train: the reader of this task is '{self.reads}', not '{self.train.reader}'")
 
     def sides(self) -> dict[str, ReaderConfig]:
-        """Name -> what training reads; of several in turn, an optimizer step each."""
+        """Name -> reader of training data; several alternate, an optimizer step each."""
         return {"train": self.train}
 
     def training_part(self, source: Source) -> Source:
-        """What of the training data is learnt from: all, unless a task holds some out."""
+        """The part of the training data that is trained on: all, unless a task holds some out."""
         return source
 
     def accumulation(self, processes: int) -> int:
@@ -81,7 +74,7 @@ class Finetuning:
 
 
 def check_positions(model: nn.Module, asked: dict[str, int]) -> None:
-    """InputError now, and not in the middle of the run, for texts longer than the model's table of positions.
+    """InputError, before the run, for texts longer than the model's position table.
 
     asked: key of the configuration -> tokens.
     """
@@ -96,33 +89,31 @@ class Task:
 
     name: ClassVar[str]
     words: ClassVar[str]  # what tables call it
-    main: ClassVar[
-        tuple[str, ...]
-    ] = ()  # patterns of the metric that stands for it, the first that fits; none: no table
+    main: ClassVar[tuple[str, ...]] = ()  # patterns of its main metric, the first match; none: no table
     metric_words: ClassVar[Mapping[str, str]] = {}  # metric -> what tables call it; others as they are written
     Config: ClassVar[type[Finetuning]]
-    decides: str | None = None  # metric of `val` whose highest value picks the epoch that is tested; None: the last
-    rehearses: bool = False  # whether `rehearse` must see all micro-batches of a step before the first is learnt from
-    notices: Sequence[str] = ()  # to be said before training
-    validates: bool = True  # whether there is a split `val`; else the test data is looked at after each epoch
+    decides: str | None = None  # metric of `val` whose highest value selects the tested epoch; None: the last epoch
+    rehearses: bool = False  # whether `rehearse` must see all micro-batches of a step before the first backward pass
+    notices: Sequence[str] = ()  # printed before training
+    validates: bool = True  # whether there is a split `val`; else the test data is evaluated after each epoch
     split: str = "test"  # of the last evaluation, which `items` and `samples` are about
-    beside: Mapping[str, nn.Module] = {}  # what is trained beside the model, and is no part of its weights: prompts
-    tells_search: bool = False  # whether the test split is also looked at between a search and training
-    script: ClassVar[str | None] = None  # that runs it, without .py; None: of the task's name
+    extra_modules: Mapping[str, nn.Module] = {}  # trained with the model, but not part of its weights: prompts
+    tells_search: bool = False  # whether the test split is also evaluated between a search and training
+    script: ClassVar[str | None] = None  # the script that runs it, without .py; None: the task's name
 
     def losses(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, torch.Tensor]:
         """Named losses of a training batch; progress: epochs done, with fractions."""
         raise NotImplementedError
 
     def rehearse(self, model: nn.Module, batch: Batch) -> None:
-        """Look at a micro-batch without gradients, for losses that compare all of an optimizer step."""
+        """Process a micro-batch without gradients, for losses that compare all pairs of an optimizer step."""
 
     def rates(self, search: float | None = None) -> dict[str, float]:
-        """Parts of the names of what is trained -> learning rates of their own; search: of scores, in their stage."""
+        """Substrings of parameter names -> learning rates; search: the rate of scores, in their stage."""
         return {}
 
     def begin(self, model: nn.Module, look: Evaluation) -> None:
-        """Training begins, or resumes; the model is on its device."""
+        """Training starts or resumes; the model is on its device."""
 
     def after_backward(self) -> None:
         """All gradients of a step are there, and not yet clipped."""
@@ -131,7 +122,7 @@ class Task:
         """An epoch is over."""
 
     def keep(self, folder: Path, model: nn.Module) -> None:
-        """Write what belongs to the weights and is not in their file; on the first process."""
+        """Write files that belong to the weights, such as a prompt; on the first process."""
 
     def state_dict(self) -> dict[str, Any]:
         """What resuming needs."""
@@ -141,15 +132,15 @@ class Task:
         """The counterpart of `state_dict`."""
 
     def evaluate(self, model: nn.Module, look: Evaluation) -> Metrics:
-        """Numbers of a split, on every process alike; {} when there is nothing to evaluate."""
+        """Metrics on a split, equal on every process; {} when there is nothing to evaluate."""
         raise NotImplementedError
 
     def items(self) -> Groups:
-        """The scores of single items of the last evaluation (evaluation/items.py); asked on the first process."""
+        """The scores of single items of the last evaluation (evaluation/items.py); called on the first process."""
         return {}
 
     def samples(self) -> list[Part]:
-        """Some test samples with what the model says of them (training/samples.py); asked on the first process."""
+        """Some test samples with the model's predictions (training/samples.py); called on the first process."""
         return []
 
 
@@ -159,12 +150,12 @@ class Objective(nn.Module):
     def __init__(self, model: nn.Module, task: Task, epoch: int):
         super().__init__()
         self.model = model
-        self.beside = nn.ModuleDict(task.beside)
+        self.extra_modules = nn.ModuleDict(task.extra_modules)
         self.task, self._epoch = task, epoch
         self.step = 0
 
     def forward(self, batch: Batch, rehearsal: bool = False) -> dict[str, torch.Tensor]:
-        """Named losses; none in a rehearsal, in which the task looks at what its losses will need of all batches."""
+        """Named losses; none in a rehearsal, in which the task collects what its losses need from all batches."""
         if rehearsal:
             self.task.rehearse(self.model, batch)
             return {}

@@ -1,4 +1,4 @@
-"""The training split as batches by number, and how epochs are made of them."""
+"""The training split as numbered batches, and its epochs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from console.errors import InputError
 from console.words import counted
 from data.batches import Loaded, Side, load
 from data.readers import Batch, make_reader
-from training.passes import told_of_epochs
+from training.passes import epochs_notice
 from training.replaced import Replaced, missing_images
 from training.run import Run
 
@@ -33,7 +33,7 @@ class TrainingData:
             reader.source = config.training_part(reader.source)
             if (there := len(reader.source)) < config.batch_size:
                 raise InputError(
-                    f"a batch of {config.batch_size} takes more than the {counted(there, 'sample')}: lower batch_size"
+                    f"a batch of {config.batch_size} needs more than the {counted(there, 'sample')}: lower batch_size"
                 )
             sides.append(Side(name, reader, config.batch_size, run.seed, whole=True))
         self._run, self.replaced, self._missing = run, Replaced(), missing_images(sides[0].reader.source)
@@ -53,9 +53,9 @@ class TrainingData:
 
     @property
     def notices(self) -> list[str]:
-        """What is to be said before training: images that are missing, samples that do not fill a batch."""
+        """Notices before training: missing images, samples that do not fill a batch."""
         sides = self._turns.sides
-        return [self._missing, told_of_epochs(sides[0], self.epoch_steps // len(sides), self._together)]
+        return [self._missing, epochs_notice(sides[0], self.epoch_steps // len(sides), self._together)]
 
     def split(self, share: float) -> tuple[TrainingData, TrainingData]:
         """Two stages, the first a share of all epochs, rounded down, or of the steps of one epoch; neither is empty."""
@@ -65,7 +65,7 @@ class TrainingData:
             rest.epochs = self.epochs - first.epochs
         else:
             if self.steps < 2:
-                raise InputError("a run of one step cannot be two stages, a search and training: train for longer")
+                raise InputError("one step cannot be split into a search and training: train for longer")
             first.epoch_steps = min(max(1, round(share * self.steps)), self.steps - 1)
             rest.epoch_steps = self.steps - first.epoch_steps
         rest._from = self._from + first.steps

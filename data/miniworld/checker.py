@@ -1,4 +1,4 @@
-"""Judge captions by what they say: read them back, compare them with the truth of a scene.
+"""Check captions: parse them, and compare them with the true scene.
 
 `parse_caption` reads every caption of the grammar, of either phrasing, and makes the best of a model's
 nonsense: what it cannot read it reports. `check_caption` gives an honest caption metric beside n-gram scores:

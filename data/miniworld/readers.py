@@ -1,4 +1,4 @@
-"""Readers of the stages that pretrain the minis (configs/<model>/pretrain.yaml); nothing else needs them.
+"""Readers for the stages that pretrain the minis (configs/<model>/pretrain.yaml).
 
 Dense labels and texts without images stand for what real models start from, towers trained elsewhere. Opposites are
 hard negatives: among those of a batch hardly one differs from the caption in a direction alone, so that matching never
@@ -33,7 +33,7 @@ LABELS = {"shape": 8, "colour": 8, "texture": 4, "size": 2}
 
 
 class _Endless(Source):
-    """Scenes are drawn when asked for; an epoch is as long as one cares to call it."""
+    """An endless source of scenes, drawn on access."""
 
     def __len__(self) -> int:
         return 1 << 20
@@ -122,14 +122,14 @@ class OpposedPairs(PlainPairs):
 
 @dataclass(frozen=True)
 class Views:
-    """How the crops of DINO's multi-crop vary; the defaults are its own (blur and solarisation are left out)."""
+    """Random crops of DINO's multi-crop, with its defaults (without blur and solarisation)."""
 
-    large: list[float] = field(default_factory=lambda: [0.4, 1.0])  # least and largest share of the area they keep
-    small: list[float] = field(default_factory=lambda: [0.05, 0.4])
-    flip: float = 0.5
+    large: list[float] = field(default_factory=lambda: [0.4, 1.0])  # range of a large crop's share of the area
+    small: list[float] = field(default_factory=lambda: [0.05, 0.4])  # range of a small crop's share
+    flip: float = 0.5  # probability of mirroring
     jitter: list[float] = field(default_factory=lambda: [0.4, 0.4, 0.2, 0.1])  # brightness, contrast, saturation, hue
-    jitter_chance: float = 0.8
-    grey: float = 0.2  # probability of losing all colour
+    jitter_chance: float = 0.8  # probability of colour jitter
+    grey: float = 0.2  # probability of converting to grey
 
     def __post_init__(self) -> None:
         shares_of_area("large", self.large)

@@ -79,7 +79,7 @@ def other_world(manifest: dict[str, Any]) -> str | None:
     return (
         f"the {manifest['part']} part of this mini world is not the recorded one (sha256 {manifest['sha256'][:12]}, "
         f"recorded {recorded[:12]}), so numbers measured on it do not compare with published ones; "
-        "if its folder is old, delete it and the part is drawn anew, else this machine draws another world"
+        "if its folder is old, delete it to draw the part again; otherwise this machine draws a different world"
     )
 
 

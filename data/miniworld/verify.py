@@ -20,7 +20,7 @@ from console.progress import progress_bar
 from data.images import ImageError, read_image
 from storage.hashing import hash_json
 
-REPAIR = "delete the world's folder and generate it anew"
+REPAIR = "delete the world's folder and generate it again"
 
 
 def hash_part(root: Path, manifest: dict[str, Any], show: bool = True) -> str:
@@ -70,7 +70,7 @@ def _parse(path: Path, content: bytes) -> Any:
     try:
         return json.loads(content)
     except ValueError as error:
-        raise InputError(f"{path} is no whole JSON file; {REPAIR}") from error
+        raise InputError(f"{path} is not a whole JSON file; {REPAIR}") from error
 
 
 def _pixels(path: Path, packed: bytes) -> bytes:
@@ -78,4 +78,4 @@ def _pixels(path: Path, packed: bytes) -> bytes:
     try:
         return np.asarray(read_image(packed)).tobytes()
     except ImageError as error:
-        raise InputError(f"{path} is no whole picture; {REPAIR}") from error
+        raise InputError(f"{path} is not a whole picture; {REPAIR}") from error

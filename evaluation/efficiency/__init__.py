@@ -1,1 +1,1 @@
-"""What sparsity buys: parameters, FLOPs, file sizes, latency and throughput (`python -m evaluation.efficiency`)."""
+"""Efficiency: parameters, FLOPs, file sizes, latency and throughput (`python -m evaluation.efficiency`)."""

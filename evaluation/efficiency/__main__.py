@@ -1,4 +1,4 @@
-"""What sparsity buys: parameters, FLOPs, file sizes, latency and throughput of a model, dense and under a mask.
+"""Parameters, FLOPs, file sizes, latency and throughput of a model, dense and under a mask.
 
 python -m evaluation.efficiency --model xvlm-mini --mask pruned_weights/omp/xvlm-mini_omp_75_seed42.safetensors
 """
@@ -14,7 +14,7 @@ from console.command_line import Parser
 from console.errors import InputError, run_command
 
 TIMED = tuple(name for name in PRECISIONS if name.endswith("-true"))
-"""Precisions of models that are timed: as they would be shipped, in one type throughout."""
+"""Precisions of the timed models: one data type for weights and activations."""
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -27,21 +27,23 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--mask", help="mask file (default: the dense model alone)")
     parser.add_argument("--task", help="the task's model and pass (default: the pretraining model's)")
     parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=20, help="timings of each model, in turn, after the warm-up")
+    parser.add_argument(
+        "--repeats", type=int, default=20, help="timings per model, alternating, after a warm-up (default: 20)"
+    )
     parser.add_argument("--device", help="cpu, cuda or cuda:<number> (default: cuda where there is one)")
-    parser.add_argument("--threads", type=int, help="of the CPU (default: torch's)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument(
         "--precision",
         type=lambda name: known_precision(name, TIMED),
         default=TIMED[0],
-        help=f"of the timed models: {', '.join(TIMED)} (default: {TIMED[0]})",
+        help=f"precision of the timed models: {', '.join(TIMED)} (default: {TIMED[0]})",
     )
     parser.add_argument("--json", help="also write the numbers to this file")
     return parser.parse_args(arguments)
 
 
 def main() -> None:
-    """Measure, print two tables, and say in words what they mean."""
+    """Measure, print two tables, and summarise them in sentences."""
     args = parse_args()
     for name in ("batch_size", "repeats", "threads"):
         value = getattr(args, name)

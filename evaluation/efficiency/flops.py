@@ -1,4 +1,4 @@
-"""FLOPs of a forward pass, counted by torch, and what is left of them where pruned weights cost nothing.
+"""FLOPs of a forward pass, counted by torch, and the FLOPs without pruned weights.
 
 A multiplication and its addition are two FLOPs. Element-wise work (norms, activations, softmax) is not counted.
 """
@@ -27,9 +27,9 @@ class Work:
     layers: dict[str, int]
 
     def nominal(self, mask: Mask) -> int:
-        """FLOPs when each product takes as much of its work as its layer keeps of its weights.
+        """FLOPs when the work of each layer is proportional to its density.
 
-        Attention's products and layers that are never pruned count in full. No hardware promises this number.
+        Attention's products and layers that are never pruned count in full. No hardware guarantees this number.
         """
         spared = sum(
             flops * (mask.size(name) - mask.kept(name)) // mask.size(name) for name, flops in self.layers.items()
@@ -58,7 +58,7 @@ def count_flops(model: Model, run: Callable[[], object]) -> Work:
                 handles.append(module.register_forward_pre_hook(partial(add, name, -1)))
                 handles.append(module.register_forward_hook(partial(add, name, 1)))
     try:
-        # torch knows no count for the fused attention of CPUs and would take it for free: plain products it knows.
+        # torch counts fused attention on CPUs as zero, so plain products are used.
         with attention_products(model, multiplied), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
             run()
     finally:

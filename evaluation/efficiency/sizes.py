@@ -1,4 +1,4 @@
-"""What a model weighs on disk: plain, zipped, and packed as bits and kept values. Files are written and measured."""
+"""The file size of a model: plain, zipped, and packed as bits and kept values. Files are written and measured."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def count_parameters(tensors: Mapping[str, Tensor]) -> int:
 def file_sizes(tensors: Mapping[str, Tensor], mask: Mask | None = None) -> dict[str, int]:
     """Bytes of the files `fp32` and `fp16` (safetensors), of the latter `zipped`, and with a mask `packed`.
 
-    The tensors are those of the masked model; the folder for the files is gone afterwards.
+    The tensors are those of the masked model; the files are removed afterwards.
     """
     sizes = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -44,7 +44,7 @@ def file_sizes(tensors: Mapping[str, Tensor], mask: Mask | None = None) -> dict[
 
 
 def write_packed(path: Path, tensors: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> None:
-    """Write tensors as small as a plain format makes them: one bit a weight, and the half-precision values kept.
+    """Write tensors in a compact format: one bit per weight, and the kept values in half precision.
 
     kept: name -> boolean tensor of the same shape, True where the value is stored. In the file, `bits/NAME` (uint8,
     eight weights a byte) and `kept/NAME` (float16) stand for such a tensor; every other one is under its own name.

@@ -1,4 +1,4 @@
-"""How fast works are: several timed in turn within one run, and layers in torch's 2:4 format, which skips the zeros.
+"""Timings of several functions, alternating within one run, and layers in torch's 2:4 format, which skips zeros.
 
 Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021 (two of every four inputs are kept); CUDA devices since
 Ampere multiply by them.
@@ -24,13 +24,13 @@ AMPERE = (8, 0)
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """`median`, quartiles `low` and `high` (linear), and `least`: of times, the one that other work disturbed least."""
+    """`median`, quartiles `low` and `high` (linear), and `least`: the time least disturbed by other work."""
     least, low, median, high = map(float, np.percentile(values, (0, 25, 50, 75)))
     return {"median": median, "low": low, "high": high, "least": least}
 
 
 def speed_up(dense: Sequence[float], other: Sequence[float]) -> dict[str, float]:
-    """How many times as fast as dense, from the two times of each round: `median`, `low`, `high`.
+    """Speed-up over dense, from the two times of each round: `median`, `low`, `high`.
 
     And `fastest`, by the fastest of each.
     """
@@ -47,9 +47,8 @@ def in_turn(
 ) -> dict[str, list[float]]:
     """Name -> milliseconds of each of `repeats` calls, after `warm_up` calls of each that do not count.
 
-    Every round calls each work once, so that whatever else the machine does meets all of them alike; the order turns
-    round from one round to the next, so that none always comes first. On a CUDA device its own clock counts, from the
-    first kernel to the last.
+    Every round calls each function once, so that other load affects all alike; the order is reversed from round to
+    round, so that none is always first. On a CUDA device its own clock counts, from the first kernel to the last.
     """
     milliseconds = _on_cuda if device.type == "cuda" else _on_cpu
     times: dict[str, list[float]] = {name: [] for name in works}
@@ -78,7 +77,7 @@ def _on_cuda(work: Callable[[], object]) -> float:
 
 
 def obstacle(device: torch.device, dtype: torch.dtype, mask: Mask | None = None) -> str | None:
-    """Why 2:4 multiplication cannot be had here, in words; None when it can. mask: None stands for one that is 2:4."""
+    """Why 2:4 multiplication is not available, in words; None if it is. mask: None stands for a 2:4 mask."""
     try:
         if mask is not None:
             check_pattern(mask, 2, 4)
@@ -108,10 +107,12 @@ def compressed(weight: Tensor) -> Tensor | None:
 
 @torch.no_grad()
 def compress_layers(model: Model) -> tuple[int, int]:
-    """Put the prunable weights of a 2:4 model into the format, in place: how many went, of how many."""
+    """Put the prunable weights of a 2:4 model into the format, in place: the numbers of converted layers and of all
+    layers.
+    """
     done, uses = 0, layer_uses(model)
     for modules in map(list, map(dict.values, uses.values())):
-        linear = all(isinstance(module, nn.Linear) for module in modules)  # others multiply in ways of their own
+        linear = all(isinstance(module, nn.Linear) for module in modules)  # other modules multiply differently
         sparse = compressed(modules[0].weight.detach()) if linear else None
         if sparse is None:
             continue

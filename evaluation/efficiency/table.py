@@ -1,4 +1,4 @@
-"""The measurements behind `evaluation.efficiency`, as rows and in words."""
+"""The measurements of `evaluation.efficiency`, as tables and sentences."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ FILES = ("fp32", "fp16", "zipped", "packed")
 """Kinds of files, in the order of the table's columns."""
 
 GAIN = 1.05
-"""A speed-up counts from here on; what is below is noise of the clock."""
+"""Smallest ratio that counts as a speed-up; less is noise."""
 
 SCATTER = 0.2
-"""Quartiles of speeds further apart than this come from a disturbed machine."""
+"""A larger distance between quartiles of the speed means that the machine was not quiet."""
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Everything the command line asks for: what was measured, a row a model, speeds beside dense, and words."""
+    """All requested measurements: settings, a row per model, speed-ups over dense, and sentences."""
     device, dtype = chosen_device(args.device), DTYPES[args.precision]
     if args.threads is not None:
         torch.set_num_threads(args.threads)
@@ -100,7 +100,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 def side_by_side(
     models: Mapping[str, Model], size: int, repeats: int, device: torch.device, task: str | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Parameters, FLOPs and latency of models that take the same inputs, timed in turn; speeds beside the first one's.
+    """Parameters, FLOPs and latency of models that take the same inputs, timed alternately; speeds relative to the
+    first one's.
 
     size: samples a pass. task: whose pass is timed (None: that of pruning). The models end up on the device, in eval
     mode. A row a model: `parameters`, `flops`, `latency_ms` (`spread`) and, but for the first, `speed` (`speed_up`).
@@ -173,18 +174,18 @@ def sizes_row(model: nn.Module, mask: Mask | None) -> dict[str, Any]:
 
 
 def size_words(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What the mask spares on disk and in products."""
+    """A sentence on savings in file size and FLOPs."""
     dense, masked = rows["dense"]["bytes"]["fp16"], rows["masked"]["bytes"]
     share = rows["masked"]["nominal_flops"] / rows["dense"]["flops"]
     return [
         f"Size: zeros take as much room as other numbers ({masked['fp16'] / dense:.2f} x the dense fp16 file); zipped "
         f"it is {masked['zipped'] / dense:.2f} x, packed as bits and kept values {masked['packed'] / dense:.2f} x.",
-        f"Work: {share:.2f} x the FLOPs would be left if pruned weights cost nothing.",
+        f"Work: {share:.2f} x the FLOPs would remain if pruned weights cost nothing.",
     ]
 
 
 def speed_words(name: str, speed: Mapping[str, float]) -> str:
-    """Whether a model is faster than dense, why not, and whether the timings can tell."""
+    """A sentence on the speed-up, its reason, and whether the timings are conclusive."""
     runs = (
         f"{name} runs at {speed['median']:.2f} x the speed of dense (quartiles {speed['low']:.2f} to "
         f"{speed['high']:.2f}; the fastest pass of each: {speed['fastest']:.2f} x)"
@@ -192,13 +193,14 @@ def speed_words(name: str, speed: Mapping[str, float]) -> str:
     faster = speed["low"] > GAIN and speed["fastest"] > GAIN
     if speed["high"] - speed["low"] > SCATTER and not faster:
         return (
-            f"No speed-up to be seen: the timings scatter too much to tell ({runs}); repeat it on a quiet machine, or "
-            "with more --repeats."
+            f"Speed-up unclear: the timings vary too much ({runs}); repeat on a quiet machine, or with more --repeats."
         )
     if name == "2:4":
         return f"Speed: {runs}." if faster else f"No speed-up: even without half of the products, {runs}."
     if faster:
-        return f"Speed: {runs}, but nothing here skips zeros: look for the reason elsewhere (other work, clock rates)."
+        return (
+            f"Speed: {runs}, but no kernel here skips zeros: the reason must be another one (other load, clock rates)."
+        )
     return f"No speed-up: zeros are multiplied like any other number: {runs}."
 
 

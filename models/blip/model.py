@@ -34,7 +34,7 @@ class BLIPTextConfig(TextConfig):
     None: the upper half of the layers do, 6 of BLIP's 12.
     """
 
-    merge_from: int | None = None
+    merge_from: int | None = None  # first layer that merges the two images instead of averaging; None: layers / 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,13 +48,13 @@ class BLIPTextConfig(TextConfig):
 
 @dataclass(frozen=True)
 class BLIPConfig:
-    """Sizes of a BLIP. The last two words of the vocabulary are [DEC] and [ENC]. queue: columns of each queue."""
+    """Sizes of a BLIP. The last two words of the vocabulary are [DEC] and [ENC]."""
 
     vision: ViTConfig
     text: BLIPTextConfig
-    embed_dim: int
-    queue: int
-    temp: float
+    embed_dim: int  # width of the contrastive space
+    queue: int  # features in each queue
+    temp: float  # initial temperature
 
 
 def official_name(key: str, keys: set[str]) -> str | None:
@@ -86,7 +86,7 @@ class BLIP(BLIPEncoders, ImageEncoder):
         official_name,
         positions=("visual_encoder.pos_embed", "visual_encoder_m.pos_embed"),
         skip_resized=("image_queue", "text_queue"),
-        fresh=lambda name: name.split(".")[0] in FRESH,  # exported minis leave out what can be made anew
+        fresh=lambda name: name.split(".")[0] in FRESH,  # exported minis leave out tensors that can be recreated
     )
 
     def __init__(self, config: BLIPConfig):

@@ -192,7 +192,7 @@ class BLIPNLVR(BLIPModel, Verifier):
         image_of [b] where pairs are shared: the pair of each statement; else one of its own each.
         """
         ids, atts = without_padding(batch["text_ids"], batch["text_atts"])
-        # rows of one sample stay together, by which what layers put out can be told apart by sample
+        # rows of one sample stay together, so that layer outputs can be assigned to samples
         seen = self.visual_encoder(batch["image"].flatten(0, 1)).unflatten(0, (-1, 2))
         image0, image1 = (for_texts(states, batch.get("image_of")) for states in seen.unbind(dim=1))
         states = self.text_encoder(starting(ids, self.enc), atts, image0, image1)

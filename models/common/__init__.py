@@ -1,1 +1,1 @@
-"""What several families are built from: transformer blocks, losses, reading checkpoints, decoding."""
+"""Shared code of families: transformer blocks, losses, checkpoints, decoding."""

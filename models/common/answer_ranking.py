@@ -1,6 +1,6 @@
-"""VQA by ranking: which answer of a list does the decoder find likeliest for a question?
+"""VQA by ranking a list of answers with the decoder.
 
-First every answer's first word is judged at once, then the best `k` answers of each question are read out whole.
+First the first word of every answer is scored at once, then the best `k` answers of each question are scored in full.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Losses = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """ids, atts [n, t], question states [n, s, d], their atts [n, s] -> summed loss of each answer [n]."""
 
 AT_ONCE = 2048
-"""Answers read out in one pass: their logits of 30 thousand words take a quarter of a gigabyte a token."""
+"""Answers scored in one pass: their logits of 30 thousand words take a quarter of a gigabyte a token."""
 
 
 def first_word_probabilities(logits: Tensor, first_words: Tensor) -> Tensor:

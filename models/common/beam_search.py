@@ -1,4 +1,4 @@
-"""Beam search as the published captioning uses it (transformers 4.31), for any model that tells the next word.
+"""Beam search as the published captioning uses it (transformers 4.31), for any model with next-word logits.
 
 A finished text's score is its log-probability over its total length, the prompt included; later releases of
 transformers divide by what was generated only. Both rules are here, since captions can differ by them.
@@ -25,12 +25,12 @@ IMPOSSIBLE = -1.0e9  # score of beams that do not count yet: at first all are eq
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """Lengths count the prompt. count_prompt: divide a text's log-probability by its whole length, or without it."""
+    """Beam search. Lengths include the prompt."""
 
-    beams: int = 3
-    max_length: int = 20
-    min_length: int = 5
-    count_prompt: bool = True
+    beams: int = 3  # number of beams
+    max_length: int = 20  # tokens
+    min_length: int = 5  # tokens
+    count_prompt: bool = True  # whether the length that normalises the score includes the prompt
 
     def __post_init__(self) -> None:
         at_least(self, 1, "beams", "max_length")
@@ -64,7 +64,7 @@ def beam_search(next_word: NextWord, prompt: Tensor, end: int, pad: int, setting
             words[:, end] = -torch.inf
         v = words.shape[1]
         total = (scores.reshape(-1, 1) + words).reshape(b, beams * v)
-        best, places = total.topk(min(2 * beams, beams * v), dim=1)  # as many may end as go on
+        best, places = total.topk(min(2 * beams, beams * v), dim=1)  # as many candidates as could end
         rows: list[tuple[int, int]] = []
         for i in range(b):
             kept: list[tuple[float, int, int]] = []
@@ -78,7 +78,7 @@ def beam_search(next_word: NextWord, prompt: Tensor, end: int, pad: int, setting
             kept += [(IMPOSSIBLE, i * beams, pad)] * (beams - len(kept))
             scores[i] = torch.tensor([score for score, _, _ in kept])
             rows += [(row, word) for _, row, word in kept]
-            if len(finished[i]) == beams:  # no open text can still become better than the worst that ended
+            if len(finished[i]) == beams:  # no open text can become better than the worst finished one
                 done[i] = done[i] or finished[i][-1][0] >= normalised(best[i, 0].item(), length + 1)
         origin, added = ids.new_tensor(rows).unbind(dim=1)
         ids = torch.cat([ids[origin], added[:, None]], dim=1)

@@ -26,10 +26,10 @@ MASKED = -10000.0
 class TextConfig(Stack):
     """Sizes of a text stack. Layers from `fusion_layer` on have cross-attention."""
 
-    vocab_size: int
-    fusion_layer: int
-    positions: int
-    dropout: float
+    vocab_size: int  # words
+    fusion_layer: int  # first layer with cross-attention
+    positions: int  # longest text, in tokens
+    dropout: float  # in training
     cross_heads: list[int] | int | None = None  # of cross-attentions, one a layer that has it (None: as `heads`)
 
     def __post_init__(self) -> None:

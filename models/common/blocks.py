@@ -1,7 +1,8 @@
-"""A model's towers are rows of equal blocks, in which nearly all of its time and its memory goes.
+"""Rows of equal blocks, which take nearly all of a model's time and memory.
 
-Which they are; and backward passes that hold one block's activations at a time, and compute them twice to do so: Chen
-et al., "Training Deep Nets with Sublinear Memory Cost", 2016; a third more computing, and the same gradients.
+This module finds them, and provides gradient checkpointing, which holds one block's activations at a time and computes
+them twice (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016): a third more computation, and the same
+gradients.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Build a model without touching memory twice: empty first, then filled from a file or at random."""
+"""Build a model without a second copy in memory: first on the meta device, then filled from a file or at random."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fill a model from a checkpoint and account for every key: renamed, dropped, missing or refused."""
+"""Load a checkpoint into a model and account for every key: renamed, dropped, missing or unknown."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LoadReport:
     """What happened to the keys of a checkpoint on their way into a model.
 
     source: the path or name that was given. files: what was read, where this toolkit read it. unwrapped: in words,
-    what lay around the weights and was taken off.
+    wrappers around the weights that were removed.
     """
 
     source: str
@@ -58,14 +58,16 @@ class LoadReport:
             "renamed": {old: f"{old} -> {new}" for old, new in self.renamed.items()},
             "dropped": {name: name for name in self.dropped},
             "resized": {name: f"{name} {change}" for name, change in self.resized.items()},
-            "fresh": {name: f"{name} (not in the file, made anew)" for name in self.fresh},
+            "fresh": {name: f"{name} (not in the file, newly initialised)" for name in self.fresh},
         }
         lines = [f"{self.source}: {counted(self.loaded, 'tensor')} loaded"]
         lines += [f"  found    {'; '.join(self.unwrapped)}"] if self.unwrapped else []
         for what, entries in said.items():
             shown = list(entries.values())
             if len(shown) > FEW:
-                about = {"dropped": "", "fresh": " (not in the file, made anew)"}.get(what, f" (first: {shown[0]})")
+                about = {"dropped": "", "fresh": " (not in the file, newly initialised)"}.get(
+                    what, f" (first: {shown[0]})"
+                )
                 shown = [f"{len(entries)} keys{about}: {_grouped(entries)}"]
             lines += [f"  {what:8} {line}" for line in shown]
         return "\n".join(lines)
@@ -77,7 +79,7 @@ class KeyRules:
 
     rename: key -> name (itself when unchanged) or None to drop it. positions: names of position tables,
     resized when the image size differs. fresh: names that a file may lack. skip_resized: names whose
-    tensors are made anew when the shapes differ (queues of another length). prepare: what to do
+    tensors are newly initialised when the shapes differ (queues of another length). prepare: what to do
     with a state dict before its keys are looked at. prefers: keys under which this family's training files keep the
     weights that count, before those of `models.common.nesting.PLACES`.
     """

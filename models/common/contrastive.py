@@ -33,8 +33,8 @@ def hard_negatives(weights: Tensor) -> Tensor:
     """
     if weights.shape[0] < 2:
         raise InputError(
-            "the image-text matching loss needs a wrong partner for each pair, so a batch of one cannot be used: "
-            "set --batch_size to 2 or more, or drop the last incomplete batch"
+            "the image-text matching loss needs a wrong partner for each pair, so a batch of one cannot be used: set "
+            "--batch_size to 2 or more, or drop the last incomplete batch"
         )
     return torch.cat([torch.multinomial(row, 1) for row in weights])
 
@@ -63,7 +63,7 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def others(weights: Tensor, idx: Tensor) -> Tensor:
     """Sampling weights [b, b] for ITM with the pairs of the same image (idx [b]) set to zero.
 
-    Raises InputError when some pair has no other image in the batch to be confused with.
+    Raises InputError when a pair has no negative image in the batch.
     """
     left = weights.masked_fill(idx[:, None] == idx[None, :], 0)
     if bool((left.sum(dim=1) == 0).any()):

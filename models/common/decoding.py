@@ -45,7 +45,7 @@ class NextWords:
         self._past = EncoderDecoderCache(DynamicCache(), DynamicCache())
 
     def __call__(self, ids: Tensor, origin: Tensor | None) -> Tensor:
-        """ids [n, t], origin [n] -> [n, V]. Rows go on from rows of the same sample, so what they look at stays."""
+        """ids [n, t], origin [n] -> [n, V]. Rows continue rows of the same sample, on the same states."""
         if origin is not None:
             self._past.self_attention_cache.reorder_cache(origin)
         new = ids[:, self._past.get_seq_length() :]

@@ -1,4 +1,4 @@
-"""The C library's allocator: memory that is freed is kept for the next step, or goes back to the system at once.
+"""The C library's allocator: keep freed memory for the next step, or return it to the system at once.
 
 All of it on Linux with glibc; elsewhere these functions do nothing.
 """
@@ -40,7 +40,7 @@ def freed_memory_returned() -> Iterator[None]:
 
 
 def return_freed_memory() -> None:
-    """Hand back what lies free between the allocator's live blocks, for what follows is not to come on top of it."""
+    """Return free memory between the allocator's live blocks, so that it does not add to the peak of what follows."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)

@@ -1,4 +1,4 @@
-"""What training software wraps around a model's weights: keys above them, and prefixes before their names."""
+"""Wrappers that training software adds to weights: outer keys, and prefixes of names."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def inner_state(content: Any, prefers: tuple[str, ...] = ()) -> tuple[Any, list[
             break
         beside = [str(other) for other in content if other != key]
         more = f" and {len(beside) - 5} more" if len(beside) > 5 else ""
-        where.append(f"under '{key}'" + (f" (beside it: {', '.join(beside[:5])}{more})" if beside else ""))
+        where.append(f"under '{key}'" + (f" (next to it: {', '.join(beside[:5])}{more})" if beside else ""))
         content = content[key]
     return content, where
 
@@ -74,7 +74,7 @@ def named_tensors(content: Any, source: str) -> tuple[dict[str, Tensor], list[st
 def unwrapped(
     state: dict[str, Value], met: Callable[[dict[str, Value]], Collection[str]]
 ) -> tuple[dict[str, Value], list[str], list[str]]:
-    """A state dict without the prefixes of wrappers; in words what was taken off; keys that lay beside the wrapped.
+    """A state dict without the prefixes of wrappers; the removed prefixes in words; keys outside of the wrapper.
 
     met: which of the model's own names a state dict has something for. A prefix goes only where most keys have it
     and more of the model's names are met without it, and all that were met with it: never where it is the model's.

@@ -1,6 +1,6 @@
 """Sizes of a stack of transformer layers, each layer its own: heads, the width of a head, hidden neurons.
 
-Published models have one number for all their layers; a stack that lost single heads or neurons has lists.
+Published models have one number for all layers; a stack with removed heads or neurons has lists.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class LayerSizes(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Stack:
-    """The part of a tower's configuration that says its sizes."""
+    """Sizes of a stack of transformer layers."""
 
-    width: int  # d, of the states between layers: the same everywhere
-    layers: int
-    heads: list[int] | int  # of each attention: one number for all layers, or one a layer
-    mlp: list[int] | int  # hidden neurons, in the same way
-    head_width: int | None = None  # None: width / heads, for one number of heads
+    width: int  # d, of the states between layers: equal in all layers
+    layers: int  # number of layers
+    heads: list[int] | int  # of each attention: one number for all layers, or a list
+    mlp: list[int] | int  # hidden neurons: one number, or a list
+    head_width: int | None = None  # None: width / heads, with one number of heads
 
     def __post_init__(self) -> None:
         check_sizes("heads", self.heads, self.layers)

@@ -14,11 +14,11 @@ from models.common.sizes import Stack
 
 @dataclass(frozen=True)
 class ViTConfig(Stack):
-    """Sizes of the tower; image_size and patch_size in pixels. drop_path: stochastic depth of the last block."""
+    """Sizes of the tower."""
 
-    image_size: int
-    patch_size: int
-    drop_path: float = 0.0
+    image_size: int  # pixels
+    patch_size: int  # pixels
+    drop_path: float = 0.0  # stochastic depth of the last block
 
 
 def vision_transformer(config: ViTConfig, eps: float = 1e-6) -> VisionTransformer:

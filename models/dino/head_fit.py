@@ -1,6 +1,6 @@
 """Fit a linear classifier on frozen features in one pass: linear discriminant analysis from running sums.
 
-Gradients through a random head say nothing about the backbone. The closed form needs only class means and the
+Gradients through a random head are not meaningful for the backbone. The closed form needs only class means and the
 pooled covariance, gives calibrated logits, and does not depend on an optimizer or on the order of the data.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from calibration.processes import Group
 
 SHRINKAGE = 0.1
-"""Share of the covariance replaced by its mean variance: few samples a class must not make it singular."""
+"""Shrinkage: share of the covariance replaced by its mean variance, so that few samples do not make it singular."""
 
 ROUNDING = 1e-12
 """Of the mean square of features: a smaller variance in float64 sums is rounding."""
@@ -75,7 +75,7 @@ class HeadFit:
     def finish(self) -> None:
         """Solve for the classifier. Classes that were not seen get a low bias.
 
-        InputError where no two images of one class differ: their spread is what tells directions apart.
+        InputError if no two images of one class differ: the covariance within classes would be zero.
         """
         count, total, square = (self._sums[name] for name in ("count", "sum", "square"))
         mean = total / count.clamp(min=1)[:, None]
@@ -93,6 +93,6 @@ class HeadFit:
 
     @torch.no_grad()
     def undo(self) -> None:
-        """Put the classifier back as it was before."""
+        """Restore the classifier."""
         for parameter, value in zip(self._classifier.parameters(), self._before, strict=True):
             parameter.copy_(value)

@@ -34,18 +34,14 @@ FITTED = "fitted on the calibration features (linear discriminant analysis)"
 
 @dataclass(frozen=True)
 class DINOConfig(Stack):
-    """Sizes of a DINO. eps: of layer norms (1e-12 as transformers loads it; the original code uses 1e-6).
+    """Sizes of a DINO."""
 
-    head: file with the official linear classifier (None: it is fitted before gradients are taken). pooled: whether the
-    classifier reads the mean patch state beside the class token's, as official ones may.
-    """
-
-    image_size: int
-    patch_size: int
-    classes: int
-    eps: float = 1e-12
-    head: str | None = None
-    pooled: bool = False
+    image_size: int  # pixels
+    patch_size: int  # pixels
+    classes: int  # outputs of the classifier
+    eps: float = 1e-12  # of layer norms: 1e-12 as in transformers; the original code has 1e-6
+    head: str | None = None  # file with the official linear classifier; None: fit one before gradients are taken
+    pooled: bool = False  # whether the classifier also reads the mean patch state, as some official ones do
 
     @property
     def tokens(self) -> int:
@@ -158,7 +154,7 @@ class DINO(Classifier, ImageEncoder):
         self.config = config
         self.vit = ViT(config)
         self.classifier = nn.Linear((1 + config.pooled) * config.width, config.classes)
-        self.classifier_origin: str | None = None  # where the classifier comes from; None: nobody made one yet
+        self.classifier_origin: str | None = None  # source of the classifier; None: there is none yet
 
     @torch.no_grad()
     def reset(self) -> None:

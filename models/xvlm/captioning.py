@@ -34,9 +34,9 @@ def captioning_name(key: str, keys: set[str]) -> str | None:
 
 @dataclass(frozen=True)
 class XVLMCaptioningConfig(XVLMConfig):
-    """own_head: the word prediction has a table of its own, as the published finetuning leaves it, which unties it."""
+    """X-VLM for captioning."""
 
-    own_head: bool = False
+    own_head: bool = False  # word prediction untied from the word embeddings, as in the published finetuned files
 
 
 class XVLMCaptioning(XVLMModel, Captioner):

@@ -22,11 +22,11 @@ MASKED = -10000.0  # X-VLM's additive mask for region and text keys
 
 @dataclass(frozen=True)
 class VisionConfig(Stack):
-    """Sizes of the tower; image_size and patch_size in pixels. region_layers: the last so many see a region alone."""
+    """Sizes of the vision tower."""
 
-    image_size: int
-    patch_size: int
-    region_layers: int
+    image_size: int  # pixels
+    patch_size: int  # pixels
+    region_layers: int  # number of last layers that see only the region
 
     def only(self, kept: Sequence[int], **changes: Any) -> VisionConfig:
         """Of a tower with these of its layers."""

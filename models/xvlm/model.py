@@ -27,12 +27,12 @@ from models.xvlm.encoders import XVLMEncoders
 
 @dataclass(frozen=True)
 class XVLMConfig:
-    """Sizes of an X-VLM. embed_dim: width of the contrastive space; temp: its initial temperature."""
+    """Sizes of an X-VLM."""
 
     vision: VisionConfig
     text: TextConfig
-    embed_dim: int
-    temp: float
+    embed_dim: int  # width of the contrastive space
+    temp: float  # initial temperature
 
 
 def mlp_head(width: int, outputs: int) -> nn.Sequential:

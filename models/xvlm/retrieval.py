@@ -1,6 +1,6 @@
 """X-VLM for retrieval: the pretraining model without word prediction and boxes, finetuned with ITC + ITM.
 
-Zeng, Zhang and Li, ICML 2022; several texts of one image are all right answers, told by image ids.
+Zeng, Zhang and Li, ICML 2022; several texts of one image are all positives, by image id.
     python retrieval.py --model xvlm
 """
 

@@ -241,7 +241,7 @@ class TestTiedModules:
             if first == "layer":
                 assert wrapped.skipped[0].reason.startswith("other.")
 
-    def test_attentions_that_share_a_weight_have_tokens_of_their_own(self):
+    def test_attentions_sharing_a_weight_use_own_tokens(self):
         class Pair(nn.Module):
             def __init__(self):
                 super().__init__()
@@ -316,7 +316,7 @@ class TestOddInputs:
             wrap(module, loss=loss, forward=call), [{"x": torch.randn(6, 8)}], pruner, (0.5,), allocation="layer"
         )[0.5]
         said = " ".join(capsys.readouterr().err.split())
-        assert "the calibration data says nothing of 1 of 3 layers (first: expert.2.weight)" in said
+        assert "the calibration data does not reach 1 of 3 layers (first: expert.2.weight)" in said
         if pruner in ("wanda", "sparsegpt"):
             weight = module.expert[2].weight.detach().abs()
             assert weight[mask["expert.2.weight"]].min() >= weight[~mask["expert.2.weight"]].max()

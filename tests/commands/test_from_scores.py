@@ -52,7 +52,7 @@ def metadata(path):
         return {key: opened.metadata()[key] for key in ("format", "about")}
 
 
-def test_new_masks_from_scores_equal_a_run_of_their_own(made, run, tmp_path):
+def test_masks_from_scores_equal_a_full_run(made, run, tmp_path):
     """No data, no model: and bit for bit what pruning at that sparsity gives."""
     out = tmp_path / "copy"
     cut(run, scores(made, out / "multiflow"), "-s", "50", "62.5", MINIWORLD_DIR="/nowhere")
@@ -63,7 +63,7 @@ def test_new_masks_from_scores_equal_a_run_of_their_own(made, run, tmp_path):
         assert Mask.load(out / name) == Mask.load(tmp_path / name)
 
 
-def test_new_masks_of_another_allocation_stay_in_its_folder(run, tmp_path):
+def test_another_allocation_stays_in_its_folder(run, tmp_path):
     options = ("--model", "xvlm-mini", "--pruner", "omp", "--allocation", "layer", "-s", "75")
     assert run("prune.py", *options, "--output_dir", str(tmp_path)).returncode == 0
     cut(run, tmp_path / "omp-layer" / "xvlm-mini_omp-layer_seed42_scores.safetensors", "-s", "40")
@@ -73,7 +73,7 @@ def test_new_masks_of_another_allocation_stay_in_its_folder(run, tmp_path):
 def test_other_files(run, tmp_path):
     refused(run, tmp_path / "y.safetensors", "no such file")
     save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors")
-    refused(run, tmp_path / "x.safetensors", "is no scores file")
+    refused(run, tmp_path / "x.safetensors", "is not a scores file")
     done = run("prune.py", "--from_scores", str(tmp_path))
     assert done.returncode == 2
     assert "it is a folder; name a file" in " ".join(done.stderr.split())
@@ -81,9 +81,9 @@ def test_other_files(run, tmp_path):
 
 def test_options_that_saved_scores_leave_no_meaning(made, run, tmp_path):
     path = scores(made, tmp_path / "multiflow")
-    refused(run, path, "--pruner has no meaning with --from_scores", "-p", "omp")
-    refused(run, path, "--no-reached has no meaning for --from_scores", "--no-reached")
-    refused(run, path, "prunes 50 % and nothing else", "75", "--allocation", "2:4")
+    refused(run, path, "--pruner has no effect with --from_scores", "-p", "omp")
+    refused(run, path, "--no-reached has no effect for --from_scores", "--no-reached")
+    refused(run, path, "has a sparsity of exactly 50 %", "75", "--allocation", "2:4")
     assert [folder.name for folder in tmp_path.iterdir()] == ["multiflow"]
 
 
@@ -118,7 +118,7 @@ def test_masks_stay_where_the_scores_are(made, run, tmp_path):
 
 
 def test_help_says_so(run):
-    assert "with --from_scores, where the scores are" in " ".join(run("prune.py", "--help").stdout.split())
+    assert "with --from_scores, next to the scores" in " ".join(run("prune.py", "--help").stdout.split())
 
 
 def test_ninety_nine_sparsities(made, run, tmp_path):
@@ -147,9 +147,9 @@ def test_a_flipped_bit_anywhere(made, run, tmp_path):
     path = scores(made, tmp_path / "multiflow")
     whole = path.read_bytes()
     for place, bit, message in (
-        (len(whole) - 3, 1, "is damaged: its scores are not what was written"),
-        (whole.index(b'\\"vision') + 2, 1, "is damaged: its metadata are not what was written"),
-        (whole.index(b'\\"seed\\": 42') + 10, 1, "is damaged: its metadata are not what was written"),
+        (len(whole) - 3, 1, "is damaged: its scores have changed since they were written"),
+        (whole.index(b'\\"vision') + 2, 1, "is damaged: its metadata have changed since they were written"),
+        (whole.index(b'\\"seed\\": 42') + 10, 1, "is damaged: its metadata have changed since they were written"),
     ):
         broken = bytearray(whole)
         broken[place] ^= bit

@@ -175,8 +175,8 @@ class TestBadInput:
         torch.save({"w": torch.zeros(2)}, tmp_path / "x.pth")
         refused(masks(run, "inspect", tmp_path / "none.safetensors"), "no such file")
         refused(masks(run, "inspect", tmp_path / "x.safetensors"), "corrupt")
-        refused(masks(run, "inspect", tmp_path / "x.pth"), "is no mask file")
-        refused(masks(run, "inspect", REPOSITORY / "weights" / "xvlm-mini.safetensors"), "is no mask file")
+        refused(masks(run, "inspect", tmp_path / "x.pth"), "is not a mask file")
+        refused(masks(run, "inspect", REPOSITORY / "weights" / "xvlm-mini.safetensors"), "is not a mask file")
         refused(masks(run, "convert", tmp_path / "none.safetensors", "--model", "xvlm-mini"), "no such file")
 
     def test_layers(self, made, run, tmp_path):
@@ -192,7 +192,7 @@ class TestBadInput:
         assert made[0].read_bytes() == before
         refused(masks(run, "inspect", made[0], "--html", tmp_path), "is a folder")
         twice = ("--html", tmp_path / "x", "--json", tmp_path / "x")
-        refused(masks(run, "inspect", made[0], *twice), "cannot hold two things")
+        refused(masks(run, "inspect", made[0], *twice), "is named for two outputs")
 
     @pytest.mark.parametrize(
         ("arguments", "text"),
@@ -205,7 +205,7 @@ class TestBadInput:
             (("stability", "--model", "xvlm-mini", "--draws", "2"), "no sparsity given"),
             (("stability", "--model", "xvlm-mini", "--draws", "2", "-s", "63", "75"), "one sparsity at a time"),
             (("stability", "--model", "xvlm-mini", "--draws", "2", "-s", "75", "-p", "multflow"), "did you mean"),
-            (("stability", "--model", "xvlm", "--seed", "3"), "--seed has no meaning without --draws"),
+            (("stability", "--model", "xvlm", "--seed", "3"), "--seed has no effect without --draws"),
             (("stability", "--model", "xvml-mini", "--draws", "2", "-s", "75"), "did you mean 'xvlm-mini'"),
         ],
     )

@@ -68,7 +68,7 @@ def test_picture_is_a_picture(made):
         assert image.width > 600
 
 
-def test_workers_batching_of_sparsities_and_repeats_change_nothing(made, run, tmp_path):
+def test_workers_and_other_sparsities_change_nothing(made, run, tmp_path):
     done = prune(run, tmp_path, "-s", "75", "--num_workers", "2", *QUICK)
     assert done.returncode == 0, done.stderr
     name = "multiflow/xvlm-mini_multiflow_75_seed42.safetensors"
@@ -116,7 +116,7 @@ def test_a_part_of_the_score_left_out(made, run, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["multiflow-noreached"], "the whole score is left alone"
 
 
-def test_masks_of_other_settings_are_not_replaced_without_a_word(run, tmp_path):
+def test_replacing_masks_of_other_settings_warns(run, tmp_path):
     options = ("--pruner", "snip", "-s", "75", "--batch_size", "4", "--num_batches")
     for number, said in (("2", False), ("2", False), ("3", True)):
         done = prune(run, tmp_path, *options, number)
@@ -124,7 +124,7 @@ def test_masks_of_other_settings_are_not_replaced_without_a_word(run, tmp_path):
         assert ("made with other settings (num_batches: 2, now 3)" in done.stdout + done.stderr) == said
     done = prune(run, tmp_path, "--pruner", "snip", "-s", "63", "--batch_size", "4", "--num_batches", "4")
     assert "snip_75_seed42.safetensors was made with other settings" in (told := " ".join(done.stderr.split()))
-    assert "it stays, but the scores, the picture and the record of calibration beside it will be replaced" in told
+    assert "it stays, but the scores, the picture and the calibration manifest next to it will be replaced" in told
 
 
 @pytest.mark.slow
@@ -171,7 +171,7 @@ def test_statistics_of_another_run_are_refused(run, tmp_path):
     file.write_bytes(file.read_bytes()[:100])
     done = prune(run, tmp_path, "--resume", *QUICK)
     assert done.returncode == 2
-    assert "is damaged, so nothing can go on from it: run without --resume" in done.stderr.replace("\n", " ")
+    assert "is damaged and cannot be resumed: run without --resume" in done.stderr.replace("\n", " ")
 
 
 class TestBadInput:
@@ -188,18 +188,18 @@ class TestBadInput:
             (("--allocation", "globale"), "unknown allocation 'globale' (did you mean 'global'?)"),
             (("-s", "0"), "sparsity 0 is not between 0 and 100"),
             (("-s", "100"), "sparsity 100 is not between 0 and 100"),
-            (("-s", "abc"), "sparsity 'abc' is no number"),
+            (("-s", "abc"), "sparsity 'abc' is not a number"),
             (("-s", "0.63"), "give percents, for example 63 for 0.63"),
             (("-s", "63", "63.0"), "sparsity 63.0 is given twice"),
             (("-s", "nan"), "sparsity nan is not between"),
             (("--num_batches", "0"), "num_batches must be at least 1"),
             (("--batch_size", "0"), "batch size must be at least 1"),
-            (("--batch_size", "100000000"), "a batch of 100000000 takes more than the"),
+            (("--batch_size", "100000000"), "a batch of 100000000 needs more than the"),
             (("--num_workers", "-1"), "num_workers must be at least 0"),
             (("--max_missing", "2"), "max_missing is a share of the images"),
             (("--precision", "8"), "unknown precision '8'"),
-            (("--precision", "16"), "error: precision '16' leaves open whether the weights are kept in it"),
-            (("--set", "precision=16"), "error: precision '16' leaves open whether the weights are kept in it"),
+            (("--precision", "16"), "error: precision '16' is ambiguous"),
+            (("--set", "precision=16"), "error: precision '16' is ambiguous"),
             (("--devices", "0"), "devices and num_nodes must be at least 1"),
             (("--config", "nowhere.yaml"), "nowhere.yaml: no such file"),
             (("--weights", "nowhere.pth"), "nowhere.pth does not exist"),
@@ -254,13 +254,13 @@ class TestBadInput:
         (tmp_path / "a.yaml").write_text(text)
         self.refused(prune(run, tmp_path, "--config", str(tmp_path / "a.yaml")), message)
 
-    def test_a_pattern_at_another_sparsity_leaves_no_folder(self, run, tmp_path):
-        for allocation, message in (("2:4", "prunes 50 % and nothing else"), ("foo", "unknown allocation 'foo'")):
+    def test_a_pattern_at_another_sparsity_is_an_error(self, run, tmp_path):
+        for allocation, message in (("2:4", "has a sparsity of exactly 50 %"), ("foo", "unknown allocation 'foo'")):
             done = prune(run, tmp_path / "out", "--pruner", "omp", "--allocation", allocation, "-s", "75")
             self.refused(done, message)
         assert not (tmp_path / "out").exists()
 
-    def test_a_folder_for_weights_and_an_accelerator_nobody_offers(self, run, tmp_path):
+    def test_unusable_scratch_folder_and_accelerator(self, run, tmp_path):
         self.refused(prune(run, tmp_path, "--weights", str(tmp_path)), "is a folder without weights")
         self.refused(prune(run, tmp_path, "--pruner", "omp", "--accelerator", "tpu"), "unknown accelerator 'tpu'")
         self.refused(prune(run, tmp_path, "--seed", "-1"), "seed must be at least 0")
@@ -269,12 +269,12 @@ class TestBadInput:
         """Of the method that is named, from its own dataclass."""
         said = " ".join(run("prune.py", "--pruner", "tamt", "--help").stdout.split())
         assert "options of tamt: --lr LR" in said
-        assert "which falls linearly over the batches (default: 5e-05)" in said
+        assert "which decays linearly over the batches (default: 5e-05)" in said
         assert "--lambda_" not in said
 
     def test_options_of_another_method(self, run, tmp_path):
         done = prune(run, tmp_path, "--pruner", "omp", "--lambda_", "1e-5", "-s", "75")
-        self.refused(done, "--lambda_ has no meaning for omp: it is an option of chita, chita++")
+        self.refused(done, "--lambda_ has no effect for omp: it is an option of chita, chita++")
         self.refused(
             prune(run, tmp_path, "--no-reach", "-s", "75", "--pruner", "omp"), "unrecognized arguments: --no-reach"
         )

@@ -81,7 +81,7 @@ def test_what_a_data_set_has_of_its_own():
         (RetrievalConfig, "retrieval", "evaluation.k_test=0", "evaluation: k_test must be at least 1"),
         (CaptioningConfig, "captioning", "train.double_sep=true", "'captions' has no option 'double_sep': it is an op"),
         (PruneConfig, "prune", "sides.general.max_tokns=3", r"'max_tokns' \(did you mean 'max_tokens'\?\)"),
-        (PretrainConfig, "pretrain", "stages.9.steps=3", "9 is not one of 4 entries, counted from 0"),
+        (PretrainConfig, "pretrain", "stages.9.steps=3", "9 is not one of 4 entries"),
         (PretrainConfig, "pretrain", "stages.first.steps=3", "first is not one of 4 entries"),
     ],
 )

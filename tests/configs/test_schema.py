@@ -151,7 +151,7 @@ def schema_of(task):
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("given", [*TASKS, "image_classification", "captioning_pretrain", "zero_shot"])
-def test_a_configuration_of_another_task_is_recognised(task, given):
+def test_another_tasks_configuration_is_recognised(task, given):
     path = task_file("dino-mini" if given == "image_classification" else "xvlm-mini", given)
     if task == given:
         assert parse(schema_of(task), read_yaml(path), str(path))

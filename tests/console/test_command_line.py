@@ -40,7 +40,7 @@ def test_one_sentence_and_no_usage(command, message, monkeypatch, capsys):
     assert caught.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {message}")
-    assert line.endswith("; --help lists what can be given")
+    assert line.endswith("; --help lists all options")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_precision_means_the_same_everywhere(command, precision, monkeypatch, 
         run_command(script.main)
     assert caught.value.code == 2
     short = precision in ("16", "bf16")
-    start = f"precision '{precision}' leaves open" if short else f"unknown precision '{precision}': choose one of"
+    start = f"precision '{precision}' is ambiguous" if short else f"unknown precision '{precision}': choose one of"
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith(f"error: {start}")
     for name in ("32-true", "16-true", "bf16-true"):

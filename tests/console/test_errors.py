@@ -14,13 +14,13 @@ from console.errors import InputError, explain_os_error, nearest, run_command
     [
         (errno.ENOSPC, "the disk is full"),
         (errno.EDQUOT, "quota is used up"),
-        (errno.EFBIG, "larger than is allowed"),
+        (errno.EFBIG, "exceeds the size limit"),
         (errno.EACCES, "permission is denied"),
         (errno.EPERM, "not permitted"),
         (errno.EROFS, "file system is read-only"),
         (errno.ENOENT, "no such file or folder"),
         (errno.ENOTDIR, "is a file, not a folder"),
-        (errno.EEXIST, "something else is in the way"),
+        (errno.EEXIST, "the path already exists"),
         (errno.EISDIR, "it is a folder; name a file"),
         (errno.ENAMETOOLONG, "name is too long"),
         (errno.ELOOP, os.strerror(errno.ELOOP)),
@@ -89,9 +89,7 @@ def test_more_memory_than_there_is(ask, capsys):
     with pytest.raises(SystemExit) as caught:
         run_command(ask)
     assert caught.value.code == 2
-    assert capsys.readouterr().err.startswith(
-        "error: the memory of the device does not suffice: take a smaller batch_size"
-    )
+    assert capsys.readouterr().err.startswith("error: the device is out of memory: use a smaller batch_size")
     with pytest.raises(RuntimeError, match="size of tensor"):
         run_command(lambda: torch.ones(2) + torch.ones(3))
 
@@ -112,7 +110,7 @@ def test_codes_as_a_shell_sees_them(body, code, err, run_process):
 
 
 @pytest.mark.parametrize(("body", "code"), [("raise InputError('no such model')", 2), ("pass", 0)])
-def test_one_of_several_processes_ends_before_the_interpreter_is_taken_down(body, code, run_process, tmp_path):
+def test_a_group_member_exits_before_finalisation(body, code, run_process, tmp_path):
     """gloo's threads may still want the interpreter then, and would end the process with SIGABRT instead."""
     program = f"""
 import atexit, sys

@@ -37,7 +37,7 @@ def test_either_signal_may_be_the_second():
         signal.raise_signal(signal.SIGINT)
 
 
-def test_outside_the_main_thread_signals_stay_as_they_are():
+def test_signals_outside_the_main_thread():
     before = signal.getsignal(signal.SIGINT)
     errors = []
 

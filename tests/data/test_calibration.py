@@ -113,7 +113,7 @@ def test_the_seed_says_which_samples_calibrate(world, tokenizer):
     assert set(first.planned(0) + first.planned(1)) != set(other.planned(0) + other.planned(1))
 
 
-def test_every_record_is_seen_once_an_epoch_and_epochs_differ(world, tokenizer):
+def test_every_record_once_an_epoch(world, tokenizer):
     side = make(world, tokenizer).data.sides["general"]
     n = len(side.reader.source)
     epochs = [[i for t in range(e * side.batches, (e + 1) * side.batches) for i in side.planned(t)] for e in range(2)]
@@ -170,7 +170,7 @@ def test_half_pictures_are_replaced_named_and_counted(world, tokenizer, tmp_path
     assert manifest["failed"] == expected
 
 
-def test_many_missing_images_stop_before_the_work_starts(world, tokenizer, tmp_path):
+def test_many_missing_images_stop_before_work(world, tokenizer, tmp_path):
     config, _ = copy_of(world, tmp_path, dict.fromkeys(range(0, 40, 10), "missing"))
     readers = {"general": make_reader(config, SHAPE, tokenizer)}
     with pytest.raises(
@@ -182,7 +182,7 @@ def test_many_missing_images_stop_before_the_work_starts(world, tokenizer, tmp_p
     CalibrationBatches(readers, 8, 0, max_missing=0.2).check_files(5)
 
 
-def test_many_broken_images_stop_the_run_with_the_first(world, tokenizer, tmp_path):
+def test_many_broken_images_stop_the_run(world, tokenizer, tmp_path):
     config, records = copy_of(world, tmp_path, dict.fromkeys(range(0, 40, 10), "broken"))
     readers = {"general": make_reader(config, SHAPE, tokenizer)}
     with pytest.raises(InputError, match=r"cannot be read") as error:
@@ -209,7 +209,7 @@ def test_manifest_says_what_was_used(world, tokenizer):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_records_whose_caption_has_no_word_are_replaced_and_named(workers, world, tokenizer, tmp_path):
+def test_wordless_captions_are_replaced_and_named(workers, world, tokenizer, tmp_path):
     config, records = copy_of(world, tmp_path, {})
     records[5]["caption"] = "?!"
     (tmp_path / "pairs.json").write_text(json.dumps(records))

@@ -115,7 +115,7 @@ def test_a_picture_without_a_text_is_named(tmp_path):
     assert len(found) == 1
     assert found.left_out == [f"{tmp_path}: 2 pictures without a text (first: b.png)"]
     (tmp_path / "a.txt").write_bytes(b"\xff\xff")
-    with pytest.raises(InputError, match=r"a.txt is no text in UTF-8"):
+    with pytest.raises(InputError, match=r"a.txt is not UTF-8 text"):
         Pairs(Files(folder=str(tmp_path)))
     with pytest.raises(InputError, match="there is no folder"):
         Pairs(Files(folder=str(tmp_path / "nowhere")))
@@ -145,7 +145,7 @@ def test_bad_saved_sets(made, saved, tmp_path):
         saved.Dataset.from_list(rows).save_to_disk(tmp_path / name)
         return tmp_path / name
 
-    refused(tmp_path / "nowhere", "is no data set that the datasets library can read")
+    refused(tmp_path / "nowhere", "is not a data set that the datasets library can read")
     refused(save([{"text": "a"}], "words"), "has no column of images .*, but text: rename")
     refused(save([{"image": 3, "text": "a"}], "numbers"), "has no images in its column 'image'")
     refused(save([{"image": {"bytes": b"", "path": ""}, "label": 1}], "labels"), "has no column of captions")

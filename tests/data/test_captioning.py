@@ -105,7 +105,7 @@ def test_prompts_and_limits(tmp_path, tokenizer):
         reader("captions", tmp_path, tokenizer, name, max_tokens=5)
 
 
-def test_the_first_stage_shows_what_the_drawn_caption_describes(tmp_path, tokenizer):
+def test_the_first_stage_crops_to_the_caption(tmp_path, tokenizer):
     roots = {"coco": "images/coco", "vg": "images/vg"}
     dense = {"image": "1.png", "dataset": "vg", "caption": ["red", "blue"], "bb": [[0, 0, 16, 32], [16, 4, 16, 20]]}
     one = {"image": "2.png", "dataset": "vg", "caption": "blue dog", "bb": [18, 0, 4, 4]}
@@ -141,7 +141,7 @@ def test_crops_by_hand():
             crop_to_box(image, box)
 
 
-def test_another_sample_takes_the_place_of_an_impossible_box(tmp_path, tokenizer):
+def test_an_impossible_box_is_replaced(tmp_path, tokenizer):
     boxed = {"dataset": "coco", "caption": ["red"]}
     name = write(tmp_path, [boxed | {"image": f"{i}.png", "bb": [[40 * (i == 1), 0, 8, 8]]} for i in range(4)])
     loaded = Side("captions", reader("first_stage_captions", tmp_path, tokenizer, name), 4, seed=0)[0]

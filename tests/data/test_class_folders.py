@@ -97,7 +97,7 @@ def test_links(folder):
     (folder / "n00").symlink_to(folder / "n01")
     assert of(folder).classes == ["n00", "n01", "n02"]
     (folder / "n03").symlink_to(folder / "nowhere")
-    with pytest.raises(InputError, match=r"n03 is a link to nothing, and labels count the folders: mend it"):
+    with pytest.raises(InputError, match=r"n03 is a link to nothing, and labels depend on the folders"):
         of(folder)
 
 

@@ -140,7 +140,7 @@ def refused(done):
     return done.stderr
 
 
-def test_everything_comes_to_its_place_and_is_recorded(download, site, root):
+def test_everything_is_placed_and_recorded(download, site, root):
     out = ok(download("annotations", "weights"))
     assert f"finetune: 2 files in {root}/data/finetune" in out
     found = tree(root)
@@ -172,7 +172,9 @@ def test_a_second_run_needs_no_network(download, site, root):
 def test_an_interrupted_download_is_resumed(download, site, root):
     site.cuts = [CHUNK, 0, 0, 0]
     err = refused(download("dino"))
-    assert f"received {CHUNK} bytes but the server announced 2000000 bytes; the same command resumes what has co" in err
+    assert (
+        f"received {CHUNK} bytes but the server announced 2000000 bytes; the same command resumes the download" in err
+    )
     assert f"save {site.address}/dino.pth as {root}/weights/downloads/dino.pth" in err
     site.requests.clear()
     ok(download("dino"))
@@ -193,7 +195,7 @@ def test_an_archive_put_there_by_hand(download, site, root):
     assert "2 files as fetched" in ok(download("--check"))
 
 
-def test_check_finds_a_flipped_byte_and_a_missing_file(download, site, root):
+def test_check_finds_flipped_bytes_and_missing_files(download, site, root):
     ok(download("annotations", "dino"))
     site.requests.clear()
     out = ok(download("--check"))
@@ -202,7 +204,7 @@ def test_check_finds_a_flipped_byte_and_a_missing_file(download, site, root):
     weights[100_000] ^= 1
     (root / "weights/dino.pth").write_bytes(weights)
     err = refused(download("--check"))
-    assert re.search(r"weights/dino\.pth is not as it was fetched on 2\S+ \(1 of 3 files wrong\)", err)
+    assert re.search(r"weights/dino\.pth has changed since it was downloaded on 2\S+ \(1 of 3 files wrong\)", err)
     (root / "data/finetune/answer_list.json").unlink()
     done = download("--check", "annotations")
     assert "data/finetune/answer_list.json is missing (1 of 2 files wrong)" in refused(done)
@@ -225,10 +227,10 @@ def test_a_damaged_record(download, root, text):
     (root / "weights").mkdir()
     (root / "weights/downloads.json").write_text(text)
     assert "downloads.json is" in refused(download("--check"))
-    assert "delete it, and fetch" in refused(download("dino"))
+    assert "delete it, and download" in refused(download("dino"))
 
 
-def test_a_changed_source_is_refused_until_it_is_accepted(download, site, root):
+def test_a_changed_source_must_be_accepted(download, site, root):
     ok(download("dino"))
     site.files["/dino.pth"], site.tags["/dino.pth"] = WEIGHTS[::-1], '"two"'
     err = refused(download("dino", "--force"))
@@ -329,8 +331,8 @@ def test_room_for_archive_and_files(download, site, root, monkeypatch):
 
 def test_what_has_to_be_fetched_by_hand(download, root):
     err = refused(download("masks"))
-    assert "by hand, since it is a folder: open https://example.org/masks in a browser" in err
-    assert f"put it into {root}/pruned_weights/published" in err
+    assert "since it is a folder: open https://example.org/masks in a browser" in err
+    assert f"save its files to {root}/pruned_weights/published" in err
     (root / "pruned_weights/published").mkdir(parents=True)
     (root / "pruned_weights/published/a.pth").write_bytes(b"x")
     assert "put there by hand" in ok(download("masks"))
@@ -363,7 +365,7 @@ def test_the_list(download, site, root):
 @pytest.mark.parametrize(
     ("names", "change", "words"),
     [
-        ([], {}, "say what to fetch: annotations, weights, masks"),
+        ([], {}, "nothing is named to fetch: choose annotations, weights, masks"),
         (["dyno"], {}, "no download 'dyno' (did you mean 'dino'?)"),
         (["dino"], {"url": "file:///etc/passwd"}, "no address that begins with https://"),
         (["dino"], {"folder": "../weights"}, "must be a path below"),
@@ -402,7 +404,7 @@ class TestShippedTable:
             assert download.seen_at.startswith("https://")
             assert download.address is None or download.address.startswith("https://")
 
-    def test_it_brings_what_the_configurations_of_the_full_models_read(self):
+    def test_it_fetches_what_full_models_read(self):
         """Every annotation file and every checkpoint named in configs/{xvlm,blip,dino}, and the vocabulary."""
         brought = set()
         for group in downloads.read_table().values():

@@ -30,7 +30,7 @@ class Numbers(Dataset):
 
 @pytest.mark.parametrize(("n", "batch_size"), [(10, 3), (9, 3), (1, 4), (7, 1), (3, 8)])
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
-def test_each_once_and_the_same_batches_for_any_number_of_processes(n, batch_size, size):
+def test_each_once_for_any_number_of_processes(n, batch_size, size):
     alone = [batch["number"].tolist() for batch in evaluation_batches(Numbers(n), batch_size)]
     assert [number for batch in alone for number in batch] == list(range(n))
     assert all(len(batch) == batch_size for batch in alone[:-1])
@@ -39,7 +39,7 @@ def test_each_once_and_the_same_batches_for_any_number_of_processes(n, batch_siz
         assert own == alone[rank::size]
 
 
-def test_workers_change_nothing_and_no_global_draw_is_made():
+def test_workers_and_global_draws():
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
     found = [batch["number"].tolist() for batch in evaluation_batches(Numbers(5), 2, num_workers=1)]

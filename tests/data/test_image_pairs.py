@@ -154,14 +154,14 @@ def test_statements_as_they_are_read():
         "a dog on the right.",
     ],
 )
-def test_a_statement_that_names_a_side_keeps_its_pair_and_is_not_mirrored(sentence, tmp_path, tokenizer):
+def test_a_named_side_prevents_swap_and_mirror(sentence, tmp_path, tokenizer):
     files = write(tmp_path, [PLAIN | {"sentence": sentence}])
     images, said = reader(files, tokenizer, augmentation=MIRROR).sample(0, Always())
     assert colours(images) == ["red", "blue"]
     assert said == reader(files, tokenizer).sample(0, Never())[1]
 
 
-def test_any_other_one_may_change_sides_and_be_mirrored(tmp_path, tokenizer):
+def test_other_pairs_may_be_swapped_and_mirrored(tmp_path, tokenizer):
     files = write(tmp_path, [PLAIN])
     assert colours(reader(files, tokenizer).sample(0, Always())[0]) == ["blue", "red"]
     assert colours(reader(files, tokenizer).sample(0, Never())[0]) == ["red", "blue"]

@@ -47,7 +47,7 @@ def test_levels_by_hand():
         assert (moved == 128).all(axis=-1).any()  # grey fill
 
 
-def test_ops_are_drawn_uniformly_and_run_half_the_time():
+def test_ops_are_uniform_and_run_half_the_time():
     ran = []
     ops = {name: lambda image, level, name=name: ran.append((name, level)) or image for name in "abcd"}
     torch.manual_seed(0)
@@ -91,7 +91,7 @@ def test_a_square_picture_is_resized_and_nothing_else():
         assert found.dtype == torch.float32 and torch.equal(found, squared(picture(size), 16))
 
 
-def test_a_varied_picture_is_a_crop_of_a_larger_square():
+def test_an_augmented_picture_is_a_crop():
     """Of 16 pixels one of the nine crops of a square of 18; all nine come up, and half of them mirrored."""
     torch.manual_seed(0)
     larger = squared(picture(), 18)

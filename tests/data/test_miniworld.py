@@ -64,7 +64,7 @@ def test_golden_pixels_and_words():
     assert words.hexdigest() == "3f213e8704e44d64b5a6429f974b0dbddf982467dace9be657d62a2d2ab647f9"
 
 
-def test_pretraining_never_shows_the_held_out_pairs_and_finetuning_prefers_them():
+def test_held_out_pairs_are_shown_in_finetuning_only():
     def share(split):
         things = [thing for index in range(300) for thing in scene_for(split, index).things]
         return sum((thing.shape, thing.colour) in HELD_OUT for thing in things) / len(things)

@@ -50,7 +50,7 @@ class Settings:
     sep, max_tokens, max_words = False, 6, 40
 
 
-def test_a_batch_with_some_opposites_and_one_with_none():
+def test_batches_with_and_without_opposites():
     reader = OpposedPairs.__new__(OpposedPairs)
     reader.source, reader._config, reader._tokenizer = Captions(), Settings(), Words()
     reader._transform = lambda image: torch.full((3, 2, 2), float(image))

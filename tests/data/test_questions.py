@@ -110,7 +110,7 @@ def test_questions_of_one_image_together(tmp_path, tokenizer):
         reader(files, tokenizer, most_of_image=0)
 
 
-def test_one_question_of_an_image_that_names_a_side_keeps_it(tmp_path, tokenizer):
+def test_one_named_side_prevents_mirroring(tmp_path, tokenizer):
     files = write(tmp_path, [COCO, COCO | {"question": "what is left"}])
     made = reader(files, tokenizer, augmentation=Augmentation(crop=[1.0, 1.0], flip=1.0, ops=0), most_of_image=2)
     alone = reader(files, tokenizer, augmentation=Augmentation(crop=[1.0, 1.0], flip=1.0, ops=0))
@@ -149,7 +149,7 @@ def test_options_of_texts(tmp_path, tokenizer):
         reader(files, tokenizer, single_answer_weight=0.0)
 
 
-def test_answers_are_what_the_end_mark_in_the_text_gives(tokenizer):
+def test_answers_match_an_end_mark_in_the_text(tokenizer):
     """The published code writes `[SEP]` behind the answer before it is cut into tokens."""
     for answer in ("cat", "at home", "At  HOME", "unheard", ""):
         assert encode_answers([answer], tokenizer) == [tokenizer.encode(f"{answer}[SEP]", False, None)]
@@ -165,7 +165,7 @@ def test_answers_are_what_the_end_mark_in_the_text_gives(tokenizer):
         ("what is it", "to the left", False),
     ],
 )
-def test_mirrored_half_the_time_unless_a_side_is_named(tmp_path, tokenizer, question, answers, mirrors):
+def test_mirrored_unless_a_side_is_named(tmp_path, tokenizer, question, answers, mirrors):
     files = write(tmp_path, [COCO | {"question": question, "answer": answers}])
     made = reader(files, tokenizer, augmentation=Augmentation(crop=[1.0, 1.0], flip=0.5, ops=0))
     side = Side("questions", made, 1, seed=0)
@@ -174,7 +174,7 @@ def test_mirrored_half_the_time_unless_a_side_is_named(tmp_path, tokenizer, ques
     assert says_left_or_right([question, *([answers] if isinstance(answers, str) else answers)]) is not mirrors
 
 
-def test_batches_depend_on_their_number_alone_and_broken_images_are_replaced(tmp_path, tokenizer):
+def test_batches_are_numbered_and_images_replaced(tmp_path, tokenizer):
     records = [COCO | {"question_id": i, "image": f"{i}.png"} for i in range(5)] + [VG]
     files = write(tmp_path, records)
 
@@ -247,7 +247,7 @@ def test_long_questions_keep_fifty_words(tmp_path, tokenizer):
         ({"answer": []}, "record 0 has an unusable 'answer'"),
         ({"answer": [1]}, "record 0 has an unusable 'answer'"),
         ({"image": ""}, "record 0 has an unusable 'image'"),
-        ({"dataset": "okvqa"}, "record 0 has dataset 'okvqa', but image_roots knows vqa, vg"),
+        ({"dataset": "okvqa"}, "record 0 has dataset 'okvqa', but image_roots has vqa, vg"),
     ],
 )
 def test_broken_records(tmp_path, record, message):

@@ -15,7 +15,7 @@ def test_the_numbers_are_those_of_manual_seed() -> None:
     assert torch.equal(torch.rand(5), expected)
 
 
-def test_on_a_cpu_the_generators_of_other_devices_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generators_of_other_devices_are_untouched(monkeypatch: pytest.MonkeyPatch) -> None:
     called = []
     for kind in (torch.cuda, torch.xpu, torch.mtia):
         monkeypatch.setattr(kind, "_lazy_call", lambda *args, **options: called.append(args))
@@ -26,7 +26,7 @@ def test_on_a_cpu_the_generators_of_other_devices_are_left_alone(monkeypatch: py
     assert called
 
 
-def test_seeded_draws_repeat_and_leave_the_generator_where_it_was() -> None:
+def test_seeded_draws_restore_the_generator() -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)

@@ -124,7 +124,7 @@ def test_decoding_as_the_published_code_does(with_marks):
         assert tokenizer.text(ids) == other.decode(ids, skip_special_tokens=True)
 
 
-def test_decoding_of_the_mini_world_has_nothing_to_mend():
+def test_decoding_the_mini_world_needs_no_cleanup():
     tokenizer = load_tokenizer("weights/mini-vocab.txt")
     assert not any(mark in word for word in tokenizer.words for mark in ".?!,'")
     ids = [i for i in range(len(tokenizer)) if not tokenizer.words[i].startswith(("[", "##"))]

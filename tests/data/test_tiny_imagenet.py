@@ -69,7 +69,7 @@ def test_pictures_to_classify(folder):
         check_files(data)
 
 
-def test_a_class_without_a_name_is_called_by_its_number(folder):
+def test_an_unnamed_class_has_its_number(folder):
     (folder / "words.txt").write_text("n01\tgoldfish\n")
     assert opened(folder, "test").classes == ["goldfish", "n02", "n03"]
 

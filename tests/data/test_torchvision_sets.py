@@ -210,7 +210,7 @@ def offline(*args, **kwargs):
 
 
 @pytest.mark.parametrize("name", HERE)
-def test_without_a_network_one_is_told_what_to_fetch_and_where_it_belongs(name, tmp_path, monkeypatch):
+def test_without_a_network_archives_are_named(name, tmp_path, monkeypatch):
     module = getattr(torchvision.datasets, SETS[name].name).__module__
     monkeypatch.setattr(f"{module}.download_and_extract_archive", offline)
     with pytest.raises(InputError) as caught:
@@ -222,7 +222,7 @@ def test_without_a_network_one_is_told_what_to_fetch_and_where_it_belongs(name, 
     assert (folder / SETS[name].unpacked).is_dir()
 
 
-def test_the_archives_are_those_that_torchvision_fetches():
+def test_archives_are_those_of_torchvision():
     made = torchvision.datasets
     prefix, files = made.Flowers102._download_url_prefix, made.Flowers102._file_dict
     fetched = {

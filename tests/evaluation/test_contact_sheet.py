@@ -45,7 +45,7 @@ def test_samples_are_spread(n):
         assert n * i // len(chosen) <= number < n * (i + 1) // len(chosen)
 
 
-def test_a_file_that_repeats_its_kinds_shows_all_of_them():
+def test_repeated_kinds_are_all_shown():
     assert {number % 4 for number in spread(480, 12)} == {0, 1, 2, 3}  # 480 / 12 is a multiple of 4
 
 

@@ -107,9 +107,9 @@ def test_words_on_speed():
         "No speed-up: zeros are multiplied like any other number: masked runs at 1.00 x the speed of dense "
         "(quartiles 0.97 to 1.03; the fastest pass of each: 0.99 x)."
     )
-    assert "nothing here skips zeros" in speed_words("masked", speed(1.3, 1.25, 1.35, 1.3))
+    assert "no kernel here skips zeros" in speed_words("masked", speed(1.3, 1.25, 1.35, 1.3))
     uncertain = speed_words("masked", speed(1.3, 0.9, 2.5, 1.0))
-    assert uncertain.startswith("No speed-up to be seen: the timings scatter too much to tell (masked runs at 1.30 x")
+    assert uncertain.startswith("Speed-up unclear: the timings vary too much (masked runs at 1.30 x")
     assert "No speed-up" in speed_words("masked", speed(1.3, 1.2, 1.35, 1.0))  # the fastest passes are equal
     assert speed_words("2:4", speed(1.3, 1.25, 1.35, 1.3)).startswith("Speed: 2:4 runs at 1.30 x")
     assert "even without half of the products" in speed_words("2:4", speed(0.9, 0.85, 1.0, 0.9))

@@ -42,7 +42,7 @@ def settings(folder, **changes):
 
 
 @torch.no_grad()
-def test_an_image_is_of_the_class_whose_texts_are_nearest(folder, mini):
+def test_the_nearest_texts_name_the_class(folder, mini):
     tokenizer = load_tokenizer(mini.tokenizer)
     named = NamedClasses(settings(folder), mini.image_shape, tokenizer)
     assert named.names == ["blue star", "green ring", "red circle"]

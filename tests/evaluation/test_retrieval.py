@@ -138,7 +138,7 @@ def test_how_many_were_reranked_is_said():
 
 
 @pytest.mark.parametrize("world", [2, 3, 7])
-def test_several_processes_match_each_pair_once_and_find_the_same(world, monkeypatch):
+def test_several_processes_match_each_pair_once(world, monkeypatch):
     """One after the other; the last one adds what the others left, as the collective does for all of them."""
     torch.manual_seed(world)
     gallery = Pictures([2, 3, 1, 3, 2, 4, 1, 2, 3, 4, 3, 2])
@@ -184,7 +184,7 @@ def test_more_candidates_than_there_are():
     )  # all pairs matched: similarity plays no part
 
 
-def test_texts_are_encoded_as_asked_and_progress_is_told():
+def test_text_encoding_and_progress():
     gallery, tokenizer, steps = Pictures([1, 2]), Numbers(), []
     settings = RetrievalSettings(k_test=2, max_tokens=7, sep=True)
     evaluate_retrieval(Tables(torch.randn(2, 3), torch.randn(2, 3)), gallery, tokenizer, settings, steps.append)

@@ -56,7 +56,7 @@ def test_single_images_by_hand():
     assert right["true"] == {8: 1.0, 9: 0.0}
 
 
-def test_the_spread_of_single_images_is_that_of_the_ratio():
+def test_spread_of_single_images_is_the_ratios():
     """Draw captions anew many times: the ratio of sums varies as the mean of the linear scores does."""
     rng = np.random.default_rng(0)
     mentioned = rng.integers(1, 6, 300)
@@ -76,7 +76,7 @@ def test_scenes_by_image_id(world):
         assert scenes[image] == scene_for(split, index)
 
 
-def test_the_ground_truth_is_true_and_that_of_another_picture_is_not(world):
+def test_ground_truth_is_true_only_of_its_picture(world):
     truth = read_ground_truth(world / "data/finetune/ic/coco_karpathy_test_gt.json")
     scenes = load_scenes(world, truth)
     assert len(scenes) == 10 and all(len(captions) == 5 for captions in truth.values())

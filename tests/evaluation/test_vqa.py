@@ -78,7 +78,7 @@ def test_accuracy_is_the_mean_over_the_subsets():
                 assert answer_accuracy(answer, people) == pytest.approx(by_subsets(answer, people))
 
 
-def test_both_sides_are_normalised_only_where_people_differ():
+def test_normalised_only_where_people_differ():
     assert answer_accuracy("Two.", ["2", "two", "a two", "TWO"] + ["dog"] * 6) == 1
     assert answer_accuracy("Yes!", ["yes"] * 9 + ["no"]) == 1
     assert answer_accuracy("Yes!", ["yes"] * 10) == 0  # as officially: perhaps it is written so in the image

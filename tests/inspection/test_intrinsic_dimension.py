@@ -48,7 +48,7 @@ def test_every_layer_is_measured_whatever_the_memory(ids):
     assert (ids / "m4" / "blip-mini.png").stat().st_size > 10_000
 
 
-def test_a_task_models_layers_by_the_names_that_masks_take(ids):
+def test_task_layers_match_the_names_of_masks(ids):
     path = measured(ids, "names")
     model = load_task_model("blip-mini", "captioning")
     factors = read_ids(path, 1.0).fitted(model)
@@ -83,7 +83,7 @@ def test_equal_dimensions_change_nothing(ids):
         assert prune(model, [], "omp", (0.8,), ids=read_ids(path, 1.0), **options)[0.8] == plain
 
 
-def test_what_a_mask_keeps_stands_next_to_the_dimensions(ids, tmp_path):
+def test_density_is_plotted_against_dimensions(ids, tmp_path):
     mask = prune(load_model("blip-mini"), [], "omp", (0.8,))[0.8]
     mask.save(tmp_path / "mask.safetensors")
     rows = json.loads(measured(ids, "kept", "--kept", str(tmp_path / "mask.safetensors")).read_text())["layers"]
@@ -99,7 +99,7 @@ def test_what_is_refused(ids, tmp_path):
     with pytest.raises(InputError, match=r"these intrinsic dimensions belong to another model \(blip-mini\)"):
         prune(load_model("xvlm-mini"), [], "omp", (0.8,), ids=found)
     (tmp_path / "x.json").write_text("{}")
-    with pytest.raises(InputError, match="is no file of intrinsic dimensions"):
+    with pytest.raises(InputError, match="is not a file of intrinsic dimensions"):
         read_ids(tmp_path / "x.json", 1.0)
     with pytest.raises(InputError, match="48 samples cannot be cut into 20 blocks of 4 or more: give at least 80"):
         measured(ids, "few", "--blocks", "20")

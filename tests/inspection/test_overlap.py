@@ -35,7 +35,7 @@ def test_two_masks_by_hand():
     assert found.matrix(["x.weight"]) == [[1, pytest.approx(0.5)], [pytest.approx(9 / 39), 1]]
 
 
-def test_against_torch_on_tensors_with_and_without_whole_bytes():
+def test_overlap_against_torch():
     generator = torch.Generator().manual_seed(0)
     shapes = {"a": (7, 13), "b": (64, 64), "c": (3, 3, 3)}
     masks = [Mask({n: torch.rand(s, generator=generator) < 0.3 for n, s in shapes.items()}) for _ in range(3)]

@@ -31,7 +31,7 @@ def test_votes_by_hand():
     assert not found.all_same
 
 
-def test_expected_votes_are_binomial_and_random_masks_have_them():
+def test_votes_of_random_masks_are_binomial():
     generator = torch.Generator().manual_seed(1)
     masks = []
     for _ in range(5):
@@ -73,7 +73,7 @@ def test_the_same_weights_may_lie_elsewhere():
     stability(files_of(mask_of(None, one, x=[[1, 0]]), mask_of(None, other, x=[[0, 1]])))
 
 
-def test_sparsities_are_counted_where_the_files_do_not_say():
+def test_sparsities_are_counted_if_not_recorded():
     with pytest.raises(InputError, match=r"different sparsities \(50\.00 % and 25\.00 %\)"):
         stability(files_of(mask_of(x=[[1, 0, 1, 0]]), mask_of(x=[[1, 0, 1, 1]])))
 

@@ -326,7 +326,7 @@ class TestConformance:
     def test_layers(self):
         model = hand_wrapped()
         model._layers = {"nowhere.weight": nn.Linear(2, 2)}
-        self.failed("prunable layers", model, "'nowhere.weight' is no name of the state dict")
+        self.failed("prunable layers", model, "'nowhere.weight' is not a name of the state dict")
         module = Hand()
         module.blocks[1].q.weight = module.blocks[0].q.weight
         model = hand_wrapped(module)
@@ -346,7 +346,7 @@ class TestConformance:
 
     def test_observation(self):
         never = hand_wrapped(forward=lambda module, batch: module.blocks[0].q(module.words(batch["text_ids"])))
-        self.failed("observation", never, r"never meets 'blocks\.0\.k\.weight'")
+        self.failed("observation", never, r"never calls 'blocks\.0\.k\.weight'")
         twice = hand_wrapped(forward=lambda module, batch: [hand_forward(module, batch) for _ in range(2)])
         assert "12 of them more than once" in CHECKS["observation"](twice)
         self.failed("observation", hand_wrapped(tokens=lambda name, batch: batch["label"]), "must be a mask of shape")

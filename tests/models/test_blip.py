@@ -79,7 +79,7 @@ def test_outputs_and_losses(side, index, blip, hardest_negatives):
         torch.testing.assert_close(value, expected[f"{side}.{index}.{name}"], rtol=1e-5, atol=1e-5)
 
 
-def test_queues_and_momentum_move_and_prune_puts_them_back(blip):
+def test_prune_restores_queues_and_momentum(blip):
     batches = reference_batches("blip", 2)
     before = {name: tensor.clone() for name, tensor in blip.state_dict().items()}
     with torch.no_grad():
@@ -147,7 +147,7 @@ def test_gradients_of_shared_tensors_add_up(blip):
     torch.testing.assert_close(torch.autograd.grad(total, weight)[0], encoder + decoder, rtol=1e-4, atol=1e-5)
 
 
-def test_shared_layers_are_observed_in_the_encoder_only(blip):
+def test_shared_layers_are_observed_once(blip):
     """Norms of a shared layer's input equal those of the encoder's run alone."""
     from pruners.session import Session
 

@@ -66,7 +66,7 @@ def blip():
 
 
 @pytest.mark.slow
-def test_two_processes_fill_one_queue_and_move_one_momentum_model(blip, tmp_path):
+def test_two_processes_fill_one_queue(blip, tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     import os
@@ -169,7 +169,7 @@ def pairs(model):
     return {"image": image, "text_ids": ids, "text_atts": torch.ones_like(ids), "idx": torch.arange(4)}
 
 
-def test_in_retrieval_the_copies_move_once_a_step_and_the_temperature_stays_in_its_range():
+def test_copies_move_once_a_step_in_retrieval():
     model = load_task_model("blip-mini", "retrieval")
     with torch.no_grad():
         model.visual_encoder.norm.weight.add_(1)
@@ -182,7 +182,7 @@ def test_in_retrieval_the_copies_move_once_a_step_and_the_temperature_stays_in_i
     torch.testing.assert_close(slow, 0.995 * start + 0.005 * model.visual_encoder.norm.weight)
 
 
-def test_of_the_passes_of_a_step_the_first_one_moves_the_copies():
+def test_only_the_first_pass_moves_the_copies():
     """Two steps of two passes, and a run that goes on with the second step."""
     asked = []
 

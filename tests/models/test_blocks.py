@@ -56,7 +56,7 @@ def test_blocks_are_put_back_whatever_happens():
     assert not any("forward" in vars(module) for module in model.modules())
 
 
-def test_a_model_without_repeated_blocks_is_left_alone():
+def test_without_repeated_blocks_nothing_changes():
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
     with activations_recomputed(model):
         assert not any("forward" in vars(module) for module in model.modules())

@@ -98,7 +98,7 @@ def test_keys_above_the_weights(places, mini, tmp_path):
     assert f"under '{places[-1]}'" in loads(name, tmp_path / "a.pth", model).unwrapped[-1]
 
 
-def test_harmless_objects_beside_and_among_the_weights(mini, tmp_path):
+def test_harmless_objects_next_to_the_weights(mini, tmp_path):
     name, model = mini
     beside = {"args": argparse.Namespace(lr=0.1), "best": np.float64(0.7), "out": tmp_path, "epoch": 3}
     torch.save({"model": plain(model)} | beside, tmp_path / "a.pth")
@@ -196,6 +196,6 @@ def test_messages_name_what_is_there(tmp_path):
         torch.save(content, tmp_path / "a.pth")
         with pytest.raises(InputError, match=message):
             load_model("dino-mini", weights=tmp_path / "a.pth")
-    with pytest.raises(InputError, match="a folder with several files of weights"):
+    with pytest.raises(InputError, match="a folder with several weights files"):
         torch.save(content, tmp_path / "b.pth")
         load_model("dino-mini", weights=tmp_path)

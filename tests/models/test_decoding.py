@@ -156,7 +156,7 @@ def test_ranking_by_hand():
 
 
 @pytest.mark.parametrize("at_once", [1, 6, 8, 1000])
-def test_answers_are_read_out_in_passes_of_whole_questions(at_once, monkeypatch):
+def test_answers_are_scored_in_whole_questions(at_once, monkeypatch):
     """Five questions of three candidates each; a made-up loss that tells answer and question apart."""
     monkeypatch.setattr(answer_ranking, "AT_ONCE", at_once)
     generator = torch.Generator().manual_seed(0)

@@ -69,7 +69,7 @@ def test_full_size_names_and_shapes():
     assert sum(layer.weight.numel() for layer in layers.values()) == 84_934_656
 
 
-def test_new_and_old_transformers_names_are_the_same_weights():
+def test_old_and_new_transformers_names_agree():
     """The two official lists, in their order, name the same tensors."""
     from models.dino.keys import official_name
 
@@ -135,7 +135,7 @@ def test_the_official_head_is_taken(inputs, dino, tmp_path):
     assert "official linear probe" in model.notes()["classifier"]
 
 
-def test_the_head_is_fitted_before_gradients_and_the_result_says_so(dino, batches, tmp_path):
+def test_the_head_is_fitted_before_gradients(dino, batches, tmp_path):
     """Against scipy-free linear discriminant analysis by scikit's formulas, written out with plain loops."""
     torch.save({k: v for k, v in dino.state_dict().items() if not k.startswith("classifier")}, tmp_path / "b.pth")
     model = load_model("dino", config=CONFIG, weights=tmp_path / "b.pth")

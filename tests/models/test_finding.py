@@ -200,12 +200,12 @@ class TestNamed:
 
     def test_of_which_share_a_percent_is(self, batches, capsys):
         """The mask's file says it, and so does the table of prune.py."""
-        from pruners.report import share_told
+        from pruners.report import prunable_share
 
         mask = prune(wrapped(mlp(Int8(16, 8))), batches, "omp", (0.5,))[0.5]
-        assert share_told(mask.source) == "percent of 160 prunable weights, 55.6 % of those in the model's matrices"
+        assert prunable_share(mask.source) == "percent of 160 prunable weights, 55.6 % of those in the model's matrices"
         assert repr(mask) == "<Mask of 2 layers at 50.00 %, by omp>"
-        assert share_told({}) is None
+        assert prunable_share({}) is None
 
 
 def gpt2():
@@ -297,7 +297,7 @@ class TestBatches:
         for batch in (encoding, arrays, beside, used):
             assert prune(wrap(gpt2()), [batch], "snip", (0.5,))[0.5] == expected
 
-    def test_tensors_that_a_module_does_not_take_are_named(self):
+    def test_unexpected_tensors_are_named(self):
         batch = {"input_ids": torch.zeros(2, 4, dtype=torch.long), "pixels": torch.zeros(2, 3)}
 
         class Strict(nn.Linear):

@@ -79,7 +79,7 @@ class TestWrap:
         assert list(model.prunable_layers()) == ["1.weight"]
         assert list(map(str, model.skipped)) == ["2.weight: its weight is an embedding's (36 weights)"]
 
-    def test_state_dict_and_load_state_dict_are_counterparts(self):
+    def test_state_dict_round_trip(self):
         model = hand_wrapped()
         state = {name: torch.full_like(tensor, 2) for name, tensor in model.state_dict().items()}
         model.load_state_dict(state)
@@ -96,7 +96,7 @@ class TestConformanceSaysIt:
         assert "a reason that" in printed
         assert "what does not" not in printed
 
-    def test_a_model_that_cannot_be_asked_is_not_asked_further(self, capsys):
+    def test_a_failed_model_is_not_checked_further(self, capsys):
         assert not check_model(nn.Linear(2, 2), "a layer")
         printed = " ".join(capsys.readouterr().out.split())
         assert "lacks the questions of" in printed
@@ -228,7 +228,7 @@ class TestHuggingFace:
     def test_bad_files(self, clip_folder, monkeypatch):
         monkeypatch.chdir(clip_folder)
         (clip_folder / "model.safetensors").write_bytes(b"hello")
-        with pytest.raises(InputError, match="is corrupt or no file of tensors"):
+        with pytest.raises(InputError, match="is corrupt or not a tensor file"):
             load_model(f"hf:{clip_folder}")
         (clip_folder / "model.safetensors").unlink()
         torch.save({"logit_scale": Command()}, clip_folder / "pytorch_model.bin")

@@ -101,7 +101,7 @@ class TestTowers:
         assert (small.config.vision.layers, small.vision_encoder.config.region_layers) == (2, 1)
         assert [small.modality_of(name) for name in small.prunable_layers()][-1] == "fusion"
 
-    def test_blip_has_two_rows_and_rows_that_share_tensors(self):
+    def test_blip_rows_share_tensors(self):
         model = load_model("blip-mini")
         assert {one.lists for one in layers(model)} == {
             ("visual_encoder.blocks", "visual_encoder_m.blocks"),

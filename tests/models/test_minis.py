@@ -24,7 +24,7 @@ def test_conformance(check, mini):
 
 
 @pytest.mark.parametrize("name", MINIS)
-def test_the_exported_file_fits_and_gives_the_model_back(name, tmp_path):
+def test_the_exported_file_restores_the_model(name, tmp_path):
     mini, path = load_model(name, weights="random"), tmp_path / "mini.safetensors"
     save_weights(path, mini, small=True)
     assert path.stat().st_size <= MINIS[name]
@@ -39,7 +39,7 @@ def test_the_exported_file_fits_and_gives_the_model_back(name, tmp_path):
     assert all(again.load_report.source == str(path) and mini.key_rules.fresh(n) for n in again.load_report.fresh)
 
 
-def test_words_of_the_world_leave_room_for_the_two_marks():
+def test_captions_fit_with_special_tokens():
     from data.tokenizer import load_tokenizer
 
     blip = load_model("blip-mini", weights="random")
@@ -55,7 +55,7 @@ def test_pretraining_batches_divide_the_queue():
     assert load_model("blip-mini", weights="random").config.queue % stages[-1].batch_size == 0
 
 
-def test_what_a_checkpoint_lacks_is_told_in_a_few_lines():
+def test_missing_keys_are_summarised():
     """blip-mini's file leaves out its momentum copies and queues."""
     report = load_model("blip-mini").load_report
     head, *lines = str(report).splitlines()
@@ -63,7 +63,7 @@ def test_what_a_checkpoint_lacks_is_told_in_a_few_lines():
     (line,) = lines
     copies = sum(name.startswith("visual_encoder_m.") for name in report.fresh)
     assert copies > 50
-    assert f"fresh    {len(report.fresh)} keys (not in the file, made anew): " in line
+    assert f"fresh    {len(report.fresh)} keys (not in the file, newly initialised): " in line
     assert f"visual_encoder_m.* ({copies})" in line
     assert "image_queue, text_queue, queue_ptr" in line
     assert len(line) < 250
@@ -78,5 +78,5 @@ def test_a_few_keys_have_a_line_each():
         "  renamed  a.1 -> b.1",
         "  renamed  a.2 -> b.2",
         "  dropped  9 keys: head.bias, body.* (8)",
-        "  fresh    x.y (not in the file, made anew)",
+        "  fresh    x.y (not in the file, newly initialised)",
     ]

@@ -52,7 +52,7 @@ def test_captions_of_one_image_are_right_answers(model):
     assert found.item() == pytest.approx(total.item(), rel=1e-5)
 
 
-def test_gathered_passes_have_the_gradient_of_one_large_batch(model):
+def test_gathered_passes_equal_one_large_batch(model):
     model = model.double()
     large = {k: v.double() if v.is_floating_point() else v for k, v in model.example(6)["general"].items()}
     large["idx"] = torch.tensor([0, 1, 2, 0, 4, 2])
@@ -71,7 +71,7 @@ def test_gathered_passes_have_the_gradient_of_one_large_batch(model):
             torch.testing.assert_close(one.grad, other.grad, msg=name)
 
 
-def test_the_factor_of_clip_stays_below_a_hundred_while_it_trains(model):
+def test_clips_scale_stays_below_a_hundred(model):
     bound = math.log(100) if type(model.module).__name__ == "CLIPModel" else 5.0
     model.module.logit_scale.data.fill_(5.0)
     model(model.example(2)["general"])
@@ -105,7 +105,7 @@ def test_models_of_images_alone_are_refused(tmp_path):
         load_task_model(f"hf:{tmp_path / 'vit'}", "retrieval")
 
 
-def test_siglip_reads_texts_that_are_filled_as_it_learnt_to():
+def test_siglip_reads_padded_texts():
     class Words:
         pad_token_id = 1
 
@@ -115,7 +115,7 @@ def test_siglip_reads_texts_that_are_filled_as_it_learnt_to():
     assert HFTokenizer(Words(), longest=6).pad_batch([[5, 6], [7]])[0].shape == (2, 2)
 
 
-def test_the_mini_is_found_from_any_folder_and_reads_the_mini_words(tmp_path, monkeypatch):
+def test_the_mini_is_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mini = load_model("clip-mini", weights="random")
     assert type(mini.module).__name__ == "CLIPModel" and mini.tokenizer == "weights/mini-vocab.txt"

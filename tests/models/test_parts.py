@@ -164,7 +164,7 @@ class TestCut:
         assert [p.requires_grad for p in small.parameters()] == [p.requires_grad for p in model.parameters()]
         assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
 
-    def test_state_goes_into_another_model_cut_the_same_way(self, family, least):
+    def test_state_fits_a_model_cut_the_same_way(self, family, least):
         model = FAMILIES[family]()
         kept = random_choice(model, 7, least)
         small = cut(model, kept)
@@ -321,7 +321,7 @@ class TestLeftOut:
 
     def test_convolutions_that_nobody_asked_for(self):
         model = wrap_timm(timm.create_model("resnet18", **RESNET), 32)
-        with pytest.raises(InputError, match=r"no heads, neurons or channels .*conv=True"):
+        with pytest.raises(InputError, match=r"no removable heads, neurons or channels .*conv=True"):
             units(model)
 
     def test_groups(self):

@@ -116,7 +116,7 @@ def test_a_class_without_pictures_gets_a_source():
 
 
 def test_more_classes_than_the_model_knows():
-    with pytest.raises(InputError, match="4 classes cannot be mapped to the 3 that the model knows: --mapping head"):
+    with pytest.raises(InputError, match="4 classes cannot be mapped to the model's 3 classes: add --mapping head"):
         LabelMapping.fit(torch.eye(3), torch.tensor([0, 1, 3]), classes=4)
 
 

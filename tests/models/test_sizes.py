@@ -35,7 +35,7 @@ def cut(whole, shape):
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_like_the_whole_model_without_these_heads_and_neurons(name):
+def test_equals_the_masked_dense_model(name):
     whole, part = loaded(name, {}), loaded(name, SIZES[name])
     state = part.state_dict()
     smaller = [key for key, tensor in whole.state_dict().items() if tensor.shape != state[key].shape]

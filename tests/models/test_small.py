@@ -147,7 +147,7 @@ class TestPlans:
 
 class TestBadFolders:
     def test_that_is_none(self, tmp_path):
-        with pytest.raises(InputError, match=r"is no small model: it has no plan.json"):
+        with pytest.raises(InputError, match=r"is not a small model: it has no plan.json"):
             load_model(f"small:{tmp_path}")
 
     @pytest.mark.parametrize("content", ["{", "[]", '{"format": 2}'])

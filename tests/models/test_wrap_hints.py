@@ -89,7 +89,7 @@ def test_a_mask_on_a_module_that_is_not_wrapped():
     assert sum(int((layer.weight == 0).sum()) for layer in module) == 12
 
 
-def test_weights_that_are_all_zero_are_pruned_with_a_warning(capsys):
+def test_all_zero_weights_are_pruned_with_a_warning(capsys):
     module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
     prune(wrap(module), [], "omp", (0.5,))
     assert capsys.readouterr().err == ""

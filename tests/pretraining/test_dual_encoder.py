@@ -61,7 +61,7 @@ def test_it_finds_what_it_learnt(made, config):
     assert not said["random"]
 
 
-def test_the_towers_stay_and_it_is_a_model_like_others(made, config):
+def test_the_towers_are_unchanged(made, config):
     model = load_model(f"hf:{made[0]}")
     assert isinstance(model, Retriever)
     assert model.image_shape.image_size == 28

@@ -12,7 +12,7 @@ from pretraining.objectives import Guided
 from tests.conftest import REFERENCE
 
 
-def test_glance_is_the_attention_of_the_first_fusion_layer(xvlm, xvlm_batches):
+def test_glance_is_the_first_fusion_attention(xvlm, xvlm_batches):
     """Queries and keys are caught while the fusion layers run; the softmax is done by hand."""
     batch = xvlm_batches[0]["region"]
     layer = xvlm.text_encoder.bert.encoder.layer[xvlm.config.text.fusion_layer]
@@ -87,7 +87,7 @@ def test_patch_box_loss_is_the_mean_over_patches():
     assert patch_box_loss(predicted, target, patches).item() == pytest.approx(sum(terms) / len(terms), rel=1e-5)
 
 
-def test_guides_are_no_part_of_the_losses_that_pruners_see(xvlm, xvlm_batches, hardest_negatives):
+def test_pruners_do_not_see_guides(xvlm, xvlm_batches, hardest_negatives):
     batch = xvlm_batches[0]["region"]
     with torch.no_grad():
         plain = xvlm.losses(batch)
@@ -98,7 +98,7 @@ def test_guides_are_no_part_of_the_losses_that_pruners_see(xvlm, xvlm_batches, h
 
 
 @torch.no_grad()
-def test_a_clip_begins_with_what_an_xvlm_makes_of_images():
+def test_a_clip_starts_from_an_xvlm_tower():
     """Its class token behind the projection; CLIP's has no bias."""
     xvlm, clip = load_model("xvlm-mini"), load_model("clip-mini", weights="random")
     start_images(clip, xvlm)

@@ -90,7 +90,7 @@ def total(objective, sides):
     return sum(objective(sides).values())
 
 
-def test_opposites_are_matched_with_the_picture_of_their_pair():
+def test_opposites_use_the_picture_of_their_pair():
     """By hand: the caption is a match, its opposite none."""
     objective, sides = build(("grounded", "blip", "opposites"))
     objective.eval()

@@ -54,7 +54,7 @@ def test_files_of_a_run(whole):
     assert files(whole) == expected | {EXPORTED}
 
 
-def test_exported_weights_are_the_last_stage_in_half_precision(whole):
+def test_exported_weights_are_the_last_stage(whole):
     exported, last = load_file(whole / EXPORTED), load_file(whole / f"{TOGETHER}.safetensors")
     assert exported.keys() == last.keys()
     assert {tensor.dtype for tensor in exported.values()} == {torch.float16}
@@ -107,7 +107,7 @@ def test_a_finished_run_is_not_run_again(config, whole, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in whole.glob("*/*")} == before
 
 
-def test_stages_after_a_finished_one_do_not_depend_on_having_run_it(small, tmp_path, monkeypatch):
+def test_stages_do_not_depend_on_finished_ones(small, tmp_path, monkeypatch):
     """The second stage has fresh heads of its own: they must be the same in a process that did not run the first."""
     twice = small | {"stages": [small["stages"][0] | {"name": name, "steps": 2} for name in ("one", "two")]}
     config = write_config(tmp_path / "c.yaml", twice)
@@ -160,7 +160,7 @@ def saved_step(out, stage):
 
 
 @pytest.mark.slow
-def test_stopped_and_killed_it_ends_with_the_same_weights(config, whole, tmp_path, monkeypatch):
+def test_stopped_and_killed_runs_end_the_same(config, whole, tmp_path, monkeypatch):
     """SIGTERM in the first stage, SIGKILL in the third, each at a random step; then to the end."""
     out, moments = tmp_path / "out", ("before", "during", "after")
     first, second = random.randint(1, 3), random.randint(2, 5)
@@ -184,7 +184,7 @@ def test_stopped_and_killed_it_ends_with_the_same_weights(config, whole, tmp_pat
     assert files(out) == files(whole), "nothing half written stays behind"
 
 
-def test_a_clip_keeps_the_tower_it_begins_with_and_goes_on_after_a_stage(small, tmp_path, monkeypatch):
+def test_a_clip_keeps_its_tower_and_resumes(small, tmp_path, monkeypatch):
     """What a stage left is read again, as of models that are wrapped."""
     files = small["stages"][1]["sides"]["texts"]["files"]
     side = {"reader": "pairs", "max_tokens": 28, "sep": True, "files": files}

@@ -72,7 +72,7 @@ def test_stages(changes, message, small, refused, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_wrong_last_stage_is_found_before_the_first_starts(small, refused, tmp_path):
+def test_a_wrong_last_stage_is_found_first(small, refused, tmp_path):
     stages = [small["stages"][0], copy.deepcopy(small["stages"][0]) | {"name": "last", "objective": "togther"}]
     config = write_config(tmp_path / "c.yaml", small | {"stages": stages})
     refused("stage 'last': unknown objective 'togther' (did you mean 'together'?)", *options(config, tmp_path / "out"))
@@ -87,8 +87,8 @@ def test_two_stages_of_one_name(small, refused, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--devices", "3"), "stage 'vision': a batch of 4 cannot be dealt to 3 processes evenly"),
-        (("--devices", "2", "--num_nodes", "4"), "cannot be dealt to 8 processes evenly"),
+        (("--devices", "3"), "stage 'vision': a batch of 4 cannot be divided among 3 processes evenly"),
+        (("--devices", "2", "--num_nodes", "4"), "cannot be divided among 8 processes evenly"),
         (("--devices", "0"), "devices and num_nodes must be at least 1"),
         (("--precision", "8"), "unknown precision '8'"),
         (("--accelerator", "cpuu"), "unknown accelerator 'cpuu'"),

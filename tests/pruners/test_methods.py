@@ -191,7 +191,7 @@ def test_schedules_end_at_the_sparsity_and_never_fall():
 
 def test_layers_never_met_are_named(toy, toy_batches):
     toy.observe = lambda batch: toy.a(batch["x"])
-    with pytest.raises(Exception, match=r"layer 'b\.weight' saw no input"):
+    with pytest.raises(Exception, match=r"layer 'b\.weight' received no input"):
         prune(toy, toy_batches, "multiflow", (0.5,))
 
 

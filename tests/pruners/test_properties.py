@@ -98,7 +98,7 @@ def test_save_and_load_give_the_same_mask(name, made, tmp_path):
         assert loaded.source["sparsity_reached"] == mask.sparsity()
 
 
-def test_the_order_of_batches_does_not_matter_to_multiflow(made, xvlm, xvlm_batches):
+def test_multiflow_ignores_the_order_of_batches(made, xvlm, xvlm_batches):
     assert masks_of("multiflow", xvlm, xvlm_batches[::-1]) == made[0]["multiflow"]
 
 

@@ -122,7 +122,7 @@ def test_chita_equals_the_dense_solution(model, batches, lambda_, sparsity):
     torch.testing.assert_close(found[s], exact, rtol=1e-4, atol=1e-5)
 
 
-def test_chita_blocks_stay_within_layers_and_keep_their_counts(xvlm, xvlm_batches):
+def test_chita_blocks_keep_their_counts(xvlm, xvlm_batches):
     mask = prune(xvlm, xvlm_batches, "chita", (0.9,), block=1000, lambda_=1e-1)[0.9]
     total = sum(map(mask.size, mask))
     assert total - sum(map(mask.kept, mask)) == round(0.9 * total)
@@ -151,7 +151,7 @@ def test_gradients_and_inputs_that_are_no_numbers(model, batches):
             prune(model, broken, name, (0.5,))
 
 
-def test_a_stop_is_heeded_while_gradients_are_gathered(model, batches, tmp_path):
+def test_a_stop_interrupts_gathering_gradients(model, batches, tmp_path):
     def stop(*_):
         interrupt.requested = True
 
@@ -170,7 +170,7 @@ def test_fewer_rows_are_counted_rightly(model, batches):
     assert asked == there
 
 
-def test_chita_leaves_no_files_and_weights_as_they_were(model, batches, tmp_path):
+def test_chita_restores_files_and_weights(model, batches, tmp_path):
     before = model.a.weight.detach().clone()
     prune(model, batches, "chita", (0.5, 0.9), scratch_dir=str(tmp_path), num_batches=6)
     prune(model, batches, "chita++", (0.5,), scratch_dir=str(tmp_path), epochs=3, num_batches=2)
@@ -265,9 +265,7 @@ def test_tamt_that_moved_nothing_says_so(model, batches, capsys):
     mask = prune(model, batches[:2], "tamt", (0.5, 0.75), lr=1e-6)
     assert mask == prune(model, [], "omp", (0.5, 0.75))
     said = " ".join(capsys.readouterr().err.split())
-    assert said.startswith(
-        "tamt: at 50 %, 75 % no bit differs from magnitude pruning, since 2 steps at a learning rate"
-    )
+    assert said.startswith("tamt: at 50 %, 75 % the mask equals magnitude pruning, since 2 steps at a learning rate")
     assert "(--num_batches)" in said
     prune(model, batches[:1], "tamt", (0.5,), lr=1e-6)
     assert "since 1 step at a learning rate of 1e-06 is too few to" in " ".join(capsys.readouterr().err.split())
@@ -298,7 +296,7 @@ def test_tamt_density_is_exact_at_every_step(xvlm, xvlm_batches, monkeypatch):
     [
         ("chita", {"lambda_": 0.0}, "must be above 0"),
         ("chita", {"epochs": 0}, "must be at least 1"),
-        ("chita", {"scratch_dir": "/nowhere"}, "scratch_dir /nowhere is no folder"),
+        ("chita", {"scratch_dir": "/nowhere"}, "scratch_dir /nowhere is not a folder"),
         ("tamt", {"lr": -1.0}, "lr must be above 0"),
         ("sparsegpt", {"damping": 0.0}, "damping must be above 0"),
     ],

@@ -116,7 +116,7 @@ def test_distil(run, tmp_path):
     assert heads["made_by"] == {"teacher": "dino-mini"}
     done = run("shrink.py", "distil", "--model", "dino-mini", *words[3:], "-o", tmp_path / "c")
     assert done.returncode == 2
-    assert "is no smaller model" in done.stderr
+    assert "is not a smaller model" in done.stderr
 
 
 def test_pretraining(run, tmp_path, monkeypatch):

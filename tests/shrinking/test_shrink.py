@@ -185,27 +185,27 @@ def test_a_plan_of_a_smaller_model_is_of_the_first(run, tmp_path):
     [
         (("plan", "nowhere.safetensors"), "cannot read nowhere.safetensors"),
         (("measure", "--model", "dino-mini", "--criterion", "mop"), "unknown criterion 'mop'"),
-        (("finetuning", "--model", "dino-mini", "--keep", "0"), "--keep is a share that stays"),
+        (("finetuning", "--model", "dino-mini", "--keep", "0"), "--keep is the share to keep"),
         (("finetuning", "--model", "dino-mini", "--keep", "1", "--keep_layers", "1"), "nothing would be removed"),
         (
             ("finetuning", "--model", "xvlm-mini", "--task", "vqa"),
-            "a teacher teaches retrieval and",
+            "distillation is for retrieval and",
         ),
-        (("pretraining", "--model", "dino-mini"), "compares no images and texts"),
+        (("pretraining", "--model", "dino-mini"), "has no features of images and texts"),
         (("pretraining", "--model", "xvlm-mini", "--steps", "0"), "steps must be at least 1"),
-        (("pretraining", "--model", "xvlm-mini", "--task", "retrieval"), "pretraining is of no task"),
+        (("pretraining", "--model", "xvlm-mini", "--task", "retrieval"), "not for pretraining"),
         (("finetuning", "--model", "resnet-mini", "--task", "retrieval"), "has no model for 'retrieval'"),
         (("measure", "--model", "dino-mini", "--group", "0"), "--group must be at least 1"),
         (("measure", "--model", "dino-mini", "--samples", "1"), "--samples must be at least 2"),
         (("measure", "--model", "dino-mini", "--order", "tailor"), "unknown order 'tailor' (did you mean 'taylor'"),
         (("measure", "--model", "dino-mini", "--samples", "9", "--score", "itc"), "compares features of images"),
         (("measure", "--model", "dino-mini", "--samples", "9", "--score", "z"), "unknown score 'z'"),
-        (("measure", "--model", "xvlm-mini", "--samples", "9", "--score", "accuracy"), "is of classifiers"),
-        (("measure", "--model", "dino-mini", "--criterion", "taylor", "--resume"), "keeps nothing of an interrupted"),
+        (("measure", "--model", "xvlm-mini", "--samples", "9", "--score", "accuracy"), "needs a classifier"),
+        (("measure", "--model", "dino-mini", "--criterion", "taylor", "--resume"), "saves nothing of an interrupted"),
         (("cut", "--model", "dino-mini", "--plan", "nowhere.json"), "there is no nowhere.json"),
         (("export", "nowhere", "--to", "hff"), "unknown export 'hff'"),
         (("export", "nowhere", "--to", "mask"), "there is no nowhere/plan.json"),
-        (("plan", "weights/dino-mini.safetensors", "--keep", "0.5", "--flops", "3"), "--flops is a target of its own"),
+        (("plan", "weights/dino-mini.safetensors", "--keep", "0.5", "--flops", "3"), "--flops is a target"),
     ],
 )
 def test_bad_input(run, arguments, says):
@@ -249,7 +249,7 @@ def test_a_test_split_is_refused(tmp_path, model, reader):
     file = tmp_path / "data.yaml"
     file.write_text(f"sides: {{general: {reader.replace('{0..3}', '0')}}}")
     args = argparse.Namespace(model=model, task=None, config=file, on_test=False)
-    with pytest.raises(InputError, match="is what models are tested on"):
+    with pytest.raises(InputError, match="is test data"):
         data_of(args)
     args.on_test = True
     assert data_of(args).sides["general"]

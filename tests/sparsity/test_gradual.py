@@ -161,7 +161,7 @@ def test_equal_factors_change_nothing():
     assert all(torch.equal(first.mask[name], second.mask[name]) for name in plain)
 
 
-def test_steps_that_the_loss_scaler_leaves_out_do_not_count():
+def test_skipped_steps_do_not_count():
     weights, gradual = made("platon", may_overflow=True)
     for number in range(1, 8):
         step(weights, gradual, number)
@@ -201,7 +201,7 @@ def json_and_back(state):
         ({"method": "platton"}, r"unknown method 'platton' \(did you mean 'platon'\?\)"),
         ({"dense_steps": 18}, "of 20 steps the first 18 cannot be dense and the last 4 at the final sparsity"),
         ({"final_steps": 0}, "of 20 steps"),
-        ({"method": "platon", "interval": 21}, "platon has its first importances after 21 steps, and there are 20"),
+        ({"method": "platon", "interval": 21}, "platon has its first importances after 21 steps, but the run has 20"),
     ],
 )
 def test_plans_that_do_not_fit(options, message):

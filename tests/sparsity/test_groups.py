@@ -48,7 +48,7 @@ def test_patterns_hold_in_every_group(pattern, sparsity, pruner, xvlm, xvlm_batc
 
 
 @pytest.mark.parametrize(("pattern", "sparsity"), [("2:4", 0.2), ("2:4", 0.45), ("1:4", 0.6)])
-def test_on_the_way_to_a_pattern_each_groups_best_stay(pattern, sparsity):
+def test_towards_a_pattern_the_best_are_kept(pattern, sparsity):
     """Of the others, the lowest go: counted one by one, equal scores by position."""
     kept, width = parse_pattern(pattern)
     rng = np.random.default_rng(3)
@@ -89,7 +89,7 @@ def test_a_broken_pattern_is_named():
 
 
 def test_bad_patterns(xvlm):
-    with pytest.raises(InputError, match="prunes 50 % and nothing else"):
+    with pytest.raises(InputError, match="has a sparsity of exactly 50 %"):
         prune(xvlm, [], "omp", (0.75,), allocation="2:4")
     with pytest.raises(InputError, match="give n:m with 0 < n < m"):
         prune(xvlm, [], "omp", (0.5,), allocation="4:4")

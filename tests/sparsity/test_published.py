@@ -88,7 +88,7 @@ def test_masks_of_other_models_name_the_first_keys(tmp_path):
     with pytest.raises(InputError, match=r"lacks 80 layers \(first: vision_encoder.*does not \(first: vit\.encoder"):
         Mask.load(tmp_path / "m.pth").apply(small("xvlm"))
     torch.save({"weights": torch.zeros(3)}, tmp_path / "no.pth")
-    with pytest.raises(InputError, match="is no mask file"):
+    with pytest.raises(InputError, match="is not a mask file"):
         Mask.load(tmp_path / "no.pth")
     with pytest.raises(InputError, match="give the model, too"):
         mask.save(tmp_path / "x.pth", format="pth")

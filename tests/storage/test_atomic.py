@@ -47,7 +47,7 @@ def nobodys_folder():
             folder.chmod(0o755)
 
 
-def test_a_file_appears_under_its_name_only_when_it_is_whole(tmp_path):
+def test_a_file_appears_only_when_complete(tmp_path):
     target = tmp_path / "deep" / "a.txt"
     with atomic_path(target) as temporary:
         temporary.write_text("new")
@@ -106,7 +106,7 @@ def test_what_the_system_says_becomes_a_sentence(code, reason, tmp_path, monkeyp
 
 def test_a_real_limit_in_the_middle_of_a_file(tmp_path):
     write_text(tmp_path / "a.txt", "old")
-    with file_size_limit(10_000), pytest.raises(InputError, match=r"cannot write .*a\.txt: the file is larger"):
+    with file_size_limit(10_000), pytest.raises(InputError, match=r"cannot write .*a\.txt: the file exceeds"):
         write_text(tmp_path / "a.txt", "x" * 1_000_000)
     assert names(tmp_path) == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "old"
@@ -125,7 +125,7 @@ def test_a_folder_without_permission():
 
 def test_things_in_the_way(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match=r"is a file, not a folder|something else is in the way"):
+    with pytest.raises(InputError, match=r"is a file, not a folder|the path already exists"):
         write_text(tmp_path / "file" / "a.txt", "x")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "inside").write_text("x")
@@ -137,7 +137,7 @@ def test_things_in_the_way(tmp_path):
     assert names(tmp_path / "folder") == ["inside"]
 
 
-def test_check_writable_makes_the_folder_and_leaves_it_empty(tmp_path):
+def test_check_writable_creates_an_empty_folder(tmp_path):
     check_writable(tmp_path / "a" / "b")
     assert names(tmp_path / "a" / "b") == []
     (tmp_path / "file").write_text("x")
@@ -173,7 +173,7 @@ def test_json_is_readable_text(tmp_path):
     assert (tmp_path / "a.json").read_bytes().decode("utf-8") == '{\n "ü": [\n  1,\n  2.5,\n  null\n ]\n}\n'
 
 
-def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+def test_only_leftovers_of_killed_writers_go(tmp_path):
     for name in ("a[1].pt", ".a[1].pt.0123abcd.part", ".a[1].pt.part", ".b.pt.0123abcd.part", ".a1.pt.0123abcd.part"):
         (tmp_path / name).write_text("x")
     remove_parts(tmp_path / "a[1].pt")

@@ -64,7 +64,7 @@ def test_an_empty_file(site, target):
     assert target.read_bytes() == b""
 
 
-def test_a_broken_connection_is_resumed_in_the_same_call(site, target):
+def test_a_broken_connection_is_resumed(site, target):
     site.tags["/a.bin"] = '"one"'
     site.cuts = [CHUNK + 10, CHUNK + 20]
     fetch(f"{site.address}/a.bin", target, "a")
@@ -95,9 +95,9 @@ def test_a_server_that_cannot_resume(site, target):
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        (404, r"nothing at this address any more: the file has moved \(404\)"),
+        (404, r"address no longer exists: the file has moved \(404\)"),
         (410, r"the file has moved \(410\)"),
-        (403, r"does not hand it out: .*withdrawn \(403\)"),
+        (403, r"denies access: .*withdrawn \(403\)"),
         (503, r"busy: try again later \(503\)"),
         (500, r"Internal Server Error \(500\)"),
     ],
@@ -129,7 +129,7 @@ def test_a_refused_connection(site, target):
     [
         (requests.ConnectionError("Max retries exceeded"), "there is no connection to example.org .is this machine"),
         (requests.Timeout("timed out"), "example.org does not answer"),
-        (requests.exceptions.SSLError("certificate has expired"), r"cannot be trusted \(certificate has expired\)"),
+        (requests.exceptions.SSLError("certificate has expired"), r"is not valid \(certificate has expired\)"),
     ],
 )
 def test_no_connection(site, target, monkeypatch, error, words):
@@ -162,7 +162,7 @@ def test_a_disk_that_takes_no_more(site, target):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (CHUNK + 1000, limits[1]))
     try:
-        with pytest.raises(InputError, match=r"cannot write .*a\.bin: the file is larger than is allowed"):
+        with pytest.raises(InputError, match=r"cannot write .*a\.bin: the file exceeds the size limit"):
             fetch(f"{site.address}/a.bin", target, "a")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -81,7 +81,7 @@ time.sleep(60)
 """
 
 
-def test_a_claim_ends_with_its_process_even_where_a_child_lives_on(tmp_path):
+def test_a_claim_ends_with_its_process(tmp_path):
     path = tmp_path / "deep" / "lock"
     claim(path, "work").release()
     other = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True)
@@ -97,7 +97,7 @@ def test_a_claim_ends_with_its_process_even_where_a_child_lives_on(tmp_path):
         claim(tmp_path / "file" / "lock", "work in x")
 
 
-def test_a_holder_that_removes_the_file_lets_no_two_in(tmp_path):
+def test_removing_the_lock_file_lets_no_two_in(tmp_path):
     """As a run does at its end: who opened the file before holds nothing by holding that."""
     path = tmp_path / "lock"
     first = claim(path, "work")

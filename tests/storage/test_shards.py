@@ -78,7 +78,7 @@ def test_folders_that_do_not_say_which(tmp_path):
         weight_files(tmp_path)
     for name in ("a.pth", "b.pth"):
         torch.save(STATE, tmp_path / name)
-    with pytest.raises(InputError, match=r"several files of weights \(a\.pth, b\.pth\): name one"):
+    with pytest.raises(InputError, match=r"several weights files \(a\.pth, b\.pth\): name one"):
         weight_files(tmp_path)
 
 
@@ -101,7 +101,9 @@ def test_what_is_no_index(content, message, tmp_path):
 def test_a_tensor_in_two_shards(tmp_path):
     for number in (1, 2):
         save_file(STATE, tmp_path / f"m-{number}-of-2.safetensors")
-    with pytest.raises(InputError, match=r"m-2-of-2\.safetensors holds 'layer\.0\.weight', which another shard"):
+    with pytest.raises(
+        InputError, match=r"m-2-of-2\.safetensors holds 'layer\.0\.weight', which is also in an earlier shard"
+    ):
         read_tensors(tmp_path)
 
 

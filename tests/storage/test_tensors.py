@@ -73,7 +73,7 @@ def test_write_torch_is_what_torch_reads(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["zip", "old", "plain pickle"])
-def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(kind, tmp_path):
+def test_a_pickle_with_code_is_refused(kind, tmp_path):
     mark, file = tmp_path / "it-ran", tmp_path / "weights.pth"
     content = {"w": torch.zeros(2), "bomb": Bomb(mark)}
     if kind == "plain pickle":
@@ -116,7 +116,7 @@ def header(text):
 def test_corrupt_safetensors(content, tmp_path):
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"a\.safetensors is corrupt or no file of tensors") as caught:
+    with pytest.raises(InputError, match=r"a\.safetensors is corrupt or not a tensor file") as caught:
         read_tensors(path)
     assert "\n" not in str(caught.value)
 
@@ -127,7 +127,7 @@ def test_pytorch_files_cut_short(share, zipped, tmp_path):
     whole, cut = tmp_path / "whole.pth", tmp_path / "cut.pth"
     torch.save({"w": torch.randn(1000)}, whole, _use_new_zipfile_serialization=zipped)
     cut.write_bytes(whole.read_bytes()[: int(share * whole.stat().st_size)])
-    with pytest.raises(InputError, match=r"cut\.pth is corrupt or no file of tensors") as caught:
+    with pytest.raises(InputError, match=r"cut\.pth is corrupt or not a tensor file") as caught:
         read_tensors(cut)
     assert "\n" not in str(caught.value)
 
@@ -157,7 +157,7 @@ def test_missing_files_and_folders(name, tmp_path):
     ],
     ids=["safetensors", "one large tensor", "many small tensors"],
 )
-def test_a_disk_that_fills_up_while_tensors_are_written(write, tmp_path):
+def test_a_full_disk_while_writing_tensors(write, tmp_path):
     path = tmp_path / "a"
     path.write_text("old")
     with file_size_limit(20_000), pytest.raises(InputError, match="cannot write") as caught:
@@ -167,7 +167,7 @@ def test_a_disk_that_fills_up_while_tensors_are_written(write, tmp_path):
     assert path.read_text() == "old"
 
 
-def test_errors_that_are_no_fault_of_the_disk_stay_what_they_are(tmp_path):
+def test_other_errors_are_not_blamed_on_the_disk(tmp_path):
     with pytest.raises((pickle.PicklingError, AttributeError)):
         write_torch(tmp_path / "a.pt", {"function": lambda: None})
     assert names(tmp_path) == []

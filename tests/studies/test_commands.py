@@ -77,7 +77,7 @@ def test_many_runs_need_a_yes(cli, tmp_path):
     assert experiments.parse_args(["run", "x.yaml"]).most == 200
 
 
-def test_missing_weights_are_told_by_plan_and_refused_by_run(cli, tmp_path):
+def test_missing_weights_in_plan_and_run(cli, tmp_path):
     grid = {**SMALL, "models": ["dino"], "tasks": ["image_classification"]}
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
     code, out, _ = cli("plan", "grid.yaml")
@@ -122,7 +122,7 @@ def test_the_shell_script_runs(tmp_path, monkeypatch):
     assert len(told(tmp_path / "journal")) == COUNT + 1, "what was done is skipped"
 
 
-def test_an_attempt_that_was_killed_is_made_again_by_the_script(tmp_path, monkeypatch):
+def test_a_killed_attempt_is_repeated(tmp_path, monkeypatch):
     """After its masks and before its table; and what it took is no uninterrupted run's."""
     plan, places = make(tmp_path, pruners=["omp"], tasks=["zero_shot"], sparsities=[50], seeds=[0])
     monkeypatch.chdir(tmp_path)

@@ -52,7 +52,7 @@ def test_sittings_that_ended_well_are_no_interruption(tmp_path):
     assert costs_of(results_of(tmp_path / "made"), "xvlm-mini", ["omp"], "seconds")["omp"].values == (2,)
 
 
-def test_a_row_of_other_sparsities_has_the_cost_of_the_pruning_that_it_shares(tmp_path):
+def test_other_sparsities_share_the_cost_of_pruning(tmp_path):
     made = put_pruning(tmp_path / "made", "snip", 0, 2.0, 1.0)
     put(tmp_path / "made", {"overall": 1.0}, "high", 90, pruned_by=made.stem, method="snip")
     costs = costs_of(results_of(tmp_path / "made"), "xvlm-mini", ["snip", "high", "omp"], "seconds")
@@ -111,7 +111,7 @@ def test_shares_by_modality_are_means_over_seeds(tmp_path):
     assert layer_shares(results_of(tmp_path / "other"), "xvlm-mini", ["omp"], 63) is None
 
 
-def test_modalities_of_rows_without_masks_are_counted_on_task_models(tmp_path):
+def test_modalities_are_counted_on_task_models(tmp_path):
     """platon keeps 2 of 10 and 4 of 10 of vision in two tasks: 70 % pruned; the score of each has its own beside it."""
     folder = tmp_path / "made"
     put_pruning(folder, "omp", 0, 1, 1, layers=layers(5, 15, 10))

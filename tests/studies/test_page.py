@@ -59,7 +59,7 @@ def test_every_part_is_there(made):
     assert set(json.loads((made / "parts.json").read_text())) == expected
 
 
-def test_parts_of_an_earlier_report_go_and_other_files_stay(tmp_path):
+def test_earlier_parts_go_and_other_files_stay(tmp_path):
     put(tmp_path / "grid", {"overall": 50.0})
     put(tmp_path / "grid", {"CIDEr": 60.0}, task="captioning")
     (tmp_path / "out" / "tables").mkdir(parents=True)
@@ -130,7 +130,7 @@ def test_names_are_no_markup(tmp_path):
     check_latex((tmp_path / "made" / "report" / "tables" / "<m>--x_scores.tex").read_text())
 
 
-def test_one_result_is_enough_and_two_models_have_a_chapter_each(tmp_path):
+def test_one_result_is_enough(tmp_path):
     put(tmp_path / "made", {"overall": 1.0})
     report(tmp_path / "made")
     put(tmp_path / "made", {"top1": 1.0}, "dense", 0, "image_classification", model="dino-mini")
@@ -140,7 +140,7 @@ def test_one_result_is_enough_and_two_models_have_a_chapter_each(tmp_path):
     assert '<h2 id="xvlm-mini">' in text
 
 
-def test_models_stand_side_by_side_where_there_are_several(made, tmp_path):
+def test_several_models_in_one_table(made, tmp_path):
     assert "All models" not in (made / "index.html").read_text()
     for model in ("xvlm-mini", "blip-mini"):
         for pruner, value in (("dense", 80.0), ("omp", 60.0), ("snip", 40.0), ("lamp", 60.01)):

@@ -50,7 +50,7 @@ def test_hues_are_told_apart_and_stand_out(shade):
             assert np.linalg.norm(seen[one] - seen[other]) > 13, f"{one} and {other}: {kind}"
 
 
-def test_a_pruner_looks_the_same_in_every_report_and_like_no_other():
+def test_a_pruner_has_the_same_style_everywhere():
     everyone = looks([*PRUNERS, *CHOICES], {})
     assert len(set(everyone.values())) == len(PRUNERS) + len(CHOICES)
     assert {everyone[name].hue for name in CHOICES}.isdisjoint(everyone[name].hue for name in PRUNERS)
@@ -88,13 +88,13 @@ def test_labels_that_do_not_touch_stay_where_they_are():
     assert spread([50, 50], 6, 0, 100) == [47, 53]
 
 
-def test_sparsities_stand_to_scale_where_there_is_room():
+def test_sparsities_are_drawn_to_scale():
     assert positions([63, 75, 90]) == [63, 75, 90]
     assert positions([50, 89, 90]) == [0, 1, 2]
     assert positions([75]) == [75]
 
 
-def test_a_picture_within_a_page_has_no_colour_of_its_own():
+def test_an_inline_picture_has_no_own_colours():
     def draw(axis):
         axis.plot([0, 1], [0, 1], color=LIGHT["blue"], clip_on=False)
         axis.text(0, 0, "<name> & more")

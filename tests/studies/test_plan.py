@@ -94,7 +94,7 @@ def test_rows_that_prune_while_training():
     }
 
 
-def test_a_section_of_a_configuration_is_for_rows_that_prune():
+def test_sections_are_for_rows_that_prune():
     section = {"prune": "taylor", "interval": 3, "beta1": 0.85}
     plan = plan_of(progressive=["platon"], dense=True, overrides={"image_classification": {"progressive": section}})
     for step in (step for step in plan.steps if step.kind == "image_classification"):
@@ -104,7 +104,7 @@ def test_a_section_of_a_configuration_is_for_rows_that_prune():
     assert {step.id in plain for step in plan.steps if not step.while_training} == {True}
 
 
-def test_set_changes_a_grid_and_the_text_that_its_results_keep(tmp_path):
+def test_set_changes_a_grid_and_its_text(tmp_path):
     from studies.plan import plan_of as read
 
     path = tmp_path / "g.yaml"
@@ -186,7 +186,7 @@ def test_options_that_change_nothing_change_no_name(tmp_path):
     assert not ids(chita={"num_batches": 5}) & {name for name in ids() if "chita" in name}
 
 
-def test_several_devices_are_another_finetuning_of_the_same_masks(tmp_path):
+def test_devices_are_part_of_a_finetuning(tmp_path):
     one, two = plan_of(), plan_of(devices=2)
     for first, second in zip(one.steps, two.steps, strict=True):
         assert (first.id == second.id) == (first.kind != "image_classification")
@@ -197,7 +197,7 @@ def test_several_devices_are_another_finetuning_of_the_same_masks(tmp_path):
             assert ("--devices" in command) == (devices and step.kind != "zero_shot")
 
 
-def test_a_local_folder_of_a_library_is_known_by_its_contents(tmp_path):
+def test_a_local_folder_is_known_by_its_content(tmp_path):
     def defined():
         return Sources().model(f"hf:{tmp_path}")
 

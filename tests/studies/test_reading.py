@@ -33,7 +33,7 @@ def test_the_same_run_in_two_grids_counts_once(tmp_path):
     assert values(read(tmp_path / "one", tmp_path / "two")) == [1]
 
 
-def test_a_pruning_that_two_grids_share_has_the_sparsities_of_both(tmp_path):
+def test_a_shared_pruning_has_both_sparsities(tmp_path):
     for grid, sparsity in (("one", "75"), ("two", "90")):
         layers = {sparsity: {"text": {"layer": [1, 4]}}}
         put_pruning(tmp_path / grid, "omp", 0, 1, 1, id="same", metrics={sparsity: {"seconds": 1.0}}, layers=layers)
@@ -54,7 +54,7 @@ def test_rows_are_in_the_order_of_the_grid(tmp_path):
     assert read(tmp_path / "made").order == ("omp", "platon + ID", "zebra", "multiflow", "snip")
 
 
-def test_results_of_another_version_are_said_and_not_mixed(tmp_path):
+def test_another_version_is_named_and_not_mixed(tmp_path):
     put(tmp_path / "made", {"overall": 1.0})
     for seed in (1, 2):
         put(tmp_path / "made", {"overall": 50.0}, seed=seed, version={**version(), "torch": "1"})
@@ -63,7 +63,7 @@ def test_results_of_another_version_are_said_and_not_mixed(tmp_path):
     assert found.notes == ("2 results of another version (torch 1) are left out",)
 
 
-def test_results_of_another_version_alone_are_shown_as_such(tmp_path):
+def test_another_version_alone_is_shown(tmp_path):
     put(tmp_path / "made", {"overall": 1.0}, seed=0, version={"results": "0"})
     put(tmp_path / "made", {"overall": 2.0}, seed=1, version={**version(), "results": "7"})
     found = read(tmp_path / "made")
@@ -87,7 +87,7 @@ def test_a_result_that_is_being_written_is_not_seen(tmp_path):
     assert values(read(tmp_path / "made")) == [1]
 
 
-def test_a_result_made_again_after_an_interruption_replaces_the_first(tmp_path):
+def test_a_repeated_result_replaces_the_first(tmp_path):
     """Its axes are those of the first, its id is that of a run that is defined in the same way."""
     put(tmp_path / "made", {"overall": 1.0}, id="first", finished="2026-01-01T00:00:00+00:00")
     put(tmp_path / "made", {"overall": 2.0}, id="again", finished="2026-01-02T00:00:00+00:00")

@@ -83,7 +83,7 @@ def test_what_a_result_holds(tmp_path):
     assert snip["axes"]["options"] == {"num_batches": 3}
 
 
-def test_a_run_that_prunes_leaves_its_mask_and_what_it_kept(tmp_path):
+def test_a_run_that_prunes_writes_its_mask(tmp_path):
     plan, places = make(tmp_path, pruners=[], progressive=["platon"], seeds=[0], sparsities=[75])
     (step,) = plan.steps
     work(plan, places, tmp_path / "journal")
@@ -228,7 +228,7 @@ def test_a_runner_waits_for_what_another_holds(tmp_path):
     assert len(told(tmp_path / "journal")) == 2
 
 
-def test_the_same_work_in_another_grid_is_not_done_again(tmp_path):
+def test_the_same_work_is_not_repeated(tmp_path):
     plan, places = make(tmp_path)
     work(plan, places, tmp_path / "journal")
     other, elsewhere = make(tmp_path, "other", seeds=[1], sparsities=[75])
@@ -280,7 +280,7 @@ def test_of_two_results_the_later_counts(tmp_path):
         assert found[task.id] == {"20-NN": 3}
 
 
-def test_results_of_several_runners_are_packed_together(tmp_path):
+def test_several_runners_pack_together(tmp_path):
     """Two at once, and one that was killed before it could pack."""
     plan, places = make(tmp_path)
     journal = tmp_path / "journal"
@@ -308,7 +308,7 @@ def test_damaged_results_are_named(tmp_path, text):
             survey(plan, places)
 
 
-def test_masks_that_were_removed_are_made_again_for_who_needs_them(tmp_path):
+def test_removed_masks_are_made_again(tmp_path):
     plan, places = make(tmp_path)
     work(plan, places, tmp_path / "journal")
     task = next(step for step in plan.steps if step.needs is not None and step.kind == "image_classification")
@@ -321,7 +321,7 @@ def test_masks_that_were_removed_are_made_again_for_who_needs_them(tmp_path):
     assert survey(plan, places).missing == [prune, task]
 
 
-def test_results_of_another_version_are_told_and_not_used(tmp_path, monkeypatch):
+def test_results_of_another_version_are_unused(tmp_path, monkeypatch):
     plan, places = make(tmp_path)
     work(plan, places, tmp_path / "journal")
     monkeypatch.setattr("studies.version.RESULTS_VERSION", 7)
@@ -332,7 +332,7 @@ def test_results_of_another_version_are_told_and_not_used(tmp_path, monkeypatch)
     assert not any("earlier form" in note for note in found.notes)
 
 
-def test_results_of_an_earlier_form_of_the_grid_are_told(tmp_path):
+def test_results_of_an_earlier_grid_are_named(tmp_path):
     plan, places = make(tmp_path)
     work(plan, places, tmp_path / "journal")
     plan, places = make(tmp_path, seeds=[0], pruners=["omp"])

@@ -12,7 +12,7 @@ from studies.significance import Kind, mean_scores
 from studies.significance import scores_of as scores_of_items
 from studies.tables import main_table, overview_table, share_table, task_table
 from tests.studies.made import places_of, put, read
-from training.results import told
+from training.results import metrics_line
 
 COLUMN = ("xvlm-mini", "vqa", "overall", 75.0)
 
@@ -194,7 +194,7 @@ def test_words_beside_recalls_are_no_score(tmp_path):
     assert scores.metrics("xvlm-mini", "retrieval") == ["r_mean", "itc r_mean"]
     assert scores.metrics("xvlm-mini", "zero_shot") == ["itm r_mean"]
     assert scores.main("xvlm-mini") == [("zero_shot", "itm r_mean"), ("retrieval", "r_mean")]
-    assert told(metrics) == "r_mean 50, itc/r_mean 40"
+    assert metrics_line(metrics) == "r_mean 50, itc/r_mean 40"
 
 
 # -- items ----------------------------------------------------------------------------------------------
@@ -289,7 +289,7 @@ def test_scores_of_single_items():
     assert scores_of_items(groups, "r_mean") == [], "there is but R@1"
 
 
-def test_mean_recalls_are_put_together_of_both_directions(tmp_path):
+def test_mean_recalls_combine_both_directions(tmp_path):
     """Three texts found at places 0, 5 and 20, and one image whose caption stands at place 1."""
     text = {"itc img_r1": [1, 0, 0], "itc img_r5": [1, 0, 0], "itc img_r10": [1, 1, 0]}
     image = {"itc txt_r1": [0], "itc txt_r5": [1], "itc txt_r10": [1]}

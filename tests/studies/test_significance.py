@@ -13,7 +13,7 @@ def alone(differences):
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.03, 0.06, 0.1])
-def test_p_values_of_normal_data_are_those_of_the_t_test(shift):
+def test_p_values_of_normal_data(shift):
     """400 normal differences: both are about the same mean and its standard error."""
     draw = np.random.default_rng(3)
     one = draw.normal(shift, 1, 400) + (common := draw.normal(0, 3, 400))
@@ -22,7 +22,7 @@ def test_p_values_of_normal_data_are_those_of_the_t_test(shift):
     assert paired_bootstrap(alone(one - other)) == pytest.approx(expected, abs=0.02)
 
 
-def test_p_values_of_right_and_wrong_are_those_of_a_permutation_test():
+def test_p_values_are_those_of_a_permutation_test():
     """1,000 items, of which 130 differ: 80 for the one, 50 for the other; few values, so drawn by their counts."""
     one = np.repeat([1.0, 0.0, 1.0, 0.0], [80, 50, 500, 370])
     other = np.repeat([0.0, 1.0, 1.0, 0.0], [80, 50, 500, 370])
@@ -38,7 +38,7 @@ def test_p_values_of_right_and_wrong_are_those_of_a_permutation_test():
     assert found < 0.05 < paired_bootstrap(alone(np.repeat([1.0, -1.0, 0.0], [80, 65, 855])))
 
 
-def test_the_interval_of_scipy_touches_zero_where_p_is_the_level():
+def test_the_interval_touches_zero_at_the_level():
     """Zero moved to the edge of scipy's 95 % interval is at p = 0.05."""
     values = np.random.default_rng(1).normal(0.2, 1, 300)
     interval = stats.bootstrap(
@@ -69,7 +69,7 @@ def test_the_same_seed_gives_the_same_value():
 
 
 @pytest.mark.parametrize("shift", [0.02, 0.05, 0.12])
-def test_a_mean_of_two_means_has_the_standard_error_of_both(shift):
+def test_standard_error_of_a_mean_of_two_means(shift):
     """500 items of one kind and 100 of the other, of other spreads: as normal theory says."""
     draw = np.random.default_rng(5)
     many, few = draw.normal(shift, 1, 500), draw.normal(shift, 0.3, 100)

@@ -19,7 +19,7 @@ def not_remembered():
     version.commit.cache_clear()
 
 
-def test_changed_code_is_told_and_changed_results_are_not(tmp_path, monkeypatch):
+def test_changed_code_but_not_results_is_reported(tmp_path, monkeypatch):
     for name in ("code.py", "results/made.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("first\n")

@@ -109,7 +109,7 @@ class Made:
         self.search.attach(self.model)
         self.task = object.__new__(Prompts)
         self.task._options, self.task._prompt, self.task._last = PromptOptions(), self.prompt, ""
-        self.task.beside = {"prompt": self.prompt}
+        self.task.extra_modules = {"prompt": self.prompt}
         mapping = LabelMapping(self.vectors["mapping"])
         self.prompted = self.task._prompted = Prompted(self.model, self.prompt, mapping)
         self.objective = Objective(self.model, self.task, 1)
@@ -131,7 +131,7 @@ class Made:
         loop = Loop("test", recipe, len(batches), 0, folder, {}, epoch=epoch, sparsifier=self.search, log_every=1)
         self.search.started(len(batches), epoch)
         if self.search.searching:
-            self.search.begin_search(self.objective, self.objective.beside.parameters())
+            self.search.begin_search(self.objective, self.objective.extra_modules.parameters())
         keep = Callback(
             after_step=self.keep, after_log=lambda row: self.losses.append(row.get("prompted", row.get("plain")))
         )

@@ -23,7 +23,7 @@ from models import load_model, load_task_model
 from models.xvlm.captioning import captioning_name
 from pruners import prune
 from sparsity.mask import Mask
-from tasks.captioning_pretrain import HEAD, FirstStage, FirstStageConfig, take_first_stage
+from tasks.captioning_pretrain import HEAD, FirstStage, FirstStageConfig, use_first_stage
 from tests.conftest import REFERENCE, runner
 from tests.models.test_xvlm import listed
 from tests.training.small_finetuning import placed
@@ -106,7 +106,7 @@ def test_the_published_recipe():
     assert {name.split("/")[-1].split("_")[0] for name in train.files.annotations} == set(train.files.image_roots)
 
 
-def test_images_are_cropped_to_the_box_of_the_drawn_caption(world):
+def test_images_are_cropped_to_the_drawn_box(world):
     config = parse(FirstStageConfig, settings_of("captioning_pretrain", world), "file")
     shape = load_model("xvlm-mini").image_shape
     tokenizer = load_tokenizer("weights/mini-vocab.txt")
@@ -207,7 +207,7 @@ def test_where_a_second_stage_writes(first, monkeypatch):
     from training.run import output_folder
 
     args = parse_args(["-m", "xvlm-mini", "--load_capt_pretrain", "-pre", str(first["sparse"] / "last.safetensors")])
-    take_first_stage(args)
+    use_first_stage(args)
     assert str(output_folder(args, Path("captioning"), 1)) == "runs/captioning/xvlm-mini_sparse_debug_seed1"
     args = parse_args(["-m", "xvlm-mini", "--mask", "masks/xvlm-mini_omp_75_seed42.safetensors"])
     assert str(output_folder(args, Path("captioning"), 1)) == "runs/captioning/xvlm-mini_omp_75_seed42_seed1"
@@ -216,12 +216,17 @@ def test_where_a_second_stage_writes(first, monkeypatch):
 @pytest.mark.parametrize(
     ("task", "start", "more", "message"),
     [
-        ("captioning", None, ["--load_capt_pretrain"], "give the weights that it left with -pre FILE"),
+        ("captioning", None, ["--load_capt_pretrain"], "give its weights with -pre FILE"),
         ("captioning", "dense", ["--load_capt_pretrain"], "contains no mask, so its first stage was dense"),
-        ("captioning", "weights/xvlm-mini.safetensors", ["--load_capt_pretrain"], "is of no first stage"),
-        ("captioning", "weights/xvlm-mini.safetensors", ["--load_capt_pretrain", "--dense"], "is of no first stage"),
+        ("captioning", "weights/xvlm-mini.safetensors", ["--load_capt_pretrain"], "is not from a first stage"),
+        (
+            "captioning",
+            "weights/xvlm-mini.safetensors",
+            ["--load_capt_pretrain", "--dense"],
+            "is not from a first stage",
+        ),
         ("captioning", "nowhere.safetensors", ["--load_capt_pretrain"], "nowhere.safetensors: no such file"),
-        ("captioning", "sparse", ["--dense"], "go on from it with captioning.py --load_capt_pretrain"),
+        ("captioning", "sparse", ["--dense"], "continue it with captioning.py --load_capt_pretrain"),
         ("captioning", "sparse", ["--mask", "any.safetensors"], "is a first stage that contains its mask"),
         ("captioning_pretrain", "sparse", ["--mask", "any.safetensors"], "is a first stage that contains its mask"),
     ],
@@ -279,7 +284,7 @@ def test_a_published_file_and_a_larger_image(dtype, tied, tmp_path):
     path = tmp_path / "snapshot.pth"
     torch.save({"model": state, "epoch": 0}, path)
     args = argparse.Namespace(model="xvlm", weights=path, dense=False, mask=None)
-    changes = take_first_stage(args)
+    changes = use_first_stage(args)
     assert changes == ({} if tied else {"own_head": True}) and args.mask == path
     larger = load_task_model(
         "xvlm", "captioning", weights=path, overrides={"vision": {"image_size": 48}} | changes, **small

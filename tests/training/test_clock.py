@@ -19,7 +19,7 @@ def turn(monkeypatch):
     return forward
 
 
-def test_evaluation_within_training_is_evaluation_alone(turn, tmp_path):
+def test_evaluation_within_training(turn, tmp_path):
     clock = Clock(tmp_path / "seconds.json")
     turn(2)  # loading
     with clock.doing("training"):
@@ -32,7 +32,7 @@ def test_evaluation_within_training_is_evaluation_alone(turn, tmp_path):
     assert clock.seconds() == {"training": 15, "evaluation": 7, "total": 24, "sittings": 1}
 
 
-def test_sittings_add_up_and_a_killed_one_loses_little(turn, tmp_path):
+def test_sessions_add_up(turn, tmp_path):
     path = tmp_path / "seconds.json"
     first = Clock(path)
     with first.doing("training"):
@@ -56,14 +56,14 @@ def test_a_finished_run_takes_no_longer_than_it_did(turn, tmp_path):
     path.write_text(json.dumps(done))
     again = Clock(path, path)
     turn(3)
-    again.stand_still()
+    again.stop_counting()
     with again.doing("evaluation"):
         turn(5)
     assert again.seconds() == done
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"training": "x"}', '{"training": 1}'])
-def test_a_file_cut_short_costs_the_numbers_not_the_run(text, turn, tmp_path):
+def test_a_truncated_file_costs_only_the_time(text, turn, tmp_path):
     (tmp_path / "seconds.json").write_text(text)
     clock = Clock(tmp_path / "seconds.json", tmp_path / "seconds.json")
     turn(1)

@@ -12,7 +12,7 @@ from models.parts import layers
 from models.surgery import cut
 from storage.tensors import read_safetensors
 from tests.models.test_parts import FAMILIES, shaken
-from training.distillation import Taught, freeze_beside, layer_outputs, of_classes, of_pairs, same_blocks
+from training.distillation import Distillation, freeze_other_tower, layer_outputs, of_classes, of_pairs, same_blocks
 
 KEYS = ("epochs=1", "short_epoch=4", "snapshot_steps=2", "samples=16")
 SMALL = ("--no_samples", *(word for key in KEYS for word in ("--set", key)))
@@ -78,7 +78,7 @@ def test_one_tower_learns_alone(name, tower, other):
     """The other one's features and the temperature get no gradients, with all that makes them; fusion does."""
     torch.manual_seed(0)
     model = shaken(FAMILIES[name]()).requires_grad_(True)
-    freeze_beside(model, tower)
+    freeze_other_tower(model, tower)
     batch = model.example(2)["general"]
     image, text = model.image_entry(batch["image"])[1], model.text_entry(batch["text_ids"], batch["text_atts"])[1]
     assert {"vision": image, "text": text}[tower].requires_grad
@@ -150,10 +150,10 @@ def test_classes():
 
 
 def test_a_model_without_features():
-    objective = argparse.Namespace(model=torch.nn.Linear(2, 2), beside=torch.nn.ModuleDict())
+    objective = argparse.Namespace(model=torch.nn.Linear(2, 2), extra_modules=torch.nn.ModuleDict())
     args = argparse.Namespace(distil="mope", sim=None, feat=None, hidden=0.0)
-    with pytest.raises(InputError, match="teaches retrieval and classification"):
-        Taught(objective, FAMILIES["dino"](), args)
+    with pytest.raises(InputError, match="works for retrieval and classification"):
+        Distillation(objective, FAMILIES["dino"](), args)
 
 
 def test_a_run_that_is_killed(run, tmp_path, monkeypatch):
@@ -178,7 +178,7 @@ def test_a_run_that_is_killed(run, tmp_path, monkeypatch):
         patch.setattr(training.loop, "set_rate", killed)
         assert run(*teacher, "--output_dir", tmp_path / "b").returncode != 0
     done = run(*teacher, "--output_dir", tmp_path / "b")
-    assert "going on after step 2" in done.stderr
+    assert "resuming after step 2" in done.stderr
     states = [read_safetensors(tmp_path / name / "last.safetensors")[0] for name in ("a", "b", "dense")]
     assert states[0].keys() == states[1].keys() == states[2].keys()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
@@ -190,9 +190,9 @@ def test_a_run_that_is_killed(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--sim", "2"), "--sim is about a teacher"),
+        (("--sim", "2"), "--sim needs a teacher"),
         (("--teacher", "dino-mini", "--hidden", "-1"), "hidden must be at least 0"),
-        (("--teacher", "dino-mini"), "its head for this task is made anew"),
+        (("--teacher", "dino-mini"), "its head for this task is newly initialised"),
     ],
 )
 def test_refused(run, tmp_path, options, says):

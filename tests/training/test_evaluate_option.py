@@ -98,5 +98,5 @@ def test_splits_that_there_are_not(run, tmp_path):
     assert "image_classification has no validation split, its configuration names test data only" in done.stderr
     done = run(*classify(config, tmp_path / "out", "--split", "val"))
     assert done.returncode == 2
-    assert "--split val says what --evaluate looks at: add --evaluate, or leave it out" in done.stderr
+    assert "--split val is for --evaluate: add --evaluate, or leave it out" in done.stderr
     assert not (tmp_path / "out").exists()

@@ -70,7 +70,7 @@ def test_a_sparse_run(task, config, mask, run, tmp_path):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_half_precision_from_training_to_captions_and_answers(task, config, mask, run, tmp_path):
+def test_half_precision_end_to_end(task, config, mask, run, tmp_path):
     command = options(task, config(task), tmp_path / "out", "--mask", mask, "--precision", "bf16-true", "--debug")
     done = run(*command, "--no_samples")
     assert done.returncode == 0, done.stderr
@@ -81,7 +81,7 @@ def test_half_precision_from_training_to_captions_and_answers(task, config, mask
     assert (last[name][~Mask.load(mask)[name]] == 0).all()
 
 
-def test_images_that_are_missing_are_counted_before_training(config, run, tmp_path):
+def test_missing_images_are_counted_first(config, run, tmp_path):
     settings = yaml.safe_load(config("vqa", epochs=1).read_text())
     (path,) = settings["train"]["files"]["annotations"]
     records = json.loads((Path(settings["train"]["files"]["root"]) / path).read_text())
@@ -167,7 +167,7 @@ def test_dense_goes_before_a_mask(config, mask, run, tmp_path):
     assert json.loads((tmp_path / "out" / "results.json").read_text())["run"]["mask"] is None
 
 
-def test_a_finished_run_is_not_done_again_and_another_is_refused(config, run, tmp_path):
+def test_a_finished_run_is_not_repeated(config, run, tmp_path):
     command = options("vqa", config("vqa", epochs=1), tmp_path / "out", "--dense")
     first = run(*command)
     assert first.returncode == 0, first.stderr
@@ -206,10 +206,10 @@ def test_a_decoder_that_always_has_the_mask(config, run, tmp_path):
     path = config("vqa", mini="blip-mini")
     done = run(*options("vqa", path, tmp_path / "out", "--dense", "--inherit_mask", mini="blip-mini"))
     assert done.returncode == 2
-    assert "blip-mini's always has the mask: leave it out" in " ".join(done.stderr.split())
+    assert "blip-mini's is always pruned: leave it out" in " ".join(done.stderr.split())
 
 
-def test_captions_are_written_after_the_prompt_that_they_are_trained_with(config, run, tmp_path):
+def test_captions_use_the_training_prompt(config, run, tmp_path):
     done = run(*options("captioning", config("captioning", prompt="a photo of "), tmp_path / "out", "--dense"))
     assert done.returncode == 2
     assert "give the same" in done.stderr
@@ -225,7 +225,7 @@ def test_captions_are_written_after_the_prompt_that_they_are_trained_with(config
         ({"short_epoch": 0}, ["--dense"], "short_epoch must be at least 1, not 0"),
         ({"k_test": 1000}, ["--dense"], "k_test asks for the best 1000"),
         ({"surprise": 1}, ["--dense"], "unknown key 'surprise'"),
-        ({"batch_size": 100_000}, ["--dense"], "a batch of 100000 takes more than the "),
+        ({"batch_size": 100_000}, ["--dense"], "a batch of 100000 needs more than the "),
         ({}, ["--dense", "--snapshot", "gone.pt"], "there is no snapshot gone.pt"),
         ({}, ["--dense", "--precision", "16-mixed"], "precision 16-mixed needs a GPU"),
         ({}, ["--mask", "OTHER"], "the mask belongs to another model"),
@@ -254,13 +254,13 @@ def test_a_second_run_in_the_same_folder_is_refused(config, run_process, tmp_pat
     other = claim(out / "lock", "work")
     done = run_process(*options("vqa", config("vqa"), out, "--dense"))
     assert done.returncode == 2
-    assert f"another run is at work in {out}: wait for its end, or choose" in done.stderr
+    assert f"another run uses {out}: wait for its end, or choose" in done.stderr
     assert [path.name for path in out.iterdir()] == ["lock"]
     other.release()
 
 
 @pytest.mark.slow
-def test_killed_and_started_again_it_ends_with_the_same_weights(config, mask, tmp_path):
+def test_killed_and_resumed_gives_the_same_weights(config, mask, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     path = config("retrieval")
 

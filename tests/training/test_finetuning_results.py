@@ -47,7 +47,7 @@ def results(folder):
     return json.loads((folder / "results.json").read_text())
 
 
-def test_a_run_tells_what_it_was_and_another_changes_nothing_of_it(config, run, tmp_path):
+def test_a_run_records_itself_and_is_protected(config, run, tmp_path):
     mask, out = mask_of("dino-mini", tmp_path), tmp_path / "out"
     done = run(*options(config, out, "--mask", mask, "--wdb_offline", "--seed", "3"))
     assert done.returncode == 0, done.stderr
@@ -95,7 +95,7 @@ def test_a_run_tells_what_it_was_and_another_changes_nothing_of_it(config, run, 
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_with_its_clock_and_its_log_and_the_same_weights(config, run, tmp_path):
+def test_a_killed_run_resumes_clock_and_log(config, run, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     environment.pop("WANDB_SERVICE", None)  # of this process: it would outlive the kill and keep the run's id
     command = options(config, tmp_path / "killed", "--wdb_offline", "--snapshot_seconds", "0")
@@ -152,8 +152,8 @@ def test_a_mask_of_another_model(config, run, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--accelerator", "gpu", "--devices", "99"], "99 GPUs asked for, but "),
-        (["--accelerator", "mps", "--devices", "2"], "2 MPS devices asked for"),
+        (["--accelerator", "gpu", "--devices", "99"], "99 GPUs requested, but "),
+        (["--accelerator", "mps", "--devices", "2"], "2 MPS devices requested"),
         (["--compile"], "--compile needs a C++ compiler, but there is no 'no-such-compiler' here"),
         (["--wandb"], "--wandb finds no login to Weights & Biases"),
         (["--precision", "16-mixed"], "precision 16-mixed needs a GPU"),
@@ -190,7 +190,7 @@ def test_a_gallery_smaller_than_k_test_is_told(tmp_path):
     )
 
 
-def test_counting_agrees_with_the_mask_in_every_modality():
+def test_counts_agree_with_the_mask():
     model = load_model("xvlm-mini")
     mask = prune(model, [], "omp", (0.63,))[0.63]
     mask.apply(model)

@@ -31,7 +31,7 @@ def outcome(folder):
 
 
 @pytest.mark.parametrize("gather", [[], ["--gather_negatives"]])
-def test_asked_to_stop_it_saves_ends_and_goes_on_bit_for_bit(gather, world, mask, run, tmp_path, monkeypatch):
+def test_a_stop_saves_and_resumes_bit_for_bit(gather, world, mask, run, tmp_path, monkeypatch):
     """Ctrl-C and SIGTERM during the first of two steps, as real signals to this process."""
     config = write_config(tmp_path / "retrieval.yaml", world, "retrieval", **TWO_PASSES)
 
@@ -64,7 +64,7 @@ def test_asked_to_stop_it_saves_ends_and_goes_on_bit_for_bit(gather, world, mask
         assert outcome(folder) == whole
 
 
-def test_a_snapshot_is_gone_on_with_or_refused_with_the_difference(world, run, tmp_path):
+def test_a_snapshot_resumes_or_names_the_difference(world, run, tmp_path):
     config = write_config(tmp_path / "vqa.yaml", world, "vqa")
     first = run(*options("vqa", config, tmp_path / "first", "--dense", "--debug"))
     assert first.returncode == 0, first.stderr
@@ -84,7 +84,7 @@ def test_a_snapshot_is_gone_on_with_or_refused_with_the_difference(world, run, t
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_a_snapshot_in_another_folder_needs_the_best_epoch_so_far(world, run, tmp_path):
+def test_a_moved_snapshot_needs_the_best_epoch(world, run, tmp_path):
     """Of a finished run, whose epochs are not trained again: their numbers and the best weights come along."""
     config = write_config(tmp_path / "retrieval.yaml", world, "retrieval")
     first, again = tmp_path / "first_debug", tmp_path / "again_debug"

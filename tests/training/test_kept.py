@@ -47,7 +47,7 @@ def test_zeros_are_counted_by_modality():
     }
 
 
-def test_the_table_has_a_row_a_modality_and_a_column_a_moment(capsys):
+def test_the_table_of_kept_weights(capsys):
     before, after = (
         {"vision": Count(9, 12), "text": Count(1000, 4000)},
         {"vision": Count(9, 12), "text": Count(0, 4000)},

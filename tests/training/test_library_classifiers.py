@@ -76,7 +76,7 @@ def test_finetuned_dense_and_tested(kind, folders, world, run, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["timm", "resnet"])
-def test_convolutions_pruned_and_finetuned_from_the_command_line(kind, folders, world, run, tmp_path):
+def test_convolutions_from_the_command_line(kind, folders, world, run, tmp_path):
     """prune.py --conv, then a run under the mask, which says so: its zeros stay, running statistics follow."""
     model = SMALL_RESNET if kind == "timm" else {}
     start = load_model(folders[kind], weights="random", overrides={**model, "conv": True})
@@ -164,7 +164,7 @@ def test_two_processes_test_one_model(world, run_process, tmp_path):
     assert [bool(score) for score in items["groups"]["items"]["scores"]["top1"]] == right
 
 
-def test_a_wrapped_model_within_another_module_loads_what_it_saved():
+def test_a_nested_wrapped_model_loads_its_state():
     torch.manual_seed(0)
     first, second = (
         nn.ModuleDict(

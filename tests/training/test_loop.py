@@ -36,7 +36,7 @@ def written_out(module, steps, batch, recipe):
 
 @pytest.mark.parametrize("accumulate", [1, 4])
 @pytest.mark.parametrize("clip", [None, 0.75])
-def test_accumulated_and_clipped_steps_are_those_of_one_big_batch(accumulate, clip, tmp_path):
+def test_accumulation_equals_one_big_batch(accumulate, clip, tmp_path):
     # Adam forgets the gradient's length unless eps is large against it.
     recipe = Recipe(lr=0.05, weight_decay=0.1, eps=0.1, clip=clip, schedule=Schedule(0.0, "linear"))
     small = micro_batches(6)
@@ -205,7 +205,7 @@ def test_the_log_holds_means_of_all_processes(run_process, tmp_path):
             assert abs(half - row[name]) > 1e-3, "the first process alone has another mean"
 
 
-def test_a_disk_that_fills_up_leaves_the_last_snapshot_whole(unbroken, tmp_path):
+def test_a_full_disk_keeps_the_last_snapshot(unbroken, tmp_path):
     """In words, and once there is room the run goes on as if nothing had been."""
     limit = None
 

@@ -43,7 +43,7 @@ def distance(found, expected):
     )
 
 
-def test_contrastive_gradient_is_that_of_one_large_batch(tmp_path):
+def test_the_gradient_is_that_of_one_large_batch(tmp_path):
     found = gradients(double(), tiny_model(), tmp_path, itm=0.0)
     expected = one_large_batch(tiny_model().double())
     assert distance(found, expected) < 1e-6

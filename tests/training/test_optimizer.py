@@ -62,7 +62,7 @@ def test_norms_and_biases_of_xvlm_do_not_decay(name, config, task):
     assert free <= wanted
 
 
-def test_the_schedule_scales_every_group_from_its_peak():
+def test_the_schedule_scales_every_group():
     module = Small()
     optimizer = make_optimizer(module.named_parameters(), Recipe(lr=0.1, lr_scale={"head": 10.0}))
     for factor in (0.5, 0.25, 1.0):  # not a product of all factors so far
@@ -115,7 +115,7 @@ def test_betas_reach_the_optimizer():
 
 
 def test_nothing_to_train():
-    with pytest.raises(InputError, match="no parameter is to be trained"):
+    with pytest.raises(InputError, match="no parameter requires gradients"):
         make_optimizer(nn.Linear(2, 2).requires_grad_(False).named_parameters(), Recipe(lr=0.1))
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from data.batches import Side
-from training.passes import told_of_epochs, told_of_passes
+from training.passes import epochs_notice, passes_notice
 
 
 class Numbers:
@@ -26,8 +26,8 @@ def side(n, size, whole):
 
 @pytest.mark.parametrize(("n", "size", "together", "steps"), [(32, 4, 2, 4), (8, 8, 1, 1), (30, 5, 3, 2)])
 def test_nothing_is_said_where_all_divides(n, size, together, steps):
-    assert told_of_epochs(side(n, size, whole=True), steps, together) == ""
-    assert told_of_passes(side(n, size, whole=False), 100) == ""
+    assert epochs_notice(side(n, size, whole=True), steps, together) == ""
+    assert passes_notice(side(n, size, whole=False), 100) == ""
 
 
 def test_what_is_left_out_of_an_epoch():
@@ -36,7 +36,7 @@ def test_what_is_left_out_of_an_epoch():
     epochs = [{i for t in range(38 * e, 38 * (e + 1)) for i in made[t].used} for e in range(2)]
     out = [set(range(1234)) - used for used in epochs]
     assert [len(left) for left in out] == [18, 18] and out[0] != out[1]
-    assert told_of_epochs(made, 38, 1) == (
+    assert epochs_notice(made, 38, 1) == (
         "an epoch has 38 steps: 18 of 1,234 samples do not fill a batch of 32 and are left out, others in every epoch"
     )
 
@@ -46,18 +46,18 @@ def test_a_last_step_across_passes():
     made = side(40, 4, whole=True)
     first = [i for t in range(12) for i in made[t].used]
     assert len(set(first[:40])) == 40 and len(first) - 40 == 8
-    assert told_of_epochs(made, 4, 3) == (
+    assert epochs_notice(made, 4, 3) == (
         "an epoch has 4 steps: the last step takes 2 of its 3 batches from the next pass over the data"
     )
-    one = told_of_epochs(side(5, 4, whole=True), 1, 1)
+    one = epochs_notice(side(5, 4, whole=True), 1, 1)
     assert one.startswith("an epoch has 1 step: 1 of 5 samples does not fill a batch of 4 and is left out")
-    both = told_of_epochs(side(43, 4, whole=True), 4, 3)
+    both = epochs_notice(side(43, 4, whole=True), 4, 3)
     assert both.startswith("an epoch has 4 steps: 3 of 43 samples do not fill a batch of 4") and "2 of its 3" in both
 
 
 def test_short_epochs_do_not_come_to_it():
-    assert told_of_epochs(side(43, 4, whole=True), 2, 3) == ""
-    assert told_of_passes(side(43, 4, whole=False), 10) == ""
+    assert epochs_notice(side(43, 4, whole=True), 2, 3) == ""
+    assert passes_notice(side(43, 4, whole=False), 10) == ""
 
 
 @pytest.mark.parametrize(
@@ -75,4 +75,4 @@ def test_short_epochs_do_not_come_to_it():
 def test_the_last_batch_of_a_pass(n, sizes, said):
     made = side(n, 4, whole=False)
     assert [len(made[t].used) for t in range(made.batches)] == sizes
-    assert told_of_passes(made, made.batches) == said
+    assert passes_notice(made, made.batches) == said

@@ -74,7 +74,7 @@ def test_a_run_leaves_a_mask_at_exactly_the_sparsity(method, run, config, tmp_pa
 
 @pytest.mark.parametrize("method", ["platon", "hydra", "frozen"])
 @pytest.mark.parametrize("stop", [2, 7, 11])
-def test_killed_and_resumed_it_ends_with_the_same_bits(method, stop, run, config, tmp_path, monkeypatch):
+def test_killed_and_resumed_gives_the_same_bits(method, stop, run, config, tmp_path, monkeypatch):
     more = ("--freeze",) if method == "frozen" else ()
     method = "magnitude" if method == "frozen" else method
     pruned(run, config, tmp_path / "whole", method, *more)
@@ -146,7 +146,7 @@ def test_every_task_prunes_while_it_trains(task, mini, method, world, run, tmp_p
             assert not copy.weight[~mask[name]].any()
 
 
-def test_only_epochs_at_the_final_sparsity_can_be_best(world, run, tmp_path):
+def test_only_final_sparsity_can_be_best(world, run, tmp_path):
     config = write_config(tmp_path / "config.yaml", world, "retrieval", epochs=3, short_epoch=2)
     more = ("--prune", "magnitude", "-s", "60", "--interval", "1", "--no_samples", "--dense_until", "0.3")
     done = run(*options_of("retrieval", config, tmp_path / "out", *more))
@@ -180,7 +180,7 @@ def test_biases_compete_with_weights(more, run, config, tmp_path):
     zeros = sum(map(mask.size, mask)) - sum(map(mask.kept, mask)) + sum(int((bias == 0).sum()) for bias in biases)
     assert zeros == round(0.7 * size)
     assert sum(int((bias == 0).sum()) for bias in biases) > 0
-    assert "are zero; the mask is of weights alone" in done.stdout + done.stderr
+    assert "are zero; the mask holds weights only" in done.stdout + done.stderr
 
 
 def test_a_given_mask_stays_and_counts(run, config, tmp_path):
@@ -191,29 +191,32 @@ def test_a_given_mask_stays_and_counts(run, config, tmp_path):
     before = dict(zip(mask, given.values(), strict=True))
     assert not any((mask[name] & ~before[name]).any() for name in mask)
     again = pruned(run, config, tmp_path / "out", "platon", "--freeze", "--mask", tmp_path / "given.safetensors")
-    assert "going on after step 12" in again.stderr + again.stdout  # it is the same run
+    assert "resuming after step 12" in again.stderr + again.stdout  # it is the same run
     assert sum(map(mask.kept, mask)) == expected(sum(map(mask.size, mask)))
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--prune platon --dense", "--prune prunes while training, and --dense prunes nothing: leave one out"),
+        ("--prune platon --dense", "--prune prunes while training, but --dense does not prune"),
         ("--prune multiflow", "multiflow prunes before training: python prune.py --pruner multiflow makes a mask"),
         ("--prune platton", "unknown method 'platton' (did you mean 'platon'?)"),
         ("--prune platon -s 100", "sparsity is a percentage between 0 and 100, both excluded, not 100"),
-        ("--prune platon --dense_until 0.7 --settle 0.4", "dense_until 0.7 and settle 0.4 are more than the whole run"),
-        ("--prune platon --settle 0", "settle must be above 0: a run that ends on the way has no mask"),
-        ("--prune platon --interval 99", "platon has its first importances after 99 steps, and there are 12"),
+        (
+            "--prune platon --dense_until 0.7 --settle 0.4",
+            "dense_until 0.7 and settle 0.4 add up to more than the whole run",
+        ),
+        ("--prune platon --settle 0", "settle must be above 0"),
+        ("--prune platon --interval 99", "platon has its first importances after 99 steps, but the run has 12"),
         ("--prune platon --modality text", "there is no modality 'text': the model has vision"),
-        ("--prune platon --min_kept 9000", "min_kept asks for 324,000, more than the 235,930 that stay at 80 %"),
+        ("--prune platon --min_kept 9000", "min_kept keeps 324,000, more than the 235,930"),
         ("--prune platon --ids nowhere.json", "nowhere.json cannot be read"),
         (
             "--prune hydra --interval 5",
-            "--interval has no meaning for --prune hydra: it is for platon, taylor, magnitude",
+            "--interval has no effect for --prune hydra: it is for platon, taylor, magnitude",
         ),
-        ("--prune taylor --beta1 0.5", "--beta1 has no meaning for --prune taylor: it is for platon"),
-        ("-s 80", "--sparsity has no meaning without --prune METHOD: add it, or leave this out"),
+        ("--prune taylor --beta1 0.5", "--beta1 has no effect for --prune taylor: it is for platon"),
+        ("-s 80", "--sparsity has no effect without --prune METHOD: add it, or leave this out"),
     ],
 )
 def test_what_is_refused_in_a_sentence(words, message, run, config, tmp_path):

@@ -90,7 +90,7 @@ def test_the_classifier_on_request(sets, run, tmp_path):
     done = run(*command(config, tmp_path / "dense_head", *words))
     assert done.returncode == 0, done.stderr
     said = " ".join((done.stdout + done.stderr).split())
-    assert "note: 1 layer is in the mask, but not pruned by this model, and stays dense: fc.weight" in said
+    assert "note: 1 layer is in the mask, but not prunable in this model, and stays dense: fc.weight" in said
 
 
 @pytest.mark.parametrize("kind", ["vit", "resnet"])

@@ -170,7 +170,7 @@ def test_hydra_is_vpns_without_prompt(config, run, tmp_path):
 @pytest.mark.parametrize(
     ("mapping", "stop"), [("flm", 3), ("flm", 8), ("flm", 20), ("ilm", 11), ("ilm", 27), ("head", 11)]
 )
-def test_killed_and_resumed_it_ends_with_the_same_bits(mapping, stop, config, run, tmp_path, monkeypatch):
+def test_killed_and_resumed_gives_the_same_bits(mapping, stop, config, run, tmp_path, monkeypatch):
     """In the first stage (16 steps) or the second."""
     more = (*PRUNED, "--mapping", mapping, QUICK)
     check(run(*command(config, tmp_path / "whole", *more)))
@@ -269,7 +269,7 @@ def test_a_batch_of_one(sets, run, tmp_path):
     assert "plain_top1" in metrics(tmp_path / "out_debug")
 
 
-def test_layers_nearly_empty_and_searches_that_hardly_move(config, run, tmp_path):
+def test_sparse_layers_and_short_searches_warn(config, run, tmp_path):
     """Said at the first cut and at the end, with what to do; a floor, or other scores, then leave none."""
     words = ("--prune", "vpns", "-s", "95", "--score_lr", "1e-9", QUICK)
     said = check(run(*command(config, tmp_path / "few", *words)))
@@ -284,28 +284,28 @@ def test_layers_nearly_empty_and_searches_that_hardly_move(config, run, tmp_path
     mask = Mask.load(tmp_path / "floor" / "mask.safetensors")
     assert warning not in said and all(mask.kept(name) >= 0.01 * mask.size(name) for name in mask)
     said = check(run(*command(config, tmp_path / "rate", "--prune", "vpns", "-s", "95", QUICK)))
-    assert "crossed the cut" not in said
+    assert "crossed the threshold" not in said
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--prune vpns --mask M", "--prune vpns searches among all weights: leave --mask out"),
+        ("--prune vpns --mask M", "--prune vpns searches over all weights: leave --mask out"),
         ("--dense --prompt P --dataset seven", "belongs to other classes (4, first: class0) than the images (7"),
         ("--dense --prompt nowhere.safetensors", "nowhere.safetensors"),
         ("--dense --prompt M", "holds no prompt: give the prompt.safetensors of a run's folder"),
         ("--dense --prompt P --mapping head", "was trained with a label mapping: add --mapping flm"),
-        ("--dense --prompt P --prompt_width 2", "--prompt_width has no meaning for"),
-        ("--dense --prompt new --prompt_square 3", "--prompt_square has no meaning for --prompt_kind pad"),
+        ("--dense --prompt P --prompt_width 2", "--prompt_width has no effect for"),
+        ("--dense --prompt new --prompt_square 3", "--prompt_square has no effect for --prompt_kind pad"),
         ("--dense --prompt new --prompt_width 17", "a frame of 17 pixels leaves no picture of 32"),
         ("--dense --prompt new --picture 33", "pictures of 33 pixels do not fit into the model's 32"),
         ("--dense --prompt new --prompt_kind expand", "give their side with --picture"),
-        ("--dense --prompt none --prompt_lr 0.1", "--prompt_lr has no meaning without a prompt"),
-        ("--dense --prompt new --search_prompt_lr 0.1", "--search_prompt_lr has no meaning without a search"),
+        ("--dense --prompt none --prompt_lr 0.1", "--prompt_lr has no effect without a prompt"),
+        ("--dense --prompt new --search_prompt_lr 0.1", "--search_prompt_lr has no effect without a search"),
         ("--dense --prompt new --halves plain", "--halves plain never shows the prompt"),
-        ("--dense --prompt none --freeze", "--freeze trains the prompt alone, and --prompt none has none"),
-        ("--dense --prompt new --freeze --halves both", "--halves has no meaning with --freeze"),
-        ("--dense --prompt new --freeze --halves plain", "--halves has no meaning with --freeze"),
+        ("--dense --prompt none --freeze", "--freeze trains only the prompt, and --prompt none has none"),
+        ("--dense --prompt new --freeze --halves both", "--halves has no effect with --freeze"),
+        ("--dense --prompt new --freeze --halves plain", "--halves has no effect with --freeze"),
         ("--dense --prompt new --dataset plain", "--halves plain never shows the prompt"),
         ("--dense --prompt nowhere.safetensors --dataset missing", "nowhere.safetensors"),
         ("--dense --prompt P --mapping head --dataset missing", "add --mapping flm"),
@@ -313,11 +313,11 @@ def test_layers_nearly_empty_and_searches_that_hardly_move(config, run, tmp_path
             "--prune vpns --teacher timm:resnet18",
             "--teacher reads the pictures of a run without a prompt: leave it out",
         ),
-        ("--prune vpns --freeze", "--freeze has no meaning for --prune vpns"),
-        ("--evaluate -pre L --prompt new", "name the file with --prompt"),
-        ("--evaluate --prompt P --halves both", "--halves has no meaning with --evaluate"),
+        ("--prune vpns --freeze", "--freeze has no effect for --prune vpns"),
+        ("--evaluate -pre L --prompt new", "name their file with --prompt"),
+        ("--evaluate --prompt P --halves both", "--halves has no effect with --evaluate"),
         ("--dense --prompt new --mapping fml", "unknown mapping 'fml' (did you mean 'flm'?)"),
-        ("--dense --prompt new --set best_epoch=true --set validation=0.2", "of which the last epoch counts"),
+        ("--dense --prompt new --set best_epoch=true --set validation=0.2", "where the last epoch counts"),
     ],
 )
 def test_what_is_refused_in_a_sentence(words, message, made, config, run, tmp_path):
@@ -332,10 +332,10 @@ def test_what_is_refused_in_a_sentence(words, message, made, config, run, tmp_pa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_classes": 3}, "4 classes cannot be mapped to the 3 that the model knows: --mapping head gives it a new"),
+        ({"num_classes": 3}, "4 classes cannot be mapped to the model's 3 classes: add --mapping head"),
         ({"pretrained_cfg_overlay": {"input_size": [3, 48, 48]}}, "is a prompt for 32 pixels, but the model takes 48"),
         ({"channels": [8, 8, 16, 32]}, "belongs to another network, with other layers"),
-        ({"num_classes": 1}, "but the model knows 1 only: give --model and -pre as it was trained with"),
+        ({"num_classes": 1}, "but the model has only 1: give --model and -pre as it was trained with"),
     ],
 )
 def test_what_does_not_fit_the_model(changes, message, made, sets, run, tmp_path):
@@ -346,10 +346,10 @@ def test_what_does_not_fit_the_model(changes, message, made, sets, run, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_with_one_class_and_a_class_without_pictures(run, tmp_path):
+def test_one_class_or_no_pictures_is_an_error(run, tmp_path):
     one = write(tmp_path / "one.yaml", {"one": draw(tmp_path / "one", 1)})
     done = run(*command(one, tmp_path / "out", *PRUNED))
-    assert done.returncode == 2 and "has one class alone ('class0')" in done.stderr
+    assert done.returncode == 2 and "has only one class ('class0')" in done.stderr
     gap = draw(tmp_path / "gap", 3)
     for path in (tmp_path / "gap" / "train" / "class1").iterdir():
         path.unlink()
@@ -361,7 +361,7 @@ def test_a_folder_with_one_class_and_a_class_without_pictures(run, tmp_path):
     ("words", "message"),
     [
         ("prune.py --model resnet-mini --pruner vpns", "image_classification.py --model resnet-mini --prune vpns"),
-        ("retrieval.py --model xvlm-mini --dense --prompt P", "--prompt is no option of this script"),
+        ("retrieval.py --model xvlm-mini --dense --prompt P", "--prompt is not an option of this script"),
         ("retrieval.py --model xvlm-mini --prune vpns", "or --prune hydra, the same search without"),
     ],
 )

@@ -50,8 +50,8 @@ def test_the_first_are_named_and_all_are_counted(monkeypatch):
     file = io.StringIO()
     monkeypatch.setattr(replaced, "console", Console(file=file, width=200))
     found = Replaced()
-    assert found.told() == ""
+    assert found.summary() == ""
     for names in (["a.png"], [], ["a.png", "b.png"], ["c.png", "d.png"]):
         found.note(names)
     assert [line.rpartition(" ")[2] for line in file.getvalue().splitlines()] == ["a.png", "b.png", "c.png"]
-    assert found.told().startswith("4 training images could not be read")
+    assert found.summary().startswith("4 training images could not be read")

@@ -17,7 +17,7 @@ from storage.atomic import write_json
 from tasks.captioning import CaptioningConfig
 from tasks.retrieval import RetrievalConfig
 from tasks.vqa import VQAConfig, with_validation
-from training.results import commit, device_name, refuse_finished, told, versions, write_settings
+from training.results import commit, device_name, metrics_line, refuse_finished, versions, write_settings
 
 CONFIGS = {"retrieval": RetrievalConfig, "captioning": CaptioningConfig, "vqa": VQAConfig}
 
@@ -53,7 +53,7 @@ def git(folder, *words):
     ).stdout.strip()
 
 
-def test_the_commit_and_whether_files_were_changed_since(tmp_path):
+def test_commit_and_changed_files(tmp_path):
     assert commit(tmp_path) is None, "no checkout"
     git(tmp_path, "init")
     assert commit(tmp_path) is None, "no commit yet"
@@ -103,4 +103,4 @@ def test_the_command_stands_above_the_settings(monkeypatch, tmp_path):
 
 def test_metrics_in_one_line():
     found = {"r_mean": 80.3125, "itc": {"r_mean": 72.0}, "left_out": ["METEOR"], "note": "none"}
-    assert told(found) == "r_mean 80.31, itc/r_mean 72"
+    assert metrics_line(found) == "r_mean 80.31, itc/r_mean 72"

@@ -11,7 +11,7 @@ from data.miniworld.scene import Scene, Thing
 from data.transforms import CLIP_MEAN, CLIP_STD, to_normalised, to_picture
 from evaluation.contact_sheet import Line, Part, Sample, Shown
 from evaluation.recall import Candidates
-from evaluation.truthfulness import told
+from evaluation.truthfulness import details
 from models.base import ImageShape
 from tasks.captioning import Captioning
 from tasks.image_classification import Classification
@@ -131,7 +131,7 @@ def test_captions():
         ("plain", "not there: red circle × 2"),
     ]
     assert lines(part.samples[2]) == [("strong", "(no word)"), ("faint", "reference: r")]
-    assert told("a blue star left of a red circle", scene).not_there == []
+    assert details("a blue star left of a red circle", scene).not_there == []
 
 
 def test_retrieval():
@@ -206,7 +206,7 @@ def test_a_picture_that_cannot_be_drawn_ends_nothing(tmp_path, monkeypatch, caps
 
     monkeypatch.setattr(samples, "draw_contact_sheet", full)
     draw_samples(task, tmp_path / "more.png", "title")
-    assert "the disk is full); the results are not touched" in capsys.readouterr().err
+    assert "the disk is full); the results are not affected" in capsys.readouterr().err
 
 
 def test_a_debug_run_leaves_its_samples(run, tmp_path):

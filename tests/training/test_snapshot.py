@@ -74,7 +74,7 @@ def test_another_run_is_refused_naming_the_difference(change, message, tmp_path)
     assert same_weights(module, Toy(99)), "nothing is loaded before the check"
 
 
-def test_options_that_come_with_a_new_version_may_be_empty(tmp_path):
+def test_new_options_may_be_empty(tmp_path):
     then, now = (
         {"files": {"root": ""}, "old": []},
         {"files": {"root": "", "folder": ""}, "none": None, "more": {}, "off": False},
@@ -100,7 +100,7 @@ def test_a_snapshot_cut_short(share, tmp_path):
 @pytest.mark.parametrize("content", [{"model": {}, "step": 3}, [1, 2], {"w": torch.zeros(2)}])
 def test_other_files_are_no_snapshots(content, tmp_path):
     torch.save(content, tmp_path / "snapshot.pt")
-    with pytest.raises(InputError, match="is no snapshot of a training run"):
+    with pytest.raises(InputError, match="is not a snapshot of a training run"):
         load(tmp_path / "snapshot.pt")
 
 

@@ -66,7 +66,7 @@ def test_the_draw_is_the_seeds(tmp_path):
 
 def test_a_share_of_no_picture(tmp_path):
     fill(tmp_path, {"a": 1, "b": 4})
-    with pytest.raises(InputError, match=r"validation: 0\.1 of each class of .* is no picture, of 4 at the most"):
+    with pytest.raises(InputError, match=r"validation: 0\.1 of each class of .* is less than one picture of at most 4"):
         parts(tmp_path, 0.1, 7)
 
 
@@ -112,7 +112,7 @@ def items(folder):
     return group["scores"]["top1"]
 
 
-def test_a_run_looks_at_them_and_not_at_the_test_images(classify, tmp_path):
+def test_held_out_images_replace_the_test_images(classify, tmp_path):
     results, epochs, said = classify("run")
     assert "6 of 15 training images are held out for validation, 0.4 of each class" in said
     assert "epoch 3, validation: top1" in said and "epoch 3, test" not in said
@@ -178,8 +178,8 @@ def test_the_best_epoch_counts_where_it_is_asked_for(classify, tmp_path):
     [
         ({"validation": 1.0}, "validation is a share of the training images, from 0 to below 1, not 1.0"),
         ({"validation": -0.1}, "validation is a share of the training images, from 0 to below 1, not -0.1"),
-        ({"validation": 0, "best_epoch": True}, "best_epoch tests the epoch that is best on images held out: add"),
-        ({"skip_val": True, "best_epoch": True}, "add validation, such as 0.1, and no skip_val"),
+        ({"validation": 0, "best_epoch": True}, "best_epoch selects the epoch on held-out images: add"),
+        ({"skip_val": True, "best_epoch": True}, "add validation, such as 0.1, without skip_val"),
         ({"validation": 0.05}, "0.05 of each class of"),
     ],
 )
