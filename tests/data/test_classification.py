@@ -139,7 +139,7 @@ def test_classes_of_both_sides_must_be_the_same(folder):
     training, test = (LabelledSet(Files(folder=str(folder)), [split]).open() for split in ("train", "test"))
     assert same_classes(training, test) == 2
     (folder / "train" / "ant").mkdir()
-    with pytest.raises(InputError, match=r"the class folder .*ant has no images: fill it"):
+    with pytest.raises(InputError, match=r"the class folder .*ant has no images: add images"):
         LabelledSet(Files(folder=str(folder)), ["train"]).open()
     noise(20, 16).save(folder / "train" / "ant" / "0.png")
     more = LabelledSet(Files(folder=str(folder)), ["train"]).open()

@@ -66,7 +66,7 @@ def test_prefixes_that_wrappers_write(kind, mini, tmp_path):
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "a.ckpt")
     report = loads(name, tmp_path / "a.ckpt", model)
     assert set(OUTSIDE.get(kind, [])) <= set(report.dropped)
-    assert "under 'state_dict' (beside it: epoch); without " in str(report)
+    assert "under 'state_dict' (next to it: epoch); without " in str(report)
 
 
 def test_compiled_parts(mini, tmp_path):

@@ -82,7 +82,7 @@ def test_plain_pictures_are_padded(kind):
         ({"picture": 300}, "pictures of 300 pixels do not fit into the model's 224"),
         ({"width": 113}, "a frame of 113 pixels leaves no picture of 224"),
         ({"kind": "fix", "square": 225}, "a square of 225 pixels does not fit"),
-        ({"kind": "expand"}, "lies around pictures that are smaller than the model's 224 pixels"),
+        ({"kind": "expand"}, "surrounds pictures that are smaller than the model's 224 pixels"),
     ],
 )
 def test_sizes_that_mean_nothing(arguments, words):

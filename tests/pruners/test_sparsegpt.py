@@ -172,11 +172,11 @@ class TestKeptAllocations:
         check_kept("layer", Mask({"a": kept}), 0.5)
         with pytest.raises(InputError, match="rows of layer 'a' keep from 1 to 3 weights"):
             check_kept("row", Mask({"a": kept}), 0.5)
-        with pytest.raises(InputError, match="layer 'a' loses 4 of 8 weights instead of 6"):
+        with pytest.raises(InputError, match="4 of 8 weights of layer 'a' are pruned instead of 6"):
             check_kept("layer", Mask({"a": kept}), 0.75)
         parts = Mask({"a": kept, "b": torch.ones(2, 4).bool()}, {"a": "text", "b": "vision"})
         check_kept("global", parts, 0.25)
-        with pytest.raises(InputError, match="modality 'text' loses 4 of 8 weights instead of 2"):
+        with pytest.raises(InputError, match="4 of 8 weights of modality 'text' are pruned instead of 2"):
             check_kept("multimodal", parts, 0.25)
 
     def test_a_broken_allocation_is_an_error(self, xvlm, monkeypatch):

@@ -375,7 +375,7 @@ BAD = [
     ({"options": {"snap": {}}}, "unknown pruner 'snap' (did you mean 'snip'?)"),
     ({"options": {"omp": {"epochs": 3}}}, "options of omp: unknown key 'epochs'"),
     ({"variants": {"v": {"pruner": "omp", "allocation": "globl"}}}, "unknown allocation 'globl'"),
-    ({"variants": {"v": {"pruner": "omp", "allocation": "2:4"}}}, "the pattern 2:4 prunes 50 %"),
+    ({"variants": {"v": {"pruner": "omp", "allocation": "2:4"}}}, "the pattern 2:4 has a sparsity of exactly 50 %"),
     ({"variants": {"snip": {"pruner": "omp"}}}, "the variant 'snip' has the name of a pruner"),
     ({"overrides": {"retreival": {}}}, "unknown task 'retreival' (did you mean 'retrieval'?)"),
     ({"overrides": {"xvlm/prune": {}}}, "'xvlm' is none of the grid's models"),
