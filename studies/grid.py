@@ -99,9 +99,9 @@ def facts(kind: str) -> Any:
 
 def taught(task: str) -> bool:
     """Whether a task, perhaps with a data set, is one that models learn from a teacher."""
-    from tasks.loading import TAUGHT
+    from tasks.loading import DISTILLED_TASKS
 
-    return task.partition(":")[0] in TAUGHT
+    return task.partition(":")[0] in DISTILLED_TASKS
 
 
 def read_grid(path: Path | str, assignments: Sequence[str] = ()) -> Grid:

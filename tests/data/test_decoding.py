@@ -93,7 +93,7 @@ def test_floats_from_0_to_1():
         (255 * RAMP.astype(np.float32), r"x \(its numbers run from 0 to 255, where 0 is black and 1 is white: scale"),
         (RAMP.astype(np.float32) - 1, r"run from -1 to 0"),
         (np.full((4, 4), np.nan, np.float32), r"run from nan to nan"),
-        ((RAMP * 65535).astype(np.int32), r"x \(its whole numbers of 32 bits, 0 to 65535, do not say what is white"),
+        ((RAMP * 65535).astype(np.int32), r"x \(its whole numbers of 32 bits, 0 to 65535, have no known white level"),
     ],
 )
 def test_numbers_that_do_not_say_what_is_white(pixels, reason):

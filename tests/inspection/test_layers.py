@@ -44,8 +44,8 @@ def test_warnings_name_what_collapsed():
         {"a.weight": "vision", "b.weight": "vision", "c.weight": "vision", "d.weight": "text"},
     )
     assert warnings(mask, count_layers(mask)) == [
-        "nothing is kept of the whole text modality",
-        "nothing is kept of 1 layer: c.weight",
+        "no weight of the text modality is kept",
+        "no weight is kept in 1 layer: c.weight",
         "fewer than 1% of the weights are kept in 1 layer: b.weight",
         "more than half of the outputs are dead in 1 layer: b.weight",
         "more than half of the inputs are dead in 1 layer: b.weight",

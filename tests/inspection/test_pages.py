@@ -84,7 +84,7 @@ def test_page_is_well_formed_and_stands_alone(kind):
 
 def test_numbers_on_the_page():
     made = reports()
-    assert "Warning: nothing is kept of 1 layer: v.0.b.weight." in made["inspection"][0]
+    assert "Warning: no weight is kept in 1 layer: v.0.b.weight." in made["inspection"][0]
     assert "57.143 %" in made["inspection"][0], "8 of 14 weights are pruned"
     assert "33.3 %" in made["two"][0], "IoU 1/3 in every layer that keeps anything"
     assert "64.29 %" in made["stability"][0], "exactly 2 of the 3 draws keep 9 of 14 weights"

@@ -65,7 +65,7 @@ def test_from_a_table_to_files_of_others(run, tmp_path):
     torch.testing.assert_close(masked.vit(image), small.vit(image), rtol=1e-5, atol=1e-5)
     done = run("shrink.py", "export", tmp_path / "a", "--to", "hf")
     assert done.returncode == 2
-    assert "no class of Hugging Face" in done.stderr
+    assert "not a Hugging Face model" in done.stderr
 
 
 @pytest.mark.parametrize(("criterion", "shares"), [("mope", ()), ("taylor", ()), ("influence", ("--keep", "1"))])

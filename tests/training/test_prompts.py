@@ -278,7 +278,7 @@ def test_sparse_layers_and_short_searches_warn(config, run, tmp_path):
     mask = Mask.load(tmp_path / "few" / "mask.safetensors")
     few = [name for name in mask if mask.kept(name) < 0.01 * mask.size(name)]
     assert few and f"{warning} {len(few)} layer" in said and few[0] in said
-    assert "note: 0 of" in said and "since 16 steps at a score rate of 1e-09 are too few" in said
+    assert "note: 0 of" in said and "16 steps at a score rate of 1e-09 are too few" in said
     assert "--score_lr 0.075" in said  # 1.2 / 16
     said = check(run(*command(config, tmp_path / "floor", *words, "--min_kept", "0.01")))
     mask = Mask.load(tmp_path / "floor" / "mask.safetensors")
