@@ -84,7 +84,7 @@ def test_a_class_of_hidden_images_alone(folder):
     (folder / "n00").mkdir()
     NOISE.save(folder / "n00" / "._0.png")
     with pytest.raises(
-        InputError, match=r"the class folder .*n00 has no images \(1 thing in it is none, first: .*/\._0\.png\): fill"
+        InputError, match=r"the class folder .*n00 has no images \(1 thing in it is none, first: .*/\._0\.png\): add"
     ):
         of(folder)
 

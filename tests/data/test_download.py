@@ -367,7 +367,7 @@ def test_the_list(download, site, root):
     [
         ([], {}, "nothing is named to fetch: choose annotations, weights, masks"),
         (["dyno"], {}, "no download 'dyno' (did you mean 'dino'?)"),
-        (["dino"], {"url": "file:///etc/passwd"}, "no address that begins with https://"),
+        (["dino"], {"url": "file:///etc/passwd"}, "not an address that begins with https://"),
         (["dino"], {"folder": "../weights"}, "must be a path below"),
         (["dino"], {"folder": "."}, "must be a path below"),
         (["dino"], {"files": ["/etc/passwd"]}, "must be a path below"),

@@ -201,7 +201,7 @@ def test_verify_finds_a_changed_picture(world, tmp_path, capsys):
     with pytest.raises(InputError, match="have changed"):
         main(["verify", "--root", str(tmp_path)])
     image.write_bytes(image.read_bytes()[:100])
-    with pytest.raises(InputError, match="no whole picture"):
+    with pytest.raises(InputError, match="not a whole picture"):
         main(["verify", "--root", str(tmp_path)])
     image.unlink()
     with pytest.raises(InputError, match="cannot be read"):

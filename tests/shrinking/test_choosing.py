@@ -48,7 +48,7 @@ class TestErrors:
         assert all(torch.equal(again.groups[name], table.groups[name]) for name in table.groups)
 
     def test_bad_files(self, table, tmp_path, dino):
-        with pytest.raises(InputError, match="no table of errors"):
+        with pytest.raises(InputError, match="not a table of errors"):
             Errors.load("weights/dino-mini.safetensors")
         other = Errors.of(load_model("xvlm-mini"), CRITERIA["random"](load_model("xvlm-mini"), 0), 64, ABOUT)
         with pytest.raises(InputError, match="of another model"):
