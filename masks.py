@@ -81,9 +81,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add_model(convert)
 
     check = commands.add_parser("check", help="check that a Hugging Face folder still has a mask's zeros")
-    check.add_argument(
-        "folder", metavar="FOLDER", help="written by prune.py --stream, or derived from it by another tool"
-    )
+    check.add_argument("folder", metavar="FOLDER", help="folder written by prune.py --stream, or derived from one")
     check.add_argument("file", metavar="MASK", help="the mask; the exit code is 1 where pruned weights are nonzero")
 
     stability = commands.add_parser("stability", help="measure how much masks from several draws of the data agree")
@@ -133,8 +131,8 @@ def add_reports(parser: argparse.ArgumentParser, picture: bool = False) -> None:
 def main() -> None:
     """Check the command line and run the subcommand."""
     args = parse_args()
-    commands = {"inspect": inspect, "compare": compare, "cut": cut, "convert": convert, "check": check}
-    (commands | {"stability": stability})[args.command](args)
+    commands = (inspect, compare, cut, convert, check, stability)
+    {command.__name__: command for command in commands}[args.command](args)
 
 
 def inspect(args: argparse.Namespace) -> None:

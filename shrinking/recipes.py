@@ -164,8 +164,9 @@ def _cut_once(
         steps.measure(name, weights, table)
     if not at.exists():
         model = steps.load(name, weights)
-        kept = by_shares(model, Errors.load(table), shares, limits)
-        made_by = {"errors": dict(Errors.load(table).about), "shares": dict(shares)}
+        errors = Errors.load(table)
+        kept = by_shares(model, errors, shares, limits)
+        made_by = {"errors": dict(errors.about), "shares": dict(shares)}
         save_small(at, steps.cut(of_base(model), kept), made_by)
         for one in all_sets(model):
             if one.name in kept:
