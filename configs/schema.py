@@ -78,7 +78,8 @@ def task_file(model: str, task: str) -> Path:
     path = CONFIGS / model / f"{task}.yaml"
     if not path.is_file():
         tasks = sorted(p.stem for p in path.parent.glob("*.yaml"))
-        raise InputError(f"model '{model}' has no configuration for '{task}' (it has: {', '.join(tasks)})")
+        others = f"; models that have one: {', '.join(found)}" if (found := models_with(task)) else ""
+        raise InputError(f"model '{model}' has no configuration for '{task}' (it has: {', '.join(tasks)}){others}")
     return path
 
 

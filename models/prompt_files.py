@@ -88,6 +88,8 @@ def write_prompt(path: Path, file: PromptFile) -> None:
 
 def read_prompt(path: str) -> PromptFile:
     """The counterpart of `write_prompt`; InputError for a file that is missing, damaged, or no prompt."""
+    if not Path(path).exists():
+        raise InputError(f"--prompt {path}: there is no such file; new learns a fresh prompt, none goes without")
     tensors, metadata = read_safetensors(path)
     if "prompt" not in metadata or not {"program", "frame"} <= tensors.keys():
         raise InputError(f"{path} holds no prompt: give the prompt.safetensors of a run's folder")

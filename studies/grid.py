@@ -154,7 +154,7 @@ def check_grid(settings: dict[str, Any], name: str, where: str) -> Grid:
     if any(seed < 0 for seed in seeds):
         raise InputError(f"{where}: seeds must be 0 or more, not {min(seeds)}")
     in_file(where, at_least, file, 1, "devices")
-    rows = rows_of(file, models, where)
+    rows = rows_of(file, models, {task for own in tasks.values() for task in own}, where)
     finetunes = {model for model, own in tasks.items() if set(own) - {ZERO_SHOT}}
     for row in rows:
         if row.while_training and not finetunes & set(row.models):

@@ -180,6 +180,8 @@ def expand(grid: Grid, hashes: Path | None = None) -> Plan:
                 if prune is not None:
                     add(prune)
                 for task in grid.tasks[model]:
+                    if row.tasks is not None and task not in row.tasks:
+                        continue
                     if task == ZERO_SHOT and (row.while_training or row.trains_otherwise):
                         continue  # there is no mask before a task is finetuned, or another row has it
                     if row.teacher is not None and not taught(task):

@@ -40,8 +40,8 @@ class Teacher:
 class Variant:
     """A row of its own name: a pruner, or a method that prunes while training, otherwise than usual.
 
-    With another allocation, other options, sparsities of its own, or for some models only. teacher: what it prunes
-    learns from the dense row's run, too. overrides: as of the grid, for this row alone.
+    With another allocation, other options, sparsities of its own, or for some models or tasks only. teacher: what it
+    prunes learns from the dense row's run, too. overrides: as of the grid, for this row alone.
     """
 
     pruner: str
@@ -49,6 +49,7 @@ class Variant:
     options: dict[str, Any] = field(default_factory=dict)
     sparsities: list[Any] | None = None
     models: list[str] | None = None
+    tasks: list[str] | None = None
     teacher: Teacher | None = None
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -57,8 +58,8 @@ class Variant:
 class Row:
     """What masks or smaller models come from: a pruner, a method that prunes while training, or a variant of one.
 
-    sparsities: percents. models: those that have the row. teacher, overrides: of training, as of `Variant`. ids: model
-    -> the file of its layers' intrinsic dimensions.
+    sparsities: percents. models: those that have the row. tasks: those of the grid that it runs on, None for all.
+    teacher, overrides: of training, as of `Variant`. ids: model -> the file of its layers' intrinsic dimensions.
     """
 
     label: str
@@ -67,6 +68,7 @@ class Row:
     options: dict[str, Any]
     sparsities: tuple[float, ...]
     models: tuple[str, ...]
+    tasks: tuple[str, ...] | None = None
     teacher: Teacher | None = None
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
     ids: dict[str, str] = field(default_factory=dict)
@@ -88,17 +90,17 @@ def row_labels(settings: dict[str, Any]) -> list[str]:
     return [label for name in names for label in (name, name + WITH_IDS)]
 
 
-def rows_of(file: GridFile, models: list[str], where: str) -> list[Row]:
-    """All rows; InputError for methods, options, allocations and dimensions that are none, or mean nothing."""
+def rows_of(file: GridFile, models: list[str], tasks: Collection[str], where: str) -> list[Row]:
+    """All rows, of the models and tasks of a grid; InputError for methods, options, allocations and dimensions that are none, or mean nothing."""
     for key, known in (("pruners", (*PRUNERS, SHRINK)), ("progressive", CHOICES)):
         for name in getattr(file, key):
             _check_method(name, known, f"{where}: {key}")
     for name in (*file.options, *(variant.pruner for variant in file.variants.values())):
         _check_method(name, (*PRUNERS, *CHOICES, SHRINK), where)
-    return _with_ids(_rows(file, models, where), file, models, where)
+    return _with_ids(_rows(file, models, tasks, where), file, models, where)
 
 
-def _rows(file: GridFile, models: list[str], where: str) -> list[Row]:
+def _rows(file: GridFile, models: list[str], tasks: Collection[str], where: str) -> list[Row]:
     shared = in_file(where, parse_percents, file.sparsities) if file.sparsities else []
     rows = []
     for name in unlike([*file.pruners, *file.progressive], f"{where}: pruners"):
@@ -113,9 +115,11 @@ def _rows(file: GridFile, models: list[str], where: str) -> list[Row]:
             raise InputError(
                 f"{where}: variants: '{strangers[0]}'{nearest(strangers[0], models)} is none of the models"
             )
+        if strangers := [task for task in variant.tasks or () if task not in tasks]:
+            raise InputError(f"{where}: variants: '{strangers[0]}'{nearest(strangers[0], tasks)} is none of the tasks")
         if variant.pruner in PRUNERS and allocation == PRUNERS[variant.pruner].allocation:
             allocation = None  # the one that a pruner has anyway makes no other run
-        training = (variant.teacher, variant.overrides)
+        training = (None if variant.tasks is None else tuple(variant.tasks), variant.teacher, variant.overrides)
         rows.append(Row(label, variant.pruner, allocation, options, tuple(own), tuple(some), *training))
     for row in rows:
         if not row.sparsities:

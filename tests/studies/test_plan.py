@@ -153,6 +153,21 @@ def test_names_follow_the_values_of_dimensions(tmp_path):
         ids(tmp_path / "missing.json")
 
 
+def test_variants_of_some_tasks():
+    plan = plan_of(
+        pruners=["omp"],
+        tasks=["zero_shot", "image_classification"],
+        variants={"before": {"pruner": "lamp", "tasks": ["zero_shot"]}},
+        sparsities=[75],
+        seeds=[0],
+    )
+    assert {(step.label, step.kind) for step in plan.steps if not step.makes} == {
+        ("omp", "zero_shot"),
+        ("omp", "image_classification"),
+        ("before", "zero_shot"),
+    }
+
+
 def test_variants_of_some_models():
     plan = plan_of(
         models=["dino-mini", "xvlm-mini"],
@@ -388,6 +403,7 @@ BAD = [
     ({"progressive": ["platon"], "options": {"platon": {"sparsity": 50}}}, "'sparsity' is said by the grid"),
     ({"variants": {"v": {"pruner": "platon", "allocation": "global"}}}, "v prunes while training, which has no alloc"),
     ({"variants": {"v": {"pruner": "omp", "models": ["blip"]}}}, "variants: 'blip' is none of the models"),
+    ({"variants": {"v": {"pruner": "omp", "tasks": ["vqa"]}}}, "variants: 'vqa' is none of the tasks"),
     ({"ids": []}, "ids: give none, a file"),
     ({"ids": [7]}, "ids: give none, a file, or a mapping from models to files, not 7"),
     ({"ids": [IDS, "other.json"]}, "ids: give none, a file (or a mapping from models to files), or both"),
@@ -451,7 +467,7 @@ def test_the_shipped_grids(path):
         "smoke": {PRUNE: 2, "tasks": 5, "dense": 0},
         "progressive": {PRUNE: 3 * (1 + 3 * 3), "tasks": 5 * (4 + 4 + 2) * 3 * 3, "dense": 5 * 3},
         "modality": {PRUNE: 0, "tasks": (2 + 3) * 3 * 3, "dense": 2 * 3},
-        "prompts": {PRUNE: 2 * (2 + 3 * 3), "tasks": 2 * 6 * (5 + 1) * 4 * 3, "dense": 2 * 6 * 3},
+        "prompts": {PRUNE: 2 * (2 + 3 * 3), "tasks": 2 * (6 * 2 + 2 * 4) * 4 * 3, "dense": 2 * 6 * 3},
         "structured": {  # of clip-mini, xvlm-mini and dino-mini
             PRUNE: (1 + 3 * 16 + 7) + (1 + 3 * 16) + (1 + 3 * 13),
             "tasks": (87 + 21 + 162 + 27) + (87 + 162) + (72 + 144),
