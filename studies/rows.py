@@ -91,7 +91,10 @@ def row_labels(settings: dict[str, Any]) -> list[str]:
 
 
 def rows_of(file: GridFile, models: list[str], tasks: Collection[str], where: str) -> list[Row]:
-    """All rows, of the models and tasks of a grid; InputError for methods, options, allocations and dimensions that are none, or mean nothing."""
+    """All rows of a grid with these models and tasks.
+
+    InputError for methods, options, allocations and dimensions that are none, or mean nothing.
+    """
     for key, known in (("pruners", (*PRUNERS, SHRINK)), ("progressive", CHOICES)):
         for name in getattr(file, key):
             _check_method(name, known, f"{where}: {key}")
@@ -119,7 +122,8 @@ def _rows(file: GridFile, models: list[str], tasks: Collection[str], where: str)
             raise InputError(f"{where}: variants: '{strangers[0]}'{nearest(strangers[0], tasks)} is none of the tasks")
         if variant.pruner in PRUNERS and allocation == PRUNERS[variant.pruner].allocation:
             allocation = None  # the one that a pruner has anyway makes no other run
-        training = (None if variant.tasks is None else tuple(variant.tasks), variant.teacher, variant.overrides)
+        own_tasks = None if variant.tasks is None else tuple(variant.tasks)
+        training = (own_tasks, variant.teacher, variant.overrides)
         rows.append(Row(label, variant.pruner, allocation, options, tuple(own), tuple(some), *training))
     for row in rows:
         if not row.sparsities:
