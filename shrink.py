@@ -43,14 +43,16 @@ def measure(args: argparse.Namespace) -> None:
     from models import file_name
     from models.small import base_of
     from shrinking import CRITERIA, MEASURED
-    from shrinking.errors import Errors
+    from shrinking.errors import Errors, restricted
     from tasks.loading import load
 
     if args.criterion not in (names := (*MEASURED, *CRITERIA)):
         near = nearest(args.criterion, names)
         raise InputError(f"unknown criterion '{args.criterion}'{near}: choose one of {', '.join(names)}")
     target = Path(args.output or FOLDER / f"{file_name(args.model)}_{args.criterion}_seed{args.seed}{ERRORS}")
-    about = {key: getattr(args, key) for key in ("model", "task", "conv", "criterion", "seed", "group")}
+    about = {
+        key: getattr(args, key) for key in ("model", "task", "conv", "criterion", "seed", "group", "kinds", "tower")
+    }
     if args.criterion in MEASURED:
         from shrinking.measuring import measured
         from tasks.loading import data_of
@@ -59,7 +61,8 @@ def measure(args: argparse.Namespace) -> None:
     else:
         model = load(args)
         about |= {"base_sha256": base_of(model)}
-        table, writes = Errors.of(model, CRITERIA[args.criterion](model, args.seed), args.group, about), True
+        values = restricted(model, CRITERIA[args.criterion](model, args.seed), args.kinds, args.tower)
+        table, writes = Errors.of(model, values, args.group, about), True
     if not writes:
         return
     table.save(target)
@@ -149,7 +152,7 @@ def cutter(args: argparse.Namespace) -> Any:
 
 def option(key: str, value: Any) -> list[str]:
     """An option as words; none where there is no value."""
-    return [] if value is None else [f"--{key}", str(value)]
+    return [] if value is None else [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
 
 
 def alone(script: str, words: list[str]) -> None:
@@ -172,8 +175,8 @@ def steps_of(args: argparse.Namespace) -> Any:
 
     devices = getattr(args, "devices", 1)
 
-    def write_table(name: str, weights: str | None, file: Path) -> None:
-        options = {"output": file, "config": None, "order": "taylor", "devices": devices}
+    def write_table(name: str, weights: str | None, file: Path, kinds: list[str]) -> None:
+        options = {"output": file, "kinds": kinds, "config": None, "order": "taylor", "devices": devices}
         options["resume"] = args.criterion == "mope" and file.with_suffix(".resume").is_file()
         options = {**vars(own(name, weights)), **options}
         if devices == 1:

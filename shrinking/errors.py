@@ -8,7 +8,7 @@ a group in stored order mixes important and unimportant neurons. Each head and e
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from console.errors import InputError
+from console.errors import InputError, nearest
 from models.base import Model
-from models.parts import all_sets
+from models.parts import Layers, all_sets
 from storage.tensors import check_seal, parse_metadata, read_safetensors, sealed, write_safetensors
 
 FORMAT = "vlm-pruning-errors-1"
@@ -74,6 +74,29 @@ class Errors:
             kind, _, name = key.partition(".")
             parts[kind][name] = tensor
         return cls(parts["error"], parts["group"], about)
+
+
+def restricted(model: Model, values: Values, kinds: Sequence[str] | None, tower: str) -> Values:
+    """The values of some kinds of parts (None: all) in a tower (`both`: all); NaN for layers of other towers.
+
+    InputError for kinds and towers that the model does not have.
+    """
+    found: Values = {}
+    has: dict[str, set[str]] = {"kinds": set(), "tower": set()}
+    for one in all_sets(model):
+        towers = one.towers if isinstance(one, Layers) else [model.modality_of(one.consumer)] * one.count
+        inside = torch.tensor([tower in ("both", name) for name in towers])
+        has["kinds"].add(one.kind)
+        has["tower"].update(towers)
+        if one.name in values and (kinds is None or one.kind in kinds) and inside.any():
+            found[one.name] = values[one.name].where(inside, torch.nan) if not inside.all() else values[one.name]
+    for option, names in (("kinds", kinds or ()), ("tower", () if tower == "both" else (tower,))):
+        for name in (name for name in names if name not in has[option]):
+            choices = ", ".join(sorted(has[option]))
+            raise InputError(
+                f"--{option}: the model has no '{name}'{nearest(name, has[option])}: choose from {choices}"
+            )
+    return found
 
 
 def groups_of(model: Model, values: Values, size: int) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from models.base import Model
 from models.small import base_of
 from pruners.preparing import plain_samples, weights_identity
 from pruners.settings import PruneConfig
-from shrinking.errors import Errors, Values, groups_of
+from shrinking.errors import Errors, Values, groups_of, restricted
 from shrinking.gradients import influence, taylor
 from shrinking.mope import mope
 from shrinking.scores import default_score, score_of
@@ -44,8 +45,7 @@ def measured(
 ) -> tuple[Errors, bool]:
     """The table, and whether this process writes it. load: returns the model; about: further settings.
 
-    config: its data. args: criterion, score, samples, order, group, seed, devices, accelerator, resume. path: of the
-    table, next to which the checkpoint is saved.
+    config: its data. args: options of shrink.py measure. path: of the table, next to which the checkpoint is saved.
     """
     if args.samples < 2:
         raise InputError(f"--samples must be at least 2, not {args.samples}")
@@ -65,17 +65,20 @@ def measured(
     about |= {"base_sha256": base_of(model)}
     about |= {"data": data_identity(batches)}
     about |= {key: getattr(args, key) for key in MOPE if args.criterion == "mope"}
+    chosen = partial(restricted, model, kinds=args.kinds, tower=args.tower)
+    chosen({})  # refused before anything is measured
     with _classifier_fitted(model, samples):
         if args.criterion == "influence":
-            return Errors.of(model, influence(model, samples, args.seed), args.group, about), fabric.is_global_zero
+            values = chosen(influence(model, samples, args.seed))
+            return Errors.of(model, values, args.group, about), fabric.is_global_zero
         if args.criterion == "taylor":
-            values = taylor(model, samples, score.loss, args.seed)
+            values = chosen(taylor(model, samples, score.loss, args.seed))
             return Errors.of(model, values, args.group, about), fabric.is_global_zero
         checkpoint = Checkpoint(
             path.with_suffix(".resume"), about, every=0, resume=args.resume, write=fabric.is_global_zero
         )
         values = taylor(model, samples, score.loss, args.seed) if args.screen < 1 or args.order == "taylor" else {}
-        groups = groups_of(model, _order(model, args.order, values), args.group)
+        groups = groups_of(model, chosen(_order(model, args.order, values)), args.group)
         screen = Screen(values, args.screen, args.keep) if args.screen < 1 else None
         together = args.ffn_scope == "all"
         table = mope(model, samples, score, groups, args.seed, None, checkpoint, together, screen)

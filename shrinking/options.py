@@ -16,11 +16,15 @@ SHARES = {"heads": "heads", "ffn": "neurons", "channels": "channels", "layers": 
 
 MEASURE = (
     *("model", "weights", "task", "criterion", "score", "samples", "group", "ffn_scope", "screen", "keep"),
-    *("seed", "accelerator", "devices", "output"),
+    *("kinds", "tower", "seed", "accelerator", "devices", "output"),
 )
 """Options of `measure` with a value, as recipes give them."""
 
 TARGETS = ("parameters", "flops", "latency")
+TOWER = "vision"
+"""The usual tower of `plan`."""
+
+TOWERS = "vision, text, fusion, or both for all towers"
 
 
 def parser_of(description: str | None) -> Parser:
@@ -40,6 +44,10 @@ def parser_of(description: str | None) -> Parser:
     measure.add_argument(
         "--group", type=int, default=64, help="neurons or channels that are removed together (default: 64)"
     )
+    measure.add_argument(
+        "--kinds", nargs="+", metavar="KIND", help=f"what is measured, of {', '.join(SHARES.values())} (default: all)"
+    )
+    measure.add_argument("--tower", default="both", help=f"{TOWERS} (default: both)")
     measure.add_argument("--seed", type=int, default=42)
     measure.add_argument("-o", "--output", metavar="FILE", help=f"file of the table (default: in {FOLDER}/)")
     data = measure.add_argument_group("criteria that use data")
@@ -66,9 +74,7 @@ def parser_of(description: str | None) -> Parser:
 
     plan = commands.add_parser("plan", help="choose the parts to keep from a table of errors, without data")
     plan.add_argument("errors", metavar="ERRORS", help="table written by `measure`")
-    plan.add_argument(
-        "--tower", default="vision", help="vision, text, fusion, or both for all towers (default: vision)"
-    )
+    plan.add_argument("--tower", default=TOWER, help=f"{TOWERS} (default: {TOWER})")
     plan.add_argument("--keep", type=float, help="share of heads, neurons and channels to keep (default: 0.5)")
     for name, kind in SHARES.items():
         plan.add_argument(f"--keep_{name}", type=float, help=f"share of {kind} to keep, overriding --keep")
@@ -165,9 +171,7 @@ def add_recipe(parser: argparse.ArgumentParser, tower: str) -> None:
     parser.add_argument("--devices", type=int, default=1, help="processes that measure and train")
     parser.add_argument("--keep", type=float, default=0.5, help="share of heads and neurons to keep (default: 0.5)")
     parser.add_argument("--keep_layers", type=float, default=0.75, help="share of layers to keep (default: 0.75)")
-    parser.add_argument(
-        "--tower", default=tower, help=f"vision, text, fusion, or both for all towers (default: {tower})"
-    )
+    parser.add_argument("--tower", default=tower, help=f"{TOWERS} (default: {tower})")
     parser.add_argument("--criterion", default="mope", help="mope, taylor, magnitude or random (default: mope)")
     parser.add_argument(
         "--score", help="score whose drop is measured: itc, recall, accuracy or loss (default: itc, else loss)"

@@ -73,12 +73,13 @@ def check_shares(args: argparse.Namespace) -> None:
 class Steps:
     """The steps of a recipe, as functions of its script.
 
-    load(name, weights): the task's model. measure(name, weights, file): writes a table of errors. train(name, folder,
+    load(name, weights): the task's model. measure(name, weights, file,
+    kinds): writes a table of errors. train(name, folder,
     options): finetunes on the task, with a command line's options, and leaves a run there. cut(model, kept): smaller.
     """
 
     load: Callable[[str, str | None], Model]
-    measure: Callable[[str, str | None, Path], None]
+    measure: Callable[[str, str | None, Path, list[str]], None]
     train: Callable[[str, Path, list[str]], None]
     cut: Callable[[Model, Kept], Model] = cut
 
@@ -160,10 +161,11 @@ def _cut_once(
     steps: Steps, name: str, weights: str | None, shares: Mapping[str, float], limits: Limits, at: Path
 ) -> str:
     table = at.with_name(f"{at.name}_errors.safetensors")
+    model = steps.load(name, weights)
+    has = {one.kind for one in all_sets(model)}
     if not table.is_file():
-        steps.measure(name, weights, table)
+        steps.measure(name, weights, table, [kind for kind, share in shares.items() if share < 1 and kind in has])
     if not at.exists():
-        model = steps.load(name, weights)
         errors = Errors.load(table)
         kept = by_shares(model, errors, shares, limits)
         made_by = {"errors": dict(errors.about), "shares": dict(shares)}

@@ -20,20 +20,24 @@ import time
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from configs.overrides import changed
 from console.errors import InputError, nearest
 from console.progress import console
 from shrinking import MEASURED
-from shrinking.options import TARGETS, parser_of
+from shrinking.options import SHARES, TARGETS, TOWER, parser_of
 from sparsity.percents import parse_percents, percent
 from storage.atomic import write_json
+
+if TYPE_CHECKING:
+    from models.base import Model
 
 TABLE, SERIES = "errors.safetensors", "series.json"
 OWN = {"of": ("width", "layers", "all", *TARGETS), "first": ("width", "depth"), "rounds": range(1, 11)}
 SAID = (
     "command", "model", "weights", "task", "config", "seed", "accelerator", "resume", "output", "errors", "plan",
+    "kinds",
     *TARGETS,
 )  # fmt: skip
 """What the series itself says to measure, plan and cut."""
@@ -100,6 +104,16 @@ def parts_of(options: Mapping[str, Any], share: float, whole: Callable[[str], fl
     return parts if first == "width" else parts[::-1]
 
 
+def kinds_of(model: Model, options: Mapping[str, Any]) -> list[str]:
+    """The kinds of parts in the model that `plan` removes with these options."""
+    from models.parts import all_sets
+
+    usual = 0.0 if any(target in options for target in TARGETS) else options.get("keep", 0.5)
+    shares = {kind: options.get(f"keep_{name}", 1.0 if kind == "layers" else usual) for name, kind in SHARES.items()}
+    has = {one.kind for one in all_sets(model)}
+    return [kind for kind, share in shares.items() if kind in has and share < 1]
+
+
 def telling_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options without those that change no smaller model: the defaults written out, and how it is worked on."""
     usual = {
@@ -122,6 +136,8 @@ def draws(options: Mapping[str, Any]) -> bool:
 
 def series(args: argparse.Namespace, commands: Mapping[str, Callable[[argparse.Namespace], Any]]) -> None:
     """The models that are missing, and what they are. commands: measure, plan and cut."""
+    from models import load_model
+
     options = changed({}, args.set)
     check_options(options)
     folder = Path(args.output)
@@ -133,11 +149,13 @@ def series(args: argparse.Namespace, commands: Mapping[str, Callable[[argparse.N
         words = words_of(command, options | {"seed": args.seed, "accelerator": args.accelerator} | given)
         commands[command](parser_of(None).parse_args([command, *needed, *words]))
 
-    def table_of(name: str, file: Path) -> Path:
+    def table_of(name: str, file: Path, part: Mapping[str, float]) -> Path:
         if not file.is_file():
             console.print(f"errors of {name}: {file}", markup=False)
             began, resume = time.monotonic(), file.with_suffix(".resume").is_file()
-            do("measure", {"output": file, "resume": resume, "config": args.config}, "--model", name)
+            # What is not going to be removed is not measured.
+            parts = {"kinds": kinds_of(load_model(name), options | part), "tower": options.get("tower", TOWER)}
+            do("measure", parts | {"output": file, "resume": resume, "config": args.config}, "--model", name)
             taken = found["seconds"].get(file.name, 0) + time.monotonic() - began
             found["seconds"][file.name] = round(taken, 3)
             write_json(path, found)
@@ -163,7 +181,7 @@ def series(args: argparse.Namespace, commands: Mapping[str, Callable[[argparse.N
         parts = parts_of(options, 1 - gone / 100, whole_of(args.model))
         for number, part in enumerate(parts, 1):
             between = folder / f"{label}_part{number}"
-            first = without(first, table_of(first, table), part, at if number == len(parts) else between)
+            first = without(first, table_of(first, table, part), part, at if number == len(parts) else between)
             table = folder / f"{between.name}_{TABLE}"
         found["shares"][label] = compared(args.model, first, int(options.get("repeats", 10)))
         write_json(path, found)

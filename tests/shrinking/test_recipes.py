@@ -55,7 +55,8 @@ def test_finetuning(run, tmp_path):
 def test_rounds(tmp_path):
     """Three tables, each of what the round before has left; in the end a half of what there was at first."""
 
-    def measure(name, weights, file):
+    def measure(name, weights, file, kinds):
+        assert kinds == ["heads", "neurons"]
         model = load_model(name)
         Errors.of(model, magnitudes(model, 0), 64, {"model": name, "criterion": "magnitude", "seed": 0}).save(file)
 
@@ -82,15 +83,16 @@ def test_several_devices(monkeypatch, tmp_path):
 
     monkeypatch.setattr(subprocess, "run", noted)
     steps = shrink.steps_of(args)
-    steps.measure("xvlm-mini", None, tmp_path / "a")
+    steps.measure("xvlm-mini", None, tmp_path / "a", ["heads", "neurons"])
     steps.train("xvlm-mini", tmp_path, ["--dense", "--teacher", "xvlm-mini", "--teacher_weights", "a"])
     measured = shrink.parse_args(done[0][1:])
     assert (measured.command, measured.devices, measured.output) == ("measure", 2, str(tmp_path / "a"))
+    assert (measured.kinds, measured.tower) == (["heads", "neurons"], "vision")
     trained = retrieval.parse_args(done[1][1:])
     assert retrieval.parse_args(["--model", "xvlm-mini"]).distil is None
     assert (trained.devices, trained.distil, trained.set) == (2, "mope", ["epochs=1"])
     with pytest.raises(SystemExit, match="3"):
-        steps.measure("xvlm-mini", None, tmp_path / "a")
+        steps.measure("xvlm-mini", None, tmp_path / "a", ["layers"])
 
 
 def test_distil(run, tmp_path):

@@ -30,7 +30,7 @@ def test_what_is_planned_for_a_quarter(options, parts):
 
 def test_options_go_to_the_commands_that_know_them():
     options = {"criterion": "taylor", "tower": "both", "protect": ["blocks.0", "head"], "conv": True, "round": None}
-    assert words_of("measure", options) == ["--criterion=taylor", "--conv"]
+    assert words_of("measure", options) == ["--criterion=taylor", "--tower=both", "--conv"]
     assert words_of("plan", options) == ["--tower=both", "--protect", "blocks.0", "head"]
     assert telling_options({"criterion": "mope", "scope": "layer", "devices": 2}) == {"scope": "layer"}
     assert [draws({"criterion": name}) for name in ("magnitude", "random", "taylor")] == [False, True, True]
