@@ -68,7 +68,7 @@ def candidates(model: Model, errors: Errors, limits: Limits) -> list[Candidate]:
     for tower in limits.towers:
         if tower not in towers:
             has = ", ".join(sorted(towers))
-            raise InputError(f"the model has no tower '{tower}'{nearest(tower, towers)}: it has {has}")
+            raise InputError(f"there are no errors of a tower '{tower}'{nearest(tower, towers)}: there are of {has}")
     for part in limits.protect:
         if not any(part in name for name in names):
             raise InputError(f"--protect: '{part}' is in no name of a removable part, such as {names[0]}")
@@ -111,7 +111,8 @@ def by_shares(
             together = one.name if scope == "layer" and one.kind != "layers" else one.kind
             pools.setdefault((one.tower, together), []).append(one)
     if not pools:
-        raise InputError(f"the model has no {' or '.join(k for k in shares if shares[k] < 1)} that could be removed")
+        wanted = " or ".join(kind for kind, share in shares.items() if share < 1)
+        raise InputError(f"there are no errors of {wanted}: the model has none that can be removed, or see --kinds")
     gone: list[Candidate] = []
     for pool in pools.values():
         least = 1 if pool[0].kind == "layers" else 0

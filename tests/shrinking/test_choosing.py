@@ -9,7 +9,7 @@ from models.parts import Layers, all_sets
 from models.surgery import cut
 from shrinking import CRITERIA
 from shrinking.choosing import Limits, by_shares, rounded, to_target
-from shrinking.errors import Errors, ordered_groups
+from shrinking.errors import Errors, ordered_groups, restricted
 
 ABOUT = {"model": "dino-mini", "criterion": "random", "seed": 0}
 
@@ -115,8 +115,8 @@ class TestShares:
             ({"heads": 0.0}, Limits(), "more than 0 and at most 1, not 0"),
             ({"heads": 1.5}, Limits(), "more than 0 and at most 1, not 1.5"),
             ({"head": 0.5}, Limits(), r"no head to keep \(did you mean 'heads'"),
-            ({"channels": 0.5}, Limits(), "no channels that could be removed"),
-            ({"heads": 0.5}, Limits(("text",)), "no tower 'text': it has vision"),
+            ({"channels": 0.5}, Limits(), "no errors of channels"),
+            ({"heads": 0.5}, Limits(("text",)), "no errors of a tower 'text': there are of vision"),
             ({"heads": 0.5}, Limits(protect=("head",)), "'head' is in no name"),
             ({"heads": 0.5}, Limits(protect=("vit",)), "nothing can be removed"),
         ],
@@ -179,3 +179,26 @@ def test_every_set_has_a_value():
             assert {one.name: one.count for one in all_sets(model)} == {n: len(v) for n, v in values.items()}
             assert all(torch.isfinite(v).all() for v in values.values())
     assert any(isinstance(one, Layers) for one in all_sets(model))
+
+
+def test_some_kinds_of_one_tower():
+    """Layers of two towers in one list: those of the other one are not measured, and are always kept."""
+    model = load_model("xvlm-mini")
+    whole = CRITERIA["magnitude"](model, 0)
+    layers = Errors.of(model, restricted(model, whole, ["layers"], "text"), 1, {})
+    (name,) = layers.errors
+    (one,) = (one for one in all_sets(model) if one.name == name)
+    assert [number >= 0 for number in layers.groups[name].tolist()] == [tower == "text" for tower in one.towers]
+    vision = restricted(model, whole, ["heads", "neurons"], "vision")
+    assert {model.modality_of(one.consumer) for one in all_sets(model) if one.name in vision} == {"vision"}
+    assert all(torch.equal(values, whole[name]) for name, values in vision.items())
+    assert restricted(model, whole, None, "both").keys() == whole.keys()
+
+
+@pytest.mark.parametrize(
+    ("kinds", "tower", "says"),
+    [(["head"], "both", "has no 'head' \\(did you mean 'heads'"), (None, "txt", "has no 'txt' \\(did you mean 'text'")],
+)
+def test_kinds_and_towers_that_are_none(kinds, tower, says):
+    with pytest.raises(InputError, match=says):
+        restricted(load_model("xvlm-mini"), {}, kinds, tower)
