@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from benchmarks.findings import Finding, add_json, report
 from benchmarks.pruning import bare_backward, largest_resident_set, make_model, timed
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def parse_args() -> argparse.Namespace:
         help="measure only every n-th backward pass and block of the baseline, and scale the times up",
     )
     parser.add_argument("--scratch_dir", help="folder of the gradients")
+    add_json(parser)
     return parser.parse_args()
 
 
@@ -102,10 +104,8 @@ def solve_block(a: np.ndarray, w: np.ndarray, mu: float, inverse_batch: float, i
     return b
 
 
-def main() -> None:
-    """Measure and print."""
-    args = parse_args()
-
+def findings(args: argparse.Namespace) -> Iterator[Finding]:
+    """Time over the baseline's, and peak memory; seconds are printed."""
     from calibration.preserve import preserved
     from models.common.memory import freed_memory_returned
     from pruners.chita import CHITA
@@ -141,13 +141,12 @@ def main() -> None:
     print(f"gradients, summed and on disk {gathered:8.1f} s")
     print(f"CHITA: global part and blocks {solved:8.1f} s")
     print(f"a loop over single blocks     {loop:8.1f} s (no global part)")
-    print(f"(gradients + loop) / CHITA = {(backward + loop) / (gathered + solved):.2f} (wanted: 3)")
-    print(f"loop / CHITA's solution = {loop / solved:.2f}")
-    print(f"held before: {start / 1e9:.2f} GB = weights {weights / 1e9:.2f} GB + {(start - weights) / 1e9:.2f} GB")
+    yield Finding("CHITA / (gradients + a loop over blocks)", (gathered + solved) / (backward + loop), 1 / 3)
+    print(f"held before: {start / 1e9:.2f} GB, weights {weights / 1e9:.2f} GB")
     for phase, held in (("gradients", backward_peak), ("solution", peak)):
-        print(f"peak memory, {phase:9} {held / 1e9:.2f} GB = weights + {(held - weights) / 1e9:.2f} GB (bound: 1.5)")
-        print(f"{'':22} {(held - start) / 1e9:.2f} GB more than was held before")
+        yield Finding(f"CHITA, peak memory of the {phase} beyond the weights, GB", (held - weights) / 1e9, 1.5)
 
 
 if __name__ == "__main__":
-    main()
+    options = parse_args()
+    report(findings(options), options.json)

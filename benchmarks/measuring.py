@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
+
+from benchmarks.findings import Finding, add_json, report
 
 SPACING = 6
 
@@ -19,12 +22,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=2)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--group", type=int, default=384, help="neurons that go together (default: an eighth)")
+    add_json(parser)
     return parser.parse_args()
 
 
-def main() -> None:
-    """Measure, and print a line."""
-    args = parse_args()
+def findings(args: argparse.Namespace) -> Iterator[Finding]:
+    """Replayed over brute force, and how far their errors are apart."""
     import torch
     import transformers
 
@@ -58,11 +61,11 @@ def main() -> None:
             seconds += time.process_time() - started
             apart = max(apart, abs(found - error))
     brute = seconds * len(parts) / len(parts[::SPACING])
-    print(
-        f"{len(parts)} parts, {args.layers} layers, batch {args.batch_size}: replayed {replayed:.1f} s, whole passes "
-        f"{brute:.1f} s, {brute / replayed:.2f} x; errors are {apart:.1g} apart at the most"
-    )
+    print(f"{len(parts)} parts, {args.layers} layers: replayed {replayed:.1f} s, whole passes {brute:.1f} s")
+    yield Finding("errors of parts, replayed / by whole passes", replayed / brute, 0.5)
+    yield Finding("the same errors, largest difference", apart, 1e-5)
 
 
 if __name__ == "__main__":
-    main()
+    options = parse_args()
+    report(findings(options), options.json)

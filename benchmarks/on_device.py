@@ -14,10 +14,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.findings import Finding, add_json
 from benchmarks.pruning import SPARSITIES, make_batches, make_model
 from console.errors import InputError, run_command
 
@@ -29,25 +30,6 @@ if TYPE_CHECKING:
 
 MINIS = ("xvlm-mini", "blip-mini", "dino-mini")
 STEPS, STOP = 8, 4  # of training: in all, and where it is stopped to be resumed
-
-
-@dataclass
-class Finding:
-    """A number, and its upper bound (None: only reported)."""
-
-    what: str
-    value: float | str
-    most: float | None = None
-
-    @property
-    def broken(self) -> bool:
-        """Whether it is above its bound; NaN is."""
-        return self.most is not None and not float(self.value) <= self.most
-
-    def __str__(self) -> str:
-        value = self.value if isinstance(self.value, str) else f"{self.value:.6g}"
-        bound = "" if self.most is None else f" (at most {self.most:g}{', BROKEN' if self.broken else ''})"
-        return f"{self.what}: {value}{bound}"
 
 
 def masks(args: argparse.Namespace, device: torch.device) -> Iterator[Finding]:
@@ -307,7 +289,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="small models, on a CPU where there is no GPU")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run (default: all)")
-    parser.add_argument("--json", metavar="FILE", help="write the results to this file")
+    add_json(parser)
     return parser.parse_args()
 
 

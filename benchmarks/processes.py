@@ -9,7 +9,9 @@ import argparse
 import os
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
+
+from benchmarks.findings import Finding, add_json, report
 
 SCRIPT = """
 import sys, time, torch
@@ -39,6 +41,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--batches", type=int, default=4, help="general and as many region batches")
     parser.add_argument("--repeats", type=int, default=2)
+    add_json(parser)
     return parser.parse_args()
 
 
@@ -52,22 +55,16 @@ def seconds(args: argparse.Namespace, pruner: str, processes: int, threads: int)
     return float(done.stdout.split("seconds")[1])
 
 
-def main() -> None:
-    """Measure and print."""
-    args = parse_args()
+def findings(args: argparse.Namespace) -> Iterator[Finding]:
+    """Two processes over one, with as many threads in all."""
     for pruner in args.pruners:
         best = {1: float("inf"), 2: float("inf")}
         for _ in range(args.repeats):
             for processes in best:
                 best[processes] = min(best[processes], seconds(args, pruner, processes, 2 // processes))
-        print(
-            f"{pruner}: 1 process, 2 threads {best[1]:.2f} s; 2 processes, 1 thread each {best[2]:.2f} s; "
-            f"ratio {best[2] / best[1]:.3f} (bound: 1.2)",
-            flush=True,
-        )
+        yield Finding(f"{pruner}, two processes of a thread / one of two", best[2] / best[1], 1.2)
 
 
 if __name__ == "__main__":
-    started = time.perf_counter()
-    main()
-    print(f"{time.perf_counter() - started:.0f} s in all")
+    options = parse_args()
+    report(findings(options), options.json)

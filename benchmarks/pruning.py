@@ -11,8 +11,11 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
+
+from benchmarks.findings import Finding, add_json, report
 
 SPARSITIES = (0.63, 0.75, 0.9)
 KINDS = ("forward", "backward", "memory")
@@ -32,6 +35,7 @@ def parse_args() -> argparse.Namespace:
         "--cpu_time", action="store_true", help="measure CPU seconds instead of wall time, on a busy machine"
     )
     parser.add_argument("--memory", metavar="METHOD", help="only print the peak memory of one method, as JSON")
+    add_json(parser)
     return parser.parse_args()
 
 
@@ -108,39 +112,37 @@ def peak_memory(method: str, args: argparse.Namespace) -> dict[str, int]:
     return {"weights": weights, "before": before, "peak": peak}
 
 
-def measure_memory(args: argparse.Namespace) -> None:
-    """Peak memory of each method over the weights' size."""
-    found = {}
-    methods = ("nothing", "omp", "l2", "lamp", "forward", "multiflow", "backward", "snip")
-    for method in methods:
+def memory(args: argparse.Namespace) -> Iterator[Finding]:
+    """Peak memory of each method, as a multiple of the weights and of the passes that it needs."""
+    held = {}
+    for method in ("nothing", "omp", "l2", "lamp", "forward", "multiflow", "backward", "snip"):
         command = [sys.executable, "-m", "benchmarks.pruning", "--memory", method, "--model", args.model]
         command += ["--batch_size", str(args.batch_size)]
-        found[method] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        peak, weights = found[method]["peak"], found[method]["weights"]
-        print(f"peak memory of {method:10s} {peak / 1e9:6.2f} GB = {peak / weights:.2f} x the weights")
-    gradients = found["nothing"]["weights"]
-    extra = found["snip"]["peak"] - found["backward"]["peak"]
-    print(f"SNIP beyond forward+backward: {extra / 1e9:.2f} GB ({extra / gradients:.2f} x the weights)")
+        held[method] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        yield Finding(f"peak memory of {method}, in weights", held[method]["peak"] / held[method]["weights"])
+    for method, passes, bound in (("multiflow", "forward", 1.05), ("snip", "backward", 1.1)):
+        peaks = held[method]["peak"] / held[passes]["peak"]
+        yield Finding(f"peak memory of {method} / of its {passes} passes", peaks, bound)
 
 
-def measure_time(args: argparse.Namespace) -> None:
-    """Seconds of pruning and of the bare passes, alternating."""
+def times(args: argparse.Namespace) -> Iterator[Finding]:
+    """Pruning over the bare passes, alternating; seconds are printed."""
     from calibration.statistics import InputNorms
     from pruners import prune
     from pruners.session import Session
 
     model = make_model(args.model)
     batches = make_batches(model, args.batch_size, args.batches)
-    magnitude = "one global magnitude prune"
+    omp, multiflow, lamp, snip = "omp", "multiflow, three sparsities", "lamp, three sparsities", "snip"
     forward: dict[str, Callable[[], object]] = {
         "bare forward": lambda: bare_forward(model, batches),
-        magnitude: lambda: prune(model, [], "omp", (0.75,)),
-        "multiflow, three sparsities": lambda: prune(model, batches, "multiflow", SPARSITIES),
-        "lamp, three sparsities": lambda: prune(model, [], "lamp", SPARSITIES),
+        omp: lambda: prune(model, [], "omp", (0.75,)),
+        multiflow: lambda: prune(model, batches, "multiflow", SPARSITIES),
+        lamp: lambda: prune(model, [], "lamp", SPARSITIES),
     }
     backward: dict[str, Callable[[], object]] = {
         "bare forward + backward": lambda: bare_backward(model, batches),
-        "snip, one sparsity": lambda: prune(model, batches, "snip", (0.75,)),
+        snip: lambda: prune(model, batches, "snip", (0.75,)),
     }
     kinds = (forward if "forward" in args.kinds else {}) | (backward if "backward" in args.kinds else {})
     best = dict.fromkeys(kinds, float("inf"))
@@ -150,20 +152,17 @@ def measure_time(args: argparse.Namespace) -> None:
     for kind, seconds in best.items():
         print(f"{kind:30s} {seconds:7.2f} s")
     if backward.keys() <= best.keys():
-        ratio = best["snip, one sparsity"] / best["bare forward + backward"]
-        print(f"snip / (forward + backward) = {ratio:.3f} (bound: 1.1)")
+        yield Finding("snip / (forward + backward)", best[snip] / best["bare forward + backward"], 1.1)
     if not forward.keys() <= best.keys():
         return
-    allowed = 1.15 * best["bare forward"] + 1.5 * best[magnitude]
-    took = best["multiflow, three sparsities"]
-    print(f"multiflow / (1.15 x bare forward + 1.5 x global magnitude prune) = {took / allowed:.3f} (bound: 1)")
-    print(f"multiflow / bare forward = {took / best['bare forward']:.3f}")
+    yield Finding("multiflow at three sparsities / forward passes", best[multiflow] / best["bare forward"], 1.12)
+    yield Finding("lamp at three sparsities / omp", best[lamp] / best[omp], 8)
     session = Session(model, batches[:1], "multiflow")
     session.masks((0.5,))
     statistic: InputNorms = session.pruner.norms  # type: ignore[union-attr]
     held = sum(t.numel() * t.element_size() for t in (statistic._sums, statistic._fresh))
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    print(f"multiflow's statistics: {held / 1e6:.1f} MB = {100 * held / weights:.2f} % of the weights (bound: 2 %)")
+    yield Finding("multiflow's statistics, as a share of the weights", held / weights, 0.02)
 
 
 def main() -> None:
@@ -172,9 +171,7 @@ def main() -> None:
     if args.memory:
         print(json.dumps(peak_memory(args.memory, args)))
         return
-    measure_time(args)
-    if "memory" in args.kinds:
-        measure_memory(args)
+    report(chain(times(args), memory(args) if "memory" in args.kinds else ()), args.json)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,11 @@ do it. The scores of all three are compared.
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+from benchmarks.findings import Finding, add_json, report
+from benchmarks.pruning import timed
 
 SHORTEST, LONGEST = 8, 20
 
@@ -27,6 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--cpu_time", action="store_true", help="measure CPU seconds instead of wall time, on a busy machine"
     )
+    add_json(parser)
     return parser.parse_args()
 
 
@@ -70,31 +73,23 @@ def make_passes(args: argparse.Namespace) -> dict[str, Callable]:
     return {"copies, all padding": padded, "copies": copied, "one image for all": shared}
 
 
-def main() -> None:
-    """Measure and print."""
-    args = parse_args()
+def findings(args: argparse.Namespace) -> Iterator[Finding]:
+    """Ratios of the best of each kind, and how far their scores are apart."""
     passes = make_passes(args)
     clock = time.process_time if args.cpu_time else time.perf_counter
-    seconds: dict[str, list[float]] = {kind: [] for kind in passes}
     scores = {kind: work() for kind, work in passes.items()}  # and the first call of each, which is slower
+    best = dict.fromkeys(passes, float("inf"))
     for _ in range(args.repeats):
         for kind, work in passes.items():
-            started = clock()
-            work()
-            seconds[kind].append(clock() - started)
+            best[kind] = min(best[kind], timed(work, clock))
     last = list(passes)[-1]
-    best = {kind: min(values) for kind, values in seconds.items()}
-    print(
-        f"{args.model}: an image with {args.texts} texts, {args.threads} thread(s), {args.repeats} passes of each kind"
-    )
-    for kind, values in seconds.items():
+    print(f"{args.model}: an image with {args.texts} texts, {args.threads} thread(s), {best[last]:.2f} s at best")
+    for kind in list(passes)[:-1]:
+        yield Finding(f"{args.model}, {last} / {kind}", best[last] / best[kind], 1)
         apart = (scores[kind] - scores[last]).abs().max().item()
-        middle = statistics.median(values)
-        print(
-            f"{kind:20s} least {best[kind]:.3f} s, median {middle:.3f} s: {best[kind] / best[last]:.2f} x the last; "
-            f"scores at most {apart:.1e} apart"
-        )
+        yield Finding(f"{args.model}, largest difference of their scores", apart, 1e-4)
 
 
 if __name__ == "__main__":
-    main()
+    options = parse_args()
+    report(findings(options), options.json)

@@ -17,8 +17,11 @@ import argparse
 import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from statistics import median
 
+from benchmarks.findings import Finding, add_json, report
+from benchmarks.pruning import timed
 from sparsity.progressive_config import METHODS
 
 BOUND = 1.03
@@ -37,6 +40,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--sparsity", type=float, default=0.75)
     parser.add_argument("--repeats", type=int, default=6, help="steps of each kind, alternating; at least 2")
     parser.add_argument("--threads", type=int, default=2)
+    add_json(parser)
     return parser.parse_args()
 
 
@@ -169,29 +173,21 @@ def search_ratios(name: str, size: int, sparsity: float, repeats: int, device: s
     return ratios
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Seconds of one call."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
 def spread(values: list[float]) -> str:
     """Median, and the quartiles in brackets."""
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return f"{middle:.4f} [{low:.4f}, {high:.4f}]"
 
 
-def main() -> None:
-    """Measure and print."""
-    args = parse_args()
+def findings(args: argparse.Namespace) -> Iterator[Finding]:
+    """Steps of each kind over dense ones, neighbours compared; seconds are printed."""
     if args.prune == "vpns":
         import torch
 
         torch.set_num_threads(args.threads)
         ratios = search_ratios(args.model, args.batch_size, args.sparsity, args.repeats)
-        print(f"vpns on {args.model}, {args.batch_size} pictures a pass, {args.threads} threads")
-        print(f"a step of the search / two plain passes, neighbours: {spread(ratios)} (bound: {SEARCH_BOUND})")
+        print(f"vpns on {args.model}, {args.batch_size} pictures a pass: {spread(ratios)}")
+        yield Finding(f"vpns on {args.model}, a step of the search / two passes", median(ratios), SEARCH_BOUND)
         return
     steps = make_steps(args)
     seconds: dict[str, list[float]] = {"dense": [], "sparse": []}
@@ -201,22 +197,19 @@ def main() -> None:
         for kind in ("dense", "sparse") if number % 2 else ("sparse", "dense"):  # neither always follows the other
             seconds[kind].append(timed(steps[kind]))
     hold = [steps["hold"]() for _ in range(3)]
+    of = f"{args.model} {args.task}, {args.batch_size} pairs"
+    for kind, values in seconds.items():
+        print(f"{of}: {kind:7s} step {spread(values)} s, least {min(values):.4f} s")
+    ratios = [sparse / dense for dense, sparse in zip(seconds["dense"], seconds["sparse"], strict=True)]
+    yield Finding(f"{of}: a step under a mask / a dense one", median(ratios), BOUND)
+    yield Finding(f"{of}: taking the gradients, as a share of a dense step", median(hold) / median(seconds["dense"]))
     if args.prune is not None:
         steps["pruning"]()
         pairs = [(timed(steps["dense"]), timed(steps["pruning"])) for _ in range(2 * INTERVAL)]
         dense, pruning = map(sum, zip(*pairs, strict=True))
-        print(
-            f"{args.prune} / dense, {2 * INTERVAL} steps with 2 masks: {pruning / dense:.4f} (bound: {PRUNING_BOUND})"
-        )
-    print(f"{args.model}, {args.batch_size} pairs a step, {args.threads} threads, {args.repeats} steps of each kind")
-    for kind, values in seconds.items():
-        print(f"{kind:7s} step {spread(values)} s, least {min(values):.4f} s")
-    ratios = [sparse / dense for dense, sparse in zip(seconds["dense"], seconds["sparse"], strict=True)]
-    print(f"sparse / dense, neighbours: {spread(ratios)} (bound: {BOUND})")
-    print(f"sparse / dense, the least of each: {min(seconds['sparse']) / min(seconds['dense']):.4f} (bound: {BOUND})")
-    share = statistics.median(hold) / statistics.median(seconds["dense"])
-    print(f"taking the gradients alone: {1000 * statistics.median(hold):.2f} ms = {100 * share:.2f} % of a dense step")
+        yield Finding(f"{of}: a step of {args.prune} with its masks / a dense one", pruning / dense, PRUNING_BOUND)
 
 
 if __name__ == "__main__":
-    main()
+    options = parse_args()
+    report(findings(options), options.json)

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from calibration.stream import device_of
 from models.base import Model
 from models.common.blocks import reentrant_checkpoints_replaced
+from models.common.repeatable import repeated_on_cpu
 
 
 @contextlib.contextmanager
@@ -23,7 +25,7 @@ def preserved(model: Model, gradients: bool) -> Iterator[None]:
     required = {parameter: parameter.requires_grad for parameter in module.parameters()}
     kept_gradients = {parameter: parameter.grad for parameter in module.parameters() if parameter.grad is not None}
     try:
-        with moving_restored(model), reentrant_checkpoints_replaced():
+        with moving_restored(model), reentrant_checkpoints_replaced(), repeated_on_cpu(device_of(model)):
             module.eval()
             for parameter in required:
                 parameter.requires_grad_(False)

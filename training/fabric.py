@@ -13,6 +13,7 @@ from lightning.fabric.strategies import DDPStrategy
 from configs.precisions import known_precision
 from console.errors import InputError
 from console.words import counted
+from models.common.repeatable import repeat_on_cpu
 
 MOST_LOADERS = 8
 
@@ -61,6 +62,8 @@ def make_fabric(accelerator: str, devices: int, num_nodes: int, precision: str) 
     if accelerator == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         # Processes share the cores: more threads than cores would slow all of them down.
         torch.set_num_threads(max(1, cores // devices))
+    if accelerator == "cpu":
+        repeat_on_cpu()
     # Buffers (BLIP's large queues) are filled with gathered features: already equal on all processes.
     strategy = DDPStrategy(find_unused_parameters=False, broadcast_buffers=False) if processes > 1 else "auto"
     fabric = Fabric(
