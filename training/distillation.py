@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -72,8 +73,7 @@ def freeze_other_tower(model: Model, tower: str) -> None:
     none = [None] * len(own)
     reached: list[set[nn.Parameter]] = []
     with torch.enable_grad():
-        for entries in (*_entries(model, batch), lambda: model.temp):
-            value = entries()
+        for value in (*(feature for feature, _ in Outputs(model).towers(batch)), model.temp):
             found = torch.autograd.grad(value.sum(), own, allow_unused=True) if value.requires_grad else none
             reached.append({parameter for parameter, one in zip(own, found, strict=True) if one is not None})
     for parameter in set().union(*reached) - reached[TOWERS.index(tower)]:
@@ -119,41 +119,74 @@ class Distillation(nn.Module):
     def forward(self, batch: Batch, rehearsal: bool = False) -> dict[str, Tensor]:
         """The task's losses and the teacher's."""
         objective, teacher = self._outside
-        losses = objective(batch, rehearsal)
         if rehearsal or not any(self._weights.values()):
-            return losses
-        student = self.model
-        if isinstance(student, Retriever):
-            found = of_pairs(student, teacher, batch, self._blocks, self._own_towers)
+            return objective(batch, rehearsal)
+        student = Outputs(self.model)
+        with student.shared():
+            losses = objective(batch, rehearsal)
+        if isinstance(self.model, Retriever):
+            found = of_pairs(student, Outputs(teacher), batch, self._blocks, self._own_towers)
         else:
-            found = of_classes(student, teacher, batch, self._blocks)
+            found = of_classes(student, Outputs(teacher), batch, self._blocks)
         return losses | {name: self._weights[name] * loss for name, loss in found.items() if self._weights[name]}
 
 
+class Outputs:
+    """What a model puts out for a batch, with the outputs of its layers, each computed once a step.
+
+    Without that the task's losses and the teacher's would each run the student, forward and backward.
+    """
+
+    def __init__(self, model: Retriever | Classifier):
+        self.model = model
+        names = ("image_entry", "text_entry") if isinstance(model, Retriever) else ("logits",)
+        self._methods = {name: getattr(model, name) for name in names}
+        self._found: dict[tuple, tuple] = {}
+
+    def of(self, name: str, *inputs: Tensor) -> tuple[Any, States]:
+        """What a method of the model returns, and the outputs of layers at their first call in it."""
+        key = (name, *map(id, inputs))
+        if key not in self._found:
+            with layer_outputs(self.model) as seen:
+                value = self._methods[name](*inputs)
+            self._found[key] = value, seen, inputs  # which keeps the inputs, and so their ids
+        return self._found[key][:2]
+
+    def towers(self, batch: Batch) -> list[tuple[Tensor, States]]:
+        """Features of the images and of the texts [b, e], with the outputs of the layers."""
+        batch = placed(batch, self.model)
+        found = self.of("image_entry", batch["image"]), self.of("text_entry", batch["text_ids"], batch["text_atts"])
+        return [(value[1], seen) for value, seen in found]
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Inside, calls of these methods on the model itself are among those."""
+        for name in self._methods:
+            setattr(self.model, name, lambda *inputs, name=name: self.of(name, *inputs)[0])
+        try:
+            yield
+        finally:
+            for name in self._methods:
+                delattr(self.model, name)
+
+
 def of_pairs(
-    student: Retriever, teacher: Retriever, batch: Batch, blocks: list[Block], own_towers: bool = False
+    student: Outputs, teacher: Outputs, batch: Batch, blocks: list[Block], own_towers: bool = False
 ) -> dict[str, Tensor]:
     """sim, feat and hidden of both towers. batch: image, text_ids, text_atts.
 
     own_towers: compare the student's two towers with each other, once, instead of each with the teacher's other one.
     """
     atts = batch["text_atts"]
-    features, states = [], []
     with torch.no_grad():
-        for entries in _entries(teacher, placed(batch, teacher)):
-            with layer_outputs(teacher) as seen:
-                features.append(entries())
-            states.append(seen)
+        features, states = zip(*teacher.towers(batch), strict=True)
         # One temperature for student and teacher: otherwise the loss would mix scale with similarity.
-        scale = (1 / teacher.temp).clamp(max=HOTTEST)
+        scale = (1 / teacher.model.temp).clamp(max=HOTTEST)
         target = scale * features[0] @ features[1].t()
     zero = target.new_zeros(())
     found = {"sim": zero, "feat": zero, "hidden": zero}
-    own_features = []
-    for tower, entries in enumerate(_entries(student, batch)):
-        with layer_outputs(student) as seen:
-            own = entries()
-        own_features.append(own)
+    ours = student.towers(batch)
+    for tower, (own, seen) in enumerate(ours):
         if not own_towers:
             # Each student tower is compared with the teacher's other tower, so that both stay in the teacher's space.
             by_row = target if tower == 0 else target.t()
@@ -161,8 +194,8 @@ def of_pairs(
         found["feat"] = found["feat"] + F.mse_loss(wide(own), wide(features[tower])) / 2
         found["hidden"] = found["hidden"] + hidden(seen, states[tower], blocks, atts if tower else None) / 2
     if own_towers:
-        own_scale = (1 / student.temp).clamp(max=HOTTEST)
-        found["sim"] = similar(own_scale * own_features[0] @ own_features[1].t(), target)
+        own_scale = (1 / student.model.temp).clamp(max=HOTTEST)
+        found["sim"] = similar(own_scale * ours[0][0] @ ours[1][0].t(), target)
     return found
 
 
@@ -171,18 +204,11 @@ def similar(similarity: Tensor, target: Tensor) -> Tensor:
     return (soft(similarity, target) + soft(similarity.t(), target.t())) / 2
 
 
-def _entries(model: Retriever, batch: Batch) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
-    """The features of the images, and of the texts."""
-    image, ids, atts = batch["image"], batch["text_ids"], batch["text_atts"]
-    return lambda: model.image_entry(image)[1], lambda: model.text_entry(ids, atts)[1]
-
-
-def of_classes(student: Classifier, teacher: Classifier, batch: Batch, blocks: list[Block]) -> dict[str, Tensor]:
+def of_classes(student: Outputs, teacher: Outputs, batch: Batch, blocks: list[Block]) -> dict[str, Tensor]:
     """sim and hidden of images. batch: image."""
-    with torch.no_grad(), layer_outputs(teacher) as theirs:
-        target = teacher.logits(placed(batch, teacher)["image"])
-    with layer_outputs(student) as own:
-        logits = student.logits(batch["image"])
+    with torch.no_grad():
+        target, theirs = teacher.of("logits", placed(batch, teacher.model)["image"])
+    logits, own = student.of("logits", batch["image"])
     return {"sim": soft(logits, target), "hidden": hidden(own, theirs, blocks, None) / 2}
 
 

@@ -10,9 +10,18 @@ import torch.nn.functional as F
 from console.errors import InputError
 from models.parts import layers
 from models.surgery import cut
+from shrinking.relearning import Pretraining
 from storage.tensors import read_safetensors
 from tests.models.test_parts import FAMILIES, shaken
-from training.distillation import Distillation, freeze_other_tower, layer_outputs, of_classes, of_pairs, same_blocks
+from training.distillation import (
+    Distillation,
+    Outputs,
+    freeze_other_tower,
+    layer_outputs,
+    of_classes,
+    of_pairs,
+    same_blocks,
+)
 
 KEYS = ("epochs=1", "short_epoch=4", "snapshot_steps=2", "samples=16")
 SMALL = ("--no_samples", *(word for key in KEYS for word in ("--set", key)))
@@ -30,7 +39,7 @@ def pair():
 
 def test_by_plain_loops(pair):
     student, teacher, batch = pair
-    found = of_pairs(student, teacher, batch, same_blocks(student, teacher))
+    found = of_pairs(Outputs(student), Outputs(teacher), batch, same_blocks(student, teacher))
     atts, scale = batch["text_atts"], min(100.0, 1 / float(teacher.temp))
     v, t = teacher.image_entry(batch["image"])[1], teacher.text_entry(batch["text_ids"], atts)[1]
     a, b = student.image_entry(batch["image"])[1], student.text_entry(batch["text_ids"], atts)[1]
@@ -60,7 +69,7 @@ def test_by_plain_loops(pair):
 def test_tinyclip_compares_the_students_own_towers(pair):
     """At its own temperature; its loss is that of similarities alone."""
     student, teacher, batch = pair
-    found = of_pairs(student, teacher, batch, [], own_towers=True)["sim"]
+    found = of_pairs(Outputs(student), Outputs(teacher), batch, [], own_towers=True)["sim"]
     features = []
     for model in (student, teacher):
         ids, atts = batch["text_ids"], batch["text_atts"]
@@ -92,7 +101,7 @@ def test_a_copy_has_nothing_to_learn(pair):
     """Features and states are equal, and similarities are as uncertain as the teacher is: no gradient."""
     _, teacher, batch = pair
     student = cut(teacher, {}).requires_grad_(True)
-    found = of_pairs(student, teacher, batch, same_blocks(student, teacher))
+    found = of_pairs(Outputs(student), Outputs(teacher), batch, same_blocks(student, teacher))
     assert found["feat"].item() == found["hidden"].item() == 0
     scale = min(100.0, 1 / float(teacher.temp))
     v, t = teacher.image_entry(batch["image"])[1], teacher.text_entry(batch["text_ids"], batch["text_atts"])[1]
@@ -114,7 +123,7 @@ def test_gradients_by_differences(pair):
     blocks = same_blocks(student, teacher)
 
     def loss():
-        return sum(of_pairs(student, teacher, batch, blocks).values())
+        return sum(of_pairs(Outputs(student), Outputs(teacher), batch, blocks).values())
 
     (slope,) = torch.autograd.grad(loss(), bias)
     with torch.no_grad():
@@ -143,10 +152,28 @@ def test_classes():
     torch.manual_seed(0)
     teacher, student = shaken(FAMILIES["dino"]()), shaken(FAMILIES["dino"]())
     batch = teacher.example(4)["general"]
-    found = of_classes(student, teacher, batch, [])
+    found = of_classes(Outputs(student), Outputs(teacher), batch, [])
     rows, wanted = student.logits(batch["image"]), teacher.logits(batch["image"])
     assert float(found["sim"]) == pytest.approx(float(F.cross_entropy(rows, wanted.softmax(1))), rel=1e-5)
     assert found["hidden"] == 0
+
+
+def test_towers_run_once_a_step():
+    """The task's losses and the teacher's share the student's outputs, which are those of a pass by itself."""
+    torch.manual_seed(0)
+    student, teacher = shaken(FAMILIES["hf CLIP"]()), shaken(FAMILIES["hf CLIP"]())
+    batch = teacher.example(4)["general"]
+    args = argparse.Namespace(distil=None, sim=None, feat=None, hidden=None)
+    module = Distillation(Pretraining(student), teacher, args)
+    calls = []
+    handle = student.towers[0].register_forward_hook(lambda *_: calls.append(1))
+    found = module(batch)
+    handle.remove()
+    apart = of_pairs(Outputs(student), Outputs(teacher), batch, same_blocks(student, teacher))
+    for name, weight in (("sim", 1.0), ("feat", 1000.0), ("hidden", 1.0)):
+        assert found[name].item() == pytest.approx(weight * apart[name].item(), rel=1e-5)
+    assert len(calls) == 1
+    assert "image_entry" not in vars(student)
 
 
 def test_a_model_without_features():

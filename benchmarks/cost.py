@@ -1,0 +1,92 @@
+"""The table of docs/cost.md: every ratio of the four systems, by one command, about an hour on two quiet cores.
+
+    python -m benchmarks.cost                      # everything but CHITA, which takes another hour
+    python -m benchmarks.cost measuring steps      # some parts; the others' rows stay as they are
+Each benchmark runs in a process of its own. What is found is kept in docs/cost.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from datetime import date
+from pathlib import Path
+
+from benchmarks.findings import Finding
+from console.errors import InputError, nearest, run_command
+
+PARTS = {
+    "pruning": ["pruning"],
+    "processes": ["processes"],
+    "steps": [
+        "sparse_step --repeats 4",
+        "sparse_step --model blip --task captioning --prune platon --threads 1 --repeats 2",
+        "sparse_step --model timm:resnet18 --prune vpns --batch_size 16",
+    ],
+    "distilling": ["distilling"],
+    "measuring": ["measuring"],
+    "reranking": ["reranking", "reranking --model blip"],
+    "chita": ["chita --every 50"],
+}
+"""Part -> its benchmarks, with options."""
+
+LONG = ("chita",)
+
+PAGE, FOUND = Path("docs/cost.md"), Path("docs/cost.json")
+BEGIN, END = "<!-- table -->\n", "<!-- end of table -->\n"
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    usual = [part for part in PARTS if part not in LONG]
+    parser.add_argument("parts", nargs="*", default=usual, help=f"of {', '.join(PARTS)} (default: all but {LONG[0]})")
+    return parser.parse_args()
+
+
+def measured(words: str) -> dict:
+    """What a benchmark finds: its findings, and when and on what."""
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "found.json"
+        name, *options = words.split()
+        subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *options, "--json", str(file)], check=True)
+        found = json.loads(file.read_text())
+    on = f"torch {torch.__version__.partition('+')[0]}, {os.cpu_count()} cores"
+    return {"found": found, "date": date.today().isoformat(), "on": on}
+
+
+def table(everything: dict[str, dict]) -> str:
+    """Rows in the order of `PARTS`."""
+    lines = ["| measured | value | wanted | when |", "|---|---:|---:|---|"]
+    for words in (words for part in PARTS.values() for words in part if words in everything):
+        of = everything[words]
+        for found in (Finding(**fields) for fields in of["found"]):
+            bound = "" if found.most is None else f"≤ {found.most:.3g}"
+            value = f"**{found.shown}**" if found.broken else found.shown
+            lines.append(f"| {found.what} | {value} | {bound} | {of['date']}, {of['on']} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure the parts, then write both files."""
+    args = parse_args()
+    for part in args.parts:
+        if part not in PARTS:
+            raise InputError(f"unknown part '{part}'{nearest(part, PARTS)}: choose from {', '.join(PARTS)}")
+    everything = json.loads(FOUND.read_text()) if FOUND.is_file() else {}
+    for words in (words for part in args.parts for words in PARTS[part]):
+        print(f"\npython -m benchmarks.{words}", flush=True)
+        everything[words] = measured(words)
+        FOUND.write_text(json.dumps(everything, indent=1) + "\n")
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}{table(everything)}{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run_command(main)

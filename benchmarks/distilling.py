@@ -1,0 +1,77 @@
+"""A step of distillation against a plain step and the teacher's forward pass: CLIP (ViT-B/32, random weights).
+
+    python -m benchmarks.distilling
+The student has half of the teacher's heads and neurons. The three kinds alternate, and the best of each counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+
+from benchmarks.findings import Finding, add_json, report
+from benchmarks.pruning import timed
+
+BOUND = 1.6
+"""Most plain steps that one of distillation may take beside the teacher's pass."""
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--cpu_time", action="store_true", help="measure CPU seconds instead of wall time, on a busy machine"
+    )
+    add_json(parser)
+    return parser.parse_args()
+
+
+def findings(args: argparse.Namespace) -> Iterator[Finding]:
+    """The ratio; seconds are printed."""
+    import torch
+    import transformers
+
+    from models.library.hf_models import wrap_hf
+    from models.parts import Layers, all_sets
+    from models.surgery import cut
+    from shrinking.relearning import Pretraining
+    from training.distillation import Distillation, Outputs
+
+    torch.manual_seed(0)
+    towers = {"num_hidden_layers": args.layers}
+    config = transformers.CLIPConfig(vision_config=towers, text_config=towers)
+    teacher = wrap_hf(transformers.CLIPModel(config).eval()).requires_grad_(False)
+    half = {one.name: torch.arange(one.count) % 2 == 0 for one in all_sets(teacher) if not isinstance(one, Layers)}
+    plain = Pretraining(cut(teacher, half).requires_grad_(True))
+    taught = Distillation(plain, teacher, argparse.Namespace(distil="mope", sim=None, feat=None, hidden=None))
+    batch = teacher.example(args.batch_size)["general"]
+
+    def step(module: torch.nn.Module) -> None:
+        sum(module(batch).values()).backward()
+        module.zero_grad(set_to_none=True)
+
+    works: dict[str, Callable[[], object]] = {
+        "plain step": lambda: step(plain),
+        "teacher's forward": torch.no_grad()(lambda: Outputs(teacher).towers(batch)),
+        "step of distillation": lambda: step(taught),
+    }
+    best = dict.fromkeys(works, float("inf"))
+    for number in range(args.repeats + 1):
+        for kind, work in works.items():
+            seconds = timed(work, time.process_time if args.cpu_time else time.perf_counter)
+            best[kind] = min(best[kind], seconds if number else best[kind])  # the first is slower
+    for kind, seconds in best.items():
+        print(f"{kind:20s} {seconds:7.2f} s")
+    distilled = best["step of distillation"] - best["teacher's forward"]
+    yield Finding(
+        "(a step of distillation - the teacher's forward) / a plain step", distilled / best["plain step"], BOUND
+    )
+
+
+if __name__ == "__main__":
+    options = parse_args()
+    report(findings(options), options.json)
