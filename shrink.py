@@ -32,7 +32,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Check the command line, then do what it says."""
     args = parse_args()
-    commands = (measure, plan, cut, distil, finetuning, pretraining, series, export)
+    commands = (measure, plan, cut, show, distil, finetuning, pretraining, series, export)
     {command.__name__: command for command in commands}[args.command](args)
 
 
@@ -218,6 +218,25 @@ def distil(args: argparse.Namespace) -> None:
         [] if args.weights is None else ["-pre", args.weights],
     )  # fmt: skip
     result_console().print(f"{small}: --model small:{small}", markup=False)
+
+
+def show(args: argparse.Namespace) -> None:
+    """A page of tables of errors."""
+    from models.plans import Plan
+    from models.small import read_plan
+    from shrinking.errors import Errors
+    from shrinking.heat_maps import write_page
+    from tasks.loading import load
+
+    tables = {Path(file).name: Errors.load(file) for file in args.errors}
+    if len(tables) < len(args.errors):
+        raise InputError("two tables have the same name of their file: copy one to another name")
+    about = next(iter(tables.values())).about
+    model = load(argparse.Namespace(**{key: about[key] for key in ("model", "task", "conv")}, weights=None))
+    plan = Plan.from_json(read_plan(args.plan)["kept"], args.plan) if args.plan else None
+    target = Path(args.output or Path(args.errors[0]).with_suffix(".html"))
+    write_page(model, tables, plan, target)
+    result_console().print(str(target), markup=False)
 
 
 def finetuning(args: argparse.Namespace) -> None:

@@ -102,6 +102,11 @@ def parser_of(description: str | None) -> Parser:
     cut.add_argument("--repeats", type=int, default=10, help="timings per model, alternating (default: 10)")
     cut.add_argument("-o", "--output", metavar="FOLDER", help="folder of the smaller model (default: next to the plan)")
 
+    show = commands.add_parser("show", help="draw a table of errors as a page, and compare it with others")
+    show.add_argument("errors", nargs="+", metavar="ERRORS", help="tables written by `measure`, of one model")
+    show.add_argument("--plan", metavar="FILE", help="cross out what this plan removes")
+    show.add_argument("-o", "--output", metavar="FILE", help="page to write (default: next to the first table)")
+
     distil = commands.add_parser("distil", help="finetune a smaller model on a task, distilling the dense one")
     add_model(distil)
     distil.add_argument("--teacher", required=True, metavar="MODEL", help="the dense model")
