@@ -21,7 +21,6 @@ from models.parts import Layers, Units, all_sets, named_tensors
 from models.surgery import cut
 from shrinking.errors import Errors
 
-SCOPES = ("global", "layer")
 KINDS = ("heads", "neurons", "channels", "layers")
 
 
