@@ -13,8 +13,9 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from console.errors import InputError, explain_os_error, nearest, run_command
 from console.progress import console, progress_bar
@@ -24,9 +25,14 @@ from data.text import pre_caption
 from storage.atomic import atomic_path, write_json
 from storage.hashing import hash_file, hash_json
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 SOURCE = "/usr/share/tuxpaint/stamps"
 
 ENGLISH = "en"
+
+SVG = ".svg"
 
 SHARES = {"test": 0.2, "val": 0.1}
 """Of the pictures of each class, one at least; the others are for training."""
@@ -90,7 +96,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def find_stamps(source: Path) -> Found:
-    """The captioned PNG files of a folder, each picture once, in the order of their names; InputError without any.
+    """The captioned PNG and SVG files of a folder, each picture once, in the order of names; InputError without any.
 
     All are read once: a class whose only picture of a split turned out broken would shift the labels of that split.
     """
@@ -100,11 +106,14 @@ def find_stamps(source: Path) -> Found:
             "that package anywhere (dpkg-deb -x) and give its folder usr/share/tuxpaint/stamps as --source"
         )
     found, seen = Found(), {}
-    files = sorted(path for path in source.rglob("*") if path.suffix.lower() in (".png", ".svg"))
+    files = sorted(path for path in source.rglob("*") if path.suffix.lower() in (".png", SVG))
     for file in _counted("stamps read", files):
         name = file.relative_to(source).as_posix()
-        if file.suffix.lower() == ".svg":
-            found.leave("SVG, which needs a renderer", name)
+        if file.suffix.lower() == SVG and file.with_suffix(".png").is_file():  # of other bytes: no hash shows it
+            found.leave("SVG of a picture that is there as PNG", name)
+            continue
+        if file.suffix.lower() == SVG and not find_spec("resvg_py"):
+            found.leave("SVG, which needs another package: pip install resvg-py", name)
             continue
         captions = read_captions(file.with_suffix(".txt"))
         sha256 = hash_file(file)
@@ -118,7 +127,7 @@ def find_stamps(source: Path) -> Found:
             seen[sha256] = name
             found.stamps.append(Stamp(file, name, captions, sha256))
     if not found.stamps:
-        raise InputError(f"{source} has no PNG picture with a caption (name.png with name.txt): give another --source")
+        raise InputError(f"{source} has no picture with a caption (name.png with name.txt): give another --source")
     return found
 
 
@@ -131,10 +140,24 @@ def _counted(title: str, things: list[Any]) -> Iterator[Any]:
 
 def _is_broken(file: Path) -> bool:
     try:
-        read_image(file)
+        _picture(file, file.name, "")
     except ImageError:
         return True
     return False
+
+
+def _picture(file: Path, name: str, ground: str) -> Image.Image:
+    """A stamp as RGB over `ground`; ImageError naming it where it is broken. SVG is drawn at its own size."""
+    if file.suffix.lower() != SVG:
+        return read_image(file, name, ground)
+    import resvg_py
+
+    try:
+        # At 0 dpi, its default, pictures measured in points have no size. Without fonts each machine draws the same.
+        drawn = resvg_py.svg_to_bytes(svg_string=file.read_text("utf-8"), dpi=96.0, skip_system_fonts=True)
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{name} (broken: {error})") from error
+    return read_image(bytes(drawn), name, ground)
 
 
 def read_captions(text: Path) -> dict[str, str]:
@@ -237,7 +260,7 @@ def _write_pictures(found: Found, folder: Path, ground: str) -> dict[str, Any]:
     for stamp in _counted("pictures written", found.stamps):
         place = folder / stamp.path
         place.parent.mkdir(parents=True, exist_ok=True)
-        read_image(stamp.file, stamp.name, ground).save(place, compress_level=1)
+        _picture(stamp.file, stamp.name, ground).save(place, compress_level=1)
         said = {"source": stamp.name, "source_sha256": stamp.sha256, "sha256": hash_file(place)}
         pictures[stamp.path] = {"split": stamp.split, "class": stamp.kind} | said
     return pictures

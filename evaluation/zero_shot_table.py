@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,10 @@ from evaluation.neighbours import Neighbours, NeighbourSettings
 from evaluation.recall import RECALL_WORDS, Ranks, found_early
 from evaluation.regions import region_ious
 from evaluation.retrieval import RetrievalSettings, evaluate_retrieval, reranked
+from evaluation.text_pairs import TextPairs, TextPairSettings
 from models import load_model
 from models.base import Model
-from models.tasks import ImageEmbedder, Locator, Retriever
+from models.tasks import ImageEmbedder, Locator, Retriever, TextEmbedder
 from sparsity.mask import Mask
 from storage.atomic import write_json
 
@@ -50,13 +51,14 @@ class ZeroShotConfig:
     region_batches: int = 15  # how many of them
     neighbours: NeighbourSettings | None = None  # classification by nearest neighbours
     classes: NamedClassSettings | None = None  # classification by class names
+    texts: TextPairSettings | None = None  # whether a caption is most like another one of its picture
 
 
 class ZeroShot:
     """What tables need to know of this evaluation, as of a task (tasks/base.py)."""
 
     name, words = "zero_shot", "zero-shot"
-    main = ("itm r_mean", r"\d+-NN", "itc r_mean", "IoU", "top-1")
+    main = ("itm r_mean", r"\d+-NN", "itc r_mean", "IoU", "top-1", "caption R@1")
     metric_words = RECALL_WORDS
     Config = ZeroShotConfig
     script = None  # of its own name
@@ -124,34 +126,45 @@ def measurements(model: nn.Module, config: ZeroShotConfig, images: int) -> dict[
     if config.regions is not None:
         _require(model, "regions", Locator)
         side = Side("region", make_reader(config.regions, model.image_shape, tokenizer), 32, seed=0)
-        batches = config.region_batches
-        found["boxes of regions"] = lambda pruned: means("region", "IoU", *region_ious(pruned, side, batches))
+
+        def locate(pruned: nn.Module) -> tuple[dict[str, Any], Groups]:
+            ious, pictures = region_ious(pruned, side, config.region_batches)
+            return means("region", {"IoU": ious}, pictures)
+
+        found["boxes of regions"] = locate
     if config.neighbours is not None:
         _require(model, "neighbours", ImageEmbedder)
         near, k = Neighbours(config.neighbours, model.image_shape), config.neighbours.k
         title = f"classes of {counted(len(near.queries), 'image')} by their {k} nearest of {len(near.bank)}"
-        found[title] = lambda pruned: means("items", f"{k}-NN", near.right(pruned))
+        found[title] = lambda pruned: means("items", near.right(pruned))
     if config.classes is not None:
         _require(model, "classes", Retriever)
         named = NamedClasses(config.classes, model.image_shape, tokenizer)
         title = f"classes of {counted(len(named.images), 'image')} by {counted(len(named.names), 'name')}"
-        found[title] = lambda pruned: means("classes", "top-1", named.right(pruned))
+        found[title] = lambda pruned: means("classes", {"top-1": named.right(pruned)})
+    if config.texts is not None:
+        _require(model, "texts", TextEmbedder)
+        pairs = TextPairs(config.texts, tokenizer)
+        title = f"captions of {counted(len(pairs.pairs), 'picture')} among those of another file"
+        title += f" ({pairs.left_out} left out)" * bool(pairs.left_out)
+        found[title] = lambda pruned: means("items", {"caption R@1": pairs.right(pruned)})
     if not found:
-        parts = "'gallery', 'regions', 'neighbours' or 'classes'"
+        parts = "'gallery', 'regions', 'neighbours', 'classes' or 'texts'"
         raise InputError(f"the configuration names nothing to measure: give {parts}")
     return found
 
 
 def means(
-    group: str, metric: str, scores: Tensor, pictures: list[int] | None = None
+    group: str, scores: Mapping[str, Tensor], pictures: list[int] | None = None
 ) -> tuple[dict[str, float], Groups]:
-    """Scores [n] of the items 0 to n - 1 as a measurement: their mean in percent, with two digits.
+    """Scores [n] of the items 0 to n - 1, by metric, as a measurement: their means in percent, with two digits.
 
     pictures: that of each item; none: each is a picture of its own.
     """
-    scores, ids = scores.double(), list(range(len(scores)))
-    items = Items(ids, ids if pictures is None else pictures, {metric: scores.tolist()})
-    return {metric: round(100 * scores.mean().item(), 2)}, {group: items}
+    single = {metric: of.double() for metric, of in scores.items()}
+    ids = list(range(len(next(iter(single.values())))))
+    items = Items(ids, ids if pictures is None else pictures, {metric: of.tolist() for metric, of in single.items()})
+    return {metric: round(100 * of.mean().item(), 2) for metric, of in single.items()}, {group: items}
 
 
 def _require(model: Model, part: str, protocol: type[Model]) -> None:

@@ -40,6 +40,14 @@ class ImageEmbedder(Model):
         raise NotImplementedError
 
 
+class TextEmbedder(Model):
+    """A model with one vector for a text, by which texts are alike."""
+
+    def embed_text(self, ids: Tensor, atts: Tensor) -> Tensor:
+        """Vectors [b, d] of texts [b, t]."""
+        raise NotImplementedError
+
+
 class ImageEncoder(ImageEmbedder):
     """A model with an image tower of its own, from pixels to tokens, which can be pretrained by itself."""
 

@@ -20,7 +20,7 @@ from models.common.gather import Gather, from_first_process, no_gather
 from models.layers import PrunableLayer
 from models.library.finding import find_layers, spoken, told_skipped
 from models.parts import Part
-from models.tasks import Classifier, ImageEmbedder
+from models.tasks import Classifier, ImageEmbedder, TextEmbedder
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 Forward = Callable[[nn.Module, Batch], Any]
@@ -247,6 +247,24 @@ class WrappedEmbedder(ImageEmbedder, WrappedModel):
     def embed_image(self, image: Tensor) -> Tensor:
         """Features [b, d] of images [b, 3, H, W]."""
         return self._features(self.module, image)
+
+
+class WrappedTextEmbedder(TextEmbedder, WrappedModel):
+    """A wrapped text encoder, whose features can be compared."""
+
+    def __init__(self, module: nn.Module, features: Callable[[nn.Module, Tensor, Tensor], Tensor], **more: Any):
+        """features(module, ids [b, t], atts [b, t]) -> [b, d]; more: as of `WrappedModel`."""
+        super().__init__(module, **more)
+        self._features = features
+
+    @property
+    def positions(self) -> int:
+        """As its config says."""
+        return self.module.config.max_position_embeddings
+
+    def embed_text(self, ids: Tensor, atts: Tensor) -> Tensor:
+        """Features [b, d] of texts [b, t]."""
+        return self._features(self.module, ids, atts)
 
 
 def classification_loss(logits: Callable[[nn.Module, Tensor], Tensor], module: nn.Module, batch: Batch) -> Tensor:

@@ -16,7 +16,7 @@ from studies.looks import Look, looks
 from studies.metrics import metric_words, task_words
 from studies.pareto import pareto_panel
 from studies.pictures import Draw, inline
-from studies.plan import DENSE
+from studies.plan import DENSE, UNPRUNED
 from studies.published import Published, published_table
 from studies.scores import OverSeeds, Scores, ranks
 from studies.sizes import PARETO, Sizes, size_table, sizes_of
@@ -178,7 +178,7 @@ def chapter_of(
     columns = [(task, metric) for task, metric in columns if metric in scores.metrics(model, task)]
     pruners = scores.pruners(model)
     layers = {sparsity: layer_shares(results, model, pruners, sparsity) for sparsity in scores.sparsities(model)}
-    methods = {run.pruner: run.method for run in (*results.tasks, *results.prunings) if run.pruner != DENSE}
+    methods = {run.pruner: run.method for run in (*results.tasks, *results.prunings) if run.pruner not in UNPRUNED}
     everyone = looks(results.order, methods)
     return Chapter(
         model,

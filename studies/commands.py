@@ -61,10 +61,12 @@ class ScriptCommands:
         mask = None if prune is None or small else short(places.made(prune, step.sparsity or 0))
         if step.kind == ZERO_SHOT:
             which = [] if mask is None else ["--no-dense", "--masks", mask]
+            which += [] if step.weights is None else ["--weights", step.weights]
             output = short(places.output(step))
             return [sys.executable, "-m", "evaluation.zero_shot", *common, *which, "--json", output]
         dataset = step.kind.partition(":")[2]
         how = ["--dense"] if mask is None else ["--mask", mask]
+        how += [] if step.weights is None else ["-pre", step.weights]
         if step.while_training:
             how = ["--prune", step.pruner, "-s", percent((step.sparsity or 0) / 100), *ids]
         if step.teacher is not None:

@@ -9,6 +9,7 @@ sparsities: [63, 75, 90]                 # percent
 tasks: [retrieval, zero_shot]            # or {xvlm-mini: [...], dino-mini: [...]}; with a data set: task:set
 seeds: [0, 1]
 dense: true                              # rows without a mask, too
+random: true                             # rows with random weights and without a mask, too
 finetune: false                          # instead of the tasks: zero-shot evaluation right after pruning
 options: {itersnip: {num_batches: 50, epochs: 60}}
 variants:
@@ -59,6 +60,7 @@ class GridFile:
     tasks: Any = field(default_factory=list)
     finetune: bool = True
     dense: bool = False
+    random: bool = False
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     variants: dict[str, Variant] = field(default_factory=dict)
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -168,7 +170,7 @@ def check_grid(settings: dict[str, Any], name: str, where: str) -> Grid:
             )
     for key in (*file.overrides, *(key for row in rows for key in row.overrides)):
         _check_override(key, models, where)
-    if not (models and seeds and (rows or file.dense)) or not (rows or any(tasks.values())):
+    if not (models and seeds and (rows or file.dense or file.random)) or not (rows or any(tasks.values())):
         axes = (("models", models), ("seeds", seeds), ("pruners", rows), ("tasks", None))
         raise empty(where, next(axis for axis, values in axes if not values))
     return Grid(name, where, tuple(models), tuple(rows), tasks, tuple(seeds), file, _idle(file, tasks, where))

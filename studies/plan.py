@@ -21,7 +21,7 @@ import yaml
 from configs.overrides import changed
 from configs.schema import parse
 from console.errors import InputError
-from models import file_name
+from models import RANDOM, file_name
 from pruners import PRUNERS
 from sparsity.percents import percent
 from sparsity.progressive_config import CHOICES
@@ -34,7 +34,9 @@ PRUNE = "prune"
 MAKES = {PRUNE: "masks are", SHRINK: "smaller models are"}
 """Kinds of steps that make what others judge, and what is said where it is missing."""
 
-DENSE = "dense"
+DENSE, UNTRAINED = "dense", "random weights"
+UNPRUNED = (DENSE, UNTRAINED)
+"""Rows that no pruner makes: what the others fall from, and the floor that they fall to."""
 
 T = TypeVar("T")
 
@@ -47,7 +49,7 @@ class Step:
     could give another result. config: the content of its configuration file. like: equal for steps that take about
     equally long. needs: the id of the step whose mask or smaller model it takes. ids: the file of intrinsic dimensions
     that weight its layers. script: that runs a task, without .py. teacher: the id of the dense run that it learns from;
-    losses: how, where that is not the usual.
+    losses: how, where that is not the usual. weights: what it starts from, where that is not the model's own.
     """
 
     id: str
@@ -71,6 +73,7 @@ class Step:
     script: str = ""
     teacher: str | None = None
     losses: dict[str, Any] = field(default_factory=dict, compare=False)
+    weights: str | None = None
 
     @property
     def makes(self) -> bool:
@@ -175,6 +178,9 @@ def expand(grid: Grid, hashes: Path | None = None) -> Plan:
                 for task in grid.tasks[model]:
                     dense[model, task, seed] = _task(grid, sources, model, task, None, None, None, seed)
                     add(dense[model, task, seed])
+            if grid.file.random:
+                for task in grid.tasks[model]:
+                    add(_task(grid, sources, model, task, None, None, None, seed, weights=RANDOM))
             for row in (row for row in grid.rows if model in row.models):
                 prune = None if row.while_training else _prune(grid, sources, model, row, seed)
                 if prune is not None:
@@ -254,6 +260,7 @@ def _task(
     sparsity: float | None,
     seed: int,
     teacher: Step | None = None,
+    weights: str | None = None,
 ) -> Step:
     chance = task != ZERO_SHOT or (prune is not None and prune.chance)
     seed = seed if chance else 0
@@ -271,9 +278,12 @@ def _task(
         losses = {name: value for name, value in asdict(row.teacher).items() if value is not None}
         like["teacher"] = losses
         own["taught_by"] = hash_json(teacher.identity)
+    if weights is not None:
+        own["weights"] = weights
     mask = None if prune is None else {"pruned": hash_json(prune.identity), "sparsity": sparsity}
     identity = {**like, **own, "mask": mask, "seed": seed, "version": sources.version}
-    label, pruner, allocation = (DENSE, DENSE, None) if row is None else (row.label, row.pruner, row.allocation)
+    unpruned = DENSE if weights is None else UNTRAINED
+    label, pruner, allocation = (unpruned, DENSE, None) if row is None else (row.label, row.pruner, row.allocation)
     options, ids = {} if prune is None else prune.options, None if row is None else row.ids.get(model)
     if row is not None and row.while_training:
         # No part of `like`: all rows of a task are trained for the same steps, and stand in one table.
@@ -281,11 +291,11 @@ def _task(
         config = {**config, "progressive": options} if options else config
         identity["progressive"] = telling | {"sparsity": sparsity}
     return Step(
-        _name(task, model, DENSE if row is None else _row_words(row, model), sparsity, seed, identity),
+        _name(task, model, unpruned.split()[0] if row is None else _row_words(row, model), sparsity, seed, identity),
         task, model, label, pruner, allocation, seed, chance, sparsity or 0.0, (),
         options, config, identity, hash_json(like),
         None if prune is None else prune.id, debug, devices, ids, facts(task).script or task.partition(":")[0],
-        None if teacher is None else teacher.id, losses,
+        None if teacher is None else teacher.id, losses, weights,
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from storage.hashing import hash_json
 from studies.grid import PACKED, ZERO_SHOT, grid_name, read_settings
 from studies.metrics import flat, without_number
 from studies.places import Places, short
-from studies.plan import DENSE, PRUNE
+from studies.plan import PRUNE, UNPRUNED
 from studies.results import FORMAT, Record, Result, all_records
 from studies.rows import row_labels
 from studies.version import difference, version
@@ -134,7 +134,7 @@ def read_results(given: Sequence[str], results: Path, work: Path, only: Sequence
         tasks,
         tuple(run for run in kept if run.task == PRUNE),
         (*notes, *more),
-        tuple(ordered({run.pruner for run in kept if run.pruner != DENSE}, pruners, PRUNERS, CHOICES)),
+        tuple(ordered({run.pruner for run in kept if run.pruner not in UNPRUNED}, pruners, PRUNERS, CHOICES)),
         tuple(ordered({run.model for run in tasks}, models)),
         planned_seeds(grids, only),
     )
@@ -269,8 +269,8 @@ def _selected(runs: list[Run], only: Sequence[str]) -> list[Run]:
 
 
 def _stays(run: Run, axis: str, wanted: set[str]) -> bool:
-    """Dense rows and prunings stay where the selection says nothing of them, and runs that no seed changes."""
-    if axis in ("sparsity", "pruner") and run.pruner == DENSE:
+    """Rows of UNPRUNED and prunings stay where the selection says nothing of them, and runs that no seed changes."""
+    if axis in ("sparsity", "pruner") and run.pruner in UNPRUNED:
         return True
     if axis in ("sparsity", "task") and run.task == PRUNE:
         return True

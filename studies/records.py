@@ -9,7 +9,7 @@ from typing import Any
 
 from sparsity.percents import percent
 from studies.layers import LayerShares
-from studies.plan import DENSE
+from studies.plan import UNPRUNED
 from studies.published import Published
 from studies.reading import Results
 from studies.scores import Score, Scores
@@ -45,8 +45,9 @@ def score_rows(scores: Scores) -> Rows:
     for model in scores.models:
         for task in scores.tasks(model):
             for metric in scores.metrics(model, task):
-                if (dense := scores.dense(model, task, metric)) is not None:
-                    yield row(model, task, metric, DENSE, 0.0, dense)
+                for name in UNPRUNED:
+                    if (score := scores.get(model, task, metric, name, 0.0)) is not None:
+                        yield row(model, task, metric, name, 0.0, score)
                 for sparsity in scores.sparsities(model):
                     for pruner, score in scores.column((model, task, metric, sparsity)).items():
                         yield row(model, task, metric, pruner, sparsity, score)

@@ -29,6 +29,7 @@ from studies.metrics import choose, task_words
 from studies.pairs import Pair, pairs_table
 from studies.pictures import save
 from studies.places import short
+from studies.plan import UNPRUNED
 from studies.published import read_published
 from studies.reading import Results, read_results
 from studies.records import (
@@ -71,7 +72,7 @@ def write_report(args: argparse.Namespace) -> None:
     if published is not None:
         tables["published.csv"] = csv_text(PUBLISHED, published_rows(scores, published))
     if args.pairs:
-        known = ["dense", *results.order]
+        known = [*UNPRUNED, *results.order]
         if (pairs := pairs_table(scores, [Pair.of(text, known) for text in args.pairs])) is not None:
             tables |= {f"pairs.{ending}": write(pairs) for ending, write in FORMATS.items()}
     for name, text in tables.items():

@@ -109,7 +109,7 @@ def _rows(file: GridFile, models: list[str], tasks: Collection[str], where: str)
     for name in unlike([*file.pruners, *file.progressive], f"{where}: pruners"):
         rows.append(Row(name, name, None, file.options.get(name, {}), tuple(shared), tuple(models)))
     for label, variant in file.variants.items():
-        if label in (*PRUNERS, *CHOICES, SHRINK, "dense"):
+        if label in (*PRUNERS, *CHOICES, SHRINK, "dense", "random weights"):
             raise InputError(f"{where}: the variant '{label}' has the name of a pruner: give it another one")
         own = shared if variant.sparsities is None else in_file(where, parse_percents, variant.sparsities)
         options = {**file.options.get(variant.pruner, {}), **variant.options}

@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 
 from console.errors import InputError
 from studies.metrics import main_metric, tasks_ordered
-from studies.plan import DENSE
+from studies.plan import DENSE, UNPRUNED
 from studies.reading import Results, Run, ordered
 from studies.significance import p_value
 
@@ -121,22 +121,22 @@ class Scores:
         return [(task, main_metric(task, metrics)) for task, metrics in found if metrics]
 
     def pruners(self, model: str) -> list[str]:
-        """Rows of a model's tables, without the dense one."""
+        """Rows of a model's tables, without those that no pruner makes."""
         runs = (*self.results.tasks, *self.results.prunings)
-        return ordered({run.pruner for run in runs if run.model == model} - {DENSE}, self.results.order)
+        return ordered({run.pruner for run in runs if run.model == model} - {*UNPRUNED}, self.results.order)
 
     def sparsities(self, model: str) -> list[float]:
         """Percents, rising."""
-        return sorted({run.sparsity for run in self.results.tasks if run.model == model and run.pruner != DENSE})
+        return sorted({run.sparsity for run in self.results.tasks if run.model == model and run.pruner not in UNPRUNED})
 
     def dense(self, model: str, task: str, metric: str) -> Score | None:
         """The dense model's own score."""
         return self._score(model, task, metric, DENSE, 0.0)
 
     def get(self, model: str, task: str, metric: str, pruner: str, sparsity: float) -> Score | None:
-        """A pruner's score, or the dense model's own; None where it has none."""
-        if pruner == DENSE:
-            return self.dense(model, task, metric)
+        """A pruner's score, or that of a row of UNPRUNED, whatever the sparsity; None where it has none."""
+        if pruner in UNPRUNED:
+            return self._score(model, task, metric, pruner, 0.0)
         return self.column((model, task, metric, sparsity)).get(pruner)
 
     def column(self, column: Column) -> dict[str, Score]:
@@ -171,7 +171,7 @@ class Scores:
         """
         model, first_task, metric, sparsity = one
         sides = ((rows[0], first_task), (rows[1], task or first_task))
-        ours, theirs = (self._of(model, of, metric, row, 0.0 if row == DENSE else sparsity) for row, of in sides)
+        ours, theirs = (self._of(model, of, metric, row, 0.0 if row in UNPRUNED else sparsity) for row, of in sides)
         if not (ours and theirs):
             return None
         means = [statistics.fmean(run.metrics[metric] for run in own) for own in (ours, theirs)]

@@ -11,7 +11,7 @@ from models import file_name
 from sparsity.percents import percent
 from studies.costs import COSTS
 from studies.metrics import metric_words, task_words
-from studies.plan import DENSE
+from studies.plan import DENSE, UNPRUNED
 from studies.scores import DIGITS, LEVEL, OverSeeds, Score, Scores, ranks
 from studies.significance import RESAMPLES
 
@@ -44,7 +44,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """kind: "dense" (set apart from the others), "section" (a heading within the table) or empty."""
+    """kind: "dense" (not pruned, set apart from the others), "section" (a heading within the table) or empty."""
 
     label: str
     cells: list[Cell]
@@ -80,7 +80,10 @@ class Table:
 def main_table(scores: Scores, model: str, columns: Columns) -> Table:
     """Scores by sparsity: mean and standard deviation over seeds, and the share of the dense model kept."""
     sparsities = scores.sparsities(model)
-    rows = [Row(DENSE, [cell_of(scores.dense(model, *column), max(1, len(sparsities))) for column in columns], "dense")]
+    rows = []
+    for name in UNPRUNED:
+        found = [scores.get(model, *column, name, 0.0) for column in columns]
+        rows.append(Row(name, [cell_of(score, max(1, len(sparsities))) for score in found], "dense"))
     for pruner in scores.pruners(model):
         cells = [cell_of(scores.get(model, *column, pruner, s)) for column in columns for s in sparsities]
         rows.append(Row(pruner, cells))
@@ -131,7 +134,8 @@ def overview_table(scores: Scores, columns: Mapping[str, Columns]) -> Table:
 def task_table(scores: Scores, model: str, task: str) -> Table:
     """All metrics of a task, one below the other for each sparsity; beside them what is kept of each modality."""
     metrics = scores.metrics(model, task)
-    places = [(DENSE, 0.0), *((name, s) for s in scores.sparsities(model) for name in scores.pruners(model))]
+    places = [(name, 0.0) for name in UNPRUNED]
+    places += [(name, s) for s in scores.sparsities(model) for name in scores.pruners(model)]
     kept = {place: scores.results.kept(model, *place, task) for place in places}
     modalities = list(dict.fromkeys(modality for shares in kept.values() for modality in shares))
 
@@ -140,7 +144,7 @@ def task_table(scores: Scores, model: str, task: str) -> Table:
         shares = [kept[pruner, sparsity].get(modality) for modality in modalities]
         return Row(pruner, cells + [Cell("" if share is None else _percent(share)) for share in shares], kind)
 
-    rows = [row(DENSE, 0.0, "dense")]
+    rows = [row(name, 0.0, "dense") for name in UNPRUNED]
     for sparsity in scores.sparsities(model):
         rows.append(Row(f"{percent(sparsity / 100)} %", [], "section"))
         rows += [row(pruner, sparsity) for pruner in scores.pruners(model)]

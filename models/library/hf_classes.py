@@ -18,7 +18,7 @@ from models.base import Batch, ImageShape
 from models.common.contrastive import matching_loss, pairs_loss, same_image_targets
 from models.library.hf_tokenizer import HFTokenizer
 from models.library.pairs import WrappedPairs
-from models.wrap import WrappedClassifier, WrappedEmbedder, WrappedModel
+from models.wrap import WrappedClassifier, WrappedEmbedder, WrappedModel, WrappedTextEmbedder
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -149,6 +149,8 @@ class HFClass:
         """The module wrapped; options: of `WrappedModel`, but for what the record says."""
         options |= {"loss": cls.loss, "forward": cls.forward, "tokens": cls.tokens, "tokenizer": tokenizer}
         options["modality"] = dict.fromkeys(cls.text, "text") | ({"": "vision"} if cls.sees else {})
+        if not cls.sees:
+            return WrappedTextEmbedder(module, cls.text_features, **options)
         return WrappedPairs(module, cls, **options) if cls.apart else WrappedModel(module, **options)
 
 
@@ -276,8 +278,7 @@ class ImageTower(HFClass):
 class TextTower(HFClass):
     """A text encoder without a head: the halves of a text are alike, those of two texts are not.
 
-    After Gao et al., "SimCSE", EMNLP 2021, with every other word hidden instead of dropout, which would need chance.
-    Features are means over the words' states.
+    After Gao et al., "SimCSE", EMNLP 2021; hidden words instead of dropout need no chance. Features are mean states.
     """
 
     sees = False

@@ -227,7 +227,15 @@ def wrap_hf(
     parts = tuple(part for part in dense if any(part in name for name, _ in module.named_modules()))
     options = {"exclude": lambda name: any(part in name for part in parts), "image_shape": shape, "conv": conv}
     options |= {"parts": hf_parts, "rebuilt": partial(_write_base, copy.deepcopy(config)), "write_stock": write_stock}
-    return record.wrapped(module, tokenizer, example=partial(record.example, module, shape), **options)
+    model = record.wrapped(module, tokenizer, example=partial(record.example, module, shape), **options)
+    model.key_rules = KeyRules(partial(_of_tower, module.base_model_prefix, frozenset(module.state_dict())))
+    return model
+
+
+def _of_tower(prefix: str, own: frozenset[str], key: str, keys: set[str]) -> str:
+    """A name of a tower alone in the model above it, and the reverse: a mask of either fits the other."""
+    names = (key, f"{prefix}.{key}", key.removeprefix(f"{prefix}."))
+    return next((name for name in names if name in own), key)
 
 
 def _write_base(config: Any, model: WrappedModel, folder: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from console.errors import InputError, nearest
+from console.words import counted
 from models import check_task, weights_path
 from models.base import Batch, ImageShape
 from models.common.checkpoint import KeyRules, LoadReport, load_state, read_state, unwrap
@@ -48,6 +49,7 @@ def load_timm(
         check_task(f"timm:{name}", task, TASKS)
     settings = dict(settings)
     own = {"conv": settings.pop("conv", False), "head": settings.pop("prune_head", False)}
+    in_order = settings.pop("in_order", False)
     if "classes" in settings:
         settings["num_classes"] = settings.pop("classes")
     checkpoint = weights_path(f"timm:{name}", weights, None)
@@ -56,7 +58,7 @@ def load_timm(
         rules = key_rules(module, another_classifier=task is not None)
         state, report = read_state(checkpoint, rules)
         own_classes = task is None and "num_classes" not in settings
-        report = _fill(module, state, convert, rules, report, own_classes)
+        report = _fill(module, state, named_by_order if in_order else convert, rules, report, own_classes)
         model = wrap_timm(module, settings.get("img_size"), **own)
         model.load_report = report
         return model if task else model.with_layers()
@@ -155,6 +157,27 @@ def _converted(module: nn.Module, state: dict[str, torch.Tensor], convert: Filte
         name: state.get(name, tensor) if name in wanted and tensor.shape != wanted[name].shape else tensor
         for name, tensor in converted.items()
     }
+
+
+def named_by_order(state: dict[str, torch.Tensor], module: nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors of a file that another port of the model wrote, under this module's names, by their order.
+
+    Of each pair the last part of the name (weight, bias, running_mean, ...) and the shape must be the same; InputError
+    naming the first that is not.
+    """
+    wanted = module.state_dict()
+    if len(state) != len(wanted):
+        raise InputError(
+            f"in_order: the file has {counted(len(state), 'tensor')}, and the model {len(wanted)}: leave in_order out, "
+            "or give the file of this model"
+        )
+    for (key, tensor), (name, own) in zip(state.items(), wanted.items(), strict=True):
+        if key.rpartition(".")[2] != name.rpartition(".")[2] or tensor.shape != own.shape:
+            raise InputError(
+                f"in_order: '{key}' {tuple(tensor.shape)} is where the model has '{name}' {tuple(own.shape)}: leave "
+                "in_order out, or give the file of this model"
+            )
+    return dict(zip(wanted, state.values(), strict=True))
 
 
 def _account(state: dict[str, torch.Tensor], converted: dict[str, torch.Tensor], report: LoadReport) -> None:

@@ -105,6 +105,8 @@ def test_every_shipped_file_parses(path):
     settings = read_yaml(path)
     if path.stem == "model":
         name, of_library = path.parent.name, ":" in settings["family"]
+        if "hf:weights/" in settings["family"] and not (CONFIGS.parent / settings["weights"]).is_dir():
+            pytest.skip(f"{settings['weights']} is not here: docs/models.md says where it comes from")
         assert load_model(name, weights="random") if of_library else family_config(name)
         return
     schema = {

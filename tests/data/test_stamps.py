@@ -11,7 +11,7 @@ from console.errors import InputError
 from data.labelled import LabelledSet
 from data.records import is_text
 from data.sources import Files, Pairs, by_image
-from data.stamps import write_stamps
+from data.stamps import find_stamps, write_stamps
 from storage.hashing import hash_file
 
 CLASSES = {"animals/birds": 10, "animals/fish": 5, "animals/mammals/cats": 3, "food": 6, "sky": 2}
@@ -36,7 +36,8 @@ def source(tmp_path_factory):
             (folder / kind / f"s{index}.txt").write_text("\n".join(lines), encoding="utf-8")
             number += 1
     food = folder / "food"
-    (food / "pear.svg").write_text("<svg/>")
+    (food / "pear.svg").write_text("<svg")
+    (food / "s0.svg").write_text("<svg/>")
     (food / "silent.png").write_bytes(b"no caption")
     (food / "again.png").write_bytes((food / "s0.png").read_bytes())
     (food / "torn.png").write_bytes((food / "s0.png").read_bytes()[:40])
@@ -57,10 +58,10 @@ def made(source, tmp_path_factory):
 def test_what_is_left_out_is_named(made):
     _, manifest = made
     assert manifest["left_out"] == {
-        "SVG, which needs a renderer": ["food/pear.svg"],
+        "SVG of a picture that is there as PNG": ["food/s0.svg"],
         "without a caption": ["food/dots.png", "food/silent.png"],
         "the same picture again": ["food/s0.png"],  # again.png comes first
-        "broken": ["food/torn.png"],
+        "broken": ["food/pear.svg", "food/torn.png"],
         "in a class of fewer than 5 pictures": [
             *(f"animals/mammals/cats/s{i}.png" for i in range(3)),
             "sky/s0.png",
@@ -85,6 +86,36 @@ def test_classes_are_split_by_picture(made, source, tmp_path):
 
 
 SPLITS = ("train", "val", "test")
+
+
+def test_svg_is_drawn_where_its_renderer_is_installed(tmp_path, monkeypatch):
+    """Sizes in points, of which there are 4/3 pixels; transparent where nothing is drawn."""
+    (tmp_path / "in" / "food").mkdir(parents=True)
+    for index in range(3):
+        drawn = f'<rect x="3" width="3" height="3" fill="#{index:02d}ff00"/>'
+        svg = f'<svg xmlns="http://www.w3.org/2000/svg" width="6pt" height="3pt" viewBox="0 0 6 3">{drawn}</svg>'
+        (tmp_path / "in" / "food" / f"s{index}.svg").write_text(svg)
+        (tmp_path / "in" / "food" / f"s{index}.txt").write_text(f"Pear {index}.")
+    pictures = write_stamps(tmp_path / "in", tmp_path / "out", [], fewest=3)["pictures"]
+    assert sorted(one["source"] for one in pictures.values()) == [f"food/s{i}.svg" for i in range(3)]
+    for path, one in pictures.items():
+        pixels = np.asarray(Image.open(tmp_path / "out" / "images" / path))
+        assert pixels.shape == (4, 8, 3)
+        assert (pixels[:, :4] == 255).all()
+        assert (pixels[:, 4:] == (int(one["source"][6]), 255, 0)).all()
+    monkeypatch.setattr("data.stamps.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="has no picture with a caption"):
+        write_stamps(tmp_path / "in", tmp_path / "again", [])
+    assert find_stamps(source_with_png(tmp_path / "in")).left_out == {
+        "SVG, which needs another package: pip install resvg-py": [f"food/s{i}.svg" for i in range(3)]
+    }
+
+
+def source_with_png(folder):
+    """The folder with a PNG in it."""
+    picture(1).save(folder / "food" / "plum.png")
+    (folder / "food" / "plum.txt").write_text("A plum.")
+    return folder
 
 
 def test_small_classes_join_their_parent(source, tmp_path):
@@ -144,6 +175,6 @@ def test_bad_input(source, made, tmp_path):
     with pytest.raises(InputError, match="ground is a colour"):
         write_stamps(source, tmp_path / "out", [], ground="reddish")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="has no PNG picture with a caption"):
+    with pytest.raises(InputError, match="has no picture with a caption"):
         write_stamps(tmp_path / "empty", tmp_path / "out", [])
     assert not (tmp_path / "out").exists()

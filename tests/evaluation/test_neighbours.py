@@ -8,6 +8,8 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 from console.errors import InputError
 from data.labelled import LabelledSet
@@ -15,7 +17,7 @@ from data.miniworld import ensure
 from data.sources import Files
 from data.transforms import centre_transform
 from evaluation import zero_shot
-from evaluation.neighbours import Neighbours, NeighbourSettings, vote
+from evaluation.neighbours import Neighbours, NeighbourSettings, probe, vote
 from models.base import ImageShape
 from models.tasks import ImageEmbedder
 from sparsity.mask import Mask
@@ -89,11 +91,26 @@ def settings(folder, **changes):
 
 def test_accuracy_of_class_tokens(colours):
     shape = ImageShape(8, 4, mean=(0.5,) * 3, std=(0.5,) * 3)
-    assert Neighbours(settings(colours), shape).right(Mean()).all()
+    assert Neighbours(settings(colours), shape).right(Mean())["3-NN"].all()
     (colours / "asked" / "n3" / "250.png").rename(colours / "asked" / "n1" / "blue.png")
     near = Neighbours(settings(colours), shape)
     assert (len(near.bank), len(near.queries)) == (12, 9)
-    assert near.right(Mean()).tolist() == [True] * 3 + [False] + [True] * 5  # sorted: 140, 180, 250, blue of n1
+    right = [True] * 3 + [False] + [True] * 5  # sorted: 140, 180, 250, blue of n1
+    assert near.right(Mean())["3-NN"].tolist() == right
+    found = Neighbours(settings(colours, probe=0.01), shape).right(Mean())
+    assert {name: of.tolist() for name, of in found.items()} == {"3-NN": right, "linear probe": right}
+
+
+def test_probe_is_logistic_regression():
+    """scikit-learn's, of features in units of their deviations; its penalty is of the sum over images."""
+    torch.manual_seed(0)
+    labels, queries = torch.arange(60) % 3, torch.randn(40, 8)
+    bank = torch.randn(60, 8) + labels[:, None] * torch.tensor([1.0, 0, 0, 0, 0, 0, 0, -1])
+    dead = torch.zeros(60, 1), torch.ones(40, 1)  # a channel that says nothing of the bank says nothing of a query
+    scaler = StandardScaler().fit(bank)
+    oracle = LogisticRegression(C=1 / (0.1 * 60), tol=1e-8, max_iter=1000).fit(scaler.transform(bank), labels)
+    found = probe(torch.cat([queries, dead[1]], 1), torch.cat([bank, dead[0]], 1), labels, 0.1)
+    assert found.tolist() == oracle.predict(scaler.transform(queries)).tolist()
 
 
 def test_the_centre_is_cut_out():
@@ -115,6 +132,7 @@ def test_the_centre_is_cut_out():
         ({"temperature": 0.0}, "the temperature must be above 0"),
         ({"centre": 0.0}, "centre is a share"),
         ({"centre": 1.5}, "centre is a share"),
+        ({"probe": 0.0}, "the probe's weight must be above 0"),
     ],
 )
 def test_bad_settings(colours, changes, message):

@@ -213,6 +213,20 @@ class TestTowers:
         targets = torch.tensor([[0.5, 0, 0.5], [0, 1, 0], [0.5, 0, 0.5]])
         expected = (nn.functional.cross_entropy(scaled, targets) + nn.functional.cross_entropy(scaled.t(), targets)) / 2
         torch.testing.assert_close(model.loss({"text_ids": ids, "text_atts": atts}), expected)
+        whole = model.module(input_ids=ids, attention_mask=atts).last_hidden_state
+        torch.testing.assert_close(model.embed_text(ids, atts)[1:2], whole[1:2].mean(dim=1))
+
+    def test_a_mask_of_a_tower_fits_its_classifier(self):
+        """And the reverse: the classifier has the tower's layers, under names with its prefix."""
+        tower = wrap_hf(HUGGING_FACE["Dinov2Model"]().eval())
+        classifier = wrap_hf(transformers.Dinov2ForImageClassification(tower.module.config).eval())
+        mask = prune(tower, [], "omp", (0.5,))[0.5]
+        fitted = mask.fitted(classifier)
+        assert {name: bits.tolist() for name, bits in ((name, fitted[name]) for name in fitted)} == {
+            f"dinov2.{name}": mask[name].tolist() for name in mask
+        }
+        again = fitted.fitted(tower)
+        assert all(torch.equal(again[name], mask[name]) for name in tower.prunable_layers())
 
     def test_the_preprocessor_says_the_size_of_images(self):
         """DINOv2 was published at 518 pixels and is used at 224; a ViT knows one size."""

@@ -130,6 +130,26 @@ def test_names_of_deit3_are_traced(old, new, tmp_path):
     assert model.load_report.renamed == {f"blocks.{i}.{new}": f"blocks.{i}.{old}" for i in (0, 1)}
 
 
+def test_the_same_tensors_in_order_under_other_names(tmp_path):
+    """As another port writes them; without the key, or with a tensor out of its place, they are refused."""
+    tiny = {"channels": (8, 8, 8, 8), "num_classes": 5}
+    expected = timm.create_model("resnet18", **tiny)
+    named = {f"_{name}".replace("conv", "_c"): tensor for name, tensor in expected.state_dict().items()}
+    torch.save(named, tmp_path / "port.pth")
+    model = load_timm("resnet18", tmp_path / "port.pth", tiny | {"in_order": True, "conv": True})
+    assert equal(model.module, expected)
+    assert model.load_report.renamed["__c1.weight"] == "conv1.weight"
+    assert {layer.weight.dim() for layer in model.prunable_layers().values()} == {4}
+    with pytest.raises(InputError):
+        load_timm("resnet18", tmp_path / "port.pth", tiny)
+    items = list(named.items())
+    for state, words in ((items[:1] + items[2:3] + items[1:2] + items[3:], "'_bn1.bias'"), (items[:-1], "the model")):
+        state = dict(state)
+        torch.save(state, tmp_path / "other.pth")
+        with pytest.raises(InputError, match=f"in_order: .*{words}"):
+            load_timm("resnet18", tmp_path / "other.pth", tiny | {"in_order": True})
+
+
 def test_unknown_and_missing_keys_of_timm(tmp_path):
     settings = VIT | {"img_size": 32}
     state = dict(timm.create_model("vit_small_patch16_224", img_size=64, **VIT).state_dict())

@@ -40,6 +40,20 @@ def test_numbers_counted_by_hand():
     assert kinds(plan_of(pruners=[], dense=True)) == {"zero_shot": 1, "image_classification": 2}
 
 
+def test_rows_with_random_weights(tmp_path):
+    """Next to the dense ones: zero-shot once, since all draw the same weights, finetuning for both seeds."""
+    plan = plan_of(pruners=[], random=True)
+    assert kinds(plan) == {"zero_shot": 1, "image_classification": 2}
+    assert kinds(plan_of(dense=True, random=True)) == {PRUNE: 3, "zero_shot": 8, "image_classification": 12}
+    assert {step.label for step in plan.steps} == {"random weights"}
+    assert not {step.id for step in plan.steps} & {step.id for step in plan_of(pruners=[], dense=True).steps}
+    commands = ScriptCommands(Places(tmp_path, tmp_path, "small"))
+    for step in plan.steps:
+        line = " ".join(commands(step, None))
+        assert ("--weights random" if step.kind == "zero_shot" else "--dense -pre random") in line
+        assert "--mask" not in line
+
+
 def test_tasks_by_model():
     plan = plan_of(
         models=["dino-mini", "xvlm-mini", "clip-mini"],
@@ -473,12 +487,14 @@ def test_the_shipped_grids(path):
             "tasks": (87 + 21 + 162 + 27) + (87 + 162) + (72 + 144),
             "dense": 3 * (1 + 3),
         },
+        "real": {PRUNE: 4 * (4 + 9 * 3), "tasks": 4 * (4 + 9 * 3) * 4, "dense": 4 * (1 + 1)},
+        "real-finetuned": {PRUNE: 4 + 9 * 3, "tasks": 13 * 2 * 3, "dense": (1 + 1) * 3},
         "mini-results": {PRUNE: 3 * 3, "tasks": (2 * 3 + 2) * 3 * 2, "dense": 2 * 3 + 2},
     }
     plan = expand(read_grid(path))
     for step in {(step.kind, step.model, step.pruner): step for step in plan.steps}.values():
         check_config(step.kind, step.config, path.name)
-    kind = {"dense": "dense"}
+    kind = {"dense": "dense", "random weights": "dense"}
     found = Counter(PRUNE if step.makes else kind.get(step.label, "tasks") for step in plan.steps)
     assert {key: found[key] for key in (PRUNE, "tasks", "dense")} == by_hand[path.stem]
 

@@ -6,6 +6,7 @@ import pytest
 from console.errors import InputError
 from evaluation.items import Items, groups_of
 from studies.pairs import Pair, pairs_table
+from studies.plan import UNPRUNED
 from studies.results import pack
 from studies.scores import Scores
 from studies.significance import Kind, mean_scores
@@ -33,9 +34,10 @@ def grouped(**items):
 def grid(tmp_path):
     """dense 80; omp 60, 62, 64; snip 70, 71, 75; lamp 40 and 44, a seed missing."""
     folder = tmp_path / "results" / "made"
-    for pruner, values in {"omp": (60, 62, 64), "snip": (70, 71, 75), "lamp": (40, 44), "dense": (79, 81, 80)}.items():
+    rows = {"omp": (60, 62, 64), "snip": (70, 71, 75), "lamp": (40, 44), "dense": (79, 81, 80), "random weights": (9,)}
+    for pruner, values in rows.items():
         for seed, value in enumerate(values):
-            put(folder, {"overall": value}, pruner, 0 if pruner == "dense" else 75, seed=seed)
+            put(folder, {"overall": value}, pruner, 0 if pruner in UNPRUNED else 75, seed=seed)
     return folder
 
 
@@ -58,7 +60,8 @@ def test_the_table_says_so(grid):
     table = main_table(scores_of(grid), "xvlm-mini", [("vqa", "overall")])
     assert table.heads == [[("VQA", 1)], [("accuracy", 1)], [("75 %", 1)]]
     shown = {row.label: row.cells[0] for row in table.rows}
-    assert list(shown) == ["dense", "snip", "omp", "lamp"], "dense on top, then in the toolkit's own order"
+    rows = ["dense", "random weights", "snip", "omp", "lamp"]
+    assert list(shown) == rows, "what is not pruned on top, then in the toolkit's own order"
     assert (shown["dense"].text, shown["dense"].spread, shown["dense"].share) == ("80.0", "1.0", "")
     assert (shown["snip"].text, shown["snip"].spread, shown["snip"].share) == ("72.0", "2.6", "90.0")
     assert (shown["lamp"].text, shown["lamp"].seeds, shown["omp"].seeds) == ("42.0", "2", "")
