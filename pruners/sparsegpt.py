@@ -21,6 +21,7 @@ from configs.options import option
 from console.errors import InputError
 from pruners.base import Pruner
 from pruners.streaming import gather_streamed
+from pruners.tokens import TokenOptions
 from sparsity.allocation import cuts_small_groups
 from sparsity.groups import GroupCut
 from sparsity.mask import Mask
@@ -30,13 +31,14 @@ from storage.space import on_disk
 
 
 @dataclass(frozen=True)
-class SparseGPTOptions:
+class SparseGPTOptions(TokenOptions):
     """SparseGPT's options, with its authors' defaults."""
 
     damping: float = option(0.01, "damping, as a share of the mean diagonal of H")
     block: int = option(128, "columns per block, whose mask is chosen together")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.damping > 0 or self.block < 1:
             raise InputError("sparsegpt's damping must be above 0 and its block at least 1")
 
@@ -53,7 +55,7 @@ class SparseGPT(Pruner):
 
     def calibrate(self) -> None:
         """Gather the second moments of every layer's inputs; of a streamed model `masks` does it, block by block."""
-        self.hessians = InputHessians(self.model, self.layers)
+        self.hessians = InputHessians(self.model, self.layers, share=self.options.share)
         if self.model.streamed is None:
             self.gather_once(self.hessians)
             self.unreached = self.hessians.without_input()
