@@ -22,7 +22,7 @@ from console.errors import InputError
 from pruners.base import Pruner
 from pruners.streaming import gather_streamed
 from pruners.tokens import TokenOptions
-from sparsity.allocation import cuts_small_groups
+from sparsity.allocation import allocation_named
 from sparsity.groups import GroupCut
 from sparsity.mask import Mask
 from sparsity.scores import Scores
@@ -67,7 +67,7 @@ class SparseGPT(Pruner):
         if self.model.streamed is None:
             self._solve(list(self.layers), masks)
             return masks
-        if self.allocation_name != "layer" and not cuts_small_groups(self.allocation_name):
+        if allocation_named(self.allocation_name).compares:
             raise InputError(
                 f"sparsegpt solves a streamed model block by block, and the allocation '{self.allocation_name}' "
                 "compares all of them: choose layer, row or a pattern as 2:4, or leave out --stream"

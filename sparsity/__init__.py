@@ -17,6 +17,7 @@ ALLOCATIONS: Registry[Allocation] = Registry(
         "row": "sparsity.allocation:cut_by_row",
         "modality": "sparsity.allocation:cut_by_modality",
         "multimodal": "sparsity.allocation:cut_multimodally",
+        "owl": "sparsity.layer_ratios:cut_by_outliers",
     },
     also="or a pattern such as 2:4",
 )
