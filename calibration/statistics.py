@@ -90,14 +90,21 @@ class InputNorms:
             for block in range(blocks_of(layer)):
                 self._offsets[name, block] = length
                 length += width(layer) + 2  # sums of channels, the number of sequences, the number of calls
-                if model.image_tokens is not None:
-                    length += 2 * (width(layer) + 1)  # of text and of image tokens: sums of channels, number of tokens
+                length += self._room(width(layer))
         device = next(iter(layers.values())).weight.device
         self._sums = torch.zeros(length, dtype=torch.float64, device=device)
         self._fresh = torch.zeros_like(self._sums)
         self._shared = SharedInput()
         self._squares: Tensor | None = None
-        self._by_kind: Tensor | None = None
+        self._more: Tensor | None = None
+
+    def _room(self, channels: int) -> int:
+        """Numbers of a layer besides the norms' own: of text and of image tokens, sums of channels and tokens."""
+        return 0 if self._model.image_tokens is None else 2 * (channels + 1)
+
+    def _besides(self, read: Read) -> Tensor | None:
+        """Those of an input, if it has any."""
+        return squares_by_kind(read)
 
     def update(self, batch: Batch) -> None:
         """Forward the batch without losses, adding up squares at every layer's input."""
@@ -116,14 +123,14 @@ class InputNorms:
         """Add up squares of an input."""
         if not self._shared.again(read):
             self._squares = squares(read)
-            self._by_kind = squares_by_kind(read)
+            self._more = self._besides(read)
         assert self._squares is not None
         start, i = self._offsets[read.name, read.block], len(self._squares)
         self._fresh[start : start + i] += self._squares
         self._fresh[start + i] += read.sequences
         self._fresh[start + i + 1] += 1
-        if self._by_kind is not None:
-            self._fresh[start + i + 2 : start + 3 * i + 4] += self._by_kind.flatten()
+        if self._more is not None:
+            self._fresh[start + i + 2 : start + i + 2 + self._more.numel()] += self._more.flatten()
 
     def pass_by(self, batch: Batch) -> None:
         """Nothing: norms do not depend on other units."""

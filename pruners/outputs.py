@@ -53,14 +53,16 @@ class Outputs:
         seed: int,
         left_out: Sequence[str] = (),
         ids: bool = False,
+        repair: str | None = None,
     ) -> Outputs:
         """The files of a run; an allocation that is not the method's own is part of their names.
 
         left_out: parts of the method's score that are, too: `reached` makes multiflow-noreached. ids: whether intrinsic
-        dimensions weight layers, as in omp-id.
+        dimensions weight layers, as in omp-id. repair: what exchanged weights afterwards, as in wanda-dsnot.
         """
-        parts = [allocation.replace(":", "of")] if allocation is not None else []
-        label = "-".join([pruner, *parts, *(f"no{part}" for part in left_out), *(["id"] if ids else [])])
+        special = [allocation.replace(":", "of")] if allocation is not None else []
+        special += [f"no{part}" for part in left_out] + (["id"] if ids else []) + ([repair] if repair else [])
+        label = "-".join([pruner, *special])
         return cls(Path(output_dir) / label, file_name(model), label, seed, left_out=tuple(left_out))
 
     @classmethod
