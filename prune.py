@@ -246,7 +246,7 @@ def prune(args: argparse.Namespace) -> Outputs:
         first = passes * min(config.num_batches, available)
         first += min(seen, available) if batches is not None and needs_preliminary(model, method) else 0
         show = fabric.is_global_zero and batches is not None
-        with progress_bar("calibrating", first + steps or 1, show=show) as advance:
+        with progress_bar("calibrating", first + steps * method.uses_data or 1, show=show) as advance:
             session = Session(
                 model if streamed else fabric.to_device(model),
                 [] if batches is None else batches,
@@ -297,8 +297,8 @@ def cut(args: argparse.Namespace) -> None:
     with no_empty_folder(outputs.folder):
         outputs.check_folder(percents)
         sparsities = [percent / 100 for percent in percents]
-        factors = about.get("factors")  # of layers that were weighted
-        masks = cut_masks(scores, weights, about["modality"], forms_in(about), allocation, sparsities, factors)
+        of_layers = about.get("factors"), about.get("importance") if allocation == source["allocation"] else None
+        masks = cut_masks(scores, weights, about["modality"], forms_in(about), allocation, sparsities, *of_layers)
         for sparsity, mask in masks.items():
             mask.source = source | mask.source | {"from_scores": path.name}
             mask.save(outputs.mask(sparsity))

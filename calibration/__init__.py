@@ -8,6 +8,8 @@ from configs.registry import Registry
 
 MEASURES: Registry[Any] = Registry(
     "measure",
-    {},
+    {
+        "das": "calibration.diversity:Diversity",
+    },
 )
 """Allocation -> statistic whose `importance` ranks layers for it, in a pass of its own."""

@@ -91,6 +91,7 @@ class Pruner(ABC):
         self.allocate = allocation_named(self.allocation_name)
         self.scores_by_sparsity: dict[float, Scores] = {}  # for methods whose scores serve one sparsity only
         self.factors: Mapping[str, float] = {}  # on the scores of layers (--ids)
+        self.importance: Mapping[str, float] = {}  # of layers, where the allocation ranks them
         self.unreached: list[str] = []  # layers that the data did not reach
 
     def calibrate(self) -> None:  # noqa: B027 - methods without data inherit it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from calibration import MEASURES
@@ -11,12 +12,13 @@ from calibration.resume import no_checkpoint
 from console.errors import InputError
 from pruners import PRUNERS
 from pruners.base import Pruner
+from sparsity.allocation import allocation_named
 from sparsity.groups import parse_pattern
 
 
 def measures(allocation: str, repair: str | None) -> int:
     """How many passes there are besides the method's own."""
-    return (allocation in MEASURES) + (repair is not None)
+    return allocation_named(allocation).ranked + (repair is not None)
 
 
 def check_measures(name: str, allocation: str, repair: str | None, batches: Any = ()) -> None:
@@ -33,6 +35,15 @@ def check_measures(name: str, allocation: str, repair: str | None, batches: Any 
             f"{what} reads the calibration data again, but these batches can be read only once: give a list or another "
             "re-iterable instead of a generator"
         )
+
+
+def rank_layers(pruner: Pruner) -> None:
+    """Measure the importance of layers, if the allocation needs it, and pass it on."""
+    if allocation_named(pruner.allocation_name).ranked:
+        statistic = MEASURES[pruner.allocation_name](pruner.model, pruner.layers)
+        gather_apart(pruner, statistic)
+        pruner.importance = statistic.importance()
+        pruner.allocate = partial(pruner.allocate, importance=pruner.importance)
 
 
 def gather_apart(pruner: Pruner, statistic: Any) -> None:

@@ -179,12 +179,12 @@ class Outputs:
             common = {k: v for k, v in next(iter(masks.values())).source.items() if not k.startswith("sparsity_")}
             pruner = session.pruner
             weights = {n: pruner.matrix(n) for n in pruner.layers} if session.allocation == "multimodal" else {}
-            of_pruner = pruner.modality, pruner.forms
+            of_pruner, of_layers = (pruner.modality, pruner.forms), (pruner.factors, pruner.importance)
             if isinstance(pruner, OneShot):
-                write_scores(self.scores(), pruner.scores(), weights, *of_pruner, common, pruner.factors)
+                write_scores(self.scores(), pruner.scores(), weights, *of_pruner, common, *of_layers)
             for sparsity, scores in pruner.scores_by_sparsity.items():
                 about = common | {"trained_for": sparsity}
-                write_scores(self.scores(sparsity), scores, weights, *of_pruner, about, pruner.factors)
+                write_scores(self.scores(sparsity), scores, weights, *of_pruner, about, *of_layers)
         self._write_runtimes(masks, session.seconds, session.pruner, processes)
         draw_layers(masks, self.picture, f"{self.model}, {self.label}")
 

@@ -23,7 +23,7 @@ from models.base import Model
 from models.layers import weights_in_matrices
 from pruners import PRUNERS, REPAIRS
 from pruners.base import Advance, Pruner, Work, silent
-from pruners.measuring import check_measures, measures
+from pruners.measuring import check_measures, measures, rank_layers
 from pruners.report import warn_of_collapses
 from pruners.streaming import check_streamed
 from sparsity.allocation import allocation_named, check_allocation, check_kept
@@ -107,6 +107,7 @@ class Session:
                 warn_of_zeros(self.pruner.layers)
             started = time.perf_counter()
             preliminary = self._preliminary()
+            rank_layers(self.pruner)
             self.pruner.calibrate()
             calibrated = time.perf_counter()
             masks = self.pruner.masks(list(sparsities))

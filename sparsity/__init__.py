@@ -18,6 +18,7 @@ ALLOCATIONS: Registry[Allocation] = Registry(
         "modality": "sparsity.allocation:cut_by_modality",
         "multimodal": "sparsity.allocation:cut_multimodally",
         "owl": "sparsity.layer_ratios:cut_by_outliers",
+        "das": "sparsity.layer_ratios:cut_by_importance",
     },
     also="or a pattern such as 2:4",
 )

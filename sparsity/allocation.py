@@ -32,13 +32,15 @@ class Allocation:
     """A function from scores, magnitudes, modalities and sparsities to the cuts of each layer, and what it promises.
 
     part: what has exactly the given sparsity: the model, each modality or each layer. by_row: whether every row of a
-    layer has that layer's sparsity. compares: whether a layer's share depends on other layers.
+    layer has that layer's sparsity. compares: whether a layer's share depends on other layers. ranked: whether it needs
+    the importance of layers, which is measured in a pass of its own (calibration.MEASURES).
     """
 
     cut: Callable[..., LayerCuts]
     part: str = "model"
     by_row: bool = False
     compares: bool = True
+    ranked: bool = False
 
     def __call__(self, *arguments: Any, **measured: Any) -> LayerCuts:
         """The cuts. measured: what some allocations know of layers besides their scores."""

@@ -21,6 +21,12 @@ OUTLIER = 5.0
 SPREAD = 0.08
 """Lambda of OWL: a block's sparsity is that of the model plus or minus so much, at the most."""
 
+MARGIN = 0.1
+"""A layer's sparsity is above that of the model by so much, at the most: as in the authors' scripts."""
+
+TINY = 1e-6
+"""The least importance, as a share of the largest: all layers can be filled up."""
+
 
 @allocation("model", by_row=True)
 def cut_by_outliers(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> LayerCuts:
@@ -55,6 +61,31 @@ def cut_by_outliers(scores: Scores, magnitudes: Scores, modality: Modality, spar
         return lambda level: np.clip(2 * spread * ranks + level, 0, 1)
 
     return _cut_at_densities(scores, blocks, [(s, densities(s), (-1.0, 1.0)) for s in sparsities])
+
+
+@allocation("model", by_row=True, ranked=True)
+def cut_by_importance(
+    scores: Scores,
+    magnitudes: Scores,
+    modality: Modality,
+    sparsities: Sequence[float],
+    importance: Mapping[str, float],
+) -> LayerCuts:
+    """Each layer keeps the least share, and a share of what is left in proportion to its importance.
+
+    Sung et al., "ECoFLaP: Efficient Coarse-to-Fine Layer-Wise Pruning for Vision-Language Models", ICLR 2024; TAMP has
+    it from there. Full layers pass on what they cannot keep.
+    """
+    ranks = np.array([importance[name] for name in scores], dtype=np.float64)
+    most = ranks.max()
+    ranks = np.maximum(ranks / most, TINY) if most > 0 else np.ones_like(ranks)
+
+    def densities(sparsity: float) -> Callable[[float], np.ndarray]:
+        least = max(0.0, 1 - sparsity - MARGIN)
+        return lambda level: np.minimum(least + level * ranks, 1)
+
+    alone = {name: [name] for name in scores}
+    return _cut_at_densities(scores, alone, [(s, densities(s), (0.0, 1 / float(ranks.min()))) for s in sparsities])
 
 
 def in_blocks(names: Scores) -> dict[str, list[str]]:

@@ -63,9 +63,29 @@ def test_outliers_by_loops(scores):
                 assert abs(counts[name] - share * scores.size(name)) <= 1
 
 
+def test_importance_by_loops(scores):
+    """Shares above the least one in proportion to importance; what a full layer cannot keep goes to the others."""
+    ranks = dict(zip(NAMES, (1.0, 1.0, 0.5, 30.0, 1.5), strict=True))
+    sizes = {name: scores.size(name) for name in NAMES}
+    [counts] = pruned("das", scores, (0.5,), importance=ranks)
+    assert sum(counts.values()) == round(0.5 * scores.total())
+    full, left = set(), None
+    while left != full:
+        left = set(full)
+        rest = 0.5 * scores.total() - sum(sizes[n] for n in full) - sum(0.4 * sizes[n] for n in NAMES if n not in full)
+        level = rest / sum(sizes[n] * ranks[n] for n in NAMES if n not in full)
+        full |= {n for n in NAMES if n not in full and 0.4 + level * ranks[n] >= 1}
+    assert full == {NAMES[3]}
+    for name in NAMES:
+        share = 1 if name in full else 0.4 + level * ranks[name]
+        assert abs(sizes[name] - counts[name] - share * sizes[name]) <= 1
+
+
 @pytest.mark.parametrize("sparsity", [0.001, 0.05, 0.97, 0.999])
-def test_extreme_sparsities_are_exact(scores, sparsity):
-    [counts] = pruned("owl", scores, (sparsity,))
+@pytest.mark.parametrize("ranks", [None, (0.0,) * 5, (0.0, 0.0, 1.0, 2.0, 0.1)])
+def test_extreme_sparsities_are_exact(scores, sparsity, ranks):
+    measured = {} if ranks is None else {"importance": dict(zip(NAMES, ranks, strict=True))}
+    [counts] = pruned("das" if measured else "owl", scores, (sparsity,), **measured)
     assert sum(counts.values()) == round(sparsity * scores.total())
     assert all(0 <= counts[name] <= scores.size(name) for name in scores)
 
