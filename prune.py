@@ -17,7 +17,7 @@ from configs.precisions import PRECISIONS, known_precision
 from configs.schema import model_names, task_file
 from console.command_line import Parser
 from console.errors import InputError, run_command
-from pruners import PRUNERS
+from pruners import PRUNERS, REPAIRS
 from sparsity import ALLOCATIONS
 from sparsity.percents import parse_percents, percent
 from sparsity.progressive_config import CHOICES
@@ -39,6 +39,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--allocation",
         help=f"how the sparsity is shared among layers (default: the method's own): {', '.join(ALLOCATIONS)}, or a "
         "pattern such as 2:4",
+    )
+    what.add_argument(
+        "--repair",
+        help=f"exchange weights within the rows of the finished masks, without gradients: {', '.join(REPAIRS)}",
     )
     what.add_argument(
         "--ids", metavar="FILE", help="multiply each layer's scores by its intrinsic dimension in this file"
@@ -162,6 +166,7 @@ def prune(args: argparse.Namespace) -> Outputs:
     from console.words import counted
     from data.calibration import data_identity, make_manifest
     from models import load_model
+    from pruners.measuring import measures
     from pruners.outputs import Outputs
     from pruners.preparing import all_failures, calibration_batches, describe, weights_identity
     from pruners.report import print_result
@@ -178,9 +183,10 @@ def prune(args: argparse.Namespace) -> Outputs:
     config, method = settings.config, PRUNERS[settings.config.pruner]
     outputs = Outputs.of(
         config.output_dir, args.model, config.pruner, config.allocation, config.seed, settings.switched_off,
-        ids=config.ids is not None,
+        ids=config.ids is not None, repair=config.repair,
     )  # fmt: skip
     ids = read_ids(config.ids, config.id_power) if config.ids else None
+    passes = measures(config.allocation or method.allocation, config.repair)
     with no_empty_folder(outputs.folder):
         outputs.check_folder(settings.percents)
         if args.resume and (not method.resumes or (args.stream and method.updates_weights)):
@@ -197,12 +203,14 @@ def prune(args: argparse.Namespace) -> Outputs:
             check_disk(model, outputs.folder, len(settings.percents))
         if fabric.is_global_zero:
             describe(model, args.model)
-        batches = calibration_batches(model, config) if method.uses_data else None
+        batches = calibration_batches(model, config) if method.uses_data or passes else None
         available = 0 if batches is None else len(batches)
 
         source = {"model": args.model, "weights": weights_identity(model), "precision": config.precision} | changes
         if ids is not None:
             source |= ids.identity
+        if config.repair:
+            source["repair"] = config.repair
         if settings.switched_off:
             source["left_out"] = settings.switched_off
         identity = (
@@ -235,15 +243,17 @@ def prune(args: argparse.Namespace) -> Outputs:
                 there = counted(available, "batch")
                 console.print(f"note: the data has {there}, fewer than num_batches {config.num_batches}")
 
-        first = min(seen, available) if batches is not None and needs_preliminary(model, method) else 0
-        show = fabric.is_global_zero and method.uses_data
-        with progress_bar("calibrating", first + steps or 1, show=show) as advance:
+        first = passes * min(config.num_batches, available)
+        first += min(seen, available) if batches is not None and needs_preliminary(model, method) else 0
+        show = fabric.is_global_zero and batches is not None
+        with progress_bar("calibrating", first + steps * method.uses_data or 1, show=show) as advance:
             session = Session(
                 model if streamed else fabric.to_device(model),
                 [] if batches is None else batches,
                 config.pruner,
                 seed=config.seed,
                 allocation=config.allocation,
+                repair=config.repair,
                 ids=ids,
                 num_batches=a_round,
                 checkpoint=checkpoint,
@@ -287,8 +297,8 @@ def cut(args: argparse.Namespace) -> None:
     with no_empty_folder(outputs.folder):
         outputs.check_folder(percents)
         sparsities = [percent / 100 for percent in percents]
-        factors = about.get("factors")  # of layers that were weighted
-        masks = cut_masks(scores, weights, about["modality"], forms_in(about), allocation, sparsities, factors)
+        of_layers = about.get("factors"), about.get("importance") if allocation == source["allocation"] else None
+        masks = cut_masks(scores, weights, about["modality"], forms_in(about), allocation, sparsities, *of_layers)
         for sparsity, mask in masks.items():
             mask.source = source | mask.source | {"from_scores": path.name}
             mask.save(outputs.mask(sparsity))

@@ -1,1 +1,15 @@
 """Calibration: streams of batches, running statistics, processes, resume."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from configs.registry import Registry
+
+MEASURES: Registry[Any] = Registry(
+    "measure",
+    {
+        "das": "calibration.diversity:Diversity",
+    },
+)
+"""Allocation -> statistic whose `importance` ranks layers for it, in a pass of its own."""

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from calibration.layer_inputs import Read, SharedInput, rows, watch_inputs
 from calibration.processes import Group
-from calibration.statistics import Layers, never_met
+from calibration.statistics import Layers, check_share, never_met, no_such_token
 from models.base import Batch, Model
-from models.layers import blocks_of, width
+from models.layers import blocks_of
 
 Readers = tuple[tuple[str, int], ...]
 """Layers (and blocks of their rows) that read the same input tensor."""
@@ -29,11 +29,20 @@ class InputHessians:
     follows_state = False
 
     def __init__(
-        self, model: Model, layers: Layers, run: Callable[[Batch], object] | None = None, constant: bool = False
+        self,
+        model: Model,
+        layers: Layers,
+        run: Callable[[Batch], object] | None = None,
+        constant: bool = False,
+        share: float | None = None,
     ):
         """layers: which to collect. run: the forward pass (None: `observe`). constant: append a 1 to each input, so
-        that H also contains the sums of inputs and their number.
+        that H also contains the sums of inputs and their number. share: as of `InputNorms`; either kind that counts
+        has its own H, so that a share between 0 and 1 needs twice the memory.
         """
+        check_share(model, share)
+        weights = {} if share is None else {"text": 1 - share, "image": share}
+        self._weights = {kind: weight for kind, weight in weights.items() if weight}
         self._model, self._layers, self._run, self._constant = model, layers, run, constant
         self._sums: dict[Readers, Tensor] = {}
         self._fresh: dict[Readers, Tensor] = {}
@@ -70,12 +79,21 @@ class InputHessians:
         reader = read[:2]
         if not again or reader in self._readers:  # a layer that is used twice counts twice
             self._close()
-            x = rows(read)
-            if self._constant:
-                one = x.new_ones(len(x), 1) if read.real is None else read.real.reshape(-1, 1).to(x)
-                x = torch.cat([x, one], dim=1)
-            self._product = x.t() @ x  # at once: the next operation may change x in place
+            self._product = self._moments(read)  # at once: the next operation may change x in place
         self._readers.append(reader)
+
+    def _moments(self, read: Read) -> Tensor:
+        """x x' [i, i] of an input; of one with tokens of both kinds [k, i + 1, i + 1], by kind, with their number."""
+        x, apart = rows(read), bool(self._weights) and read.image is not None
+        if self._constant or apart:
+            one = x.new_ones(len(x), 1) if read.real is None else read.real.reshape(-1, 1).to(x)
+            x = torch.cat([x, one], dim=1)
+        if not apart:
+            return x.t() @ x
+        assert read.image is not None
+        image = read.image.flatten().bool()
+        kinds = [x[image if kind == "image" else ~image] for kind in self._weights]
+        return torch.stack([tokens.t() @ tokens for tokens in kinds])
 
     def _close(self) -> None:
         """Add the product of the latest input to the sum of its readers."""
@@ -90,13 +108,13 @@ class InputHessians:
 
     def merge(self, group: Group, ranks: list[int]) -> None:
         """Add the last unit of each process, in rank order; units may reach different layers."""
-        for rank, sets in zip(ranks, group.objects(list(self._fresh), ranks), strict=True):
-            for readers in sets:
+        shapes = {readers: product.shape for readers, product in self._fresh.items()}
+        for rank, sets in zip(ranks, group.objects(shapes, ranks), strict=True):
+            for readers, shape in sets.items():
                 like = self._sums.get(readers)
                 if like is None:
                     layer = self._layers[readers[0][0]]
-                    size = width(layer) + self._constant
-                    like = self._sums[readers] = torch.zeros(size, size, device=layer.weight.device)
+                    like = self._sums[readers] = torch.zeros(shape, device=layer.weight.device)
                 like += group.from_rank(rank, self._fresh.get(readers), like=like)
         self._fresh = {}
 
@@ -111,8 +129,20 @@ class InputHessians:
         if not parts:
             raise never_met(name)
         total = parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0)
+        if total.dim() == 3:
+            total = self._weighted(name, total)
         # Squares below float32's range are rounding errors: treat the input as zero.
         return torch.zeros_like(total) if total.diagonal().max() < torch.finfo(total.dtype).tiny else total
+
+    def _weighted(self, name: str, kinds: Tensor) -> Tensor:
+        """H [i, i] in which the kinds of tokens have their weights, of as many tokens as there were of these kinds."""
+        counts = kinds[:, -1, -1]
+        total = torch.zeros_like(kinds[0, :-1, :-1])
+        for (kind, weight), moments, count in zip(self._weights.items(), kinds, counts, strict=True):
+            if count == 0:
+                raise no_such_token(name, kind)
+            total += weight * moments[:-1, :-1] * (counts.sum() / count)
+        return total
 
     def by_rows(self, name: str) -> list[tuple[slice, Tensor]]:
         """Rows of the layer's matrix with the H of what they read: one pair, unless they read different inputs."""

@@ -23,7 +23,8 @@ class Read(NamedTuple):
 
     name: of the weight. block: of its rows, where several read inputs of their own, else 0. x: [..., i], or [b, c, H,
     W] of a convolution. real: which tokens of x are no padding, of the shape of x without its last axis; None: all.
-    sequences: how many x has; 0 for an empty input, such as an expert without tokens.
+    sequences: how many x has; 0 for an empty input, such as an expert without tokens. image: as real, which tokens are
+    of images; None: all are of one kind.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Read(NamedTuple):
     x: Tensor
     real: Tensor | None
     sequences: int
+    image: Tensor | None = None
 
 
 Look = Callable[[Read], None]
@@ -56,13 +58,15 @@ def watching(model: Model, batch: Callable[[], Batch], look: Look) -> Iterator[N
         name: str, use: str, layer: PrunableLayer, x: Tensor, blocks: range = range(1), sequences: int | None = None
     ) -> None:
         real = model.real_tokens(use, batch())
+        image = None if model.image_tokens is None else model.image_tokens(use, batch())
         check_input(use, layer, x, real)
+        check_input(use, layer, x, image)
         if x.dim() == 1:  # a vector without a batch axis
-            x, real = x.unsqueeze(0), None if real is None else real.unsqueeze(0)
+            x, real, image = x.unsqueeze(0), *(None if mask is None else mask.unsqueeze(0) for mask in (real, image))
         if sequences is None:
             sequences = x.shape[0]  # a layer cannot know its batch axis: by convention it is the first
         for block in blocks:
-            look(Read(name, block, layer, x, real, sequences if x.numel() else 0))
+            look(Read(name, block, layer, x, real, sequences if x.numel() else 0, image))
 
     def hook(name: str, use: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
         def met(layer: nn.Module, inputs: tuple[Any, ...], by_name: dict[str, Any]) -> None:
@@ -118,12 +122,12 @@ class SharedInput:
     """Detects that a linear layer reads the same input as the one before it, so that one computation serves both.
 
     The same tensor is not enough: `x += a(x)` changes its values, which the tensor's version shows (a change through
-    `x.data` is invisible to torch). The padding must be equal, too; a model may build an equal mask for each of q, k
-    and v.
+    `x.data` is invisible to torch). Padding and kinds of tokens must be equal, too; a model may build an equal mask for
+    each of q, k and v.
     """
 
     def __init__(self) -> None:
-        self._last: tuple[Tensor, int, Tensor | None] | None = None
+        self._last: tuple[Tensor, int, Tensor | None, Tensor | None] | None = None
 
     def again(self, read: Read) -> bool:
         """Whether it is the same input; `read` becomes the previous one."""
@@ -131,10 +135,10 @@ class SharedInput:
         if isinstance(read.layer, nn.Conv2d) or read.x.is_inference():  # inference tensors have no version
             self._last = None
             return False
-        self._last = (read.x, read.x._version, read.real)
-        return (
-            before is not None and before[0] is read.x and before[1] == read.x._version and _same(before[2], read.real)
-        )
+        self._last = (read.x, read.x._version, read.real, read.image)
+        if before is None or before[0] is not read.x or before[1] != read.x._version:
+            return False
+        return _same(before[2], read.real) and _same(before[3], read.image)
 
     def forget(self) -> None:
         """Release the tensor."""
@@ -155,6 +159,19 @@ def squares(read: Read) -> Tensor:
     if read.real is not None:
         squared = squared * read.real.to(squared.dtype).unsqueeze(-1)
     return squared.flatten(0, -2).sum(dim=0)
+
+
+def squares_by_kind(read: Read) -> Tensor | None:
+    """Sums of x_i^2 and number of tokens [2, i + 1], of real text tokens and of image tokens; None of one kind only."""
+    if read.image is None:
+        return None
+    image = read.image.bool()
+    kinds = torch.stack([~image, image]).float()
+    if read.real is not None:
+        kinds = kinds * read.real.float()
+    squared = read.x.float().square().flatten(0, -2)
+    one = squared.new_ones(len(squared), 1)
+    return kinds.flatten(1) @ torch.cat([squared, one], dim=1)
 
 
 def rows(read: Read) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from calibration.layer_inputs import Read, SharedInput, squares, watch_inputs
+from calibration.layer_inputs import Read, SharedInput, squares, squares_by_kind, watch_inputs
 from calibration.processes import Group
 from console.errors import InputError
 from models.base import Batch, Model
@@ -70,24 +70,41 @@ class InputNorms:
     """Norm of each input channel of each layer: a_i = sqrt(sum over real tokens of x_i^2 / sequences).
 
     MULTIFLOW's activation statistic (CVPR 2024, eq. 3): float64 sums over all uses of a weight, padding does not count.
+    Of layers that read text and images as one sequence, it also has the sums of either kind of token.
     """
 
     follows_state = False
 
-    def __init__(self, model: Model, layers: Layers):
+    def __init__(self, model: Model, layers: Layers, share: float | None = None):
+        """share: weight of image tokens where layers read both kinds, text tokens have the rest; None: all count alike.
+
+        InputError for a share where no layer reads both.
+        """
+        check_share(model, share)
         self._model = model
         self._layers = layers
+        self._share = share
         self._offsets: dict[tuple[str, int], int] = {}
         length = 0
         for name, layer in layers.items():
             for block in range(blocks_of(layer)):
                 self._offsets[name, block] = length
                 length += width(layer) + 2  # sums of channels, the number of sequences, the number of calls
+                length += self._room(width(layer))
         device = next(iter(layers.values())).weight.device
         self._sums = torch.zeros(length, dtype=torch.float64, device=device)
         self._fresh = torch.zeros_like(self._sums)
         self._shared = SharedInput()
         self._squares: Tensor | None = None
+        self._more: Tensor | None = None
+
+    def _room(self, channels: int) -> int:
+        """Numbers of a layer besides the norms' own: of text and of image tokens, sums of channels and tokens."""
+        return 0 if self._model.image_tokens is None else 2 * (channels + 1)
+
+    def _besides(self, read: Read) -> Tensor | None:
+        """Those of an input, if it has any."""
+        return squares_by_kind(read)
 
     def update(self, batch: Batch) -> None:
         """Forward the batch without losses, adding up squares at every layer's input."""
@@ -106,11 +123,14 @@ class InputNorms:
         """Add up squares of an input."""
         if not self._shared.again(read):
             self._squares = squares(read)
+            self._more = self._besides(read)
         assert self._squares is not None
         start, i = self._offsets[read.name, read.block], len(self._squares)
         self._fresh[start : start + i] += self._squares
         self._fresh[start + i] += read.sequences
         self._fresh[start + i + 1] += 1
+        if self._more is not None:
+            self._fresh[start + i + 2 : start + i + 2 + self._more.numel()] += self._more.flatten()
 
     def pass_by(self, batch: Batch) -> None:
         """Nothing: norms do not depend on other units."""
@@ -133,7 +153,11 @@ class InputNorms:
             raise never_met(name)
         if sequences == 0:
             return torch.ones(i, device=self._sums.device)
-        return (self._sums[start : start + i] / sequences).sqrt().float()
+        sums = self._sums[start : start + i]
+        if self._share is not None:
+            kinds = self._sums[start + i + 2 : start + 3 * i + 4].view(2, i + 1)
+            sums = _shared(name, kinds, self._share) if kinds[:, i].any() else sums
+        return (sums / sequences).sqrt().float()
 
     def by_rows(self, name: str) -> list[tuple[slice, Tensor]]:
         """Rows of the layer's matrix with the norms a [i] of what they read: one pair, if all read the same."""
@@ -156,6 +180,39 @@ class InputNorms:
     def restore(self, state: dict[str, Tensor]) -> None:
         """Resume from saved sums."""
         self._sums.copy_(state["sums"])
+
+
+def _shared(name: str, kinds: Tensor, share: float) -> Tensor:
+    """Sums over channels [i] as if image tokens were this share of all tokens, and text tokens the others.
+
+    kinds [2, i + 1]: sums and number of tokens of text and of images. With the share that images have, these are the
+    sums over all tokens.
+    """
+    total, tokens = 0, kinds[:, -1]
+    for what, sums, weight in zip(("text", "image"), kinds, (1 - share, share), strict=True):
+        if weight == 0:
+            continue
+        if sums[-1] == 0:
+            raise no_such_token(name, what)
+        total = total + weight * sums[:-1] / sums[-1] * tokens.sum()
+    return total
+
+
+def check_share(model: Model, share: float | None) -> None:
+    """InputError for a share of image tokens where no layer of the model reads both kinds."""
+    if share is not None and model.image_tokens is None:
+        raise InputError(
+            "--tokens weights text and image tokens apart, but no layer of this model reads both as one sequence: "
+            "leave it out"
+        )
+
+
+def no_such_token(name: str, what: str) -> InputError:
+    """The error for a layer that read no token of a kind that counts."""
+    return InputError(
+        f"layer '{name}' read no {what} token during calibration, which --tokens gives a weight: give batches with "
+        "both kinds, or leave --tokens out"
+    )
 
 
 def never_met(name: str) -> InputError:

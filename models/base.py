@@ -237,6 +237,12 @@ class Model(nn.Module):
         """
         return None
 
+    image_tokens: Callable[[str, Batch], Tensor | None] | None = None
+    """As `real_tokens`, which of them are of images, in layers that read text and images as one sequence [b, t].
+
+    It gives None for a layer that reads one kind only; it is None where all do.
+    """
+
     def moving_tensors(self) -> Iterable[Tensor]:
         """Tensors that computing a loss changes (queues, momentum copies, running statistics). Default: none."""
         return ()

@@ -46,6 +46,14 @@ class AttentionWeight:
         """The parameter, also after it was replaced."""
         return getattr(self.attention, self.leaf)
 
+    @property
+    def bias(self) -> Tensor | None:
+        """What is added to its products: of three matrices apart, a part of one parameter."""
+        whole = self.attention.in_proj_bias
+        if whole is None or self.leaf == "in_proj_weight":
+            return whole
+        return whole.chunk(3)["qkv".index(self.leaf[0])]
+
 
 class Form(NamedTuple):
     """How a matrix [o, i] is kept: the shape of its parameter, and whether that is the matrix transposed.

@@ -43,11 +43,11 @@ def wrap(
     the pass that calls every layer (default: `module(**batch)`). modality: parameter name -> modality, as a function or
     as a mapping of name prefixes (default: all one). exclude: substrings of names that are never pruned (heads).
     tokens(name, batch) -> [b, t], 1 for real tokens of that layer's input, None where all are (default: all). conv:
-    also prune nn.Conv2d without groups. more: image_shape, tokenizer, sides and example, for use from the command line
-    and by models.check; parts(module), the heads, neurons and channels that can be removed whole (`models.parts`). A
-    module that torch.compile, DataParallel or DistributedDataParallel holds is taken out of it: names, and so masks,
-    are those of the plain module. Weights in matrices that cannot be pruned are in `skipped`, with the reason. Raises
-    InputError when none is left.
+    also prune nn.Conv2d without groups. more: images, as tokens, 1 for those of images in layers that also read text;
+    image_shape, tokenizer, sides and example, for use from the command line and by models.check; parts(module), the
+    heads, neurons and channels that can be removed whole (`models.parts`). A module that torch.compile, DataParallel or
+    DistributedDataParallel holds is taken out of it: names, and so masks, are those of the plain module. Weights in
+    matrices that cannot be pruned are in `skipped`, with the reason. Raises InputError when none is left.
     """
     module = unwrapped(module)
     if not isinstance(module, nn.Module) or isinstance(module, WrappedModel):
@@ -76,6 +76,7 @@ class WrappedModel(Model):
         modality: Callable[[str], str] | Mapping[str, str] | None = None,
         exclude: Callable[[str], bool] = lambda name: False,
         tokens: Tokens | None = None,
+        images: Tokens | None = None,
         conv: bool = False,
         sides: tuple[str, ...] = ("general",),
         image_shape: ImageShape | None = None,
@@ -96,6 +97,7 @@ class WrappedModel(Model):
         self._named_modality = modality if callable(modality) else None
         if isinstance(modality, Mapping):
             self.modalities = modality
+        self.image_tokens = images
         self._tokens, self._example, self._parts, self._rebuilt = tokens, example, parts, rebuilt
         self._exclude, self._conv, self._write_stock = exclude, conv, write_stock
         self._layers, self.skipped = find_layers(module, exclude, conv)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from configs.registry import Registry
@@ -34,6 +34,14 @@ PRUNERS: Registry[type[Pruner]] = Registry(
 )
 """Name -> class. A new method is one line here, its file and one test."""
 
+REPAIRS: Registry[Callable[[Pruner, Mapping[float, Mask]], dict[float, Mask]]] = Registry(
+    "repair",
+    {
+        "dsnot": "pruners.dsnot:repair",
+    },
+)
+"""Name -> a function from masks to better ones, with as many weights in every row."""
+
 
 def prune(
     model: nn.Module,
@@ -46,7 +54,7 @@ def prune(
 
     model: a `models.base.Model`. batches: a re-iterable of {"general": {field: tensor}, "region":
     {...}}; methods without data take an empty one. sparsities: shares of prunable weights to prune, in (0, 1).
-    options: `seed`, `allocation`, `num_batches` (a round, for iterative methods) and the method's own.
+    options: `seed`, `allocation`, `repair`, `num_batches` (a round, for iterative methods) and the method's own.
     Raises InputError for unknown names, impossible sparsities and unusable batches.
     """
     from pruners.session import Session

@@ -28,6 +28,7 @@ from console.interrupt import interrupt
 from models.base import Batch, Model
 from models.layers import form_of, matrix
 from pruners.streaming import gather_streamed
+from pruners.tokens import TokenOptions
 from sparsity.allocation import allocation_named
 from sparsity.mask import Mask
 from sparsity.scores import Scores
@@ -90,6 +91,7 @@ class Pruner(ABC):
         self.allocate = allocation_named(self.allocation_name)
         self.scores_by_sparsity: dict[float, Scores] = {}  # for methods whose scores serve one sparsity only
         self.factors: Mapping[str, float] = {}  # on the scores of layers (--ids)
+        self.importance: Mapping[str, float] = {}  # of layers, where the allocation ranks them
         self.unreached: list[str] = []  # layers that the data did not reach
 
     def calibrate(self) -> None:  # noqa: B027 - methods without data inherit it
@@ -262,10 +264,11 @@ class InputAware(OneShot):
 
     uses_data = True
     keep_scores = False  # computed from the norms on access
+    Options = TokenOptions  # that of a method extends them
 
     def calibrate(self) -> None:
         """Gather the norm of every input channel in one pass."""
-        self.norms = InputNorms(self.model, self.layers)
+        self.norms = InputNorms(self.model, self.layers, self.options.share)
         self.gather_once(self.norms)
         self.unreached = self.norms.without_input()
 

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from configs.options import option
 from pruners.base import InputAware
+from pruners.tokens import TokenOptions
 
 
 @dataclass(frozen=True)
-class MultiflowOptions:
+class MultiflowOptions(TokenOptions):
     """Parts of the score. Without both it is |W|, as for omp, which needs no data."""
 
     reached: bool = option(True, "multiply the score by the signal that reaches the output")

@@ -53,14 +53,16 @@ class Outputs:
         seed: int,
         left_out: Sequence[str] = (),
         ids: bool = False,
+        repair: str | None = None,
     ) -> Outputs:
         """The files of a run; an allocation that is not the method's own is part of their names.
 
         left_out: parts of the method's score that are, too: `reached` makes multiflow-noreached. ids: whether intrinsic
-        dimensions weight layers, as in omp-id.
+        dimensions weight layers, as in omp-id. repair: what exchanged weights afterwards, as in wanda-dsnot.
         """
-        parts = [allocation.replace(":", "of")] if allocation is not None else []
-        label = "-".join([pruner, *parts, *(f"no{part}" for part in left_out), *(["id"] if ids else [])])
+        special = [allocation.replace(":", "of")] if allocation is not None else []
+        special += [f"no{part}" for part in left_out] + (["id"] if ids else []) + ([repair] if repair else [])
+        label = "-".join([pruner, *special])
         return cls(Path(output_dir) / label, file_name(model), label, seed, left_out=tuple(left_out))
 
     @classmethod
@@ -177,12 +179,12 @@ class Outputs:
             common = {k: v for k, v in next(iter(masks.values())).source.items() if not k.startswith("sparsity_")}
             pruner = session.pruner
             weights = {n: pruner.matrix(n) for n in pruner.layers} if session.allocation == "multimodal" else {}
-            of_pruner = pruner.modality, pruner.forms
+            of_pruner, of_layers = (pruner.modality, pruner.forms), (pruner.factors, pruner.importance)
             if isinstance(pruner, OneShot):
-                write_scores(self.scores(), pruner.scores(), weights, *of_pruner, common, pruner.factors)
+                write_scores(self.scores(), pruner.scores(), weights, *of_pruner, common, *of_layers)
             for sparsity, scores in pruner.scores_by_sparsity.items():
                 about = common | {"trained_for": sparsity}
-                write_scores(self.scores(sparsity), scores, weights, *of_pruner, about, pruner.factors)
+                write_scores(self.scores(sparsity), scores, weights, *of_pruner, about, *of_layers)
         self._write_runtimes(masks, session.seconds, session.pruner, processes)
         draw_layers(masks, self.picture, f"{self.model}, {self.label}")
 

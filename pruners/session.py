@@ -21,8 +21,9 @@ from console.progress import console
 from console.words import counted
 from models.base import Model
 from models.layers import weights_in_matrices
-from pruners import PRUNERS
+from pruners import PRUNERS, REPAIRS
 from pruners.base import Advance, Pruner, Work, silent
+from pruners.measuring import check_measures, measures, rank_layers
 from pruners.report import warn_of_collapses
 from pruners.streaming import check_streamed
 from sparsity.allocation import allocation_named, check_allocation, check_kept
@@ -41,6 +42,7 @@ class Session:
         *,
         seed: int = 42,
         allocation: str | None = None,
+        repair: str | None = None,
         ids: LayerWeights | None = None,
         num_batches: int | None = None,
         checkpoint: Checkpoint = no_checkpoint,
@@ -60,15 +62,19 @@ class Session:
         self.pruner_class = PRUNERS[pruner]
         if model.streamed is not None:
             check_streamed(pruner)
-        if self.pruner_class.uses_data:
+        self.repair = repair
+        self.allocation = allocation or self.pruner_class.allocation
+        allocation_named(self.allocation)
+        if repair is not None:
+            REPAIRS.check(repair)
+        check_measures(pruner, self.allocation, repair, batches)
+        if self.pruner_class.uses_data or measures(self.allocation, repair):
             check_batches(batches)
         if self.pruner_class.uses_rounds and isinstance(batches, Iterator):
             raise InputError(
                 f"{pruner} reads the calibration data in several rounds, but these batches can be read only once: "
                 "give a list or another re-iterable instead of a generator"
             )
-        self.allocation = allocation or self.pruner_class.allocation
-        allocation_named(self.allocation)
         if ids is not None:
             check_competition(self.allocation)
             if not self.pruner_class.takes_ids:
@@ -101,9 +107,12 @@ class Session:
                 warn_of_zeros(self.pruner.layers)
             started = time.perf_counter()
             preliminary = self._preliminary()
+            rank_layers(self.pruner)
             self.pruner.calibrate()
             calibrated = time.perf_counter()
             masks = self.pruner.masks(list(sparsities))
+            if self.repair is not None:
+                masks = REPAIRS[self.repair](self.pruner, masks)
             self.seconds = {"calibration": calibrated - started, "masks": time.perf_counter() - calibrated}
             if self._work.group.rank == 0:
                 warn_of_unreached(self.pruner)
@@ -121,6 +130,7 @@ class Session:
             mask.source = {
                 "pruner": self.name,
                 "allocation": self.allocation,
+                **({} if self.repair is None else {"repair": self.repair}),
                 "options": defining(self.options),
                 "num_batches": self._work.pairs,
                 "seed": self.seed,

@@ -11,7 +11,8 @@ from configs.precisions import known_precision
 from configs.schema import parse
 from console.errors import InputError
 from data.readers import ReaderConfig
-from pruners import PRUNERS
+from pruners import PRUNERS, REPAIRS
+from pruners.measuring import check_measures
 from sparsity.allocation import check_allocation
 from sparsity.percents import parse_percents
 from sparsity.weighting import check_competition
@@ -28,6 +29,7 @@ class PruneConfig:
     id_power: float = 1.0  # exponent of the intrinsic dimension
     conv: bool = False  # whether to prune convolutions of timm and Hugging Face models
     allocation: str | None = None  # how the sparsity is shared among layers; None: the method's own
+    repair: str | None = None  # a key of REPAIRS: exchanges weights of the masks afterwards
     seed: int = 42  # of samples, augmentation and random scores
     num_batches: int = 3000  # calibration steps; per round for methods in rounds
     batch_size: int = 32  # samples per batch of each side
@@ -95,6 +97,9 @@ def settings_of(args: argparse.Namespace) -> Settings:
     config = dataclasses.replace(config, **(shared | above | {"pruner": name}))
     own |= {f.name: typed[f.name] for f in dataclasses.fields(method.Options) if f.name in typed}
     check_allocation(config.allocation or method.allocation, [percent / 100 for percent in percents])
+    if config.repair is not None:
+        REPAIRS.check(config.repair)
+    check_measures(name, config.allocation or method.allocation, config.repair)
     if config.ids:
         check_competition(config.allocation or method.allocation)
     switched_off = [key for key in own if typed.get(key) is False]

@@ -21,7 +21,8 @@ from configs.options import option
 from console.errors import InputError
 from pruners.base import Pruner
 from pruners.streaming import gather_streamed
-from sparsity.allocation import cuts_small_groups
+from pruners.tokens import TokenOptions
+from sparsity.allocation import allocation_named
 from sparsity.groups import GroupCut
 from sparsity.mask import Mask
 from sparsity.scores import Scores
@@ -30,13 +31,14 @@ from storage.space import on_disk
 
 
 @dataclass(frozen=True)
-class SparseGPTOptions:
+class SparseGPTOptions(TokenOptions):
     """SparseGPT's options, with its authors' defaults."""
 
     damping: float = option(0.01, "damping, as a share of the mean diagonal of H")
     block: int = option(128, "columns per block, whose mask is chosen together")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.damping > 0 or self.block < 1:
             raise InputError("sparsegpt's damping must be above 0 and its block at least 1")
 
@@ -53,7 +55,7 @@ class SparseGPT(Pruner):
 
     def calibrate(self) -> None:
         """Gather the second moments of every layer's inputs; of a streamed model `masks` does it, block by block."""
-        self.hessians = InputHessians(self.model, self.layers)
+        self.hessians = InputHessians(self.model, self.layers, share=self.options.share)
         if self.model.streamed is None:
             self.gather_once(self.hessians)
             self.unreached = self.hessians.without_input()
@@ -65,7 +67,7 @@ class SparseGPT(Pruner):
         if self.model.streamed is None:
             self._solve(list(self.layers), masks)
             return masks
-        if self.allocation_name != "layer" and not cuts_small_groups(self.allocation_name):
+        if allocation_named(self.allocation_name).compares:
             raise InputError(
                 f"sparsegpt solves a streamed model block by block, and the allocation '{self.allocation_name}' "
                 "compares all of them: choose layer, row or a pattern as 2:4, or leave out --stream"

@@ -17,6 +17,8 @@ ALLOCATIONS: Registry[Allocation] = Registry(
         "row": "sparsity.allocation:cut_by_row",
         "modality": "sparsity.allocation:cut_by_modality",
         "multimodal": "sparsity.allocation:cut_multimodally",
+        "owl": "sparsity.layer_ratios:cut_by_outliers",
+        "das": "sparsity.layer_ratios:cut_by_importance",
     },
     also="or a pattern such as 2:4",
 )

@@ -3,12 +3,14 @@
 An allocation turns scores into a cut for every layer. All have the same signature: the scores, the magnitudes |W| (used
 by the multimodal prior only), the modality of each layer and the sparsities. They return a function that gives the cuts
 of one layer from its scores, so that an allocation within layers reads each score once. Exactly round(s n) weights are
-pruned, over all layers, per layer or per modality.
+pruned, over all layers, per layer or per modality. Those that rank layers first are in sparsity/layer_ratios.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -24,11 +26,37 @@ Modality = Mapping[str, str]
 LayerCuts = Callable[[str, np.ndarray], Sequence[Cut | GroupCut | GuardedCut]]
 """Name of a layer and its scores [o, i] -> its cut at each sparsity."""
 
-Allocation = Callable[[Scores, Scores, Modality, Sequence[float]], LayerCuts]
+
+@dataclass(frozen=True)
+class Allocation:
+    """A function from scores, magnitudes, modalities and sparsities to the cuts of each layer, and what it promises.
+
+    part: what has exactly the given sparsity: the model, each modality or each layer. by_row: whether every row of a
+    layer has that layer's sparsity. compares: whether a layer's share depends on other layers. ranked: whether it needs
+    the importance of layers, which is measured in a pass of its own (calibration.MEASURES).
+    """
+
+    cut: Callable[..., LayerCuts]
+    part: str = "model"
+    by_row: bool = False
+    compares: bool = True
+    ranked: bool = False
+
+    def __call__(self, *arguments: Any, **measured: Any) -> LayerCuts:
+        """The cuts. measured: what some allocations know of layers besides their scores."""
+        return self.cut(*arguments, **measured)
+
+
+def allocation(part: str, **promises: bool) -> Callable[[Callable[..., LayerCuts]], Allocation]:
+    """Make a function an allocation."""
+    return lambda cut: Allocation(cut, part, **promises)
+
+
 EXACT = 1e-9
 """Largest difference from the pattern's sparsity, for rounding."""
 
 
+@allocation("model")
 def cut_globally(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> LayerCuts:
     """One threshold over all layers."""
     # Exact counts over all layers; ties at the threshold are then assigned to layers in order.
@@ -37,11 +65,13 @@ def cut_globally(scores: Scores, magnitudes: Scores, modality: Modality, sparsit
     return lambda name, layer: [of_layers[name] for of_layers in cuts]
 
 
+@allocation("layer", compares=False)
 def cut_by_layer(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> LayerCuts:
     """The same sparsity in every layer."""
     return lambda name, layer: cut_layer(layer, [round(sparsity * layer.size) for sparsity in sparsities])
 
 
+@allocation("modality")
 def cut_by_modality(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> LayerCuts:
     """One threshold within each modality: every modality has the given sparsity, its layers differ."""
     of_group = {
@@ -53,6 +83,7 @@ def cut_by_modality(scores: Scores, magnitudes: Scores, modality: Modality, spar
     return lambda name, layer: of_group[name](name, layer)
 
 
+@allocation("layer", by_row=True, compares=False)
 def cut_by_row(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> LayerCuts:
     """The same sparsity in every output row of a layer (Wanda's comparison group), up to one weight."""
     return lambda name, layer: [GroupCut(round(sparsity * layer.size), layer.shape[1]) for sparsity in sparsities]
@@ -93,6 +124,7 @@ def pattern_allocation(kept: int, width: int) -> Allocation:
     of each group, so that the pattern can still be reached.
     """
 
+    @allocation("layer", by_row=True, compares=False)
     def cut_by_pattern(
         scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]
     ) -> LayerCuts:
@@ -121,26 +153,23 @@ def pattern_allocation(kept: int, width: int) -> Allocation:
 
 
 def check_kept(name: str, mask: Mask, sparsity: float) -> None:
-    """InputError naming the first part of a mask whose number of weights differs from the allocation `name`.
-
-    Under `multimodal` only modalities are counted, since the magnitudes decide the shares of layers.
-    """
+    """InputError naming the first part of a mask whose number of weights differs from the allocation `name`."""
     if pattern := parse_pattern(name):
         check_pattern(mask, *pattern)
         return
-    if name == "global":
-        parts = {"the model": list(mask)}
-    elif name in ("layer", "row"):
-        parts = {f"layer '{layer}'": [layer] for layer in mask}
-    else:
-        parts = {f"modality '{modality}'": names for modality, names in mask.layers_by_modality().items()}
+    promised = allocation_named(name)
+    parts = {
+        "model": {"the model": list(mask)},
+        "layer": {f"layer '{layer}'": [layer] for layer in mask},
+        "modality": {f"modality '{modality}'": names for modality, names in mask.layers_by_modality().items()},
+    }[promised.part]
     for what, names in parts.items():
         size, kept = sum(map(mask.size, names)), sum(map(mask.kept, names))
         if size - kept != round(sparsity * size):
             raise InputError(
                 f"{size - kept} of {size} weights of {what} are pruned instead of {round(sparsity * size)}"
             )
-    for layer in mask if name == "row" else ():
+    for layer in mask if promised.by_row else ():
         by_row = mask.matrix(layer).sum(dim=1)
         if by_row.max() - by_row.min() > 1:
             raise InputError(f"rows of layer '{layer}' keep from {by_row.min()} to {by_row.max()} weights")
@@ -148,9 +177,10 @@ def check_kept(name: str, mask: Mask, sparsity: float) -> None:
 
 def cuts_small_groups(name: str) -> bool:
     """Whether an allocation fixes the number of weights in parts smaller than a layer."""
-    return name == "row" or parse_pattern(name) is not None
+    return allocation_named(name).by_row
 
 
+@allocation("modality")
 def cut_multimodally(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> LayerCuts:
     """MULTIFLOW's multimodal prior (eq. 7) and mask (eq. 8).
 

@@ -31,17 +31,21 @@ def write_scores(
     forms: Mapping[str, Form],
     source: dict[str, Any],
     factors: Mapping[str, float] | None = None,
+    importance: Mapping[str, float] | None = None,
 ) -> None:
     """Write the scores of all layers, weights as matrices [o, i] where an allocation needs them, and the source of the
     scores.
 
-    factors: by which the scores of layers were multiplied when masks were made.
+    factors: by which the scores of layers were multiplied when masks were made. importance: of layers, for allocations
+    that rank them.
     """
     tensors: dict[str, Tensor] = {f"score.{name}": torch.from_numpy(layer) for name, layer in scores.items()}
     tensors |= {f"weight.{name}": weight for name, weight in weights.items()}
     about = {"modality": dict(modality), "shapes": {n: f.shape for n, f in forms.items()}, "source": source}
     if factors:
         about["factors"] = dict(factors)
+    if importance:
+        about["importance"] = dict(importance)
     if transposed := [name for name, form in forms.items() if form.transposed]:
         about["transposed"] = transposed
     write_safetensors(path, tensors, sealed(tensors, {"format": SCORES_FORMAT, "about": json.dumps(about)}))
@@ -93,6 +97,7 @@ def cut_masks(
     allocation: str,
     sparsities: list[float],
     factors: Mapping[str, float] | None = None,
+    importance: Mapping[str, float] | None = None,
 ) -> dict[float, Mask]:
     """Masks from saved scores times factors on layers; InputError when the needed magnitudes were not saved."""
 
@@ -108,7 +113,14 @@ def cut_masks(
     check_allocation(allocation, sparsities, scores.shapes)
     if factors:
         scores, magnitudes = weighted(scores, factors), weighted(magnitudes, factors)
-    cuts = allocation_named(allocation)(scores, magnitudes, modality, sparsities)
+    found = allocation_named(allocation)
+    if found.ranked and importance is None:
+        raise InputError(
+            f"the allocation '{allocation}' ranks layers by the calibration data, which this scores file does not "
+            f"hold: run prune.py with --allocation {allocation}"
+        )
+    measured = {"importance": importance} if found.ranked else {}
+    cuts = found(scores, magnitudes, modality, sparsities, **measured)
     masks = Mask.cut(scores, cuts, sparsities, modality, forms)
     for sparsity, mask in masks.items():
         mask.source = {

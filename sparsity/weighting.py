@@ -19,7 +19,7 @@ from console.progress import console
 from console.words import counted
 from models.base import Model
 from models.common.checkpoint import own_names
-from sparsity.allocation import cuts_small_groups
+from sparsity.allocation import allocation_named
 from sparsity.scores import Scores
 from storage.hashing import hash_json
 
@@ -94,7 +94,8 @@ def read_ids(path: Path | str, power: float) -> LayerWeights:
 
 def check_competition(allocation: str) -> None:
     """InputError for an allocation within layers, under which factors on layers change nothing."""
-    if allocation == "layer" or cuts_small_groups(allocation):
+    found = allocation_named(allocation)
+    if found.by_row or not found.compares:
         raise InputError(
             f"--ids changes nothing under the allocation '{allocation}', which prunes each layer by itself: choose "
             "global, modality or multimodal, or leave --ids out"

@@ -56,9 +56,15 @@ class Generative(HFClass):
         return batch["attention_mask"] if name.startswith(cls.text) else None
 
     @classmethod
+    def images(cls, config: Any, name: str, batch: Batch) -> Tensor | None:
+        """Which tokens of a layer's input are of images; None where all are, in the tower and the projector."""
+        return cls.kinds(config, batch) == IMAGE if name.startswith(cls.text) else None
+
+    @classmethod
     def wrapped(cls, module: nn.Module, tokenizer: Any, **options: Any) -> WrappedModel:
         """A model of three modalities."""
         options |= {"loss": cls.loss, "forward": cls.forward, "tokens": partial(cls.seen, module.config)}
+        options["images"] = partial(cls.images, module.config)
         parts = (("projector", cls.projector), ("vision", cls.vision), ("language", cls.text))  # mergers lie in towers
         options["modality"] = {prefix: modality for modality, prefixes in parts for prefix in prefixes}
         return WrappedModel(module, tokenizer=tokenizer, **options)

@@ -56,6 +56,21 @@ def test_sparsegpt_solves_block_by_block_what_it_solves_of_the_whole(pair):
     assert prune(whole, batches, "sparsegpt", (0.5,)) == prune(streamed, batches, "sparsegpt", (0.5,))
 
 
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
+def test_tokens_of_either_kind_count_as_they_do_of_the_whole(qwen, method):
+    whole, streamed, batches = qwen
+    found = [prune(model, batches, method, (0.5,), tokens=0.3)[0.5] for model in (whole, streamed)]
+    assert found[0] == found[1]
+    assert found[0] != prune(whole, batches, method, (0.5,))[0.5]
+
+
+def test_what_is_measured_apart_is_that_of_the_whole(qwen):
+    whole, streamed, batches = qwen
+    options = {"allocation": "das", "repair": "dsnot"}
+    found = [prune(model, batches, "wanda", (0.5,), **options)[0.5] for model in (whole, streamed)]
+    assert found[0] == found[1]
+
+
 def test_one_block_is_in_memory_at_a_time(qwen):
     _, streamed, batches = qwen
     seen = []

@@ -1,0 +1,119 @@
+"""How different the output tokens of each layer are: the importance of layers in TAMP's diversity-aware sparsity (DAS).
+
+Lee et al., "TAMP: Token-Adaptive Layerwise Pruning in Multimodal Large Language Models", Findings of ACL 2025. The mean
+cosine distance between text tokens, between image tokens, and from text to image tokens of a sequence; a layer's
+importance is the mean of the three, or of those that it has.
+    python prune.py --pruner wanda --allocation das
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from calibration.layer_inputs import Read, rows, watch_inputs
+from calibration.processes import Group
+from calibration.statistics import Layers, never_met
+from models.base import Batch, Model
+from models.layers import blocks_of, matrix
+
+TERMS = 3  # within text (or the only kind), within images, between both
+
+
+class Diversity:
+    """A statistic: sums over sequences of the mean distances, and the number of sequences that have them."""
+
+    follows_state = False
+
+    def __init__(self, model: Model, layers: Layers):
+        self._model, self._layers = model, layers
+        self._place = {name: number for number, name in enumerate(layers)}
+        device = next(iter(layers.values())).weight.device
+        self._sums = torch.zeros(len(layers), 2 * TERMS + 1, dtype=torch.float64, device=device)  # and calls
+        self._fresh = torch.zeros_like(self._sums)
+
+    def update(self, batch: Batch) -> None:
+        """Forward the batch without losses."""
+        watch_inputs(self._model, batch, self.look)
+
+    def look(self, read: Read) -> None:
+        """Add the distances of what a layer is about to return."""
+        sums = self._fresh[self._place[read.name]]
+        sums[-1] += 1
+        if not read.sequences:
+            return
+        tokens, kinds = unit_outputs(read)
+        totals = [torch.einsum("bt,bto->bo", kind, tokens) for kind in kinds]
+        own = tokens.square().sum(dim=2)
+        for term, (kind, total) in enumerate(zip(kinds, totals, strict=True)):
+            # The sum over pairs of cosines follows from the sum of unit vectors, so that no matrix [t, t] is needed.
+            count = kind.sum(dim=1)
+            cosines = total.square().sum(dim=1) - (kind * own).sum(dim=1)
+            _add(sums, term, cosines, count * (count - 1))
+        if len(kinds) == 2:
+            _add(sums, 2, (totals[0] * totals[1]).sum(dim=1), kinds[0].sum(dim=1) * kinds[1].sum(dim=1))
+
+    def pass_by(self, batch: Batch) -> None:
+        """Nothing: distances do not depend on other units."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def drop(self) -> None:
+        """Forget the sums of this turn."""
+        self._fresh.zero_()
+
+    def merge(self, group: Group, ranks: list[int]) -> None:
+        """Add the last unit of each process, in rank order."""
+        for rank in ranks:
+            self._sums += group.from_rank(rank, self._fresh, like=self._sums)
+        self._fresh.zero_()
+
+    def importance(self) -> dict[str, float]:
+        """Of each layer; one without two tokens in any sequence has the mean of the others."""
+        found: dict[str, float] = {}
+        for name, place in self._place.items():
+            sums, counts, calls = self._sums[place].split([TERMS, TERMS, 1])
+            if not calls:
+                raise never_met(name)
+            if counts.any():
+                found[name] = float((sums / counts)[counts > 0].mean())
+        usual = sum(found.values()) / max(1, len(found))
+        return {name: found.get(name, usual) for name in self._place}
+
+    def state(self) -> dict[str, Tensor]:
+        """The sums."""
+        return {"sums": self._sums}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Resume from saved sums."""
+        self._sums.copy_(state["sums"])
+
+
+def unit_outputs(read: Read) -> tuple[Tensor, list[Tensor]]:
+    """What a layer returns, as vectors of length one [b, t, o] float64, and which are of each kind [b, t], 0 or 1.
+
+    A layer that reads vectors [t, i] has one sequence of them.
+    """
+    weight = matrix(read.layer).float()
+    size = len(weight) // blocks_of(read.layer)
+    mine = slice(read.block * size, (read.block + 1) * size)
+    bias = getattr(read.layer, "bias", None)
+    out = F.linear(rows(read), weight[mine], None if bias is None else bias[mine].float())
+    sequences = len(read.x) if read.x.dim() > 2 else 1
+    tokens = F.normalize(out.double(), dim=1).reshape(sequences, -1, size)
+    there = torch.ones(tokens.shape[:2], dtype=tokens.dtype, device=tokens.device)
+    if read.real is not None and not isinstance(read.layer, nn.Conv2d):
+        there = there * read.real.reshape(sequences, -1)
+    if read.image is None:
+        return tokens, [there]
+    image = read.image.reshape(sequences, -1).to(there)
+    return tokens, [there * (1 - image), there * image]
+
+
+def _add(sums: Tensor, term: int, cosines: Tensor, pairs: Tensor) -> None:
+    """Add the mean distances of sequences [b], from sums of cosines over so many pairs, to those of a layer."""
+    some = pairs > 0
+    sums[term] += (1 - cosines[some] / pairs[some]).sum()
+    sums[TERMS + term] += some.sum()

@@ -1,0 +1,56 @@
+"""What an allocation or a repair measures for itself, in a pass of its own over the calibration data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from calibration import MEASURES
+from calibration.resume import no_checkpoint
+from console.errors import InputError
+from pruners import PRUNERS
+from pruners.base import Pruner
+from sparsity.allocation import allocation_named
+from sparsity.groups import parse_pattern
+
+
+def measures(allocation: str, repair: str | None) -> int:
+    """How many passes there are besides the method's own."""
+    return allocation_named(allocation).ranked + (repair is not None)
+
+
+def check_measures(name: str, allocation: str, repair: str | None, batches: Any = ()) -> None:
+    """InputError where a method's masks cannot be repaired, or the batches are over after one pass."""
+    if repair is not None and PRUNERS[name].updates_weights:
+        raise InputError(
+            f"--repair {repair} exchanges weights, but {name} has updated those that it keeps: leave it out"
+        )
+    if repair is not None and parse_pattern(allocation):
+        raise InputError(f"--repair {repair} would break the pattern {allocation}: leave it out")
+    if measures(allocation, repair) and isinstance(batches, Iterator):
+        what = f"--repair {repair}" if repair else f"the allocation '{allocation}'"
+        raise InputError(
+            f"{what} reads the calibration data again, but these batches can be read only once: give a list or another "
+            "re-iterable instead of a generator"
+        )
+
+
+def rank_layers(pruner: Pruner) -> None:
+    """Measure the importance of layers, if the allocation needs it, and pass it on."""
+    if allocation_named(pruner.allocation_name).ranked:
+        statistic = MEASURES[pruner.allocation_name](pruner.model, pruner.layers)
+        gather_apart(pruner, statistic)
+        pruner.importance = statistic.importance()
+        pruner.allocate = partial(pruner.allocate, importance=pruner.importance)
+
+
+def gather_apart(pruner: Pruner, statistic: Any) -> None:
+    """Feed a statistic the data that the method sees, once; nothing of it is saved."""
+    work = pruner.work
+    pruner.work = dataclasses.replace(work, checkpoint=no_checkpoint)
+    try:
+        pruner.gather_once(statistic)
+    finally:
+        pruner.work = work
