@@ -276,6 +276,23 @@ class Classifier(Model):
         return Probe("an image", batch, lambda model, batch: model.logits(batch["image"]))
 
 
+class LanguageModel(Model):
+    """A model that says how a text goes on, of which a picture may be a part."""
+
+    @property
+    def head(self) -> nn.Module:
+        """The layer from states [..., d] to scores of the next token [..., v]."""
+        raise NotImplementedError
+
+    def next_tokens(self, batch: Batch) -> Tensor:
+        """The token that follows each one [b, t], -100 where none follows that is of the text."""
+        raise NotImplementedError
+
+    def read(self, batch: Batch, positions: Tensor) -> None:
+        """A pass in which the head is given the states [b, k, d] at positions [k]."""
+        raise NotImplementedError
+
+
 def _pairs(model: Model, size: int) -> Batch:
     """Noise images and random words."""
     text = model.config.text

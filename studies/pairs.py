@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from console.errors import InputError, nearest
+from evaluation.bootstrap import RESAMPLES
 from sparsity.percents import percent
 from studies.metrics import task_words
 from studies.scores import Scores
-from studies.significance import RESAMPLES
 from studies.tables import DAGGER, Cell, Row, Table
 
 

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from console.words import share_of_matrices
+from evaluation.bootstrap import RESAMPLES
 from models import file_name
 from sparsity.percents import percent
 from studies.costs import COSTS
 from studies.metrics import metric_words, task_words
 from studies.plan import DENSE, UNPRUNED
 from studies.scores import DIGITS, LEVEL, OverSeeds, Score, Scores, ranks
-from studies.significance import RESAMPLES
 
 DAGGER = "†"
 FEWER = "A number in brackets: seeds so far, where some are missing."

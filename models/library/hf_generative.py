@@ -11,11 +11,13 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.base import Batch, ImageShape
 from models.library.hf_classes import HFClass
 from models.library.hf_processor import HFProcessor
+from models.tasks import LanguageModel
 from models.wrap import WrappedModel, called_by_name, own_loss
 
 PADDING, TEXT, IMAGE = 0, 1, 2
@@ -39,16 +41,23 @@ class Generative(HFClass):
         return torch.where(batch["input_ids"] == _image_token(config), IMAGE, TEXT) * batch["attention_mask"]
 
     @classmethod
-    def loss(cls, module: nn.Module, batch: Batch) -> Tensor:
-        """Cross-entropy of the next token, of texts alone; of what the processor says, where it says labels."""
-        labels = batch["input_ids"].masked_fill(cls.kinds(module.config, batch) != TEXT, -100)
-        return own_loss(module, {"labels": labels} | batch)
+    def labels(cls, config: Any, batch: Batch) -> Tensor:
+        """The tokens [b, t] of texts, else -100; what the processor says, where it says labels."""
+        ids = batch["input_ids"]
+        return batch["labels"] if "labels" in batch else ids.masked_fill(cls.kinds(config, batch) != TEXT, -100)
 
     @classmethod
-    def forward(cls, module: nn.Module, batch: Batch) -> Any:
-        """A pass in which every layer is met; the head, which is never pruned, gives one token alone."""
+    def loss(cls, module: nn.Module, batch: Batch) -> Tensor:
+        """Cross-entropy of the next token, of texts alone."""
+        return own_loss(module, batch | {"labels": cls.labels(module.config, batch)})
+
+    @classmethod
+    def forward(cls, module: nn.Module, batch: Batch, keep: int | Tensor = 1) -> Any:
+        """A pass in which every layer is met. keep: the positions [k] at which the head, which is never pruned, gives
+        a token; by default the last one.
+        """
         asked = {name: value for name, value in batch.items() if name != "labels"}
-        return called_by_name(module, asked | {"use_cache": False, "logits_to_keep": 1}, "forward")
+        return called_by_name(module, asked | {"use_cache": False, "logits_to_keep": keep}, "forward")
 
     @classmethod
     def seen(cls, config: Any, name: str, batch: Batch) -> Tensor | None:
@@ -67,7 +76,7 @@ class Generative(HFClass):
         options["images"] = partial(cls.images, module.config)
         parts = (("projector", cls.projector), ("vision", cls.vision), ("language", cls.text))  # mergers lie in towers
         options["modality"] = {prefix: modality for modality, prefixes in parts for prefix in prefixes}
-        return WrappedModel(module, tokenizer=tokenizer, **options)
+        return GenerativeModel(cls, module, tokenizer=tokenizer, **options)
 
     @classmethod
     def reads(cls, reference: str, config: Any) -> HFProcessor | None:
@@ -106,6 +115,28 @@ class Generative(HFClass):
         ids = torch.cat([before, words * atts], dim=1)
         batch |= {"input_ids": ids, "attention_mask": torch.cat([torch.ones_like(before), atts.long()], dim=1)}
         return batch | ({cls.spelled: (cls.kinds(config, batch) == cls.marked).long()} if cls.spelled else {})
+
+
+class GenerativeModel(LanguageModel, WrappedModel):
+    """A wrapped model of one of these classes."""
+
+    def __init__(self, record: type[Generative], module: nn.Module, **options: Any):
+        """record: of the class; options: as of `WrappedModel`."""
+        super().__init__(module, **options)
+        self._record = record
+
+    @property
+    def head(self) -> nn.Module:
+        """The class's own."""
+        return self.module.get_output_embeddings()
+
+    def next_tokens(self, batch: Batch) -> Tensor:
+        """Those that the loss is about."""
+        return F.pad(self._record.labels(self.module.config, batch)[:, 1:], (0, 1), value=-100)
+
+    def read(self, batch: Batch, positions: Tensor) -> None:
+        """As the pass of the calibration."""
+        self._record.forward(self.module, batch, positions)
 
 
 def _image_token(config: Any) -> int:

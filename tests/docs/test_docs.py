@@ -50,6 +50,8 @@ PARSED = {
     "models.check": "models.check",
     "data.download": "data.download",
     "data.miniworld": "data.miniworld.__main__",
+    "evaluation.harnesses": "evaluation.harnesses",
+    "evaluation.next_tokens": "evaluation.next_tokens",
     "evaluation.zero_shot": "evaluation.zero_shot",
     "evaluation.efficiency": "evaluation.efficiency.__main__",
     "experiments": "experiments",

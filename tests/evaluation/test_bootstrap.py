@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from studies.significance import paired_bootstrap
+from evaluation.bootstrap import interval, paired_bootstrap
 
 
 def alone(differences):
@@ -41,10 +41,10 @@ def test_p_values_are_those_of_a_permutation_test():
 def test_the_interval_touches_zero_at_the_level():
     """Zero moved to the edge of scipy's 95 % interval is at p = 0.05."""
     values = np.random.default_rng(1).normal(0.2, 1, 300)
-    interval = stats.bootstrap(
+    scipys = stats.bootstrap(
         (values,), np.mean, confidence_level=0.95, method="percentile", n_resamples=10_000, rng=np.random.default_rng(2)
     ).confidence_interval
-    for edge in interval:
+    for edge in scipys:
         assert paired_bootstrap(alone(values - edge)) == pytest.approx(0.05, abs=0.01)
 
 
@@ -116,12 +116,14 @@ def test_pictures_by_the_closed_formula(shift):
 def test_pictures_at_the_edge_of_scipys_interval():
     """scipy draws sums and sizes of pictures together; zero moved to the edge of its 95 % interval is at p = 0.05."""
     differences, whose = shared(2)
-    interval = stats.bootstrap(
+    scipys = stats.bootstrap(
         tuple(sums_of(differences, whose).T), lambda sums, sizes, axis: sums.sum(axis=axis) / sizes.sum(axis=axis),
         paired=True, vectorized=True, confidence_level=0.95, method="percentile", n_resamples=10_000,
         rng=np.random.default_rng(2),
     ).confidence_interval  # fmt: skip
-    for edge in interval:
+    assert interval(differences, whose) == pytest.approx(tuple(scipys), abs=0.003)
+    assert interval(differences[whose < 4], whose[whose < 4]) is None, "four pictures say too little"
+    for edge in scipys:
         assert paired_bootstrap((differences - edge, whose)) == pytest.approx(0.05, abs=0.012)
 
 
