@@ -80,7 +80,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     submit.add_argument("--memory_gb", type=int, default=32, help="memory per run, in GB (default: 32)")
     submit.add_argument("--parallel", type=int, default=64, help="largest number of runs at once (default: 64)")
     report = command("report", "tables, curves and a page of the results, finished or not")
-    report.add_argument("results_of", nargs="+", metavar="GRID", help="YAML files of grids, packed results, or folders")
+    report.add_argument(
+        "results_of", nargs="+", metavar="GRID",
+        help="YAML files of grids, packed results, folders of these, or folders that lmms-eval, lm-eval, VLMEvalKit or "
+        "clip_benchmark wrote to",
+    )  # fmt: skip
     report.add_argument("-o", "--output", help="folder (default: <results>/<grid>/report, report-only with --only)")
     report.add_argument(
         "--metrics",
@@ -94,6 +98,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--pairs", nargs="+", default=[], metavar="ROW=ROW",
         help="rows to compare in tables/pairs, with p values; across tasks: ROW@TASK=ROW@TASK",
     )  # fmt: skip
+    report.add_argument(
+        "--loyalty", action="store_true", help="write tables/loyalty: how often a row does as the dense model"
+    )
     report.add_argument(
         "--cost", default="seconds", help="cost axis of the Pareto plot: seconds, cpu_seconds or peak_memory_gb"
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from console.errors import InputError, nearest
-from studies.reading import Results, Run
+from studies.reading import Results
+from studies.run import Run
 from studies.scores import OverSeeds
 
 COSTS = {

@@ -33,6 +33,12 @@ class Places:
         return self.results / f"{self.grid}{PACKED}"
 
     @property
+    def origin(self) -> Path:
+        """What to name as the place of results: the packed file, or the folder that another tool wrote to."""
+        folder = self.results / self.grid
+        return folder if folder.is_dir() and not self.pack.exists() else self.pack
+
+    @property
     def loose(self) -> Path:
         """Folder of single results."""
         return self.work / "results" / self.grid

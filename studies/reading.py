@@ -14,45 +14,21 @@ from typing import Any
 from configs.schema import parse
 from console.errors import InputError, nearest
 from console.words import agreed, counted
-from evaluation.items import Groups, groups_of
 from pruners import PRUNERS
 from sparsity.percents import percent
 from sparsity.progressive_config import CHOICES
 from storage.hashing import hash_json
 from studies.grid import PACKED, ZERO_SHOT, grid_name, read_settings
+from studies.harnesses import runs_of_tools
 from studies.metrics import flat, without_number
 from studies.places import Places, short
 from studies.plan import PRUNE, UNPRUNED
 from studies.results import FORMAT, Record, Result, all_records
 from studies.rows import row_labels
+from studies.run import Run
 from studies.version import difference, version
 
 AXES = ("model", "pruner", "sparsity", "task", "seed")
-
-
-@dataclass(frozen=True)
-class Run:
-    """A result. task: PRUNE for what made masks or smaller models. sparsity: percent, 0 for dense. chance: another seed
-    may give another result. single: scores of single items, compressed; empty where there are none. recipe: of the
-    masks, whatever the seed; None where it is not known.
-    """
-
-    id: str
-    model: str
-    pruner: str
-    method: str
-    sparsity: float
-    task: str
-    seed: int
-    chance: bool
-    metrics: dict[str, float]
-    result: Result
-    single: bytes = b""
-    recipe: str | None = None
-
-    def items(self) -> Groups | None:
-        """Scores of single test items, where the run left them; InputError where these are not whole."""
-        return groups_of(json.loads(zlib.decompress(self.single)), self.id) if self.single else None
 
 
 @dataclass(frozen=True)
@@ -99,11 +75,12 @@ class Results:
 def read_results(given: Sequence[str], results: Path, work: Path, only: Sequence[str] = ()) -> Results:
     """The results of some grids.
 
-    given: YAML files of grids, whose results are in `results`, packed results, or folders of these. work: where single
-    results are. only: selections such as `pruner=omp,snip`.
+    given: YAML files of grids, whose results are in `results`, packed results, or folders of these; or folders to which
+    other tools wrote. work: where single results are. only: selections such as `pruner=omp,snip`.
     InputError where there are none, one is damaged, or a selection names what there is not.
     """
-    places = [place for name in given for place in _places(Path(name), results, work)]
+    folders = [Path(name) for name in given if Path(name).is_dir() and not _packs(Path(name))]
+    places = [place for name in given if Path(name) not in folders for place in _places(Path(name), results, work)]
     grids = [read_settings(Path(name)) for name in given if Path(name).suffix in (".yaml", ".yml")]
     grids += [read_settings(place.pack) for place in places if place.pack.is_file()]
     runs: dict[str, Run] = {}
@@ -113,9 +90,20 @@ def read_results(given: Sequence[str], results: Path, work: Path, only: Sequence
             raise InputError(f"{place.pack} holds no results: run the grid first (python experiments.py run GRID)")
         for run in found:
             runs[run.id] = together(runs[run.id], run) if run.id in runs else run
-    kept, notes = one_version(list(runs.values()))
+    kept, notes = one_version(list(runs.values())) if runs else ([], [])
     kept = [replace(run, recipe=_recipe(run, runs)) for run in kept]
     kept, more = one_recipe(kept)
+    for folder in folders:
+        found, told = runs_of_tools(folder)
+        if not found:
+            raise InputError(
+                f"there are no results {folder}: give a grid's YAML file, its packed results or their folder, or one "
+                "that another tool wrote to"
+            )
+        places.append(Places(folder.parent, work, folder.name))
+        ours = {run.model.rpartition("/")[2].removeprefix("hf:"): run.model for run in kept}
+        kept += [replace(run, model=ours.get(run.model.removeprefix("hf:"), run.model)) for run in found]
+        more += told
     kept = _selected(kept, only)
     tasks = tuple(run for run in kept if run.task != PRUNE)
     for run in tasks:
@@ -144,11 +132,15 @@ def _places(path: Path, results: Path, work: Path) -> list[Places]:
     """Where the results that are called `path` lie; `results/mini` is short for its packed file."""
     if path.suffix in (".yaml", ".yml"):
         return [Places(results, work, path.stem)]
-    packed = path if path.name.endswith(PACKED) else path.with_name(path.name + PACKED)
-    packs = [packed] if packed.is_file() else sorted(path.glob(f"*{PACKED}"))
-    if not packs:
+    if not (packs := _packs(path)):
         raise InputError(f"there are no results {path}: give a grid's YAML file, its packed results or their folder")
     return [Places(pack.parent, work, grid_name(pack)) for pack in packs]
+
+
+def _packs(path: Path) -> list[Path]:
+    """The packed files of a path."""
+    packed = path if path.name.endswith(PACKED) else path.with_name(path.name + PACKED)
+    return [packed] if packed.is_file() else sorted(path.glob(f"*{PACKED}"))
 
 
 def read_run(record: Record, place: Places) -> Run:

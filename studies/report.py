@@ -24,6 +24,7 @@ from storage.atomic import check_writable, write_json, write_text
 from studies.chapter import Chapter, chapter_of, overview
 from studies.costs import check_cost
 from studies.looks import HUES
+from studies.loyalty import loyalty_table
 from studies.markup import latex, markdown, table_csv
 from studies.metrics import choose, task_words
 from studies.pairs import Pair, pairs_table
@@ -75,6 +76,12 @@ def write_report(args: argparse.Namespace) -> None:
         known = [*UNPRUNED, *results.order]
         if (pairs := pairs_table(scores, [Pair.of(text, known) for text in args.pairs])) is not None:
             tables |= {f"pairs.{ending}": write(pairs) for ending, write in FORMATS.items()}
+    if args.loyalty:
+        if (loyalty := loyalty_table(scores)) is None:
+            raise InputError(
+                "--loyalty compares single items with the dense model's, and these results have none of both"
+            )
+        tables |= {f"loyalty.{ending}": write(loyalty) for ending, write in FORMATS.items()}
     for name, text in tables.items():
         write_text(folder / "tables" / name, text)
     pictures = write_pictures(chapters, folder / "pictures")
@@ -120,7 +127,7 @@ def report_page(chapters: Sequence[Chapter]) -> str:
     results, models = chapters[0].scores.results, [chapter.model for chapter in chapters]
     seeds = {run.seed for run in results.tasks if run.chance}
     subtitle = (
-        f"{', '.join(short(place.pack) for place in results.places)}: {counted(len(results.tasks), 'run')} of tasks, "
+        f"{', '.join(short(place.origin) for place in results.places)}: {counted(len(results.tasks), 'run')} of tasks, "
         f"{counted(len(results.prunings), 'pruning')}, {counted(len(results.order), 'pruner')}, "
         f"{counted(len(seeds), 'seed')}"
     )

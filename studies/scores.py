@@ -11,7 +11,8 @@ from functools import cached_property, lru_cache
 from console.errors import InputError
 from studies.metrics import main_metric, tasks_ordered
 from studies.plan import DENSE, UNPRUNED
-from studies.reading import Results, Run, ordered
+from studies.reading import Results, ordered
+from studies.run import Run
 from studies.significance import p_value
 
 DIGITS = 1
@@ -155,7 +156,7 @@ class Scores:
             dense = self.dense(model, task, metric)
             if dense is None or not dense.mean > 0:
                 return None
-            runs = self._of(model, task, metric, pruner, sparsity)
+            runs = self.runs(model, task, metric, pruner, sparsity)
             found.append({run.seed if run.chance else FIXED: run.metrics[metric] / dense.mean for run in runs})
             if found[-1] and FIXED not in found[-1]:
                 expected = max(expected, len(self._seeds[model, task]))
@@ -171,7 +172,7 @@ class Scores:
         """
         model, first_task, metric, sparsity = one
         sides = ((rows[0], first_task), (rows[1], task or first_task))
-        ours, theirs = (self._of(model, of, metric, row, 0.0 if row in UNPRUNED else sparsity) for row, of in sides)
+        ours, theirs = (self.runs(model, of, metric, row, 0.0 if row in UNPRUNED else sparsity) for row, of in sides)
         if not (ours and theirs):
             return None
         means = [statistics.fmean(run.metrics[metric] for run in own) for own in (ours, theirs)]
@@ -183,12 +184,13 @@ class Scores:
 
     # -- one column ------------------------------------------------------------------------------------
 
-    def _of(self, model: str, task: str, metric: str, pruner: str, sparsity: float) -> list[Run]:
+    def runs(self, model: str, task: str, metric: str, pruner: str, sparsity: float) -> list[Run]:
+        """Of a row in a column, by seed."""
         runs = self._runs.get((model, task, pruner, sparsity), [])
         return sorted((run for run in runs if metric in run.metrics), key=lambda run: run.seed)
 
     def _score(self, model: str, task: str, metric: str, pruner: str, sparsity: float) -> Score | None:
-        runs = self._of(model, task, metric, pruner, sparsity)
+        runs = self.runs(model, task, metric, pruner, sparsity)
         if not runs:
             return None
         expected = len(self._seeds[model, task]) if all(run.chance for run in runs) else 1
@@ -213,7 +215,7 @@ class Scores:
 
     def _tested(self, column: Column, first: str, second: str) -> float | None:
         model, task, metric, sparsity = column
-        runs = (self._of(model, task, metric, name, sparsity) for name in (first, second))
+        runs = (self.runs(model, task, metric, name, sparsity) for name in (first, second))
         try:
             ours, theirs = ([self._items(run.id) for run in own] for own in runs)
             return p_value(ours, theirs, metric)
