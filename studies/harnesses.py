@@ -86,7 +86,7 @@ def _of_harness(path: Path, name: re.Match[str]) -> Iterator[Found]:
         for task in [task for task in content["results"] if task not in parts]:
             metrics, lower = _metrics(content["results"][task], content.get("higher_is_better", {}).get(task, {}))
             notes = [f"{tool} {task}: {', '.join(lower)} is left out, since it is better when lower"] if lower else []
-            if limit:
+            if limit and limit > 0:
                 notes.append(f"{tool} {task} of {Path(content['model_name']).name} is a trial of {limit:g} samples")
             samples = f"samples_{task}_{date}.jsonl" if name["of_lm"] else f"{date}_samples_{task}.jsonl"
             there = path.with_name(samples) if path.with_name(samples).is_file() else None
@@ -164,7 +164,8 @@ def _run(found: Found, metrics: dict[str, float], folder: Path) -> Run:
 
 def _samples(path: Path, metrics: dict[str, float]) -> dict[str, bytes]:
     """Scores and answers of single samples, as `Run` keeps them. A metric that is no mean of scores has none."""
-    lines = [_parsed(line, path) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    text = path.read_text(encoding="utf-8", errors="replace")  # answers may have other ends of lines in them
+    lines = [_parsed(line, path) for line in text.split("\n") if line.strip()]
     try:
         lines = [line for line in lines if line.get("filter", "none") == lines[0].get("filter", "none")]
         ids = [line["doc_id"] for line in lines]
@@ -222,7 +223,7 @@ def _number(text: str | None) -> float | None:
 
 
 def _json(path: Path) -> Any:
-    return _parsed(path.read_text(encoding="utf-8"), path)
+    return _parsed(path.read_text(encoding="utf-8", errors="replace"), path)
 
 
 def _parsed(text: str, path: Path) -> Any:
