@@ -488,7 +488,7 @@ def test_the_shipped_grids(path):
             "dense": 3 * (1 + 3),
         },
         "real": {PRUNE: 4 * (4 + 9 * 3), "tasks": 4 * (4 + 9 * 3) * 4, "dense": 4 * (1 + 1)},
-        "real-finetuned": {PRUNE: 4 + 9 * 3, "tasks": 13 * 2 * 3, "dense": (1 + 1) * 3},
+        "real-finetuned": {PRUNE: 4 + 9 * 3, "tasks": 13 * 1 * 3, "dense": (1 + 1) * 3},
         "mini-results": {PRUNE: 3 * 3, "tasks": (2 * 3 + 2) * 3 * 2, "dense": 2 * 3 + 2},
     }
     plan = expand(read_grid(path))
