@@ -186,7 +186,8 @@ def prune(args: argparse.Namespace) -> Outputs:
         ids=config.ids is not None, repair=config.repair,
     )  # fmt: skip
     ids = read_ids(config.ids, config.id_power) if config.ids else None
-    passes = measures(config.allocation or method.allocation, config.repair)
+    allocation = config.allocation or method.allocation
+    passes = measures(allocation, config.repair)
     with no_empty_folder(outputs.folder):
         outputs.check_folder(settings.percents)
         if args.resume and (not method.resumes or (args.stream and method.updates_weights)):
@@ -243,8 +244,8 @@ def prune(args: argparse.Namespace) -> Outputs:
                 there = counted(available, "batch")
                 console.print(f"note: the data has {there}, fewer than num_batches {config.num_batches}")
 
-        first = passes * min(config.num_batches, available)
-        first += min(seen, available) if batches is not None and needs_preliminary(model, method) else 0
+        first = sum(min(available, most or available) for most in passes)
+        first += min(seen, available) if needs_preliminary(model, method, allocation) else 0
         show = fabric.is_global_zero and batches is not None
         with progress_bar("calibrating", first + steps * method.uses_data or 1, show=show) as advance:
             session = Session(

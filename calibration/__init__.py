@@ -10,6 +10,10 @@ MEASURES: Registry[Any] = Registry(
     "measure",
     {
         "das": "calibration.diversity:Diversity",
+        "ecoflap": "calibration.loss_changes:LossChanges",
     },
 )
-"""Allocation -> statistic whose `importance` ranks layers for it, in a pass of its own."""
+"""Allocation -> statistic whose `importance` ranks layers for it, in a pass of its own.
+
+uses_loss: whether it computes the loss, of the whole model. steps: of the data at the most; None: all.
+"""

@@ -8,6 +8,8 @@ importance is the mean of the three, or of those that it has.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,6 +27,8 @@ class Diversity:
     """A statistic: sums over sequences of the mean distances, and the number of sequences that have them."""
 
     follows_state = False
+    uses_loss: ClassVar[bool] = False
+    steps: ClassVar[int | None] = None  # all that the method reads
 
     def __init__(self, model: Model, layers: Layers):
         self._model, self._layers = model, layers

@@ -16,9 +16,15 @@ from sparsity.allocation import allocation_named
 from sparsity.groups import parse_pattern
 
 
-def measures(allocation: str, repair: str | None) -> int:
-    """How many passes there are besides the method's own."""
-    return allocation_named(allocation).ranked + (repair is not None)
+def measures(allocation: str, repair: str | None) -> list[int | None]:
+    """The passes besides the method's own: how many steps each reads at the most, None for all."""
+    ranked = [MEASURES[allocation].steps] if allocation_named(allocation).ranked else []
+    return ranked + ([None] if repair is not None else [])
+
+
+def uses_loss(method: type[Pruner], allocation: str) -> bool:
+    """Whether the masks depend on the model's loss."""
+    return method.uses_gradients or (allocation_named(allocation).ranked and MEASURES[allocation].uses_loss)
 
 
 def check_measures(name: str, allocation: str, repair: str | None, batches: Any = ()) -> None:
@@ -39,17 +45,25 @@ def check_measures(name: str, allocation: str, repair: str | None, batches: Any 
 
 def rank_layers(pruner: Pruner) -> None:
     """Measure the importance of layers, if the allocation needs it, and pass it on."""
-    if allocation_named(pruner.allocation_name).ranked:
-        statistic = MEASURES[pruner.allocation_name](pruner.model, pruner.layers)
-        gather_apart(pruner, statistic)
+    name = pruner.allocation_name
+    if allocation_named(name).ranked:
+        measure = MEASURES[name]
+        if measure.uses_loss and pruner.model.streamed is not None:
+            raise InputError(
+                f"the allocation '{name}' computes the loss of the whole model, and --stream holds one block: leave "
+                "out --stream, or choose another allocation"
+            )
+        statistic = measure(pruner.model, pruner.layers)
+        gather_apart(pruner, statistic, measure.steps)
         pruner.importance = statistic.importance()
         pruner.allocate = partial(pruner.allocate, importance=pruner.importance)
 
 
-def gather_apart(pruner: Pruner, statistic: Any) -> None:
-    """Feed a statistic the data that the method sees, once; nothing of it is saved."""
+def gather_apart(pruner: Pruner, statistic: Any, steps: int | None = None) -> None:
+    """Feed a statistic the data that the method sees, or so many steps of it; nothing is saved."""
     work = pruner.work
-    pruner.work = dataclasses.replace(work, checkpoint=no_checkpoint)
+    pairs = work.pairs if steps is None else min(steps, work.pairs or steps)
+    pruner.work = dataclasses.replace(work, checkpoint=no_checkpoint, pairs=pairs)
     try:
         pruner.gather_once(statistic)
     finally:

@@ -23,7 +23,7 @@ from models.base import Model
 from models.layers import weights_in_matrices
 from pruners import PRUNERS, REPAIRS
 from pruners.base import Advance, Pruner, Work, silent
-from pruners.measuring import check_measures, measures, rank_layers
+from pruners.measuring import check_measures, measures, rank_layers, uses_loss
 from pruners.report import warn_of_collapses
 from pruners.streaming import check_streamed
 from sparsity.allocation import allocation_named, check_allocation, check_kept
@@ -139,14 +139,14 @@ class Session:
                 "prunable_weights": prunable,
                 "weights_in_matrices": in_matrices,
                 **({} if self._ids is None else self._ids.identity),
-                **(self.model.notes() if self.pruner_class.uses_gradients else {}),
+                **(self.model.notes() if uses_loss(self.pruner_class, self.allocation) else {}),
             }
         return masks
 
     def _preliminary(self) -> Any:
         """A pass that some models need before gradients are meaningful (DINO fits its classifier)."""
         assert self.pruner is not None
-        if not needs_preliminary(self.model, self.pruner_class):
+        if not needs_preliminary(self.model, self.pruner_class, self.allocation):
             return None
         statistic = self.model.preliminary()
         self.pruner.gather(statistic, 0, self.pruner.pairs_in_all(), save=False, wrap=False)
@@ -154,9 +154,9 @@ class Session:
         return statistic
 
 
-def needs_preliminary(model: Model, method: type[Pruner]) -> bool:
+def needs_preliminary(model: Model, method: type[Pruner], allocation: str) -> bool:
     """Whether such a pass precedes the method's own."""
-    return method.uses_gradients and model.preliminary() is not None
+    return uses_loss(method, allocation) and model.preliminary() is not None
 
 
 def warn_of_zeros(layers: Layers) -> None:

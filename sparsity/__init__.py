@@ -19,6 +19,7 @@ ALLOCATIONS: Registry[Allocation] = Registry(
         "multimodal": "sparsity.allocation:cut_multimodally",
         "owl": "sparsity.layer_ratios:cut_by_outliers",
         "das": "sparsity.layer_ratios:cut_by_importance",
+        "ecoflap": "sparsity.layer_ratios:cut_by_importance",
     },
     also="or a pattern such as 2:4",
 )

@@ -6,7 +6,7 @@ size: here a sparsity is a share of the weights of a layer, and that of the mode
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -88,7 +88,7 @@ def cut_by_importance(
     return _cut_at_densities(scores, alone, [(s, densities(s), (0.0, 1 / float(ranks.min()))) for s in sparsities])
 
 
-def in_blocks(names: Scores) -> dict[str, list[str]]:
+def in_blocks(names: Iterable[str]) -> dict[str, list[str]]:
     """The layers of each block of a model: of one place in the innermost list of blocks, or of one module outside.
 
     A layer's own place in a list, as in nn.Sequential, makes no block.
