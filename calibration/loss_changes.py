@@ -1,8 +1,8 @@
 """How much the loss changes along a random direction of each layer: the importance of blocks in ECoFLaP.
 
 Sung et al., "ECoFLaP: Efficient Coarse-to-Fine Layer-Wise Pruning for Vision-Language Models", ICLR 2024.
-A zeroth-order gradient: |L(W + e z) - L(W - e z)| / 2e with normal z, from two passes a layer. A block has the sum of its
-layers.
+A zeroth-order gradient: |L(W + e z) - L(W - e z)| / 2e with normal z, from two passes a layer. A block has the
+sum of its layers.
     python prune.py --pruner wanda --allocation ecoflap
 """
 
