@@ -292,7 +292,7 @@ def cut(args: argparse.Namespace) -> None:
     started = time.perf_counter()
     path, percents = Path(args.from_scores), parse_percents(args.sparsities or [63, 75, 90])
     scores, weights, about = read_scores(path)
-    source = about["source"]
+    source = {key: value for key, value in about["source"].items() if key != "repair"}  # scores are of before it
     allocation = args.allocation or source["allocation"]
     outputs = Outputs.of_scores(path, source, allocation, percents, args.output_dir)
     with no_empty_folder(outputs.folder):

@@ -169,9 +169,8 @@ def squares_by_kind(read: Read) -> Tensor | None:
     kinds = torch.stack([~image, image]).float()
     if read.real is not None:
         kinds = kinds * read.real.float()
-    squared = read.x.float().square().flatten(0, -2)
-    one = squared.new_ones(len(squared), 1)
-    return kinds.flatten(1) @ torch.cat([squared, one], dim=1)
+    kinds = kinds.flatten(1)
+    return torch.cat([kinds @ read.x.float().square().flatten(0, -2), kinds.sum(dim=1, keepdim=True)], dim=1)
 
 
 def rows(read: Read) -> Tensor:

@@ -26,6 +26,8 @@ class MaskFile:
         parts = [str(source[key]) for key in ("model", "pruner") if key in source]
         if source.get("allocation"):
             parts.append(f"{source['allocation']} allocation")
+        if source.get("repair"):
+            parts.append(f"repaired by {source['repair']}")
         if "sparsity_asked" in source:
             parts.append(f"{percent(source['sparsity_asked'])} % asked")
         if "seed" in source:

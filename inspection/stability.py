@@ -23,6 +23,7 @@ SAME = {
     "precision": "precisions",
     "pruner": "pruners",
     "allocation": "allocations",
+    "repair": "repairs",
     "options": "options",
     "left_out": "scores",
     "num_batches": "numbers of batches",
