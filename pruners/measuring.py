@@ -12,6 +12,7 @@ from calibration.resume import no_checkpoint
 from console.errors import InputError
 from pruners import PRUNERS
 from pruners.base import Pruner
+from pruners.streaming import gather_streamed
 from sparsity.allocation import allocation_named
 from sparsity.groups import parse_pattern
 
@@ -65,6 +66,9 @@ def gather_apart(pruner: Pruner, statistic: Any, steps: int | None = None) -> No
     pairs = work.pairs if steps is None else min(steps, work.pairs or steps)
     pruner.work = dataclasses.replace(work, checkpoint=no_checkpoint, pairs=pairs)
     try:
-        pruner.gather_once(statistic)
+        if pruner.model.streamed is None:
+            pruner.gather(statistic, 0, pairs, save=False, wrap=False)
+        else:
+            gather_streamed(pruner, statistic)
     finally:
         pruner.work = work

@@ -108,8 +108,8 @@ def test_a_part_of_the_score_left_out(made, run, tmp_path):
     assert done.returncode == 0, done.stderr
     name = "multiflow/xvlm-mini_multiflow_75_seed42.safetensors"
     part, whole = Mask.load(tmp_path / name.replace("multiflow", "multiflow-noreached")), Mask.load(made[0] / name)
-    assert part.source["options"] == {"reached": False, "emitted": True}
-    assert whole.source["options"] == {"reached": True, "emitted": True}
+    assert part.source["options"] == {"tokens": "all", "reached": False, "emitted": True}
+    assert whole.source["options"] == {"tokens": "all", "reached": True, "emitted": True}
     assert part != whole
     scores = tmp_path / "multiflow-noreached" / "xvlm-mini_multiflow-noreached_seed42_scores.safetensors"
     assert run("prune.py", "--from_scores", str(scores), "-s", "40").returncode == 0
