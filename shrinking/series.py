@@ -22,10 +22,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from configs.limits import at_least
 from configs.overrides import changed
 from console.errors import InputError, nearest
 from console.progress import console
 from shrinking import MEASURED
+from shrinking.checking import check_measuring
 from shrinking.options import SHARES, TARGETS, TOWER, parser_of
 from sparsity.percents import parse_percents, percent
 from storage.atomic import write_json
@@ -73,8 +75,13 @@ def check_options(options: Mapping[str, Any]) -> None:
             raise InputError(f"unknown option '{key}'{nearest(key, known)}: choose one of {', '.join(sorted(known))}")
         if key in OWN and value not in OWN[key]:
             raise InputError(f"'{key}' is one of {', '.join(map(str, OWN[key]))}, not {value}")
-    for command, needed in NEEDED.items():
-        parser.parse_args([command, *needed, *words_of(command, options)])
+    given = {
+        command: parser.parse_args([command, *needed, *words_of(command, options)])
+        for command, needed in NEEDED.items()
+    }
+    check_measuring(given["measure"])
+    at_least(given["cut"], 1, "repeats", "samples")
+    at_least(given["plan"], 1, "round", "batch_size")
     parts_of(options, 0.5, lambda name: 1.0)
 
 
