@@ -4,8 +4,9 @@
 
 FOLDER/errors.safetensors   the table
 FOLDER/25 ...               a smaller model for each share that goes
-FOLDER/series.json          what measuring took; dense and small side by side
-A command started again skips what is there. Options are those of measure, plan and cut by their names, and three more:
+FOLDER/series.json          what it is of; what measuring took; dense and small side by side
+A command started again skips what is there, and refuses a folder of another model, set or seed. Options are those
+of measure, plan and cut by their names, and three more:
 of     what shares are of: width (heads, neurons and channels, the default), layers, all of these, or a target:
        parameters, flops, latency
 first  width or depth goes first, and what is left is measured again (default: both at once)
@@ -151,6 +152,14 @@ def series(args: argparse.Namespace, commands: Mapping[str, Callable[[argparse.N
     percents = parse_percents(args.sparsities)
     path = folder / SERIES
     found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"seconds": {}, "shares": {}}
+    seed = args.seed if draws(options) else None
+    asked = {"model": args.model, "set": telling_options(options), "seed": seed}
+    if (before := found.setdefault("of", asked)) != asked:
+        other = next(key for key in asked if before.get(key) != asked[key])
+        raise InputError(
+            f"{folder} has smaller models of another {other} ({before.get(other)}, now {asked[other]}): give another "
+            "folder with --output, or remove it"
+        )
 
     def do(command: str, given: Mapping[str, Any], *needed: str) -> None:
         words = words_of(command, options | {"seed": args.seed, "accelerator": args.accelerator} | given)
