@@ -199,7 +199,7 @@ def test_a_plan_of_a_smaller_model_is_of_the_first(run, tmp_path):
         (("measure", "--model", "dino-mini", "--criterion", "random", "--screen", "0.5"), "--screen 0.5 is for"),
         (("measure", "--model", "dino-mini", "--criterion", "magnitude", "--score", "loss"), "measures no score"),
         (
-            ("measure", "--model", "dino-mini", "--criterion", "influence", "--kinds", "heads", "--samples", "4"),
+            ("measure", "--model", "dino-mini", "--criterion", "influence", "--kinds", "heads", "--samples", "16"),
             "influence has no errors of these parts",
         ),
         (("finetuning", "--model", "dino-mini", "--criterion", "influence"), "unknown criterion 'influence'"),
