@@ -17,7 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from console.errors import InputError, nearest, run_command
+from configs.limits import at_least
+from console.errors import InputError, run_command
 from console.progress import console
 from console.results import result_console
 from console.words import counted
@@ -38,17 +39,14 @@ def main() -> None:
 
 def measure(args: argparse.Namespace) -> None:
     """A table of errors."""
-    if args.group < 1:
-        raise InputError(f"--group must be at least 1, not {args.group}")
     from models import file_name
     from models.small import base_of
     from shrinking import CRITERIA, MEASURED
+    from shrinking.checking import check_measuring
     from shrinking.errors import Errors, restricted
     from tasks.loading import load
 
-    if args.criterion not in (names := (*MEASURED, *CRITERIA)):
-        near = nearest(args.criterion, names)
-        raise InputError(f"unknown criterion '{args.criterion}'{near}: choose one of {', '.join(names)}")
+    check_measuring(args)
     target = Path(args.output or FOLDER / f"{file_name(args.model)}_{args.criterion}_seed{args.seed}{ERRORS}")
     about = {
         key: getattr(args, key) for key in ("model", "task", "conv", "criterion", "seed", "group", "kinds", "tower")
@@ -63,6 +61,8 @@ def measure(args: argparse.Namespace) -> None:
         about |= {"base_sha256": base_of(model)}
         values = restricted(model, CRITERIA[args.criterion](model, args.seed), args.kinds, args.tower)
         table, writes = Errors.of(model, values, args.group, about), True
+    if not table.errors:
+        raise InputError(f"{args.criterion} has no errors of these parts: choose other --kinds, --tower or --score")
     if not writes:
         return
     table.save(target)
@@ -124,6 +124,7 @@ def cut(args: argparse.Namespace) -> None:
     from shrinking.showing import show
     from tasks.loading import load
 
+    at_least(args, 1, "repeats", "samples")
     about = read_plan(args.plan)
     target = Path(args.output or str(args.plan).removesuffix(".json").removesuffix("_plan"))
     if target.exists():
@@ -233,7 +234,10 @@ def show(args: argparse.Namespace) -> None:
         raise InputError("two tables have the same name of their file: copy one to another name")
     about = next(iter(tables.values())).about
     model = load(argparse.Namespace(**{key: about[key] for key in ("model", "task", "conv")}, weights=None))
-    plan = Plan.from_json(read_plan(args.plan)["kept"], args.plan) if args.plan else None
+    planned = read_plan(args.plan) if args.plan else {"kept": {}}
+    if None not in (bases := (planned.get("base_sha256"), about.get("base_sha256"))) and bases[0] != bases[1]:
+        raise InputError(f"{args.plan} was made for other weights than {args.errors[0]}: give a plan of this table")
+    plan = Plan.from_json(planned["kept"], args.plan) if args.plan else None
     target = Path(args.output or Path(args.errors[0]).with_suffix(".html"))
     write_page(model, tables, plan, target)
     result_console().print(str(target), markup=False)
@@ -241,15 +245,17 @@ def show(args: argparse.Namespace) -> None:
 
 def finetuning(args: argparse.Namespace) -> None:
     """The recipe of the finetuning stage."""
+    from shrinking.checking import check_parts
     from shrinking.recipes import check_shares, start_recipe, weights_of
     from shrinking.recipes import finetuning as recipe
     from shrinking.showing import conclude
-    from tasks.loading import task_for
+    from tasks.loading import of_task, task_for
 
     check_shares(args)
     args.task = task_for(args.model, args.task)
     steps = steps_of(args)
-    steps.load(args.model, args.weights)  # errors come before a folder is created
+    of_task(args)  # errors come before a folder is created
+    check_parts(steps.load(args.model, args.weights), args)
     limits, folder = start_recipe(args, FOLDER)
     learn = ["--only", args.tower] if args.task == "retrieval" and args.tower in ("vision", "text") else []
     small, found = recipe(
@@ -262,18 +268,24 @@ def finetuning(args: argparse.Namespace) -> None:
 
 def pretraining(args: argparse.Namespace) -> None:
     """The recipe of the pretraining stage."""
+    from shrinking.checking import check_parts
     from shrinking.recipes import check_shares, start_recipe
     from shrinking.recipes import pretraining as recipe
     from shrinking.relearning import check_pairs, relearn
     from shrinking.showing import conclude
-    from tasks.loading import data_of, has_gallery, zero_shot
+    from tasks.loading import data_of, gallery_config, has_gallery, zero_shot
 
     check_shares(args)
     if args.task:
         raise InputError("--task is for shrink.py finetuning, not for pretraining: leave it out")
     args.config = None
+    if has_gallery(args.model):
+        gallery_config(args)  # refused before anything is trained
+    elif args.set:
+        raise InputError(f"--set is for the retrieval data of the last test, and {args.model} has none: leave it out")
     data, steps = data_of(args), steps_of(args)
-    check_pairs(steps.load(args.model, args.weights))
+    check_pairs(dense := steps.load(args.model, args.weights))
+    check_parts(dense, args)
     limits, folder = start_recipe(args, FOLDER)
     small = recipe(
         steps, args.model, args.weights, args.keep, args.keep_layers, limits, folder,

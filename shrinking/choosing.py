@@ -133,6 +133,8 @@ def to_target(
     measure: parameters, FLOPs or milliseconds. InputError for a target that the smallest model misses, or that the
     dense model already meets.
     """
+    if not target > 0:
+        raise InputError(f"a target is above 0, not {target:g}")
     order = [one for one in candidates(model, errors, limits) if one.kind in kinds]
     order.sort(key=lambda one: one.error / max(1, one.saves))
 

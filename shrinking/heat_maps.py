@@ -14,6 +14,7 @@ import matplotlib
 import numpy as np
 from scipy.stats import spearmanr
 
+from console.errors import InputError
 from inspection.page import render
 from models.base import Model
 from models.parts import Layers, all_sets
@@ -29,13 +30,16 @@ CLIP = 98
 
 
 class Panel(NamedTuple):
-    """errors: of sets x groups, NaN where there is none. stays: which of them a plan keeps at least in part."""
+    """errors: of sets x groups, NaN where there is none. stays: which of them a plan keeps at least in part. columns:
+    numbers of the groups; of layers, their own.
+    """
 
     tower: str
     kind: str
     rows: list[str]
     errors: np.ndarray
     stays: np.ndarray
+    columns: list[int]
 
 
 def by_unit(table: Errors, name: str) -> np.ndarray:
@@ -58,10 +62,13 @@ def panels(model: Model, table: Errors, kept: Mapping[str, Any]) -> list[Panel]:
     found = []
     for kind in KINDS:
         rows: dict[str, list[tuple[str, np.ndarray, np.ndarray]]] = {}
+        columns: dict[str, list[int]] = {}
         for tower, name, own in pieces(model, table, kind):
             groups = np.where(own, table.groups[name].numpy(), -1)
             stays = kept[name].numpy() if name in kept else np.ones(len(own), dtype=bool)
             numbers = sorted(set(groups[groups >= 0].tolist()))
+            if kind == "layers":
+                columns[tower] = np.nonzero(groups >= 0)[0].tolist()
             if numbers:
                 left = np.array([stays[groups == number].any() for number in numbers])
                 rows.setdefault(tower, []).append((name, table.errors[name].numpy()[numbers], left))
@@ -71,8 +78,21 @@ def panels(model: Model, table: Errors, kept: Mapping[str, Any]) -> list[Panel]:
             stay = np.ones((len(of), wide), dtype=bool)
             for row, (_, errors, left) in enumerate(of):
                 square[row, : len(errors)], stay[row, : len(errors)] = errors, left
-            found.append(Panel(tower, kind, [name for name, _, _ in of], square, stay))
+            places = columns.get(tower, []) if len(of) == 1 else []
+            found.append(Panel(tower, kind, [name for name, _, _ in of], square, stay, places or list(range(wide))))
     return found
+
+
+def short(names: Sequence[str]) -> list[str]:
+    """Names without what all of them begin and end with: `a.0.b`, `a.1.b` -> `0`, `1`; one alone stays as it is."""
+    parts = [name.split(".") for name in names]
+    if len(parts) < 2:
+        return list(names)
+    for end in (0, -1):
+        while min(map(len, parts)) > 1 and len({one[end] for one in parts}) == 1:
+            for one in parts:
+                del one[end]
+    return [".".join(one) for one in parts]
 
 
 def draw(found: Sequence[Panel], title: str) -> str:
@@ -108,9 +128,10 @@ def draw(found: Sequence[Panel], title: str) -> str:
             axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=13))
             axis.tick_params(axis="x", labelsize=7)
             if kind == "layers":
+                axis.set_xticks(range(len(panel.columns)), panel.columns)
                 axis.set_yticks([])
             else:
-                axis.set_yticks(range(len(panel.rows)), range(len(panel.rows)), fontsize=7)
+                axis.set_yticks(range(len(panel.rows)), short(panel.rows), fontsize=7)
                 axis.set_ylabel("layer", fontsize=8)
         figure.colorbar(image, ax=[axes[row, towers.index(panel.tower)] for panel in own], pad=0.01)
     text = io.StringIO()
@@ -122,7 +143,9 @@ def draw(found: Sequence[Panel], title: str) -> str:
 
 
 def agreement(model: Model, tables: Sequence[Errors]) -> list[tuple[str, str, list[float]]]:
-    """Tower, kind, and the rank correlation of each table's errors with the first one's, by unit."""
+    """Tower, kind, and the rank correlation of each table's errors with the first one's, by unit; NaN where they share
+    none, or all are equal.
+    """
     found: dict[tuple[str, str], list[list[np.ndarray]]] = {}
     for kind in KINDS:
         for tower, name, own in pieces(model, tables[0], kind):
@@ -130,12 +153,19 @@ def agreement(model: Model, tables: Sequence[Errors]) -> list[tuple[str, str, li
                 continue
             columns = found.setdefault((tower, kind), [[] for _ in tables])
             for column, table in zip(columns, tables, strict=True):
-                column.append(by_unit(table, name)[own])
+                column.append(by_unit(table, name)[own] if name in table.groups else np.full(own.sum(), np.nan))
     rows = []
     for (tower, kind), columns in found.items():
         first, *others = (np.concatenate(column) for column in columns)
-        rows.append((tower, kind, [float(spearmanr(first, other, nan_policy="omit").statistic) for other in others]))
+        rows.append((tower, kind, [in_order(first, other) for other in others]))
     return rows
+
+
+def in_order(first: np.ndarray, other: np.ndarray) -> float:
+    """Spearman's rank correlation where both are known."""
+    both = ~(np.isnan(first) | np.isnan(other))
+    varied = all(len(np.unique(values[both])) > 1 for values in (first, other))
+    return float(spearmanr(first[both], other[both]).statistic) if varied else float("nan")
 
 
 def write_page(model: Model, tables: Mapping[str, Errors], plan: Plan | None, path: Path) -> None:
@@ -143,6 +173,10 @@ def write_page(model: Model, tables: Mapping[str, Errors], plan: Plan | None, pa
     for table in tables.values():
         table.check_fits(model)
     (name, first), sets = next(iter(tables.items())), all_sets(model)
+    if not first.errors:
+        raise InputError(
+            f"{name} has no errors, so there is nothing to draw: measure again, with other --kinds or --tower"
+        )
     shown = panels(model, first, {} if plan is None else plan.kept(sets, model.plan))
     sizes = []
     for panel in shown:

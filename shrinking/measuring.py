@@ -14,7 +14,6 @@ from calibration.processes import Group
 from calibration.resume import Checkpoint
 from calibration.statistics import Statistic
 from calibration.stream import device_of, to_device
-from console.errors import InputError, nearest
 from console.interrupt import interrupt
 from data.calibration import data_identity
 from models.base import Model
@@ -36,9 +35,6 @@ _ALONE = Group()  # every process fits the classifier on all samples
 MOPE = ("order", "ffn_scope", "screen", "keep")
 """Options of mope only."""
 
-ORDERS = ("taylor", "magnitude", "stored")
-"""Criteria that order neurons before they are grouped, for `mope`."""
-
 
 def measured(
     load: Callable[[], Model], config: PruneConfig, args: argparse.Namespace, about: Mapping[str, Any], path: Path
@@ -47,14 +43,6 @@ def measured(
 
     config: its data. args: options of shrink.py measure. path: of the table, next to which the checkpoint is saved.
     """
-    if args.samples < 2:
-        raise InputError(f"--samples must be at least 2, not {args.samples}")
-    if args.order not in ORDERS:
-        raise InputError(f"unknown order '{args.order}'{nearest(args.order, ORDERS)}: choose {', '.join(ORDERS)}")
-    if not 0 < args.screen <= 1:
-        raise InputError(f"--screen is a share that is measured, above 0 and at most 1, not {args.screen:g}")
-    if args.resume and args.criterion != "mope":
-        raise InputError(f"{args.criterion} saves nothing of an interrupted run: leave --resume out")
     fabric = make_fabric(args.accelerator, args.devices, 1, "32-true")
     interrupt.listen()
     model = fabric.to_device(load())

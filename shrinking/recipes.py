@@ -22,11 +22,15 @@ from models.base import Model
 from models.parts import Kept, Layers, all_sets
 from models.small import of_base, save_small
 from models.surgery import cut
+from shrinking.checking import check_measuring
 from shrinking.choosing import Limits, by_shares
 from shrinking.errors import Errors
 from storage.atomic import write_json
 
 WIDTH = ("heads", "neurons", "channels")
+
+RECIPES = ("mope", "taylor", "magnitude", "random")
+"""Criteria of recipes, which need one of heads and neurons."""
 
 
 SAID = "recipe.json"
@@ -65,6 +69,7 @@ def check_shares(args: argparse.Namespace) -> None:
         raise InputError("--keep and --keep_layers are both 1: nothing would be removed")
     if args.distil == "none" and any(getattr(args, name) is not None for name in ("sim", "feat", "hidden")):
         raise InputError("--distil none has no teacher: leave --sim, --feat and --hidden out")
+    check_measuring(args, RECIPES)
     at_least(args, 1, "devices", "round", "rounds", "group", "repeats", *(["steps"] if "steps" in args else []))
     at_least(args, 0, "sim", "feat", "hidden", *(["lr"] if "lr" in args else []))
 

@@ -4,8 +4,9 @@
 
 FOLDER/errors.safetensors   the table
 FOLDER/25 ...               a smaller model for each share that goes
-FOLDER/series.json          what measuring took; dense and small side by side
-A command started again skips what is there. Options are those of measure, plan and cut by their names, and three more:
+FOLDER/series.json          what it is of; what measuring took; dense and small side by side
+A command started again skips what is there, and refuses a folder of another model, set or seed. Options are those
+of measure, plan and cut by their names, and three more:
 of     what shares are of: width (heads, neurons and channels, the default), layers, all of these, or a target:
        parameters, flops, latency
 first  width or depth goes first, and what is left is measured again (default: both at once)
@@ -22,10 +23,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from configs.limits import at_least
 from configs.overrides import changed
 from console.errors import InputError, nearest
 from console.progress import console
 from shrinking import MEASURED
+from shrinking.checking import check_measuring
 from shrinking.options import SHARES, TARGETS, TOWER, parser_of
 from sparsity.percents import parse_percents, percent
 from storage.atomic import write_json
@@ -73,8 +76,13 @@ def check_options(options: Mapping[str, Any]) -> None:
             raise InputError(f"unknown option '{key}'{nearest(key, known)}: choose one of {', '.join(sorted(known))}")
         if key in OWN and value not in OWN[key]:
             raise InputError(f"'{key}' is one of {', '.join(map(str, OWN[key]))}, not {value}")
-    for command, needed in NEEDED.items():
-        parser.parse_args([command, *needed, *words_of(command, options)])
+    given = {
+        command: parser.parse_args([command, *needed, *words_of(command, options)])
+        for command, needed in NEEDED.items()
+    }
+    check_measuring(given["measure"])
+    at_least(given["cut"], 1, "repeats", "samples")
+    at_least(given["plan"], 1, "round", "batch_size")
     parts_of(options, 0.5, lambda name: 1.0)
 
 
@@ -144,6 +152,14 @@ def series(args: argparse.Namespace, commands: Mapping[str, Callable[[argparse.N
     percents = parse_percents(args.sparsities)
     path = folder / SERIES
     found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"seconds": {}, "shares": {}}
+    seed = args.seed if draws(options) else None
+    asked = {"model": args.model, "set": telling_options(options), "seed": seed}
+    if (before := found.setdefault("of", asked)) != asked:
+        other = next(key for key in asked if before.get(key) != asked[key])
+        raise InputError(
+            f"{folder} has smaller models of another {other} ({before.get(other)}, now {asked[other]}): give another "
+            "folder with --output, or remove it"
+        )
 
     def do(command: str, given: Mapping[str, Any], *needed: str) -> None:
         words = words_of(command, options | {"seed": args.seed, "accelerator": args.accelerator} | given)

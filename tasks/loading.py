@@ -38,8 +38,8 @@ def load(args: argparse.Namespace) -> Model:
 
 
 def of_task(args: argparse.Namespace) -> Finetuning:
-    """The configuration of the task; the first of several data sets."""
-    settings, where = read_settings(task_file(args.model, args.task), [])
+    """The configuration of the task, with --set where a command has it; the first of several data sets."""
+    settings, where = read_settings(task_file(args.model, args.task), getattr(args, "set", []))
     kind = TASKS[args.task].Config
     if "datasets" not in settings:
         return parse(kind, settings, where)
@@ -98,13 +98,17 @@ def has_gallery(name: str) -> bool:
     return base_name(name) in models_with("retrieval")
 
 
+def gallery_config(args: argparse.Namespace) -> RetrievalConfig:
+    """The model's retrieval configuration. args: model, set."""
+    return parse(RetrievalConfig, *read_settings(task_file(args.model, "retrieval"), args.set))
+
+
 def zero_shot(args: argparse.Namespace, model: Model) -> dict[str, float]:
     """Recalls of a model that was not finetuned, on the test split of its retrieval configuration, by similarity.
 
     args: model, set.
     """
-    settings, where = read_settings(task_file(args.model, "retrieval"), args.set)
-    config = parse(RetrievalConfig, settings, where)
+    config = gallery_config(args)
     gallery = Gallery(config.test, model.image_shape, config.max_words, config.samples)
     tokenizer = load_tokenizer(model.tokenizer)
     with torch.no_grad():

@@ -1,17 +1,20 @@
 """The page of a table of errors: what is drawn, what a plan keeps, and rank correlation by hand."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from console.errors import InputError
 from models import load_model
 from models.parts import all_sets
 from shrinking import CRITERIA
 from shrinking.choosing import Limits, by_shares
 from shrinking.errors import Errors, restricted
-from shrinking.heat_maps import agreement, by_unit, panels, write_page
+from shrinking.heat_maps import agreement, by_unit, panels, short, write_page
+from shrinking.weights import random_values
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +61,32 @@ def test_agreement(model, table):
     # Pearson's correlation of ranks, ties at their mean.
     ranks = [np.array([(v < x).sum() + ((v == x).sum() - 1) / 2 for x in v]) for v in (first, drawn)]
     assert chance == pytest.approx(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def test_tables_of_other_parts(model, table):
+    """Where two tables share nothing, or all errors are equal, there is no correlation to give."""
+    heads = Errors({n: e for n, e in table.errors.items() if "attn" in n}, table.groups, table.about)
+    heads = Errors(heads.errors, {name: table.groups[name] for name in heads.errors}, table.about)
+    equal = Errors({name: torch.zeros_like(e) for name, e in table.errors.items()}, table.groups, table.about)
+    rows = {(tower, kind): values for tower, kind, values in agreement(model, [table, heads, equal])}
+    assert rows["vision", "heads"][0] == pytest.approx(1)
+    assert np.isnan([*rows["vision", "neurons"], rows["vision", "heads"][1]]).all()
+    with pytest.raises(InputError, match="nothing to draw"):
+        write_page(model, {"a": Errors({}, {}, table.about)}, None, Path("page.html"))
+
+
+def test_labels():
+    """The second of two towers in one row of layers has its own numbers; names lose what they share."""
+    model = load_model("xvlm-mini")
+    table = Errors.of(model, random_values(model, 0), 64, {"model": "xvlm-mini", "criterion": "random", "seed": 0})
+    found = {(panel.tower, panel.kind): panel for panel in panels(model, table, {})}
+    assert found["text", "layers"].columns == [0, 1]
+    assert found["fusion", "layers"].columns == [2, 3]
+    assert set(short(found["fusion", "heads"].rows)) == {
+        f"{number}.{name}" for number in (2, 3) for name in ("attention", "crossattention")
+    }
+    assert short(["a.0.b", "a.1.b"]) == ["0", "1"]
+    assert short(["a.b"]) == ["a.b"]
 
 
 def test_the_page(model, table, tmp_path):

@@ -51,5 +51,12 @@ def test_width_then_depth_of_a_mini(tmp_path):
     before = (tmp_path / "50" / "model.safetensors").stat().st_mtime_ns
     shrink.series(shrink.parse_args([*words, "-s", "50"]))
     assert (tmp_path / "50" / "model.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(InputError, match="unknown option 'keeps'"):
-        shrink.series(shrink.parse_args([*words, "-s", "50", "--set", "keeps=1"]))
+    for more, says in (
+        (["--set", "keeps=1"], "unknown option 'keeps'"),
+        (["--set", "repeats=0"], "repeats must be at least 1"),
+        (["--set", "criterion=random"], "smaller models of another set"),
+        (["--set", "keep_layers=0.75"], "smaller models of another set"),
+        (["-m", "clip-mini"], "smaller models of another model"),
+    ):
+        with pytest.raises(InputError, match=says):
+            shrink.series(shrink.parse_args([*words, "-s", "50", *more]))

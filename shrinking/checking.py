@@ -1,0 +1,58 @@
+"""Checks of how parts are measured, which come before anything is trained or measured."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from configs.limits import at_least
+from console.errors import InputError, nearest
+from shrinking import CRITERIA, MEASURED
+
+if TYPE_CHECKING:
+    from models.base import Model
+
+ORDERS = ("taylor", "magnitude", "stored")
+"""Criteria that order neurons before they are grouped, for `mope`."""
+
+OF_MOPE = {"order": "taylor", "ffn_scope": "layer", "screen": 1.0, "resume": False}
+"""Options of mope only, and their defaults."""
+
+
+def check_measuring(args: argparse.Namespace, criteria: tuple[str, ...] = (*MEASURED, *CRITERIA)) -> None:
+    """InputError for values that no table can be measured with, and for options that the criterion does not use.
+
+    args: options of shrink.py measure, or those of them that a recipe has. criteria: those to choose from.
+    """
+    at_least(args, 1, "group")
+    if args.criterion not in criteria:
+        near = nearest(args.criterion, criteria)
+        raise InputError(f"unknown criterion '{args.criterion}'{near}: choose one of {', '.join(criteria)}")
+    for name, usual in OF_MOPE.items():
+        if args.criterion != "mope" and (value := getattr(args, name, usual)) != usual:
+            said = f"--{name}" if value is True else f"--{name} {value}"
+            raise InputError(f"{said} is for --criterion mope, and {args.criterion} does not use it: leave it out")
+    if args.score and args.criterion not in ("mope", "taylor"):
+        raise InputError(f"{args.criterion} measures no score: leave --score out, or choose mope or taylor")
+    if (order := getattr(args, "order", ORDERS[0])) not in ORDERS:
+        raise InputError(f"unknown order '{order}'{nearest(order, ORDERS)}: choose {', '.join(ORDERS)}")
+    if not 0 < args.screen <= 1:
+        raise InputError(f"--screen is a share that is measured, above 0 and at most 1, not {args.screen:g}")
+    if not 0 < args.keep <= 1:
+        raise InputError(f"--keep is the share to keep, above 0 and at most 1, not {args.keep:g}")
+    if args.criterion in MEASURED and args.samples < 2:
+        raise InputError(f"--samples must be at least 2, not {args.samples}")
+
+
+def check_parts(model: Model, args: argparse.Namespace) -> None:
+    """InputError for a score, a tower or protected names that the model does not have. args: of a recipe."""
+    from models.parts import all_sets
+    from shrinking.errors import restricted
+    from shrinking.scores import default_score, score_of
+
+    score_of(model, args.score or default_score(model))
+    restricted(model, {}, None, args.tower)
+    names = [one.name for one in all_sets(model)]
+    for part in args.protect:
+        if not any(part in name for name in names):
+            raise InputError(f"--protect: '{part}' is in no name of a removable part, such as {names[0]}")
