@@ -19,22 +19,19 @@ def two_threads():
     repeat_on_cpu(False, False, True)
 
 
-@pytest.mark.parametrize("name", ["xvlm-mini", "blip-mini"])
-def test_gradients_repeat(two_threads, name):
-    """Hard negatives and regions read the same image more than once."""
-    model = load_model(name)
+def test_gradients_repeat(two_threads):
+    """Rows that are read more than once, as images are by hard negatives: several threads add their gradients."""
     torch.manual_seed(0)
-    batches = model.example(16)
+    rows, weights, index = torch.randn(16, 50, 128), torch.randn(16, 50, 128), torch.randint(0, 4, (16,))
 
-    def gradients():
-        with preserved(model, gradients=True):
-            torch.manual_seed(1)
-            sum(model.loss(batch) for batch in batches.values()).backward()
-            return [layer.weight.grad.clone() for layer in model.prunable_layers().values()]
+    def gradient():
+        x = rows.clone().requires_grad_(True)
+        (x[index] * weights).sum().backward()
+        return x.grad
 
-    first = gradients()
-    for _ in range(3):
-        assert all(torch.equal(a, b) for a, b in zip(first, gradients(), strict=True))
+    with preserved(load_model("resnet-mini"), gradients=True):
+        first = gradient()
+        assert all(torch.equal(first, gradient()) for _ in range(20))
     assert not torch.are_deterministic_algorithms_enabled()
 
 

@@ -121,12 +121,13 @@ def test_help_says_so(run):
     assert "with --from_scores, next to the scores" in " ".join(run("prune.py", "--help").stdout.split())
 
 
-def test_ninety_nine_sparsities(made, run, tmp_path):
+def test_many_sparsities(made, run, tmp_path):
     path = scores(made, tmp_path / "multiflow")
-    cut(run, path, "-s", *map(str, range(1, 100)))
-    cut(run, path, "-s", *map(str, range(1, 99)))
+    many = [*map(str, range(1, 100, 2))]
+    cut(run, path, "-s", *many)
+    cut(run, path, "-s", *many[:-1])
     left = [file.name for file in path.parent.iterdir()]
-    assert len([name for name in left if name.endswith("_seed42.safetensors")]) == 99
+    assert len([name for name in left if name.endswith("_seed42.safetensors")]) == len(many)
     pictures = [name for name in left if name.endswith(".png")]
     assert len(pictures) == 2
     assert all("_layers_1-to-9" in name and len(name) < 80 for name in pictures)

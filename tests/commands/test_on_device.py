@@ -5,7 +5,10 @@ import os
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_all_parts_run(tmp_path):
     """Masks of one device are equal; 2:4 kernels say why there are none; a resumed run repeats the whole one."""
     found = tmp_path / "found.json"

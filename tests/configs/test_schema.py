@@ -88,6 +88,7 @@ OF_MODELS = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name
 
 @pytest.mark.parametrize("path", OF_MODELS, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_every_shipped_file_parses(path):
+    from evaluation.next_tokens_table import NextTokensConfig
     from evaluation.zero_shot_table import ZeroShotConfig
     from models import family_config, load_model
     from models.library.onnx_weights import OnnxConfig
@@ -118,6 +119,7 @@ def test_every_shipped_file_parses(path):
         "prune_generative": PruneConfig,
         "pretrain": PretrainConfig,
         "zero_shot": ZeroShotConfig,
+        "next_tokens": NextTokensConfig,
         "retrieval": RetrievalConfig,
         "captioning": CaptioningConfig,
         "captioning_pretrain": FirstStageConfig,

@@ -119,10 +119,10 @@ def test_another_model_is_refused(file, changes, sentence):
 
 
 def test_the_shipped_configuration():
-    """DINOv2's small one: its sizes make a model of 22 M weights, on no memory."""
+    """Eleven of the twelve blocks of DINOv2's small one: its sizes make a model of 20 M weights, on no memory."""
     settings, where = read_settings(CONFIG, [])
     shipped = parse(OnnxConfig, settings, where)
     with torch.device("meta"):
         module = getattr(transformers, shipped.model_class)(transformers.Dinov2Config(**shipped.config))
-    assert sum(parameter.numel() for parameter in module.parameters()) == 22_056_192
+    assert sum(parameter.numel() for parameter in module.parameters()) == 20_280_960
     assert list(shipped.join) == [POSITIONS]

@@ -215,6 +215,7 @@ def test_tensors_without_elements_are_written(tmp_path):
     assert set(found) == {f"{name}.{part}" for name in "abc" for part in ("weight", "bias")}
 
 
+@pytest.mark.slow
 def test_two_processes(small, run_process, tmp_path):
     """They export weights, and what they learn is what one process learns that accumulates their micro-batches."""
     recipe = {"lr": 1.0e-3, "eps": 1.0e-4, "clip": 0.5}  # a large eps: Adam would magnify rounding of tiny gradients

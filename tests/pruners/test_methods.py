@@ -54,7 +54,7 @@ def test_multiflow_without_its_parts(xvlm, xvlm_batches):
     found = {(True, True): whole, (False, False): bare}
     found |= {parts: mask(reached=parts[0], emitted=parts[1]) for parts in ((True, False), (False, True))}
     for (reached, emitted), made in found.items():
-        assert made.source["options"] == {"reached": reached, "emitted": emitted}
+        assert made.source["options"] == {"reached": reached, "emitted": emitted, "tokens": "all"}
         assert round(made.sparsity(), 4) == 0.75
     for one, two in itertools.combinations(found.values(), 2):
         assert any(not torch.equal(one[name], two[name]) for name in names)

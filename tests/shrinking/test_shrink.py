@@ -194,7 +194,7 @@ def test_a_plan_of_a_smaller_model_is_of_the_first(run, tmp_path):
         (("pretraining", "--model", "dino-mini"), "has no features of images and texts"),
         (("pretraining", "--model", "xvlm-mini", "--steps", "0"), "steps must be at least 1"),
         (("pretraining", "--model", "xvlm-mini", "--task", "retrieval"), "not for pretraining"),
-        (("finetuning", "--model", "resnet-mini", "--task", "retrieval"), "has no model for 'retrieval'"),
+        (("finetuning", "--model", "resnet-mini", "--task", "retrieval"), "no configuration for 'retrieval'"),
         (("measure", "--model", "dino-mini", "--group", "0"), "group must be at least 1"),
         (("measure", "--model", "dino-mini", "--criterion", "random", "--screen", "0.5"), "--screen 0.5 is for"),
         (("measure", "--model", "dino-mini", "--criterion", "magnitude", "--score", "loss"), "measures no score"),

@@ -49,6 +49,7 @@ def house(tmp_path_factory):
     return house
 
 
+@pytest.mark.slow
 def test_a_run_under_a_mask(house):
     """What it says is what its weights say, counted here, and what the grid's run of the same seed said."""
     (mask,) = house.glob("runs/**/*_75_*.safetensors")
