@@ -106,7 +106,8 @@ def squared_distances(
 
         def look(name: str, out: Tensor, padded: bool, kept: Any = kept, cuts: Any = cuts) -> None:
             if name in cuts:
-                kept[name].append(out[:, cuts[name]].float())
+                # A copy: a view of some tokens would keep the whole output in memory.
+                kept[name].append(out[:, cuts[name]].to(torch.float32, copy=True))
 
         device = next(model.parameters()).device
         for batch in batches():
