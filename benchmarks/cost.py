@@ -1,6 +1,6 @@
-"""The table of docs/cost.md: every ratio of the four systems, by one command, about an hour on two quiet cores.
+"""The table of docs/cost.md: every ratio of the four systems, by one command.
 
-    python -m benchmarks.cost                      # everything but CHITA, which takes another hour
+    python -m benchmarks.cost                      # everything but CHITA, which is the longest
     python -m benchmarks.cost measuring steps      # some parts; the others' rows stay as they are
 Each benchmark runs in a process of its own. What is found is kept in docs/cost.json.
 """

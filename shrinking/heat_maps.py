@@ -157,11 +157,11 @@ def agreement(model: Model, tables: Sequence[Errors]) -> list[tuple[str, str, li
     rows = []
     for (tower, kind), columns in found.items():
         first, *others = (np.concatenate(column) for column in columns)
-        rows.append((tower, kind, [in_order(first, other) for other in others]))
+        rows.append((tower, kind, [rank_correlation(first, other) for other in others]))
     return rows
 
 
-def in_order(first: np.ndarray, other: np.ndarray) -> float:
+def rank_correlation(first: np.ndarray, other: np.ndarray) -> float:
     """Spearman's rank correlation where both are known."""
     both = ~(np.isnan(first) | np.isnan(other))
     varied = all(len(np.unique(values[both])) > 1 for values in (first, other))

@@ -97,7 +97,7 @@ def check_competition(allocation: str) -> None:
     found = allocation_named(allocation)
     if found.by_row or not found.compares:
         raise InputError(
-            f"--ids changes nothing under the allocation '{allocation}', which prunes each layer by itself: choose "
+            f"--ids changes nothing under the allocation '{allocation}', whose layers do not compete: choose "
             "global, modality or multimodal, or leave --ids out"
         )
 

@@ -16,8 +16,8 @@ from studies.looks import Look, looks
 from studies.metrics import metric_words, task_words
 from studies.pareto import pareto_panel
 from studies.pictures import Draw, inline
-from studies.plan import DENSE, UNPRUNED
 from studies.published import Published, published_table
+from studies.rows import DENSE, UNPRUNED
 from studies.scores import OverSeeds, Scores, ranks
 from studies.sizes import PARETO, Sizes, size_table, sizes_of
 from studies.tables import (

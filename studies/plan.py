@@ -28,15 +28,11 @@ from sparsity.progressive_config import CHOICES
 from storage.hashing import hash_json
 from studies.grid import ZERO_SHOT, Grid, facts, grid_text, read_grid, read_settings, taught
 from studies.identity import Sources
-from studies.rows import SHRINK, Row
+from studies.rows import DENSE, SHRINK, UNTRAINED, Row
 
 PRUNE = "prune"
 MAKES = {PRUNE: "masks are", SHRINK: "smaller models are"}
 """Kinds of steps that make what others judge, and what is said where it is missing."""
-
-DENSE, UNTRAINED = "dense", "random weights"
-UNPRUNED = (DENSE, UNTRAINED)
-"""Rows that no pruner makes: what the others fall from, and the floor that they fall to."""
 
 T = TypeVar("T")
 

@@ -22,9 +22,9 @@ from studies.grid import PACKED, ZERO_SHOT, grid_name, read_settings
 from studies.harnesses import runs_of_tools
 from studies.metrics import flat, without_number
 from studies.places import Places, short
-from studies.plan import PRUNE, UNPRUNED
+from studies.plan import PRUNE
 from studies.results import FORMAT, Record, Result, all_records
-from studies.rows import row_labels
+from studies.rows import UNPRUNED, row_labels
 from studies.run import Run
 from studies.version import difference, version
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from sparsity.percents import percent
 from studies.layers import LayerShares
-from studies.plan import UNPRUNED
 from studies.published import Published
 from studies.reading import Results
+from studies.rows import UNPRUNED
 from studies.scores import Score, Scores
 
 SCORES = (

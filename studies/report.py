@@ -30,7 +30,6 @@ from studies.metrics import choose, task_words
 from studies.pairs import Pair, pairs_table
 from studies.pictures import save
 from studies.places import short
-from studies.plan import UNPRUNED
 from studies.published import read_published
 from studies.reading import Results, read_results
 from studies.records import (
@@ -44,6 +43,7 @@ from studies.records import (
     run_rows,
     score_rows,
 )
+from studies.rows import UNPRUNED
 from studies.scores import Scores
 from studies.version import packages
 

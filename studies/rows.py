@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 SHRINK = "shrink"
 """The pruner of rows of smaller models (shrink.py). Sparsities are shares that go, of heads and neurons if not said."""
 
+DENSE, UNTRAINED = "dense", "random weights"
+UNPRUNED = (DENSE, UNTRAINED)
+"""Rows that no pruner makes: what the others fall from, and the floor that they fall to."""
+
 WITH_IDS = " + ID"
 """How the name of a row ends whose layers are weighted by intrinsic dimensions."""
 
@@ -109,7 +113,7 @@ def _rows(file: GridFile, models: list[str], tasks: Collection[str], where: str)
     for name in unlike([*file.pruners, *file.progressive], f"{where}: pruners"):
         rows.append(Row(name, name, None, file.options.get(name, {}), tuple(shared), tuple(models)))
     for label, variant in file.variants.items():
-        if label in (*PRUNERS, *CHOICES, SHRINK, "dense", "random weights"):
+        if label in (*PRUNERS, *CHOICES, SHRINK, *UNPRUNED):
             raise InputError(f"{where}: the variant '{label}' has the name of a pruner: give it another one")
         own = shared if variant.sparsities is None else in_file(where, parse_percents, variant.sparsities)
         options = {**file.options.get(variant.pruner, {}), **variant.options}

@@ -10,8 +10,8 @@ from functools import cached_property, lru_cache
 
 from console.errors import InputError
 from studies.metrics import main_metric, tasks_ordered
-from studies.plan import DENSE, UNPRUNED
 from studies.reading import Results, ordered
+from studies.rows import DENSE, UNPRUNED
 from studies.run import Run
 from studies.significance import p_value
 

@@ -12,7 +12,7 @@ from models import file_name
 from sparsity.percents import percent
 from studies.costs import COSTS
 from studies.metrics import metric_words, task_words
-from studies.plan import DENSE, UNPRUNED
+from studies.rows import DENSE, UNPRUNED
 from studies.scores import DIGITS, LEVEL, OverSeeds, Score, Scores, ranks
 
 DAGGER = "†"

@@ -134,7 +134,8 @@ class Distillation(nn.Module):
 class Outputs:
     """What a model puts out for a batch, with the outputs of its layers, each computed once a step.
 
-    Without that the task's losses and the teacher's would each run the student, forward and backward.
+    Without that the task's losses and the teacher's would each run the student, forward and backward. Losses that do
+    not call these methods still do: those of X-VLM's pretraining and of BLIP.
     """
 
     def __init__(self, model: Retriever | Classifier):

@@ -6,8 +6,8 @@ import pytest
 from console.errors import InputError
 from evaluation.items import Items, groups_of
 from studies.pairs import Pair, pairs_table
-from studies.plan import UNPRUNED
 from studies.results import pack
+from studies.rows import UNPRUNED
 from studies.scores import Scores
 from studies.significance import Kind, mean_scores
 from studies.significance import scores_of as scores_of_items
