@@ -29,6 +29,7 @@ PARTS = {
     ],
     "distilling": ["distilling"],
     "measuring": ["measuring"],
+    "dimensions": ["dimensions"],
     "reranking": ["reranking", "reranking --model blip"],
     "chita": ["chita --every 50"],
 }

@@ -222,7 +222,7 @@ def progressive(args: argparse.Namespace, device: torch.device) -> Iterator[Find
 
         shapes = output_shapes(model, on(torch.device(place), batches[0]), run, None)
         passes = plan_passes(shapes, 64, 1e9)
-        squares = squared_distances(model, lambda batches=batches: iter(batches), passes, run)
+        squares = squared_distances(model, lambda batches=batches: iter(batches), 64, passes, run)
         found.append({name: dimension_of(table.numpy(), 4).dimension for name, table in squares})
     off = max(abs(found[1][name] / value - 1) for name, value in found[0].items())
     yield Finding("intrinsic dimensions, largest relative difference", off, 1e-3)

@@ -64,6 +64,7 @@ def plan_passes(shapes: Mapping[str, Shape], samples: int, memory: float) -> lis
 
     InputError when one token of a layer needs more than the memory.
     """
+    memory -= 32 * samples**2  # distances, while they are computed
     passes: list[list[Piece]] = [[]]
     left = memory
     for name, shape in shapes.items():
@@ -71,8 +72,8 @@ def plan_passes(shapes: Mapping[str, Shape], samples: int, memory: float) -> lis
         most = int(memory // token)
         if most < 1:
             raise InputError(
-                f"{memory / 1e9:.3g} GB do not hold one token of '{name}' for {samples} samples, {token / 1e9:.3g} GB: "
-                "give more with --memory, or fewer samples"
+                f"--memory does not hold one token of '{name}' for {samples} samples, {token / 1e9:.3g} GB, beside "
+                f"their distances, {32e-9 * samples**2:.3g} GB: give more with --memory, or fewer samples"
             )
         step = shape.tokens if most >= shape.tokens else most
         for first in range(0, shape.tokens, step):
@@ -91,25 +92,34 @@ def plan_passes(shapes: Mapping[str, Shape], samples: int, memory: float) -> lis
 def squared_distances(
     model: Model,
     batches: Callable[[], Iterator[Batch]],
+    samples: int,
     passes: Sequence[Sequence[Piece]],
     run: Pass,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> Iterator[tuple[str, Tensor]]:
     """For each layer, as soon as its last piece was seen: its name, and squared distances [n, n], float64, CPU.
 
-    batches(): the same batches at each call, on the model's device or not. Distances of repeated samples are zero.
+    batches(): the same batches of `samples` in all at each call, on the model's device or not. Distances of repeated
+    samples are zero. InputError at a text longer than `passes` were planned for.
     """
+    device = next(model.parameters()).device
     open_layers: dict[str, tuple[Tensor, Tensor]] = {}  # distances and squares so far
     for pieces in passes:
-        kept: dict[str, list[Tensor]] = {piece.name: [] for piece in pieces}
+        # Filled in place: outputs put together at the end would need their memory twice. What is short stays zero.
+        kept = {piece.name: torch.zeros(samples, piece.numbers, device=device) for piece in pieces}
         cuts = {piece.name: slice(piece.first, piece.last) for piece in pieces}
+        done = dict.fromkeys(kept, 0)
 
-        def look(name: str, out: Tensor, padded: bool, kept: Any = kept, cuts: Any = cuts) -> None:
-            if name in cuts:
-                # A copy: a view of some tokens would keep the whole output in memory.
-                kept[name].append(out[:, cuts[name]].to(torch.float32, copy=True))
+        def look(name: str, out: Tensor, padded: bool, kept: Any = kept, cuts: Any = cuts, done: Any = done) -> None:
+            rows = kept[name][done[name] : done[name] + len(out)]
+            rows, part = rows.unflatten(1, (-1, out.shape[-1])), out[:, cuts[name]]
+            if part.shape[1] > rows.shape[1]:
+                raise InputError(
+                    f"a text has {out.shape[1]} tokens, more than the longest planned for: raise max_tokens"
+                )
+            rows[:, : part.shape[1]] = part
+            done[name] += len(out)
 
-        device = next(model.parameters()).device
         for batch in batches():
             watch_outputs(model, to_device(batch, device), run, set(cuts), look)
             advance(1)
@@ -126,11 +136,8 @@ def squared_distances(
             yield piece.name, distances.fill_diagonal_(0)
 
 
-def _add(parts: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Squared distances [n, n] and squares [n], about the mean, of outputs [b, t, d] whose texts differ in length."""
-    longest = max(part.shape[1] for part in parts)
-    rows = torch.cat([nn.functional.pad(part, (0, 0, 0, longest - part.shape[1])).flatten(1) for part in parts])
-    parts.clear()
+def _add(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distances [n, n] and squares [n], about the mean, of outputs [n, numbers], which are overwritten."""
     rows -= rows.mean(dim=0)  # centring leaves distances unchanged and reduces rounding errors
     tf32, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, False
     try:

@@ -48,7 +48,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         default=1.0,
         help="share of the ratios used in the fit (first TwoNN program: 0.9; default: 1)",
     )
-    parser.add_argument("--memory", type=float, default=4.0, help="GB of memory for layer outputs (default: 4)")
+    parser.add_argument(
+        "--memory", type=float, default=4.0, help="GB of memory for layer outputs and distances (default: 4)"
+    )
     parser.add_argument("--seed", type=int, help="seed of the samples and of the blocks (default: the configuration's)")
     parser.add_argument("--num_workers", type=int, help="loader processes (default: the configuration's)")
     parser.add_argument("--output_dir", default="ids", help="folder of the file and the picture (default: ids)")
@@ -131,7 +133,7 @@ def measure(args: argparse.Namespace, config: Any) -> tuple[dict[str, Any], dict
     )
     found = {}
     with progress_bar("outputs", len(passes) * count) as advance:
-        for name, squares in squared_distances(model.to(device).eval(), samples, passes, run, advance):
+        for name, squares in squared_distances(model.to(device).eval(), samples, args.samples, passes, run, advance):
             estimate: Dimension = dimension_of(squares.numpy(), args.blocks, None, args.fraction, seed)
             found[name] = asdict(estimate) | {"modality": model.modality_of(name), "kind": kind_of(name)}
     about = {

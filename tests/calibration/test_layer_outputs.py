@@ -36,12 +36,12 @@ def cut(batches, sizes):
         start += size
 
 
-def by_layer(model, batches, memory, run=observe, longest=None):
+def by_layer(model, batches, memory, run=observe, longest=40):
     with torch.no_grad():
         shapes = output_shapes(model, batches[0], run, longest)
     samples = sum(len(next(iter(batch.values()))) for batch in batches)
     passes = plan_passes(shapes, samples, memory)
-    return dict(squared_distances(model, lambda: iter(batches), passes, run)), passes
+    return dict(squared_distances(model, lambda: iter(batches), samples, passes, run)), passes
 
 
 @pytest.fixture
@@ -141,5 +141,11 @@ def test_library_attention_and_convolutions():
 
 
 def test_memory_for_no_token():
-    with pytest.raises(InputError, match="1e-06 GB do not hold one token of 'a' for 600 samples"):
+    with pytest.raises(InputError, match="--memory does not hold one token of 'a' for 600 samples"):
         plan_passes({"a": type("Shape", (), {"tokens": 4, "width": 64})()}, 600, 1e3)
+
+
+def test_text_longer_than_planned(xvlm, batches):
+    with pytest.raises(InputError, match=r"a text has .* tokens, more than the longest planned for"):
+        singles = list(cut(batches, [1] * sum(len(batch["image"]) for batch in batches)))
+        by_layer(xvlm, sorted(singles, key=lambda one: one["text_ids"].shape[1]), 1e12, longest=2)
