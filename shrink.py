@@ -22,7 +22,7 @@ from console.errors import InputError, run_command
 from console.progress import console
 from console.results import result_console
 from console.words import counted
-from shrinking.options import ERRORS, FOLDER, MEASURE, PLAN, SHARES, TARGETS, parser_of
+from shrinking.options import ERRORS, FOLDER, MEASURE, PLAN, parser_of
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -73,26 +73,22 @@ def measure(args: argparse.Namespace) -> None:
 
 def plan(args: argparse.Namespace) -> None:
     """Make a plan from a table of errors."""
-    asked = {name: getattr(args, name) for name in TARGETS if getattr(args, name) is not None}
-    shares = {kind: getattr(args, f"keep_{name}") for name, kind in SHARES.items()}
-    shares = {kind: share for kind, share in shares.items() if share is not None}
-    if asked and (shares or args.keep is not None or len(asked) > 1):
-        raise InputError(f"--{next(iter(asked))} is a target: leave out shares and other targets")
-    if args.round < 1 or args.batch_size < 1:
-        raise InputError("--round and --batch_size must be at least 1")
     from models.parts import all_sets
     from models.plans import Plan
     from models.small import of_base, write_plan
+    from shrinking.checking import check_plan
     from shrinking.choosing import Limits, by_shares, to_target
     from shrinking.errors import Errors
     from tasks.loading import load
 
+    asked, shares = check_plan(args)
     table = Errors.load(args.errors)
     for key in ("model", "task", "conv"):
         setattr(args, key, table.about[key])
     args.weights = None
     model = of_base(load(args), table.about.get("base_sha256"))
     limits = Limits(() if args.tower == "both" else (args.tower,), tuple(args.protect), args.round)
+    found = all_sets(model)
     if asked:
         ((name, target),) = asked.items()
         from shrinking.showing import meter
@@ -102,7 +98,11 @@ def plan(args: argparse.Namespace) -> None:
         share = 0.5 if args.keep is None else args.keep
         all_shares = {"heads": share, "neurons": share, "channels": share} | shares
         kept = by_shares(model, table, all_shares, limits, args.scope)
-    found = all_sets(model)
+        measured = {one.kind for one in found if one.name in table.errors}
+        if lacking := [kind for kind in shares if kind not in measured]:
+            raise InputError(f"{args.errors} has no errors of {lacking[0]}: leave out their share, or measure them")
+    if all(bool(one.all()) for one in kept.values()):
+        raise InputError("nothing would be removed, since the numbers of groups are rounded: keep less")
     whole = Plan.of(found, kept, model.plan)
     source = {key: getattr(args, key) for key in ("tower", "scope", "protect", "round")} | (
         asked or {"shares": all_shares}
@@ -147,7 +147,10 @@ def cutter(args: argparse.Namespace) -> Any:
 
     if not getattr(args, "repair", False):
         return without
-    source = argparse.Namespace(**{"config": None, **vars(args)})  # recipes have no --config
+    # Recipes have no --config, and without a task their --set is of the last test.
+    source = argparse.Namespace(
+        **{"config": None, **vars(args), "set": args.set if args.task and "set" in args else []}
+    )
     return lambda model, kept: cut_on_data(model, kept, data_of(source), args.samples, args.seed)
 
 
@@ -175,16 +178,19 @@ def steps_of(args: argparse.Namespace) -> Any:
         return argparse.Namespace(**{**vars(args), "model": name, "weights": weights})
 
     devices = getattr(args, "devices", 1)
+    of_data = args.set if args.task else []  # without a task they are of the last test
 
     def write_table(name: str, weights: str | None, file: Path, kinds: list[str]) -> None:
         options = {"output": file, "kinds": kinds, "config": None, "order": "taylor", "devices": devices}
         options["resume"] = args.criterion == "mope" and file.with_suffix(".resume").is_file()
+        options["set"] = of_data
         options = {**vars(own(name, weights)), **options}
         if devices == 1:
             measure(argparse.Namespace(**options))
         else:
             words = [word for key in MEASURE for word in option(key, options[key])]
             words += [f"--{key}" for key in ("conv", "resume") if options[key]]
+            words += [f"--set={word}" for word in of_data]
             alone("shrink.py", ["measure", *words])
 
     def train(name: str, folder: Path, options: list[str]) -> None:
@@ -283,7 +289,7 @@ def pretraining(args: argparse.Namespace) -> None:
         gallery_config(args)  # refused before anything is trained
     elif args.set:
         raise InputError(f"--set is for the retrieval data of the last test, and {args.model} has none: leave it out")
-    data, steps = data_of(args), steps_of(args)
+    data, steps = data_of(argparse.Namespace(**{**vars(args), "set": []})), steps_of(args)
     check_pairs(dense := steps.load(args.model, args.weights))
     check_parts(dense, args)
     limits, folder = start_recipe(args, FOLDER)

@@ -104,10 +104,10 @@ def read_plan(path: Path | str) -> dict[str, Any]:
     except OSError as error:
         raise explain_os_error(error, f"read {path}") from error
     except ValueError as error:
-        raise InputError(f"{path} is damaged: it is not JSON ({error})") from error
+        raise InputError(f"{path} is no plan, or damaged: it is not JSON ({error})") from error
     needed = {"format", "name", "family", "settings", "task", "tokenizer", "kept"}
     if not isinstance(about, dict) or about.get("format") != FORMAT or not needed <= about.keys():
-        raise InputError(f"{path} is of another version, or damaged: it needs {', '.join(sorted(needed))}")
+        raise InputError(f"{path} is no plan, damaged, or of another version: it needs {', '.join(sorted(needed))}")
     return about
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from configs.limits import at_least
 from console.errors import InputError, nearest
 from shrinking import CRITERIA, MEASURED
+from shrinking.options import SHARES, TARGETS
 
 if TYPE_CHECKING:
     from models.base import Model
@@ -42,6 +43,24 @@ def check_measuring(args: argparse.Namespace, criteria: tuple[str, ...] = (*MEAS
         raise InputError(f"--keep is the share to keep, above 0 and at most 1, not {args.keep:g}")
     if args.criterion in MEASURED and args.samples < 2:
         raise InputError(f"--samples must be at least 2, not {args.samples}")
+
+
+def check_plan(args: argparse.Namespace) -> tuple[dict[str, float], dict[str, float]]:
+    """The target, if any, and the shares that are given for single kinds. args: options of shrink.py plan.
+
+    InputError where they contradict one another, or one would be without use.
+    """
+    target = {name: getattr(args, name) for name in TARGETS if getattr(args, name) is not None}
+    shares = {kind: getattr(args, f"keep_{name}") for name, kind in SHARES.items()}
+    shares = {kind: share for kind, share in shares.items() if share is not None}
+    if target and (shares or args.keep is not None or len(target) > 1):
+        raise InputError(f"--{next(iter(target))} is a target: leave out shares and other targets")
+    if target and args.scope == "layer":
+        raise InputError(f"--{next(iter(target))} compares groups of all layers: leave out --scope layer")
+    at_least(args, 1, "round", "batch_size")
+    if args.batch_size > 1 and not target.keys() & {"flops", "latency"}:
+        raise InputError("--batch_size is for --flops and --latency: leave it out")
+    return target, shares
 
 
 def check_parts(model: Model, args: argparse.Namespace) -> None:

@@ -59,6 +59,7 @@ def parser_of(description: str | None) -> Parser:
         "--config",
         help="YAML file that names the data (default: configs/<model>/prune.yaml; with --task its training data)",
     )
+    add_set(data)
     data.add_argument("--on_test", action="store_true", help="allow data of a test split")
     data.add_argument("--order", default="taylor", help="order of neurons before grouping: taylor, magnitude or stored")
     add_mope(data)

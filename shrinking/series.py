@@ -28,7 +28,7 @@ from configs.overrides import changed
 from console.errors import InputError, nearest
 from console.progress import console
 from shrinking import MEASURED
-from shrinking.checking import check_measuring
+from shrinking.checking import check_measuring, check_plan
 from shrinking.options import SHARES, TARGETS, TOWER, parser_of
 from sparsity.percents import parse_percents, percent
 from storage.atomic import write_json
@@ -40,7 +40,7 @@ TABLE, SERIES = "errors.safetensors", "series.json"
 OWN = {"of": ("width", "layers", "all", *TARGETS), "first": ("width", "depth"), "rounds": range(1, 11)}
 SAID = (
     "command", "model", "weights", "task", "config", "seed", "accelerator", "resume", "output", "errors", "plan",
-    "kinds",
+    "kinds", "set",
     *TARGETS,
 )  # fmt: skip
 """What the series itself says to measure, plan and cut."""
@@ -82,8 +82,9 @@ def check_options(options: Mapping[str, Any]) -> None:
     }
     check_measuring(given["measure"])
     at_least(given["cut"], 1, "repeats", "samples")
-    at_least(given["plan"], 1, "round", "batch_size")
-    parts_of(options, 0.5, lambda name: 1.0)
+    own = {key: value for key, value in options.items() if key not in ("keep", "keep_layers")}
+    for part in parts_of(options, 0.5, lambda name: 1.0):
+        check_plan(parser.parse_args(["plan", *NEEDED["plan"], *words_of("plan", own | part)]))
 
 
 def parts_of(options: Mapping[str, Any], share: float, whole: Callable[[str], float]) -> Parts:
@@ -153,7 +154,8 @@ def series(args: argparse.Namespace, commands: Mapping[str, Callable[[argparse.N
     path = folder / SERIES
     found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"seconds": {}, "shares": {}}
     seed = args.seed if draws(options) else None
-    asked = {"model": args.model, "set": telling_options(options), "seed": seed}
+    config = args.config if uses_data(options) else None
+    asked = {"model": args.model, "config": config, "set": telling_options(options), "seed": seed}
     if (before := found.setdefault("of", asked)) != asked:
         other = next(key for key in asked if before.get(key) != asked[key])
         raise InputError(

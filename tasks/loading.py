@@ -53,7 +53,8 @@ def data_of(args: argparse.Namespace) -> PruneConfig:
     if args.task and not args.config:
         config = PruneConfig(sides={"general": of_task(args).train}, num_workers=0)
     else:
-        config = parse(PruneConfig, *read_settings(args.config or task_file(args.model, "prune"), []))
+        changes = getattr(args, "set", [])
+        config = parse(PruneConfig, *read_settings(args.config or task_file(args.model, "prune"), changes))
     if not getattr(args, "on_test", False):
         for reader in config.sides.values():
             own = _read(vars(reader.files), getattr(reader, "splits", [])) if hasattr(reader, "files") else {}

@@ -252,7 +252,8 @@ def _write_base(config: Any, model: WrappedModel, folder: Path) -> dict[str, Any
 def write_stock(model: WrappedModel, folder: Path) -> None:
     """The model as transformers' own class reads it back; InputError where its sizes are none that the class has."""
     fit_config(model.module)
-    model.module.save_pretrained(folder)
+    with _without_bars():
+        model.module.save_pretrained(folder)
     write_inputs(model, folder)
 
 

@@ -154,7 +154,7 @@ class TestBadFolders:
     def test_damaged_plan(self, content, tmp_path):
         _, reference = saved("resnet-mini", tmp_path)
         (tmp_path / "small" / "plan.json").write_text(content)
-        with pytest.raises(InputError, match=r"plan\.json is (damaged|of another version)"):
+        with pytest.raises(InputError, match=r"plan\.json is no plan"):
             load_model(reference)
 
     @pytest.mark.parametrize("kept", [[3, 2], [99], ["a"], [[0]]])

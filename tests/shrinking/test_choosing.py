@@ -8,8 +8,10 @@ from models import load_model
 from models.parts import Layers, all_sets
 from models.surgery import cut
 from shrinking import CRITERIA
+from shrinking.checking import check_plan
 from shrinking.choosing import Limits, by_shares, rounded, to_target
 from shrinking.errors import Errors, ordered_groups, restricted
+from shrinking.options import parser_of
 
 ABOUT = {"model": "dino-mini", "criterion": "random", "seed": 0}
 
@@ -46,6 +48,19 @@ class TestErrors:
         assert again.about == ABOUT
         assert all(torch.equal(again.errors[name], table.errors[name]) for name in table.errors)
         assert all(torch.equal(again.groups[name], table.groups[name]) for name in table.groups)
+
+    @pytest.mark.parametrize(
+        ("words", "says"),
+        [
+            (["--keep", "0.5", "--flops", "3"], "--flops is a target"),
+            (["--flops", "3", "--scope", "layer"], "leave out --scope layer"),
+            (["--batch_size", "2"], "--batch_size is for --flops and --latency"),
+            (["--parameters", "3", "--batch_size", "2"], "--batch_size is for --flops and --latency"),
+        ],
+    )
+    def test_options_without_use(self, words, says):
+        with pytest.raises(InputError, match=says):
+            check_plan(parser_of(None).parse_args(["plan", "errors", *words]))
 
     def test_bad_files(self, table, tmp_path, dino):
         with pytest.raises(InputError, match="not a table of errors"):

@@ -8,7 +8,7 @@ import shrink
 from console.errors import InputError
 from models import load_model
 from models.small import read_plan
-from shrinking.series import draws, parts_of, telling_options, words_of
+from shrinking.series import check_options, draws, parts_of, telling_options, words_of
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,11 @@ def test_options_go_to_the_commands_that_know_them():
     assert words_of("plan", options) == ["--tower=both", "--protect", "blocks.0", "head"]
     assert telling_options({"criterion": "mope", "scope": "layer", "devices": 2}) == {"scope": "layer"}
     assert [draws({"criterion": name}) for name in ("magnitude", "random", "taylor")] == [False, True, True]
+
+
+def test_options_of_a_plan_without_use():
+    with pytest.raises(InputError, match="leave out --scope layer"):
+        check_options({"of": "flops", "scope": "layer"})
 
 
 def test_width_then_depth_of_a_mini(tmp_path):

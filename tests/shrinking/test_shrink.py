@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 
+import shrink
 from console.errors import InputError
 from models import load_model
 from models.parts import all_sets
@@ -217,7 +218,6 @@ def test_a_plan_of_a_smaller_model_is_of_the_first(run, tmp_path):
         (("cut", "--model", "dino-mini", "--plan", "nowhere.json"), "there is no nowhere.json"),
         (("export", "nowhere", "--to", "hff"), "unknown export 'hff'"),
         (("export", "nowhere", "--to", "mask"), "there is no nowhere/plan.json"),
-        (("plan", "weights/dino-mini.safetensors", "--keep", "0.5", "--flops", "3"), "--flops is a target"),
     ],
 )
 def test_bad_input(run, arguments, says):
@@ -231,6 +231,12 @@ def test_a_plan_for_another_base(run, tmp_path):
     done = run("shrink.py", "cut", "-m", "xvlm-mini", "--plan", tmp_path / "a_plan.json", "-o", tmp_path / "b")
     assert done.returncode == 2
     assert "the plan is of another model" in done.stderr
+    for words, says in (
+        (["--keep_channels", "0.5"], "has no errors of channels"),
+        (["--keep", "0.9999"], "nothing would be removed"),
+    ):
+        with pytest.raises(InputError, match=says):
+            shrink.plan(shrink.parse_args(["plan", str(tmp_path / "a_errors.safetensors"), *words]))
 
 
 def test_a_plan_for_other_weights(run, tmp_path, clip):
@@ -267,3 +273,5 @@ def test_a_test_split_is_refused(tmp_path, model, reader):
     assert data_of(args).sides["general"]
     args = argparse.Namespace(model="dino-mini", task="image_classification", config=None)
     assert data_of(args).sides["general"].splits == ["train", "val"]
+    args.set = ["train.splits=[val]"]
+    assert data_of(args).sides["general"].splits == ["val"], "of the task"
