@@ -175,7 +175,7 @@ def prune(args: argparse.Namespace) -> Outputs:
     from pruners.streaming import check_disk, streamable, write_sparse
     from sparsity.weighting import read_ids
     from storage.atomic import no_empty_folder
-    from training.fabric import make_fabric
+    from training.fabric import without_training
 
     settings = settings_of(args)
     if args.stream:
@@ -194,7 +194,7 @@ def prune(args: argparse.Namespace) -> Outputs:
             console.print(
                 f"note: {config.pruner} saves nothing of an interrupted run: --resume starts from the beginning"
             )
-        fabric = make_fabric(config.accelerator, config.devices, config.num_nodes, config.precision)
+        fabric = without_training(config.accelerator, config.devices, config.num_nodes, config.precision)
         interrupt.listen()
         started = time.perf_counter()
         changes = {"conv": True} if config.conv else {}

@@ -26,7 +26,7 @@ from shrinking.mope import mope
 from shrinking.scores import default_score, score_of
 from shrinking.screening import Screen
 from shrinking.weights import magnitudes
-from training.fabric import make_fabric
+from training.fabric import without_training
 
 BATCH = 32
 
@@ -43,7 +43,7 @@ def measured(
 
     config: its data. args: options of shrink.py measure. path: of the table, next to which the checkpoint is saved.
     """
-    fabric = make_fabric(args.accelerator, args.devices, 1, "32-true")
+    fabric = without_training(args.accelerator, args.devices, 1, "32-true")
     interrupt.listen()
     model = fabric.to_device(load())
     name = args.score or default_score(model)

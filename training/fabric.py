@@ -5,15 +5,19 @@ from __future__ import annotations
 import atexit
 import os
 import subprocess
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.strategies import DDPStrategy
+from torch import nn
 
 from configs.precisions import known_precision
 from console.errors import InputError
 from console.words import counted
 from models.common.repeatable import repeat_on_cpu
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 MOST_LOADERS = 8
 
@@ -27,8 +31,46 @@ LEAST_MOST = 8
 """Number of CPU processes that is always allowed, however few the cores: enough to test several processes."""
 
 
+class OneProcess:
+    """What calibration needs of a Fabric, for one process at full precision."""
+
+    is_global_zero, world_size, autocast = True, 1, nullcontext
+
+    def __init__(self, device: str) -> None:
+        self.device = torch.device(device)
+
+    def to_device(self, module: nn.Module) -> nn.Module:
+        """The module, on the device."""
+        return module.to(self.device)
+
+
+def without_training(accelerator: str, devices: int, num_nodes: int, precision: str) -> Fabric | OneProcess:
+    """`make_fabric` for commands that train nothing: one process does without Lightning, whose import takes seconds."""
+    if devices * num_nodes > 1 or precision != "32-true" or any(name in os.environ for name in RENDEZVOUS):
+        return make_fabric(accelerator, devices, num_nodes, precision)
+    accelerator = _prepared(accelerator, devices, num_nodes, precision)
+    return OneProcess("cuda" if accelerator == "gpu" else accelerator)
+
+
 def make_fabric(accelerator: str, devices: int, num_nodes: int, precision: str) -> Fabric:
     """A launched Fabric; InputError for devices that are missing and precisions that they do not support."""
+    from lightning.fabric import Fabric
+    from lightning.fabric.strategies import DDPStrategy
+
+    accelerator = _prepared(accelerator, devices, num_nodes, precision)
+    # Buffers (BLIP's large queues) are filled with gathered features: already equal on all processes.
+    strategy = DDPStrategy(find_unused_parameters=False, broadcast_buffers=False) if devices * num_nodes > 1 else "auto"
+    fabric = Fabric(
+        accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy, precision=precision
+    )
+    fabric.launch()
+    if fabric.is_global_zero:
+        atexit.register(_end_children, getattr(fabric.strategy.launcher, "procs", []))
+    return fabric
+
+
+def _prepared(accelerator: str, devices: int, num_nodes: int, precision: str) -> str:
+    """The accelerator, when all is checked and the threads are set."""
     known_precision(precision)
     if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps"):
         raise InputError(f"unknown accelerator '{accelerator}': choose auto, cpu, gpu or mps")
@@ -43,7 +85,7 @@ def make_fabric(accelerator: str, devices: int, num_nodes: int, precision: str) 
         raise InputError(
             f"{counted(devices, 'MPS device')} requested, but there is at most one, on Apple's machines: use cpu"
         )
-    if accelerator == "auto":
+    if accelerator in ("auto", "cuda"):
         accelerator = "gpu" if gpus else "cpu"
     if accelerator == "cpu" and precision.startswith("16"):
         raise InputError(f"precision {precision} needs a GPU: use 32-true or bf16-mixed on the CPU")
@@ -58,21 +100,12 @@ def make_fabric(accelerator: str, devices: int, num_nodes: int, precision: str) 
             f"{num_nodes} machines requested, but they cannot find each other: start the command by srun or "
             "torchrun, or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each of them"
         )
-    processes = devices * num_nodes
     if accelerator == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         # Processes share the cores: more threads than cores would slow all of them down.
         torch.set_num_threads(max(1, cores // devices))
     if accelerator == "cpu":
         repeat_on_cpu()
-    # Buffers (BLIP's large queues) are filled with gathered features: already equal on all processes.
-    strategy = DDPStrategy(find_unused_parameters=False, broadcast_buffers=False) if processes > 1 else "auto"
-    fabric = Fabric(
-        accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy, precision=precision
-    )
-    fabric.launch()
-    if fabric.is_global_zero:
-        atexit.register(_end_children, getattr(fabric.strategy.launcher, "procs", []))
-    return fabric
+    return accelerator
 
 
 def usable_cores() -> int:

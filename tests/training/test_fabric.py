@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from console.errors import InputError
-from training.fabric import RENDEZVOUS, make_fabric
+from training.fabric import RENDEZVOUS, OneProcess, make_fabric, without_training
 
 
 @pytest.fixture(autouse=True)
@@ -54,3 +54,16 @@ def test_threads_that_the_user_chose_stay(monkeypatch):
     torch.set_num_threads(3)  # as torch would have done at its start
     make_fabric("cpu", 1, 1, "32-true")
     assert torch.get_num_threads() == 3
+
+
+def test_one_process_needs_no_lightning(monkeypatch):
+    for name in RENDEZVOUS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    one = without_training("auto", 1, 1, "32-true")
+    assert isinstance(one, OneProcess)
+    layer = one.to_device(torch.nn.Linear(2, 2))
+    assert layer.weight.device == make_fabric("auto", 1, 1, "32-true").device
+    assert not isinstance(without_training("cpu", 1, 1, "bf16-mixed"), OneProcess)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    assert not isinstance(without_training("cpu", 1, 1, "32-true"), OneProcess)
