@@ -151,14 +151,28 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
     return one.shape == other.shape and torch.equal(one, other)
 
 
+CHUNK = 1 << 20
+"""Numbers that are squared at a time: fresh memory for all of a large input costs several times the arithmetic."""
+
+
 def squares(read: Read) -> Tensor:
-    """Sum over rows of x_i^2 [i], of tokens that are real."""
-    squared = read.x.float().square()
+    """Sum over rows of x_i^2 [i], float64, of tokens that are real."""
     if isinstance(read.layer, nn.Conv2d):
-        return _patches(read.layer, squared).sum(dim=(0, 2))
-    if read.real is not None:
-        squared = squared * read.real.to(squared.dtype).unsqueeze(-1)
-    return squared.flatten(0, -2).sum(dim=0)
+        return _patches(read.layer, read.x.float().square()).sum(dim=(0, 2)).double()
+    real = None if read.real is None else read.real.flatten().float().unsqueeze(-1)
+    total = torch.zeros(read.x.shape[-1], dtype=torch.float64, device=read.x.device)
+    for part, squared in _squared(read.x):
+        total += (squared if real is None else squared * real[part]).sum(dim=0)
+    return total
+
+
+def _squared(x: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Some rows of x [..., i] at a time, and their squares in float32."""
+    x = x.flatten(0, -2)
+    step = max(1, CHUNK // max(1, x.shape[1]))
+    for first in range(0, len(x), step):
+        part = slice(first, first + step)
+        yield part, x[part].float().square()
 
 
 def squares_by_kind(read: Read) -> Tensor | None:
@@ -170,7 +184,10 @@ def squares_by_kind(read: Read) -> Tensor | None:
     if read.real is not None:
         kinds = kinds * read.real.float()
     kinds = kinds.flatten(1)
-    return torch.cat([kinds @ read.x.float().square().flatten(0, -2), kinds.sum(dim=1, keepdim=True)], dim=1)
+    sums = torch.zeros(2, read.x.shape[-1], dtype=torch.float64, device=read.x.device)
+    for part, squared in _squared(read.x):
+        sums += kinds[:, part] @ squared
+    return torch.cat([sums, kinds.sum(dim=1, keepdim=True)], dim=1)
 
 
 def rows(read: Read) -> Tensor:
