@@ -190,7 +190,7 @@ def prune(args: argparse.Namespace) -> Outputs:
     passes = measures(allocation, config.repair)
     with no_empty_folder(outputs.folder):
         outputs.check_folder(settings.percents)
-        if args.resume and (not method.resumes or (args.stream and method.updates_weights)):
+        if args.resume and not method.resumes:
             console.print(
                 f"note: {config.pruner} saves nothing of an interrupted run: --resume starts from the beginning"
             )
@@ -226,9 +226,10 @@ def prune(args: argparse.Namespace) -> Outputs:
                 "data": None if batches is None else data_identity(batches),
             }
         )
+        by_sparsity = method.uses_rounds or (streamed and method.updates_weights)
         checkpoint = Checkpoint(
             outputs.checkpoint,
-            identity | ({"sparsities": settings.percents} if method.uses_rounds else {}),
+            identity | ({"sparsities": settings.percents} if by_sparsity else {}),
             every=config.save_every,
             resume=args.resume,
             write=fabric.is_global_zero,

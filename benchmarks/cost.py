@@ -1,6 +1,6 @@
 """The table of docs/cost.md: every ratio of the four systems, by one command.
 
-    python -m benchmarks.cost                      # everything but CHITA, which is the longest
+    python -m benchmarks.cost                      # everything but CHITA and streaming, which take longest
     python -m benchmarks.cost measuring steps      # some parts; the others' rows stay as they are
 Each benchmark runs in a process of its own. What is found is kept in docs/cost.json.
 """
@@ -31,11 +31,12 @@ PARTS = {
     "measuring": ["measuring"],
     "dimensions": ["dimensions"],
     "reranking": ["reranking", "reranking --model blip"],
+    "streaming": ["streaming", "streaming --overhead"],
     "chita": ["chita --every 50"],
 }
 """Part -> its benchmarks, with options."""
 
-LONG = ("chita",)
+LONG = ("chita", "streaming")
 
 PAGE, FOUND = Path("docs/cost.md"), Path("docs/cost.json")
 BEGIN, END = "<!-- table -->\n", "<!-- end of table -->\n"
@@ -45,7 +46,9 @@ def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     usual = [part for part in PARTS if part not in LONG]
-    parser.add_argument("parts", nargs="*", default=usual, help=f"of {', '.join(PARTS)} (default: all but {LONG[0]})")
+    parser.add_argument(
+        "parts", nargs="*", default=usual, help=f"of {', '.join(PARTS)} (default: all but {' and '.join(LONG)})"
+    )
     return parser.parse_args()
 
 

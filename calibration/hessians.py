@@ -65,8 +65,9 @@ class InputHessians:
         self._fresh = {}
 
     def forget(self, names: Iterable[str]) -> None:
-        """Free the sums of layers that are done with."""
+        """Free the sums of layers that are done with, and look at them no more."""
         gone = set(names)
+        self._layers = {name: layer for name, layer in self._layers.items() if name not in gone}
         self._sums = {
             readers: total for readers, total in self._sums.items() if not gone.issuperset(n for n, _ in readers)
         }

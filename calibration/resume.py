@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -80,10 +81,22 @@ class Checkpoint:
                 console.print(f"saved {self.path}: the same command with --resume continues from there")
         interrupt.check()
 
+    @property
+    def parts(self) -> Path:
+        """A folder for what is finished and too large to be saved again and again; the progress says what to trust."""
+        return self.path.with_suffix(".parts")
+
+    def keep(self, save: Callable[[Path], None], name: str) -> None:
+        """Let `save` write a file into `parts`."""
+        if self._write:
+            self.parts.mkdir(exist_ok=True)
+            save(self.parts / name)
+
     def finish(self) -> None:
         """Remove the checkpoint, once the results are written."""
         if self._write:
             self.path.unlink(missing_ok=True)
+            shutil.rmtree(self.parts, ignore_errors=True)
 
 
 class _NoCheckpoint(Checkpoint):

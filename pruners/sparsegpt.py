@@ -73,26 +73,48 @@ class SparseGPT(Pruner):
                 "compares all of them: choose layer, row or a pattern as 2:4, or leave out --stream"
             )
 
+        checkpoint = self.work.checkpoint
+        place = checkpoint.path.parent
+        held = partial(on_disk, folder=place if place.is_dir() else None)
+        solved: list[list[str]] = []
+
+        def add(parts: Mapping[float, Mask]) -> None:
+            for sparsity, part in parts.items():
+                for name in part:
+                    masks[sparsity].add(name, part[name], torch.from_numpy(part.weights(name)), held)
+
+        if saved := checkpoint.load():  # inputs are those of the dense model: what was solved is only read again
+            solved, self.unreached = saved[1]["solved"], saved[1]["unreached"]
+            for number, names in enumerate(solved):
+                add({sparsity: Mask.load(checkpoint.parts / f"{number}_{sparsity}.safetensors") for sparsity in masks})
+                self.hessians.forget(names)
+
         def done(names: list[str]) -> None:
             """The moments of some layers are complete: all but a block's would be too much to hold."""
+            if not names or names in solved:
+                return
             self.unreached += self.hessians.without_input(names)
-            self._solve(names, masks)
+            parts = {sparsity: self.mask_of({}) for sparsity in masks}
+            self._solve(names, parts)
             self.hessians.forget(names)
+            for sparsity, part in parts.items():
+                checkpoint.keep(part.save, f"{len(solved)}_{sparsity}.safetensors")
+            add(parts)
+            solved.append(names)
+            checkpoint.offer(lambda: ({}, {"solved": solved, "unreached": self.unreached}))
 
         gather_streamed(self, self.hessians, done=done)
         return masks
 
     def _solve(self, names: list[str], masks: Mapping[float, Mask]) -> None:
         """Add some layers to the masks of all sparsities."""
-        place = self.work.checkpoint.path.parent
-        held = partial(on_disk, folder=place if place.is_dir() else None) if self.model.streamed else np.asarray
         obs = Scores.of({name: self.to_host(name, self._saliency(name)) for name in names})
         cuts = self.allocate(obs, self.magnitudes().only(names), self.modality, list(masks))
         for name in names:
             form, saliency = self.forms[name], obs[name]
             of_layer = dict(zip(masks, cuts(name, saliency), strict=True))
             for sparsity, (support, weight) in self._solved(name, saliency, of_layer).items():
-                masks[sparsity].add(name, form.parameter(support), form.parameter(weight), held)
+                masks[sparsity].add(name, form.parameter(support), form.parameter(weight))
 
     def _saliency(self, name: str) -> Tensor:
         """W^2 / [H^-1]_ii, the error of pruning a weight alone [o, i]: zero where its input is always zero."""

@@ -15,6 +15,7 @@ from console.errors import InputError
 from models import load_model
 from pruners import prune
 from pruners.session import Session
+from pruners.sparsegpt import SparseGPT
 from tests.models.generative import CONFIGS, saved
 
 BATCHES, SIZE = 3, 2
@@ -186,3 +187,26 @@ def test_an_interrupted_run_goes_on_at_a_block(qwen, tmp_path, monkeypatch, at_o
     resumed = prune(streamed, batches, "wanda", (0.5,), checkpoint=Checkpoint(file, {}, every=0, resume=True))
     assert resumed == expected
     assert len(merged) == (3 * BATCHES if at_once == 256 else 3), "blocks whose sums were saved are not added again"
+
+
+def test_what_sparsegpt_solved_is_not_solved_again(qwen, tmp_path, monkeypatch):
+    _, streamed, batches = qwen
+    expected = prune(streamed, batches, "sparsegpt", (0.5, 0.7))
+    file, solve, solved = tmp_path / "unfinished.safetensors", SparseGPT._solve, []
+
+    def counted(self, names, masks):
+        if len(solved) == 2 and not file.with_suffix(".stopped").exists():
+            file.with_suffix(".stopped").touch()
+            raise KeyboardInterrupt
+        solved.append(names)
+        solve(self, names, masks)
+
+    monkeypatch.setattr(SparseGPT, "_solve", counted)
+    with pytest.raises(KeyboardInterrupt):
+        prune(streamed, batches, "sparsegpt", (0.5, 0.7), checkpoint=Checkpoint(file, {}, every=0))
+    checkpoint = Checkpoint(file, {}, every=0, resume=True)
+    resumed = prune(streamed, batches, "sparsegpt", (0.5, 0.7), checkpoint=checkpoint)
+    assert resumed == expected
+    assert len({name for names in solved for name in names}) == sum(map(len, solved)) == len(expected[0.5])
+    checkpoint.finish()
+    assert [left.name for left in tmp_path.iterdir()] == ["unfinished.stopped"]
