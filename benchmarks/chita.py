@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.findings import Finding, add_json, report
-from benchmarks.pruning import bare_backward, largest_resident_set, make_model, timed
+from benchmarks.pruning import bare_backward, largest_resident_set, make_model
+from benchmarks.timing import timed
 
 if TYPE_CHECKING:
     from models.base import Model

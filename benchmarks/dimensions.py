@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.findings import Finding, add_json, report
-from benchmarks.pruning import largest_resident_set, timed
+from benchmarks.pruning import largest_resident_set
+from benchmarks.timing import timed
 
 
 def parse_args() -> argparse.Namespace:

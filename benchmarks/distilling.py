@@ -7,11 +7,10 @@ The student has half of the teacher's heads and neurons. The three kinds alterna
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Iterator
 
 from benchmarks.findings import Finding, add_json, report
-from benchmarks.pruning import timed
+from benchmarks.timing import add_clock, best_of
 
 BOUND = 1.6
 """Most plain steps that one of distillation may take beside the teacher's pass."""
@@ -23,9 +22,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument(
-        "--cpu_time", action="store_true", help="measure CPU seconds instead of wall time, on a busy machine"
-    )
+    add_clock(parser)
     add_json(parser)
     return parser.parse_args()
 
@@ -59,13 +56,9 @@ def findings(args: argparse.Namespace) -> Iterator[Finding]:
         "teacher's forward": torch.no_grad()(lambda: Outputs(teacher).towers(batch)),
         "step of distillation": lambda: step(taught),
     }
-    best = dict.fromkeys(works, float("inf"))
-    for number in range(args.repeats + 1):
-        for kind, work in works.items():
-            seconds = timed(work, time.process_time if args.cpu_time else time.perf_counter)
-            best[kind] = min(best[kind], seconds if number else best[kind])  # the first is slower
-    for kind, seconds in best.items():
-        print(f"{kind:20s} {seconds:7.2f} s")
+    for work in works.values():
+        work()  # the first call of each is slower
+    best = best_of(works, args.repeats, args.cpu_time)
     distilled = best["step of distillation"] - best["teacher's forward"]
     yield Finding(
         "(a step of distillation - the teacher's forward) / a plain step", distilled / best["plain step"], BOUND

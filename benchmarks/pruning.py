@@ -10,12 +10,12 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
 from benchmarks.findings import Finding, add_json, report
+from benchmarks.timing import add_clock, best_of
 
 SPARSITIES = (0.63, 0.75, 0.9)
 KINDS = ("forward", "backward", "memory")
@@ -31,9 +31,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--kinds", nargs="+", choices=KINDS, default=KINDS, help="what to measure: methods with forward passes, ..."
     )
-    parser.add_argument(
-        "--cpu_time", action="store_true", help="measure CPU seconds instead of wall time, on a busy machine"
-    )
+    add_clock(parser)
     parser.add_argument("--memory", metavar="METHOD", help="only print the peak memory of one method, as JSON")
     add_json(parser)
     return parser.parse_args()
@@ -52,13 +50,6 @@ def make_batches(model, batch_size: int, count: int) -> list[dict]:
 
     torch.manual_seed(0)
     return [model.example(batch_size) for _ in range(count)]
-
-
-def timed(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds of one call."""
-    started = clock()
-    work()
-    return clock() - started
 
 
 def bare_forward(model, batches: list[dict]) -> None:
@@ -145,12 +136,7 @@ def times(args: argparse.Namespace) -> Iterator[Finding]:
         snip: lambda: prune(model, batches, "snip", (0.75,)),
     }
     kinds = (forward if "forward" in args.kinds else {}) | (backward if "backward" in args.kinds else {})
-    best = dict.fromkeys(kinds, float("inf"))
-    for _ in range(args.repeats):
-        for kind, work in kinds.items():
-            best[kind] = min(best[kind], timed(work, time.process_time if args.cpu_time else time.perf_counter))
-    for kind, seconds in best.items():
-        print(f"{kind:30s} {seconds:7.2f} s")
+    best = best_of(kinds, args.repeats, args.cpu_time)
     if backward.keys() <= best.keys():
         yield Finding("snip / (forward + backward)", best[snip] / best["bare forward + backward"], 1.1)
     if not forward.keys() <= best.keys():

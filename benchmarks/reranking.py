@@ -10,11 +10,10 @@ do it. The scores of all three are compared.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Iterator
 
 from benchmarks.findings import Finding, add_json, report
-from benchmarks.pruning import timed
+from benchmarks.timing import add_clock, best_of
 
 SHORTEST, LONGEST = 8, 20
 
@@ -26,9 +25,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--texts", type=int, default=64, help="texts matched with the image")
     parser.add_argument("--repeats", type=int, default=3, help="passes of each kind, alternating")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument(
-        "--cpu_time", action="store_true", help="measure CPU seconds instead of wall time, on a busy machine"
-    )
+    add_clock(parser)
     add_json(parser)
     return parser.parse_args()
 
@@ -76,14 +73,9 @@ def make_passes(args: argparse.Namespace) -> dict[str, Callable]:
 def findings(args: argparse.Namespace) -> Iterator[Finding]:
     """Ratios of the best of each kind, and how far their scores are apart."""
     passes = make_passes(args)
-    clock = time.process_time if args.cpu_time else time.perf_counter
     scores = {kind: work() for kind, work in passes.items()}  # and the first call of each, which is slower
-    best = dict.fromkeys(passes, float("inf"))
-    for _ in range(args.repeats):
-        for kind, work in passes.items():
-            best[kind] = min(best[kind], timed(work, clock))
-    last = list(passes)[-1]
-    print(f"{args.model}: an image with {args.texts} texts, {args.threads} thread(s), {best[last]:.2f} s at best")
+    print(f"{args.model}: an image with {args.texts} texts, {args.threads} thread(s)")
+    best, last = best_of(passes, args.repeats, args.cpu_time), list(passes)[-1]
     for kind in list(passes)[:-1]:
         yield Finding(f"{args.model}, {last} / {kind}", best[last] / best[kind], 1)
         apart = (scores[kind] - scores[last]).abs().max().item()

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from statistics import median
 
 from benchmarks.findings import Finding, add_json, report
-from benchmarks.pruning import timed
+from benchmarks.timing import timed
 from sparsity.progressive_config import METHODS
 
 BOUND = 1.03

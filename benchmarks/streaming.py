@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.findings import Finding, add_json, report
-from benchmarks.pruning import timed
+from benchmarks.timing import best_of, timed
 
 BOUNDS = {"omp": 10, "wanda": 10, "multiflow": 10, "sparsegpt": 14}
 """Method -> most GiB for a 7B model."""
@@ -196,12 +196,8 @@ def overhead(args: argparse.Namespace, folder: Path) -> Iterator[Finding]:
     }
     data = batches_of(models["streamed"], args.batches * 8)
     for method in ("omp", "wanda", "multiflow"):
-        best = dict.fromkeys(models, float("inf"))
-        for _ in range(3):
-            for way, model in models.items():
-                once = partial(prune, model, [] if method == "omp" else data, method, (0.5,))
-                best[way] = min(best[way], timed(once))
-        print(", ".join(f"{way} {seconds:.2f} s" for way, seconds in best.items()))
+        given = [] if method == "omp" else data
+        best = best_of({way: partial(prune, model, given, method, (0.5,)) for way, model in models.items()}, 3)
         yield Finding(f"{method}, streamed / in one piece", best["streamed"] / best["in one piece"], OVERHEAD)
 
 
