@@ -146,7 +146,7 @@ def cut_by(
             model = steps.load(now, now_weights)
             left = {kind: counted_units(model, kind, limits) for kind in shares}
             counts = counts or left
-            part = {kind: min(1.0, share * counts[kind] / max(1, left[kind])) for kind, share in part.items()}
+            part = {kind: min(1.0, share * counts[kind] / left[kind]) for kind, share in part.items() if left[kind]}
         place = at if number == rounds else at.with_name(f"{at.name}_round{number}")
         now, now_weights = _cut_once(steps, now, now_weights, part, limits, place), None
     return now

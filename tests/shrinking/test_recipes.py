@@ -13,7 +13,7 @@ from models import load_model, load_task_model
 from models.parts import all_sets
 from shrinking.choosing import Limits
 from shrinking.errors import Errors
-from shrinking.recipes import Steps, cut_by
+from shrinking.recipes import WIDTH, Steps, cut_by
 from shrinking.weights import magnitudes
 
 KEYS = ("epochs=1", "short_epoch=2", "samples=16")
@@ -61,7 +61,8 @@ def test_rounds(tmp_path):
         Errors.of(model, magnitudes(model, 0), 64, {"model": name, "criterion": "magnitude", "seed": 0}).save(file)
 
     steps = Steps(lambda name, weights: load_model(name), measure, None)
-    name = cut_by(steps, "dino-mini", None, {"heads": 0.5, "neurons": 0.5}, Limits(), tmp_path / "a", 3)
+    shares = dict.fromkeys(WIDTH, 0.5)  # channels, too, of which there are none
+    name = cut_by(steps, "dino-mini", None, shares, Limits(), tmp_path / "a", 3)
     tables = [Errors.load(path) for path in sorted(tmp_path.glob("*_errors.safetensors"))]
     heads = [sum(len(errors) for key, errors in table.errors.items() if key.endswith("attention")) for table in tables]
     whole = sum(one.count for one in all_sets(load_model("dino-mini")) if one.kind == "heads")
