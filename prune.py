@@ -166,6 +166,7 @@ def prune(args: argparse.Namespace) -> Outputs:
     from console.words import counted
     from data.calibration import data_identity, make_manifest
     from models import load_model
+    from models.plans import plan_identity
     from pruners.measuring import measures
     from pruners.outputs import Outputs
     from pruners.preparing import all_failures, calibration_batches, describe, weights_identity
@@ -208,6 +209,7 @@ def prune(args: argparse.Namespace) -> Outputs:
         available = 0 if batches is None else len(batches)
 
         source = {"model": args.model, "weights": weights_identity(model), "precision": config.precision} | changes
+        source |= plan_identity(model.plan)
         if ids is not None:
             source |= ids.identity
         if config.repair:

@@ -48,6 +48,8 @@ def measure(args: argparse.Namespace) -> None:
 
     check_measuring(args)
     target = Path(args.output or FOLDER / f"{file_name(args.model)}_{args.criterion}_seed{args.seed}{ERRORS}")
+    if target.suffix != ".safetensors":
+        raise InputError(f"--output {target} is a table's file: end its name with .safetensors")
     about = {
         key: getattr(args, key) for key in ("model", "task", "conv", "criterion", "seed", "group", "kinds", "tower")
     }
@@ -133,6 +135,8 @@ def cut(args: argparse.Namespace) -> None:
     kept = Plan.from_json(about["kept"], args.plan).kept(all_sets(model), model.plan)
     if not args.any_base:
         check_base(model, about, args.plan)
+    if not kept:
+        raise InputError(f"{args.plan} removes nothing more from {args.model}: give the model that it was made for")
     made_by, small = about.get("made_by") or {}, cutter(args)(of_base(model), kept)
     save_small(target, small, made_by | ({"repair": args.samples} if args.repair else {}))
     show(args.model, model, small, args.repeats, args.task)

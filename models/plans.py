@@ -14,6 +14,7 @@ from torch import Tensor
 
 from console.errors import InputError, nearest
 from models.parts import Kept, Layers, Units
+from storage.hashing import hash_json
 
 
 @dataclass(frozen=True)
@@ -105,14 +106,21 @@ class Plan:
         stays = {}
         try:
             for name, found in content.items():
+                if any(part[-1] > found["count"] for part in found["kept"] if isinstance(part, list)):
+                    raise ValueError("a range beyond the count")
                 kept = tuple(n for part in found["kept"] for n in _numbers(part))
                 in_order = sorted(set(kept)) == list(kept) and all(0 <= n < found["count"] for n in kept)
                 stays[name] = Stay(found["kind"], found["count"], kept)
                 if not in_order:
                     raise ValueError("numbers out of order or beyond the count")
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{where} is damaged: its units cannot be read ({error!r})") from error
         return cls(tuple(sorted(stays.items())))
+
+
+def plan_identity(plan: Plan | None) -> dict[str, str]:
+    """What masks of a smaller model say of it; nothing for a whole model."""
+    return {"plan": hash_json(plan.to_json())} if plan else {}
 
 
 def _prefixes(row: Layers, stay: Stay) -> tuple[str, ...]:

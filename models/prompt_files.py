@@ -94,7 +94,7 @@ def read_prompt(path: str) -> PromptFile:
     if "prompt" not in metadata or not {"program", "frame"} <= tensors.keys():
         raise InputError(f"{path} holds no prompt: give the prompt.safetensors of a run's folder")
     about = parse_metadata(path, metadata, "prompt", ("shape", "classes", "network"))
-    check_seal(path, tensors, metadata, "prompt")
+    check_seal(path, tensors, metadata, "tensors")
     buffers = {name.removeprefix(BUFFER): t for name, t in tensors.items() if name.startswith(BUFFER)}
     mapping = tensors.get("mapping")
     described = about["shape"], tensors["program"], tensors["frame"], mapping, about["classes"]

@@ -106,7 +106,9 @@ def read_plan(path: Path | str) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{path} is no plan, or damaged: it is not JSON ({error})") from error
     needed = {"format", "name", "family", "settings", "task", "tokenizer", "kept"}
-    if not isinstance(about, dict) or about.get("format") != FORMAT or not needed <= about.keys():
+    kinds = {"name": str, "family": str, "settings": dict, "kept": dict, "made_by": dict | None}
+    whole = isinstance(about, dict) and about.get("format") == FORMAT and needed <= about.keys()
+    if not whole or not all(isinstance(about.get(key), kind) for key, kind in kinds.items()):
         raise InputError(f"{path} is no plan, damaged, or of another version: it needs {', '.join(sorted(needed))}")
     return about
 

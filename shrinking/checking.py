@@ -25,7 +25,9 @@ def check_measuring(args: argparse.Namespace, criteria: tuple[str, ...] = (*MEAS
 
     args: options of shrink.py measure, or those of them that a recipe has. criteria: those to choose from.
     """
-    at_least(args, 1, "group")
+    at_least(args, 1, "group", "devices")
+    if not 0 <= args.seed < 2**63:
+        raise InputError(f"--seed is a whole number from 0 to 2^63 - 1, not {args.seed}")
     if args.criterion not in criteria:
         near = nearest(args.criterion, criteria)
         raise InputError(f"unknown criterion '{args.criterion}'{near}: choose one of {', '.join(criteria)}")
@@ -64,14 +66,26 @@ def check_plan(args: argparse.Namespace) -> tuple[dict[str, float], dict[str, fl
 
 
 def check_parts(model: Model, args: argparse.Namespace) -> None:
-    """InputError for a score, a tower or protected names that the model does not have. args: of a recipe."""
+    """InputError for a score, a tower, kinds or protected names that the model does not have. args: of a recipe."""
+    import torch
+
     from models.parts import all_sets
     from shrinking.errors import restricted
     from shrinking.scores import default_score, score_of
 
-    score_of(model, args.score or default_score(model))
-    restricted(model, {}, None, args.tower)
-    names = [one.name for one in all_sets(model)]
+    score = args.score or default_score(model)
+    score_of(model, score)
+    sets = all_sets(model)
+    inside = restricted(model, {one.name: torch.zeros(one.count) for one in sets}, None, args.tower)
+    has = {one.kind for one in sets if one.name in inside}
+    where = "" if args.tower == "both" else f" in its {args.tower} tower"
+    if args.keep_layers < 1 and "layers" not in has:
+        raise InputError(f"{args.model} has no layers that can be removed{where}: give --keep_layers 1")
+    if args.keep < 1 and not has - {"layers"}:
+        raise InputError(f"{args.model} has no heads, neurons or channels that can be removed{where}: give --keep 1")
+    if args.criterion in MEASURED and score in ("itc", "recall") and args.tower not in ("vision", "text", "both"):
+        raise InputError(f"--score {score} compares images and texts before {args.tower}: give --score loss")
+    names = [one.name for one in sets]
     for part in args.protect:
         if not any(part in name for name in names):
             raise InputError(f"--protect: '{part}' is in no name of a removable part, such as {names[0]}")

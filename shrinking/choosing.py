@@ -19,7 +19,7 @@ from console.words import counted
 from models.base import Model
 from models.parts import Layers, Units, all_sets, named_tensors
 from models.surgery import cut
-from shrinking.errors import Errors
+from shrinking.errors import Errors, narrowed
 
 KINDS = ("heads", "neurons", "channels", "layers")
 
@@ -171,20 +171,16 @@ def _without(model: Model, errors: Errors, gone: list[Candidate], limits: Limits
             groups, worth = errors.groups[name].tolist(), errors.errors[name].tolist()
             # Rounding removes or restores single units: those of the groups with larger errors are kept first.
             ranks = sorted(range(len(groups)), key=lambda unit: (-worth[groups[unit]], groups[unit], unit))
-            width = rounded(int(stays.sum()), limits.round, len(groups))
+            least = int(kinds[name] == "channels")
+            width = rounded(max(least, int(stays.sum())), limits.round, len(groups))
             kept[name] = torch.zeros_like(stays)
-            kept[name][ranks[: max(1, width) if kinds[name] == "channels" else width]] = True
+            kept[name][ranks[:width]] = True
     return kept
 
 
 def rounded(width: int, multiple: int, whole: int) -> int:
-    """The nearest multiple, the smaller of two; 0 stays 0, and the full width is always allowed.
-
-    For a layer narrower than four multiples the multiple is halved until it fits, since small models have narrow
-    layers.
-    """
-    while multiple > 1 and 4 * multiple > whole:
-        multiple //= 2
+    """The nearest multiple, `narrowed`, the smaller of two; 0 stays 0, and the full width is always allowed."""
+    multiple = narrowed(multiple, whole)
     if width in (0, whole):
         return width
     below = width // multiple * multiple

@@ -106,9 +106,16 @@ def groups_of(model: Model, values: Values, size: int) -> dict[str, Tensor]:
         known = ~values[one.name].isnan() if one.name in values else torch.zeros(1, dtype=torch.bool)
         if known.any():
             groups[one.name] = torch.full((one.count,), -1)
-            own = size if one.kind in ("neurons", "channels") else 1
+            own = narrowed(size, one.count) if one.kind in ("neurons", "channels") else 1
             groups[one.name][known] = ordered_groups(values[one.name][known], own)
     return groups
+
+
+def narrowed(size: int, whole: int) -> int:
+    """The size of groups in a layer of so many units: halved until there are four, since small models are narrow."""
+    while size > 1 and 4 * size > whole:
+        size //= 2
+    return size
 
 
 def ordered_groups(values: Tensor, size: int) -> Tensor:

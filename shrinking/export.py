@@ -122,7 +122,7 @@ def to_mask(folder: Path, output: str | None) -> str:
     transposed = [name for name, layer in whole.prunable_layers().items() if form_of(layer).transposed]
     mask = Mask(masks, modalities, source, transposed)
     mask.save(target)
-    return f"{target}: {100 * mask.sparsity():.2f} % of the prunable weights; biases of removed units are kept"
+    return f"{target}: {100 * mask.sparsity():.2f} % of the prunable weights pruned; biases of removed units are kept"
 
 
 class Images(nn.Module):
@@ -189,7 +189,8 @@ def to_onnx(folder: Path, output: str | None) -> str:
 
 
 def _target(folder: Path, output: str | None, ending: str) -> Path:
-    target = Path(output) if output else folder.with_name(f"{folder.name}{ending}")
+    place = folder if folder.name else folder.resolve()
+    target = Path(output) if output else place.with_name(f"{place.name}{ending}")
     if target.exists():
         raise InputError(f"{target} is there already: give another name with --output, or remove it")
     return target

@@ -25,7 +25,7 @@ from models.surgery import cut
 from shrinking.checking import check_measuring
 from shrinking.choosing import Limits, by_shares
 from shrinking.errors import Errors
-from storage.atomic import write_json
+from storage.atomic import read_json, write_json
 
 WIDTH = ("heads", "neurons", "channels")
 
@@ -49,7 +49,7 @@ def start_recipe(args: argparse.Namespace, below: Path) -> tuple[Limits, Path]:
     asked = {key: value for key, value in sorted(vars(args).items()) if key not in NO_IDENTITY}
     path = folder / SAID
     if path.is_file():
-        before = json.loads(path.read_text())
+        before = read_json(path)
         if other := [key for key in {**before, **asked} if before.get(key) != asked.get(key)]:
             raise InputError(
                 f"{folder} has steps with another {other[0]} ({before.get(other[0])}, now {asked.get(other[0])}): give "
@@ -147,6 +147,12 @@ def cut_by(
             left = {kind: counted_units(model, kind, limits) for kind in shares}
             counts = counts or left
             part = {kind: min(1.0, share * counts[kind] / left[kind]) for kind, share in part.items() if left[kind]}
+            if min(part.values(), default=1.0) == 1.0:  # rounding has removed as much already
+                if number == rounds:
+                    if not at.exists():
+                        save_small(at, model, {"rounds": rounds, "shares": dict(shares)})
+                    now = f"small:{at}"
+                continue
         place = at if number == rounds else at.with_name(f"{at.name}_round{number}")
         now, now_weights = _cut_once(steps, now, now_weights, part, limits, place), None
     return now

@@ -16,7 +16,6 @@ rounds width goes in so many equal parts, each measured on what the one before h
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -31,7 +30,7 @@ from shrinking import MEASURED
 from shrinking.checking import check_measuring, check_plan
 from shrinking.options import SHARES, TARGETS, TOWER, parser_of
 from sparsity.percents import parse_percents, percent
-from storage.atomic import write_json
+from storage.atomic import read_json, write_json
 
 if TYPE_CHECKING:
     from models.base import Model
@@ -99,6 +98,8 @@ def parts_of(options: Mapping[str, Any], share: float, whole: Callable[[str], fl
         left = [1 - (1 - share) * number / rounds for number in range(rounds + 1)]
         return [{"keep": after / before} for before, after in pairwise(left)]
     if of in TARGETS:
+        if unused := {"keep", "keep_layers"} & options.keys():
+            raise InputError(f"'of: {of}' is a target: leave out {min(unused)}")
         both: dict[str, float] = {of: share * whole(of)}
     elif of == "layers":
         both = {"keep": options.get("keep", 1.0), "keep_layers": share}
@@ -152,7 +153,7 @@ def series(args: argparse.Namespace, commands: Mapping[str, Callable[[argparse.N
     folder = Path(args.output)
     percents = parse_percents(args.sparsities)
     path = folder / SERIES
-    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"seconds": {}, "shares": {}}
+    found = {"seconds": {}, "shares": {}} | (read_json(path) if path.is_file() else {})
     seed = args.seed if draws(options) else None
     config = args.config if uses_data(options) else None
     asked = {"model": args.model, "config": config, "set": telling_options(options), "seed": seed}

@@ -17,6 +17,7 @@ from console.words import counted
 from models.base import Model
 from models.common.checkpoint import own_names
 from models.layers import Form, form_of
+from models.plans import plan_identity
 from sparsity.published import SUFFIX, masks_among, read_published, write_published
 from sparsity.scores import Scores
 from sparsity.threads import in_threads
@@ -210,6 +211,8 @@ class Mask(Mapping[str, Tensor]):
                 f"a {type(model).__name__} does not say which of its layers can be pruned: wrap it as for pruning, "
                 "mask.apply(wrap(module, ...)); the zeros are then in the module itself"
             )
+        if self.source.get("plan") not in (None, (here := plan_identity(model.plan)).get("plan")) and here:
+            raise InputError(f"the mask was made for other units, those of {self.source.get('model')}: make another")
         layers = model.prunable_layers()
         transposed = frozenset(name for name, layer in layers.items() if form_of(layer).transposed)
         if list(self) == list(layers):

@@ -39,7 +39,9 @@ class ProgressiveConfig:
     min_kept: float = option(0, "smallest number of weights kept in every layer; below 1: a share")
     biases: bool = option(False, "also prune the biases of these layers, as published; masks hold weights only")
     modality: str | None = option(None, "prune only this modality, to the given sparsity (vision, text, ...)")
-    search: float = option(0.5, "hydra, vpns: share of the epochs that train scores with frozen weights")
+    search: float = option(
+        0.5, "hydra, vpns: share of the epochs that train scores with frozen weights, rounded down to whole ones"
+    )
     score_lr: float | None = option(
         None, "hydra, vpns: learning rate of the scores (default: 1.2 / search steps; 1e-4 in published runs)"
     )

@@ -29,7 +29,7 @@ are 0.04 to 0.3.
 """
 
 MOVED = 0.01
-"""Share of scores: a search in which fewer cross the threshold was too short."""
+"""Share of scores: a search in which fewer cross the threshold was too short (or a tenth of those that can)."""
 
 
 class Search(Progressive):
@@ -134,13 +134,16 @@ class Search(Progressive):
         self._hold()
         assert self.mask is not None
         moved = sum(int((bits ^ self._first[name]).sum()) for name, bits in self._chosen.items())
-        if moved < MOVED * self._size:
+        kept = sum(int(bits.sum()) for bits in self._chosen.values())
+        # At most twice the fewer of kept and pruned can differ: of very sparse masks less than 1 % of all.
+        least = min(MOVED * self._size, 0.2 * min(kept, self._size - kept))
+        if moved < least:
             rate, steps = self.rate(), counted(self._steps, "step")
             better = max(automatic_rate(self._steps), 2 * rate)
             console.print(
-                f"note: {moved:,} of {self._size:,} scores crossed the threshold, less than {percent(MOVED)} %: "
-                f"{steps} at a score rate of {rate:g} {agreed(self._steps, 'is')} too few; give more epochs, or "
-                f"--score_lr {better:.2g}"
+                f"note: {moved:,} of {self._size:,} scores crossed the threshold, less than "
+                f"{percent(least / self._size)} %: {steps} at a score rate of {rate:g} "
+                f"{agreed(self._steps, 'is')} too few; give more epochs, or --score_lr {better:.2g}"
             )
         return self.mask
 

@@ -100,3 +100,14 @@ def write_json(path: Path | str, value: Any) -> None:
     """
     text = json.dumps(value, indent=1, ensure_ascii=False)
     write_text(path, text.encode("utf-8", "backslashreplace").decode() + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; InputError for a damaged one."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: it is not JSON ({error}); remove it, or give another folder") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is damaged: it is no JSON object; remove it, or give another folder")
+    return found

@@ -154,8 +154,7 @@ def check_seal(path: Path | str, tensors: Mapping[str, Tensor], metadata: dict[s
     ):
         if key in metadata and metadata[key] != found():
             raise InputError(
-                f"{path} is damaged: its {part} have changed since they were written; copy it again, or create it "
-                "again with prune.py"
+                f"{path} is damaged: its {part} have changed since they were written; copy it again, or create it again"
             )
 
 

@@ -84,7 +84,8 @@ def config_for(
     if name not in datasets:
         raise InputError(f"unknown data set '{name}'{nearest(name, datasets)}: choose one of {', '.join(datasets)}")
     common = {key: value for key, value in settings.items() if key != "datasets"}
-    each = {n: parse(kind, {**common, **own}, f"{where}: {n}") for n, own in datasets.items()}
+    in_turn = {name: datasets[name], **datasets}  # errors are first of the one that is asked for
+    each = {n: parse(kind, {**common, **own}, f"{where}: {n}") for n, own in in_turn.items()}
     return each[name] if seed is None else replace(each[name], seed=seed)
 
 

@@ -114,7 +114,9 @@ class Distillation(nn.Module):
             )
         self._blocks = same_blocks(student, teacher)
         if self._weights["hidden"] and not self._blocks:
-            raise InputError("--hidden compares layers, and teacher and student share none: give --hidden 0")
+            if args.hidden:
+                raise InputError("--hidden compares layers, and teacher and student share none: leave it out")
+            self._weights["hidden"] = 0.0
 
     def forward(self, batch: Batch, rehearsal: bool = False) -> dict[str, Tensor]:
         """The task's losses and the teacher's."""

@@ -16,6 +16,7 @@ from console.errors import InputError
 from console.progress import console
 from console.words import counted
 from evaluation.items import FILE, write_items
+from models.plans import plan_identity
 from sparsity.mask import Mask
 from sparsity.picture import draw_progress
 from sparsity.search import Search
@@ -108,6 +109,7 @@ def fit_task(
 def keep_mask(run: Run, model: nn.Module, sparsifier: Sparsifier, mask: Mask) -> None:
     """Save the mask that a run made, after checking the selected weights against it; draw its progress."""
     mask.source |= {"model": run.args.model, "run": str(run.folder), "task": run.name, "seed": run.seed}
+    mask.source |= plan_identity(model.plan)
     lock = Fixed(mask)
     lock.attach(model)
     lock.check()

@@ -83,7 +83,7 @@ class HeadFit:
         if not within.trace() > ROUNDING * square.trace() / count.sum():
             raise InputError(
                 f"no classifier can be fitted: of {counted(int(count.sum()), 'image')}, no two of one class differ; "
-                "give more of them (--num_batches, --batch_size), or a checkpoint with a classifier"
+                "give more samples or batches, or a checkpoint with a classifier"
             )
         scale = within.diagonal().mean() * torch.eye(len(within), dtype=within.dtype, device=within.device)
         weight = torch.linalg.solve((1 - SHRINKAGE) * within + SHRINKAGE * scale, mean.t()).t()

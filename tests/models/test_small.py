@@ -10,7 +10,7 @@ from console.errors import InputError
 from models import class_of, file_name, load_model, load_task_model
 from models.library.hf_models import load_hf
 from models.parts import units
-from models.plans import Plan, Stay, in_ranges
+from models.plans import Plan, Stay, in_ranges, plan_identity
 from models.small import save_small
 from models.surgery import cut
 from sparsity.mask import Mask
@@ -145,19 +145,34 @@ class TestPlans:
             Plan((("blocks.0.attn", Stay("heads", 4, (1,))),)).kept(found)
 
 
+def test_mask_of_other_units(tmp_path):
+    """Equal shapes do not make a mask of one smaller model one of another."""
+    masks = []
+    for seed in (1, 2):
+        (tmp_path / str(seed)).mkdir()
+        small, _ = saved("dino-mini", tmp_path / str(seed), seed)
+        layers = small.prunable_layers()
+        source = {"model": f"small:{seed}"} | plan_identity(small.plan)
+        masks.append((small, Mask({n: layer.weight > 0 for n, layer in layers.items()}, {}, source)))
+    (small, own), (_, other) = masks
+    own.apply(small)
+    with pytest.raises(InputError, match="the mask was made for other units, those of small:2"):
+        other.apply(small)
+
+
 class TestBadFolders:
     def test_that_is_none(self, tmp_path):
         with pytest.raises(InputError, match=r"is not a small model: it has no plan.json"):
             load_model(f"small:{tmp_path}")
 
-    @pytest.mark.parametrize("content", ["{", "[]", '{"format": 2}'])
+    @pytest.mark.parametrize("content", ["{", "[]", '{"format": 2}', '{"format": 1, "kept": 3}'])
     def test_damaged_plan(self, content, tmp_path):
         _, reference = saved("resnet-mini", tmp_path)
         (tmp_path / "small" / "plan.json").write_text(content)
         with pytest.raises(InputError, match=r"plan\.json is no plan"):
             load_model(reference)
 
-    @pytest.mark.parametrize("kept", [[3, 2], [99], ["a"], [[0]]])
+    @pytest.mark.parametrize("kept", [[3, 2], [99], ["a"], [[0]], [[]], [[0, 10**12]]])
     def test_damaged_numbers(self, kept, tmp_path):
         _, reference = saved("resnet-mini", tmp_path)
         path = tmp_path / "small" / "plan.json"

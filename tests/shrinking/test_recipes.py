@@ -9,11 +9,12 @@ import torch
 import retrieval
 import shrink
 import training.loop
+from console.errors import InputError
 from models import load_model, load_task_model
 from models.parts import all_sets
 from shrinking.choosing import Limits
 from shrinking.errors import Errors
-from shrinking.recipes import WIDTH, Steps, cut_by
+from shrinking.recipes import WIDTH, Steps, cut_by, start_recipe
 from shrinking.weights import magnitudes
 
 KEYS = ("epochs=1", "short_epoch=2", "samples=16")
@@ -152,3 +153,39 @@ def test_pretraining(run, tmp_path, monkeypatch):
     files = [(tmp_path / name / "small" / "model.safetensors").read_bytes() for name in ("a", "b")]
     assert files[0] == files[1]
     assert files[0] != (tmp_path / "a" / "cut" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--model", "resnet-mini"], "resnet-mini has no layers that can be removed in its vision tower"),
+        (["--model", "dino-mini", "--seed", "-1"], "--seed is a whole number from 0"),
+        (["--model", "xvlm-mini", "--task", "retrieval", "--tower", "fusion"], "give --score loss"),
+        (["--model", "dino-mini", "--devices", "0"], "devices must be at least 1"),
+    ],
+)
+def test_refused_before_training(words, says, tmp_path):
+    args = shrink.parse_args(["finetuning", *words, "-o", str(tmp_path / "a")])
+    with pytest.raises(InputError, match=says):
+        shrink.finetuning(args)
+    assert not (tmp_path / "a").exists()
+
+
+def test_more_rounds_than_groups(tmp_path):
+    """Rounds in which rounding leaves nothing to remove are passed over, the last one, too."""
+
+    def measure(name, weights, file, kinds):
+        assert kinds
+        model = load_model(name)
+        Errors.of(model, magnitudes(model, 0), 64, {"model": name, "criterion": "magnitude", "seed": 0}).save(file)
+
+    steps = Steps(lambda name, weights: load_model(name), measure, None)
+    cut_by(steps, "clip-mini", None, dict.fromkeys(WIDTH, 0.9), Limits(("vision",), (), 64), tmp_path / "a", 10)
+    assert sum(p.numel() for p in load_model(f"small:{tmp_path / 'a'}").parameters()) < 1_660_929
+
+
+def test_damaged_settings(tmp_path):
+    (tmp_path / "recipe.json").write_text("[1]")
+    args = shrink.parse_args(["finetuning", "--model", "dino-mini", "-o", str(tmp_path)])
+    with pytest.raises(InputError, match=r"recipe\.json is damaged"):
+        start_recipe(args, tmp_path)
