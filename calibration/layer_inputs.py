@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+from weakref import ReferenceType, ref
 
 import torch
 import torch.nn.functional as F
@@ -127,7 +128,8 @@ class SharedInput:
     """
 
     def __init__(self) -> None:
-        self._last: tuple[Tensor, int, Tensor | None, Tensor | None] | None = None
+        # The tensor is not kept alive: its memory is wanted for what comes next.
+        self._last: tuple[ReferenceType[Tensor], int, Tensor | None, Tensor | None] | None = None
 
     def again(self, read: Read) -> bool:
         """Whether it is the same input; `read` becomes the previous one."""
@@ -135,13 +137,13 @@ class SharedInput:
         if isinstance(read.layer, nn.Conv2d) or read.x.is_inference():  # inference tensors have no version
             self._last = None
             return False
-        self._last = (read.x, read.x._version, read.real, read.image)
-        if before is None or before[0] is not read.x or before[1] != read.x._version:
+        self._last = (ref(read.x), read.x._version, read.real, read.image)
+        if before is None or before[0]() is not read.x or before[1] != read.x._version:
             return False
         return _same(before[2], read.real) and _same(before[3], read.image)
 
     def forget(self) -> None:
-        """Release the tensor."""
+        """Forget the tensor."""
         self._last = None
 
 
