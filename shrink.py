@@ -151,10 +151,7 @@ def cutter(args: argparse.Namespace) -> Any:
 
     if not getattr(args, "repair", False):
         return without
-    # Recipes have no --config, and without a task their --set is of the last test.
-    source = argparse.Namespace(
-        **{"config": None, **vars(args), "set": args.set if args.task and "set" in args else []}
-    )
+    source = argparse.Namespace(**{"config": None, **vars(args)})  # recipes have no --config
     return lambda model, kept: cut_on_data(model, kept, data_of(source), args.samples, args.seed)
 
 
@@ -182,19 +179,17 @@ def steps_of(args: argparse.Namespace) -> Any:
         return argparse.Namespace(**{**vars(args), "model": name, "weights": weights})
 
     devices = getattr(args, "devices", 1)
-    of_data = args.set if args.task else []  # without a task they are of the last test
 
     def write_table(name: str, weights: str | None, file: Path, kinds: list[str]) -> None:
         options = {"output": file, "kinds": kinds, "config": None, "order": "taylor", "devices": devices}
         options["resume"] = args.criterion == "mope" and file.with_suffix(".resume").is_file()
-        options["set"] = of_data
         options = {**vars(own(name, weights)), **options}
         if devices == 1:
             measure(argparse.Namespace(**options))
         else:
             words = [word for key in MEASURE for word in option(key, options[key])]
             words += [f"--{key}" for key in ("conv", "resume") if options[key]]
-            words += [f"--set={word}" for word in of_data]
+            words += [f"--set={word}" for word in args.set]
             alone("shrink.py", ["measure", *words])
 
     def train(name: str, folder: Path, options: list[str]) -> None:
@@ -293,17 +288,19 @@ def pretraining(args: argparse.Namespace) -> None:
         gallery_config(args)  # refused before anything is trained
     elif args.set:
         raise InputError(f"--set is for the retrieval data of the last test, and {args.model} has none: leave it out")
-    data, steps = data_of(argparse.Namespace(**{**vars(args), "set": []})), steps_of(args)
+    tested = argparse.Namespace(**vars(args))
+    args.set = []  # it is of the last test, not of the data that is measured on
+    data, steps = data_of(args), steps_of(args)
     check_pairs(dense := steps.load(args.model, args.weights))
     check_parts(dense, args)
-    limits, folder = start_recipe(args, FOLDER)
+    limits, folder = start_recipe(tested, FOLDER)
     small = recipe(
         steps, args.model, args.weights, args.keep, args.keep_layers, limits, folder,
         lambda student, teacher, run: relearn(student, teacher, data, args, run), args.rounds,
     )  # fmt: skip
     models = {"dense": steps.load(args.model, args.weights)}
     models |= {at.name: steps.load(f"small:{at}", None) for at in (folder / "cut", small)}
-    found = {name: zero_shot(args, model) for name, model in models.items()} if has_gallery(args.model) else {}
+    found = {name: zero_shot(tested, model) for name, model in models.items()} if has_gallery(args.model) else {}
     conclude(args, models["dense"], models[small.name], found, small)
 
 

@@ -123,6 +123,13 @@ def plan_identity(plan: Plan | None) -> dict[str, str]:
     return {"plan": hash_json(plan.to_json())} if plan else {}
 
 
+def check_units(source: Mapping[str, Any], plan: Plan | None) -> None:
+    """InputError where a mask, by its source, was made for other units of a smaller model; shapes may be equal."""
+    here = plan_identity(plan)
+    if here and source.get("plan", here["plan"]) != here["plan"]:
+        raise InputError(f"the mask was made for other units, those of {source.get('model')}: make another")
+
+
 def _prefixes(row: Layers, stay: Stay) -> tuple[str, ...]:
     """What the names of all that is in removed layers begin with, by their first numbers."""
     gone = sorted(set(range(stay.count)) - set(stay.kept))

@@ -24,6 +24,7 @@ TARGETS = ("parameters", "flops", "latency")
 TOWER = "vision"
 """The usual tower of `plan`."""
 
+GROUP = "neurons or channels that are removed together (default: 64, fewer in layers of less than 256)"
 TOWERS = "vision, text, fusion, or both for all towers"
 
 
@@ -42,7 +43,10 @@ def parser_of(description: str | None) -> Parser:
         help="mope, taylor, influence (layers only), magnitude or random (default: mope)",
     )
     measure.add_argument(
-        "--group", type=int, default=64, help="neurons or channels that are removed together (default: 64)"
+        "--group",
+        type=int,
+        default=64,
+        help=GROUP,
     )
     measure.add_argument(
         "--kinds", nargs="+", metavar="KIND", help=f"what is measured, of {', '.join(SHARES.values())} (default: all)"
@@ -183,7 +187,12 @@ def add_recipe(parser: argparse.ArgumentParser, tower: str) -> None:
         "--score", help="score whose drop is measured: itc, recall, accuracy or loss (default: itc, else loss)"
     )
     parser.add_argument("--samples", type=int, default=500, help="samples to measure on (default: 500)")
-    parser.add_argument("--group", type=int, default=64, help="neurons that are removed together (default: 64)")
+    parser.add_argument(
+        "--group",
+        type=int,
+        default=64,
+        help=GROUP,
+    )
     add_mope(parser)
     parser.add_argument("--rounds", type=int, default=1, help="rounds of measuring and pruning width (default: 1)")
     parser.add_argument("--repair", action="store_true", help="refit the kept parts by least squares")

@@ -17,7 +17,7 @@ from console.words import counted
 from models.base import Model
 from models.common.checkpoint import own_names
 from models.layers import Form, form_of
-from models.plans import plan_identity
+from models.plans import check_units
 from sparsity.published import SUFFIX, masks_among, read_published, write_published
 from sparsity.scores import Scores
 from sparsity.threads import in_threads
@@ -31,7 +31,6 @@ class Mask(Mapping[str, Tensor]):
     """Parameter name -> boolean tensor of the parameter's shape, True = kept.
 
     Kept in memory as on disk, one bit a weight; `mask[name]` unpacks one layer.
-
     modalities: parameter name -> modality. source: where the mask came from (model, pruner, seed, ...). transposed:
     names of parameters that keep their matrix [o, i] as [i, o] (GPT-2's layers). Methods that update the weights they
     keep (CHITA, SparseGPT) leave the new values in the mask.
@@ -211,8 +210,7 @@ class Mask(Mapping[str, Tensor]):
                 f"a {type(model).__name__} does not say which of its layers can be pruned: wrap it as for pruning, "
                 "mask.apply(wrap(module, ...)); the zeros are then in the module itself"
             )
-        if self.source.get("plan") not in (None, (here := plan_identity(model.plan)).get("plan")) and here:
-            raise InputError(f"the mask was made for other units, those of {self.source.get('model')}: make another")
+        check_units(self.source, model.plan)
         layers = model.prunable_layers()
         transposed = frozenset(name for name, layer in layers.items() if form_of(layer).transposed)
         if list(self) == list(layers):
