@@ -17,7 +17,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from configs.limits import at_least
 from console.errors import InputError, run_command
 from console.progress import console
 from console.results import result_console
@@ -123,10 +122,11 @@ def cut(args: argparse.Namespace) -> None:
     from models.parts import all_sets
     from models.plans import Plan
     from models.small import check_base, of_base, read_plan, save_small
+    from shrinking.checking import check_cut
     from shrinking.showing import show
     from tasks.loading import load
 
-    at_least(args, 1, "repeats", "samples")
+    check_cut(args)
     about = read_plan(args.plan)
     target = Path(args.output or str(args.plan).removesuffix(".json").removesuffix("_plan"))
     if target.exists():

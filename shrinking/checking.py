@@ -65,6 +65,14 @@ def check_plan(args: argparse.Namespace) -> tuple[dict[str, float], dict[str, fl
     return target, shares
 
 
+def check_cut(args: argparse.Namespace) -> None:
+    """InputError for values out of range, and for options of --repair without it. args: options of shrink.py cut."""
+    at_least(args, 1, "repeats", "samples")
+    for name, usual in {"samples": 500, "config": None, "on_test": False}.items():
+        if not args.repair and getattr(args, name) != usual:
+            raise InputError(f"--{name} is for --repair, the only part of cut that reads data: add it, or leave it out")
+
+
 def check_parts(model: Model, args: argparse.Namespace) -> None:
     """InputError for a score, a tower, kinds or protected names that the model does not have. args: of a recipe."""
     import torch

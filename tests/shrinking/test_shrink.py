@@ -216,6 +216,7 @@ def test_a_plan_of_a_smaller_model_is_of_the_first(run, tmp_path):
         (("measure", "--model", "xvlm-mini", "--samples", "9", "--score", "accuracy"), "needs a classifier"),
         (("measure", "--model", "dino-mini", "--criterion", "taylor", "--resume"), "--resume is for --criterion mope"),
         (("cut", "--model", "dino-mini", "--plan", "nowhere.json"), "there is no nowhere.json"),
+        (("cut", "--model", "dino-mini", "--plan", "nowhere.json", "--samples", "9"), "--samples is for --repair"),
         (("export", "nowhere", "--to", "hff"), "unknown export 'hff'"),
         (("export", "nowhere", "--to", "mask"), "there is no nowhere/plan.json"),
     ],
