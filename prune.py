@@ -188,7 +188,7 @@ def prune(args: argparse.Namespace) -> Outputs:
     )  # fmt: skip
     ids = read_ids(config.ids, config.id_power) if config.ids else None
     allocation = config.allocation or method.allocation
-    passes = measures(allocation, config.repair)
+    passes = measures(allocation, config.repair, settings.options)
     with no_empty_folder(outputs.folder):
         outputs.check_folder(settings.percents)
         if args.resume and not method.resumes:

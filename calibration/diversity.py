@@ -27,6 +27,7 @@ class Diversity:
     """A statistic: sums over sequences of the mean distances, and the number of sequences that have them."""
 
     follows_state = False
+    choice = None
     uses_loss: ClassVar[bool] = False
     steps: ClassVar[int | None] = None  # all that the method reads
 
@@ -48,15 +49,10 @@ class Diversity:
         if not read.sequences:
             return
         tokens, kinds = unit_outputs(read)
-        totals = [torch.einsum("bt,bto->bo", kind, tokens) for kind in kinds]
-        own = tokens.square().sum(dim=2)
-        for term, (kind, total) in enumerate(zip(kinds, totals, strict=True)):
-            # The sum over pairs of cosines follows from the sum of unit vectors, so that no matrix [t, t] is needed.
-            count = kind.sum(dim=1)
-            cosines = total.square().sum(dim=1) - (kind * own).sum(dim=1)
-            _add(sums, term, cosines, count * (count - 1))
-        if len(kinds) == 2:
-            _add(sums, 2, (totals[0] * totals[1]).sum(dim=1), kinds[0].sum(dim=1) * kinds[1].sum(dim=1))
+        for term, (cosines, pairs) in enumerate(zip(*cosines_of_pairs(tokens, kinds), strict=True)):
+            some = pairs > 0
+            sums[term] += (1 - cosines[some] / pairs[some]).sum()
+            sums[TERMS + term] += some.sum()
 
     def pass_by(self, batch: Batch) -> None:
         """Nothing: distances do not depend on other units."""
@@ -116,8 +112,17 @@ def unit_outputs(read: Read) -> tuple[Tensor, list[Tensor]]:
     return tokens, [there * (1 - image), there * image]
 
 
-def _add(sums: Tensor, term: int, cosines: Tensor, pairs: Tensor) -> None:
-    """Add the mean distances of sequences [b], from sums of cosines over so many pairs, to those of a layer."""
-    some = pairs > 0
-    sums[term] += (1 - cosines[some] / pairs[some]).sum()
-    sums[TERMS + term] += some.sum()
+def cosines_of_pairs(tokens: Tensor, kinds: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Sums of cosines over pairs of tokens, and how many pairs: within each kind, and between both [terms, b].
+
+    tokens, kinds: as of `unit_outputs`.
+    """
+    # The sum over pairs of cosines follows from the sum of unit vectors, so that no matrix [t, t] is needed.
+    totals = [torch.einsum("bt,bto->bo", kind, tokens) for kind in kinds]
+    counts, own = [kind.sum(dim=1) for kind in kinds], tokens.square().sum(dim=2)
+    cosines = [total.square().sum(dim=1) - (kind * own).sum(dim=1) for kind, total in zip(kinds, totals, strict=True)]
+    pairs = [count * (count - 1) for count in counts]
+    if len(kinds) == 2:
+        cosines.append((totals[0] * totals[1]).sum(dim=1))
+        pairs.append(counts[0] * counts[1])
+    return torch.stack(cosines), torch.stack(pairs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from calibration.processes import Group
 from calibration.statistics import Layers, check_share, never_met, no_such_token
 from models.base import Batch, Model
 from models.layers import blocks_of
+
+if TYPE_CHECKING:
+    from calibration.token_choice import Choice
 
 Readers = tuple[tuple[str, int], ...]
 """Layers (and blocks of their rows) that read the same input tensor."""
@@ -35,15 +39,17 @@ class InputHessians:
         run: Callable[[Batch], object] | None = None,
         constant: bool = False,
         share: float | None = None,
+        choice: Choice | None = None,
     ):
         """layers: which to collect. run: the forward pass (None: `observe`). constant: append a 1 to each input, so
-        that H also contains the sums of inputs and their number. share: as of `InputNorms`; either kind that counts
-        has its own H, so that a share between 0 and 1 needs twice the memory.
+        that H also contains the sums of inputs and their number. share, choice: as of `InputNorms`; either kind that
+        counts has its own H, so that a share between 0 and 1 needs twice the memory.
         """
         check_share(model, share)
         weights = {} if share is None else {"text": 1 - share, "image": share}
         self._weights = {kind: weight for kind, weight in weights.items() if weight}
         self._model, self._layers, self._run, self._constant = model, layers, run, constant
+        self.choice = choice
         self._sums: dict[Readers, Tensor] = {}
         self._fresh: dict[Readers, Tensor] = {}
         self._shared = SharedInput()
@@ -52,7 +58,7 @@ class InputHessians:
 
     def update(self, batch: Batch) -> None:
         """Forward the batch without losses, adding up x x' at every layer's input."""
-        watch_inputs(self._model, batch, self.look, self._run)
+        watch_inputs(self._model, batch, self.look, self._run, self.choice)
         self.close()
 
     def close(self) -> None:

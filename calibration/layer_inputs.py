@@ -6,8 +6,8 @@ With weights as matrices [o, i] (models/layers.py), every layer computes y = W x
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ReferenceType, ref
 
 import torch
@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from console.errors import InputError
 from models.base import Batch, Model
 from models.layers import Product, PrunableLayer, attention_products, layer_uses, width
+
+if TYPE_CHECKING:
+    from calibration.token_choice import Choice, Drift
 
 
 class Read(NamedTuple):
@@ -41,16 +44,28 @@ Look = Callable[[Read], None]
 
 
 @torch.no_grad()
-def watch_inputs(model: Model, batch: Batch, look: Look, run: Callable[[Batch], object] | None = None) -> None:
-    """Forward the batch without losses; `look` is called at each input of every prunable layer. run: another pass."""
-    with watching(model, lambda: batch, look):
+def watch_inputs(
+    model: Model,
+    batch: Batch,
+    look: Look,
+    run: Callable[[Batch], object] | None = None,
+    choice: Choice | Drift | None = None,
+) -> None:
+    """Forward the batch without losses; `look` is called at each input of every prunable layer. run: another pass.
+
+    choice: as of `watching`.
+    """
+    with watching(model, lambda: batch, look, choice):
         (run or model.observe)(batch)
 
 
 @contextmanager
-def watching(model: Model, batch: Callable[[], Batch], look: Look) -> Iterator[None]:
+def watching(
+    model: Model, batch: Callable[[], Batch], look: Look, choice: Choice | Drift | None = None
+) -> Iterator[None]:
     """Within this, `look` is called at each input of every prunable layer. batch: that of the pass that runs now.
 
+    choice: of the tokens that are real for `look`, in blocks that read text and images; None: all that are no padding.
     A weight that several modules share is observed at each of them, with the tokens of each; only at the first if the
     model sets `first_use_only`. InputError when an input or its padding does not fit.
     """
@@ -67,7 +82,7 @@ def watching(model: Model, batch: Callable[[], Batch], look: Look) -> Iterator[N
         if sequences is None:
             sequences = x.shape[0]  # a layer cannot know its batch axis: by convention it is the first
         for block in blocks:
-            look(Read(name, block, layer, x, real, sequences if x.numel() else 0, image))
+            counted(Read(name, block, layer, x, real, sequences if x.numel() else 0, image))
 
     def hook(name: str, use: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
         def met(layer: nn.Module, inputs: tuple[Any, ...], by_name: dict[str, Any]) -> None:
@@ -81,7 +96,8 @@ def watching(model: Model, batch: Callable[[], Batch], look: Look) -> Iterator[N
         see(*product[:3], product.x, product.blocks, product.sequences)
         return multiply()
 
-    with _hooked(model, hook), attention_products(model, multiplied):
+    chosen = nullcontext(look) if choice is None else choice.through(batch, look)
+    with chosen as counted, _hooked(model, hook), attention_products(model, multiplied):
         yield
 
 

@@ -142,7 +142,10 @@ class LockStep:
         def ends(module: nn.Module, inputs: object) -> None:
             raise _Ended
 
-        handles = [block.register_forward_pre_hook(waits(i)) for i, block in enumerate(self._streamed.blocks)]
+        # Before all other hooks of a block: those may run it, for which it must be in memory.
+        handles = [
+            block.register_forward_pre_hook(waits(i), prepend=True) for i, block in enumerate(self._streamed.blocks)
+        ]
         if self._streamed.head is not None:
             handles.append(self._streamed.head.register_forward_pre_hook(ends))
         try:

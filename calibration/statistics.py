@@ -7,7 +7,7 @@ in their order (see calibration.stream), `state` and `restore` carry the sums ov
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from console.errors import InputError
 from models.base import Batch, Model
 from models.layers import PrunableLayer, blocks_of, width
 
+if TYPE_CHECKING:
+    from calibration.token_choice import Choice, Drift
+
 Layers = dict[str, PrunableLayer]
 UNITS = "units of gradients"  # key of the count, next to the layers' sums
 
@@ -25,8 +28,10 @@ UNITS = "units of gradients"  # key of the count, next to the layers' sums
 class InputStatistic(Protocol):
     """Sums over what layers read: of a `Statistic`, what passes in lock step need.
 
-    `close` is called when another pass takes its turn, and before `merge`.
+    `close` is called when another pass takes its turn, and before `merge`. choice: of the tokens that it looks at.
     """
+
+    choice: Choice | Drift | None
 
     def look(self, read: Read) -> None:
         """See what a layer is about to read."""
@@ -75,15 +80,16 @@ class InputNorms:
 
     follows_state = False
 
-    def __init__(self, model: Model, layers: Layers, share: float | None = None):
+    def __init__(self, model: Model, layers: Layers, share: float | None = None, choice: Choice | None = None):
         """share: weight of image tokens where layers read both kinds, text tokens have the rest; None: all count alike.
+        choice: of those that count.
 
         InputError for a share where no layer reads both.
         """
         check_share(model, share)
         self._model = model
         self._layers = layers
-        self._share = share
+        self._share, self.choice = share, choice
         self._offsets: dict[tuple[str, int], int] = {}
         length = 0
         for name, layer in layers.items():
@@ -108,7 +114,7 @@ class InputNorms:
 
     def update(self, batch: Batch) -> None:
         """Forward the batch without losses, adding up squares at every layer's input."""
-        watch_inputs(self._model, batch, self.look)
+        watch_inputs(self._model, batch, self.look, choice=self.choice)
         self.close()
 
     def close(self) -> None:

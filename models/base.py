@@ -243,6 +243,16 @@ class Model(nn.Module):
     It gives None for a layer that reads one kind only; it is None where all do.
     """
 
+    mixed_blocks: Mapping[str, nn.Module] = {}
+    """By name, the blocks that read text and images as one sequence [b, t, d], one after the other."""
+
+    def last_attention(self, block: nn.Module, run: Callable[[], object], real: Tensor) -> Tensor:
+        """How much the last token of each sequence attends to each token, in one of these blocks [b, t].
+
+        The mean over heads. run: calls the block. real [b, t]: which tokens are no padding.
+        """
+        raise NotImplementedError
+
     def moving_tensors(self) -> Iterable[Tensor]:
         """Tensors that computing a loss changes (queues, momentum copies, running statistics). Default: none."""
         return ()

@@ -302,11 +302,12 @@ def own_loss(module: nn.Module, batch: Batch) -> Tensor:
     return loss
 
 
-def called_by_name(module: nn.Module, batch: Batch, argument: str) -> Any:
+def called_by_name(module: nn.Module, batch: Batch, argument: str, **settings: Any) -> Any:
     """`module(**batch)`; InputError naming the argument of `wrap` that is missing where the fields do not fit.
 
     Fields that are no tensors (file names, raw texts), or one number or one a sample (ids, labels), are left out where
     the module does not ask for them. A tensor of more axes would not be there for nothing: its name may be misspelt.
+    settings: passed on in any case.
     """
     signature = inspect.signature(module.forward)
     asked = signature.parameters
@@ -315,7 +316,7 @@ def called_by_name(module: nn.Module, batch: Batch, argument: str) -> Any:
         name: value
         for name, value in batch.items()
         if name in asked or (isinstance(value, Tensor) and (takes_any or value.dim() > 1))
-    }
+    } | settings
     try:
         signature.bind(**fields)
     except TypeError as error:

@@ -23,6 +23,7 @@ from calibration.progress import Progress
 from calibration.resume import Checkpoint, State, no_checkpoint
 from calibration.statistics import InputNorms, Layers, Statistic
 from calibration.stream import Batches, Unit, check_batch, check_fields, device_of, seeded, stream, to_device
+from calibration.token_choice import Choice
 from console.errors import InputError
 from console.interrupt import interrupt
 from models.base import Batch, Model
@@ -93,6 +94,7 @@ class Pruner(ABC):
         self.factors: Mapping[str, float] = {}  # on the scores of layers (--ids)
         self.importance: Mapping[str, float] = {}  # of layers, where the allocation ranks them
         self.unreached: list[str] = []  # layers that the data did not reach
+        self.choice: Choice | None = None  # of the tokens that count, where blocks choose them
 
     def calibrate(self) -> None:  # noqa: B027 - methods without data inherit it
         """Read the data, if the method needs any."""
@@ -268,7 +270,7 @@ class InputAware(OneShot):
 
     def calibrate(self) -> None:
         """Gather the norm of every input channel in one pass."""
-        self.norms = InputNorms(self.model, self.layers, self.options.share)
+        self.norms = InputNorms(self.model, self.layers, self.options.share, self.choice)
         self.gather_once(self.norms)
         self.unreached = self.norms.without_input()
 

@@ -1,4 +1,4 @@
-"""What an allocation or a repair measures for itself, in a pass of its own over the calibration data."""
+"""What an allocation, a repair or a choice of tokens measures for itself, in a pass of its own over the data."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from typing import Any
 
 from calibration import MEASURES
 from calibration.resume import no_checkpoint
+from calibration.token_choice import Drift, Drifting, Representative
 from console.errors import InputError
 from pruners import PRUNERS
 from pruners.base import Pruner
 from pruners.streaming import gather_streamed
+from pruners.tokens import CHOSEN
 from sparsity.allocation import allocation_named
 from sparsity.groups import parse_pattern
 
 
-def measures(allocation: str, repair: str | None) -> list[int | None]:
+def measures(allocation: str, repair: str | None, options: Any) -> list[int | None]:
     """The passes besides the method's own: how many steps each reads at the most, None for all."""
     ranked = [MEASURES[allocation].steps] if allocation_named(allocation).ranked else []
-    return ranked + ([None] if repair is not None else [])
+    drifts = [None] if getattr(options, "tokens", None) == "atv" else []
+    return ranked + drifts + ([None] if repair is not None else [])
 
 
 def uses_loss(method: type[Pruner], allocation: str) -> bool:
@@ -28,7 +31,7 @@ def uses_loss(method: type[Pruner], allocation: str) -> bool:
     return method.uses_gradients or (allocation_named(allocation).ranked and MEASURES[allocation].uses_loss)
 
 
-def check_measures(name: str, allocation: str, repair: str | None, batches: Any = ()) -> None:
+def check_measures(name: str, allocation: str, repair: str | None, options: Any, batches: Any = ()) -> None:
     """InputError where a method's masks cannot be repaired, or the batches are over after one pass."""
     if repair is not None and PRUNERS[name].updates_weights:
         raise InputError(
@@ -36,8 +39,9 @@ def check_measures(name: str, allocation: str, repair: str | None, batches: Any 
         )
     if repair is not None and parse_pattern(allocation):
         raise InputError(f"--repair {repair} would break the pattern {allocation}: leave it out")
-    if measures(allocation, repair) and isinstance(batches, Iterator):
-        what = f"--repair {repair}" if repair else f"the allocation '{allocation}'"
+    if measures(allocation, repair, options) and isinstance(batches, Iterator):
+        alone = f"the allocation '{allocation}'" if measures(allocation, None, None) else "--tokens atv"
+        what = f"--repair {repair}" if repair else alone
         raise InputError(
             f"{what} reads the calibration data again, but these batches can be read only once: give a list or another "
             "re-iterable instead of a generator"
@@ -58,6 +62,27 @@ def rank_layers(pruner: Pruner) -> None:
         gather_apart(pruner, statistic, measure.steps)
         pruner.importance = statistic.importance()
         pruner.allocate = partial(pruner.allocate, importance=pruner.importance)
+
+
+def choose_tokens(pruner: Pruner) -> None:
+    """Say which tokens count in each block, if an option has them chosen there.
+
+    InputError for a model that names no blocks of text and images.
+    """
+    tokens, model = getattr(pruner.options, "tokens", None), pruner.model
+    if tokens not in CHOSEN:
+        return
+    if not model.mixed_blocks:
+        raise InputError(
+            f"--tokens {tokens} chooses among text and image tokens in each block of a language model, and this model "
+            "names no such blocks: leave it out, or prune one of the models of docs/generative.md"
+        )
+    if tokens == "amia":
+        pruner.choice = Representative(model)
+        return
+    drift = Drift(model)
+    gather_apart(pruner, drift)
+    pruner.choice = Drifting(model, drift.means())
 
 
 def gather_apart(pruner: Pruner, statistic: Any, steps: int | None = None) -> None:

@@ -23,7 +23,7 @@ from models.base import Model
 from models.layers import weights_in_matrices
 from pruners import PRUNERS, REPAIRS
 from pruners.base import Advance, Pruner, Work, silent
-from pruners.measuring import check_measures, measures, rank_layers, uses_loss
+from pruners.measuring import check_measures, choose_tokens, measures, rank_layers, uses_loss
 from pruners.report import warn_of_collapses
 from pruners.streaming import check_streamed
 from sparsity.allocation import allocation_named, check_allocation, check_kept
@@ -67,8 +67,9 @@ class Session:
         allocation_named(self.allocation)
         if repair is not None:
             REPAIRS.check(repair)
-        check_measures(pruner, self.allocation, repair, batches)
-        if self.pruner_class.uses_data or measures(self.allocation, repair):
+        self.options = parse(self.pruner_class.Options, options, f"pruner '{pruner}'")
+        check_measures(pruner, self.allocation, repair, self.options, batches)
+        if self.pruner_class.uses_data or measures(self.allocation, repair, self.options):
             check_batches(batches)
         if self.pruner_class.uses_rounds and isinstance(batches, Iterator):
             raise InputError(
@@ -80,7 +81,6 @@ class Session:
             if not self.pruner_class.takes_ids:
                 raise InputError(f"--ids has no effect for {pruner}, which solves each layer by itself: leave it out")
         self._ids = ids
-        self.options = parse(self.pruner_class.Options, options, f"pruner '{pruner}'")
         self.seed = seed
         self._work = Work(
             batches=batches,
@@ -108,6 +108,7 @@ class Session:
             started = time.perf_counter()
             preliminary = self._preliminary()
             rank_layers(self.pruner)
+            choose_tokens(self.pruner)
             self.pruner.calibrate()
             calibrated = time.perf_counter()
             masks = self.pruner.masks(list(sparsities))

@@ -99,11 +99,12 @@ def settings_of(args: argparse.Namespace) -> Settings:
     check_allocation(config.allocation or method.allocation, [percent / 100 for percent in percents])
     if config.repair is not None:
         REPAIRS.check(config.repair)
-    check_measures(name, config.allocation or method.allocation, config.repair)
+    options = parse(method.Options, own, f"pruner '{name}'")
+    check_measures(name, config.allocation or method.allocation, config.repair, options)
     if config.ids:
         check_competition(config.allocation or method.allocation)
     switched_off = [key for key in own if typed.get(key) is False]
-    return Settings(config, percents, own, parse(method.Options, own, f"pruner '{name}'"), switched_off)
+    return Settings(config, percents, own, options, switched_off)
 
 
 def _parted(section: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

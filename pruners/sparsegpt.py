@@ -55,7 +55,7 @@ class SparseGPT(Pruner):
 
     def calibrate(self) -> None:
         """Gather the second moments of every layer's inputs; of a streamed model `masks` does it, block by block."""
-        self.hessians = InputHessians(self.model, self.layers, share=self.options.share)
+        self.hessians = InputHessians(self.model, self.layers, share=self.options.share, choice=self.choice)
         if self.model.streamed is None:
             self.gather_once(self.hessians)
             self.unreached = self.hessians.without_input()

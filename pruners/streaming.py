@@ -82,7 +82,7 @@ def _run(
             work.checkpoint.offer(lambda: (statistic.state(), {"pairs": first, "block": block}))
 
     turns = lock.steps(work.group, device)
-    with watching(model, lambda: chunk[lock.turn].batch, statistic.look), closing(turns):
+    with watching(model, lambda: chunk[lock.turn].batch, statistic.look, statistic.choice), closing(turns):
         for block, ranks in turns:
             if ranks is None:
                 leave(block)

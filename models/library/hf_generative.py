@@ -7,13 +7,16 @@ class reads). A new class is a record here and a line in `models.library.hf_clas
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import AttentionInterface
 
+from console.errors import InputError
 from models.base import Batch, ImageShape
 from models.library.hf_classes import HFClass
 from models.library.hf_processor import HFProcessor
@@ -57,7 +60,7 @@ class Generative(HFClass):
         a token; by default the last one.
         """
         asked = {name: value for name, value in batch.items() if name != "labels"}
-        return called_by_name(module, asked | {"use_cache": False, "logits_to_keep": keep}, "forward")
+        return called_by_name(module, asked, "forward", use_cache=False, logits_to_keep=keep)
 
     @classmethod
     def seen(cls, config: Any, name: str, batch: Batch) -> Tensor | None:
@@ -137,6 +140,73 @@ class GenerativeModel(LanguageModel, WrappedModel):
     def read(self, batch: Batch, positions: Tensor) -> None:
         """As the pass of the calibration."""
         self._record.forward(self.module, batch, positions)
+
+    @property
+    def mixed_blocks(self) -> Mapping[str, nn.Module]:
+        """Those of the language model."""
+        rows = [path for path in self._record.blocks if path.startswith(self._record.text)]
+        return {f"{path}.{n}": block for path in rows for n, block in enumerate(self.module.get_submodule(path))}
+
+    def last_attention(self, block: nn.Module, run: Callable[[], object], real: Tensor) -> Tensor:
+        """Found where transformers chooses the function that attends: it gets queries and keys as they are compared."""
+        configs = {id(c): c for part in block.modules() if hasattr(c := getattr(part, "config", None), ATTENTION)}
+        before = {key: getattr(config, ATTENTION) for key, config in configs.items()}
+        try:
+            for config in configs.values():
+                setattr(config, ATTENTION, LAST)
+            run()
+        except _Attends as found:
+            return found.last_row(real)
+        finally:
+            for key, config in configs.items():
+                setattr(config, ATTENTION, before[key])
+        raise InputError(
+            f"the attention of {type(block).__name__} cannot be seen, which --tokens amia asks for: use atv"
+        )
+
+
+ATTENTION, LAST = "_attn_implementation", "last_row"
+
+
+class _Attends(BaseException):
+    """What a block compares: queries [b, h, t, d] and keys [b, g, t, d] of h / g heads each, no more is to be run."""
+
+    def __init__(self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None):
+        super().__init__()
+        self._query, self._key, self._mask, self._scaling = query, key, mask, scaling
+
+    def last_row(self, real: Tensor) -> Tensor:
+        """The mean over heads of the last token's attention to each token [b, t]. real [b, t]: no padding."""
+        places = torch.arange(real.shape[1], device=real.device)
+        last = torch.where(real, places, 0).argmax(dim=1)
+        rows = torch.arange(len(real), device=real.device)
+        query, heads = self._query[rows, :, last].float(), self._query.shape[1] // self._key.shape[1]
+        key = self._key.float().repeat_interleave(heads, dim=1)
+        scale = query.shape[-1] ** -0.5 if self._scaling is None else self._scaling
+        scores = torch.einsum("bhd,bhtd->bht", query, key) * scale
+        seen = (real & (places <= last[:, None]))[:, None] if self._mask is None else self._of(rows, last)
+        scores = scores.masked_fill(~seen, -torch.inf) if seen.dtype == torch.bool else scores + seen
+        return scores.softmax(dim=-1).mean(dim=1)
+
+    def _of(self, rows: Tensor, last: Tensor) -> Tensor:
+        """The mask [b, 1 or h, t] at the last tokens: true where they may look, or what is added to scores."""
+        assert self._mask is not None
+        return self._mask.expand(len(rows), -1, -1, -1)[rows, :, last]
+
+
+def _attends(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    raise _Attends(query, key, mask, scaling)
+
+
+AttentionInterface.register(LAST, _attends)
 
 
 def _image_token(config: Any) -> int:

@@ -103,7 +103,7 @@ def test_what_cannot_be_weighted(qwen, xvlm, xvlm_batches):
         with pytest.raises(InputError, match="read no image token during calibration"):
             getattr(gathered(statistic, qwen, 0.5, _texts), found)(LANGUAGE)
     for bad in ("words", "1.5", "nan", -1):
-        with pytest.raises(InputError, match="tokens must be all, text, image, or a share"):
+        with pytest.raises(InputError, match="tokens must be all, text, image, atv, amia, or a share"):
             TokenOptions(bad)
 
 

@@ -57,10 +57,11 @@ def test_sparsegpt_solves_block_by_block_what_it_solves_of_the_whole(pair):
     assert prune(whole, batches, "sparsegpt", (0.5,)) == prune(streamed, batches, "sparsegpt", (0.5,))
 
 
+@pytest.mark.parametrize("tokens", [0.3, "atv", "amia"])
 @pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
-def test_tokens_of_either_kind_count_as_they_do_of_the_whole(qwen, method):
+def test_tokens_count_as_they_do_of_the_whole(qwen, method, tokens):
     whole, streamed, batches = qwen
-    found = [prune(model, batches, method, (0.5,), tokens=0.3)[0.5] for model in (whole, streamed)]
+    found = [prune(model, batches, method, (0.5,), tokens=tokens)[0.5] for model in (whole, streamed)]
     assert found[0] == found[1]
     assert found[0] != prune(whole, batches, method, (0.5,))[0.5]
 
@@ -139,9 +140,10 @@ class Together(Group):
         return self.exchange(mine.clone())[rank]
 
 
-def test_processes_do_not_change_a_bit(qwen, tmp_path, monkeypatch):
+@pytest.mark.parametrize("tokens", ["all", "atv", "amia"])
+def test_processes_do_not_change_a_bit(qwen, tmp_path, monkeypatch, tokens):
     _, streamed, batches = qwen
-    alone = Session(streamed, batches, "wanda")
+    alone = Session(streamed, batches, "wanda", tokens=tokens)
     mask = alone.masks([0.5])[0.5]
     groups = threading.local()
     monkeypatch.setattr(Group, "current", lambda: getattr(groups, "mine", Group()))
@@ -151,7 +153,7 @@ def test_processes_do_not_change_a_bit(qwen, tmp_path, monkeypatch):
     def process(rank):
         groups.mine = Together(rank, 2)
         object.__setattr__(groups.mine, "table", table)
-        session = Session(load_model(f"hf:{reference}", overrides={"stream": True}), batches, "wanda")
+        session = Session(load_model(f"hf:{reference}", overrides={"stream": True}), batches, "wanda", tokens=tokens)
         found[rank] = session.masks([0.5])[0.5], session.pruner.norms.state()["sums"]
 
     threads = [threading.Thread(target=process, args=(rank,)) for rank in range(2)]
@@ -164,27 +166,28 @@ def test_processes_do_not_change_a_bit(qwen, tmp_path, monkeypatch):
         assert torch.equal(sums, alone.pruner.norms.state()["sums"])
 
 
-@pytest.mark.parametrize("at_once", [256, 2])
-def test_an_interrupted_run_goes_on_at_a_block(qwen, tmp_path, monkeypatch, at_once):
+@pytest.mark.parametrize(("at_once", "tokens"), [(256, "all"), (2, "all"), (256, "atv"), (256, "amia")])
+def test_an_interrupted_run_goes_on_at_a_block(qwen, tmp_path, monkeypatch, at_once, tokens):
     _, streamed, batches = qwen
     monkeypatch.setattr(pruners.streaming, "AT_ONCE", at_once)
-    expected = prune(streamed, batches, "wanda", (0.5,))
+    expected = prune(streamed, batches, "wanda", (0.5,), tokens=tokens)
     file = tmp_path / "unfinished.safetensors"
     calls = []
 
     def stops(module, inputs):
         calls.append(1)
-        if len(calls) == BATCHES:
+        if len(calls) == BATCHES * (1 + (tokens == "atv")):  # which has a pass before
             raise KeyboardInterrupt
 
     handle = streamed.streamed.blocks[2].register_forward_pre_hook(stops)
     with pytest.raises(KeyboardInterrupt):
-        prune(streamed, batches, "wanda", (0.5,), checkpoint=Checkpoint(file, {}, every=0))
+        prune(streamed, batches, "wanda", (0.5,), tokens=tokens, checkpoint=Checkpoint(file, {}, every=0))
     handle.remove()
     merged = []
     merge = InputNorms.merge
     monkeypatch.setattr(InputNorms, "merge", lambda self, *of: merged.append(1) or merge(self, *of))
-    resumed = prune(streamed, batches, "wanda", (0.5,), checkpoint=Checkpoint(file, {}, every=0, resume=True))
+    checkpoint = Checkpoint(file, {}, every=0, resume=True)
+    resumed = prune(streamed, batches, "wanda", (0.5,), tokens=tokens, checkpoint=checkpoint)
     assert resumed == expected
     assert len(merged) == (3 * BATCHES if at_once == 256 else 3), "blocks whose sums were saved are not added again"
 
