@@ -14,33 +14,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from calibration.layer_inputs import Read, rows, watch_inputs
-from calibration.processes import Group
-from calibration.statistics import Layers, never_met
-from models.base import Batch, Model
+from calibration.layer_inputs import Read, rows
+from calibration.statistics import InputSums, Layers, never_met
+from models.base import Model
 from models.layers import blocks_of, matrix
 
 TERMS = 3  # within text (or the only kind), within images, between both
 
 
-class Diversity:
+class Diversity(InputSums):
     """A statistic: sums over sequences of the mean distances, and the number of sequences that have them."""
 
-    follows_state = False
-    choice = None
     uses_loss: ClassVar[bool] = False
     steps: ClassVar[int | None] = None  # all that the method reads
 
     def __init__(self, model: Model, layers: Layers):
-        self._model, self._layers = model, layers
+        super().__init__(model, len(layers), 2 * TERMS + 1)  # and calls
         self._place = {name: number for number, name in enumerate(layers)}
-        device = next(iter(layers.values())).weight.device
-        self._sums = torch.zeros(len(layers), 2 * TERMS + 1, dtype=torch.float64, device=device)  # and calls
-        self._fresh = torch.zeros_like(self._sums)
-
-    def update(self, batch: Batch) -> None:
-        """Forward the batch without losses."""
-        watch_inputs(self._model, batch, self.look)
 
     def look(self, read: Read) -> None:
         """Add the distances of what a layer is about to return."""
@@ -48,27 +38,10 @@ class Diversity:
         sums[-1] += 1
         if not read.sequences:
             return
-        tokens, kinds = unit_outputs(read)
-        for term, (cosines, pairs) in enumerate(zip(*cosines_of_pairs(tokens, kinds), strict=True)):
+        for term, (cosines, pairs) in enumerate(zip(*cosines_of_pairs(*unit_outputs(read)), strict=True)):
             some = pairs > 0
             sums[term] += (1 - cosines[some] / pairs[some]).sum()
             sums[TERMS + term] += some.sum()
-
-    def pass_by(self, batch: Batch) -> None:
-        """Nothing: distances do not depend on other units."""
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-    def drop(self) -> None:
-        """Forget the sums of this turn."""
-        self._fresh.zero_()
-
-    def merge(self, group: Group, ranks: list[int]) -> None:
-        """Add the last unit of each process, in rank order."""
-        for rank in ranks:
-            self._sums += group.from_rank(rank, self._fresh, like=self._sums)
-        self._fresh.zero_()
 
     def importance(self) -> dict[str, float]:
         """Of each layer; one without two tokens in any sequence has the mean of the others."""
@@ -81,14 +54,6 @@ class Diversity:
                 found[name] = float((sums / counts)[counts > 0].mean())
         usual = sum(found.values()) / max(1, len(found))
         return {name: found.get(name, usual) for name in self._place}
-
-    def state(self) -> dict[str, Tensor]:
-        """The sums."""
-        return {"sums": self._sums}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Resume from saved sums."""
-        self._sums.copy_(state["sums"])
 
 
 def unit_outputs(read: Read) -> tuple[Tensor, list[Tensor]]:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from calibration.layer_inputs import Read, SharedInput, rows, watch_inputs
+from calibration.layer_inputs import Choice, Read, SharedInput, rows, watch_inputs
 from calibration.processes import Group
 from calibration.statistics import Layers, check_share, never_met, no_such_token
 from models.base import Batch, Model
 from models.layers import blocks_of
-
-if TYPE_CHECKING:
-    from calibration.token_choice import Choice
 
 Readers = tuple[tuple[str, int], ...]
 """Layers (and blocks of their rows) that read the same input tensor."""

@@ -6,8 +6,8 @@ With weights as matrices [o, i] (models/layers.py), every layer computes y = W x
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NamedTuple
 from weakref import ReferenceType, ref
 
 import torch
@@ -17,9 +17,6 @@ from torch import Tensor, nn
 from console.errors import InputError
 from models.base import Batch, Model
 from models.layers import Product, PrunableLayer, attention_products, layer_uses, width
-
-if TYPE_CHECKING:
-    from calibration.token_choice import Choice, Drift
 
 
 class Read(NamedTuple):
@@ -42,6 +39,9 @@ class Read(NamedTuple):
 
 Look = Callable[[Read], None]
 
+Choice = Callable[[Callable[[], Batch], Look], AbstractContextManager[Look]]
+"""What is around passes: given their batch and a `look`, a `look` that sees the chosen tokens as the real ones."""
+
 
 @torch.no_grad()
 def watch_inputs(
@@ -49,7 +49,7 @@ def watch_inputs(
     batch: Batch,
     look: Look,
     run: Callable[[Batch], object] | None = None,
-    choice: Choice | Drift | None = None,
+    choice: Choice | None = None,
 ) -> None:
     """Forward the batch without losses; `look` is called at each input of every prunable layer. run: another pass.
 
@@ -60,12 +60,10 @@ def watch_inputs(
 
 
 @contextmanager
-def watching(
-    model: Model, batch: Callable[[], Batch], look: Look, choice: Choice | Drift | None = None
-) -> Iterator[None]:
+def watching(model: Model, batch: Callable[[], Batch], look: Look, choice: Choice | None = None) -> Iterator[None]:
     """Within this, `look` is called at each input of every prunable layer. batch: that of the pass that runs now.
 
-    choice: of the tokens that are real for `look`, in blocks that read text and images; None: all that are no padding.
+    choice: of tokens (calibration/token_choice.py); None: all that are no padding.
     A weight that several modules share is observed at each of them, with the tokens of each; only at the first if the
     model sets `first_use_only`. InputError when an input or its padding does not fit.
     """
@@ -96,7 +94,7 @@ def watching(
         see(*product[:3], product.x, product.blocks, product.sequences)
         return multiply()
 
-    chosen = nullcontext(look) if choice is None else choice.through(batch, look)
+    chosen = nullcontext(look) if choice is None else choice(batch, look)
     with chosen as counted, _hooked(model, hook), attention_products(model, multiplied):
         yield
 

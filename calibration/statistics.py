@@ -7,19 +7,17 @@ in their order (see calibration.stream), `state` and `restore` carry the sums ov
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from calibration.layer_inputs import Read, SharedInput, squares, squares_by_kind, watch_inputs
+from calibration.layer_inputs import Choice, Read, SharedInput, squares, squares_by_kind, watch_inputs
 from calibration.processes import Group
+from calibration.stream import device_of
 from console.errors import InputError
 from models.base import Batch, Model
 from models.layers import PrunableLayer, blocks_of, width
-
-if TYPE_CHECKING:
-    from calibration.token_choice import Choice, Drift
 
 Layers = dict[str, PrunableLayer]
 UNITS = "units of gradients"  # key of the count, next to the layers' sums
@@ -31,7 +29,7 @@ class InputStatistic(Protocol):
     `close` is called when another pass takes its turn, and before `merge`. choice: of the tokens that it looks at.
     """
 
-    choice: Choice | Drift | None
+    choice: Choice | None
 
     def look(self, read: Read) -> None:
         """See what a layer is about to read."""
@@ -71,14 +69,57 @@ class Statistic(Protocol):
         """Restore saved sums."""
 
 
-class InputNorms:
+class InputSums:
+    """A statistic of inputs that is one tensor of sums, in which units do not depend on one another."""
+
+    follows_state = False
+    choice: Choice | None = None
+
+    def __init__(self, model: Model, *shape: int):
+        """shape: of the sums."""
+        self._model = model
+        self._sums = torch.zeros(shape, dtype=torch.float64, device=device_of(model))
+        self._fresh = torch.zeros_like(self._sums)
+
+    def update(self, batch: Batch) -> None:
+        """Forward the batch without losses."""
+        watch_inputs(self._model, batch, self.look, choice=self.choice)
+        self.close()
+
+    def look(self, read: Read) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def drop(self) -> None:
+        """Forget the sums of this turn."""
+        self._fresh.zero_()
+
+    def pass_by(self, batch: Batch) -> None:
+        """Nothing: sums do not depend on other units."""
+
+    def merge(self, group: Group, ranks: list[int]) -> None:
+        """Add the last unit of each process, in rank order."""
+        for rank in ranks:
+            self._sums += group.from_rank(rank, self._fresh, like=self._sums)
+        self._fresh.zero_()
+
+    def state(self) -> dict[str, Tensor]:
+        """The sums."""
+        return {"sums": self._sums}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Resume from saved sums."""
+        self._sums.copy_(state["sums"])
+
+
+class InputNorms(InputSums):
     """Norm of each input channel of each layer: a_i = sqrt(sum over real tokens of x_i^2 / sequences).
 
     MULTIFLOW's activation statistic (CVPR 2024, eq. 3): float64 sums over all uses of a weight, padding does not count.
     Of layers that read text and images as one sequence, it also has the sums of either kind of token.
     """
-
-    follows_state = False
 
     def __init__(self, model: Model, layers: Layers, share: float | None = None, choice: Choice | None = None):
         """share: weight of image tokens where layers read both kinds, text tokens have the rest; None: all count alike.
@@ -87,8 +128,7 @@ class InputNorms:
         InputError for a share where no layer reads both.
         """
         check_share(model, share)
-        self._model = model
-        self._layers = layers
+        self._model, self._layers = model, layers
         self._share, self.choice = share, choice
         self._offsets: dict[tuple[str, int], int] = {}
         length = 0
@@ -97,9 +137,7 @@ class InputNorms:
                 self._offsets[name, block] = length
                 length += width(layer) + 2  # sums of channels, the number of sequences, the number of calls
                 length += self._room(width(layer))
-        device = next(iter(layers.values())).weight.device
-        self._sums = torch.zeros(length, dtype=torch.float64, device=device)
-        self._fresh = torch.zeros_like(self._sums)
+        super().__init__(model, length)
         self._shared = SharedInput()
         self._squares: Tensor | None = None
         self._more: Tensor | None = None
@@ -112,18 +150,9 @@ class InputNorms:
         """Those of an input, if it has any."""
         return squares_by_kind(read)
 
-    def update(self, batch: Batch) -> None:
-        """Forward the batch without losses, adding up squares at every layer's input."""
-        watch_inputs(self._model, batch, self.look, choice=self.choice)
-        self.close()
-
     def close(self) -> None:
         """Let go of the last input."""
         self._shared.forget()
-
-    def drop(self) -> None:
-        """Forget the sums of this turn."""
-        self._fresh.zero_()
 
     def look(self, read: Read) -> None:
         """Add up squares of an input."""
@@ -137,15 +166,6 @@ class InputNorms:
         self._fresh[start + i + 1] += 1
         if self._more is not None:
             self._fresh[start + i + 2 : start + i + 2 + self._more.numel()] += self._more.flatten()
-
-    def pass_by(self, batch: Batch) -> None:
-        """Nothing: norms do not depend on other units."""
-
-    def merge(self, group: Group, ranks: list[int]) -> None:
-        """Add the last unit of each process, in rank order."""
-        for rank in ranks:
-            self._sums += group.from_rank(rank, self._fresh, like=self._sums)
-        self._fresh.zero_()
 
     def norms(self, name: str, block: int = 0) -> Tensor:
         """a [i], float32, of what the layer (or a block of its rows) reads; InputError when it was never called.
@@ -178,14 +198,6 @@ class InputNorms:
         """Layers that were called, but without tokens."""
         at = {name: self._offsets[name, 0] + width(layer) for name, layer in self._layers.items()}
         return [name for name, i in at.items() if self._sums[i] == 0 and self._sums[i + 1] > 0]
-
-    def state(self) -> dict[str, Tensor]:
-        """One vector of sums."""
-        return {"sums": self._sums}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Resume from saved sums."""
-        self._sums.copy_(state["sums"])
 
 
 def _shared(name: str, kinds: Tensor, share: float) -> Tensor:

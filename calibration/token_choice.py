@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calibration.diversity import cosines_of_pairs, unit_outputs
-from calibration.layer_inputs import Look, Read, watch_inputs
-from calibration.processes import Group
+from calibration.layer_inputs import Look, Read
+from calibration.statistics import InputSums
 from models.base import Batch, Model
 
 NEIGHBOURS = 3
@@ -65,7 +65,7 @@ class Call(NamedTuple):
         return 1 - F.cosine_similarity(x.float(), y.float(), dim=-1)
 
 
-class Choice(ABC):
+class BlockChoice(ABC):
     """Which tokens count in the layers of a block."""
 
     def __init__(self, model: Model):
@@ -98,18 +98,14 @@ class Choice(ABC):
             if not trying:
                 look(read if chosen is None else read._replace(real=chosen(read)))
 
-        handles = []
-        try:
+        with ExitStack() as hooks:
             for name, block in self._model.mixed_blocks.items():
-                handles.append(block.register_forward_pre_hook(before(name), with_kwargs=True))
-                handles.append(block.register_forward_hook(after))
+                hooks.callback(block.register_forward_pre_hook(before(name), with_kwargs=True).remove)
+                hooks.callback(block.register_forward_hook(after).remove)
             yield counted
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
-class Drifting(Choice):
+class Drifting(BlockChoice):
     """ATV-Pruning: all text tokens; of images those that drift most, min(1, mean drift) times as many."""
 
     def __init__(self, model: Model, means: dict[str, float]):
@@ -129,7 +125,7 @@ class Drifting(Choice):
         return lambda read: counted
 
 
-class Representative(Choice):
+class Representative(BlockChoice):
     """TAMP's AMIA: of each layer, tokens whose outputs stand for those of all."""
 
     def choose(self, call: Call) -> Callable[[Read], Tensor]:
@@ -155,7 +151,7 @@ def representatives(tokens: Tensor, kinds: list[Tensor], contribution: Tensor) -
     """
     cosines, pairs = cosines_of_pairs(tokens[None], [kind[None] for kind in kinds])
     some = pairs > 0
-    diversity = float((1 - cosines[some] / pairs[some]).mean()) if some.any() else 0.0
+    diversity = max(0.0, float((1 - cosines[some] / pairs[some]).mean())) if some.any() else 0.0
     similar = tokens @ tokens.t()
     squares = similar.diagonal()
     kernel = (similar - (squares[:, None] + squares) / 2).exp()  # Gaussian, of width 1
@@ -181,21 +177,16 @@ def representatives(tokens: Tensor, kinds: list[Tensor], contribution: Tensor) -
     return torch.from_numpy(counted).to(tokens.device)
 
 
-class Drift:
+class Drift(InputSums):
     """A statistic: how much each block changes the image tokens that it reads, on average over all batches."""
 
-    follows_state = False
-
     def __init__(self, model: Model):
-        self._model = model
-        self.choice = self  # its hooks are those of blocks
-        device = next(model.parameters()).device
-        self._sums = torch.zeros(len(model.mixed_blocks), 2, dtype=torch.float64, device=device)  # and tokens
-        self._fresh = torch.zeros_like(self._sums)
+        super().__init__(model, len(model.mixed_blocks), 2)  # drifts, and tokens
+        self.choice = self._through
 
     @contextmanager
-    def through(self, batch: Callable[[], Batch], look: Look) -> Iterator[Look]:
-        """Within this, what blocks return is compared with what they read."""
+    def _through(self, batch: Callable[[], Batch], look: Look) -> Iterator[Look]:
+        """Within this, what blocks return is compared with what they read; `look` stays as it is."""
 
         def met(place: int, name: str) -> Callable[..., None]:
             def after(block: nn.Module, inputs: tuple[Any, ...], by_name: dict[str, Any], out: Any) -> None:
@@ -205,45 +196,10 @@ class Drift:
 
             return after
 
-        handles = []
-        try:
+        with ExitStack() as hooks:
             for place, (name, block) in enumerate(self._model.mixed_blocks.items()):
-                handles.append(block.register_forward_hook(met(place, name), with_kwargs=True))
+                hooks.callback(block.register_forward_hook(met(place, name), with_kwargs=True).remove)
             yield look
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def update(self, batch: Batch) -> None:
-        """Forward the batch without losses."""
-        watch_inputs(self._model, batch, self.look, choice=self.choice)
-
-    def look(self, read: Read) -> None:
-        """Nothing: blocks are looked at, not layers."""
-
-    def pass_by(self, batch: Batch) -> None:
-        """Nothing: drifts do not depend on other units."""
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-    def drop(self) -> None:
-        """Forget the sums of this turn."""
-        self._fresh.zero_()
-
-    def merge(self, group: Group, ranks: list[int]) -> None:
-        """Add the last unit of each process, in rank order."""
-        for rank in ranks:
-            self._sums += group.from_rank(rank, self._fresh, like=self._sums)
-        self._fresh.zero_()
-
-    def state(self) -> dict[str, Tensor]:
-        """The sums."""
-        return {"sums": self._sums}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Resume from saved sums."""
-        self._sums.copy_(state["sums"])
 
     def means(self) -> dict[str, float]:
         """By block; 0 where there were no images."""

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calibration.layer_inputs import Choice
 from calibration.preserve import moving_restored, weights_restored
 from calibration.processes import Group
 from calibration.progress import Progress
 from calibration.resume import Checkpoint, State, no_checkpoint
 from calibration.statistics import InputNorms, Layers, Statistic
 from calibration.stream import Batches, Unit, check_batch, check_fields, device_of, seeded, stream, to_device
-from calibration.token_choice import Choice
 from console.errors import InputError
 from console.interrupt import interrupt
 from models.base import Batch, Model

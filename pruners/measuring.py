@@ -78,11 +78,11 @@ def choose_tokens(pruner: Pruner) -> None:
             "names no such blocks: leave it out, or prune one of the models of docs/generative.md"
         )
     if tokens == "amia":
-        pruner.choice = Representative(model)
+        pruner.choice = Representative(model).through
         return
     drift = Drift(model)
     gather_apart(pruner, drift)
-    pruner.choice = Drifting(model, drift.means())
+    pruner.choice = Drifting(model, drift.means()).through
 
 
 def gather_apart(pruner: Pruner, statistic: Any, steps: int | None = None) -> None:

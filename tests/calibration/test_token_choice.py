@@ -118,7 +118,7 @@ def test_the_images_that_a_block_changes_most_count_next_to_all_text(seen):
         counts.add((most > 0, most < len(images)))
         return texts + ranked[:most]
 
-    check(model, batches, Drifting(model, drift.means()), found, chosen)
+    check(model, batches, Drifting(model, drift.means()).through, found, chosen)
     assert (True, True) in counts
 
 
@@ -161,7 +161,7 @@ def test_tokens_that_stand_for_the_outputs_of_a_layer_count(seen):
         shares.append(len(which) / len(one[2]))
         return which
 
-    check(model, batches, Representative(model), found, chosen)
+    check(model, batches, Representative(model).through, found, chosen)
     assert min(shares) < 1
 
 
