@@ -175,7 +175,7 @@ TOOLS = {
         ("POPE", "MMBench_DEV_EN_V11"),
     ),
     "lm-eval": Tool(
-        lm_eval, dict.fromkeys(LMMS, "hf-multimodal"), "lm_eval", "pip install lm-eval", ("mmmu_val",)
+        lm_eval, dict.fromkeys(LMMS, "hf-multimodal"), "lm_eval", "pip install 'lm-eval[hf]'", ("mmmu_val",)
     ),
     CLIP: Tool(clip_benchmark, {}, "clip_benchmark", "pip install clip-benchmark", ("imagenet1k",)),
 }  # fmt: skip
