@@ -60,7 +60,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--stream",
         action="store_true",
         default=None,
-        help="read an hf:FOLDER block by block on the CPU, and write it again with zeros: models larger than memory",
+        help="read an hf:FOLDER block by block, and write it again with zeros: models larger than memory",
     )
     what.add_argument(
         "--from_scores", metavar="FILE", help="make masks from saved scores, in seconds, without data or model"
@@ -202,6 +202,7 @@ def prune(args: argparse.Namespace) -> Outputs:
         streamed = {"stream": True} if args.stream else {}
         model = load_model(args.model, weights=args.weights, overrides=changes | streamed)
         if streamed:
+            model.streamed.move(model, fabric.device)
             check_disk(model, outputs.folder, len(settings.percents))
         if fabric.is_global_zero:
             describe(model, args.model)

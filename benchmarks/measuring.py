@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from benchmarks.findings import Finding, add_json, report
 
@@ -64,6 +65,38 @@ def findings(args: argparse.Namespace) -> Iterator[Finding]:
     print(f"{len(parts)} parts, {args.layers} layers: replayed {replayed:.1f} s, whole passes {brute:.1f} s")
     yield Finding("errors of parts, replayed / by whole passes", replayed / brute, 0.5)
     yield Finding("the same errors, largest difference", apart, 1e-5)
+
+
+def on_device(args: argparse.Namespace, device: Any) -> Iterator[Finding]:
+    """Errors of parts, and a repaired smaller model: on the device as on the CPU."""
+    import torch
+
+    from benchmarks.pruning import make_batches
+    from calibration.stream import to_device
+    from models import load_model
+    from models.parts import all_sets
+    from shrinking.errors import groups_of
+    from shrinking.mope import mope
+    from shrinking.repair import cut_repaired
+    from shrinking.scores import score_of
+
+    tables, outputs = [], []
+    for place in ("cpu", device):
+        model = load_model("clip-mini").to(place).eval()
+        side = model.sides[0]
+        batches = [pair[side] for pair in make_batches(model, 8, 2)]
+        sets = [one for one in all_sets(model) if one.kind in ("heads", "neurons")]
+        groups = groups_of(model, {one.name: torch.arange(one.count).double() for one in sets}, 64)
+        table = mope(model, lambda batches=batches: batches, score_of(model, "itc"), groups)
+        tables.append(torch.cat([table.errors[one.name] for one in sets]))
+        kept = {one.name: torch.arange(one.count) % 2 == 0 for one in sets}
+        small = cut_repaired(model, kept, lambda batches=batches: batches)
+        with torch.no_grad():
+            images = score_of(small, "itc").runs[0](to_device(batches[0], torch.device(place)))
+        outputs.append(images.cpu())
+    yield Finding("errors of clip-mini's parts, largest difference", float((tables[1] - tables[0]).abs().max()), 1e-4)
+    off = (outputs[1] - outputs[0]).norm() / outputs[0].norm()
+    yield Finding("a repaired half of clip-mini, relative difference of its features", float(off), 1e-2)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks import measuring, streaming
 from benchmarks.findings import Finding, add_json
 from benchmarks.pruning import SPARSITIES, make_batches, make_model
 from console.errors import InputError, run_command
@@ -266,6 +267,8 @@ PARTS: dict[str, Callable[[argparse.Namespace, Any], Iterator[Finding]]] = {
     "resuming": resuming,
     "progressive": progressive,
     "prompts": prompts,
+    "smaller": measuring.on_device,
+    "streaming": streaming.on_device,
 }
 
 

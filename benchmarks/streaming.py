@@ -36,6 +36,18 @@ NARROW = {
 }
 
 
+TINY = {
+    "words": {
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "vocab_size": 99,
+    },
+    "sees": {"hidden_size": 64, "intermediate_size": 128, "num_heads": 2, "out_hidden_size": 256},
+}
+
+
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -199,6 +211,28 @@ def overhead(args: argparse.Namespace, folder: Path) -> Iterator[Finding]:
         given = [] if method == "omp" else data
         best = best_of({way: partial(prune, model, given, method, (0.5,)) for way, model in models.items()}, 3)
         yield Finding(f"{method}, streamed / in one piece", best["streamed"] / best["in one piece"], OVERHEAD)
+
+
+def on_device(args: argparse.Namespace, device: Any) -> Iterator[Finding]:
+    """Passes in lock step on a device against those of the model in one piece there: the share of bits that differ."""
+    from benchmarks.on_device import differing
+    from models import load_model
+    from pruners import prune
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = config_of(2, 2, **TINY)
+        for number, token in enumerate(
+            ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+        ):
+            setattr(config, token, 90 + number)
+        write_model(Path(folder), config)
+        whole, streamed = (load_model(f"hf:{folder}", overrides={"stream": how}) for how in (False, True))
+        data = [whole.example(2)["general"] for _ in range(2)]
+        whole.to(device)
+        streamed.streamed.move(streamed, device)
+        for method in ("omp", "wanda", "multiflow", "sparsegpt"):
+            found = [prune(model, [] if method == "omp" else data, method, (0.5,))[0.5] for model in (whole, streamed)]
+            yield Finding(f"{method}, streamed, share of bits that differ", differing(*found), 0.0)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from calibration.layer_inputs import Choice, Read, SharedInput, rows, watch_inputs
 from calibration.processes import Group
 from calibration.statistics import Layers, check_share, never_met, no_such_token
+from calibration.stream import device_of
 from models.base import Batch, Model
 from models.layers import blocks_of
 
@@ -116,8 +117,7 @@ class InputHessians:
             for readers, shape in sets.items():
                 like = self._sums.get(readers)
                 if like is None:
-                    layer = self._layers[readers[0][0]]
-                    like = self._sums[readers] = torch.zeros(shape, device=layer.weight.device)
+                    like = self._sums[readers] = torch.zeros(shape, device=device_of(self._model))
                 like += group.from_rank(rank, self._fresh.get(readers), like=like)
         self._fresh = {}
 
@@ -167,5 +167,5 @@ class InputHessians:
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Resume from saved sums."""
-        device = next(iter(self._layers.values())).weight.device
+        device = device_of(self._model)
         self._sums = {tuple(map(tuple, json.loads(key))): total.to(device) for key, total in state.items()}

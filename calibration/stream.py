@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from calibration.processes import Group
 from console.errors import InputError
 from data.randomness import seed_generators
-from models.base import Batch
+from models.base import Batch, Model
 
 Batches = Iterable[dict[str, Batch]]
 """What calibration reads: a re-iterable of {"general": {field: tensor}, "region": {...}}."""
@@ -154,9 +154,9 @@ def check_batch(unit: Unit) -> None:
             )
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model's parameters live."""
-    return next(model.parameters()).device
+def device_of(model: Model) -> torch.device:
+    """Where the model computes."""
+    return next(model.parameters()).device if model.streamed is None else model.streamed.device
 
 
 def check_fields(unit: Unit, error: KeyError) -> InputError:

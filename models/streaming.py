@@ -17,8 +17,10 @@ class Streamed:
     """What of a model is in memory when.
 
     A parameter of a block is a view of its file, in the file's type, and takes no memory that others could need. Within
-    `resident` it is a copy in float32, in which passes compute.
+    `resident` it is a copy in float32 on `device`, in which passes compute.
     """
+
+    device = torch.device("cpu")
 
     def __init__(
         self,
@@ -36,13 +38,20 @@ class Streamed:
         self.head, self.write, self.size = head, write, size
         self._stored = stored
 
+    def move(self, model: nn.Module, device: torch.device) -> None:
+        """Let the passes of the model compute on a device; blocks come there one at a time, the rest at once."""
+        self.device = device
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor not in self._stored:
+                tensor.data = tensor.data.to(device)
+
     @contextmanager
     def resident(self, number: int) -> Iterator[None]:
         """Within this, the weights of one block are in memory."""
         own = [p for p in self.blocks[number].parameters() if p in self._stored]
         for parameter in own:
             # A copy also where the type is the same: the memory is then laid out as that of a model in one piece.
-            parameter.data = self._stored[parameter].to(torch.float32, copy=True)
+            parameter.data = self._stored[parameter].to(self.device, torch.float32, copy=True)
         try:
             yield
         finally:

@@ -111,7 +111,8 @@ class Pruner(ABC):
     def matrix(self, name: str) -> Tensor:
         """The weight of a layer as a matrix [o, i], row by row in memory; of a convolution i is channels x kernel."""
         found = matrix(self.layers[name]).contiguous()
-        return found if self.model.streamed is None else found.float()  # what lies in shards is of their type
+        streamed = self.model.streamed  # what lies in shards is of their type, and not where sums are
+        return found if streamed is None else found.to(streamed.device, torch.float32)
 
     def mask_of(self, kept: Mapping[str, Tensor]) -> Mask:
         """A mask of some of this model's layers, from tensors of their parameters' shapes; more may be added."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from calibration.stream import device_of
 from console.errors import InputError
 from data.records import read_json
 from models import file_name
@@ -206,7 +207,7 @@ class Outputs:
                 "seconds": f"{sum(seconds.values()):.3f}",
                 "calibration_seconds": f"{seconds['calibration']:.3f}",
                 "masks_in_this_run": len(masks),
-                "device": str(next(iter(pruner.layers.values())).weight.device),
+                "device": str(device_of(pruner.model)),
                 "processes": processes,
                 "peak_memory_gb": f"{peak_memory() / 1e9:.3f}",
                 "torch": torch.__version__,

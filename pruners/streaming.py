@@ -16,7 +16,7 @@ from torch import Tensor
 from calibration.layer_inputs import watching
 from calibration.lock_step import AT_ONCE, START, LockStep
 from calibration.statistics import InputStatistic
-from calibration.stream import Unit, device_of, stream
+from calibration.stream import Unit, device_of, stream, to_device
 from console.errors import InputError
 from console.interrupt import interrupt
 from models.base import Model
@@ -70,6 +70,7 @@ def _run(
 ) -> int:
     """Some units through the whole model; returns how many there were, of all processes."""
     work, model, device = pruner.work, pruner.model, device_of(pruner.model)
+    chunk = [dataclasses.replace(unit, batch=to_device(unit.batch, device)) for unit in chunk]  # hooks read it, too
     runs = [lambda unit=unit: pruner.see(model.observe, unit, device) for unit in chunk]
     lock, share = LockStep(model.streamed, runs), len(model.streamed.blocks) + 1
     counted = 0
@@ -102,7 +103,7 @@ def _run(
 
 
 def streamable(args: argparse.Namespace, settings: Settings) -> Settings:
-    """The settings of a pruning with --stream: on the CPU, without a file of all scores.
+    """The settings of a pruning with --stream: without a file of all scores.
 
     InputError for what cannot be had block by block.
     """
@@ -110,15 +111,15 @@ def streamable(args: argparse.Namespace, settings: Settings) -> Settings:
     check_streamed(config.pruner)
     if not str(args.model).startswith("hf:"):
         raise InputError(f"--stream reads folders of Hugging Face (hf:FOLDER), and {args.model} is none: leave it out")
-    if config.accelerator not in ("auto", "cpu"):
-        raise InputError(f"--stream runs on the CPU, not on {config.accelerator}: leave out --accelerator")
+    if config.accelerator == "mps":
+        raise InputError("--stream runs on the CPU or a GPU, not on mps: choose --accelerator cpu")
     if str(config.precision) != "32-true":
         raise InputError(f"--stream computes in 32-true, not in {config.precision}: leave out --precision")
     if args.save_scores:
         raise InputError(
             "--save_scores would write four bytes for each weight of a model that is streamed: leave it out"
         )
-    return dataclasses.replace(settings, config=dataclasses.replace(config, accelerator="cpu", save_scores=False))
+    return dataclasses.replace(settings, config=dataclasses.replace(config, save_scores=False))
 
 
 def check_streamed(name: str) -> None:

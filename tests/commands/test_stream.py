@@ -81,7 +81,7 @@ def test_a_folder_with_zeros(run, world, stream, method):
     ("arguments", "method", "sentence"),
     [
         ((), "snip", "looks at gradients of the loss, for which the whole model must be in memory"),
-        (("--accelerator", "gpu"), "omp", "--stream runs on the CPU"),
+        (("--accelerator", "mps"), "omp", "--stream runs on the CPU or a GPU"),
         (("--precision", "bf16-true"), "omp", "--stream computes in 32-true"),
         (("--save_scores",), "omp", "--save_scores would write"),
         (("--weights", "other.safetensors"), "omp", "leave out --weights"),
