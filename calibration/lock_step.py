@@ -97,7 +97,7 @@ class LockStep:
         Yields the block (START: what comes before the first) and the ranks of the processes that had a pass there. They
         take turns as their passes do, so that sums go in the order of units. The block is the same everywhere.
         """
-        rounds = range(max(group.objects(len(self._passes), list(range(group.size)))))
+        rounds = range(max(group.objects(len(self._passes))))
         with self._met():
             try:
                 for one in self._passes:
@@ -121,7 +121,7 @@ class LockStep:
     def _next(self, group: Group) -> int | None:
         """The first block that any pass of any process waits for: none comes to one that is behind it any more."""
         mine = min((one.at for one in self._passes if one.at is not None), default=None)
-        found = [block for block in group.objects(mine, list(range(group.size))) if block is not None]
+        found = [block for block in group.objects(mine) if block is not None]
         return min(found, default=None)
 
     @contextmanager

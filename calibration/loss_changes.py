@@ -15,7 +15,7 @@ from torch import Tensor
 
 from calibration.preserve import moving_restored
 from calibration.processes import Group
-from calibration.statistics import Layers
+from calibration.statistics import Layers, Statistic
 from models.base import Batch, Model
 from sparsity.layer_ratios import in_blocks
 
@@ -23,8 +23,8 @@ STEP = 1e-3
 """e, the length of a step along z: the authors'."""
 
 
-class LossChanges:
-    """A statistic: sums over units of the changes. Each unit draws directions of its own."""
+class LossChanges(Statistic):
+    """A statistic, never saved: sums over units of the changes. Each unit draws directions of its own."""
 
     follows_state = False
     uses_loss: ClassVar[bool] = True
@@ -57,9 +57,6 @@ class LossChanges:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), moving_restored(self._model):
             return self._model.loss(batch).double()
 
-    def pass_by(self, batch: Batch) -> None:
-        """Nothing: every loss starts from the model's own state."""
-
     def merge(self, group: Group, ranks: list[int]) -> None:
         """Add the last unit of each process, in rank order."""
         for rank in ranks:
@@ -70,11 +67,3 @@ class LossChanges:
         """Of each layer, that of its block."""
         own = dict(zip(self._layers, self._sums.tolist(), strict=True))
         return {name: sum(own[o] for o in names) for names in in_blocks(self._layers).values() for name in names}
-
-    def state(self) -> dict[str, Tensor]:
-        """The sums."""
-        return {"sums": self._sums}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Resume from saved sums."""
-        self._sums.copy_(state["sums"])

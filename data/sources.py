@@ -262,12 +262,3 @@ def by_image(files: Files, checks: Checks) -> tuple[str, dict[str, list[Record]]
         image = files.image(record["image"], next(iter(files.image_roots), None), path)
         found.setdefault(image, []).append(record)
     return path, found
-
-
-def __getattr__(name: str) -> Any:
-    """LabelledImages is in data/labelled.py; scripts that import it from here find it, too."""
-    if name != "LabelledImages":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from data.labelled import LabelledImages
-
-    return LabelledImages

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from calibration.layer_inputs import Choice
-from calibration.preserve import moving_restored, weights_restored
+from calibration.preserve import moving_restored, restored
 from calibration.processes import Group
 from calibration.progress import Progress
 from calibration.resume import Checkpoint, State, no_checkpoint
@@ -316,7 +316,8 @@ class Rounds(Pruner):
         self.work.advance(progress.pairs_done(self._count, self.work.pairs))
         for sparsity in sparsities:
             if sparsity not in progress.finished:
-                with weights_restored(self.layers), moving_restored(self.model):
+                weights = [layer.weight for layer in self.layers.values()]
+                with restored(weights), moving_restored(self.model):
                     progress.finished[sparsity] = self.rounds(sparsity, progress)
         return {sparsity: progress.finished[sparsity] for sparsity in sparsities}
 

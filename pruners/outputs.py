@@ -24,7 +24,7 @@ from sparsity.mask import Mask
 from sparsity.percents import percent
 from sparsity.picture import draw_layers
 from sparsity.saved_scores import write_scores
-from storage.atomic import check_writable, write_json, write_text
+from storage.atomic import check_writable, write_text
 from storage.hashing import hash_json
 from storage.tensors import parse_metadata, read_metadata
 
@@ -163,10 +163,6 @@ class Outputs:
                         "picture and the calibration manifest next to it will be replaced; --output_dir keeps both"
                     )
         return None
-
-    def write_manifest(self, manifest: dict[str, Any]) -> None:
-        """The calibration manifest."""
-        write_json(self.manifest, manifest)
 
     def write(
         self, session: Any, masks: dict[float, Mask], source: dict[str, Any], save_scores: bool, processes: int

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-import torch.distributed as dist
 from torch import nn
 
+from calibration.processes import Group
 from calibration.resume import Checkpoint
 from console.errors import InputError
 from console.progress import console
@@ -107,8 +107,4 @@ def weights_identity(model: nn.Module) -> dict[str, str]:
 def all_failures(batches: CalibrationBatches | None, checkpoint: Checkpoint) -> list[str]:
     """Images that could not be read, by any process, before an interruption or since."""
     failed = set(batches.failed if batches is not None else ()) | set(checkpoint.remembered or ())
-    if dist.is_available() and dist.is_initialized():
-        parts: list[set[str]] = [set()] * dist.get_world_size()
-        dist.all_gather_object(parts, failed)
-        failed = set().union(*parts)
-    return sorted(failed)
+    return sorted(set().union(*Group.current().objects(failed)))

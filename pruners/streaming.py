@@ -60,7 +60,7 @@ def _chunks(pruner: Pruner, start: int, size: int | None) -> Iterator[list[Unit]
     groups = itertools.groupby(units, lambda unit: 0 if size is None else unit.index // size)
     while True:
         chunk = list(next(groups, (0, ()))[1])
-        if not any(work.group.objects(len(chunk), list(range(work.group.size)))):
+        if not any(work.group.objects(len(chunk))):
             return
         yield chunk
 
