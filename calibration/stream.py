@@ -100,7 +100,7 @@ def fields(batch: Mapping[str, Any]) -> Batch:
 
 
 def _from_array(array: np.ndarray) -> Tensor | np.ndarray:
-    """A tensor of an array of numbers, whatever its strides and the order of its bytes."""
+    """A tensor from an array of numbers, of any strides and byte order; other arrays are unchanged."""
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:  # torch has no wider floats
         return array
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
@@ -148,7 +148,7 @@ def check_batch(unit: Unit) -> None:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model's parameters live."""
+    """The device of the model's parameters."""
     return next(model.parameters()).device
 
 

@@ -4,7 +4,7 @@ Hugging Face's datasets library (saved to disk, or parquet files). They are read
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,8 @@ def saved_pairs(place: str) -> tuple[list[SavedPair], list[str]]:
     if Path(place, "dataset_dict.json").is_file():
         splits = ", ".join(sorted(path.name for path in Path(place).iterdir() if path.is_dir()))
         raise InputError(f"{place} has several splits ({splits}): name the folder of one of them")
-    parquet = sorted(map(str, _parquet_files(Path(place))))
+    alone = place.endswith(".parquet") and Path(place).is_file()
+    parquet = [place] if alone else sorted(map(str, Path(place).glob("*.parquet")))
     try:
         found = datasets.Dataset.from_parquet(parquet) if parquet else datasets.load_from_disk(place)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
@@ -130,13 +131,6 @@ def saved_pairs(place: str) -> tuple[list[SavedPair], list[str]]:
     found = found.cast_column(columns[0], datasets.Image(decode=False)).select_columns(list(columns))
     files = parquet or sorted({one["filename"] for one in found.cache_files})
     return [SavedPair(place, index, found.__getitem__, columns) for index in range(len(found))], files
-
-
-def _parquet_files(place: Path) -> Iterator[Path]:
-    if place.suffix == ".parquet" and place.is_file():
-        yield place
-    elif place.is_dir():
-        yield from place.glob("*.parquet")
 
 
 def _column(found: Any, names: tuple[str, ...], what: str, place: str) -> str:

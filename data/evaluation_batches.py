@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -49,6 +50,13 @@ class EvaluationData(Dataset[Any]):
     def collate(self, samples: list[Any]) -> Batch:
         """Samples to tensors."""
         raise NotImplementedError
+
+
+def shared_images(names: Sequence[Any], images: Sequence[Tensor]) -> Batch:
+    """image [i, ...]: the images of b samples, each name once; image_of [b] int64: which of them is each sample's."""
+    place = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    together = torch.stack([images[names.index(name)] for name in place])
+    return {"image": together, "image_of": torch.tensor([place[name] for name in names])}
 
 
 def evaluation_batches(

@@ -17,7 +17,7 @@ from console.errors import InputError
 from console.words import counted, share_of_matrices
 from models.base import ImageShape, Model
 from models.layers import AttentionWeight, is_conv1d, weights_in_matrices
-from models.library.finding import told_skipped
+from models.library.finding import skipped_lines
 from models.parts import inventory, masked
 from models.surgery import cut
 from models.tasks import Answerer, Captioner, Classifier, ImageEmbedder, ImageEncoder, Locator, Retriever, Verifier
@@ -108,7 +108,7 @@ def check_layers(model: Model) -> str:
         owners[id(layer.weight)] = name
     prunable, whole = weights_in_matrices(model)
     share = f"{counted(len(layers), 'layer')}, {share_of_matrices(prunable, whole)}"
-    return share + "".join(f"; not {line}" for line in told_skipped(model.skipped))
+    return share + "".join(f"; not {line}" for line in skipped_lines(model.skipped))
 
 
 def check_ties(model: Model) -> str:

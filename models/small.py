@@ -125,9 +125,7 @@ def load_small(
     plan = Plan.from_json(about["kept"], str(folder / PLAN))
     origin = _origin(about)
     source = weights_path(f"small:{folder}", weights, str(folder / WEIGHTS))
-    load = _of_library if origin.family.partition(":")[0] in LIBRARIES else _of_family
-    model = load(folder, origin, plan, source, settings, task, seed)
-    model.tokenizer = origin.tokenizer or model.tokenizer
+    model = _built(folder, origin, plan, source, settings, task, seed)
     model.origin = replace(origin, settings=merged(dict(origin.settings), settings), task=task or origin.task)
     return model
 
@@ -136,14 +134,21 @@ def whole_of(folder: Path | str) -> Model:
     """The model that a smaller one was cut from, at its first sizes, with random weights."""
     about = read_plan(Path(folder) / PLAN)
     origin = _origin(about)
-    load = _of_library if origin.family.partition(":")[0] in LIBRARIES else _of_family
-    model = load(Path(folder), origin, Plan(), None, {}, origin.task, 0)
-    model.tokenizer, model.origin, model.plan = origin.tokenizer or model.tokenizer, origin, None
+    model = _built(Path(folder), origin, Plan(), None, {}, origin.task, 0)
+    model.origin, model.plan = origin, None
     return model.eval()
 
 
 def _origin(about: Mapping[str, Any]) -> Origin:
     return Origin(*(about.get(field.name) for field in fields(Origin)))
+
+
+def _built(folder: Path, origin: Origin, *how: Any) -> Model:
+    """how: the other arguments of the two functions below."""
+    load = _of_library if origin.family.partition(":")[0] in LIBRARIES else _of_family
+    model = load(folder, origin, *how)
+    model.tokenizer = origin.tokenizer or model.tokenizer
+    return model
 
 
 def _of_library(

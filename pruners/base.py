@@ -111,7 +111,7 @@ class Pruner(ABC):
     def matrix(self, name: str) -> Tensor:
         """The weight of a layer as a matrix [o, i], row by row in memory; of a convolution i is channels x kernel."""
         found = matrix(self.layers[name]).contiguous()
-        return found if self.model.streamed is None else found.float()  # what lies in shards is of their type
+        return found if self.model.streamed is None else found.float()  # a streamed weight has the type of its file
 
     def mask_of(self, kept: Mapping[str, Tensor]) -> Mask:
         """A mask of some of this model's layers, from tensors of their parameters' shapes; more may be added."""
@@ -212,7 +212,7 @@ class Pruner(ABC):
             gather_streamed(self, statistic, start, None if saved is None else saved[1].get("block"))
 
     def see(self, look: Callable[[Batch], None], unit: Unit, device: torch.device) -> None:
-        """Let `look` see a unit, seeded; InputError for one that cannot be used."""
+        """Call `look` on a unit, seeded; InputError for a unit that cannot be used."""
         check_batch(unit)
         try:
             with seeded(self.work.seed, unit.index, device), self.work.autocast():
@@ -279,7 +279,7 @@ class InputAware(OneShot):
         """weight [o, i], norm [i] float32 of its input channels -> scores [o, i] float32."""
 
     def score(self, name: str) -> Tensor:
-        """Scores [o, i] of a layer; rows that read other inputs (nn.MultiheadAttention) are a matrix apart."""
+        """Scores [o, i] of a layer; rows that read other inputs (nn.MultiheadAttention) are scored separately."""
         weight = self.matrix(name)
         parts = [self.criterion(weight[rows], norm) for rows, norm in self.norms.by_rows(name)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -104,9 +104,8 @@ def refine(problem: Columns, blocks: Block) -> Block:
     curvature = torch.linalg.eigvalsh(blocks.a @ blocks.a.transpose(1, 2))[:, -1:] + problem.mu
     for _ in range(problem.iterations):
         factors = blocks.v + problem.inverse_batch
-        gradient = (factors[:, None] @ blocks.a)[
-            :, 0
-        ] + problem.mu * blocks.d  # batched matmul: einsum takes twice as long
+        # A batched matmul: einsum takes twice as long.
+        gradient = (factors[:, None] @ blocks.a)[:, 0] + problem.mu * blocks.d
         before, candidates = blocks.objective, []
         for step in STEPS:
             u = blocks.w + blocks.d - step / curvature * gradient
@@ -114,9 +113,8 @@ def refine(problem: Columns, blocks: Block) -> Block:
             candidates.append((torch.where(support, u, 0) - blocks.w, support))
         start = blocks
         for candidate in reversed(_evaluated(problem, start.a, start.w, start.empty, candidates)):
-            blocks = _chosen(
-                candidate.objective < start.objective, candidate, blocks
-            )  # the longest step that helps wins
+            # In reversed order, so that the longest step that helps wins.
+            blocks = _chosen(candidate.objective < start.objective, candidate, blocks)
         if not (blocks.objective < before).any():
             break
     return blocks

@@ -57,8 +57,8 @@ class Mask(Mapping[str, Tensor]):
     ) -> None:
         """Add a layer, packed: boolean `kept` and, where a method updates them, `weights` of the same shape.
 
-        A method can add each layer as soon as it is solved, and never holds all layers unpacked. held: where values
-        are put.
+        A method can add each layer as soon as it is solved, and never holds all layers unpacked. held: what stores the
+        values, for example in a file.
         """
         array = kept.detach().cpu().numpy()
         if array.dtype != np.bool_:
@@ -166,7 +166,7 @@ class Mask(Mapping[str, Tensor]):
         return self._shapes[name]
 
     def bits(self, name: str) -> np.ndarray:
-        """A layer as it is kept: uint8, eight weights a byte, the last byte filled up with zeros. Not to be written."""
+        """The packed bits of a layer: uint8, eight weights a byte, padded with zeros. Read-only."""
         return self._bits[name]
 
     def kept(self, name: str) -> int:
@@ -297,7 +297,7 @@ class Mask(Mapping[str, Tensor]):
             fitted = self.fitted(model)
             for name in fitted._transposed:
                 raise InputError(
-                    f"'{name}' keeps its matrix transposed, for which the published format has no word: save the mask "
+                    f"'{name}' keeps its matrix transposed, which the published format cannot say: save the mask "
                     "as safetensors"
                 )
             write_published(path, fitted, model)

@@ -26,9 +26,10 @@ def check_room(folder: Path, needed: int, purpose: str) -> None:
 
 
 def on_disk(array: np.ndarray, folder: Path | None = None) -> np.ndarray:
-    """The same array in a nameless file of a folder (None: the system's), which goes with it: no memory that is needed.
+    """The array, memory-mapped from an unnamed temporary file in `folder` (None: the system's), so that it can be paged
+    out.
 
-    An empty one stays as it is: files of nothing cannot be mapped.
+    The file is freed with the array. An empty array is returned as it is: an empty file cannot be mapped.
     """
     if not array.size:
         return array

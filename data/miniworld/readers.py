@@ -20,9 +20,9 @@ from console.errors import InputError
 from data.labelled import LabelledImages
 from data.masking import masked_fields, masked_text
 from data.miniworld import dense_labels, paint, scene_for
-from data.pairs import PlainPairs
+from data.pairs import PlainPairs, Texts
 from data.readers import Batch, MaskedConfig, ReaderConfig, Sample
-from data.sources import Files, Pairs, Source
+from data.sources import Files, Source
 from data.text import one_text
 from data.tokenizer import Tokenizer
 from data.transforms import BICUBIC, to_normalised
@@ -70,14 +70,10 @@ class DenseScenes:
         return {"image": torch.stack(images), "labels": torch.stack(labels)}
 
 
-class MaskedTexts:
+class MaskedTexts(Texts):
     """Side `texts` of the text stage: captions of pairs, words masked, images not opened."""
 
     Config = MaskedConfig
-
-    def __init__(self, config: MaskedConfig, shape: ImageShape, tokenizer: Tokenizer):
-        self.source = Pairs(config.files)
-        self._config, self._tokenizer = config, tokenizer
 
     def sample(self, index: int, rng: random.Random) -> Sample:
         """Token ids, masked ids, masked positions, original ids there."""

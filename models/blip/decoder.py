@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from models.blip.encoders import BLIPModel
-from models.blip.model import official_name
+from models.common.bert import plain_name
 
 UNUSED = ("temp", "vision_proj", "text_proj", "itm_head.", "visual_encoder_m.", "text_encoder_m.")
 QUEUES = ("image_queue", "text_queue", "queue_ptr")
@@ -30,7 +30,7 @@ def with_decoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def decoder_name(key: str, keys: set[str]) -> str | None:
     """Key of a prepared file -> name, without contrastive and matching parts, momentum copies and queues."""
-    name = official_name(key, keys)
+    name = plain_name(key, keys)
     return None if name is None or name.startswith(UNUSED) or name in QUEUES else name
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from models.base import Batch, Model
 from models.blip.med import TextEncoder, starting
 from models.common.bert import self_attention_mask, without_padding
-from models.common.contrastive import TEMP_RANGE
+from models.common.contrastive import TEMP_RANGE, matching_loss
 from models.common.vit import vision_transformer
 from models.library.hf_parts import hf_parts
 from models.library.timm_parts import timm_parts
@@ -164,6 +164,35 @@ class BLIPEncoders(BLIPModel, Retriever):
             F.normalize(self.vision_proj_m(image[:, 0]), dim=-1),
             F.normalize(self.text_proj_m(text[:, 0]), dim=-1),
         )
+
+    def _soft_targets(
+        self, image_m: Tensor, text_m: Tensor, right: Tensor, temp: Tensor, alpha: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Features to compare with, images and texts [e, b + queue], and targets, i2t and t2i [b, b + queue].
+
+        image_m, text_m [b, e]: momentum features. right [b, b + queue]: the true pairs. alpha: weight of the momentum
+        model's own similarities.
+        """
+        images = torch.cat([image_m.t(), self.image_queue], dim=1)
+        texts = torch.cat([text_m.t(), self.text_queue], dim=1)
+        soft_i2t = alpha * (image_m @ texts / temp).softmax(dim=1) + (1 - alpha) * right
+        soft_t2i = alpha * (text_m @ images / temp).softmax(dim=1) + (1 - alpha) * right
+        return images, texts, soft_i2t, soft_t2i
+
+    def _matching_loss(
+        self, ids: Tensor, atts: Tensor, image: Tensor, wrong_image: Tensor, wrong_text: Tensor
+    ) -> Tensor:
+        """ITM loss of the pairs of a batch, and of each text and each image with a wrong partner.
+
+        Arguments as of `grounded_states`; wrong_image, wrong_text [b] int64: those partners.
+        """
+        right = self.grounded_states(ids, atts, image)
+        wrong = self.grounded_states(
+            torch.cat([ids, ids[wrong_text]]),
+            torch.cat([atts, atts[wrong_text]]),
+            torch.cat([image[wrong_image], image]),
+        )
+        return matching_loss(self.itm_head(torch.cat([right[:, 0], wrong[:, 0]])), pairs=len(ids))
 
     @torch.no_grad()
     def _enqueue(self, image: Tensor, text: Tensor) -> None:

@@ -56,7 +56,7 @@ class HFClass:
     apart: bool = False
     """Whether image and text have a feature each, which `image` and `text_features` give."""
 
-    hottest: float | None = None
+    max_logit_scale: float | None = None
     """Largest logit_scale, a logarithm, of classes whose towers are apart; None: any."""
 
     blocks: tuple[str, ...] = ()
@@ -159,7 +159,7 @@ class CLIP(HFClass):
 
     exclude = ("visual_projection", "text_projection")
     apart = True
-    hottest = math.log(100)
+    max_logit_scale = math.log(100)
 
 
 class SigLIP(HFClass):

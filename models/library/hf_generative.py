@@ -90,10 +90,10 @@ class Generative(HFClass):
     def inputs(cls, processor: Any, images: list[Any], texts: list[str]) -> Batch:
         """What a processor makes of pictures with a text each, as a question and its answer where it knows of talks."""
         if processor.chat_template is None:
-            spoken = [f"{processor.image_token}{text}" for text in texts]
+            prompts = [f"{processor.image_token}{text}" for text in texts]
         else:
-            spoken = processor.apply_chat_template([_talk(text) for text in texts])
-        return processor(images=[[image] for image in images], text=spoken, padding=True, return_tensors="pt")
+            prompts = processor.apply_chat_template([_chat(text) for text in texts])
+        return processor(images=[[image] for image in images], text=prompts, padding=True, return_tensors="pt")
 
     @classmethod
     def pictures(cls, config: Any, size: int) -> Batch:
@@ -215,7 +215,7 @@ def _image_token(config: Any) -> int:
     return config.image_token_index if found is None else found
 
 
-def _talk(text: str) -> list[dict[str, Any]]:
+def _chat(text: str) -> list[dict[str, Any]]:
     """A picture is asked about, and a text is the answer."""
     asked = [{"type": "image"}, {"type": "text", "text": "Describe the image."}]
     return [{"role": "user", "content": asked}, {"role": "assistant", "content": [{"type": "text", "text": text}]}]

@@ -7,6 +7,7 @@ attention's output matrix, and the second one of their MLP, in modules of their 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -68,10 +69,6 @@ def _bert_attention(at: str, root: nn.Module, inner: str = "self") -> Iterator[P
     )
 
 
-def _mobilevit_attention(at: str, root: nn.Module) -> Iterator[Part]:
-    yield from _bert_attention(at, root, "attention")
-
-
 def _distilbert_attention(at: str, root: nn.Module) -> Iterator[Part]:
     yield units_of(
         root,
@@ -84,26 +81,22 @@ def _distilbert_attention(at: str, root: nn.Module) -> Iterator[Part]:
     )
 
 
-def _distilbert_mlp(at: str, root: nn.Module) -> Iterator[Part]:
-    yield units_of(root, at[:-1], "neurons", feeds=[f"{at}lin1"], reads=f"{at}lin2")
-
-
-def _open_mlp(at: str, root: nn.Module) -> Iterator[Part]:
-    yield units_of(root, at[:-1], "neurons", feeds=[f"{at}up_proj"], reads=f"{at}down_proj")
-
-
 def _bert_layer(at: str, root: nn.Module) -> Iterator[Part]:
     name = f"{at}intermediate"
     yield units_of(root, name, "neurons", feeds=[f"{name}.dense"], reads=f"{at}output.dense")
 
 
-def _mlp(at: str, root: nn.Module) -> Iterator[Part]:
-    yield units_of(root, at[:-1], "neurons", feeds=[f"{at}fc1"], reads=f"{at}fc2")
+def _mlp_of(*feeds: str, reads: str) -> Reader:
+    """The reader of an MLP by the names of its layers."""
+
+    def reader(at: str, root: nn.Module) -> Iterator[Part]:
+        yield units_of(root, at[:-1], "neurons", feeds=[f"{at}{name}" for name in feeds], reads=f"{at}{reads}")
+
+    return reader
 
 
-def _gated_mlp(at: str, root: nn.Module) -> Iterator[Part]:
-    feeds = [f"{at}gate_proj", f"{at}up_proj"]
-    yield units_of(root, at[:-1], "neurons", feeds=feeds, reads=f"{at}down_proj")
+_mlp = _mlp_of("fc1", reads="fc2")
+_gated_mlp = _mlp_of("gate_proj", "up_proj", reads="down_proj")
 
 
 def fit_config(module: nn.Module) -> None:
@@ -167,17 +160,17 @@ READERS: dict[str, Reader] = {
     "BertAttention": _bert_attention,
     "BlipTextAttention": _bert_attention,
     "RobertaAttention": _bert_attention,
-    "MobileViTAttention": _mobilevit_attention,
+    "MobileViTAttention": partial(_bert_attention, inner="attention"),
     "DistilBertSelfAttention": _distilbert_attention,
     "BertLayer": _bert_layer,
     "RobertaLayer": _bert_layer,
     "MobileViTTransformerLayer": _bert_layer,
-    "FFN": _distilbert_mlp,
+    "FFN": _mlp_of("lin1", reads="lin2"),
     "BlipTextLayer": _bert_layer,
     "CLIPMLP": _mlp,
     "SiglipMLP": _mlp,
     "Siglip2MLP": _mlp,
-    "DINOv3ViTMLP": _open_mlp,
+    "DINOv3ViTMLP": _mlp_of("up_proj", reads="down_proj"),
     "DINOv3ViTGatedMLP": _gated_mlp,
     "ViTMLP": _mlp,
     "DeiTMLP": _mlp,

@@ -65,7 +65,7 @@ def read_onnx(path: Path | str, config: OnnxConfig) -> tuple[dict[str, np.ndarra
     graph = _graph(path)
     from onnx import numpy_helper
 
-    spoken = _spoken_names(graph)
+    parameters = _parameter_names(graph)
     tensors: dict[str, np.ndarray] = {}
     left: Counter[str] = Counter()
     lost: list[str] = []
@@ -75,14 +75,14 @@ def read_onnx(path: Path | str, config: OnnxConfig) -> tuple[dict[str, np.ndarra
         if array.dtype.kind in "iub":
             left[INTEGERS] += 1
             continue
-        for name, turned in spoken.get(raw, [(raw, False)]):
+        for name, transposed in parameters.get(raw, [(raw, False)]):
             reason = next((prefix for prefix in config.leave if name.startswith(prefix)), None)
             if reason is not None:
                 left[reason] += 1
             elif raw in pieces:
                 continue
             elif name.startswith(config.prefix) and not name.startswith("onnx::"):
-                tensors[name.removeprefix(config.prefix)] = array.T if turned else array
+                tensors[name.removeprefix(config.prefix)] = array.T if transposed else array
             else:
                 lost.append(name)
     for name, names in config.join.items():
@@ -109,7 +109,7 @@ def _graph(path: Path | str) -> Any:
         raise InputError(f"{path} cannot be read as ONNX ({str(error)[:100] or 'no such model'}): check it") from error
 
 
-def _spoken_names(graph: Any) -> dict[str, list[tuple[str, bool]]]:
+def _parameter_names(graph: Any) -> dict[str, list[tuple[str, bool]]]:
     """Initialiser -> the names of the parameters that it is, and whether it is transposed, where its own is none.
 
     A matrix of several nodes is tied. Of equal tensors the exporter keeps one, and has the others as its `Identity`.

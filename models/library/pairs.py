@@ -72,8 +72,8 @@ class WrappedPairs(Retriever, WrappedModel):
     @torch.no_grad()
     def clamp_temperature(self) -> None:
         """Keep the factor on similarities below the bound that the class was trained with."""
-        if self._record.hottest is not None:
-            self.module.logit_scale.clamp_(max=self._record.hottest)
+        if self._record.max_logit_scale is not None:
+            self.module.logit_scale.clamp_(max=self._record.max_logit_scale)
 
     def probe(self, size: int) -> Probe:
         """An image and a text."""

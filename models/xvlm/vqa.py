@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from models.base import Batch
 from models.common.answer_ranking import best_answers, first_word_probabilities, pick, read_out
-from models.common.bert import Embeddings, Encoder, MLMHead, cross_attention_mask, self_attention_mask
+from models.common.bert import Embeddings, Encoder, MLMHead, cross_attention_mask, plain_name, self_attention_mask
 from models.common.checkpoint import KeyRules
 from models.common.decoding import IGNORED, decoder_logits, for_texts, token_losses
 from models.layers import PrunableLayer
 from models.tasks import Answerer
+from models.xvlm.captioning import UNUSED
 from models.xvlm.clip_tower import CLIPTower
 from models.xvlm.encoders import XVLMModel
-from models.xvlm.model import XVLMConfig, official_name
+from models.xvlm.model import XVLMConfig
 
-UNUSED = ("temp", "vision_proj.", "text_proj.", "itm_head.", "bbox_head.")
 LAYER = "text_encoder.bert.encoder.layer."
 
 
@@ -59,10 +59,7 @@ def with_decoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def vqa_name(key: str, keys: set[str]) -> str | None:
     """Key of a prepared pretraining file or a VQA file -> name in the VQA model."""
-    if key == "text_decoder.cls.predictions.bias":  # upstream's second name of the decoder's bias
-        decoder = "text_decoder.cls.predictions.decoder.bias"
-        return None if decoder in keys else decoder
-    name = official_name(key, keys)
+    name = plain_name(key, keys)
     if name is None or name.startswith(UNUSED):
         return None
     return name.replace("text_encoder.bert.", "text_encoder.", 1)
