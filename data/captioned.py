@@ -15,13 +15,13 @@ from data.records import Record, is_caption, is_text
 from data.text import TextError
 
 ANSWERS = {"gpt", "assistant"}
-"""The speaker of answers in a conversation."""
+"""Speakers whose turns are answers in a conversation."""
 
 CAPTIONS = ("caption", "captions", "text")
-"""Columns of a saved data set; the first that it has are its captions."""
+"""Names of the column of captions in a saved data set, by preference."""
 
 IMAGES = ("image", "img", "picture", "jpg", "png")
-"""The same of its images."""
+"""Names of the column of images, by preference."""
 
 
 def with_captions(records: list[Record], path: Path | str) -> tuple[list[Record], int]:
@@ -80,7 +80,7 @@ def folder_pairs(folder: Path) -> tuple[list[Record], list[str]]:
 
 @dataclass(frozen=True)
 class SavedPair:
-    """One row of a saved data set; row(index): what it has."""
+    """One row of a saved data set; row(index): its columns."""
 
     place: str
     index: int
@@ -93,7 +93,7 @@ class SavedPair:
         return f"{self.place}: row {self.index}"
 
     def read(self) -> tuple[bytes | str, Any]:
-        """The encoded image, or the path of its file; and the caption. TextError where that is none."""
+        """The encoded image, or the path of its file; and the caption. TextError for a value that is no text."""
         row = self.row(self.index)
         image, caption = (row[column] for column in self.columns)
         if not is_caption(caption):
@@ -104,7 +104,7 @@ class SavedPair:
 def saved_pairs(place: str) -> tuple[list[SavedPair], list[str]]:
     """All rows of a data set: a folder that `save_to_disk` wrote, or parquet files (a file, or a folder of them).
 
-    And the files that they lie in. InputError where the library or the data set is missing, or has no images or texts.
+    And the files that contain them. InputError where the library or the data set is missing, or has no images or texts.
     """
     try:
         import datasets

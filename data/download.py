@@ -99,7 +99,7 @@ def _fetch(name: str, download: Download, root: Path, force: bool, keep: bool) -
         if not force and not _missing(download, known, root):
             return f"already in {folder}" + ("" if known else ", put there by hand and not checked")
         if force and known and store.is_file() and hash_file(store) == known["sha256"]:
-            store.unlink()  # what an earlier run fetched and kept; what was put there by hand since is taken
+            store.unlink()  # an earlier run's archive; one put there by hand since is used
         size, sha256 = _bring(name, download, store, known, record)
         hashes, kept, words = _place(download, store, folder, sha256, force)
         files = {
@@ -170,7 +170,7 @@ def _place(
 
 
 def _missing(download: Download, known: dict[str, Any] | None, root: Path) -> list[str]:
-    """Which of its files are not there: of those fetched or left as they were, else of those that the table names."""
+    """Its files that are missing: of the recorded ones, else of those that the table names."""
     if download.by_hand and not download.files:
         folder = root / download.folder
         return [] if folder.is_dir() and any(folder.iterdir()) else [download.folder]

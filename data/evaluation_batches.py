@@ -29,7 +29,7 @@ class EvaluationData(Dataset[Any]):
         return len(self.images)
 
     def file(self, i: int) -> str | tuple[str, ...] | None:
-        """The image file of sample i, of a pair both, None where it is none of its own."""
+        """The image file of sample i (both of a pair); None where it has no file of its own."""
         return self.images[i]
 
     def image(self, i: int) -> Image.Image:
@@ -37,8 +37,9 @@ class EvaluationData(Dataset[Any]):
         return read_image(self.images[i], ground=self.ground)
 
     def picture(self, i: int) -> Tensor:
-        """What a model is shown of sample i, [3, H, W]; InputError when it cannot be read, since evaluation samples are
-        not replaced.
+        """The model's input for sample i, [3, H, W].
+
+        InputError when it cannot be read, since evaluation samples are not replaced.
         """
         try:
             return self.transform(self.image(i))
@@ -62,7 +63,7 @@ def shared_images(names: Sequence[Any], images: Sequence[Tensor]) -> Batch:
 def evaluation_batches(
     data: EvaluationData, batch_size: int, rank: int = 0, size: int = 1, num_workers: int = 0
 ) -> Iterator[Batch]:
-    """The batches of process `rank` of `size`: of all batches, in order, each size-th from number `rank` on.
+    """The batches of process `rank` of `size`: every size-th of all batches, in order, from number `rank` on.
 
     A batch holds the same samples whatever the number of processes; the last one may be smaller.
     """

@@ -109,13 +109,13 @@ def _names(record: Record, folder: str) -> list[str]:
 
 
 def _folder(record: Record, files: Files, root: str | None, path: str) -> str:
-    """Where the images of a file of originals lie, as the first one does; the root itself where it is nowhere."""
+    """The folder of a file's original images, by where the first one is; the root where it is not found."""
     found = (f for f in ORIGINAL if Path(files.image(_names(record, f)[0], root, path)).is_file())
     return next(found, ORIGINAL[0])
 
 
 def sentence_of(identifier: str) -> str:
-    """Of `dev-850-2-3`, sentence 3 of set 850 on its pair 2, what all pairs of that sentence share."""
+    """`dev-850-2-3` (sentence 3 of set 850 on its pair 2) -> `dev-850-3`, which all pairs of the sentence share."""
     *before, _, number = identifier.split("-")
     return "-".join([*before, number])
 
@@ -130,16 +130,16 @@ class Statements:
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ImageConfig, TextConfig):
-        """most_of_pair: so many statements about one pair, at most, are one sample; the batch size counts samples.
+        """Options of images and of texts, and how pairs vary.
 
-        swap: when a pair may change sides: `neutral` (where nothing names a side), `never`, or `published`.
-        As published, every pair may; the words left and right are then exchanged where one stands between blanks, and
-        images are mirrored whatever is said. `left-hand`, `left,` and a left inside one image thus become wrong.
+        With the swap `published`, every pair may change sides; the words left and right are then exchanged where one
+        stands between blanks, and images are mirrored whatever is said. So `left-hand`, `left,` and a left inside one
+        image become wrong.
         """
 
         max_tokens: int | None = None  # a statement is as long as its words
-        swap: str = "neutral"
-        most_of_pair: int = 1
+        swap: str = "neutral"  # when a pair may change sides: neutral (where no text names a side), never, published
+        most_of_pair: int = 1  # largest number of statements about one pair in a sample; the batch size counts samples
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -194,7 +194,7 @@ class StatementsToJudge(EvaluationData):
     def __init__(
         self, files: Files, shape: ImageShape, tokenizer: Tokenizer, config: TextConfig, limit: int | None = None
     ):
-        """config: how the texts of training are read, and so these. limit: the first so many statements only."""
+        """config: the options of training texts, used here, too. limit: use the first `limit` statements only."""
         self.source = ImagePairs(files)
         self.statements = [self.source.known(i) for i in range(len(self.source))][:limit]
         transform = partial(_both, evaluation_transform(shape))

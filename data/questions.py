@@ -77,7 +77,7 @@ class Questions:
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ImageConfig, TextConfig):
-        """Besides what is of images and of texts, how answers count and how many questions share an image."""
+        """Options of images and of texts, the weight of answers, and how many questions share an image."""
 
         single_answer_weight: float = 0.5  # of a question with one answer
         double_sep: bool = False  # whether a second `[SEP]` ends an answer, as in the published BLIP runs
@@ -147,7 +147,7 @@ class QuestionsToAnswer(EvaluationData):
     def __init__(
         self, files: Files, shape: ImageShape, tokenizer: Tokenizer, sep: bool = False, limit: int | None = None
     ):
-        """sep: whether `[SEP]` ends a question. limit: the first so many questions only."""
+        """sep: whether `[SEP]` ends a question. limit: use the first `limit` questions only."""
         self.source = QuestionRecords(files, answered=False)
         records = [self.source.record(i) for i in range(len(self.source))[:limit]]
         super().__init__([record["image"] for record in records], evaluation_transform(shape), files.ground)

@@ -60,9 +60,9 @@ class Tokenizer:
         return ids, atts
 
     def text(self, ids: Sequence[int]) -> str:
-        """Ids back to text, special tokens skipped, and blanks that the pieces brought in, as in "men ' s", taken out.
+        """Ids back to text without special tokens and without the blanks between pieces, as in "men ' s".
 
-        transformers did that by default when the published models were evaluated; since its version 5 it must be asked.
+        transformers removed these by default when the published models were evaluated; since version 5 on request only.
         """
         from transformers import PreTrainedTokenizerBase  # here: most uses of a tokenizer do not decode
 

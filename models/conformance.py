@@ -153,7 +153,7 @@ def check_losses(model: Model) -> str:
 
 
 def check_observation(model: Model) -> str:
-    """`observe` meets every layer, and `real_tokens` fits the inputs it speaks of."""
+    """`observe` calls every layer, and `real_tokens` fits the inputs of the layers that it masks."""
     often: set[str] = set()
     for side, batch in model.example(3).items():
         met = dict.fromkeys(model.prunable_layers(), 0)

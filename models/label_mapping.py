@@ -33,7 +33,7 @@ class LabelMapping(nn.Module):
 
     @classmethod
     def of_counts(cls, counts: Tensor) -> LabelMapping:
-        """Of counts [S, C]: the largest cell maps its class, its row and column are struck, C times over.
+        """From counts [S, C], C times: the largest cell maps its class, and its row and column are removed.
 
         Of equal cells the first in row-major order counts. InputError for more classes than the source has.
         """

@@ -155,7 +155,7 @@ class MultiCrops:
     class Config(ReaderConfig):
         """Class folders, and how they are seen."""
 
-        files: Files
+        files: Files  # class folders
         small_crops: int = 4  # views of an image, besides the two large ones
         views: Views | None = None  # none: as DINO's
 

@@ -1,4 +1,4 @@
-"""What BLIP's captioning and VQA models share: how tower and text decoder come out of a pretraining file."""
+"""Base of BLIP's captioning and VQA models: loading the tower and the text decoder from a pretraining file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def with_decoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if key.startswith("text_encoder.") and ".attention." not in key:
             name = key.replace("text_encoder.", "text_decoder.bert.", 1)
             if name not in state:
-                found[name] = tensor.clone()  # from here on, encoder and decoder go different ways
+                found[name] = tensor.clone()  # finetuning no longer shares them
     word_table = "text_decoder.bert.embeddings.word_embeddings.weight"
     if word_table in found and any(key.startswith("text_decoder.cls.") for key in state):
         found.setdefault("text_decoder.cls.predictions.decoder.weight", found[word_table])

@@ -1,4 +1,4 @@
-"""What BLIP's models share: what is prunable; of pretraining and retrieval also encoders, momentum copies, queues.
+"""Base classes of BLIP's models: prunable parts; for pretraining and retrieval encoders, momentum copies, queues.
 
 Li et al., "BLIP: Bootstrapping Language-Image Pre-training", ICML 2022.
 """
@@ -59,7 +59,7 @@ class BLIPModel(Model):
         yield from hf_parts(self)
 
     def layers_removed(self, path: str, kept: Sequence[int]) -> None:
-        """So says the configuration, too."""
+        """Update the number of layers in the configuration."""
         if path in ("visual_encoder.blocks", "text_encoder.encoder.layer"):
             part = "vision" if path.startswith("visual") else "text"
             self.config = replace(self.config, **{part: getattr(self.config, part).only(kept)})
@@ -83,7 +83,7 @@ class BLIPEncoders(BLIPModel, Retriever):
     pointer = "queue_ptr"  # name of the buffer with the place in the queues
 
     def _build_encoders(self, config: Any) -> None:
-        """Under the names of the official checkpoint, in its order."""
+        """Build the modules under the official checkpoint's names, in its order."""
         text, d, e = config.text, config.text.width, config.embed_dim
         self.config = config
         self.visual_encoder = vision_transformer(config.vision)
@@ -151,7 +151,7 @@ class BLIPEncoders(BLIPModel, Retriever):
 
     @torch.no_grad()
     def momentum_features(self, batch: Batch, move: bool = True) -> tuple[Tensor, Tensor]:
-        """Move the momentum copies one step towards the originals and let them encode the batch: two [b, e].
+        """Update the momentum copies once, and encode the batch with them: two [b, e].
 
         move: False where an optimizer step has several passes, for all but its first.
         """
@@ -196,7 +196,7 @@ class BLIPEncoders(BLIPModel, Retriever):
 
     @torch.no_grad()
     def _enqueue(self, image: Tensor, text: Tensor) -> None:
-        """Put features [b, e] into the queues, the oldest go; batches may wrap around the end."""
+        """Put features [b, e] into the queues in place of the oldest; a batch may wrap around the end."""
         pointer = getattr(self, self.pointer)
         places = (pointer + torch.arange(len(image), device=image.device)) % self.config.queue
         self.image_queue[:, places] = image.t().to(self.image_queue.dtype)
@@ -215,7 +215,7 @@ class BLIPEncoders(BLIPModel, Retriever):
         yield from (slow for _, slow in self._momentum_pairs())
 
     def training_only(self) -> Iterator[Tensor]:
-        """All of these: predictions need none."""
+        """All moving tensors: predictions need none."""
         return self.moving_tensors()
 
     # -- retrieval --------------------------------------------------------------------------------------

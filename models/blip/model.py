@@ -29,12 +29,9 @@ from models.tasks import ImageEncoder
 
 @dataclass(frozen=True)
 class BLIPTextConfig(TextConfig):
-    """merge_from: the first layer that merges, rather than averages, what it sees of two images (NLVR2 alone).
+    """Sizes of BLIP's text stack."""
 
-    None: the upper half of the layers do, 6 of BLIP's 12.
-    """
-
-    merge_from: int | None = None  # first layer that merges the two images instead of averaging; None: layers / 2
+    merge_from: int | None = None  # NLVR2: first layer that merges two images instead of averaging; None: layers / 2
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,7 +1,7 @@
 """BLIP for retrieval: the pretraining model without decoder; queues remember which image a feature belongs to.
 
 Li et al., ICML 2022. The momentum copies move as the paper says, m = 0.995 m + 0.005 online, before each of their
-forward passes; the published pruning code has the two factors the wrong way round.
+forward passes; the published pruning code has the two factors exchanged.
     python retrieval.py --model blip
 """
 
@@ -88,7 +88,7 @@ class BLIPRetrieval(BLIPEncoders):
 
     @torch.no_grad()
     def _remember(self, idx: Tensor) -> None:
-        """Put image ids [b] where the features go that `_enqueue` takes in next."""
+        """Put image ids [b] into the places of the features that `_enqueue` writes next."""
         places = (self.ptr_queue + torch.arange(len(idx), device=idx.device)) % self.config.queue
         self.idx_queue[0, places] = idx
 

@@ -23,7 +23,7 @@ SHRINKAGE = 0.1
 """Shrinkage: share of the covariance replaced by its mean variance, so that few samples do not make it singular."""
 
 ROUNDING = 1e-12
-"""Of the mean square of features: a smaller variance in float64 sums is rounding."""
+"""Share of the mean square of features: a smaller variance in float64 sums is rounding."""
 
 
 class HeadFit:

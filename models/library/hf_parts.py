@@ -1,7 +1,7 @@
-"""What can be removed whole of transformers' models: heads of self- and cross-attentions, hidden neurons, layers.
+"""Removable parts of transformers' models: heads of self- and cross-attentions, hidden neurons, layers.
 
-By the names of classes, since their modules are many and importing them takes seconds. Layers of BERT's kind keep an
-attention's output matrix, and the second one of their MLP, in modules of their own.
+Readers are found by the names of classes, since importing their many modules takes seconds. Layers of BERT's kind
+keep an attention's output matrix, and the second one of their MLP, in modules of their own.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ _gated_mlp = _mlp_of("gate_proj", "up_proj", reads="down_proj")
 
 
 def fit_config(module: nn.Module) -> None:
-    """Let each tower's config say the sizes that its layers have, so that the stock class builds them.
+    """Set each tower's config to the sizes of its layers, so that the stock class builds them.
 
     InputError where it cannot: the layers of a tower differ, or the class derives the width of a head from its number.
     """
@@ -145,7 +145,7 @@ HEAD_WIDTH_IS_GIVEN = {
     "Dinov2Attention",
     "Dinov2WithRegistersAttention",
 }
-"""Classes that take the width of a head from the config, where it is said there."""
+"""Classes that read the width of a head from the config, if it has one."""
 
 READERS: dict[str, Reader] = {
     "CLIPAttention": _attention,

@@ -1,4 +1,4 @@
-"""What X-VLM's models share: what is prunable; of pretraining and retrieval also fusion and the contrastive space.
+"""Base classes of X-VLM's models: prunable parts; for pretraining and retrieval fusion and the contrastive space.
 
 Zeng, Zhang and Li, "Multi-Grained Vision Language Pre-Training", ICML 2022.
 """
@@ -38,7 +38,7 @@ class XVLMModel(Model):
         return hf_parts(self)
 
     def layers_removed(self, path: str, kept: Sequence[int]) -> None:
-        """So say the configurations, too, by which the layers with regions and with cross-attention are counted."""
+        """Update the configurations, which count the layers with regions and those with cross-attention."""
         if path.startswith("vision_encoder."):
             vision = self.config.vision.only(kept)
             self.config, self.vision_encoder.config = replace(self.config, vision=vision), vision

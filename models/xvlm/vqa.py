@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.base import Batch
-from models.common.answer_ranking import best_answers, first_word_probabilities, pick, read_out
+from models.common.answer_ranking import best_answers, first_word_probabilities, full_losses, pick
 from models.common.bert import Embeddings, Encoder, MLMHead, cross_attention_mask, plain_name, self_attention_mask
 from models.common.checkpoint import KeyRules
 from models.common.decoding import IGNORED, decoder_logits, for_texts, token_losses
@@ -28,15 +28,15 @@ LAYER = "text_encoder.bert.encoder.layer."
 
 @dataclass(frozen=True)
 class XVLMVQAConfig(XVLMConfig):
-    """inherit_mask: whether the decoder is pruned, too, with the masks of the fusion layers it starts from."""
+    """X-VLM for VQA."""
 
-    inherit_mask: bool = False
+    inherit_mask: bool = False  # prune the decoder, too, with the masks of the fusion layers that it starts from
 
 
 def with_decoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Pretraining tensors (or masks) with those of the decoder: embeddings, word prediction, fusion layers from 0 on.
 
-    Copies, since encoder and decoder go different ways from here. Files of a VQA model stay as they are.
+    Copies, since finetuning trains encoder and decoder separately. Files of a VQA model stay as they are.
     """
     if any(key.startswith("text_decoder.") for key in state):
         return state
@@ -120,7 +120,7 @@ class XVLMVQA(XVLMModel, Answerer):
         start, ones = answer_ids[:1, :1].expand(len(states), 1), torch.ones_like(atts[:, :1])
         logits = decoder_logits(self.text_decoder, start, ones, states, atts)[:, 0]
         first, numbers = best_answers(first_word_probabilities(logits, answer_ids[:, 1]), k)
-        losses = read_out(self.answer_losses, answer_ids, answer_atts, numbers, states, atts)
+        losses = full_losses(self.answer_losses, answer_ids, answer_atts, numbers, states, atts)
         return pick(first.log() - losses, numbers)
 
     def prunable_layers(self) -> dict[str, PrunableLayer]:
