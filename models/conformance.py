@@ -91,7 +91,7 @@ def check_layers(model: Model) -> str:
     layers = model.prunable_layers()
     if not layers:
         raise Wrong("prunable_layers() is empty")
-    state = model.state_dict(keep_vars=True)
+    state, owners = model.state_dict(keep_vars=True), {}
     for name, layer in layers.items():
         if name not in state:
             raise Wrong(f"'{name}' is not a name of the state dict")
@@ -101,8 +101,6 @@ def check_layers(model: Model) -> str:
             raise Wrong(
                 f"'{name}' belongs to a {type(layer).__name__}, which is none of the layers of models/layers.py"
             )
-    owners: dict[int, str] = {}
-    for name, layer in layers.items():
         if id(layer.weight) in owners:
             raise Wrong(f"'{name}' and '{owners[id(layer.weight)]}' are one tensor: name it once")
         owners[id(layer.weight)] = name

@@ -49,7 +49,10 @@ class LabelMapping(nn.Module):
 
 
 def answers(logits: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """int64 [S, C] on the CPU: pictures of class c whose largest logit is s; sums over batches are counts, too."""
+    """Counts [S, C] int64 on the CPU, from logits [n, S] and labels [n]: pictures of class c whose largest logit is s.
+
+    Counts of batches add up.
+    """
     counts = torch.zeros(logits.shape[1], classes, dtype=torch.long)
     best, labels = logits.argmax(dim=1).cpu(), labels.cpu()
     return counts.index_put_((best, labels), torch.ones_like(best), accumulate=True)

@@ -81,19 +81,14 @@ class VisualPrompt(nn.Module):
 
     def _area(self) -> Tensor:
         """bool [o, o]: where P is trained."""
-        o, area = self.side, torch.zeros(self.side, self.side, dtype=torch.bool)
+        area = torch.full((self.side, self.side), self.kind not in ("fix", "none"))
         if self.kind == "fix":
             area[: self.square, : self.square] = True
-        elif self.kind == "pad":
-            inner = slice(self.width, o - self.width)
-            area[:] = True
-            area[inner, inner] = False
-        elif self.kind == "expand":
-            inner = slice(self._before, self._before + self.picture)
-            area[:] = True
-            area[inner, inner] = False
-        elif self.kind == "random":
-            area[:] = True
+        elif self.kind in ("pad", "expand"):
+            edge, size = (
+                (self.width, self.side - 2 * self.width) if self.kind == "pad" else (self._before, self.picture)
+            )
+            area[edge : edge + size, edge : edge + size] = False
         return area
 
     @torch.no_grad()

@@ -38,7 +38,7 @@ class PruneConfig:
     output_dir: str = "pruned_weights"  # folder of all output files
     save_every: float = 60.0  # seconds between checkpoints
     save_scores: bool = True  # whether to write the scores file
-    accelerator: str = "auto"  # cpu, cuda or auto
+    accelerator: str = "auto"  # cpu, gpu, mps or auto
     devices: int = 1  # processes on each machine
     num_nodes: int = 1  # machines
     precision: int | str = "32-true"  # of computations; YAML reads 16 as a number

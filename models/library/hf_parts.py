@@ -6,7 +6,7 @@ keep an attention's output matrix, and the second one of their MLP, in modules o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -32,19 +32,20 @@ def _is_layer(part: nn.Module) -> bool:
     return type(part).__name__ in LAYERS and type(part).__module__.startswith("transformers.")
 
 
+def _heads(
+    root: nn.Module, at: str, feeds: Iterable[str], reads: str, width: int, counts: Mapping[str, int]
+) -> Units | Skipped:
+    """Heads of the attention at a path, by the names of its layers and of the attributes that count them."""
+    own = {f"{at}{name}": each for name, each in counts.items()}
+    feeds = [f"{at}{name}" for name in feeds]
+    return units_of(root, at[:-1], "heads", feeds=feeds, reads=f"{at}{reads}", block=width, attributes=own)
+
+
 def _attention(at: str, root: nn.Module) -> Iterator[Part]:
     attention = root.get_submodule(at[:-1])
     out = "o_proj" if hasattr(attention, "o_proj") else "out_proj"
     heads = "num_heads" if hasattr(attention, "num_heads") else "num_attention_heads"
-    yield units_of(
-        root,
-        at[:-1],
-        "heads",
-        feeds=[f"{at}{name}_proj" for name in ("q", "k", "v")],
-        reads=f"{at}{out}",
-        block=attention.head_dim,
-        attributes={f"{at}{heads}": 1},
-    )
+    yield _heads(root, at, ("q_proj", "k_proj", "v_proj"), out, attention.head_dim, {heads: 1})
 
 
 def _fused(at: str, root: nn.Module) -> Iterator[Part]:
@@ -58,27 +59,14 @@ def _fused(at: str, root: nn.Module) -> Iterator[Part]:
 
 def _bert_attention(at: str, root: nn.Module, inner: str = "self") -> Iterator[Part]:
     width = root.get_submodule(f"{at}{inner}").attention_head_size
-    yield units_of(
-        root,
-        at[:-1],
-        "heads",
-        feeds=[f"{at}{inner}.{name}" for name in ("query", "key", "value")],
-        reads=f"{at}output.dense",
-        block=width,
-        attributes={f"{at}{inner}.num_attention_heads": 1, f"{at}{inner}.all_head_size": width},
-    )
+    feeds = [f"{inner}.{name}" for name in ("query", "key", "value")]
+    counts = {f"{inner}.num_attention_heads": 1, f"{inner}.all_head_size": width}
+    yield _heads(root, at, feeds, "output.dense", width, counts)
 
 
 def _distilbert_attention(at: str, root: nn.Module) -> Iterator[Part]:
-    yield units_of(
-        root,
-        at[:-1],
-        "heads",
-        feeds=[f"{at}{name}_lin" for name in ("q", "k", "v")],
-        reads=f"{at}out_lin",
-        block=root.get_submodule(at[:-1]).attention_head_size,
-        attributes={f"{at}n_heads": 1},
-    )
+    width = root.get_submodule(at[:-1]).attention_head_size
+    yield _heads(root, at, ("q_lin", "k_lin", "v_lin"), "out_lin", width, {"n_heads": 1})
 
 
 def _bert_layer(at: str, root: nn.Module) -> Iterator[Part]:
