@@ -52,7 +52,7 @@ class NoOptions:
 class Work:
     """What a pruner needs besides the model: data, processes, checkpoint, progress.
 
-    pairs: how many {general, region} steps of the data to use (a round, for iterative methods); None: all.
+    pairs: number of steps of the data, each one batch per side (of a round, for iterative methods); None: all.
     """
 
     batches: Batches
@@ -155,7 +155,7 @@ class Pruner(ABC):
         save: bool = True,
         wrap: bool = True,
     ) -> None:
-        """Feed the units of the pairs start <= pair < stop (None: to the end of the data) to a statistic.
+        """Feed the units of the steps start <= pair < stop (None: to the end of the data) to a statistic.
 
         wrap: start the data again when it ends before `stop`. also: what the checkpoint must hold besides the statistic
         (tensors, progress of rounds). save: whether this pass is checkpointed; a pass that is short, or too large to

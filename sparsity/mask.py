@@ -313,9 +313,9 @@ class Mask(Mapping[str, Tensor]):
         write_safetensors(path, tensors, sealed(tensors, metadata))
 
     def inside_weights(self) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Tensors, named and made as in published files of weights, and metadata: what lets weights contain this mask.
+        """Tensors, as in published files of weights, and metadata, which store this mask in a file of weights.
 
-        `load` reads the mask out of such a file. Updated weights are left out: the file has weights of its own.
+        `load` reads the mask from such a file. Updated weights are left out: the file has weights of its own.
         """
         about = {"modalities": self.modalities, "source": self.source, "transposed": sorted(self._transposed)}
         return {f"{name}{SUFFIX}": self[name] for name in self}, {"mask": json.dumps(about)}

@@ -14,7 +14,7 @@ from console.errors import InputError
 def check_room(folder: Path, needed: int, purpose: str) -> None:
     """InputError when less than `needed` bytes are free where `folder` is, or will be.
 
-    purpose: reads like 'to fetch and unpack finetune.tar.gz'.
+    purpose: a phrase such as 'to fetch and unpack finetune.tar.gz'.
     """
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free

@@ -1,8 +1,8 @@
 """Readers for the stages that pretrain the minis (configs/<model>/pretrain.yaml).
 
-Dense labels and texts without images stand for what real models start from, towers trained elsewhere. Opposites are
-hard negatives: among those of a batch hardly one differs from the caption in a direction alone, so that matching never
-has to read it (Yuksekgonul et al., "When and Why Vision-Language Models Behave Like Bags-of-Words", ICLR 2023).
+Dense labels and texts without images replace the separately pretrained towers from which real models start. Opposites
+are hard negatives: few captions of a batch differ in the direction alone, so that without them matching would not learn
+directions (Yuksekgonul et al., "When and Why Vision-Language Models Behave Like Bags-of-Words", ICLR 2023).
 """
 
 from __future__ import annotations
@@ -90,13 +90,13 @@ OPPOSITES |= {new: old for old, new in OPPOSITES.items()} | {"beneath": "above"}
 
 
 def opposite(text: str) -> str | None:
-    """The text with one direction for the other, `left of` for `right of`; None where it has none."""
+    """The text with its directions reversed, `left of` for `right of`; None where it has none."""
     turned = " ".join(OPPOSITES.get(word, word) for word in text.split())
     return None if turned == text else turned
 
 
 class OpposedPairs(PlainPairs):
-    """`pairs`, and for captions with a direction what they would say of the mirrored or overturned picture."""
+    """`pairs`, with the opposite of each caption that names a direction, true of the mirrored or flipped picture."""
 
     def sample(self, index: int, rng: random.Random) -> Sample:
         """Image [3, H, W], token ids, and those of the opposite or None."""
@@ -109,7 +109,7 @@ class OpposedPairs(PlainPairs):
         return self._transform(image), ids, turned
 
     def collate(self, samples: list[Sample], size: int, rng: random.Random) -> Batch:
-        """As of pairs; besides opposed_of [k] int64, which pairs have an opposite; opposed_ids, opposed_atts [k, t]."""
+        """The fields of pairs, and opposed_of [k] int64, the pairs with an opposite; opposed_ids, opposed_atts [k, t]."""
         batch = super().collate([sample[:2] for sample in samples], size, rng)
         of = [number for number, (_, _, turned) in enumerate(samples) if turned is not None]
         ids, atts = self._tokenizer.pad_batch([samples[number][2] for number in of], self._config.max_tokens)
@@ -153,11 +153,11 @@ class MultiCrops:
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ReaderConfig):
-        """Class folders, and how they are seen."""
+        """Class folders, and the random crops of their images."""
 
         files: Files  # class folders
         small_crops: int = 4  # views of an image, besides the two large ones
-        views: Views | None = None  # none: as DINO's
+        views: Views | None = None  # None: DINO's defaults
 
         def __post_init__(self) -> None:
             at_least(self, 0, "small_crops")

@@ -143,7 +143,7 @@ def load_state(model: nn.Module, state: dict[str, Tensor], rules: KeyRules, repo
     for name in list(found):
         if name in rules.skip_resized and found[name].shape != wanted[name].shape:
             change = f"{tuple(found.pop(name).shape)} -> {tuple(wanted[name].shape)}"
-            report.resized[name] = f"{change}, made anew"
+            report.resized[name] = f"{change}, newly initialised"
             report.fresh.append(name)
         else:
             found[name] = _fit(name, found[name], wanted[name], rules, report)

@@ -68,7 +68,7 @@ def find_layers(
             reason = "its weight is an embedding's" if tied else _obstacle(part, leaf, parameter, conv)
             reason = reason or _shared_otherwise(holders.get(id(parameter), []))
             if id(part) in adapters or any(step.startswith("lora_") for step in name.split(".")):
-                reason = "an adapter beside its base layer"
+                reason = "an adapter next to its base layer"
             if reason is None:
                 layers[name] = part if leaf == "weight" else AttentionWeight(part, leaf)
             else:
@@ -126,7 +126,7 @@ def _obstacle(part: nn.Module, leaf: str, parameter: Tensor, conv: bool) -> str 
     """Why a weight cannot be pruned; None when it can."""
     if isinstance(part, parametrize.ParametrizationList):
         return (
-            "its weight is made anew in each pass by a parametrization: torch.nn.utils.parametrize."
+            "its weight is recomputed in each pass by a parametrization: torch.nn.utils.parametrize."
             "remove_parametrizations(module, name) first"
         )
     if leaf in part._buffers:
@@ -135,7 +135,7 @@ def _obstacle(part: nn.Module, leaf: str, parameter: Tensor, conv: bool) -> str 
     if anew := next(
         (what for mark, what in RECOMPUTED.items() if mark in siblings and leaf.startswith("weight_")), None
     ):
-        return f"its weight is made anew in each pass by {anew} first"
+        return f"its weight is recomputed in each pass by {anew} first"
     if isinstance(part, nn.MultiheadAttention) and leaf in READS:
         return _of_type(parameter)
     if isinstance(part, nn.Conv2d) and leaf == "weight":

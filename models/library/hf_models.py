@@ -174,7 +174,7 @@ def _pretrained(model_class: type, source: str, config: Any, another_classifier:
         ) from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _not_there(source, error) from error
-    resized = {name: f"{tuple(old)} -> {tuple(new)}, made anew" for name, old, new in info["mismatched_keys"]}
+    resized = {name: f"{tuple(old)} -> {tuple(new)}, newly initialised" for name, old, new in info["mismatched_keys"]}
     fresh = sorted({*info["missing_keys"], *resized})
     heads = record_of(model_class.__name__).exclude
     lacking = [name for name in fresh if not any(head in name for head in heads)]

@@ -187,7 +187,7 @@ def _account(state: dict[str, torch.Tensor], converted: dict[str, torch.Tensor],
     for name, tensor in converted.items():
         source = name if name in state else old.get(_memory(tensor))
         if source is None:
-            report.resized[name] = "put together by timm from what is dropped"
+            report.resized[name] = "composed by timm of dropped tensors"
             continue
         used.add(source)
         if source != name:
