@@ -96,7 +96,7 @@ def opposite(text: str) -> str | None:
 
 
 class OpposedPairs(PlainPairs):
-    """`pairs`, with the opposite of each caption that names a direction, true of the mirrored or flipped picture."""
+    """`pairs`, with the opposite of each caption that has a direction, true of the mirrored or flipped picture."""
 
     def sample(self, index: int, rng: random.Random) -> Sample:
         """Image [3, H, W], token ids, and those of the opposite or None."""
@@ -109,7 +109,7 @@ class OpposedPairs(PlainPairs):
         return self._transform(image), ids, turned
 
     def collate(self, samples: list[Sample], size: int, rng: random.Random) -> Batch:
-        """The fields of pairs, and opposed_of [k] int64, the pairs with an opposite; opposed_ids, opposed_atts [k, t]."""
+        """As of pairs; opposed_of [k] int64: the pairs with an opposite; opposed_ids, opposed_atts [k, t]."""
         batch = super().collate([sample[:2] for sample in samples], size, rng)
         of = [number for number, (_, _, turned) in enumerate(samples) if turned is not None]
         ids, atts = self._tokenizer.pad_batch([samples[number][2] for number in of], self._config.max_tokens)
