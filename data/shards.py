@@ -22,6 +22,7 @@ from typing import BinaryIO
 
 from braceexpand import UnbalancedBracesError, braceexpand
 
+from configs.schema import CONFIGS
 from console.errors import InputError, explain_os_error
 from console.progress import console
 from console.words import agreed, counted
@@ -40,7 +41,7 @@ FIELDS = {*IMAGE_SUFFIXES, *TEXTS}
 COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 """First bytes of a file -> the function that opens it unpacked."""
 
-CACHE = Path(__file__).parent.parent / "cache" / "shards"
+CACHE = CONFIGS.parent / "cache" / "shards"
 """Where compressed shards are unpacked, unless $SHARDS_DIR says otherwise."""
 
 CHUNK = 1 << 20

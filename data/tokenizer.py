@@ -10,9 +10,8 @@ import torch
 from tokenizers import BertWordPieceTokenizer
 from torch import Tensor
 
+from configs.schema import CONFIGS
 from console.errors import InputError
-
-REPOSITORY = Path(__file__).parent.parent
 
 
 class Tokenizer:
@@ -81,7 +80,7 @@ def load_tokenizer(source: str | Any) -> Any:
         return source
     names = [Path(source), Path(source) / "vocab.txt"]
     names += [Path("weights") / source / "vocab.txt", Path("weights") / f"{source}-vocab.txt"]
-    for root in (Path(), REPOSITORY):
+    for root in (Path(), CONFIGS.parent):
         for name in names:
             if (root / name).is_file():
                 return Tokenizer(root / name)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.registry import Registry
-from configs.schema import SMALL, base_name, model_names, parse, read_yaml, task_file
+from configs.schema import CONFIGS, SMALL, base_name, model_names, parse, read_yaml, task_file
 from console.errors import InputError, nearest
 from storage.shards import weight_files
 
@@ -180,8 +180,8 @@ def weights_path(name: str, weights: str | Path | None, default: str | None) -> 
         return None
     path = Path(path)
     if weights is None and not path.is_absolute() and not path.exists():
-        beside = Path(__file__).parent.parent / path  # shipped weights are found from any working directory
-        path = beside if beside.exists() else path
+        shipped = CONFIGS.parent / path  # found from any working directory
+        path = shipped if shipped.exists() else path
     if not path.exists() and weights is not None:
         raise InputError(f"{path} does not exist: check the path given as weights")
     if not path.exists():

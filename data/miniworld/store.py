@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from configs.schema import CONFIGS
 from console.errors import InputError, explain_os_error
 from console.progress import console, progress_bar
 from data.miniworld.parts import PARTS, SPLITS, VERSION, check_name, scaled
@@ -27,8 +28,6 @@ from data.miniworld.write import Writer
 from storage.atomic import write_json
 from storage.lock import locked
 from storage.space import check_room
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def ensure(
@@ -55,7 +54,7 @@ def ensure(
 def default_root(seed: int) -> Path:
     """The folder of the world of a seed, unless another is given."""
     chosen = os.environ.get("MINIWORLD_DIR")
-    return Path(chosen) if chosen else REPOSITORY / "cache" / "miniworld" / f"seed{seed}-v{VERSION}"
+    return Path(chosen) if chosen else CONFIGS.parent.resolve() / "cache" / "miniworld" / f"seed{seed}-v{VERSION}"
 
 
 def read_manifest(root: Path, part: str) -> dict[str, Any] | None:

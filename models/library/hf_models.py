@@ -20,6 +20,7 @@ from torch import nn
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
+from configs.schema import CONFIGS
 from console.errors import InputError, nearest
 from console.words import agreed, counted
 from models import RANDOM, check_task, is_path
@@ -34,7 +35,6 @@ from models.library.hub import hub_or_cache
 from models.wrap import WrappedModel
 from storage.atomic import write_json
 
-REPOSITORY = Path(__file__).parent.parent.parent
 CLASSIFIES = "image_classification"
 
 
@@ -51,7 +51,7 @@ def load_hf(
     Raises InputError when the model cannot be loaded, when the toolkit has no record of its class, and when the weights
     do not fit it.
     """
-    shipped = REPOSITORY / reference  # of a mini, found from any working directory
+    shipped = CONFIGS.parent / reference  # of a mini, found from any working directory
     if not Path(reference).exists() and (shipped / "config.json").is_file():
         reference = str(shipped)
     if _is_here(reference) and not Path(reference).is_dir():
