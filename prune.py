@@ -21,6 +21,7 @@ from pruners import PRUNERS, REPAIRS
 from sparsity import ALLOCATIONS
 from sparsity.percents import parse_percents, percent
 from sparsity.progressive_config import CHOICES
+from storage.atomic import write_json
 
 if TYPE_CHECKING:
     from pruners.outputs import Outputs
@@ -272,7 +273,7 @@ def prune(args: argparse.Namespace) -> Outputs:
         if fabric.is_global_zero:
             if batches is not None:
                 manifest = make_manifest(batches, seen, config.seed, failed)
-                outputs.write_manifest(manifest)
+                write_json(outputs.manifest, manifest)
                 source["calibration"] = {"manifest": outputs.manifest.name, "hash": manifest["hash"]}
             outputs.write(session, masks, source, save_scores=config.save_scores, processes=fabric.world_size)
             checkpoint.finish()

@@ -44,7 +44,7 @@ class Diversity(InputSums):
             sums[TERMS + term] += some.sum()
 
     def importance(self) -> dict[str, float]:
-        """Of each layer; one without two tokens in any sequence has the mean of the others."""
+        """The importance of each layer; the mean of the others where no sequence has two tokens."""
         found: dict[str, float] = {}
         for name, place in self._place.items():
             sums, counts, calls = self._sums[place].split([TERMS, TERMS, 1])
@@ -57,7 +57,7 @@ class Diversity(InputSums):
 
 
 def unit_outputs(read: Read) -> tuple[Tensor, list[Tensor]]:
-    """What a layer returns, as vectors of length one [b, t, o] float64, and which are of each kind [b, t], 0 or 1.
+    """A layer's output as unit vectors [b, t, o] float64, and for each kind of token which are of it, [b, t], 0 or 1.
 
     A layer that reads vectors [t, i] has one sequence of them.
     """

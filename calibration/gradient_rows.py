@@ -5,9 +5,10 @@ With n = 50 rows of full-size X-VLM it takes 37 GB, more than memory; methods re
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,8 +18,7 @@ import torch
 from torch import Tensor
 
 from calibration.processes import Group
-from calibration.statistics import Layers, backward
-from calibration.weight_vector import WeightVector
+from calibration.statistics import Layers, Statistic, backward
 from console.errors import InputError
 from console.progress import console
 from models.base import Batch, Model
@@ -28,8 +28,8 @@ BUFFER = 32 << 20
 """Bytes of A held in memory at a time."""
 
 
-class GradientRows:
-    """A statistic: row t of A is the gradient of the mean loss of pair t, float32.
+class GradientRows(Statistic):
+    """A statistic, too large to be saved: row t of A is the gradient of the mean loss of step t, float32.
 
     The file holds layer after layer, each as n rows, in a temporary folder that `close` removes.
     samples: number of samples (texts, or images without texts) in all rows.
@@ -44,11 +44,9 @@ class GradientRows:
         self._alone = Group.current().size == 1
         self._written: set[str] = set()
         self._reached: set[str] = set()
-        self._offsets: dict[str, int] = {}
-        weights = 0
-        for name, layer in layers.items():
-            self._offsets[name] = weights
-            weights += layer.weight.numel()
+        sizes = [layer.weight.numel() for layer in layers.values()]
+        self._offsets = dict(zip(layers, itertools.accumulate(sizes, initial=0), strict=False))
+        weights = sum(sizes)
         what = f"{rows} gradients of {weights / 1e6:.1f} M weights"
         self._folder = make_folder(folder, 4 * weights * (rows + 1), what)  # and their sum, weighted
         self._file = (self._folder / "rows.f32").open("w+b", buffering=0)
@@ -160,17 +158,33 @@ class GradientRows:
         """A vector on disk with one number per weight, deleted together with the rows."""
         return WeightVector(self._folder / "vector.f32", {n: layer.weight.numel() for n, layer in self._layers.items()})
 
-    def state(self) -> dict[str, Tensor]:
-        """Nothing: rows are too large to checkpoint."""
-        return {}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Nothing."""
-
     def close(self) -> None:
         """Remove the file."""
         self._file.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class WeightVector:
+    """A vector on disk, one float32 per weight, layer after layer: in memory it would be as large as the model.
+
+    It can be overwritten, and read by several threads.
+    """
+
+    def __init__(self, path: Path, sizes: Mapping[str, int]):
+        """sizes: weights of each layer."""
+        self._path, self._sizes = path, dict(sizes)
+        self._offsets = dict(zip(sizes, itertools.accumulate(sizes.values(), initial=0), strict=False))
+        path.touch()
+
+    def write(self, name: str, start: int, values: np.ndarray) -> None:
+        """values [m] of the layer's flattened weights from number `start` on."""
+        with self._path.open("r+b", buffering=0) as file:
+            file.seek(4 * (self._offsets[name] + start))
+            file.write(np.ascontiguousarray(values, dtype=np.float32).data)
+
+    def read(self, name: str) -> np.ndarray:
+        """All of a layer, flat."""
+        return np.fromfile(self._path, np.float32, self._sizes[name], offset=4 * self._offsets[name])
 
 
 def make_folder(folder: str | None, size: int, what: str) -> Path:

@@ -26,7 +26,7 @@ NOISE = 1e-5
 
 @dataclass(frozen=True)
 class Piece:
-    """Tokens first <= t < last of a layer's output, of `numbers` float32 a sample. last None: to the end."""
+    """Tokens first <= t < last of a layer's output (None: to the end). numbers: float32 values of a sample there."""
 
     name: str
     first: int
@@ -36,7 +36,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a layer's output for one sample: so many tokens, as many as the texts are long where `text`, and width."""
+    """Shape of a layer's output for one sample. text: whether the number of tokens is that of the longest text."""
 
     tokens: int
     width: int
@@ -48,7 +48,7 @@ Pass = Callable[[Model, Batch], object]
 
 
 def output_shapes(model: Model, batch: Batch, run: Pass, longest: int | None) -> dict[str, Shape]:
-    """Parameter -> shape of its layer's output. longest: tokens of a text, at the most (None: as in this batch)."""
+    """Parameter -> shape of its layer's output. longest: tokens of the longest text (None: as in this batch)."""
     found: dict[str, Shape] = {}
 
     def look(name: str, out: Tensor, padded: bool) -> None:
@@ -72,7 +72,7 @@ def plan_passes(shapes: Mapping[str, Shape], samples: int, memory: float) -> lis
         most = int(memory // token)
         if most < 1:
             raise InputError(
-                f"--memory does not hold one token of '{name}' for {samples} samples, {token / 1e9:.3g} GB, beside "
+                f"--memory does not hold one token of '{name}' for {samples} samples, {token / 1e9:.3g} GB, next to "
                 f"their distances, {32e-9 * samples**2:.3g} GB: give more with --memory, or fewer samples"
             )
         step = shape.tokens if most >= shape.tokens else most
@@ -105,7 +105,7 @@ def squared_distances(
     device = next(model.parameters()).device
     open_layers: dict[str, tuple[Tensor, Tensor]] = {}  # distances and squares so far
     for pieces in passes:
-        # Filled in place: outputs put together at the end would need their memory twice. What is short stays zero.
+        # Filled in place: concatenation at the end would need the memory twice. Short texts keep zeros at their end.
         kept = {piece.name: torch.zeros(samples, piece.numbers, device=device) for piece in pieces}
         cuts = {piece.name: slice(piece.first, piece.last) for piece in pieces}
         done = dict.fromkeys(kept, 0)
@@ -154,8 +154,8 @@ def watch_outputs(
 ) -> None:
     """Put a batch through the model; `look(name, output, padded)` at the first output of each wanted layer (None: all).
 
-    output: [b, t, d], zero where a token is padding; padded: whether the layer reads padded texts. An output of another
-    shape has its axes between the first and the last together, of a convolution those behind the second.
+    output: [b, t, d], zero where a token is padding; padded: whether the layer reads padded texts. Of outputs with more
+    axes, those between the first and the last become t; of a convolution's [b, d, h, w], h and w do.
     InputError where the first axis is not the samples'.
     """
     seen: set[str] = set()

@@ -1,8 +1,8 @@
-"""Forward passes in lock step, for models that do not fit into memory: all wait for one another before each block.
+"""Forward passes in lock step, for models that do not fit into memory: each waits for the others before each block.
 
-Each batch is an ordinary pass of the whole model in a thread of its own, of which one runs at a time. So what a model
-does between its blocks (positions, masks, image features that are added later) needs no code here; a replay of block
-after block would lose it. A block is read once for all batches.
+Each batch is an ordinary pass of the whole model in its own thread, and one thread runs at a time. So a block is read
+from disk once for all batches, and what a model does between its blocks (positions, masks, image features) needs no
+code here: a replay block by block would have to know it.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from calibration.processes import Group
 from models.streaming import Streamed
 
 AT_ONCE = 256
-"""Passes that wait for one another: each keeps the states of its batch in memory."""
+"""Largest number of passes at a time: each holds the states of its batch in memory."""
 
 START = -1
-"""What stands before the first block, as a place where a pass waits."""
+"""Number of the part of a model before its first block."""
 
 
 class _Ended(BaseException):
-    """A pass is over before its end; no `except Exception` of a model may catch it."""
+    """Ends a pass early. A BaseException, since a model's `except Exception` must not catch it."""
 
 
 class _Pass(threading.Thread):
-    """A pass over one batch, which runs when it is its turn."""
+    """A forward pass of one batch in a thread, which runs only during `advance`."""
 
     def __init__(self, run: Callable[[], object]):
         super().__init__(daemon=True)
-        self.at: int | None = START  # the block that it waits for; None: it is over
+        self.at: int | None = START  # the block in front of which it waits; None: it has ended
         self.error: BaseException | None = None
         self.stopped = False
         self._run, self._turn, self._waits = run, threading.Semaphore(0), threading.Semaphore(0)
         self._chance = torch.get_rng_state()
 
     def run(self) -> None:
-        """The thread: grad mode is its own, and must be said in it."""
+        """The thread's code. Grad mode is set here, since each thread has its own."""
         self._turn.acquire()
         try:
             if not self.stopped:
@@ -54,8 +54,8 @@ class _Pass(threading.Thread):
         self._waits.release()
 
     def advance(self) -> None:
-        """Let it run to the next block, or to its end; what went wrong in it is raised here."""
-        ours = torch.get_rng_state()  # the generator is everyone's: each pass has its own state of it
+        """Run the pass to the next block, or to its end; raises what it raised."""
+        ours = torch.get_rng_state()  # all threads share one generator, and each pass has its own state of it
         try:
             torch.set_rng_state(self._chance)
             self._turn.release()
@@ -67,7 +67,7 @@ class _Pass(threading.Thread):
             raise self.error
 
     def wait(self, block: int) -> None:
-        """In the thread: it is in front of a block."""
+        """Called in the thread, in front of a block: wait for the next `advance`."""
         self.at = block
         self._waits.release()
         self._turn.acquire()
@@ -75,7 +75,7 @@ class _Pass(threading.Thread):
             raise _Ended
 
     def stop(self) -> None:
-        """End it where it waits, or will wait next."""
+        """End the pass where it waits, or at its next block."""
         self.stopped = True
         self._turn.release()
 
@@ -83,7 +83,7 @@ class _Pass(threading.Thread):
 class LockStep:
     """Passes that meet in front of every block of a streamed model.
 
-    `steps` runs them; `turn` is the number of the pass that runs now, which hooks of modules may ask for.
+    `steps` runs them; `turn` is the number of the running pass, for hooks of modules.
     """
 
     def __init__(self, streamed: Streamed, runs: Sequence[Callable[[], object]]):
@@ -92,12 +92,13 @@ class LockStep:
         self._passes = [_Pass(run) for run in runs]
 
     def steps(self, group: Group, device: torch.device) -> Iterator[tuple[int, list[int] | None]]:
-        """Run all passes to their ends; yields after each turn of a pass, and None for ranks once all left a block.
+        """Run all passes to their ends, block by block.
 
-        Yields the block (START: what comes before the first) and the ranks of the processes that had a pass there. They
-        take turns as their passes do, so that sums go in the order of units. The block is the same everywhere.
+        Yields (block, ranks) after each turn: the processes `ranks` each ran one pass through the block, so that sums
+        are added in the order of units. Yields (block, None) once all passes have left it. Every process is at the same
+        block; START is the part before the first one.
         """
-        rounds = range(max(group.objects(len(self._passes), list(range(group.size)))))
+        rounds = range(max(group.objects(len(self._passes))))
         with self._met():
             try:
                 for one in self._passes:
@@ -119,9 +120,9 @@ class LockStep:
                         one.join()
 
     def _next(self, group: Group) -> int | None:
-        """The first block that any pass of any process waits for: none comes to one that is behind it any more."""
+        """The first block that any pass of any process waits for; no pass calls an earlier one again."""
         mine = min((one.at for one in self._passes if one.at is not None), default=None)
-        found = [block for block in group.objects(mine, list(range(group.size))) if block is not None]
+        found = [block for block in group.objects(mine) if block is not None]
         return min(found, default=None)
 
     @contextmanager
@@ -134,7 +135,7 @@ class LockStep:
 
     @contextmanager
     def _met(self) -> Iterator[None]:
-        """Within this, blocks make passes wait, and the head ends them."""
+        """Inside, each block makes its pass wait, and the head ends it: nothing behind the head is pruned."""
 
         def waits(number: int) -> Callable[..., None]:
             return lambda module, inputs: self._passes[self.turn].wait(number)

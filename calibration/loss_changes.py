@@ -1,8 +1,8 @@
 """How much the loss changes along a random direction of each layer: the importance of blocks in ECoFLaP.
 
 Sung et al., "ECoFLaP: Efficient Coarse-to-Fine Layer-Wise Pruning for Vision-Language Models", ICLR 2024.
-A zeroth-order gradient: |L(W + e z) - L(W - e z)| / 2e with normal z, from two passes a layer. A block has the
-sum of its layers.
+A zeroth-order gradient: |L(W + e z) - L(W - e z)| / 2e with normal z, from two passes a layer. The importance of a
+block is the sum over its layers.
     python prune.py --pruner wanda --allocation ecoflap
 """
 
@@ -15,20 +15,20 @@ from torch import Tensor
 
 from calibration.preserve import moving_restored
 from calibration.processes import Group
-from calibration.statistics import Layers
+from calibration.statistics import Layers, Statistic
 from models.base import Batch, Model
 from sparsity.layer_ratios import in_blocks
 
 STEP = 1e-3
-"""e, the length of a step along z: the authors'."""
+"""e, the length of a step along z: the authors' value."""
 
 
-class LossChanges:
-    """A statistic: sums over units of the changes. Each unit draws directions of its own."""
+class LossChanges(Statistic):
+    """A statistic, never saved: sums over units of the changes. Each unit draws directions of its own."""
 
     follows_state = False
     uses_loss: ClassVar[bool] = True
-    steps: ClassVar[int | None] = 4  # of the data: two passes a layer are many
+    steps: ClassVar[int | None] = 4  # few, since each step takes two passes for every layer
 
     def __init__(self, model: Model, layers: Layers):
         self._model, self._layers = model, layers
@@ -57,9 +57,6 @@ class LossChanges:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), moving_restored(self._model):
             return self._model.loss(batch).double()
 
-    def pass_by(self, batch: Batch) -> None:
-        """Nothing: every loss starts from the model's own state."""
-
     def merge(self, group: Group, ranks: list[int]) -> None:
         """Add the last unit of each process, in rank order."""
         for rank in ranks:
@@ -67,14 +64,6 @@ class LossChanges:
         self._fresh.zero_()
 
     def importance(self) -> dict[str, float]:
-        """Of each layer, that of its block."""
+        """The importance of each layer: that of its block."""
         own = dict(zip(self._layers, self._sums.tolist(), strict=True))
         return {name: sum(own[o] for o in names) for names in in_blocks(self._layers).values() for name in names}
-
-    def state(self) -> dict[str, Tensor]:
-        """The sums."""
-        return {"sums": self._sums}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Resume from saved sums."""
-        self._sums.copy_(state["sums"])

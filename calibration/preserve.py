@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from calibration.stream import device_of
 from models.base import Model
@@ -43,25 +43,18 @@ def preserved(model: Model, gradients: bool) -> Iterator[None]:
             parameter.grad = kept_gradients.get(parameter)
 
 
-@contextlib.contextmanager
-def moving_restored(model: Model) -> Iterator[None]:
+def moving_restored(model: Model) -> contextlib.AbstractContextManager[None]:
     """Restore the tensors that computing a loss changes."""
-    saved = [(tensor, tensor.detach().clone()) for tensor in model.moving_tensors()]
+    return restored(model.moving_tensors())
+
+
+@contextlib.contextmanager
+def restored(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Restore the values of tensors on exit, in place."""
+    saved = [(tensor, tensor.detach().clone()) for tensor in tensors]
     try:
         yield
     finally:
         with torch.no_grad():
             for tensor, value in saved:
                 tensor.copy_(value)
-
-
-@contextlib.contextmanager
-def weights_restored(layers: dict[str, nn.Module]) -> Iterator[None]:
-    """Restore the prunable weights that a method changes."""
-    saved = {name: layer.weight.detach().clone() for name, layer in layers.items()}
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for name, layer in layers.items():
-                layer.weight.copy_(saved[name])

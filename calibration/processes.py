@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from models.common.gather import place
+
 
 @dataclass(frozen=True)
 class Group:
@@ -20,9 +22,7 @@ class Group:
     @classmethod
     def current(cls) -> Group:
         """The process group of torch.distributed; a group of one without it."""
-        if dist.is_available() and dist.is_initialized():
-            return cls(dist.get_rank(), dist.get_world_size())
-        return cls()
+        return cls(*place())
 
     def ranks_with_work(self, has_work: bool, device: torch.device) -> list[int]:
         """The ranks, in order, of the processes that have a unit in this round."""
@@ -32,13 +32,13 @@ class Group:
         dist.all_gather(flags, torch.full((1,), float(has_work), device=device))
         return [rank for rank, flag in enumerate(flags) if flag]
 
-    def objects(self, mine: Any, ranks: list[int]) -> list[Any]:
-        """The objects of the processes `ranks`, on every process; anything that pickles."""
+    def objects(self, mine: Any, ranks: list[int] | None = None) -> list[Any]:
+        """The objects of the processes `ranks` (None: all), on every process; anything that pickles."""
         if self.size == 1:
             return [mine]
         given: list[Any] = [None] * self.size
         dist.all_gather_object(given, mine)
-        return [given[rank] for rank in ranks]
+        return given if ranks is None else [given[rank] for rank in ranks]
 
     def from_rank(self, rank: int, mine: Tensor | None, like: Tensor) -> Tensor:
         """The tensor of process `rank`, on every process; `like` gives its shape, dtype and device."""

@@ -1,4 +1,4 @@
-"""Progress of a method that makes one mask after another, for resuming."""
+"""Progress of a method that makes one mask after another, for a checkpoint."""
 
 from __future__ import annotations
 

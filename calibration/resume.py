@@ -70,7 +70,7 @@ class Checkpoint:
         return tensors, progress
 
     def offer(self, state: Callable[[], State]) -> None:
-        """Save if the last save is long ago or a stop was requested: call it where the sums are consistent."""
+        """Save when it is due or a stop was requested; call it where the sums are consistent."""
         if self._write and (interrupt.requested or time.monotonic() - self._last >= self._every):
             tensors, progress = state()
             metadata = {"identity": self.identity, "progress": progress, "notes": self._notes()}
@@ -83,7 +83,7 @@ class Checkpoint:
 
     @property
     def parts(self) -> Path:
-        """A folder for what is finished and too large to be saved again and again; the progress says what to trust."""
+        """A folder for finished results, too large for every checkpoint; the progress says which are valid."""
         return self.path.with_suffix(".parts")
 
     def keep(self, save: Callable[[Path], None], name: str) -> None:
@@ -99,9 +99,4 @@ class Checkpoint:
             shutil.rmtree(self.parts, ignore_errors=True)
 
 
-class _NoCheckpoint(Checkpoint):
-    def __init__(self) -> None:
-        super().__init__(Path("nowhere"), {}, write=False)
-
-
-no_checkpoint = _NoCheckpoint()
+no_checkpoint = Checkpoint(Path("nowhere"), {}, write=False)

@@ -8,7 +8,6 @@ number of processes. For the same reason each unit has its own random seed.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from calibration.processes import Group
 from console.errors import InputError
-from data.randomness import seed_generators
+from data.randomness import derive_seed, seed_generators
 from models.base import Batch, Model
 
 Batches = Iterable[dict[str, Batch]]
@@ -101,7 +100,7 @@ def fields(batch: Mapping[str, Any]) -> Batch:
 
 
 def _from_array(array: np.ndarray) -> Tensor | np.ndarray:
-    """A tensor of an array of numbers, whatever its strides and the order of its bytes."""
+    """A tensor from an array of numbers, of any strides and byte order; other arrays are unchanged."""
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:  # torch has no wider floats
         return array
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
@@ -121,12 +120,6 @@ def _pairs(batches: Batches, start: int, stop: int | None, wrap: bool) -> Iterat
             return
         if pair == before:
             raise InputError("the calibration data is empty: give at least one batch")
-
-
-def unit_seed(seed: int, index: int) -> int:
-    """The random seed of a unit: a hash of the run's seed and the unit's number."""
-    digest = hashlib.blake2b(f"{seed}/unit/{index}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
 
 
 def to_device(value: Any, device: torch.device) -> Any:
@@ -167,7 +160,7 @@ def check_fields(unit: Unit, error: KeyError) -> InputError:
 
 @contextlib.contextmanager
 def seeded(seed: int, index: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's generators with the unit's seed; restore them on exit."""
+    """Seed torch's generators from the run's seed and the unit's number; restore them on exit."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        seed_generators(unit_seed(seed, index), device)
+        seed_generators(derive_seed(seed, "unit", index), device)
         yield

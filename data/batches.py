@@ -37,10 +37,10 @@ class Loaded:
 
 
 class Side(Dataset[Loaded]):
-    """All batches of one reader: item t is batch t, in the order that the seed draws for each epoch."""
+    """All batches of one reader: item t is batch t, shuffled anew by the seed in each epoch."""
 
     def __init__(self, name: str, reader: Reader, batch_size: int, seed: int, whole: bool = False):
-        """whole: leave out a last batch that is not full; processes that compare features need equal numbers."""
+        """whole: drop a last batch that is not full, since processes that compare features need equal sizes."""
         self.name, self.reader, self.batch_size, self.seed = name, reader, batch_size, seed
         n = len(reader.source)
         last = n % batch_size
@@ -106,8 +106,9 @@ def load(batches: Dataset[Loaded], wanted: Sequence[Any], num_workers: int = 0) 
 
 
 def loader(data: Dataset[Any], num_workers: int, **how: Any) -> Iterator[Any]:
-    """What torch's DataLoader gives. An InputError in a worker arrives with the worker's traceback as its text: only
-    its sentence is raised again.
+    """The batches of torch's DataLoader.
+
+    An InputError of a worker arrives with the worker's traceback in its text: it is raised again without that.
     """
     # A separate generator: the loader would otherwise draw from the global one.
     generator = torch.Generator().manual_seed(0)

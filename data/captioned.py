@@ -4,7 +4,7 @@ Hugging Face's datasets library (saved to disk, or parquet files). They are read
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,13 @@ from data.records import Record, is_caption, is_text
 from data.text import TextError
 
 ANSWERS = {"gpt", "assistant"}
-"""The speaker of answers in a conversation."""
+"""Speakers whose turns are answers in a conversation."""
 
 CAPTIONS = ("caption", "captions", "text")
-"""Columns of a saved data set; the first that it has are its captions."""
+"""Names of the column of captions in a saved data set, by preference."""
 
 IMAGES = ("image", "img", "picture", "jpg", "png")
-"""The same of its images."""
+"""Names of the column of images, by preference."""
 
 
 def with_captions(records: list[Record], path: Path | str) -> tuple[list[Record], int]:
@@ -80,7 +80,7 @@ def folder_pairs(folder: Path) -> tuple[list[Record], list[str]]:
 
 @dataclass(frozen=True)
 class SavedPair:
-    """One row of a saved data set; row(index): what it has."""
+    """One row of a saved data set; row(index): its columns."""
 
     place: str
     index: int
@@ -93,7 +93,7 @@ class SavedPair:
         return f"{self.place}: row {self.index}"
 
     def read(self) -> tuple[bytes | str, Any]:
-        """The encoded image, or the path of its file; and the caption. TextError where that is none."""
+        """The encoded image, or the path of its file; and the caption. TextError for a value that is no text."""
         row = self.row(self.index)
         image, caption = (row[column] for column in self.columns)
         if not is_caption(caption):
@@ -104,7 +104,7 @@ class SavedPair:
 def saved_pairs(place: str) -> tuple[list[SavedPair], list[str]]:
     """All rows of a data set: a folder that `save_to_disk` wrote, or parquet files (a file, or a folder of them).
 
-    And the files that they lie in. InputError where the library or the data set is missing, or has no images or texts.
+    And the files that contain them. InputError where the library or the data set is missing, or has no images or texts.
     """
     try:
         import datasets
@@ -113,7 +113,8 @@ def saved_pairs(place: str) -> tuple[list[SavedPair], list[str]]:
     if Path(place, "dataset_dict.json").is_file():
         splits = ", ".join(sorted(path.name for path in Path(place).iterdir() if path.is_dir()))
         raise InputError(f"{place} has several splits ({splits}): name the folder of one of them")
-    parquet = sorted(map(str, _parquet_files(Path(place))))
+    alone = place.endswith(".parquet") and Path(place).is_file()
+    parquet = [place] if alone else sorted(map(str, Path(place).glob("*.parquet")))
     try:
         found = datasets.Dataset.from_parquet(parquet) if parquet else datasets.load_from_disk(place)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
@@ -130,13 +131,6 @@ def saved_pairs(place: str) -> tuple[list[SavedPair], list[str]]:
     found = found.cast_column(columns[0], datasets.Image(decode=False)).select_columns(list(columns))
     files = parquet or sorted({one["filename"] for one in found.cache_files})
     return [SavedPair(place, index, found.__getitem__, columns) for index in range(len(found))], files
-
-
-def _parquet_files(place: Path) -> Iterator[Path]:
-    if place.suffix == ".parquet" and place.is_file():
-        yield place
-    elif place.is_dir():
-        yield from place.glob("*.parquet")
 
 
 def _column(found: Any, names: tuple[str, ...], what: str, place: str) -> str:

@@ -41,7 +41,7 @@ class Captions:
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ImageConfig, WordConfig):
-        """Besides what is of images and of texts, how texts begin and how many share an image."""
+        """Options of images and of texts, the prompt, and how many captions share an image."""
 
         prompt: str = "a picture of "  # before every caption
         most_of_image: int = 1  # so many texts of one image, at most, are one sample
@@ -96,7 +96,7 @@ class FirstStageCaptions(PlainPairs):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ImageConfig, WordConfig):
-        """As of images, and as of texts."""
+        """Options of images and of texts."""
 
     def __init__(self, config: Config, shape: ImageShape, tokenizer: Tokenizer):
         super().__init__(config, shape, tokenizer)
@@ -123,7 +123,7 @@ class ImagesToCaption(EvaluationData):
     """
 
     def __init__(self, files: Files, shape: ImageShape, limit: int | None = None):
-        """limit: the first so many images only."""
+        """limit: use the first `limit` images only."""
         files = files.resolved()
         path, found = by_image(files, {})
         super().__init__(list(found)[:limit], evaluation_transform(shape), files.ground)
@@ -156,7 +156,7 @@ def image_ids(records: list[Record], where: str) -> list[Id]:
 
 
 def crop_to_box(image: Image.Image, box: list[float]) -> Image.Image:
-    """What lies under the box [x, y, w, h], in whole pixels; RegionError when nothing of it is in the image."""
+    """The part of an image inside the box [x, y, w, h], in whole pixels; RegionError when it is empty."""
     x, y, w, h = box
     left, top = max(0, math.floor(x)), max(0, math.floor(y))
     right, bottom = min(image.width, math.ceil(x + w)), min(image.height, math.ceil(y + h))

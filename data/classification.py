@@ -70,13 +70,13 @@ class Classification(Labelled):
 
 
 class Pictures:
-    """Batches of a prompt's halves: pictures in [0, 1], not normalised, and whether they are to be prompted."""
+    """Batches for a prompt: pictures in [0, 1], not normalised, with a flag whether the prompt is added."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ReaderConfig):
-        """clean: resized alone, and prompted; else cut at random and mirrored, and not."""
+        """Options of a prompt's batches."""
 
-        files: Files
+        files: Files  # where the images are
         splits: list[str] = field(default_factory=list)  # as `LabelledSet` has them
         flip: float = 0.5  # probability of mirroring, of varied pictures
         side: int | None = None  # pixels; None: the model's
@@ -111,7 +111,7 @@ class ImagesToClassify(EvaluationData):
         share: float = 224 / 256,
         transform: Callable[[Image.Image], Tensor] | None = None,
     ):
-        """images: a set, or one that is open. limit: the first so many images only. transform: not the centre's."""
+        """images: a set, opened or not. limit: use the first `limit` only. transform: instead of the centre crop."""
         self.source = images.open() if isinstance(images, LabelledSet) else images
         super().__init__(range(len(self.source))[:limit], transform or centre_transform(shape, share))
 
@@ -119,11 +119,11 @@ class ImagesToClassify(EvaluationData):
         return self.picture(i), self.source.known(i)
 
     def image(self, i: int) -> Image.Image:
-        """From the source, which may have it in memory."""
+        """The image from the source, which may have it in memory."""
         return self.source.read(i)[0]
 
     def file(self, i: int) -> str | None:
-        """The image file, None where it was seen already or is none of its own."""
+        """The image file; None where the source has checked it, or the image has no file of its own."""
         return self.source.file(i)
 
     def collate(self, samples: list[Any]) -> Batch:
@@ -145,7 +145,7 @@ def classification_transform(shape: ImageShape, augmentation: Augmentation) -> T
 
 
 def same_classes(training: LabelledSource, test: LabelledSource) -> int:
-    """The number of classes of both, of which a classifier is to be made.
+    """The number of classes that training and test images share.
 
     InputError when they differ (a missing folder shifts all later labels), when there is only one class, and when a
     class has no training picture: its number would then denote another class.
@@ -205,7 +205,7 @@ class Subset(LabelledSource):
 
 
 def hold_out(source: LabelledSource, share: float, seed: int) -> tuple[Subset, Subset]:
-    """The images to train with, and those held out of them: `share` of each class, rounded, drawn from the seed.
+    """Split images into those to train with and those held out: `share` of each class, rounded, drawn from the seed.
 
     Every class keeps one image at least. InputError when nothing would be held out.
     """

@@ -14,14 +14,13 @@ import argparse
 import datetime
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from console.command_line import Parser
 from console.errors import InputError, explain_os_error, run_command
 from console.words import counted
-
-if TYPE_CHECKING:
-    from data.downloads import Download
+from data.downloads import TABLE, Download, add_to_record, choose, read_record, read_table, record_path
+from storage.hashing import hash_file
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -50,8 +49,6 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Parse, then list, check or fetch."""
     args = parse_args(arguments)
-    from data.downloads import TABLE, choose, read_table
-
     table = read_table(args.table or TABLE)
     only_reads = args.list or args.check
     if not args.names and not only_reads:
@@ -85,8 +82,6 @@ def _fetch_all(chosen: dict[str, Download], args: argparse.Namespace) -> None:
 
 def _fetch(name: str, download: Download, root: Path, force: bool, keep: bool) -> str:
     """Fetch, unpack and record one download; returns the outcome in words."""
-    from data.downloads import add_to_record, read_record, record_path
-    from storage.hashing import hash_file
     from storage.lock import locked
 
     folder = root / download.folder
@@ -104,7 +99,7 @@ def _fetch(name: str, download: Download, root: Path, force: bool, keep: bool) -
         if not force and not _missing(download, known, root):
             return f"already in {folder}" + ("" if known else ", put there by hand and not checked")
         if force and known and store.is_file() and hash_file(store) == known["sha256"]:
-            store.unlink()  # what an earlier run fetched and kept; what was put there by hand since is taken
+            store.unlink()  # an earlier run's archive; one put there by hand since is used
         size, sha256 = _bring(name, download, store, known, record)
         hashes, kept, words = _place(download, store, folder, sha256, force)
         files = {
@@ -123,7 +118,6 @@ def _fetch(name: str, download: Download, root: Path, force: bool, keep: bool) -
 def _bring(name: str, download: Download, store: Path, known: dict[str, Any] | None, record: Path) -> tuple[int, str]:
     """Fetch to `store` unless it lies there; returns size in bytes and SHA-256, compared with what is known of it."""
     from storage.fetch import fetch, unfinished
-    from storage.hashing import hash_file
     from storage.space import check_room
 
     def room(missing: int, size: int) -> None:
@@ -176,7 +170,7 @@ def _place(
 
 
 def _missing(download: Download, known: dict[str, Any] | None, root: Path) -> list[str]:
-    """Which of its files are not there: of those fetched or left as they were, else of those that the table names."""
+    """Its files that are missing: of the recorded ones, else of those that the table names."""
     if download.by_hand and not download.files:
         folder = root / download.folder
         return [] if folder.is_dir() and any(folder.iterdir()) else [download.folder]
@@ -188,7 +182,6 @@ def _missing(download: Download, known: dict[str, Any] | None, root: Path) -> li
 
 def _list(table: dict[str, dict[str, Download]], chosen: dict[str, Download], root: Path) -> None:
     """The chosen downloads by group; addresses whole, so that they can be copied."""
-    from data.downloads import read_record, record_path
     from storage.space import in_bytes
 
     for group, entries in table.items():
@@ -210,8 +203,6 @@ def _list(table: dict[str, dict[str, Download]], chosen: dict[str, Download], ro
 def _check(chosen: dict[str, Download], root: Path, named: bool) -> None:
     """Compare files with the record; InputError when one is missing or has changed, or one that was named has none."""
     from console.progress import progress_bar
-    from data.downloads import read_record, record_path
-    from storage.hashing import hash_file
 
     wrong, checked = [], 0
     for name, download in chosen.items():

@@ -19,31 +19,22 @@ TABLE = Path(__file__).with_name("downloads.yaml")
 
 @dataclass(frozen=True)
 class Download:
-    """One thing to fetch. Exactly one of url, drive and by_hand says how.
+    """One download. Exactly one of url, drive and by_hand is given."""
 
-    what: in words. folder: where its files go, relative to the working directory. files: relative to `folder`; of an
-    archive, those that should be in it; without an archive, the one file that is fetched.
-    drive: the id of a file on Google Drive. by_hand: why it cannot be fetched. page: where people find it.
-    archive: what the packed file is called; its extension decides between zip and tar. inside: the folder in the
-    archive whose content goes to `folder` (by default the folder of that name). select: unpack nothing but `files`.
-    unpacks: how many bytes come of one, a guess for the room that is asked for before the fetch. optional: fetched only
-    when named itself. size in bytes and sha256 of what is fetched, where known beforehand.
-    """
-
-    what: str
-    folder: str
-    files: list[str]
+    what: str  # its description
+    folder: str  # where its files go, relative to the working directory
+    files: list[str]  # below `folder`: the one file fetched, or those that the archive should contain
     url: str | None = None
-    drive: str | None = None
-    by_hand: str | None = None
-    page: str | None = None
-    archive: str | None = None
-    inside: str | None = None
-    select: bool = False
-    unpacks: float = 1.0
-    optional: bool = False
-    size: int | None = None
-    sha256: str | None = None
+    drive: str | None = None  # id of a file on Google Drive
+    by_hand: str | None = None  # why it cannot be downloaded automatically
+    page: str | None = None  # web page for people (default: the address)
+    archive: str | None = None  # name of the packed file, by whose extension it is a zip or tar
+    inside: str | None = None  # folder in the archive that becomes `folder` (default: the folder of that name)
+    select: bool = False  # unpack nothing but `files`
+    unpacks: float = 1.0  # bytes unpacked per byte fetched, an estimate for the check of free space
+    optional: bool = False  # fetched only when it is named itself
+    size: int | None = None  # bytes of what is fetched, where known
+    sha256: str | None = None  # of what is fetched, where known
 
     def __post_init__(self) -> None:
         if [self.url, self.drive, self.by_hand].count(None) != 2:
@@ -58,12 +49,12 @@ class Download:
 
     @property
     def address(self) -> str | None:
-        """Where its bytes are; gdown knows how to get them out of Drive's page."""
+        """The address of its bytes; gdown resolves Drive's page."""
         return f"https://drive.google.com/file/d/{self.drive}/view" if self.drive else self.url
 
     @property
     def seen_at(self) -> str:
-        """Where a person finds it."""
+        """The page to open in a browser."""
         return self.page or self.address or ""
 
     @property
@@ -135,5 +126,5 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def add_to_record(path: Path, name: str, entry: dict[str, Any]) -> None:
-    """Record one download, in place of what was recorded of it."""
+    """Record one download, in place of its earlier entry."""
     write_json(path, {**read_record(path), name: entry})

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -28,7 +29,7 @@ class EvaluationData(Dataset[Any]):
         return len(self.images)
 
     def file(self, i: int) -> str | tuple[str, ...] | None:
-        """The image file of sample i, of a pair both, None where it is none of its own."""
+        """The image file of sample i (both of a pair); None where it has no file of its own."""
         return self.images[i]
 
     def image(self, i: int) -> Image.Image:
@@ -36,8 +37,9 @@ class EvaluationData(Dataset[Any]):
         return read_image(self.images[i], ground=self.ground)
 
     def picture(self, i: int) -> Tensor:
-        """What a model is shown of sample i, [3, H, W]; InputError when it cannot be read, since evaluation samples are
-        not replaced.
+        """The model's input for sample i, [3, H, W].
+
+        InputError when it cannot be read, since evaluation samples are not replaced.
         """
         try:
             return self.transform(self.image(i))
@@ -51,10 +53,17 @@ class EvaluationData(Dataset[Any]):
         raise NotImplementedError
 
 
+def shared_images(names: Sequence[Any], images: Sequence[Tensor]) -> Batch:
+    """image [i, ...]: the images of b samples, each name once; image_of [b] int64: which of them is each sample's."""
+    place = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    together = torch.stack([images[names.index(name)] for name in place])
+    return {"image": together, "image_of": torch.tensor([place[name] for name in names])}
+
+
 def evaluation_batches(
     data: EvaluationData, batch_size: int, rank: int = 0, size: int = 1, num_workers: int = 0
 ) -> Iterator[Batch]:
-    """The batches of process `rank` of `size`: of all batches, in order, each size-th from number `rank` on.
+    """The batches of process `rank` of `size`: every size-th of all batches, in order, from number `rank` on.
 
     A batch holds the same samples whatever the number of processes; the last one may be smaller.
     """

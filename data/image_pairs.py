@@ -6,7 +6,9 @@ Suhr et al., "A Corpus for Reasoning about Natural Language Grounded in Photogra
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,8 @@ from torch import Tensor
 
 from configs.limits import at_least
 from console.errors import InputError, nearest
-from data.evaluation_batches import EvaluationData
-from data.images import ImageError, read_image
+from data.evaluation_batches import EvaluationData, shared_images
+from data.images import read_image
 from data.questions import says_left_or_right
 from data.readers import Batch, ImageConfig, Sample, TextConfig
 from data.records import Checks, Id, Record, check_fields, check_ids, is_text, read_json_records
@@ -107,13 +109,13 @@ def _names(record: Record, folder: str) -> list[str]:
 
 
 def _folder(record: Record, files: Files, root: str | None, path: str) -> str:
-    """Where the images of a file of originals lie, as the first one does; the root itself where it is nowhere."""
+    """The folder of a file's original images, by where the first one is; the root where it is not found."""
     found = (f for f in ORIGINAL if Path(files.image(_names(record, f)[0], root, path)).is_file())
     return next(found, ORIGINAL[0])
 
 
 def sentence_of(identifier: str) -> str:
-    """Of `dev-850-2-3`, sentence 3 of set 850 on its pair 2, what all pairs of that sentence share."""
+    """`dev-850-2-3` (sentence 3 of set 850 on its pair 2) -> `dev-850-3`, which all pairs of the sentence share."""
     *before, _, number = identifier.split("-")
     return "-".join([*before, number])
 
@@ -128,16 +130,16 @@ class Statements:
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ImageConfig, TextConfig):
-        """most_of_pair: so many statements about one pair, at most, are one sample; the batch size counts samples.
+        """Options of images and of texts, and how pairs vary.
 
-        swap: when a pair may change sides: `neutral` (where nothing names a side), `never`, or `published`.
-        As published, every pair may; the words left and right are then exchanged where one stands between blanks, and
-        images are mirrored whatever is said. `left-hand`, `left,` and a left inside one image thus become wrong.
+        With the swap `published`, every pair may change sides; the words left and right are then exchanged where one
+        stands between blanks, and images are mirrored whatever is said. So `left-hand`, `left,` and a left inside one
+        image become wrong.
         """
 
         max_tokens: int | None = None  # a statement is as long as its words
-        swap: str = "neutral"
-        most_of_pair: int = 1
+        swap: str = "neutral"  # when a pair may change sides: neutral (where no text names a side), never, published
+        most_of_pair: int = 1  # largest number of statements about one pair in a sample; the batch size counts samples
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -166,7 +168,7 @@ class Statements:
             pair = pair[::-1]
             sentences = list(map(exchange_sides, sentences)) if config.swap == "published" else sentences
         transform = self._upright if sided and config.swap != "published" else self._varied
-        images = torch.stack([transform(image) for image in pair])
+        images = _both(transform, pair)
         texts = [self._tokenizer.encode(sentence, config.sep, config.max_tokens) for sentence in sentences]
         return images, list(zip(texts, (one.label for one in known), strict=True))
 
@@ -177,7 +179,7 @@ class Statements:
         """
         images, said = zip(*samples, strict=True)
         texts, labels = zip(*(one for of_pair in said for one in of_pair), strict=True)
-        batch = _batch(images, texts, labels, self._tokenizer)
+        batch = {"image": torch.stack(images), **_texts(texts, labels, self._tokenizer)}
         if self._config.most_of_pair > 1:
             batch["image_of"] = torch.tensor([number for number, of_pair in enumerate(said) for _ in of_pair])
         return batch
@@ -192,10 +194,11 @@ class StatementsToJudge(EvaluationData):
     def __init__(
         self, files: Files, shape: ImageShape, tokenizer: Tokenizer, config: TextConfig, limit: int | None = None
     ):
-        """config: how the texts of training are read, and so these. limit: the first so many statements only."""
+        """config: the options of training texts, used here, too. limit: use the first `limit` statements only."""
         self.source = ImagePairs(files)
         self.statements = [self.source.known(i) for i in range(len(self.source))][:limit]
-        super().__init__([one.images for one in self.statements], evaluation_transform(shape), files.ground)
+        transform = partial(_both, evaluation_transform(shape))
+        super().__init__([one.images for one in self.statements], transform, files.ground)
         self._tokenizer, self._config = tokenizer, config
         given = [one.identifier for one in self.statements if one.identifier is not None]
         self.identified = len(given) == len(self.statements)
@@ -204,15 +207,9 @@ class StatementsToJudge(EvaluationData):
         check_ids(given, ", ".join(self.source.paths))
         self._latest: tuple[tuple[str, str], Tensor] | None = None
 
-    def picture(self, i: int) -> Tensor:
-        """What a model is shown of sample i, [2, 3, H, W]; InputError when one cannot be read."""
-        try:
-            pair, _ = self.source.read(i)
-        except ImageError as error:
-            raise InputError(
-                f"an evaluation needs all its images, but one cannot be read: {error}; fetch it again"
-            ) from error
-        return torch.stack([self.transform(image) for image in pair])
+    def image(self, i: int) -> tuple[Image.Image, Image.Image]:
+        """Both images of sample i; ImageError when one cannot be read."""
+        return self.source.read(i)[0]
 
     def __getitem__(self, i: int) -> tuple[int, Tensor, list[int], int]:
         one = self.statements[i]
@@ -228,16 +225,17 @@ class StatementsToJudge(EvaluationData):
     def collate(self, samples: list[Any]) -> dict[str, Any]:
         """The fields of `Statements.collate` with image_of, and number, a list of b numbers."""
         numbers, images, texts, labels = zip(*samples, strict=True)
-        files = [self.statements[number].images for number in numbers]
-        place = {pair: number for number, pair in enumerate(dict.fromkeys(files))}
-        batch = _batch([images[files.index(pair)] for pair in place], texts, labels, self._tokenizer)
-        return batch | {"image_of": torch.tensor([place[pair] for pair in files]), "number": list(numbers)}
+        shared = shared_images([self.statements[number].images for number in numbers], images)
+        return _texts(texts, labels, self._tokenizer) | shared | {"number": list(numbers)}
 
 
-def _batch(images: Any, texts: Any, labels: Any, tokenizer: Tokenizer) -> Batch:
-    """Without image_of."""
+def _both(transform: Callable[[Image.Image], Tensor], pair: tuple[Image.Image, Image.Image]) -> Tensor:
+    return torch.stack([transform(image) for image in pair])
+
+
+def _texts(texts: Any, labels: Any, tokenizer: Tokenizer) -> Batch:
     ids, atts = tokenizer.pad_batch(texts)
-    return {"image": torch.stack(images), "text_ids": ids, "text_atts": atts, "label": torch.tensor(labels)}
+    return {"text_ids": ids, "text_atts": atts, "label": torch.tensor(labels)}
 
 
 def cleaned(sentence: str, max_words: int, name: str) -> str:

@@ -40,7 +40,7 @@ def image_files(file: str | tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 class ImageError(Exception):
-    """An image is missing, broken or not clear; the message names it."""
+    """An image is missing, broken or ambiguous; the message names it."""
 
 
 def is_hidden(path: str) -> bool:
@@ -58,10 +58,10 @@ def ground_colour(name: str) -> tuple[int, int, int]:
 
 
 def read_image(source: Path | str | bytes, name: str | None = None, ground: str = "") -> Image.Image:
-    """An image file (or its bytes) as RGB, upright; ImageError naming it when it is missing, broken or not clear.
+    """An image file (or its bytes) as RGB, upright; ImageError naming it when it is missing, broken or ambiguous.
 
-    Sixteen bits become eight as v / 257, floats from 0 to 1 as 255 v; other numbers do not say what is white, and are
-    refused. ground: the colour that shows through transparent pixels (default: white). Of an animation the first frame.
+    Sixteen bits become eight as v / 257, floats from 0 to 1 become 255 v; other ranges have no known white level and
+    are refused. ground: the colour behind transparent pixels (default: white). Of an animation the first frame.
     """
     name = name or ("the image" if isinstance(source, bytes) else str(source))
     try:
@@ -141,7 +141,7 @@ def _from_floats(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """How the camera was held (1: upright, also where the note about it is damaged, which spoils no pixel)."""
+    """The EXIF orientation; 1, upright, where there is none or it is damaged: the pixels are whole."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     except (SyntaxError, ValueError, TypeError, struct.error):
@@ -151,7 +151,7 @@ def _orientation(image: Image.Image) -> int:
 def _turned(image: Image.Image, orientation: int) -> Image.Image:
     if orientation == 1:
         return image
-    # With nothing but the orientation: Pillow writes the other notes again, and fails on damaged ones.
+    # Keep the orientation alone: Pillow writes all other EXIF entries again, and fails on damaged ones.
     image.info.clear()
     image.getexif()[ExifTags.Base.Orientation] = orientation
     return ImageOps.exif_transpose(image)

@@ -86,9 +86,9 @@ class LabelledImages(LabelledSource):
 
 
 def _listed(folder: Path, folders: bool) -> tuple[list[str], list[tuple[tuple[str, str], str]]]:
-    """The names of the class folders, or of the images, of a folder, sorted; and of each other thing, what it is.
+    """The sorted names of the class folders, or of the images, in a folder; and the other entries, with their kind.
 
-    That is a noun and what comes after it.
+    A kind is a noun and the words after it, for `counted`.
 
     InputError where the folder cannot be read, or has a link to nothing for a class folder: the labels would shift.
     """
@@ -115,7 +115,7 @@ def _listed(folder: Path, folders: bool) -> tuple[list[str], list[tuple[tuple[st
 
 
 def tiny_imagenet(files: Files, splits: list[str]) -> LabelledSource:
-    """Tiny-ImageNet as it is unpacked: train/<wnid>/images/*, and val/images/* with their wnids in a text file.
+    """Tiny-ImageNet as it is unpacked: train/<wnid>/images/*, and val/images/*, with a text file of their wnids.
 
     Labels of both splits are the positions of the sorted wnids of `train`; classes are called as words.txt has them.
     """

@@ -1,4 +1,4 @@
-"""Masked language modelling: which words are hidden (whole words, now and then spans of them), and the batch fields."""
+"""Masked language modelling: choice of the masked words (whole words, sometimes spans of them), and batch fields."""
 
 from __future__ import annotations
 

@@ -23,11 +23,11 @@ from models.base import ImageShape
 
 
 class PlainPairs:
-    """Whole images and texts `[CLS] words`, with `[SEP]` where `sep` says so. The other readers of pairs begin here."""
+    """Whole images and texts `[CLS] words`, with `[SEP]` if `sep` is set. Base of the other readers of pairs."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ImageConfig, TextConfig):
-        """As of images, and as of texts."""
+        """Options of images and of texts."""
 
     def __init__(self, config: Config, shape: ImageShape, tokenizer: Tokenizer):
         self.source = Pairs(config.files)
@@ -52,7 +52,7 @@ class MLMPairs(PlainPairs):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ImageConfig, MaskedConfig):
-        """As of images, and as of masked texts."""
+        """Options of images and of masked texts."""
 
     def sample(self, index: int, rng: random.Random) -> Sample:
         """Image [3, H, W], token ids, masked ids, masked positions, original ids there."""
@@ -70,7 +70,7 @@ class Captions(Pairs):
     """The captions of pairs, whose images are not opened and need not exist."""
 
     def file(self, index: int) -> None:
-        """None of its own."""
+        """None: images are not needed."""
 
 
 class Texts:
@@ -98,11 +98,11 @@ class ProcessedPairs:
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ReaderConfig):
-        """longest_side: of images in pixels; larger ones are made smaller, where a model reads images of any size."""
+        """Options of images and of texts."""
 
-        files: Files
-        max_words: int = 40
-        longest_side: int = 448
+        files: Files  # where images and annotations are
+        max_words: int = 40  # words kept of a text
+        longest_side: int = 448  # pixels; larger images are shrunk, for models that read any size
 
         def __post_init__(self) -> None:
             at_least(self, 1, "max_words", "longest_side")
@@ -111,7 +111,7 @@ class ProcessedPairs:
         if not hasattr(processor, "batch"):
             raise InputError(
                 "the reader 'processed_pairs' needs the model's own processor, but the model has none: put its files "
-                "(preprocessor_config.json, processor_config.json, those of the tokenizer) beside config.json"
+                "(preprocessor_config.json, processor_config.json, those of the tokenizer) next to config.json"
             )
         self.source = Pairs(config.files)
         self._config, self._processor = config, processor

@@ -19,7 +19,7 @@ from torch import Tensor
 from configs.limits import at_least
 from console.errors import InputError
 from console.words import counted
-from data.evaluation_batches import EvaluationData
+from data.evaluation_batches import EvaluationData, shared_images
 from data.readers import Batch, ImageConfig, Sample, TextConfig
 from data.records import (
     Checks,
@@ -77,7 +77,7 @@ class Questions:
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ImageConfig, TextConfig):
-        """Besides what is of images and of texts, how answers count and how many questions share an image."""
+        """Options of images and of texts, the weight of answers, and how many questions share an image."""
 
         single_answer_weight: float = 0.5  # of a question with one answer
         double_sep: bool = False  # whether a second `[SEP]` ends an answer, as in the published BLIP runs
@@ -147,7 +147,7 @@ class QuestionsToAnswer(EvaluationData):
     def __init__(
         self, files: Files, shape: ImageShape, tokenizer: Tokenizer, sep: bool = False, limit: int | None = None
     ):
-        """sep: whether `[SEP]` ends a question. limit: the first so many questions only."""
+        """sep: whether `[SEP]` ends a question. limit: use the first `limit` questions only."""
         self.source = QuestionRecords(files, answered=False)
         records = [self.source.record(i) for i in range(len(self.source))[:limit]]
         super().__init__([record["image"] for record in records], evaluation_transform(shape), files.ground)
@@ -173,14 +173,8 @@ class QuestionsToAnswer(EvaluationData):
         """image [i, 3, H, W], image_of [b] int64, question_ids, question_atts [b, t]; question_id, a list of b ids."""
         files, images, questions, asked = zip(*samples, strict=True)
         ids, atts = self._tokenizer.pad_batch(questions)
-        place = {file: number for number, file in enumerate(dict.fromkeys(files))}
-        return {
-            "image": torch.stack([images[files.index(file)] for file in place]),
-            "image_of": torch.tensor([place[file] for file in files]),
-            "question_ids": ids,
-            "question_atts": atts,
-            "question_id": list(asked),
-        }
+        batch = {"question_ids": ids, "question_atts": atts, "question_id": list(asked)}
+        return shared_images(files, images) | batch
 
 
 def weighted_answers(answer: str | list[str], single_weight: float) -> tuple[list[str], list[float]]:

@@ -88,7 +88,7 @@ def check_ids(ids: Sequence[Id], where: str) -> None:
 
 
 def check_same_kind(ids: Iterable[Id], others: Iterable[Id], names: str, other_names: str) -> None:
-    """InputError where one side names things by numbers and the other one by texts, so that nothing is of both."""
+    """InputError where one list has numbers as ids and the other texts, so that none can match."""
     one, other = next(iter(ids), None), next(iter(others), None)
     if one is not None and other is not None and isinstance(one, int) != isinstance(other, int):
         raise InputError(f"{names} have ids such as {one!r}, and {other_names} such as {other!r}: write them alike")

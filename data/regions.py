@@ -39,7 +39,7 @@ class RegionSampling:
 
 @dataclass(frozen=True)
 class Region:
-    """A text and where it is true: box (cx, cy, w, h) as shares of the view, patch mask [p], or the whole image."""
+    """A text and its region: box (cx, cy, w, h) as shares of the view, patch mask [p], or the whole image."""
 
     text: str
     box: tuple[float, float, float, float]
@@ -56,7 +56,7 @@ class MLMRegions:
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ImageConfig, MaskedConfig):
-        """Besides what is of images and of masked texts, how regions are drawn."""
+        """Options of images, of masked texts, and of drawing regions."""
 
         careful_flip: bool = False  # do not mirror where a text says left or right
         regions: RegionSampling = field(default_factory=RegionSampling)

@@ -22,6 +22,7 @@ from typing import BinaryIO
 
 from braceexpand import UnbalancedBracesError, braceexpand
 
+from configs.schema import CONFIGS
 from console.errors import InputError, explain_os_error
 from console.progress import console
 from console.words import agreed, counted
@@ -33,14 +34,14 @@ from storage.hashing import hash_json
 from storage.lock import locked
 
 TEXTS = (".txt", ".caption", ".json")
-"""The first that a key has is its text."""
+"""Endings of texts, by preference."""
 
 FIELDS = {*IMAGE_SUFFIXES, *TEXTS}
 
 COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
-"""First bytes of a file -> what unpacks it."""
+"""First bytes of a file -> the function that opens it unpacked."""
 
-CACHE = Path(__file__).parent.parent / "cache" / "shards"
+CACHE = CONFIGS.parent / "cache" / "shards"
 """Where compressed shards are unpacked, unless $SHARDS_DIR says otherwise."""
 
 CHUNK = 1 << 20
@@ -110,7 +111,7 @@ def expand_shards(pattern: str) -> list[str]:
 
 
 def index_shard(path: str) -> tuple[list[ShardSample], str]:
-    """All pairs of a tar file in its order, and in words what was left out of it ("": nothing).
+    """All pairs of a tar file in its order, and a summary of what was left out of it ("": nothing).
 
     InputError when not one pair can be read.
     """
@@ -130,14 +131,14 @@ def index_shard(path: str) -> tuple[list[ShardSample], str]:
             left_out.setdefault("images without a text" if images else "texts without an image", []).append(key)
         if len(images) > 1:
             left_out.setdefault("more than one image", []).append(key)
-    told = ", ".join(f"{what}: {len(names)} (first: {names[0]})" for what, names in left_out.items())
+    summary = ", ".join(f"{what}: {len(names)} (first: {names[0]})" for what, names in left_out.items())
     if not samples:
         raise InputError(
             f"{path} holds no pair of an image and a text of the same key"
-            + f" ({told})" * bool(told)
+            + f" ({summary})" * bool(summary)
             + ": check that it is a whole tar file of such pairs"
         )
-    return samples, told
+    return samples, summary
 
 
 def _grouped(members: Iterator[tuple[str, Member]], left_out: LeftOut) -> list[tuple[str, dict[str, Member]]]:
@@ -167,7 +168,7 @@ def _grouped(members: Iterator[tuple[str, Member]], left_out: LeftOut) -> list[t
 
 
 def _members(path: str, left_out: LeftOut) -> Iterator[tuple[str, Member]]:
-    """(name, place) of the whole files of a tar file; damage is stepped over and noted, and so is what is hidden."""
+    """(name, place) of the intact files of a tar file; damaged places and hidden files are skipped and recorded."""
 
     def leave(what: str, name: str) -> None:
         left_out.setdefault(what, []).append(name)
@@ -201,7 +202,7 @@ def _members(path: str, left_out: LeftOut) -> Iterator[tuple[str, Member]]:
 
 
 def _has_data(file: BinaryIO, start: int, stop: int) -> bool:
-    """Whether there is anything but zeros, which fill blocks up, between two places of a file."""
+    """Whether there is anything but zeros, the padding of blocks, between two places of a file."""
     file.seek(start)
     return any(file.read(min(CHUNK, stop - at)).strip(b"\0") for at in range(start, stop, CHUNK))
 
@@ -213,7 +214,7 @@ def _in_blocks(size: int) -> int:
 def _unpacked(path: str) -> str:
     """Where the tar file lies as it is: `path`, or the copy of a compressed one, made on first use.
 
-    There is no way into the middle of a compressed file but through all that stands before.
+    A compressed file cannot be read at random: all before a place has to be unpacked first.
     """
     with Path(path).open("rb") as file:
         first, about = file.read(6), os.fstat(file.fileno())
@@ -225,8 +226,8 @@ def _unpacked(path: str) -> str:
     copy = folder / f"{Path(path).name.partition('.')[0]}-{version}.tar"
     with locked(folder / ".lock", f"unpack shards into {folder}"):  # by one of several processes
         if not copy.is_file():
-            told = f"{path} is compressed, and pairs are read at random: it is unpacked once, as {copy}"
-            console.print(told, markup=False)
+            note = f"{path} is compressed, and pairs are read at random: it is unpacked once, as {copy}"
+            console.print(note, markup=False)
             with atomic_path(copy) as temporary, unpack(path) as source, temporary.open("wb") as target:
                 target.writelines(_pieces(source))
     return str(copy)

@@ -41,7 +41,7 @@ class Files:
         ground_colour(self.ground)
 
     def resolved(self) -> Files:
-        """These files with the mini world in place, where they lie in it."""
+        """These files, with the parts of the mini world drawn and as `root`, if they name any."""
         if not self.miniworld:
             return self
         from data.miniworld import ensure
@@ -63,10 +63,10 @@ class Files:
 
 
 class Source:
-    """A numbered list of images, each with what is known of it: a record, a caption, a class.
+    """A numbered list of images, each with its annotation: a record, a caption, a class.
 
-    paths: files that it was made from. left_out: what of them is not read, in words. listing: hash of what was listed,
-    where no file says it.
+    paths: files that it was made from. left_out: descriptions of the contents that are not read. listing: hash of the
+    images, where no file lists them.
     """
 
     def __init__(self, ground: str = "") -> None:
@@ -74,7 +74,7 @@ class Source:
         self.left_out: list[str] = []
         self.listing = ""
         self.ground = ground
-        self._images: list[Any] = []  # (path, what is known), unless a class below has another form
+        self._images: list[Any] = []  # (path, annotation), unless a subclass has another form
 
     def __len__(self) -> int:
         return len(self._images)
@@ -84,15 +84,15 @@ class Source:
         return self._images[index][0]
 
     def file(self, index: int) -> str | tuple[str, ...] | None:
-        """The image file (of a pair both) that must be there, None where it is none of its own, or was just seen."""
+        """The image file (both of a pair) that must exist; None where none needs a check."""
         return self.name(index)
 
     def known(self, index: int) -> Any:
-        """What is known of the image."""
+        """The annotation of the image."""
         return self._images[index][1]
 
     def read(self, index: int) -> tuple[Image.Image, Any]:
-        """The image and what is known of it; ImageError when the image cannot be read."""
+        """The image and its annotation; ImageError when the image cannot be read."""
         return read_image(self.name(index), ground=self.ground), self.known(index)
 
 
@@ -189,11 +189,11 @@ class Pairs(Records):
         return item["image"] if isinstance(item, dict) else item.name
 
     def file(self, index: int) -> str | None:
-        """The image file, None where it lies in another one."""
+        """The image file; None where it is inside of another file."""
         return None if self.record(index) is None else self.name(index)
 
     def record(self, index: int) -> Record | None:
-        """The record of the annotation file with all its fields, None where the pair lies in a shard or the like."""
+        """The record with all its fields; None where the pair is in a shard or a saved data set."""
         item = self._images[index]
         return item if isinstance(item, dict) else None
 
@@ -222,7 +222,8 @@ class RegionRecords(Records):
 class ByImage(Source):
     """A numbered list of groups: records of one image, in the source's order, at most `most` together.
 
-    The tower, most of the work of a step, then sees the image once for all of them. With 1, group i is record i.
+    The vision tower, most of the work of a step, then encodes the image once for all of them. With 1, group i is
+    record i.
     """
 
     def __init__(self, source: Source, most: int):
@@ -243,7 +244,7 @@ class ByImage(Source):
         return self._source.name(self.known(index)[0])
 
     def file(self, index: int) -> str | tuple[str, ...] | None:
-        """The image file, None where it is none of its own."""
+        """The image file; None where it has no file of its own."""
         return self._source.file(self.known(index)[0])
 
 
@@ -262,12 +263,3 @@ def by_image(files: Files, checks: Checks) -> tuple[str, dict[str, list[Record]]
         image = files.image(record["image"], next(iter(files.image_roots), None), path)
         found.setdefault(image, []).append(record)
     return path, found
-
-
-def __getattr__(name: str) -> Any:
-    """LabelledImages is in data/labelled.py; scripts that import it from here find it, too."""
-    if name != "LabelledImages":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from data.labelled import LabelledImages
-
-    return LabelledImages

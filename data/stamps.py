@@ -35,10 +35,10 @@ ENGLISH = "en"
 SVG = ".svg"
 
 SHARES = {"test": 0.2, "val": 0.1}
-"""Of the pictures of each class, one at least; the others are for training."""
+"""Share of each class (at least one picture); the rest is for training."""
 
 FEWEST = len(SHARES) + 1
-"""Pictures of a class, so that each split has all classes and numbers them alike."""
+"""Fewest pictures of a class, so that every split has all classes, with the same numbers."""
 
 
 @dataclass

@@ -10,9 +10,8 @@ import torch
 from tokenizers import BertWordPieceTokenizer
 from torch import Tensor
 
+from configs.schema import CONFIGS
 from console.errors import InputError
-
-REPOSITORY = Path(__file__).parent.parent
 
 
 class Tokenizer:
@@ -60,9 +59,9 @@ class Tokenizer:
         return ids, atts
 
     def text(self, ids: Sequence[int]) -> str:
-        """Ids back to text, special tokens skipped, and blanks that the pieces brought in, as in "men ' s", taken out.
+        """Ids back to text without special tokens and without the blanks between pieces, as in "men ' s".
 
-        transformers did that by default when the published models were evaluated; since its version 5 it must be asked.
+        transformers removed these by default when the published models were evaluated; since version 5 on request only.
         """
         from transformers import PreTrainedTokenizerBase  # here: most uses of a tokenizer do not decode
 
@@ -81,7 +80,7 @@ def load_tokenizer(source: str | Any) -> Any:
         return source
     names = [Path(source), Path(source) / "vocab.txt"]
     names += [Path("weights") / source / "vocab.txt", Path("weights") / f"{source}-vocab.txt"]
-    for root in (Path(), REPOSITORY):
+    for root in (Path(), CONFIGS.parent):
         for name in names:
             if (root / name).is_file():
                 return Tokenizer(root / name)

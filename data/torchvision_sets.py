@@ -25,7 +25,7 @@ ROBOTS = "https://www.robots.ox.ac.uk/~vgg/data"
 
 @dataclass(frozen=True)
 class TorchvisionSet:
-    """How a class of torchvision is asked, and what it has when it is made.
+    """How a data set of torchvision is constructed, and the attributes that it then has.
 
     splits: name -> the arguments that choose it. unpacked: the folder that `archives` become. pictures, labels:
     attributes of the class, those that torchvision documents where it has some. in_memory: pictures are pixels
@@ -133,7 +133,7 @@ class FromTorchvision(LabelledSource):
 
 
 def _fetched(name: str, folder: Path, split: str) -> VisionDataset:
-    """torchvision's data set, downloaded if it is not there; checksums, where it has some, are looked at either way."""
+    """torchvision's data set, downloaded if it is not there; checksums, where it has any, are compared either way."""
     import torchvision  # here: most labelled images do without its data sets
 
     known = SETS[name]

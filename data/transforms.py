@@ -107,7 +107,7 @@ def to_normalised(shape: ImageShape) -> T.Compose:
 
 
 def to_picture(image: Tensor, shape: ImageShape) -> np.ndarray:
-    """The inverse of `to_normalised`: a tensor [3, H, W] -> what a model was shown, [H, W, 3] uint8."""
+    """The inverse of `to_normalised`: a tensor [3, H, W] -> a picture [H, W, 3] uint8."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (shape.mean or CLIP_MEAN, shape.std or CLIP_STD))
     pixels = (image.cpu() * std + mean).clamp(0, 1) * 255
     return pixels.round().to(torch.uint8).permute(1, 2, 0).numpy()
@@ -125,7 +125,7 @@ def training_transform(shape: ImageShape, augmentation: Augmentation) -> T.Compo
 
 
 def region_transform(shape: ImageShape, augmentation: Augmentation) -> T.Compose:
-    """What is left to do after the region sampler's own crop and flip: colour ops, normalise."""
+    """Colour ops and normalisation, after the region sampler's own crop and flip."""
     return T.Compose([RandAugment(augmentation.ops, augmentation.level, COLOUR_OPS), to_normalised(shape)])
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from console.errors import InputError
 from console.words import counted
 from data.miniworld.checker import Verdict, check_caption, parse_caption
-from data.miniworld.meaning import Phrase, seats
+from data.miniworld.meaning import Phrase, matched_mentions
 from data.miniworld.parts import SPLITS, scene_for
 from data.miniworld.records import karpathy_id
 from data.miniworld.scene import COLOURS, SHAPES, SIZES, TEXTURES, Scene
@@ -53,7 +53,7 @@ class Details:
 def details(caption: str, scene: Scene) -> Details:
     """Compare a caption with its scene, thing by thing."""
     text = " ".join(ptb_tokens(caption))
-    things = [(_named(phrase), there) for phrase, there in seats(parse_caption(text).meaning, scene)]
+    things = [(_named(phrase), there) for phrase, there in matched_mentions(parse_caption(text).meaning, scene)]
     there, not_there = ([name for name, found in things if found is wanted] for wanted in (True, False))
     return Details(check_caption(text, scene).true, there, not_there)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.registry import Registry
-from configs.schema import SMALL, base_name, model_names, parse, read_yaml, task_file
+from configs.schema import CONFIGS, SMALL, base_name, model_names, parse, read_yaml, task_file
 from console.errors import InputError, nearest
 from storage.shards import weight_files
 
@@ -83,7 +83,8 @@ def _load(
     from models.base import Origin  # torch is imported only when a model is built
 
     settings, where = read_config(name, config)
-    family, extras = _taken_apart(name, settings)
+    family = settings.pop("family", name)
+    extras = {key: settings.pop(key) for key in ("weights", "tokenizer") if key in settings}
     settings = merged(settings, overrides)
     library, _, reference = family.partition(":")
     if library in LIBRARIES:
@@ -107,12 +108,6 @@ def _load(
     return model.eval()
 
 
-def _taken_apart(name: str, settings: dict[str, Any]) -> tuple[str, dict[str, str]]:
-    """Remove and return the family and other keys of a configuration that are not sizes (weights, tokenizer)."""
-    family = settings.pop("family", name)
-    return family, {key: settings.pop(key) for key in ("weights", "tokenizer") if key in settings}
-
-
 def check_task(name: str, task: str, known: Iterable[str]) -> None:
     """InputError unless there is a model for the task."""
     if task not in known:
@@ -127,16 +122,6 @@ def merged(settings: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any
         below = result.get(key)
         result[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return result
-
-
-def family_config(
-    name: str, config: str | Path | dict[str, Any] | None = None
-) -> tuple[type[Model], Any, dict[str, str]]:
-    """The class of a model of one of FAMILIES, its parsed configuration, and what else the file says."""
-    settings, where = read_config(name, config)
-    family, extras = _taken_apart(name, settings)
-    model_class = FAMILIES[family]
-    return model_class, parse(model_class.Config, settings, where), extras
 
 
 def class_of(name: str) -> type[Model]:
@@ -195,8 +180,8 @@ def weights_path(name: str, weights: str | Path | None, default: str | None) -> 
         return None
     path = Path(path)
     if weights is None and not path.is_absolute() and not path.exists():
-        beside = Path(__file__).parent.parent / path  # shipped weights are found from any working directory
-        path = beside if beside.exists() else path
+        shipped = CONFIGS.parent / path  # found from any working directory
+        path = shipped if shipped.exists() else path
     if not path.exists() and weights is not None:
         raise InputError(f"{path} does not exist: check the path given as weights")
     if not path.exists():

@@ -45,7 +45,7 @@ class ImageShape:
 class Probe(NamedTuple):
     """A forward pass of a model over synthetic inputs: real shapes, random pixels and words.
 
-    what: in words. run(model, batch): the pass, also of a copy of the model.
+    what: its description. run(model, batch): the pass, also of a copy of the model.
     """
 
     what: str
@@ -100,7 +100,7 @@ class Model(nn.Module):
     """The vocabulary's path, or a tokenizer; None: it reads no text."""
 
     def tie(self) -> None:
-        """Make one parameter of names that share a tensor (again, after parameters were replaced). Default: none do."""
+        """Tie the names that share a tensor to one parameter, also after parameters were replaced. Default: none do."""
 
     @torch.no_grad()
     def reset(self) -> None:
@@ -118,8 +118,9 @@ class Model(nn.Module):
         return {}
 
     def write_stock(self, folder: Path) -> None:
-        """Write it for its own library, without our code, also after units were removed; InputError if the library has
-        no such shapes. Default: there is no library.
+        """Write it in its library's own format, also after units were removed, to be loaded without our code.
+
+        InputError if the library has no such shapes. Default: it belongs to no library.
         """
         raise InputError(f"a {type(self).__name__} is not a Hugging Face model: export it as torch, onnx or zeros")
 
@@ -208,7 +209,7 @@ class Model(nn.Module):
         return masks
 
     streamed: Streamed | None = None
-    """What says which weights are in memory, of a model that is never there in one piece; None: all of them are."""
+    """Which weights are in memory, of a model larger than that (`--stream`); None: all of them."""
 
     # -- losses, and what calibration asks --------------------------------------------------------------
 
@@ -238,9 +239,9 @@ class Model(nn.Module):
         return None
 
     image_tokens: Callable[[str, Batch], Tensor | None] | None = None
-    """As `real_tokens`, which of them are of images, in layers that read text and images as one sequence [b, t].
+    """Like `real_tokens`: which tokens are of images, [b, t], in layers that read text and images as one sequence.
 
-    It gives None for a layer that reads one kind only; it is None where all do.
+    It returns None for a layer that reads one kind only; it is None where all do.
     """
 
     mixed_blocks: Mapping[str, nn.Module] = {}

@@ -17,7 +17,7 @@ from console.errors import InputError
 from console.words import counted, share_of_matrices
 from models.base import ImageShape, Model
 from models.layers import AttentionWeight, is_conv1d, weights_in_matrices
-from models.library.finding import told_skipped
+from models.library.finding import skipped_lines
 from models.parts import inventory, masked
 from models.surgery import cut
 from models.tasks import Answerer, Captioner, Classifier, ImageEmbedder, ImageEncoder, Locator, Retriever, Verifier
@@ -91,7 +91,7 @@ def check_layers(model: Model) -> str:
     layers = model.prunable_layers()
     if not layers:
         raise Wrong("prunable_layers() is empty")
-    state = model.state_dict(keep_vars=True)
+    state, owners = model.state_dict(keep_vars=True), {}
     for name, layer in layers.items():
         if name not in state:
             raise Wrong(f"'{name}' is not a name of the state dict")
@@ -101,14 +101,12 @@ def check_layers(model: Model) -> str:
             raise Wrong(
                 f"'{name}' belongs to a {type(layer).__name__}, which is none of the layers of models/layers.py"
             )
-    owners: dict[int, str] = {}
-    for name, layer in layers.items():
         if id(layer.weight) in owners:
             raise Wrong(f"'{name}' and '{owners[id(layer.weight)]}' are one tensor: name it once")
         owners[id(layer.weight)] = name
     prunable, whole = weights_in_matrices(model)
     share = f"{counted(len(layers), 'layer')}, {share_of_matrices(prunable, whole)}"
-    return share + "".join(f"; not {line}" for line in told_skipped(model.skipped))
+    return share + "".join(f"; not {line}" for line in skipped_lines(model.skipped))
 
 
 def check_ties(model: Model) -> str:
@@ -153,7 +151,7 @@ def check_losses(model: Model) -> str:
 
 
 def check_observation(model: Model) -> str:
-    """`observe` meets every layer, and `real_tokens` fits the inputs it speaks of."""
+    """`observe` calls every layer, and `real_tokens` fits the inputs of the layers that it masks."""
     often: set[str] = set()
     for side, batch in model.example(3).items():
         met = dict.fromkeys(model.prunable_layers(), 0)

@@ -33,7 +33,7 @@ class LabelMapping(nn.Module):
 
     @classmethod
     def of_counts(cls, counts: Tensor) -> LabelMapping:
-        """Of counts [S, C]: the largest cell maps its class, its row and column are struck, C times over.
+        """From counts [S, C], C times: the largest cell maps its class, and its row and column are removed.
 
         Of equal cells the first in row-major order counts. InputError for more classes than the source has.
         """
@@ -49,7 +49,10 @@ class LabelMapping(nn.Module):
 
 
 def answers(logits: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """int64 [S, C] on the CPU: pictures of class c whose largest logit is s; sums over batches are counts, too."""
+    """Counts [S, C] int64 on the CPU, from logits [n, S] and labels [n]: pictures of class c whose largest logit is s.
+
+    Counts of batches add up.
+    """
     counts = torch.zeros(logits.shape[1], classes, dtype=torch.long)
     best, labels = logits.argmax(dim=1).cpu(), labels.cpu()
     return counts.index_put_((best, labels), torch.ones_like(best), accumulate=True)

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from models.base import Model
 
 READS = {"in_proj_weight": ("query", "key", "value"), "q_proj_weight": (), "k_proj_weight": (), "v_proj_weight": ()}
-"""Parameters of nn.MultiheadAttention -> what their blocks of rows read, where they have several."""
+"""Parameters of nn.MultiheadAttention -> what each block of their rows reads, where there are several blocks."""
 
 
 TABLES = ("embed", "pos", "token", "bias", "gamma", "scale")
-"""In the names of bare parameters that are no matrices."""
+"""Parts of the names of bare parameters that are no matrices (`is_table`)."""
 
 
 class PrunableLayer(Protocol):
-    """A module, or what stands for one."""
+    """A module with a weight, or an `AttentionWeight`."""
 
     @property
     def weight(self) -> nn.Parameter:
@@ -35,7 +35,7 @@ class PrunableLayer(Protocol):
 
 
 class AttentionWeight:
-    """A matrix of nn.MultiheadAttention that no module of its own holds."""
+    """A matrix of nn.MultiheadAttention, whose parameter belongs to no module of its own."""
 
     def __init__(self, attention: nn.MultiheadAttention, leaf: str):
         """leaf: one of READS."""
@@ -48,7 +48,7 @@ class AttentionWeight:
 
     @property
     def bias(self) -> Tensor | None:
-        """What is added to its products: of three matrices apart, a part of one parameter."""
+        """The bias of its products: of separate q, k and v matrices, their part of `in_proj_bias`."""
         whole = self.attention.in_proj_bias
         if whole is None or self.leaf == "in_proj_weight":
             return whole
@@ -75,11 +75,11 @@ class Form(NamedTuple):
         return self.shape[0], size
 
     def matrix(self, kept: Any) -> Any:
-        """What has the parameter's shape, as [o, i]."""
+        """A tensor of the parameter's shape as a matrix [o, i]."""
         return kept.T if self.transposed else kept.reshape(self.matrix_shape)
 
     def parameter(self, matrix: Any) -> Any:
-        """What has the shape [o, i], as the parameter has it."""
+        """A matrix [o, i] in the parameter's shape."""
         return matrix.T if self.transposed else matrix.reshape(self.shape)
 
 
@@ -153,9 +153,9 @@ def layer_uses(model: Model) -> dict[str, dict[str, PrunableLayer]]:
 class Product(NamedTuple):
     """A multiplication that nn.MultiheadAttention is about to do by a prunable matrix.
 
-    name: of the weight; use: the name that tokens are asked for by: of in_proj_weight, where queries, keys and values
-    differ, with `.query`, `.key` or `.value` behind it. blocks: of the matrix, that read x [..., i], whose axes are
-    those of the attention's own inputs, of so many sequences.
+    name: of the weight. use: the name for `Model.real_tokens`; of in_proj_weight with `.query`, `.key` or `.value` at
+    the end, where these inputs differ. blocks: the blocks of rows that read x [..., i], which has the axes of the
+    attention's own inputs. sequences: number of sequences in x.
     """
 
     name: str
@@ -168,7 +168,7 @@ class Product(NamedTuple):
 
 @contextmanager
 def attention_products(model: Model, seen: Callable[[Product, Callable[[], Tensor]], Tensor]) -> Iterator[None]:
-    """Within, `seen(product, multiply)` is called for each Product, and gives what `multiply()` gives.
+    """Inside, `seen(product, multiply)` is called for each Product, and returns what `multiply()` returns.
 
     nn.MultiheadAttention multiplies by its matrices in functions, which no hook of a module sees. They all go through
     `linear` of torch.nn.functional, which is replaced inside, and only if such a matrix is prunable.
@@ -227,7 +227,7 @@ def _own_axes(x: Tensor, attention: nn.MultiheadAttention, query: Tensor) -> tup
 
 
 def _attention_weights(model: Model) -> dict[int, list[tuple[str, str, PrunableLayer]]]:
-    """id of an attention -> its matrices, with their names and those that this attention uses them by."""
+    """id of an attention -> its matrices: the name of each weight, its name in this attention, the layer."""
     found: dict[int, list[tuple[str, str, PrunableLayer]]] = {}
     projections = {id(a.out_proj): a for a in model.modules() if isinstance(a, nn.MultiheadAttention)}
     for name, uses in layer_uses(model).items():
@@ -254,12 +254,12 @@ def weights_in_matrices(model: Model) -> tuple[int, int]:
     for losses only (momentum copies).
     """
     prunable = {id(layer.weight): layer.weight.numel() for layer in model.prunable_layers().values()}
-    beside = {id(tensor) for tensor in model.training_only()}
-    beside |= {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding | nn.EmbeddingBag)}
+    left_out = {id(tensor) for tensor in model.training_only()}
+    left_out |= {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding | nn.EmbeddingBag)}
     others = {
         id(p): p.numel()
         for part in model.modules()
         for leaf, p in part._parameters.items()
-        if p is not None and p.dim() > 1 and id(p) not in beside and not is_table(part, leaf, p)
+        if p is not None and p.dim() > 1 and id(p) not in left_out and not is_table(part, leaf, p)
     }
     return sum(prunable.values()), sum((others | prunable).values())

@@ -8,7 +8,7 @@ stream may pass by. Forms of the same choice:
     layers(model)              -> list[Layers]
     kept: {name: bool [count]} -> which units and layers of each set stay; a set that is not named stays whole
     masked(model, kept)        -> {parameter: bool}: a mask over the consumers' columns, for finetuning under a mask
-    kept_units(model, masks)   -> kept, back from any element masks: units without a column left are gone
+    kept_units(model, masks)   -> kept, from element masks: a unit goes where no column of it is left
     surgery.cut(model, kept)   -> a smaller model, whose outputs equal the masked one's
     plans.Plan                 -> the same by original numbers, for files and for the next choice (`model.plan`)
 
@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from console.errors import InputError, nearest
-from models.library.finding import Skipped, told_skipped
+from models.library.finding import Skipped, skipped_lines
 
 if TYPE_CHECKING:
     from models.base import Model
@@ -45,7 +45,7 @@ Kept = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Slices:
-    """Where the units of a set are in a tensor: along `axis`, `repeats` times (fused qkv: 3) count x block entries."""
+    """Entries of a set of units in a tensor: along `axis`, `repeats` times (fused qkv: 3), count x block of them."""
 
     tensor: str
     axis: int
@@ -57,7 +57,7 @@ class Slices:
         return kept.repeat_interleave(self.block).repeat(self.repeats)
 
     def by_unit(self, tensor: Tensor, count: int) -> Tensor:
-        """What has the tensor's shape, [repeats, count, entries] of so many units; there may be none left."""
+        """A tensor of this shape as [repeats, count, entries], a row per unit; `count` may be 0."""
         rows = tensor.movedim(self.axis, 0)
         return rows.reshape(self.repeats, count, rows.numel() // max(1, self.repeats * count))
 
@@ -88,7 +88,7 @@ class Units:
         return values.repeat_interleave(self.block).reshape(along).expand(shape)
 
     def by_unit(self, weight: Tensor) -> Tensor:
-        """What has the consumer's shape, [count, entries]: a row a unit, of the weights that read it."""
+        """A tensor of the consumer's shape as [count, entries]: a row per unit, of the weights that read it."""
         return weight.movedim(self.axis, 0).reshape(self.count, -1)
 
 
@@ -187,7 +187,7 @@ def units(model: Model) -> list[Units]:
     """All sets of units that can be removed, in the model's order; InputError with the reasons where there are none."""
     found, left = inventory(model)
     if not found:
-        why = "; ".join(told_skipped(left)) or "it has no prunable layers"
+        why = "; ".join(skipped_lines(left)) or "it has no prunable layers"
         raise InputError(
             f"{type(model.inner).__name__} has no removable heads, neurons or channels ({why}): name "
             "them with wrap(..., parts=...), or prune single weights"

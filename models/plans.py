@@ -19,7 +19,7 @@ from storage.hashing import hash_json
 
 @dataclass(frozen=True)
 class Stay:
-    """Of one set of units or layers: `count` there were, `kept` are the numbers of those that stay, in order."""
+    """What stays of a set of units or layers: `count` there were, `kept` are the numbers of those that stay."""
 
     kind: str
     count: int
@@ -28,18 +28,18 @@ class Stay:
 
 @dataclass(frozen=True)
 class Plan:
-    """The kept units of each cut set, as (name, Stay); sets that are not named are not cut.
+    """The kept units of each cut set, as (name, Stay); sets that are not named are whole.
 
-    Of removed layers there is nothing more to say: they have no other entry.
+    Units inside of removed layers have no entry.
     """
 
     stays: tuple[tuple[str, Stay], ...] = ()
 
     @classmethod
     def of(cls, found: Iterable[Units | Layers], kept: Kept, before: Plan | None = None) -> Plan:
-        """Of a choice among the sets of a model, which may itself be what a plan left: numbers are the first model's.
+        """The plan of a choice among the sets of a model. before: the plan by which that model itself was cut.
 
-        before: that plan.
+        Numbers are those of the model before any cut.
         """
         found = list(found)
         stays = dict(before.stays) if before else {}
@@ -57,9 +57,9 @@ class Plan:
         return cls(tuple(sorted(stays.items())))
 
     def kept(self, found: Iterable[Units | Layers], before: Plan | None = None) -> dict[str, Tensor]:
-        """The choice among the sets of the first model, or of what `before` left of it.
+        """The choice of this plan among the sets of the first model, or of a model that was cut by `before`.
 
-        InputError where the plan is of another model, or keeps what is gone.
+        InputError where the plan is of another model, or keeps a unit that was removed.
         """
         found = list(found)
         earlier, wanted = dict(before.stays) if before else {}, dict(self.stays)
@@ -119,7 +119,7 @@ class Plan:
 
 
 def plan_identity(plan: Plan | None) -> dict[str, str]:
-    """What masks of a smaller model say of it; nothing for a whole model."""
+    """Fields that identify a smaller model in its masks; none for a whole model."""
     return {"plan": hash_json(plan.to_json())} if plan else {}
 
 
@@ -131,13 +131,13 @@ def check_units(source: Mapping[str, Any], plan: Plan | None) -> None:
 
 
 def _prefixes(row: Layers, stay: Stay) -> tuple[str, ...]:
-    """What the names of all that is in removed layers begin with, by their first numbers."""
+    """Prefixes of the names in removed layers, by their original numbers."""
     gone = sorted(set(range(stay.count)) - set(stay.kept))
     return tuple(f"{path}.{number}." for path in row.lists for number in gone)
 
 
 def first_names_of(rows: Iterable[Layers], stays: Mapping[str, Stay]) -> Callable[[str], str]:
-    """Name of a set or tensor -> what it was in the model that no layer had been removed from yet.
+    """Name of a set or tensor -> its name before any layer was removed.
 
     rows: of layers; stays: of the plan that made the model.
     """

@@ -39,7 +39,7 @@ class PromptFile:
 
     @classmethod
     def of(cls, prompt: VisualPrompt, mapping: Tensor | None, classes: list[str], network: Model) -> PromptFile:
-        """What belongs to a prompt and the network behind it, as they are now."""
+        """The present state of a prompt and its network."""
         state = network.state_dict()
         buffers = {name: state[name].detach() for name, _ in network.inner.named_buffers() if name in state}
         was, frame = prompt.training, prompt.eval().frame().detach()
@@ -53,7 +53,7 @@ class PromptFile:
         return prompt
 
     def check_network(self, path: str, network: Model) -> None:
-        """InputError where the prompt was trained with another one."""
+        """InputError where the prompt was trained with another network."""
         own = dict(network.inner.named_buffers())
         differ = [n for n, tensor in self.buffers.items() if n not in own or own[n].shape != tensor.shape]
         if differ or self.network != named(network):
@@ -76,14 +76,14 @@ def named(network: Model) -> str:
 
 
 def write_prompt(path: Path, file: PromptFile) -> None:
-    """Write a prompt's file, whole or not at all."""
+    """Write a prompt's file atomically."""
     tensors = {"program": file.program, "frame": file.frame} | {BUFFER + n: t for n, t in file.buffers.items()}
     if file.mapping is not None:
         tensors["mapping"] = file.mapping
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    told = {"shape": file.shape, "classes": file.classes, "network": file.network}
-    about = {"prompt": json.dumps(told), "format": "pt"}
-    write_safetensors(path, tensors, sealed(tensors, about))
+    about = {"shape": file.shape, "classes": file.classes, "network": file.network}
+    metadata = {"prompt": json.dumps(about), "format": "pt"}
+    write_safetensors(path, tensors, sealed(tensors, metadata))
 
 
 def read_prompt(path: str) -> PromptFile:

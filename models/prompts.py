@@ -32,7 +32,7 @@ class VisualPrompt(nn.Module):
     | expand | all around the picture, which is smaller than the canvas | sigmoid |
     | none | nowhere: the picture is only padded and normalised | |
 
-    `program` holds what can learn alone, [3, n] float32: of `random` the whole canvas, of others the pixels of M.
+    `program` holds the trained entries, [3, n] float32: of `random` the whole canvas, of others the pixels of M.
     """
 
     program: nn.Parameter | None
@@ -80,25 +80,20 @@ class VisualPrompt(nn.Module):
         return (self.side - self.picture + 1) // 2
 
     def _area(self) -> Tensor:
-        """bool [o, o]: where P can learn."""
-        o, area = self.side, torch.zeros(self.side, self.side, dtype=torch.bool)
+        """bool [o, o]: where P is trained."""
+        area = torch.full((self.side, self.side), self.kind not in ("fix", "none"))
         if self.kind == "fix":
             area[: self.square, : self.square] = True
-        elif self.kind == "pad":
-            inner = slice(self.width, o - self.width)
-            area[:] = True
-            area[inner, inner] = False
-        elif self.kind == "expand":
-            inner = slice(self._before, self._before + self.picture)
-            area[:] = True
-            area[inner, inner] = False
-        elif self.kind == "random":
-            area[:] = True
+        elif self.kind in ("pad", "expand"):
+            edge, size = (
+                (self.width, self.side - 2 * self.width) if self.kind == "pad" else (self._before, self.picture)
+            )
+            area[edge : edge + size, edge : edge + size] = False
         return area
 
     @torch.no_grad()
     def load_program(self, program: Tensor) -> None:
-        """Take P [3, o, o]; what of it lies where nothing can learn is left out. InputError for another size."""
+        """Set P from [3, o, o]; entries outside of the prompt are dropped. InputError for another size."""
         if tuple(program.shape) != (3, self.side, self.side):
             shape = " x ".join(map(str, program.shape))
             raise InputError(f"a prompt of {shape} numbers does not fit pictures of 3 x {self.side} x {self.side}")
@@ -106,7 +101,7 @@ class VisualPrompt(nn.Module):
             self.program.copy_(program.reshape(3, -1)[:, self.places.to(program.device)])
 
     def full_program(self) -> Tensor:
-        """P [3, o, o], zero where nothing can learn."""
+        """P [3, o, o], zero outside of the prompt."""
         return self._spread(self.program.detach()) if self.program is not None else self._nothing()
 
     def _nothing(self) -> Tensor:
@@ -135,7 +130,7 @@ class VisualPrompt(nn.Module):
         return added * within
 
     def forward(self, x: Tensor, corner: Sequence[int] | None = None) -> Tensor:
-        """Pictures [b, 3, i, i] in [0, 1] -> what the network is shown, [b, 3, o, o]."""
+        """Pictures [b, 3, i, i] in [0, 1] -> the network's input, [b, 3, o, o]."""
         if self.program is None:
             return self.plain(x)
         # clamp passes gradients at 0 and 1 themselves: a black or white border pixel can still be prompted.
@@ -155,7 +150,7 @@ class VisualPrompt(nn.Module):
         return (x - self.mean) / self.std
 
     def shape(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON knows them."""
+        """The constructor's arguments, for JSON."""
         sizes = {"kind": self.kind, "side": self.side, "picture": self.picture}
         own = {"pad": {"width": self.width}, "fix": {"square": self.square}, "random": {"square": self.square}}
         normal = {name: [round(v, 6) for v in getattr(self, name).flatten().tolist()] for name in ("mean", "std")}

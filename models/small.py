@@ -35,7 +35,7 @@ WEIGHTS, PLAN = "model.safetensors", "plan.json"
 
 
 def save_small(folder: Path | str, model: Model, made_by: Mapping[str, Any] | None = None) -> None:
-    """Write a model that `cut` made as a folder, whole or not at all; made_by: for whoever reads plan.json.
+    """Write a model that `cut` made as a folder, atomically; made_by: its provenance, for readers of plan.json.
 
     InputError for a model that was not cut, one that was not loaded by a name, and where a folder is in the way.
     """
@@ -60,7 +60,7 @@ def base_of(model: Model) -> str:
 
 
 def of_base(model: Model, base: str | None = None) -> Model:
-    """The model, which notes its base (None: `base_of` it), so that what is cut from it does."""
+    """The model with its base recorded (None: `base_of` it), also for models that are cut from it."""
     model.origin = model.origin and replace(model.origin, base_sha256=base or base_of(model))
     return model
 
@@ -75,12 +75,12 @@ def check_base(model: Model, about: Mapping[str, Any], path: Path | str) -> None
 
 
 def write_plan(path: Path, model: Model, plan: Plan, made_by: Mapping[str, Any]) -> None:
-    """A plan for the model in a file of its own, without the tensors of what it leaves."""
+    """Write a plan for the model to a file, without tensors."""
     _write_lines(path, about_plan(model, plan, made_by, dict(model.origin.settings)))
 
 
 def _write_lines(path: Path, about: Mapping[str, Any]) -> None:
-    """As JSON, a line a key, and a line a set of units: lists of neurons would fill pages otherwise."""
+    """Write JSON with a line per key and per set of units: indented, lists of neurons would fill pages."""
     kept = ",\n  ".join(f"{json.dumps(name)}: {json.dumps(stay)}" for name, stay in about["kept"].items())
     lines = {key: json.dumps(value) for key, value in about.items()} | {"kept": f"{{\n  {kept}\n }}"}
     write_text(path, "{\n " + ",\n ".join(f"{json.dumps(key)}: {value}" for key, value in lines.items()) + "\n}\n")
@@ -125,9 +125,7 @@ def load_small(
     plan = Plan.from_json(about["kept"], str(folder / PLAN))
     origin = _origin(about)
     source = weights_path(f"small:{folder}", weights, str(folder / WEIGHTS))
-    load = _of_library if origin.family.partition(":")[0] in LIBRARIES else _of_family
-    model = load(folder, origin, plan, source, settings, task, seed)
-    model.tokenizer = origin.tokenizer or model.tokenizer
+    model = _built(folder, origin, plan, source, settings, task, seed)
     model.origin = replace(origin, settings=merged(dict(origin.settings), settings), task=task or origin.task)
     return model
 
@@ -136,14 +134,21 @@ def whole_of(folder: Path | str) -> Model:
     """The model that a smaller one was cut from, at its first sizes, with random weights."""
     about = read_plan(Path(folder) / PLAN)
     origin = _origin(about)
-    load = _of_library if origin.family.partition(":")[0] in LIBRARIES else _of_family
-    model = load(Path(folder), origin, Plan(), None, {}, origin.task, 0)
-    model.tokenizer, model.origin, model.plan = origin.tokenizer or model.tokenizer, origin, None
+    model = _built(Path(folder), origin, Plan(), None, {}, origin.task, 0)
+    model.origin, model.plan = origin, None
     return model.eval()
 
 
 def _origin(about: Mapping[str, Any]) -> Origin:
     return Origin(*(about.get(field.name) for field in fields(Origin)))
+
+
+def _built(folder: Path, origin: Origin, *how: Any) -> Model:
+    """how: the other arguments of the two functions below."""
+    load = _of_library if origin.family.partition(":")[0] in LIBRARIES else _of_family
+    model = load(folder, origin, *how)
+    model.tokenizer = origin.tokenizer or model.tokenizer
+    return model
 
 
 def _of_library(
@@ -194,7 +199,7 @@ def planned(model: Model, plan: Plan, as_cut: Model | None = None) -> Model:
     units = [one for one in found if isinstance(one, Units)]
     masks = {one.consumer: one.over_inputs(stays[one.name], shapes[one.consumer]) for one in units}
     kept = readers_left([one for one in sets if isinstance(one, Units)], own_names(masks, model))
-    # Which layers become which is seen by what becomes of a tensor of each: it says whether its layer stays.
+    # Layers have other names in the other class: a label on each tensor, renamed with it, says whether its layer stays.
     labels = {}
     for row in (one for one in found if isinstance(one, Layers)):
         for path in row.lists:

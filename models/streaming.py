@@ -1,4 +1,4 @@
-"""A model whose blocks lie in memory-mapped files but for the time in which they run."""
+"""A model whose blocks stay in memory-mapped files, except while they run."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 Change = Callable[[str, Tensor], Tensor]
-"""Name of a parameter and its tensor as it is stored -> what is to be written in its place."""
+"""Name and stored tensor of a parameter -> the tensor to write instead."""
 
 
 class Streamed:
-    """What of a model is in memory when.
+    """Decides which weights of a model are in memory.
 
-    A parameter of a block is a view of its file, in the file's type, and takes no memory that others could need. Within
-    `resident` it is a copy in float32 on `device`, in which passes compute.
+    A parameter of a block is a view of its file, in the file's type, which the system can page out. Inside `resident`
+    it is a copy in float32 on `device`, since passes compute there and in float32.
     """
 
     device = torch.device("cpu")
@@ -30,9 +30,9 @@ class Streamed:
         write: Callable[[Path, Change], None],
         size: int,
     ):
-        """rows: lists of blocks, in the order in which a pass calls them. stored: parameters that are views, each with
-        its own. head: what a pass ends before, since nothing behind it is pruned. write: the files again, changed;
-        size: how many bytes they have.
+        """rows: lists of blocks, in the order in which a pass calls them. stored: parameter -> its view of the file.
+        head: the module before which a pass ends, since nothing behind it is pruned. write: writes the files again with
+        changed tensors. size: bytes of the files.
         """
         self.blocks = [block for row in rows for block in row]
         self.head, self.write, self.size = head, write, size
@@ -47,10 +47,10 @@ class Streamed:
 
     @contextmanager
     def resident(self, number: int) -> Iterator[None]:
-        """Within this, the weights of one block are in memory."""
+        """Inside, the weights of one block are in memory."""
         own = [p for p in self.blocks[number].parameters() if p in self._stored]
         for parameter in own:
-            # A copy also where the type is the same: the memory is then laid out as that of a model in one piece.
+            # A copy also where the type is the same: its memory is laid out as in a model in one piece, so bits agree.
             parameter.data = self._stored[parameter].to(self.device, torch.float32, copy=True)
         try:
             yield

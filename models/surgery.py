@@ -46,7 +46,7 @@ def cut(model: ModelT, kept: Kept) -> ModelT:
     small = copy.deepcopy(model, memo)
     for part in small.inner.modules():
         if any(id(tensor) in smaller for tensor in (*part._parameters.values(), *part._buffers.values())):
-            _count_anew(part)
+            _update_sizes(part)
     for one in found:
         for path, each in one.attributes if isinstance(one, Units) else ():
             _set(small.inner, path, int(stays[one.name].sum()) * each)
@@ -61,9 +61,9 @@ def cut(model: ModelT, kept: Kept) -> ModelT:
 
 @torch.no_grad()
 def with_zeros(whole: Model, kept: Kept, small: Model) -> None:
-    """The reverse of `cut`: fill the whole model with the smaller one's numbers, and zeros where units were removed.
+    """The reverse of `cut`: fill the whole model with the smaller one's weights, and zeros where units were removed.
 
-    Its outputs are then the smaller one's. Of removed layers there is no such thing: a ValueError.
+    Its outputs are then the smaller one's. ValueError where layers were removed, which zeros cannot replace.
     """
     found = all_sets(whole)
     stays = checked(found, kept)
@@ -115,8 +115,8 @@ def _selected(tensor: Tensor, axes: dict[int, Tensor]) -> Tensor:
     return nn.Parameter(part, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else part
 
 
-def _count_anew(part: nn.Module) -> None:
-    """Let a layer say the sizes that its tensors have."""
+def _update_sizes(part: nn.Module) -> None:
+    """Set a layer's size attributes to those of its tensors."""
     if isinstance(part, nn.Linear):
         part.out_features, part.in_features = part.weight.shape
     elif isinstance(part, nn.Conv2d):

@@ -33,7 +33,7 @@ ANSWER = 6  # tokens of a made-up answer
 
 
 class ImageEmbedder(Model):
-    """A model with one vector for an image, by which images are alike."""
+    """A model with one vector per image, whose similarities compare images."""
 
     def embed_image(self, image: Tensor) -> Tensor:
         """Vectors [b, d] of images [b, 3, H, W]."""
@@ -41,7 +41,7 @@ class ImageEmbedder(Model):
 
 
 class TextEmbedder(Model):
-    """A model with one vector for a text, by which texts are alike."""
+    """A model with one vector per text, whose similarities compare texts."""
 
     def embed_text(self, ids: Tensor, atts: Tensor) -> Tensor:
         """Vectors [b, d] of texts [b, t]."""
@@ -116,7 +116,7 @@ class Locator(Model):
 
 
 class Captioner(Model):
-    """A vision tower and a `text_decoder` that says what it shows, as `models.common.decoding` reads it."""
+    """A vision tower and a `text_decoder`, in the form that `models.common.decoding` calls."""
 
     smoothing_rule: Smoothing = staticmethod(library_smoothing)
     """How the labels of words are smoothed."""
@@ -183,7 +183,7 @@ class Answerer(Model):
         """Number of the best answer of each question [b].
 
         batch: image, image_of (where images are shared), question_ids, question_atts; answer_ids, answer_atts [a, t]:
-        the list, `[CLS] words [SEP]`, of which the k whose first words are likeliest are read out.
+        the list, `[CLS] words [SEP]`, of which the k whose first words are likeliest are scored in full.
         """
         raise NotImplementedError
 
@@ -277,7 +277,7 @@ class Classifier(Model):
 
 
 class LanguageModel(Model):
-    """A model that says how a text goes on, of which a picture may be a part."""
+    """A model that predicts the next token of a text, which may contain images."""
 
     @property
     def head(self) -> nn.Module:
@@ -285,11 +285,11 @@ class LanguageModel(Model):
         raise NotImplementedError
 
     def next_tokens(self, batch: Batch) -> Tensor:
-        """The token that follows each one [b, t], -100 where none follows that is of the text."""
+        """The next token at each position [b, t]; -100 where the next one is not of the text."""
         raise NotImplementedError
 
     def read(self, batch: Batch, positions: Tensor) -> None:
-        """A pass in which the head is given the states [b, k, d] at positions [k]."""
+        """A forward pass that calls the head on the states [b, k, d] at positions [k]."""
         raise NotImplementedError
 
 

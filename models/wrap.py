@@ -18,7 +18,7 @@ from console.errors import InputError
 from models.base import Batch, ImageShape, Model
 from models.common.gather import Gather, from_first_process, no_gather
 from models.layers import PrunableLayer
-from models.library.finding import find_layers, spoken, told_skipped
+from models.library.finding import find_layers, short_name, skipped_lines
 from models.parts import Part
 from models.tasks import Classifier, ImageEmbedder, TextEmbedder
 
@@ -56,7 +56,7 @@ def wrap(
     if isinstance(modality, str):
         raise InputError(f"modality must be a function of the parameter's name or a mapping, not '{modality}'")
     exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
-    names = [name for name, _ in module.named_modules()] + [spoken(name) for name, _ in module.named_parameters()]
+    names = [name for name, _ in module.named_modules()] + [short_name(name) for name, _ in module.named_parameters()]
     for part in exclude:
         if not any(part in name for name in names):
             raise InputError(f"exclude: '{part}' is in no name of a module: check its spelling")
@@ -105,12 +105,12 @@ class WrappedModel(Model):
     def with_layers(self) -> WrappedModel:
         """The model itself; InputError where it has no layer to prune, as one that is only trained may."""
         if not self._layers:
-            why = "; ".join(told_skipped(self.skipped)) or "it has no weights in matrices outside of `exclude`"
+            why = "; ".join(skipped_lines(self.skipped)) or "it has no weights in matrices outside of `exclude`"
             raise InputError(f"{type(self.module).__name__} has no layer to prune: {why}")
         return self
 
     def in_head(self, name: str) -> bool:
-        """Whether a parameter belongs to what is never pruned, as of another data set it may be missing in a file."""
+        """Whether a parameter is of an excluded part, which a file for another data set may lack."""
         return self._exclude(name)
 
     def rebuilt(self, folder: Path) -> dict[str, Any]:
@@ -128,7 +128,7 @@ class WrappedModel(Model):
 
     @property
     def image_shape(self) -> ImageShape:
-        """As the wrapper was given it."""
+        """As given to the wrapper."""
         return self._image_shape
 
     def forward(self, batch: Batch, gather: Gather = no_gather) -> dict[str, Tensor]:
@@ -146,9 +146,8 @@ class WrappedModel(Model):
 
     def observe(self, batch: Batch) -> None:
         """The forward pass."""
-        with (
-            _layers_called() if self.streamed is None else contextlib.nullcontext()
-        ):  # it is everyone's, passes are not
+        # The switches of `_layers_called` are global, and passes of a streamed model run in threads.
+        with _layers_called() if self.streamed is None else contextlib.nullcontext():
             self._forward(self.module, batch)
 
     def prunable_layers(self) -> dict[str, PrunableLayer]:
@@ -160,7 +159,7 @@ class WrappedModel(Model):
         return self._parts(self.module)
 
     def layers_removed(self, path: str, kept: Sequence[int]) -> None:
-        """The others have other names now."""
+        """Find the layers again: the kept ones have other numbers in their names."""
         self._layers, self.skipped = find_layers(self.module, self._exclude, self._conv)
 
     def modality_of(self, name: str) -> str:
@@ -195,7 +194,7 @@ class WrappedModel(Model):
         return self.module.load_state_dict(*arguments, **keywords)
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-        """The same where the wrapper is a part of what is loaded, as in a run's snapshot."""
+        """The same where the wrapper is a submodule of the loaded one, as in a run's snapshot."""
         for key in [key for key in state if key.startswith(prefix)]:
             state[f"{prefix}module.{key.removeprefix(prefix)}"] = state.pop(key)
         super()._load_from_state_dict(state, prefix, *rest)
@@ -305,8 +304,8 @@ def own_loss(module: nn.Module, batch: Batch) -> Tensor:
 def called_by_name(module: nn.Module, batch: Batch, argument: str, **settings: Any) -> Any:
     """`module(**batch)`; InputError naming the argument of `wrap` that is missing where the fields do not fit.
 
-    Fields that are no tensors (file names, raw texts), or one number or one a sample (ids, labels), are left out where
-    the module does not ask for them. A tensor of more axes would not be there for nothing: its name may be misspelt.
+    Fields that the module does not accept are dropped if they are no tensors (file names, raw texts), one number, or
+    one number per sample (ids, labels). A tensor of more axes is kept, and so an error: its name may be misspelt.
     settings: passed on in any case.
     """
     signature = inspect.signature(module.forward)

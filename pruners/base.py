@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from calibration.layer_inputs import Choice
-from calibration.preserve import moving_restored, weights_restored
+from calibration.preserve import moving_restored, restored
 from calibration.processes import Group
 from calibration.progress import Progress
 from calibration.resume import Checkpoint, State, no_checkpoint
@@ -52,7 +52,7 @@ class NoOptions:
 class Work:
     """What a pruner needs besides the model: data, processes, checkpoint, progress.
 
-    pairs: how many {general, region} steps of the data to use (a round, for iterative methods); None: all.
+    pairs: number of steps of the data, each one batch per side (of a round, for iterative methods); None: all.
     """
 
     batches: Batches
@@ -111,7 +111,7 @@ class Pruner(ABC):
     def matrix(self, name: str) -> Tensor:
         """The weight of a layer as a matrix [o, i], row by row in memory; of a convolution i is channels x kernel."""
         found = matrix(self.layers[name]).contiguous()
-        streamed = self.model.streamed  # what lies in shards is of their type, and not where sums are
+        streamed = self.model.streamed  # its weights have the types of their files, and are not on its device
         return found if streamed is None else found.to(streamed.device, torch.float32)
 
     def mask_of(self, kept: Mapping[str, Tensor]) -> Mask:
@@ -156,7 +156,7 @@ class Pruner(ABC):
         save: bool = True,
         wrap: bool = True,
     ) -> None:
-        """Feed the units of the pairs start <= pair < stop (None: to the end of the data) to a statistic.
+        """Feed the units of the steps start <= pair < stop (None: to the end of the data) to a statistic.
 
         wrap: start the data again when it ends before `stop`. also: what the checkpoint must hold besides the statistic
         (tensors, progress of rounds). save: whether this pass is checkpointed; a pass that is short, or too large to
@@ -213,7 +213,7 @@ class Pruner(ABC):
             gather_streamed(self, statistic, start, None if saved is None else saved[1].get("block"))
 
     def see(self, look: Callable[[Batch], None], unit: Unit, device: torch.device) -> None:
-        """Let `look` see a unit, seeded; InputError for one that cannot be used."""
+        """Call `look` on a unit, seeded; InputError for a unit that cannot be used."""
         check_batch(unit)
         try:
             with seeded(self.work.seed, unit.index, device), self.work.autocast():
@@ -280,7 +280,7 @@ class InputAware(OneShot):
         """weight [o, i], norm [i] float32 of its input channels -> scores [o, i] float32."""
 
     def score(self, name: str) -> Tensor:
-        """Scores [o, i] of a layer; rows that read other inputs (nn.MultiheadAttention) are a matrix apart."""
+        """Scores [o, i] of a layer; rows that read other inputs (nn.MultiheadAttention) are scored separately."""
         weight = self.matrix(name)
         parts = [self.criterion(weight[rows], norm) for rows, norm in self.norms.by_rows(name)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -317,7 +317,8 @@ class Rounds(Pruner):
         self.work.advance(progress.pairs_done(self._count, self.work.pairs))
         for sparsity in sparsities:
             if sparsity not in progress.finished:
-                with weights_restored(self.layers), moving_restored(self.model):
+                weights = [layer.weight for layer in self.layers.values()]
+                with restored(weights), moving_restored(self.model):
                     progress.finished[sparsity] = self.rounds(sparsity, progress)
         return {sparsity: progress.finished[sparsity] for sparsity in sparsities}
 

@@ -24,7 +24,7 @@ from models.common.memory import freed_memory_returned, return_freed_memory
 from pruners.base import Rounds
 from pruners.chita_blocks import solve_layer
 from pruners.chita_problem import Problem
-from sparsity.allocation import cuts_small_groups
+from sparsity.allocation import allocation_named
 from sparsity.mask import Mask
 from sparsity.schedules import SCHEDULES, check_rounds
 
@@ -113,7 +113,7 @@ class CHITA(Rounds):
             options.iterations,
             lambda scores: self.cut(scores, sparsity),
             alive,
-            settled=cuts_small_groups(self.allocation_name),
+            settled=allocation_named(self.allocation_name).by_row,
         )
         mask = self.mask_of({})
         with torch.no_grad():

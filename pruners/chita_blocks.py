@@ -8,31 +8,19 @@ which avoids the cancellation of large numbers in the usual Woodbury form.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from pruners.chita_problem import Problem
+
 STEPS = (4.0, 1.0)
 """Step lengths tried, as multiples of 1 / L. A step of 1 / L never increases the objective; a longer one often gains
 more.
 """
-
-
-class Columns(Protocol):
-    """What solving a layer needs: columns of A, and the constants of the problem."""
-
-    mu: float
-    inverse_batch: float
-    block: int
-    iterations: int
-    settled: bool
-
-    def blocks(self, name: str) -> Iterable[tuple[slice, Tensor]]: ...
-
-    def original(self, name: str) -> np.ndarray: ...
 
 
 class Block(NamedTuple):
@@ -50,7 +38,7 @@ class Block(NamedTuple):
     objective: Tensor
 
 
-def solve_layer(problem: Columns, name: str, support: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def solve_layer(problem: Problem, name: str, support: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Refine the support and weights [o, i] of a layer, block by block; as many survive as before.
 
     Where the support is fixed, since each row or group keeps a given number of weights, only the weights are refined.
@@ -69,7 +57,7 @@ def solve_layer(problem: Columns, name: str, support: np.ndarray, weights: np.nd
     return flat_support.reshape(support.shape), flat_weights.reshape(support.shape)
 
 
-def _start(problem: Columns, a: Tensor, w: np.ndarray, b: np.ndarray, support: np.ndarray, m: int) -> Block:
+def _start(problem: Problem, a: Tensor, w: np.ndarray, b: np.ndarray, support: np.ndarray, m: int) -> Block:
     """Cut columns [n, size] into blocks of m; the last is padded with weights that are zero and not in the support."""
     n, size = a.shape
     padding = -size % m
@@ -87,7 +75,7 @@ def _start(problem: Columns, a: Tensor, w: np.ndarray, b: np.ndarray, support: n
 
 
 def _evaluated(
-    problem: Columns, a: Tensor, w: Tensor, empty: Tensor, candidates: list[tuple[Tensor, Tensor]]
+    problem: Problem, a: Tensor, w: Tensor, empty: Tensor, candidates: list[tuple[Tensor, Tensor]]
 ) -> list[Block]:
     """Pairs of d and support as blocks; A, which is much larger than they, is read once for all of them."""
     together = torch.einsum("qnm,sqm->sqn", a, torch.stack([d for d, _ in candidates]))
@@ -98,15 +86,14 @@ def _evaluated(
     return found
 
 
-def refine(problem: Columns, blocks: Block) -> Block:
+def refine(problem: Problem, blocks: Block) -> Block:
     """Iterative hard thresholding in each block: gradient steps, keep as many of the largest as before."""
     kept = blocks.support.sum(dim=1).tolist()
     curvature = torch.linalg.eigvalsh(blocks.a @ blocks.a.transpose(1, 2))[:, -1:] + problem.mu
     for _ in range(problem.iterations):
         factors = blocks.v + problem.inverse_batch
-        gradient = (factors[:, None] @ blocks.a)[
-            :, 0
-        ] + problem.mu * blocks.d  # batched matmul: einsum takes twice as long
+        # A batched matmul: einsum takes twice as long.
+        gradient = (factors[:, None] @ blocks.a)[:, 0] + problem.mu * blocks.d
         before, candidates = blocks.objective, []
         for step in STEPS:
             u = blocks.w + blocks.d - step / curvature * gradient
@@ -114,9 +101,8 @@ def refine(problem: Columns, blocks: Block) -> Block:
             candidates.append((torch.where(support, u, 0) - blocks.w, support))
         start = blocks
         for candidate in reversed(_evaluated(problem, start.a, start.w, start.empty, candidates)):
-            blocks = _chosen(
-                candidate.objective < start.objective, candidate, blocks
-            )  # the longest step that helps wins
+            # In reversed order, so that the longest step that helps wins.
+            blocks = _chosen(candidate.objective < start.objective, candidate, blocks)
         if not (blocks.objective < before).any():
             break
     return blocks
@@ -145,7 +131,7 @@ def _chosen(take: Tensor, one: Block, other: Block) -> Block:
     return Block(*one[:3], *(pick(x, y) for x, y in zip(one[3:], other[3:], strict=True)))
 
 
-def solve_exactly(problem: Columns, blocks: Block) -> Block:
+def solve_exactly(problem: Problem, blocks: Block) -> Block:
     """The minimum on each block's support, pruned weights at zero."""
     alive = blocks.support.double()
     fixed = torch.einsum("qnm,qm->qn", blocks.a, -blocks.w * (1 - alive))

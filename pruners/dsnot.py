@@ -1,4 +1,4 @@
-"""DSnoT: exchange weights of a mask one for one, so that the expected output of each row comes back.
+"""DSnoT: swap pruned and kept weights of a row one for one, until its expected output is restored.
 
 Zhang et al., "Dynamic Sparse No Training: Training-Free Fine-tuning for Sparse LLMs", ICLR 2024. No gradients and no
 weight update: means and variances of the inputs of each layer, from one more pass over the data.
@@ -20,13 +20,13 @@ from pruners.measuring import gather_apart
 from sparsity.mask import Mask
 
 STEPS = 50
-"""Exchanges in a row, at the most: the authors' default."""
+"""Largest number of swaps in a row: the authors' default."""
 
 ENOUGH = 0.1
-"""A row whose expected error is at most so large is left as it is: the authors' default."""
+"""Largest expected error of a row that is not repaired: the authors' default."""
 
 CHUNK = 1 << 22
-"""Weights that are looked at together."""
+"""Weights processed at a time."""
 
 
 class InputMoments(InputNorms):
@@ -41,19 +41,19 @@ class InputMoments(InputNorms):
         return torch.cat([x.sum(dim=0), tokens])
 
     def moments(self, name: str, block: int) -> tuple[Tensor, Tensor]:
-        """Of each input channel [i], float64: its sum over the tokens of a sequence, on average, and its variance."""
+        """Mean (of the sum over a sequence's tokens) and variance of each input channel [i], float64."""
         start, i = self._offsets[name, block], len(self.norms(name, block))
         squares, sequences = self._sums[start : start + i], self._sums[start + i]
         sums, tokens = self._sums[start + i + 2 : start + 2 * i + 2], self._sums[start + 2 * i + 2].clamp(min=1)
         spread = squares / tokens - (sums / tokens).square()
-        # A constant input has none: it is then the surest of all, so that its least value only must not be 0.
+        # The variance divides a score below. That of a constant input is 0, so it gets the smallest value instead.
         least = torch.finfo(torch.float32).eps * squares / tokens + torch.finfo(torch.float32).tiny
         return sums / sequences.clamp(min=1), torch.maximum(spread, least)
 
 
 @torch.no_grad()
 def repair(pruner: Pruner, masks: Mapping[float, Mask]) -> dict[float, Mask]:
-    """The masks with the weights of each layer exchanged within their rows."""
+    """The masks after the swaps within the rows of each layer."""
     moments = InputMoments(pruner.model, pruner.layers)
     gather_apart(pruner, moments)
     found = {sparsity: pruner.mask_of({}) for sparsity in masks}
@@ -72,11 +72,11 @@ def repair(pruner: Pruner, masks: Mapping[float, Mask]) -> dict[float, Mask]:
 
 
 def exchanged(weight: Tensor, kept: Tensor, mean: Tensor, variance: Tensor, norm: Tensor) -> Tensor:
-    """kept [o, i] after exchanges. weight [o, i]; of the inputs [i]: mean and variance float64, norm float32.
+    """kept [o, i] after the swaps. weight [o, i]; of the inputs [i]: mean and variance float64, norm float32.
 
-    A row's error is the expected output of its pruned weights, the sum of W_oi E[x_i]. While it is too large, the
-    pruned weight comes back that reduces it most, for the variance of its input, and of the kept weights whose loss
-    reduces it the one goes that Wanda scores lowest.
+    A row's error is the expected output of its pruned weights, the sum of W_oi E[x_i]. While it is above `ENOUGH`, a
+    swap reduces it. The pruned weight with the largest W_oi E[x_i] / Var[x_i] of the error's sign is kept again. In
+    return the kept weight with the lowest Wanda score is pruned, among those of the opposite sign.
     """
     step = max(1, CHUNK // weight.shape[1])
     parts = zip(weight.split(step), kept.split(step), strict=True)
@@ -87,7 +87,7 @@ def _exchanged(weight: Tensor, kept: Tensor, mean: Tensor, variance: Tensor, nor
     share, lines = weight.double() * mean, torch.arange(len(weight), device=weight.device)
     error = share.masked_fill(kept, 0).sum(dim=1)
     cost = (weight.abs().float() * norm).double()
-    # For either sign of the error, negative first: what may come back, and what may go [2, o, k].
+    # Both orders are sorted once, for either sign of the error (negative first): regrown, pruned [2, o, k].
     back = torch.stack([_first(-s * share / variance, ~kept & (s * share > 0)) for s in (-1, 1)])
     gone = torch.stack([_first(cost, kept & (s * share < 0)) for s in (-1, 1)])
     place = torch.zeros(len(weight), 2, dtype=torch.long, device=weight.device)
@@ -106,6 +106,6 @@ def _exchanged(weight: Tensor, kept: Tensor, mean: Tensor, variance: Tensor, nor
 
 
 def _first(order: Tensor, allowed: Tensor) -> Tensor:
-    """Columns [o, k] of the lowest of those allowed, ties by position; -1 where there are no more."""
+    """Columns [o, k] of the lowest allowed entries, ties by position; -1 where fewer are allowed."""
     found = order.masked_fill(~allowed, torch.inf).argsort(dim=1, stable=True)[:, :STEPS]
     return found.masked_fill(~allowed.gather(1, found), -1)

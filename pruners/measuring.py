@@ -1,4 +1,4 @@
-"""What an allocation, a repair or a choice of tokens measures for itself, in a pass of its own over the data."""
+"""Extra passes over the data: importance of layers for an allocation, statistics for a repair or a choice of tokens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sparsity.groups import parse_pattern
 
 
 def measures(allocation: str, repair: str | None, options: Any) -> list[int | None]:
-    """The passes besides the method's own: how many steps each reads at the most, None for all."""
+    """The passes besides the method's own: the largest number of steps that each reads, None for all."""
     ranked = [MEASURES[allocation].steps] if allocation_named(allocation).ranked else []
     drifts = [None] if getattr(options, "tokens", None) == "atv" else []
     return ranked + drifts + ([None] if repair is not None else [])
@@ -32,7 +32,7 @@ def uses_loss(method: type[Pruner], allocation: str) -> bool:
 
 
 def check_measures(name: str, allocation: str, repair: str | None, options: Any, batches: Any = ()) -> None:
-    """InputError where a method's masks cannot be repaired, or the batches are over after one pass."""
+    """InputError where a method's masks cannot be repaired, or the batches allow a single pass only."""
     if repair is not None and PRUNERS[name].updates_weights:
         raise InputError(
             f"--repair {repair} exchanges weights, but {name} has updated those that it keeps: leave it out"
@@ -86,7 +86,7 @@ def choose_tokens(pruner: Pruner) -> None:
 
 
 def gather_apart(pruner: Pruner, statistic: Any, steps: int | None = None) -> None:
-    """Feed a statistic the data that the method sees, or so many steps of it; nothing is saved."""
+    """One pass of a statistic over the method's data, or over its first `steps`; nothing is saved."""
     work = pruner.work
     pairs = work.pairs if steps is None else min(steps, work.pairs or steps)
     pruner.work = dataclasses.replace(work, checkpoint=no_checkpoint, pairs=pairs)

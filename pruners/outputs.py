@@ -25,12 +25,12 @@ from sparsity.mask import Mask
 from sparsity.percents import percent
 from sparsity.picture import draw_layers
 from sparsity.saved_scores import write_scores
-from storage.atomic import check_writable, write_json, write_text
+from storage.atomic import check_writable, write_text
 from storage.hashing import hash_json
 from storage.tensors import parse_metadata, read_metadata
 
-MOST_WORDS = 60
-"""Longest list of sparsities in the name of a picture: file systems allow some 255 characters in all."""
+MOST_CHARACTERS = 60
+"""Most characters of a list of sparsities in a file name: file systems allow some 255 in all."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Outputs:
         """The files of a run; an allocation that is not the method's own is part of their names.
 
         left_out: parts of the method's score that are, too: `reached` makes multiflow-noreached. ids: whether intrinsic
-        dimensions weight layers, as in omp-id. repair: what exchanged weights afterwards, as in wanda-dsnot.
+        dimensions weight layers, as in omp-id. repair: the method that repaired the masks, as in wanda-dsnot.
         """
         special = [allocation.replace(":", "of")] if allocation is not None else []
         special += [f"no{part}" for part in left_out] + (["id"] if ids else []) + ([repair] if repair else [])
@@ -99,35 +99,35 @@ class Outputs:
         )
         return sorted(path for path in self.folder.glob("*.safetensors") if name.fullmatch(path.name))
 
-    def _beside(self, ending: str) -> Path:
+    def _file(self, ending: str) -> Path:
         return self.folder / f"{self.model}_{self.label}_seed{self.seed}_{ending}"
 
     def scores(self, sparsity: float | None = None) -> Path:
         """Scores of all weights, from which masks are made; per sparsity for methods that train them."""
         if sparsity is None:
-            return self._beside("scores.safetensors")
+            return self._file("scores.safetensors")
         return self.mask(sparsity).with_name(self.mask(sparsity).stem + "_scores.safetensors")
 
     @property
     def manifest(self) -> Path:
         """What the run was calibrated on."""
-        return self._beside("calibration.json")
+        return self._file("calibration.json")
 
     @property
     def picture(self) -> Path:
         """Sparsity of every layer; a long list of sparsities is shortened to the first, the last and a fingerprint."""
         if self.cut is None:
-            return self._beside("layers.png")
+            return self._file("layers.png")
         asked = [f"{percent:.10g}" for percent in self.cut]
         words = "-".join(asked)
-        if len(words) > MOST_WORDS:
+        if len(words) > MOST_CHARACTERS:
             words = f"{asked[0]}-to-{asked[-1]}-{hash_json(words)[:8]}"
-        return self._beside(f"layers_{words}.png")
+        return self._file(f"layers_{words}.png")
 
     @property
     def checkpoint(self) -> Path:
         """Checkpoint of a run that is not finished."""
-        return self._beside("unfinished.safetensors")
+        return self._file("unfinished.safetensors")
 
     @property
     def runtimes(self) -> Path:
@@ -160,14 +160,10 @@ class Outputs:
                     goes = "it and" if path in asked else "it stays, but"
                     return (
                         f"{path} was made with other settings ({name}: {before[name]}, now {value}): {goes} the "
-                        "scores, the "
-                        "picture and the calibration manifest next to it will be replaced; --output_dir keeps both"
+                        "scores, the picture and the calibration manifest next to it will be replaced; "
+                        "--output_dir keeps both"
                     )
         return None
-
-    def write_manifest(self, manifest: dict[str, Any]) -> None:
-        """The calibration manifest."""
-        write_json(self.manifest, manifest)
 
     def write(
         self, session: Any, masks: dict[float, Mask], source: dict[str, Any], save_scores: bool, processes: int

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-import torch.distributed as dist
 from torch import nn
 
+from calibration.processes import Group
 from calibration.resume import Checkpoint
 from console.errors import InputError
 from console.progress import console
@@ -20,7 +20,7 @@ from data.tokenizer import load_tokenizer
 from models.base import Batch, Model
 from models.common.checkpoint import fingerprint
 from models.layers import weights_in_matrices
-from models.library.finding import told_skipped
+from models.library.finding import skipped_lines
 from pruners.settings import PruneConfig
 
 
@@ -36,7 +36,7 @@ def describe(model: nn.Module, name: str) -> None:
         )
     share = share_of_matrices(prunable, whole)
     console.print(f"{name}: {total:,} parameters, {counted(len(layers), 'layer')} with {share}")
-    for line in told_skipped(model.skipped):
+    for line in skipped_lines(model.skipped):
         console.print(f"  not pruned  {line}")
 
 
@@ -68,12 +68,11 @@ def calibration_batches(model: nn.Module, config: PruneConfig) -> CalibrationBat
 def plain_samples(
     model: Model, config: PruneConfig, count: int, batch_size: int
 ) -> tuple[CalibrationBatches, Callable[[], Iterator[Batch]]]:
-    """The first samples of the calibration data's first side, without augmentation: a re-iterable of batches of
-    `batch_size`; the last may be smaller.
+    """The first `count` samples of the first side, without augmentation, and a function that iterates over them.
 
-    InputError where the data has fewer.
+    It gives batches of `batch_size`, the last of which may be smaller. InputError where the data has fewer samples.
     """
-    plain = {side: _unvaried(reader) for side, reader in config.sides.items()}
+    plain = {side: _not_augmented(reader) for side, reader in config.sides.items()}
     config = replace(config, sides=plain, num_batches=math.ceil(count / batch_size), batch_size=batch_size)
     batches = calibration_batches(model, config)
     if (there := len(batches) * batch_size) < count:
@@ -89,7 +88,7 @@ def plain_samples(
     return batches, samples
 
 
-def _unvaried(reader: Any) -> Any:
+def _not_augmented(reader: Any) -> Any:
     """A reader's configuration without augmentation."""
     if not hasattr(reader, "augmentation"):
         return reader
@@ -97,8 +96,7 @@ def _unvaried(reader: Any) -> Any:
 
 
 def weights_identity(model: nn.Module) -> dict[str, str]:
-    """File and hash of the weights, of all shards in order (of the tensors, where a library read them); random ones
-    say so."""
+    """File and SHA-256 of the weights, "random" and none for random ones (`models.common.checkpoint.fingerprint`)."""
     if model.load_report is None:
         return {"file": "random", "sha256": ""}
     return {"file": model.load_report.source, "sha256": fingerprint(model)}
@@ -107,8 +105,4 @@ def weights_identity(model: nn.Module) -> dict[str, str]:
 def all_failures(batches: CalibrationBatches | None, checkpoint: Checkpoint) -> list[str]:
     """Images that could not be read, by any process, before an interruption or since."""
     failed = set(batches.failed if batches is not None else ()) | set(checkpoint.remembered or ())
-    if dist.is_available() and dist.is_initialized():
-        parts: list[set[str]] = [set()] * dist.get_world_size()
-        dist.all_gather_object(parts, failed)
-        failed = set().union(*parts)
-    return sorted(failed)
+    return sorted(set().union(*Group.current().objects(failed)))

@@ -5,11 +5,10 @@ python prune.py --pruner rand --seed 0
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from torch import Tensor
 
+from data.randomness import derive_seed
 from pruners.base import OneShot
 
 
@@ -21,6 +20,5 @@ class Rand(OneShot):
 
     def score(self, name: str) -> Tensor:
         """[o, i] in [0, 1), drawn on the CPU: the same on every device and for every order of layers."""
-        digest = hashlib.blake2b(f"{self.work.seed}/{name}".encode(), digest_size=8).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+        generator = torch.Generator().manual_seed(derive_seed(self.work.seed, name))
         return torch.rand(self.shapes[name], generator=generator)

@@ -61,12 +61,12 @@ def warn_of_collapses(masks: dict[float, Mask]) -> None:
 
 def collapses(mask: Mask) -> list[str]:
     """Sentences naming modalities and layers that are pruned whole."""
-    warnings, told = [], set()
+    warnings, named = [], set()
     for modality, names in mask.layers_by_modality().items():
         if not any(mask.kept(name) for name in names):
             warnings.append(f"no weight of the {modality} modality is kept")
-            told |= set(names)
-    empty = [name for name in mask if mask.kept(name) == 0 and name not in told]
+            named |= set(names)
+    empty = [name for name in mask if mask.kept(name) == 0 and name not in named]
     if empty:
         more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
         warnings.append(f"no weight is kept in {counted(len(empty), 'layer')}: {', '.join(empty[:5])}{more}")

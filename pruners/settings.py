@@ -35,13 +35,13 @@ class PruneConfig:
     batch_size: int = 32  # samples per batch of each side
     num_workers: int = 8  # data loader processes
     max_missing: float = 0.05  # share of images that may be missing
-    output_dir: str = "pruned_weights"
+    output_dir: str = "pruned_weights"  # folder of all output files
     save_every: float = 60.0  # seconds between checkpoints
     save_scores: bool = True  # whether to write the scores file
-    accelerator: str = "auto"
-    devices: int = 1
+    accelerator: str = "auto"  # cpu, gpu, mps or auto
+    devices: int = 1  # processes on each machine
     num_nodes: int = 1  # machines
-    precision: int | str = "32-true"  # 16 is a number to YAML
+    precision: int | str = "32-true"  # of computations; YAML reads 16 as a number
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)  # pruner -> its own options and num_batches
 
     def __post_init__(self) -> None:

@@ -83,14 +83,16 @@ class SparseGPT(Pruner):
                 for name in part:
                     masks[sparsity].add(name, part[name], torch.from_numpy(part.weights(name)), held)
 
-        if saved := checkpoint.load():  # inputs are those of the dense model: what was solved is only read again
+        if (
+            saved := checkpoint.load()
+        ):  # solved layers are read back: inputs come from the dense model, so no later layer needs them
             solved, self.unreached = saved[1]["solved"], saved[1]["unreached"]
             for number, names in enumerate(solved):
                 add({sparsity: Mask.load(checkpoint.parts / f"{number}_{sparsity}.safetensors") for sparsity in masks})
                 self.hessians.forget(names)
 
         def done(names: list[str]) -> None:
-            """The moments of some layers are complete: all but a block's would be too much to hold."""
+            """Prune layers whose moments are complete, and free these: those of all blocks would not fit."""
             if not names or names in solved:
                 return
             self.unreached += self.hessians.without_input(names)

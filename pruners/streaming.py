@@ -34,11 +34,11 @@ Done = Callable[[list[str]], None]
 def gather_streamed(
     pruner: Pruner, statistic: InputStatistic, start: int = 0, behind: int | None = None, done: Done | None = None
 ) -> None:
-    """Feed all units from the pair `start` on to a statistic of inputs, in the order in which they are numbered.
+    """Feed the units from step `start` on to a statistic of inputs, in the order of their numbers.
 
-    behind: the last block whose sums an interrupted run had saved, of the first units. done: called with the layers of
-    each block that no pass will call any more, in the end with all that lie in none; nothing is saved then, and all
-    units run together.
+    behind: the last block whose sums the checkpoint has, for the first chunk of units. done: called after each block
+    with its layers, whose statistics are then complete, and at the end with the layers outside of all blocks. With
+    `done` all units run as one chunk, and nothing is checkpointed.
     """
     work = pruner.work
     seen = 0
@@ -54,13 +54,16 @@ def gather_streamed(
 
 
 def _chunks(pruner: Pruner, start: int, size: int | None) -> Iterator[list[Unit]]:
-    """This process's units, so many of all processes together at a time (None: all); empty where others have some."""
+    """This process's units in chunks of `size` units of all processes (None: one chunk).
+
+    A chunk may be empty here: every process takes part in each one.
+    """
     work = pruner.work
     units = stream(work.batches, work.sides, work.group, start, work.pairs)
     groups = itertools.groupby(units, lambda unit: 0 if size is None else unit.index // size)
     while True:
         chunk = list(next(groups, (0, ()))[1])
-        if not any(work.group.objects(len(chunk), list(range(work.group.size)))):
+        if not any(work.group.objects(len(chunk))):
             return
         yield chunk
 
@@ -68,7 +71,7 @@ def _chunks(pruner: Pruner, start: int, size: int | None) -> Iterator[list[Unit]
 def _run(
     pruner: Pruner, statistic: InputStatistic, chunk: list[Unit], first: int, behind: int | None, done: Done | None
 ) -> int:
-    """Some units through the whole model; returns how many there were, of all processes."""
+    """Run a chunk of units through the model; returns their number, of all processes."""
     work, model, device = pruner.work, pruner.model, device_of(pruner.model)
     chunk = [dataclasses.replace(unit, batch=to_device(unit.batch, device)) for unit in chunk]  # hooks read it, too
     runs = [lambda unit=unit: pruner.see(model.observe, unit, device) for unit in chunk]
@@ -76,7 +79,7 @@ def _run(
     counted = 0
 
     def leave(block: int) -> None:
-        """All passes have gone through a block."""
+        """After the last pass through a block."""
         if done is not None:
             done(_layers_of(pruner, block))
         elif behind is None or block > behind:
@@ -89,7 +92,7 @@ def _run(
                 leave(block)
                 continue
             statistic.close()
-            if behind is not None and block <= behind:  # its sums are there; the states behind it are not
+            if behind is not None and block <= behind:  # the checkpoint has its sums, but not its output states
                 statistic.drop()
             else:
                 statistic.merge(work.group, ranks)
@@ -123,7 +126,7 @@ def streamable(args: argparse.Namespace, settings: Settings) -> Settings:
 
 
 def check_streamed(name: str) -> None:
-    """InputError for a method that looks at a loss's gradients, which go through the whole model."""
+    """InputError for a method with gradients, whose backward pass needs the whole model."""
     if PRUNERS[name].uses_gradients:
         others = ", ".join(one for one in PRUNERS if not PRUNERS[one].uses_gradients)
         raise InputError(
@@ -133,7 +136,7 @@ def check_streamed(name: str) -> None:
 
 
 def check_disk(model: Model, folder: Path, copies: int) -> None:
-    """InputError now, not after hours, where the model does not fit into a folder so many times."""
+    """InputError, before the calibration, when `copies` of the model do not fit into a folder."""
     check_room(folder, copies * model.streamed.size, "to write the model with its zeros")
 
 

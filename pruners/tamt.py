@@ -70,7 +70,9 @@ class TAMT(Rounds):
             self.gather(training, start, self.work.pairs, also=progress.state())
         finally:
             self.model.eval()
-        known = self.scores_by_sparsity  # pruning may cut a layer off at one sparsity; the data misses it at all
+        known = (
+            self.scores_by_sparsity
+        )  # at one sparsity pruning may cut a layer off; unreached are those missed at all
         self.unreached = [name for name in training.unreached if not known or name in self.unreached]
         scores = training.scores
         self.scores_by_sparsity[sparsity] = Scores.of(dict(self._magnitude(scores.scores)))
@@ -105,7 +107,7 @@ class TAMT(Rounds):
 
 
 class Training:
-    """A statistic whose sums are steps of an optimizer: one a pair of batches."""
+    """A statistic that takes an optimizer step after each step of the data, instead of adding up."""
 
     def __init__(self, pruner: TAMT, scores: TrainedScores, steps: int):
         self.follows_state = pruner.model.follows_state

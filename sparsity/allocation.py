@@ -175,11 +175,6 @@ def check_kept(name: str, mask: Mask, sparsity: float) -> None:
             raise InputError(f"rows of layer '{layer}' keep from {by_row.min()} to {by_row.max()} weights")
 
 
-def cuts_small_groups(name: str) -> bool:
-    """Whether an allocation fixes the number of weights in parts smaller than a layer."""
-    return allocation_named(name).by_row
-
-
 @allocation("modality")
 def cut_multimodally(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> LayerCuts:
     """MULTIFLOW's multimodal prior (eq. 7) and mask (eq. 8).

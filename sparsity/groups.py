@@ -40,10 +40,6 @@ class GroupCut:
         low, more = divmod(self.pruned, groups)
         return low + (np.arange(groups) < more)
 
-    def below(self, scores: np.ndarray) -> int:
-        """How many of `scores` are pruned."""
-        return self.pruned
-
 
 @dataclass(frozen=True, eq=False)
 class GuardedCut:
@@ -58,10 +54,6 @@ class GuardedCut:
     def keep(self, scores: np.ndarray) -> np.ndarray:
         """scores [o, i] float32 -> boolean [o, i], True where the weight stays."""
         return self.cut.keep(guarded(scores, self.best))
-
-    def below(self, scores: np.ndarray) -> int:
-        """How many of `scores` are pruned."""
-        return self.cut.below(guarded(scores, self.best))
 
 
 def guarded(scores: np.ndarray, best: np.ndarray) -> np.ndarray:

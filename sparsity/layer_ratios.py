@@ -19,13 +19,13 @@ OUTLIER = 5.0
 """M of OWL: an outlier is a score of more than so many times the block's mean."""
 
 SPREAD = 0.08
-"""Lambda of OWL: a block's sparsity is that of the model plus or minus so much, at the most."""
+"""Lambda of OWL: the largest difference between the sparsity of a block and that of the model."""
 
 MARGIN = 0.1
-"""A layer's sparsity is above that of the model by so much, at the most: as in the authors' scripts."""
+"""By how much a layer may be sparser than the model, as in the authors' scripts."""
 
 TINY = 1e-6
-"""The least importance, as a share of the largest: all layers can be filled up."""
+"""Smallest importance, as a share of the largest, so that no layer is stuck at the least density."""
 
 
 @allocation("model", by_row=True)
@@ -73,8 +73,8 @@ def cut_by_importance(
 ) -> LayerCuts:
     """Each layer keeps the least share, and a share of what is left in proportion to its importance.
 
-    Sung et al., "ECoFLaP: Efficient Coarse-to-Fine Layer-Wise Pruning for Vision-Language Models", ICLR 2024; TAMP has
-    it from there. Full layers pass on what they cannot keep.
+    Sung et al., "ECoFLaP: Efficient Coarse-to-Fine Layer-Wise Pruning for Vision-Language Models", ICLR 2024; TAMP
+    shares by the same rule. What exceeds a full layer goes to the others.
     """
     ranks = np.array([importance[name] for name in scores], dtype=np.float64)
     most = ranks.max()

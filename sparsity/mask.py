@@ -57,8 +57,8 @@ class Mask(Mapping[str, Tensor]):
     ) -> None:
         """Add a layer, packed: boolean `kept` and, where a method updates them, `weights` of the same shape.
 
-        A method can add each layer as soon as it is solved, and never holds all layers unpacked. held: where values
-        are put.
+        A method can add each layer as soon as it is solved, and never holds all layers unpacked. held: what stores the
+        values, for example in a file.
         """
         array = kept.detach().cpu().numpy()
         if array.dtype != np.bool_:
@@ -166,7 +166,7 @@ class Mask(Mapping[str, Tensor]):
         return self._shapes[name]
 
     def bits(self, name: str) -> np.ndarray:
-        """A layer as it is kept: uint8, eight weights a byte, the last byte filled up with zeros. Not to be written."""
+        """The packed bits of a layer: uint8, eight weights a byte, padded with zeros. Read-only."""
         return self._bits[name]
 
     def kept(self, name: str) -> int:
@@ -297,7 +297,7 @@ class Mask(Mapping[str, Tensor]):
             fitted = self.fitted(model)
             for name in fitted._transposed:
                 raise InputError(
-                    f"'{name}' keeps its matrix transposed, for which the published format has no word: save the mask "
+                    f"'{name}' keeps its matrix transposed, which the published format cannot say: save the mask "
                     "as safetensors"
                 )
             write_published(path, fitted, model)
@@ -313,9 +313,9 @@ class Mask(Mapping[str, Tensor]):
         write_safetensors(path, tensors, sealed(tensors, metadata))
 
     def inside_weights(self) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Tensors, named and made as in published files of weights, and metadata: what lets weights contain this mask.
+        """Tensors, as in published files of weights, and metadata, which store this mask in a file of weights.
 
-        `load` reads the mask out of such a file. Updated weights are left out: the file has weights of its own.
+        `load` reads the mask from such a file. Updated weights are left out: the file has weights of its own.
         """
         about = {"modalities": self.modalities, "source": self.source, "transposed": sorted(self._transposed)}
         return {f"{name}{SUFFIX}": self[name] for name in self}, {"mask": json.dumps(about)}

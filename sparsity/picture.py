@@ -39,9 +39,7 @@ def draw_layers(masks: dict[float, Mask], path: Path, title: str) -> None:
     axes[-1, 0].set_xlabel("layers, in the order of the model")
     figure.suptitle(f"{title}: share of weights pruned in every layer", fontsize=12)
     figure.tight_layout()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def draw_progress(history: list[dict[str, Any]], mask: Mask, path: Path, title: str) -> None:
@@ -93,6 +91,12 @@ def draw_progress(history: list[dict[str, Any]], mask: Mask, path: Path, title: 
         axis.vlines(list(begins), *axis.get_ylim(), color="black", linewidth=0.8)
     figure.colorbar(mesh, ax=below, label="% kept")
     figure.suptitle(title, fontsize=12)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    from matplotlib import pyplot as plt
+
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     plt.close(figure)

@@ -69,9 +69,9 @@ class Progressive(Sparsifier):
             self._parameters[name] = self._layers[name].weight
             bias = getattr(self._layers[name], "bias", None)
             if self.config.biases and isinstance(bias, nn.Parameter):
-                self._parameters[beside := f"{name.removesuffix('weight')}bias"] = bias
+                self._parameters[bias_name := f"{name.removesuffix('weight')}bias"] = bias
                 if self._factors is not None:
-                    self._factors[beside] = self._factors[name]
+                    self._factors[bias_name] = self._factors[name]
         self._size = sum(parameter.numel() for parameter in self._parameters.values())
         self._check_least([parameter.numel() for parameter in self._parameters.values()])
 

@@ -29,7 +29,7 @@ def read_published(path: Path | str) -> dict[str, Tensor]:
     if zeros := zeros_of_run(content):
         return zeros
     content, _ = inner_state(content)
-    if not isinstance(content, dict) or not any(str(key).endswith(f"weight{SUFFIX}") for key in content):
+    if not _has_masks(content):
         raise InputError(f"{path} is not a mask file: it has no key ending in '.weight{SUFFIX}'")
     return masks_among(content, path)
 
@@ -48,9 +48,10 @@ def zeros_of_run(content: Any) -> dict[str, Tensor]:
 def contains_mask(path: Path | str) -> bool:
     """Whether a file of weights contains its mask."""
     content = read_tensors(path)
-    if zeros_of_run(content):
-        return True
-    content, _ = inner_state(content)
+    return bool(zeros_of_run(content)) or _has_masks(inner_state(content)[0])
+
+
+def _has_masks(content: Any) -> bool:
     return isinstance(content, dict) and any(str(key).endswith(f"weight{SUFFIX}") for key in content)
 
 

@@ -54,7 +54,7 @@ def write_scores(
 def read_scores(path: Path) -> tuple[Scores, dict[str, np.ndarray], dict[str, Any]]:
     """Scores and weights (empty where not saved) as matrices, and what the file says: modality, shapes, source.
 
-    InputError when it is not a scores file, or damaged; files of before there was a fingerprint are checked without it.
+    InputError when it is not a scores file, or damaged; older files, which have no hash, are read without that check.
     """
     tensors, metadata = read_safetensors(path)
     if metadata.get("format") != SCORES_FORMAT:

@@ -34,7 +34,7 @@ MOVED = 0.01
 
 class Search(Progressive):
     """A run of two stages (training/searching.py). The first trains a score for each weight while all weights are
-    frozen; the weights with the largest |score| are used. The second trains the weights under the resulting mask.
+    frozen; the weights with the largest |score| are kept. The second trains the weights under the resulting mask.
 
     The first stage also trains parameters that the checkpoint lacks (a new classifier) and the task's extra modules (a
     prompt). Without either, the gradient of a score is g w sign(score), with g that of the masked weight.

@@ -95,8 +95,7 @@ def write_text(path: Path | str, text: str) -> None:
 def write_json(path: Path | str, value: Any) -> None:
     """Write `value` as indented JSON to `path` atomically.
 
-    Half a character (a lone surrogate, which UTF-8 cannot encode) is written as a JSON escape, and so survives a round
-    trip.
+    A lone surrogate, which UTF-8 cannot encode, is written as a JSON escape, and so survives a round trip.
     """
     text = json.dumps(value, indent=1, ensure_ascii=False)
     write_text(path, text.encode("utf-8", "backslashreplace").decode() + "\n")

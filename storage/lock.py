@@ -18,7 +18,7 @@ from console.progress import console
 def locked(path: Path, doing: str, waiting: str = "") -> Iterator[None]:
     """Hold the lock file `path`, waiting for its current holder; the file is not removed.
 
-    doing: reads like 'write the mini world to cache', for the InputError where the file cannot be written.
+    doing: a phrase such as 'write the mini world to cache', for the InputError where the file cannot be written.
     waiting: printed if another process holds the lock.
     """
     lock = claim(path, doing)

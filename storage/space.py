@@ -14,7 +14,7 @@ from console.errors import InputError
 def check_room(folder: Path, needed: int, purpose: str) -> None:
     """InputError when less than `needed` bytes are free where `folder` is, or will be.
 
-    purpose: reads like 'to fetch and unpack finetune.tar.gz'.
+    purpose: a phrase such as 'to fetch and unpack finetune.tar.gz'.
     """
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
@@ -26,9 +26,10 @@ def check_room(folder: Path, needed: int, purpose: str) -> None:
 
 
 def on_disk(array: np.ndarray, folder: Path | None = None) -> np.ndarray:
-    """The same array in a nameless file of a folder (None: the system's), which goes with it: no memory that is needed.
+    """The array, memory-mapped from an unnamed temporary file in `folder` (None: the system's), so that it can be paged
+    out.
 
-    An empty one stays as it is: files of nothing cannot be mapped.
+    The file is freed with the array. An empty array is returned as it is: an empty file cannot be mapped.
     """
     if not array.size:
         return array

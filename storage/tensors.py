@@ -8,7 +8,7 @@ import json
 import os
 import pickle
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -25,7 +25,7 @@ from storage.pickles import culprit, harmless
 from storage.shards import weight_files
 
 LONGEST_HEADER = 100_000_000
-"""Bytes that a safetensors header may have; the library refuses longer ones."""
+"""Most bytes of a safetensors header: the library refuses longer ones."""
 
 SAFE_PROTOCOL = 3
 """The last pickle protocol that torch reads without running code."""
@@ -64,10 +64,8 @@ def _read(path: Path) -> Any:
             "refused; write it again as torch.save(model.state_dict(), FILE), which takes protocol 2"
         )
     try:
-        with (
-            harmless(),
-            torch.sparse.check_sparse_tensor_invariants(),
-        ):  # otherwise indices may point outside of the tensor
+        # Without the check, indices of a sparse tensor may point outside of it.
+        with harmless(), torch.sparse.check_sparse_tensor_invariants():
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except OSError as error:
         if error.errno == errno.EINVAL:  # a truncated zip file: torch reads its end first
@@ -98,27 +96,24 @@ def is_safetensors(path: Path | str) -> bool:
 
 def read_safetensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a `.safetensors` file; InputError when it is missing or corrupt."""
-    try:
-        with _opened(path) as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except OSError as error:
-        raise explain_os_error(error, f"read {path}") from error
-    except SafetensorError as error:
-        raise _corrupt(path, error) from error
-
-
-def _opened(path: Path | str) -> safe_open:
-    """A `.safetensors` file; for a folder the library's message would be misleading."""
-    if Path(path).is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    return safe_open(path, "pt")
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
 def read_metadata(path: Path | str) -> dict[str, str]:
     """The metadata alone of a `.safetensors` file; InputError when it is missing or corrupt."""
+    with _opened(path) as file:
+        return file.metadata() or {}
+
+
+@contextlib.contextmanager
+def _opened(path: Path | str) -> Iterator[safe_open]:
+    """A `.safetensors` file to read from; InputError when it is missing or corrupt."""
     try:
-        with _opened(path) as file:
-            return file.metadata() or {}
+        if Path(path).is_dir():  # the library's message would be misleading
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        with safe_open(path, "pt") as file:
+            yield file
     except OSError as error:
         raise explain_os_error(error, f"read {path}") from error
     except SafetensorError as error:
@@ -167,7 +162,7 @@ def write_like(source: Path, path: Path, change: Callable[[str, Tensor], Tensor]
         length = int.from_bytes(file.read(8), "little")
         head = file.read(length)
     entries = {name: entry for name, entry in json.loads(head).items() if name != "__metadata__"}
-    with _opened(source) as tensors, path.open("wb") as file:
+    with safe_open(source, "pt") as tensors, path.open("wb") as file:
         file.write(length.to_bytes(8, "little") + head)
         for name in sorted(entries, key=lambda name: entries[name]["data_offsets"]):
             changed = change(name, tensors.get_tensor(name)).detach().cpu().contiguous()

@@ -35,13 +35,13 @@ DAMAGED = (
 def unpack(
     archive: Path, folder: Path, inside: list[str], only: list[str] | None = None, force: bool = False
 ) -> tuple[dict[str, str], list[str]]:
-    """Unpack into `folder` what lies below a folder of the archive.
+    """Unpack the content of a folder of the archive into `folder`.
 
     Returns path below `folder` -> SHA-256 of the files that now equal the archive's; and the paths that were kept.
 
     inside: which folder; the first of these below which all its files lie ("" is all of it).
     only: the files wanted (relative); others are left in the archive. None: all.
-    force: whether files of other content that are there already are replaced.
+    force: whether existing files of other content are replaced.
     Raises InputError, with nothing written, when the archive is damaged or holds anything it should not.
     """
     temporary = (folder if folder.is_dir() else folder.parent) / f".{folder.name}.part"

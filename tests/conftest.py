@@ -27,6 +27,18 @@ REPOSITORY = Path(__file__).parent.parent
 REFERENCE = Path(__file__).parent / "reference"
 
 
+def on_meta(name: str) -> torch.nn.Module:
+    """A model of one of FAMILIES as its shipped configuration has it, without memory for its tensors."""
+    from configs.schema import parse
+    from models import FAMILIES, read_config
+
+    settings, where = read_config(name, None)
+    model_class = FAMILIES[settings.pop("family", name)]
+    sizes = {key: value for key, value in settings.items() if key not in ("weights", "tokenizer")}
+    with torch.device("meta"):
+        return model_class(parse(model_class.Config, sizes, where))
+
+
 def reference_batches(model: str, count: int) -> list[dict[str, dict[str, torch.Tensor]]]:
     """The first `count` general and region batches of the reference vectors."""
     tensors = load_file(REFERENCE / "vectors" / model / "batches.safetensors")

@@ -19,7 +19,7 @@ from console.interrupt import interrupt
 from console.progress import console
 from console.words import agreed, counted
 from models import RANDOM, file_name
-from models.library.finding import told_skipped
+from models.library.finding import skipped_lines
 from pruners import PRUNERS
 from sparsity.mask import Mask
 from sparsity.percents import percent
@@ -236,7 +236,7 @@ def sparsify(run: Run, model: nn.Module, sparsifier: Sparsifier) -> None:
             "model: {prune_head: true} prunes a classifier, too (timm:, hf:)"
         )
     if run.leads and isinstance(sparsifier, Progressive):
-        for line in told_skipped(model.skipped):
+        for line in skipped_lines(model.skipped):
             console.print(f"  not pruned  {line}")
     cut = "at the first cut" if isinstance(sparsifier, Search) else "after loading the mask"
     run.kept["at the start" if sparsifier.mask is None else cut] = count_kept(model)

@@ -1,15 +1,15 @@
 """Check captions: parse them, and compare them with the true scene.
 
 `parse_caption` reads every caption of the grammar, of either phrasing, and makes the best of a model's
-nonsense: what it cannot read it reports. `check_caption` gives an honest caption metric beside n-gram scores:
-how many of the mentioned things are there, and whether the caption is wholly true.
+nonsense: it reports what it cannot parse. `check_caption` is a caption metric that n-gram scores do not replace:
+how many of the mentioned things are in the scene, and whether the caption is wholly true.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from data.miniworld.meaning import Meaning, Phrase, holds, seats
+from data.miniworld.meaning import Meaning, Phrase, holds, matched_mentions
 from data.miniworld.scene import Scene
 from data.miniworld.words import (
     BACKGROUND_PHRASES,
@@ -66,7 +66,7 @@ class Parsed:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A caption held against a scene: things mentioned, how many of them are there, wholly true or not."""
+    """A caption compared with a scene: things mentioned, how many of them are in it, whether it is wholly true."""
 
     mentioned: int
     present: int
@@ -74,11 +74,11 @@ class Verdict:
 
 
 def check_caption(text: str, scene: Scene) -> Verdict:
-    """Hold any text against a scene. Wholly true means: all of it was understood and all of it holds."""
+    """Compare any text with a scene. Wholly true: all of it could be parsed, and all of it holds."""
     parsed = parse_caption(text)
     meaning = parsed.meaning
     true = bool(meaning.phrases) and not parsed.unparsed and holds(meaning, scene)
-    there = [found for _, found in seats(meaning, scene)]
+    there = [found for _, found in matched_mentions(meaning, scene)]
     return Verdict(len(there), sum(there), true)
 
 

@@ -98,22 +98,22 @@ def _consistent(meaning: Meaning, groups: list[list[Thing]]) -> bool:
     ) and all(placed(thing, position, clear=False) for index, position in meaning.positions for thing in groups[index])
 
 
-def seats(meaning: Meaning, scene: Scene) -> list[tuple[Phrase, bool]]:
-    """Each thing a caption speaks of, by its phrase, and whether it is there (of as many as can be at once).
+def matched_mentions(meaning: Meaning, scene: Scene) -> list[tuple[Phrase, bool]]:
+    """Each thing that a caption mentions, by its phrase, and whether a thing of the scene can be assigned to it alone.
 
-    A maximum matching by augmenting paths: with four things at most, brevity beats speed.
+    A maximum matching by augmenting paths: a scene has four things at most, so speed does not matter.
     """
     mentions = [phrase for phrase in meaning.phrases for _ in range(phrase.count or 1)]
-    owner: dict[int, int] = {}  # thing -> the mention it stands for
+    owner: dict[int, int] = {}  # thing -> the mention that it is assigned to
 
-    def seat(mention: int, tried: set[int]) -> bool:
+    def assign(mention: int, tried: set[int]) -> bool:
         for index, thing in enumerate(scene.things):
             if index not in tried and mentions[mention].fits(thing):
                 tried.add(index)
-                if index not in owner or seat(owner[index], tried):
+                if index not in owner or assign(owner[index], tried):
                     owner[index] = mention
                     return True
         return False
 
-    # a mention that has a seat keeps one, if another than at first
-    return [(phrase, seat(mention, set())) for mention, phrase in enumerate(mentions)]
+    # an augmenting path never leaves an assigned mention without a thing
+    return [(phrase, assign(mention, set())) for mention, phrase in enumerate(mentions)]

@@ -1,8 +1,8 @@
 """Readers for the stages that pretrain the minis (configs/<model>/pretrain.yaml).
 
-Dense labels and texts without images stand for what real models start from, towers trained elsewhere. Opposites are
-hard negatives: among those of a batch hardly one differs from the caption in a direction alone, so that matching never
-has to read it (Yuksekgonul et al., "When and Why Vision-Language Models Behave Like Bags-of-Words", ICLR 2023).
+Dense labels and texts without images replace the separately pretrained towers from which real models start. Opposites
+are hard negatives: few captions of a batch differ in the direction alone, so that without them matching would not learn
+directions (Yuksekgonul et al., "When and Why Vision-Language Models Behave Like Bags-of-Words", ICLR 2023).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from console.errors import InputError
 from data.labelled import LabelledImages
 from data.masking import masked_fields, masked_text
 from data.miniworld import dense_labels, paint, scene_for
-from data.pairs import PlainPairs
+from data.pairs import PlainPairs, Texts
 from data.readers import Batch, MaskedConfig, ReaderConfig, Sample
-from data.sources import Files, Pairs, Source
+from data.sources import Files, Source
 from data.text import one_text
 from data.tokenizer import Tokenizer
 from data.transforms import BICUBIC, to_normalised
@@ -70,14 +70,10 @@ class DenseScenes:
         return {"image": torch.stack(images), "labels": torch.stack(labels)}
 
 
-class MaskedTexts:
+class MaskedTexts(Texts):
     """Side `texts` of the text stage: captions of pairs, words masked, images not opened."""
 
     Config = MaskedConfig
-
-    def __init__(self, config: MaskedConfig, shape: ImageShape, tokenizer: Tokenizer):
-        self.source = Pairs(config.files)
-        self._config, self._tokenizer = config, tokenizer
 
     def sample(self, index: int, rng: random.Random) -> Sample:
         """Token ids, masked ids, masked positions, original ids there."""
@@ -94,13 +90,13 @@ OPPOSITES |= {new: old for old, new in OPPOSITES.items()} | {"beneath": "above"}
 
 
 def opposite(text: str) -> str | None:
-    """The text with one direction for the other, `left of` for `right of`; None where it has none."""
+    """The text with its directions reversed, `left of` for `right of`; None where it has none."""
     turned = " ".join(OPPOSITES.get(word, word) for word in text.split())
     return None if turned == text else turned
 
 
 class OpposedPairs(PlainPairs):
-    """`pairs`, and for captions with a direction what they would say of the mirrored or overturned picture."""
+    """`pairs`, with the opposite of each caption that has a direction, true of the mirrored or flipped picture."""
 
     def sample(self, index: int, rng: random.Random) -> Sample:
         """Image [3, H, W], token ids, and those of the opposite or None."""
@@ -113,7 +109,7 @@ class OpposedPairs(PlainPairs):
         return self._transform(image), ids, turned
 
     def collate(self, samples: list[Sample], size: int, rng: random.Random) -> Batch:
-        """As of pairs; besides opposed_of [k] int64, which pairs have an opposite; opposed_ids, opposed_atts [k, t]."""
+        """As of pairs; opposed_of [k] int64: the pairs with an opposite; opposed_ids, opposed_atts [k, t]."""
         batch = super().collate([sample[:2] for sample in samples], size, rng)
         of = [number for number, (_, _, turned) in enumerate(samples) if turned is not None]
         ids, atts = self._tokenizer.pad_batch([samples[number][2] for number in of], self._config.max_tokens)
@@ -157,11 +153,11 @@ class MultiCrops:
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ReaderConfig):
-        """Class folders, and how they are seen."""
+        """Class folders, and the random crops of their images."""
 
-        files: Files
+        files: Files  # class folders
         small_crops: int = 4  # views of an image, besides the two large ones
-        views: Views | None = None  # none: as DINO's
+        views: Views | None = None  # None: DINO's defaults
 
         def __post_init__(self) -> None:
             at_least(self, 0, "small_crops")

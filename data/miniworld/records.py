@@ -157,7 +157,7 @@ def write_vqa(writer: Writer) -> None:
                         "question_type": question.kind,
                     }
                 )
-        if split == "test":  # the official test answers are nobody's: ours lie with the truth
+        if split == "test":  # official test answers are not public: ours go to the truth folder
             writer.json("truth/vqa_test_answers.json", records)
             records = [{key: r[key] for key in r if key != "answer"} for r in records]
         else:

@@ -125,7 +125,7 @@ def _draw_looks(draws: Draws, recipe: Recipe) -> list[tuple[int, int, int]]:
 
 
 def _place(draws: Draws, looks: list[tuple[int, int, int]]) -> tuple[Thing, ...]:
-    """Sizes and places with little overlap: start anew while a thing finds no room, at last all small."""
+    """Sizes and places with little overlap: start again when a thing does not fit, after eight attempts all small."""
     for attempt in range(1000):
         things: list[Thing] = []
         for shape, colour, texture in looks:

@@ -1,4 +1,4 @@
-"""Have a part of the mini world on disk: generate it once, whole, however many processes ask for it.
+"""Generate a part of the mini world on first use: once, and completely, for any number of processes.
 
 A part is written into a hidden folder and then moved into place; its manifest `world-<part>.json` is moved last, so a
 part without a manifest does not exist yet. While one process draws, others wait for it.
@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from configs.schema import CONFIGS
 from console.errors import InputError, explain_os_error
 from console.progress import console, progress_bar
 from data.miniworld.parts import PARTS, SPLITS, VERSION, check_name, scaled
@@ -27,8 +28,6 @@ from data.miniworld.write import Writer
 from storage.atomic import write_json
 from storage.lock import locked
 from storage.space import check_room
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def ensure(
@@ -53,13 +52,13 @@ def ensure(
 
 
 def default_root(seed: int) -> Path:
-    """Where the world of a seed lies unless another folder is given."""
+    """The folder of the world of a seed, unless another is given."""
     chosen = os.environ.get("MINIWORLD_DIR")
-    return Path(chosen) if chosen else REPOSITORY / "cache" / "miniworld" / f"seed{seed}-v{VERSION}"
+    return Path(chosen) if chosen else CONFIGS.parent.resolve() / "cache" / "miniworld" / f"seed{seed}-v{VERSION}"
 
 
 def read_manifest(root: Path, part: str) -> dict[str, Any] | None:
-    """What a part was made of, or None where it has not been generated."""
+    """A part's manifest, or None where it has not been generated."""
     path = root / f"world-{part}.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -104,7 +103,7 @@ def _warn_of_another_world(root: Path, part: str) -> None:
 
 
 def _generate(root: Path, part: str, seed: int, workers: int, show: bool, scale: float) -> None:
-    for left_over in root.glob(f".making-{part}-*"):  # of a killed process: the lock says nobody is at it
+    for left_over in root.glob(f".making-{part}-*"):  # of a killed process: this one holds the lock
         shutil.rmtree(left_over, ignore_errors=True)
     check_room(root, int(PARTS[part].megabytes * scale * 1e6), f"for the mini world's {part} part")
     temporary = root / f".making-{part}-{uuid.uuid4().hex[:8]}"

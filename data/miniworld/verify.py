@@ -1,4 +1,4 @@
-"""Hash a part of the mini world from its files: to record it, and to see later whether they are whole.
+"""Hash a part of the mini world from its files, to record it and to check the files later.
 
 The hash goes over raw pixels and the content of the texts, not over PNG bytes: those depend on the zlib that packed
 them. It is a hash of sorted (file, hash) lines.

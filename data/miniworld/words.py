@@ -99,7 +99,7 @@ QUESTION_PHRASES = {
     "relation": ("where is the {} relative to the {}", "where is the {} compared with the {}"),
     "background": ("what is the background", "what is behind the things"),
 }
-# about two pictures; of words that the vocabulary has
+# about two pictures; every word is in `vocabulary`, which the minis were trained with
 SIDES = ("left", "right")
 STATEMENT_PHRASES = {
     "side": ("the {side} picture shows {}", "there is {} in the {side} scene"),

@@ -1,11 +1,11 @@
-"""What BLIP's captioning and VQA models share: how tower and text decoder come out of a pretraining file."""
+"""Base of BLIP's captioning and VQA models: loading the tower and the text decoder from a pretraining file."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from models.blip.encoders import BLIPModel
-from models.blip.model import official_name
+from models.common.bert import plain_name
 
 UNUSED = ("temp", "vision_proj", "text_proj", "itm_head.", "visual_encoder_m.", "text_encoder_m.")
 QUEUES = ("image_queue", "text_queue", "queue_ptr")
@@ -21,7 +21,7 @@ def with_decoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if key.startswith("text_encoder.") and ".attention." not in key:
             name = key.replace("text_encoder.", "text_decoder.bert.", 1)
             if name not in state:
-                found[name] = tensor.clone()  # from here on, encoder and decoder go different ways
+                found[name] = tensor.clone()  # finetuning no longer shares them
     word_table = "text_decoder.bert.embeddings.word_embeddings.weight"
     if word_table in found and any(key.startswith("text_decoder.cls.") for key in state):
         found.setdefault("text_decoder.cls.predictions.decoder.weight", found[word_table])
@@ -30,7 +30,7 @@ def with_decoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def decoder_name(key: str, keys: set[str]) -> str | None:
     """Key of a prepared file -> name, without contrastive and matching parts, momentum copies and queues."""
-    name = official_name(key, keys)
+    name = plain_name(key, keys)
     return None if name is None or name.startswith(UNUSED) or name in QUEUES else name
 
 

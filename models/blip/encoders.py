@@ -1,4 +1,4 @@
-"""What BLIP's models share: what is prunable; of pretraining and retrieval also encoders, momentum copies, queues.
+"""Base classes of BLIP's models: prunable parts; for pretraining and retrieval encoders, momentum copies, queues.
 
 Li et al., "BLIP: Bootstrapping Language-Image Pre-training", ICML 2022.
 """
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from models.base import Batch, Model
 from models.blip.med import TextEncoder, starting
 from models.common.bert import self_attention_mask, without_padding
-from models.common.contrastive import TEMP_RANGE
+from models.common.contrastive import TEMP_RANGE, matching_loss
 from models.common.vit import vision_transformer
 from models.library.hf_parts import hf_parts
 from models.library.timm_parts import timm_parts
@@ -59,7 +59,7 @@ class BLIPModel(Model):
         yield from hf_parts(self)
 
     def layers_removed(self, path: str, kept: Sequence[int]) -> None:
-        """So says the configuration, too."""
+        """Update the number of layers in the configuration."""
         if path in ("visual_encoder.blocks", "text_encoder.encoder.layer"):
             part = "vision" if path.startswith("visual") else "text"
             self.config = replace(self.config, **{part: getattr(self.config, part).only(kept)})
@@ -83,7 +83,7 @@ class BLIPEncoders(BLIPModel, Retriever):
     pointer = "queue_ptr"  # name of the buffer with the place in the queues
 
     def _build_encoders(self, config: Any) -> None:
-        """Under the names of the official checkpoint, in its order."""
+        """Build the modules under the official checkpoint's names, in its order."""
         text, d, e = config.text, config.text.width, config.embed_dim
         self.config = config
         self.visual_encoder = vision_transformer(config.vision)
@@ -151,7 +151,7 @@ class BLIPEncoders(BLIPModel, Retriever):
 
     @torch.no_grad()
     def momentum_features(self, batch: Batch, move: bool = True) -> tuple[Tensor, Tensor]:
-        """Move the momentum copies one step towards the originals and let them encode the batch: two [b, e].
+        """Update the momentum copies once, and encode the batch with them: two [b, e].
 
         move: False where an optimizer step has several passes, for all but its first.
         """
@@ -165,9 +165,38 @@ class BLIPEncoders(BLIPModel, Retriever):
             F.normalize(self.text_proj_m(text[:, 0]), dim=-1),
         )
 
+    def _soft_targets(
+        self, image_m: Tensor, text_m: Tensor, right: Tensor, temp: Tensor, alpha: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Features to compare with, images and texts [e, b + queue], and targets, i2t and t2i [b, b + queue].
+
+        image_m, text_m [b, e]: momentum features. right [b, b + queue]: the true pairs. alpha: weight of the momentum
+        model's own similarities.
+        """
+        images = torch.cat([image_m.t(), self.image_queue], dim=1)
+        texts = torch.cat([text_m.t(), self.text_queue], dim=1)
+        soft_i2t = alpha * (image_m @ texts / temp).softmax(dim=1) + (1 - alpha) * right
+        soft_t2i = alpha * (text_m @ images / temp).softmax(dim=1) + (1 - alpha) * right
+        return images, texts, soft_i2t, soft_t2i
+
+    def _matching_loss(
+        self, ids: Tensor, atts: Tensor, image: Tensor, wrong_image: Tensor, wrong_text: Tensor
+    ) -> Tensor:
+        """ITM loss of the pairs of a batch, and of each text and each image with a wrong partner.
+
+        Arguments as of `grounded_states`; wrong_image, wrong_text [b] int64: those partners.
+        """
+        right = self.grounded_states(ids, atts, image)
+        wrong = self.grounded_states(
+            torch.cat([ids, ids[wrong_text]]),
+            torch.cat([atts, atts[wrong_text]]),
+            torch.cat([image[wrong_image], image]),
+        )
+        return matching_loss(self.itm_head(torch.cat([right[:, 0], wrong[:, 0]])), pairs=len(ids))
+
     @torch.no_grad()
     def _enqueue(self, image: Tensor, text: Tensor) -> None:
-        """Put features [b, e] into the queues, the oldest go; batches may wrap around the end."""
+        """Put features [b, e] into the queues in place of the oldest; a batch may wrap around the end."""
         pointer = getattr(self, self.pointer)
         places = (pointer + torch.arange(len(image), device=image.device)) % self.config.queue
         self.image_queue[:, places] = image.t().to(self.image_queue.dtype)
@@ -186,7 +215,7 @@ class BLIPEncoders(BLIPModel, Retriever):
         yield from (slow for _, slow in self._momentum_pairs())
 
     def training_only(self) -> Iterator[Tensor]:
-        """All of these: predictions need none."""
+        """All moving tensors: predictions need none."""
         return self.moving_tensors()
 
     # -- retrieval --------------------------------------------------------------------------------------

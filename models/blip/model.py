@@ -19,9 +19,9 @@ from models.base import Batch, Model
 from models.blip.encoders import FRESH, BLIPEncoders
 from models.blip.med import TextDecoder, share, starting
 from models.common import examples
-from models.common.bert import TextConfig, causal_mask, without_padding
+from models.common.bert import TextConfig, causal_mask, plain_name, without_padding
 from models.common.checkpoint import KeyRules
-from models.common.contrastive import TEMP_RANGE, hard_negatives, matching_loss, similarity_weights
+from models.common.contrastive import TEMP_RANGE, hard_negatives, similarity_weights
 from models.common.gather import Gather, no_gather
 from models.common.vit import ViTConfig
 from models.tasks import ImageEncoder
@@ -29,12 +29,9 @@ from models.tasks import ImageEncoder
 
 @dataclass(frozen=True)
 class BLIPTextConfig(TextConfig):
-    """merge_from: the first layer that merges, rather than averages, what it sees of two images (NLVR2 alone).
+    """Sizes of BLIP's text stack."""
 
-    None: the upper half of the layers do, 6 of BLIP's 12.
-    """
-
-    merge_from: int | None = None  # first layer that merges the two images instead of averaging; None: layers / 2
+    merge_from: int | None = None  # NLVR2: first layer that merges two images instead of averaging; None: layers / 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,16 +54,6 @@ class BLIPConfig:
     temp: float  # initial temperature
 
 
-def official_name(key: str, keys: set[str]) -> str | None:
-    """Key of an official checkpoint -> name in the model, or None for what the model does not need."""
-    if key.endswith(".position_ids"):
-        return None
-    if key == "text_decoder.cls.predictions.bias":  # upstream's second name of the decoder's bias
-        decoder = "text_decoder.cls.predictions.decoder.bias"
-        return None if decoder in keys else decoder
-    return key
-
-
 class BLIP(BLIPEncoders, ImageEncoder):
     """BLIP with all pretraining parts. State dict names are those of the official checkpoint."""
 
@@ -83,7 +70,7 @@ class BLIP(BLIPEncoders, ImageEncoder):
     )
     first_use_only = True  # as published: what encoder and decoder share is observed in the encoder, where it is named
     key_rules = KeyRules(
-        official_name,
+        plain_name,
         positions=("visual_encoder.pos_embed", "visual_encoder_m.pos_embed"),
         skip_resized=("image_queue", "text_queue"),
         fresh=lambda name: name.split(".")[0] in FRESH,  # exported minis leave out tensors that can be recreated
@@ -123,11 +110,8 @@ class BLIP(BLIPEncoders, ImageEncoder):
         image_feature, text_feature = self.image_features(image), self.text_features(text)
         with torch.no_grad():
             image_m, text_m = self.momentum_features(batch)
-            images = torch.cat([image_m.t(), self.image_queue], dim=1)
-            texts = torch.cat([text_m.t(), self.text_queue], dim=1)
-            targets = torch.zeros(len(ids), images.shape[1], device=images.device).fill_diagonal_(1)
-            soft_i2t = alpha * (image_m @ texts / temp).softmax(dim=1) + (1 - alpha) * targets
-            soft_t2i = alpha * (text_m @ images / temp).softmax(dim=1) + (1 - alpha) * targets
+            own = torch.zeros(len(ids), len(ids) + self.config.queue, device=image_m.device).fill_diagonal_(1)
+            images, texts, soft_i2t, soft_t2i = self._soft_targets(image_m, text_m, own, temp, alpha)
         i2t, t2i = image_feature @ texts / temp, text_feature @ images / temp
         losses = {"ita": (F.cross_entropy(i2t, soft_i2t) + F.cross_entropy(t2i, soft_t2i)) / 2}
         self._enqueue(gather(image_m), gather(text_m))
@@ -146,13 +130,7 @@ class BLIP(BLIPEncoders, ImageEncoder):
         b = len(ids)
         wrong_image = hard_negatives(similarity_weights(t2i[:, :b], 1e-4))
         wrong_text = hard_negatives(similarity_weights(i2t[:, :b], 1e-4))
-        right = self.grounded_states(ids, atts, image)
-        wrong = self.grounded_states(
-            torch.cat([ids, ids[wrong_text]]),
-            torch.cat([atts, atts[wrong_text]]),
-            torch.cat([image[wrong_image], image]),
-        )
-        return matching_loss(self.itm_head(torch.cat([right[:, 0], wrong[:, 0]])), pairs=b)
+        return self._matching_loss(ids, atts, image, wrong_image, wrong_text)
 
     def vision_tower(self) -> nn.Module:
         """The module from pixels [b, 3, H, W] to states of all image tokens [b, p, d]."""

@@ -32,18 +32,16 @@ DOUBLED = (
     (".crossattention.self.", ".crossattention.self{}."),
     (".crossattention.output.dense.", ".crossattention.output.dense{}."),
 )
-"""What pretraining has once, and what it is called here, by the number of the image."""
+"""Part of a name in pretraining -> its two names here, one per image."""
 
 MERGE, HEAD = ".merge_layer.", "cls_head."
 
 
 @dataclass(frozen=True)
 class BLIPNLVRConfig(BLIPConfig):
-    """inherit_mask: under a mask of pretraining, which has none for merge layers, they are pruned, too: twice with the
-    mask of the output layer that they follow, once for each image. Else they stay dense.
-    """
+    """BLIP for NLVR2."""
 
-    inherit_mask: bool = False
+    inherit_mask: bool = False  # prune merge layers, too: each with the mask of its output layer, once per image
 
 
 def doubled(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -53,7 +51,7 @@ def doubled(state: dict[str, Tensor]) -> dict[str, Tensor]:
         name = next((key.replace(once, twice) for once, twice in DOUBLED if once in key), None)
         if name is None or not key.startswith("text_encoder."):
             found[key] = tensor
-        else:  # copies: from here on, the two go different ways
+        else:  # copies: finetuning trains the two separately
             found |= {name.format(number): tensor.clone() for number in range(2)}
     return found
 
@@ -145,7 +143,7 @@ class BLIPNLVR(BLIPModel, Verifier):
         self.cls_head = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, 2))
 
     def parts(self) -> Iterator[Part]:
-        """As pretraining's, of each cross-attention two."""
+        """As in pretraining, with two sets of heads per layer, one for each image."""
         yield from super().parts()
         row = "text_encoder.encoder.layer"
         for number, layer in enumerate(self.text_encoder.encoder.layer):
@@ -174,7 +172,7 @@ class BLIPNLVR(BLIPModel, Verifier):
 
     @torch.no_grad()
     def loaded(self, fresh: list[str]) -> None:
-        """After the weights are in: what pretraining lacks, from a generator of its own. Biases of merging are zero."""
+        """Initialise the layers that pretraining lacks, from a separate generator. Biases of merge layers are zero."""
         made = [name.removesuffix(".weight") for name in fresh if name.endswith(".weight")]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)

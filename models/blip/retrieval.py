@@ -1,7 +1,7 @@
 """BLIP for retrieval: the pretraining model without decoder; queues remember which image a feature belongs to.
 
 Li et al., ICML 2022. The momentum copies move as the paper says, m = 0.995 m + 0.005 online, before each of their
-forward passes; the published pruning code has the two factors the wrong way round.
+forward passes; the published pruning code has the two factors exchanged.
     python retrieval.py --model blip
 """
 
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from models.base import Batch
 from models.blip.encoders import FRESH, BLIPEncoders
-from models.blip.model import BLIPConfig, official_name
-from models.common.bert import without_padding
+from models.blip.model import BLIPConfig
+from models.common.bert import plain_name, without_padding
 from models.common.checkpoint import KeyRules
-from models.common.contrastive import hard_negatives, matching_loss, others, soft_cross_entropy
+from models.common.contrastive import hard_negatives, others, soft_cross_entropy
 from models.common.gather import Gather, no_gather
 
 UNKNOWN = -100  # image id of features that came with the pretraining file
@@ -25,7 +25,7 @@ UNKNOWN = -100  # image id of features that came with the pretraining file
 
 def retrieval_name(key: str, keys: set[str]) -> str | None:
     """Key of a pretraining or a retrieval file -> name in the retrieval model."""
-    name = official_name(key, keys)
+    name = plain_name(key, keys)
     return None if name is None or name.startswith("text_decoder.") or name == "queue_ptr" else name
 
 
@@ -76,12 +76,9 @@ class BLIPRetrieval(BLIPEncoders):
         image_feature, text_feature = self.image_features(image), self.text_features(text)
         with torch.no_grad():
             image_m, text_m = self.momentum_features(batch, move)
-            images = torch.cat([image_m.t(), self.image_queue], dim=1)
-            texts = torch.cat([text_m.t(), self.text_queue], dim=1)
             same = (idx[:, None] == torch.cat([idx, self.idx_queue[0]])[None, :]).float()
             right = same / same.sum(dim=1, keepdim=True)
-            soft_i2t = alpha * (image_m @ texts / self.temp).softmax(dim=1) + (1 - alpha) * right
-            soft_t2i = alpha * (text_m @ images / self.temp).softmax(dim=1) + (1 - alpha) * right
+            images, texts, soft_i2t, soft_t2i = self._soft_targets(image_m, text_m, right, self.temp, alpha)
         i2t, t2i = image_feature @ texts / self.temp, text_feature @ images / self.temp
         losses = {"ita": (soft_cross_entropy(i2t, soft_i2t) + soft_cross_entropy(t2i, soft_t2i)) / 2}
         self._remember(gather(idx))
@@ -91,7 +88,7 @@ class BLIPRetrieval(BLIPEncoders):
 
     @torch.no_grad()
     def _remember(self, idx: Tensor) -> None:
-        """Put image ids [b] where the features go that `_enqueue` takes in next."""
+        """Put image ids [b] into the places of the features that `_enqueue` writes next."""
         places = (self.ptr_queue + torch.arange(len(idx), device=idx.device)) % self.config.queue
         self.idx_queue[0, places] = idx
 
@@ -101,10 +98,4 @@ class BLIPRetrieval(BLIPEncoders):
         similarity = (image_feature @ text_feature.t() / self.temp).detach()
         wrong_image = hard_negatives(others(similarity.t().softmax(dim=1), idx))
         wrong_text = hard_negatives(others(similarity.softmax(dim=1), idx))
-        right = self.grounded_states(ids, atts, image)
-        wrong = self.grounded_states(
-            torch.cat([ids, ids[wrong_text]]),
-            torch.cat([atts, atts[wrong_text]]),
-            torch.cat([image[wrong_image], image]),
-        )
-        return matching_loss(self.itm_head(torch.cat([right[:, 0], wrong[:, 0]])), pairs=len(ids))
+        return self._matching_loss(ids, atts, image, wrong_image, wrong_text)

@@ -14,7 +14,7 @@ from models.base import Batch
 from models.blip.decoder import BLIPDecoderModel, decoder_name, with_decoder
 from models.blip.med import TextDecoder, TextEncoder, starting
 from models.blip.model import BLIPConfig
-from models.common.answer_ranking import best_answers, first_word_probabilities, pick, read_out
+from models.common.answer_ranking import best_answers, first_word_probabilities, full_losses, pick
 from models.common.bert import self_attention_mask
 from models.common.checkpoint import KeyRules
 from models.common.decoding import IGNORED, decoder_logits, for_texts, token_losses
@@ -78,4 +78,4 @@ class BLIPVQA(BLIPDecoderModel, Answerer):
         start = self.answer_start(states)
         logits = self.answer_logits(start, torch.ones_like(start), states, atts)[:, -1]
         _, numbers = best_answers(first_word_probabilities(logits, answer_ids[:, 1]), k)
-        return pick(-read_out(self.answer_losses, answer_ids, answer_atts, numbers, states, atts), numbers)
+        return pick(-full_losses(self.answer_losses, answer_ids, answer_atts, numbers, states, atts), numbers)

@@ -30,7 +30,9 @@ def best_answers(probabilities: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return order.values[:, :k], order.indices[:, :k]
 
 
-def read_out(losses: Losses, ids: Tensor, atts: Tensor, numbers: Tensor, states: Tensor, states_atts: Tensor) -> Tensor:
+def full_losses(
+    losses: Losses, ids: Tensor, atts: Tensor, numbers: Tensor, states: Tensor, states_atts: Tensor
+) -> Tensor:
     """Summed loss of each candidate: answers ids, atts [a, t]; numbers [b, k] of the list -> [b, k]."""
     b, k = numbers.shape
     together = max(1, AT_ONCE // k)

@@ -55,6 +55,19 @@ class TextConfig(Stack):
         return replace(self, layers=self.layers - first, fusion_layer=0, heads=heads, mlp=mlp)
 
 
+def plain_name(key: str, keys: set[str]) -> str | None:
+    """Key of an official checkpoint of X-VLM or BLIP -> its name; None for what models never need.
+
+    Position id buffers hold 0, 1, 2, ...; upstream stores the word prediction's bias under a second name.
+    """
+    if key.endswith(".position_ids"):
+        return None
+    if key.endswith(".cls.predictions.bias"):
+        decoder = key.replace("predictions.bias", "predictions.decoder.bias")
+        return None if decoder in keys else decoder
+    return key
+
+
 def bert_config(config: TextConfig, cross_attention: bool, mlp: int) -> BertConfig:
     """transformers' configuration of one layer kind; `bert_layer` sets the heads of each attention."""
     bert = BertConfig(

@@ -37,7 +37,7 @@ def _has_linear(member: nn.Module) -> bool:
 
 @contextmanager
 def activations_recomputed(model: nn.Module) -> Iterator[None]:
-    """Within, the repeated blocks of `model` keep only what goes into them; without such blocks nothing changes."""
+    """Inside, the repeated blocks of `model` store their inputs only; without such blocks nothing changes."""
     blocks = repeated_blocks(model)
     own = [block.__dict__.get("forward") for block in blocks]
     for block in blocks:
@@ -53,20 +53,20 @@ def activations_recomputed(model: nn.Module) -> Iterator[None]:
 
 
 class _NotReentrant:
-    """In the place of torch's CheckpointFunction."""
+    """Replaces torch's CheckpointFunction (`reentrant_checkpoints_replaced`)."""
 
     @staticmethod
     def apply(function: Any, preserve: bool, *inputs: Any) -> Any:
-        """The same checkpoint as torch's other kind."""
+        """The same, non-reentrant."""
         return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=preserve)
 
 
 @contextmanager
 def reentrant_checkpoints_replaced() -> Iterator[None]:
-    """Within, reentrant checkpoints of a module are of the other kind: the same numbers, and gradients in any case.
+    """Inside, reentrant gradient checkpoints are non-reentrant: the same numbers, and gradients in any case.
 
-    A reentrant checkpoint gives its weights no gradient where no input asks for one, and none does while pruning asks
-    for gradients of prunable weights alone: what lies before the first block is frozen.
+    A reentrant checkpoint gives its weights no gradient where none of its inputs requires one. None does while pruning,
+    when only prunable weights require gradients, since all before the first block is frozen.
     """
     original = torch.utils.checkpoint.CheckpointFunction
     torch.utils.checkpoint.CheckpointFunction = _NotReentrant

@@ -49,11 +49,11 @@ def build(
 
 
 @torch.no_grad()
-def reset_weights(model: nn.Module, std: float = 0.02) -> None:
-    """BERT's initialisation: normal weights and embeddings of deviation `std`, zero biases, unit norms."""
+def reset_weights(model: nn.Module) -> None:
+    """BERT's initialisation: normal weights and embeddings of deviation 0.02, zero biases, unit norms."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
-            module.weight.normal_(std=std)
+            module.weight.normal_(std=0.02)
         elif isinstance(module, nn.LayerNorm):
             module.weight.fill_(1)
         if getattr(module, "bias", None) is not None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from models.base import Model
 
 MASK_SUFFIX = "_pruning_mask"
-"""After the name of a parameter: the mask of it, in mask files and in weights files that contain their masks."""
+"""Suffix of a parameter's name: its mask, in mask files and in weights files that contain their masks."""
 
 FEW = 5
 """Keys of a checkpoint that are reported with a line each; more of them are grouped."""
@@ -29,10 +29,10 @@ FEW = 5
 
 @dataclass
 class LoadReport:
-    """What happened to the keys of a checkpoint on their way into a model.
+    """What happened to the keys of a checkpoint when it was loaded into a model.
 
-    source: the path or name that was given. files: what was read, where this toolkit read it. unwrapped: in words,
-    wrappers around the weights that were removed.
+    source: the path or name that was given. files: the files read by this toolkit, none where a library read them.
+    unwrapped: descriptions of the wrappers around the weights that were removed.
     """
 
     source: str
@@ -46,7 +46,7 @@ class LoadReport:
 
     @property
     def is_remarkable(self) -> bool:
-        """Whether any key was not simply loaded under its own name."""
+        """Whether any key was renamed, dropped, resized or missing."""
         return bool(self.unwrapped or self.renamed or self.dropped or self.resized or self.fresh)
 
     def __str__(self) -> str:
@@ -80,8 +80,8 @@ class KeyRules:
     rename: key -> name (itself when unchanged) or None to drop it. positions: names of position tables,
     resized when the image size differs. fresh: names that a file may lack. skip_resized: names whose
     tensors are newly initialised when the shapes differ (queues of another length). prepare: what to do
-    with a state dict before its keys are looked at. prefers: keys under which this family's training files keep the
-    weights that count, before those of `models.common.nesting.PLACES`.
+    with a state dict before its keys are renamed. prefers: keys under which this family's training files keep the
+    weights to use, before those of `models.common.nesting.PLACES`.
     """
 
     rename: Callable[[str, set[str]], str | None] = lambda key, keys: key
@@ -100,8 +100,8 @@ class KeyRules:
 def read_state(path: Path | str, rules: KeyRules) -> tuple[dict[str, Tensor], LoadReport]:
     """The named tensors of a checkpoint (`storage.shards.weight_files`), whichever layout it has, as they are named.
 
-    The report says where in the file they were, and drops what stood among them and is no tensor. InputError when
-    there are none.
+    The report says where in the file they were; entries among them that are no tensors are dropped. InputError when
+    there are no tensors.
     """
     report = LoadReport(str(path), files=weight_files(path))
     if len(report.files) > 1:
@@ -115,8 +115,8 @@ def read_state(path: Path | str, rules: KeyRules) -> tuple[dict[str, Tensor], Lo
 def load_state(model: nn.Module, state: dict[str, Tensor], rules: KeyRules, report: LoadReport) -> LoadReport:
     """Put `state` into `model` (built without memory, or not); the report is filled with what happened to each key.
 
-    Prefixes of wrappers are taken off. Tied parameters may come once or under several names. Raises InputError when a
-    key stays unexplained, a name is missing, a shape differs, a value is NaN, or tied names hold different values.
+    Prefixes of wrappers are removed. Tied parameters may come once or under several names. Raises InputError when a
+    key is unknown, a name is missing, a shape differs, a value is NaN, or tied names hold different values.
     """
     source = report.source
     wanted = dict(model.state_dict(keep_vars=True))
@@ -143,7 +143,7 @@ def load_state(model: nn.Module, state: dict[str, Tensor], rules: KeyRules, repo
     for name in list(found):
         if name in rules.skip_resized and found[name].shape != wanted[name].shape:
             change = f"{tuple(found.pop(name).shape)} -> {tuple(wanted[name].shape)}"
-            report.resized[name] = f"{change}, made anew"
+            report.resized[name] = f"{change}, newly initialised"
             report.fresh.append(name)
         else:
             found[name] = _fit(name, found[name], wanted[name], rules, report)
@@ -156,18 +156,18 @@ def load_state(model: nn.Module, state: dict[str, Tensor], rules: KeyRules, repo
 def unwrap(
     state: dict[str, Tensor], rules: KeyRules, wanted: Mapping[str, Tensor], report: LoadReport
 ) -> dict[str, Tensor]:
-    """A state dict without the prefixes of wrappers, which the report names with what lay outside of them.
+    """A state dict without the prefixes of wrappers, which the report lists with the keys outside of them.
 
     wanted: the model's own names.
     """
 
     def met(state: dict[str, Tensor]) -> set[str]:
-        shapes = {key: tensor.to("meta") for key, tensor in state.items()}  # names are what counts: nothing is copied
+        shapes = {key: tensor.to("meta") for key, tensor in state.items()}  # only names matter here: nothing is copied
         return {name for name in rules.names(rules.prepare(shapes)).values() if name in wanted}
 
-    state, off, beside = unwrapped(state, met)
-    report.unwrapped += off
-    report.dropped += beside
+    state, removed, outside = unwrapped(state, met)
+    report.unwrapped += removed
+    report.dropped += outside
     return state
 
 
@@ -198,7 +198,7 @@ def _fit(name: str, tensor: Tensor, target: Tensor, rules: KeyRules, report: Loa
 
 
 def other_shape(source: str, name: str, there: Iterable[int], wanted: Iterable[int]) -> InputError:
-    """What to say of a tensor that the model has in another shape."""
+    """The error for a tensor that the model has in another shape."""
     return InputError(
         f"{source}: '{name}' has shape {tuple(there)} but the model needs {tuple(wanted)}: the file belongs to a model "
         "of another size"
@@ -277,7 +277,7 @@ def own_names(tensors: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
     """Tensors under the model's own names, as its checkpoints are read, without wrappers' prefixes."""
     layers = model.prunable_layers()
     own = {name: name for name in model.state_dict()}
-    own = uncompiled(own) or own  # of a model that is compiled in part: without what that adds
+    own = uncompiled(own) or own  # partly compiled models: names without torch.compile's prefix
 
     def renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         tensors = model.key_rules.prepare(tensors)

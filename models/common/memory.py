@@ -1,6 +1,6 @@
 """The C library's allocator: keep freed memory for the next step, or return it to the system at once.
 
-All of it on Linux with glibc; elsewhere these functions do nothing.
+On Linux with glibc; elsewhere these functions do nothing.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of mallopt(3)
-_LARGEST_THRESHOLD = 32 << 20  # of what glibc finds by itself, where a long process ends up
-_TENSOR = 1 << 20  # bytes; what is smaller does not add up
+_LARGEST_THRESHOLD = 32 << 20  # the largest value that glibc's own dynamic threshold reaches
+_TENSOR = 1 << 20  # bytes; smaller allocations do not matter
 
 
 def keep_freed_memory() -> None:
-    """For a whole process.
+    """Keep freed memory in this process, for all of its steps.
 
-    By default glibc hands every freed activation back to the kernel, which clears its pages again at the next step.
-    The peak stays what it was: only the fall after it goes away.
+    By default glibc returns every freed activation to the kernel, which clears its pages again at the next step. The
+    peak memory is unchanged.
     """
     _set(mmap=2**30, trim=2**31 - 1)
     _mallopt(_TOP_PAD, 100 * 2**20)
@@ -27,9 +27,9 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def freed_memory_returned() -> Iterator[None]:
-    """Within, each tensor's memory goes back as soon as it is freed: the peak is what is in use, without the holes.
+    """Inside, a tensor's memory is returned as soon as it is freed, so that the peak has no fragmentation in it.
 
-    By default tensors below 32 MB come to lie side by side, and the holes between those that live on stay.
+    By default tensors below 32 MB share a heap, in which the gaps between live tensors are not returned.
     """
     return_freed_memory()
     _set(mmap=_TENSOR, trim=8 * _TENSOR)
@@ -40,7 +40,7 @@ def freed_memory_returned() -> Iterator[None]:
 
 
 def return_freed_memory() -> None:
-    """Return free memory between the allocator's live blocks, so that it does not add to the peak of what follows."""
+    """Return the free memory between live blocks of the heap, so that it does not add to the next peak."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)

@@ -19,16 +19,16 @@ PREFIXES = ("module.", "model.", "net.", "backbone.")
 COMPILED = "_orig_mod."
 """Anywhere in a name: torch.compile's, of the whole model or of a part."""
 
-DEEPEST = 4  # wrappings that lie around each other
+DEEPEST = 4  # largest number of nested wrappers
 
 Value = TypeVar("Value")
 
 
 def inner_state(content: Any, prefers: tuple[str, ...] = ()) -> tuple[Any, list[str]]:
-    """The dict of named tensors inside a training file's content, and in words where it was.
+    """The dict of named tensors inside a training file's content, and a description of where it was.
 
-    A key of `prefers`, then one of PLACES, is gone into as long as there is one; so is a key of any other name that
-    alone holds named tensors. Content without such keys is given back as it is.
+    Keys of `prefers`, then of PLACES, are followed as long as there is one; so is a key of any other name that alone
+    holds named tensors. Content without such keys is returned as it is.
     """
     where: list[str] = []
     for _ in range(DEEPEST):
@@ -76,8 +76,8 @@ def unwrapped(
 ) -> tuple[dict[str, Value], list[str], list[str]]:
     """A state dict without the prefixes of wrappers; the removed prefixes in words; keys outside of the wrapper.
 
-    met: which of the model's own names a state dict has something for. A prefix goes only where most keys have it
-    and more of the model's names are met without it, and all that were met with it: never where it is the model's.
+    met: the model's own names that a state dict has tensors for. A prefix is removed only where most keys have it, and
+    where without it all names met before are met, and more: so never where it is the model's own.
     """
     layers = [(state, [], [])]
     if plain := uncompiled(state):  # first, since the model's own prefix may stand before it
@@ -97,13 +97,13 @@ def unwrapped(
 
 
 def uncompiled(state: Mapping[str, Value]) -> dict[str, Value] | None:
-    """By names without torch.compile's; None where none has it, or two would become one."""
+    """The state dict without torch.compile's prefix; None where no name has it, or two would become equal."""
     plain = {key.replace(COMPILED, ""): value for key, value in state.items()}
     return None if len(plain) < len(state) or plain.keys() == state.keys() else plain
 
 
 def _without_prefix(state: dict[str, Value]) -> tuple[dict[str, Value], str, list[str]] | None:
-    """One wrapping less, what it was, and the keys outside it; None where there is none."""
+    """A state dict without one wrapper's prefix, its description, and the keys outside; None where there is none."""
     for prefix in PREFIXES:
         inside = [key for key in state if key.startswith(prefix)]
         if 2 * len(inside) > len(state):

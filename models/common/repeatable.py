@@ -1,7 +1,7 @@
-"""The same bits from the same sums on a CPU.
+"""Deterministic sums on a CPU.
 
-The gradient of `x[index]` adds rows to the same place where an index is repeated, as those of hard negatives and of
-regions of one image are. Several CPU threads add them in the order in which they arrive, unless told not to.
+The gradient of `x[index]` adds several rows to one place where an index is repeated, as with hard negatives or regions
+of one image. By default CPU threads add them in the order in which they arrive.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 
 
 def repeat_on_cpu(on: bool = True, warn_only: bool = True, fill: bool = False) -> None:
-    """Switch torch's deterministic algorithms for this process; where an operation has none, nothing changes.
+    """Switch torch's deterministic algorithms on or off in this process; operations without one are unchanged.
 
     Not for a GPU, where they cost time. fill: also overwrite new memory, which slows every operation down.
     """
@@ -23,7 +23,7 @@ def repeat_on_cpu(on: bool = True, warn_only: bool = True, fill: bool = False) -
 
 @contextmanager
 def repeated_on_cpu(device: torch.device) -> Iterator[None]:
-    """The same inside, if the device is a CPU; restored on exit."""
+    """Deterministic inside, if the device is a CPU; restored on exit."""
     if device.type != "cpu":
         yield
         return

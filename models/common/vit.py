@@ -21,7 +21,7 @@ class ViTConfig(Stack):
     drop_path: float = 0.0  # stochastic depth of the last block
 
 
-def vision_transformer(config: ViTConfig, eps: float = 1e-6) -> VisionTransformer:
+def vision_transformer(config: ViTConfig) -> VisionTransformer:
     """A pre-LN ViT from pixels [b, 3, H, W] to layer-normalised states of all tokens [b, p, d]."""
     vit = VisionTransformer(
         img_size=config.image_size,
@@ -32,7 +32,7 @@ def vision_transformer(config: ViTConfig, eps: float = 1e-6) -> VisionTransforme
         num_classes=0,
         global_pool="",
         drop_path_rate=config.drop_path,
-        norm_layer=partial(nn.LayerNorm, eps=eps),
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
         weight_init="skip",
     )
     for number, block in enumerate(vit.blocks):

@@ -1,1 +1,1 @@
-"""DINO: the classifier that MULTIFLOW prunes, and the names its weights go by."""
+"""DINO: the classifier that MULTIFLOW prunes, and the names of its weights."""

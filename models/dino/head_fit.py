@@ -23,11 +23,14 @@ SHRINKAGE = 0.1
 """Shrinkage: share of the covariance replaced by its mean variance, so that few samples do not make it singular."""
 
 ROUNDING = 1e-12
-"""Of the mean square of features: a smaller variance in float64 sums is rounding."""
+"""Share of the mean square of features: a smaller variance in float64 sums is rounding."""
 
 
 class HeadFit:
-    """A `calibration.statistics.Statistic` over batches with `image` and `label` that fits a classifier in place."""
+    """A statistic over batches with `image` and `label` that fits a classifier in place.
+
+    Of `calibration.statistics.Statistic` it has what a pass calls that is not saved.
+    """
 
     follows_state = False
 
@@ -52,24 +55,12 @@ class HeadFit:
         self._fresh["sum"].index_add_(0, labels, x)
         self._fresh["square"] += x.t() @ x
 
-    def pass_by(self, batch: Batch) -> None:
-        """Sums of a unit depend on that unit alone."""
-
     def merge(self, group: Group, ranks: list[int]) -> None:
-        """Add the last unit of each process, in turn."""
+        """Add the last unit of each process, in rank order."""
         for name, total in self._sums.items():
             for rank in ranks:
                 total += group.from_rank(rank, self._fresh[name], like=total)
             self._fresh[name].zero_()
-
-    def state(self) -> dict[str, Tensor]:
-        """The sums."""
-        return self._sums
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Continue from saved sums."""
-        for name, total in self._sums.items():
-            total.copy_(state[name])
 
     @torch.no_grad()
     def finish(self) -> None:

@@ -1,4 +1,4 @@
-"""The names that DINO's weights go by: the original files, timm, and transformers of two generations."""
+"""Names of DINO's weights in the original files, timm, and transformers 4 and 5."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _NEW_BLOCK = {
 
 
 def unify(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Take off the prefix of DINO's training files and split fused qkv matrices into three (rows q, then k, then v)."""
+    """Remove the prefix of DINO's training files and split fused qkv matrices into three (rows q, then k, then v)."""
     unified = {}
     for key, tensor in state.items():
         key = key.removeprefix("backbone.")

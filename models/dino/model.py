@@ -165,7 +165,7 @@ class DINO(Classifier, ImageEncoder):
 
     @torch.no_grad()
     def loaded(self, fresh: list[str]) -> None:
-        """After the weights are in: take the official head if one is named, else leave it to `preliminary`."""
+        """Load the official head if one is named; else `preliminary` fits a missing one."""
         if self.config.head is not None:
             self.classifier, self.classifier_origin = classifier_of(read_tensors(self.config.head), self.config)
         elif fresh:
@@ -176,7 +176,7 @@ class DINO(Classifier, ImageEncoder):
             self.classifier_origin = "the checkpoint's own"
 
     def rebuilt(self, folder: Path) -> dict[str, Any]:
-        """The classifier that it has, whose file is not needed any more."""
+        """Settings of the present classifier, which needs no file of its own any more."""
         return {"head": None, "classes": len(self.classifier.weight), "pooled": self.pools}
 
     @property
@@ -222,7 +222,7 @@ class DINO(Classifier, ImageEncoder):
         yield from rows_of(self, lambda part: isinstance(part, Block))
 
     def layers_removed(self, path: str, kept: Sequence[int]) -> None:
-        """So says the configuration, too."""
+        """Update the number of layers in the configuration."""
         self.config = self.config.only(kept)
 
     def observe(self, batch: Batch) -> None:
@@ -235,9 +235,9 @@ class DINO(Classifier, ImageEncoder):
         return {"general": examples.images(size, self.config.image_size) | {"label": labels}}
 
     def notes(self) -> dict[str, str]:
-        """What a result that used the loss must say: where the classifier came from."""
+        """The source of the classifier, for results that used the loss."""
         return {"classifier": self.classifier_origin or FITTED}
 
     def preliminary(self) -> HeadFit | None:
-        """What must be gathered before gradients mean something: a fit of the classifier, unless there is one."""
+        """The fit of the classifier, without which gradients are meaningless; None where there is a classifier."""
         return None if self.classifier_origin is not None else HeadFit(self.features, self.classifier)

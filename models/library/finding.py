@@ -1,4 +1,4 @@
-"""Which weights of any module can be pruned, and of the others which there are and why not."""
+"""Which weights of any module can be pruned; the other weight matrices, with the reason."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from models.layers import READS, AttentionWeight, PrunableLayer, is_conv1d, is_t
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """Types of weights that can be scored; integers and floats of eight bits are storage that a module decodes itself."""
 
-MADE_ANEW = {
+RECOMPUTED = {
     "weight_g": "weight_norm: torch.nn.utils.remove_weight_norm(module)",
     "weight_u": "spectral_norm: torch.nn.utils.remove_spectral_norm(module)",
     "weight_mask": "torch.nn.utils.prune: torch.nn.utils.prune.remove(module, 'weight')",
 }
-"""A tensor beside a weight that is computed in every pass -> what computes it, and how to have done with it."""
+"""A tensor next to a weight that is recomputed in each pass -> what computes it, and the call that undoes it."""
 
 
 class Skipped(NamedTuple):
@@ -40,7 +40,7 @@ def find_layers(
 ) -> tuple[dict[str, PrunableLayer], list[Skipped]]:
     """Prunable layers by the name of their parameter, each tied one once; and all other weights in matrices.
 
-    exclude: whether a weight of a name, as `spoken`, is neither. conv: whether convolutions without groups are pruned.
+    exclude: whether the weight of a `short_name` is in neither. conv: whether convolutions without groups are pruned.
     InputError for a layer that has no weights yet.
     """
     layers: dict[str, PrunableLayer] = {}
@@ -59,7 +59,7 @@ def find_layers(
             )
         for leaf, parameter in _matrices(part):
             name = f"{path}.{leaf}" if path else leaf
-            if exclude(spoken(name)):
+            if exclude(short_name(name)):
                 continue
             tied = id(parameter) in embeddings and not isinstance(part, nn.Embedding | nn.EmbeddingBag)
             if id(parameter) in settled and not tied:
@@ -68,7 +68,7 @@ def find_layers(
             reason = "its weight is an embedding's" if tied else _obstacle(part, leaf, parameter, conv)
             reason = reason or _shared_otherwise(holders.get(id(parameter), []))
             if id(part) in adapters or any(step.startswith("lora_") for step in name.split(".")):
-                reason = "an adapter beside its base layer"
+                reason = "an adapter next to its base layer"
             if reason is None:
                 layers[name] = part if leaf == "weight" else AttentionWeight(part, leaf)
             else:
@@ -95,12 +95,12 @@ def _shared_otherwise(holders: list[tuple[str, nn.Module, str]]) -> str | None:
     return None
 
 
-def spoken(name: str) -> str:
-    """A weight's name as `exclude` sees it, without the word weight: `layer.0.fc1`, `attn.in_proj`."""
+def short_name(name: str) -> str:
+    """A weight's name for `exclude`, without the word weight: `layer.0.fc1`, `attn.in_proj`."""
     return name.removesuffix(".weight").removesuffix("_weight")
 
 
-def told_skipped(skipped: Iterable[Skipped]) -> Iterator[str]:
+def skipped_lines(skipped: Iterable[Skipped]) -> Iterator[str]:
     """A line for each reason: how many weights, and the first names."""
     groups: dict[str, list[Skipped]] = {}
     for one in skipped:
@@ -111,7 +111,7 @@ def told_skipped(skipped: Iterable[Skipped]) -> Iterator[str]:
 
 
 def _matrices(part: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """What of a module's own tensors inputs are multiplied with."""
+    """A module's own tensors that multiply inputs."""
     for leaf, parameter in part._parameters.items():
         if parameter is None or isinstance(parameter, UninitializedParameter):
             continue
@@ -126,14 +126,16 @@ def _obstacle(part: nn.Module, leaf: str, parameter: Tensor, conv: bool) -> str 
     """Why a weight cannot be pruned; None when it can."""
     if isinstance(part, parametrize.ParametrizationList):
         return (
-            "its weight is made anew in each pass by a parametrization: torch.nn.utils.parametrize."
+            "its weight is recomputed in each pass by a parametrization: torch.nn.utils.parametrize."
             "remove_parametrizations(module, name) first"
         )
     if leaf in part._buffers:
         return _of_type(parameter)
-    beside = (*part._parameters, *part._buffers)
-    if anew := next((what for mark, what in MADE_ANEW.items() if mark in beside and leaf.startswith("weight_")), None):
-        return f"its weight is made anew in each pass by {anew} first"
+    siblings = (*part._parameters, *part._buffers)
+    if anew := next(
+        (what for mark, what in RECOMPUTED.items() if mark in siblings and leaf.startswith("weight_")), None
+    ):
+        return f"its weight is recomputed in each pass by {anew} first"
     if isinstance(part, nn.MultiheadAttention) and leaf in READS:
         return _of_type(parameter)
     if isinstance(part, nn.Conv2d) and leaf == "weight":
@@ -152,7 +154,7 @@ def _of_type(parameter: Tensor) -> str | None:
 
 
 def _adapters(module: nn.Module) -> Iterator[int]:
-    """Modules beside a `base_layer`, as LoRA's matrices are in peft: small, and trained after pruning."""
+    """Modules next to a `base_layer`, as LoRA's matrices are in peft: small, and trained after pruning."""
     for part in module.modules():
         if "base_layer" in part._modules:
             yield id(part)

@@ -1,7 +1,7 @@
-"""What is known of Hugging Face's classes: a record each, of its loss, its modalities and which layers read text.
+"""Records of Hugging Face's classes: the loss, the modalities, and the layers that read text.
 
-Batches have the toolkit's own fields (image, text_ids, text_atts, label). A record is a class that is never made: its
-attributes and static methods are what `models.library.hf_models` hands to the wrapper.
+Batches have the toolkit's own fields (image, text_ids, text_atts, label). A record is a class without instances:
+`models.library.hf_models` hands its attributes and static methods to the wrapper.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ class HFClass:
     """Parts of names that are never pruned."""
 
     head: str = ""
-    """The one of these that can be pruned on request: an image classifier's own layer."""
+    """The one of `exclude` that can be pruned on request: an image classifier's last layer."""
 
     text: tuple[str, ...] = ("text_model.",)
     """Prefixes of parameters whose layers read text tokens."""
 
     lead: int = 0
-    """Positions of its table of texts that no token has; RoBERTa counts from the padding's number on."""
+    """Rows of its position table that no token uses: RoBERTa starts after the padding id."""
 
     padded: bool = True
     """Whether padding is masked; SigLIP reads it like any other token."""
 
     normalised: tuple[float, ...] | None = None
-    """Mean and deviation of images where no preprocessor says them; None: CLIP's."""
+    """Mean and standard deviation of images, without a preprocessor; None: CLIP's."""
 
     apart: bool = False
-    """Whether image and text have a feature each, which `image` and `text_features` give."""
+    """Whether it has two separate towers, whose features `image` and `text_features` return."""
 
-    hottest: float | None = None
-    """Largest logit_scale, a logarithm, of classes whose towers are apart; None: any."""
+    max_logit_scale: float | None = None
+    """Largest logit_scale (a logarithm) of classes with two towers; None: any."""
 
     blocks: tuple[str, ...] = ()
     """Paths of the lists of blocks, in the order in which a pass calls them; none: it is not for `--stream`."""
@@ -69,7 +69,7 @@ class HFClass:
 
     @classmethod
     def reads(cls, reference: str, config: Any) -> Any:
-        """What makes inputs of texts, of a folder or id. Default: its tokenizer; None where it has none."""
+        """The tokenizer (or processor) of a folder or hub id; None where it has none."""
         if not cls.text:
             return None
         longest = cls.words(config).max_position_embeddings - cls.lead
@@ -77,7 +77,7 @@ class HFClass:
 
     @staticmethod
     def words(config: Any) -> Any:
-        """The config of the text tower; of a model of texts alone its own."""
+        """The config of the text tower; the model's own if it reads texts alone."""
         return getattr(config, "text_config", config)
 
     @classmethod
@@ -135,7 +135,7 @@ class HFClass:
 
     @classmethod
     def forward(cls, module: nn.Module, batch: Batch) -> Any:
-        """A pass in which every layer is met."""
+        """A forward pass that calls every layer."""
         return module(**cls.arguments(module, batch))
 
     @classmethod
@@ -159,7 +159,7 @@ class CLIP(HFClass):
 
     exclude = ("visual_projection", "text_projection")
     apart = True
-    hottest = math.log(100)
+    max_logit_scale = math.log(100)
 
 
 class SigLIP(HFClass):
@@ -172,7 +172,7 @@ class SigLIP(HFClass):
 
     @staticmethod
     def contrast(module: nn.Module, similarity: Tensor, targets: Tensor) -> Tensor:
-        """Each pair alone, whether it belongs together (Zhai et al., ICCV 2023)."""
+        """Sigmoid loss: each pair by itself, matching or not (Zhai et al., ICCV 2023)."""
         signs = 2 * (targets > 0).to(similarity.dtype) - 1
         return -F.logsigmoid(signs * (similarity + module.logit_bias)).sum(dim=1).mean()
 
@@ -235,19 +235,19 @@ class ImageClassifier(HFClass):
 
 
 class HalvedClassifier(ImageClassifier):
-    """One whose images are normalised from -1 to 1."""
+    """A classifier whose images are normalised to [-1, 1]."""
 
     normalised = HALF
 
 
 class SigLIP2Classifier(HalvedClassifier):
-    """One over patches."""
+    """A classifier of images cut into patches."""
 
     pixels = SigLIP2.pixels
 
 
 class ImageTower(HFClass):
-    """An image encoder without a head: an image and its mirror image, or one of its class, are alike, others are not.
+    """An image encoder without a head. Positives are an image and its mirror image, or images of one class.
 
     The states of the class token are its features, which `evaluation.zero_shot` compares, too.
     """
@@ -263,7 +263,7 @@ class ImageTower(HFClass):
 
     @classmethod
     def loss(cls, module: nn.Module, batch: Batch) -> Tensor:
-        """Of two views of image [b, 3, H, W]; label [b] int64, where it is there, says which are alike."""
+        """Of two views of image [b, 3, H, W]; positives share a label [b] int64, where there is one."""
         image = batch["image"]
         alike = batch.get("label", torch.arange(len(image), device=image.device))
         return views_loss(cls.image(module, image), cls.image(module, image.flip(-1)), alike)
@@ -276,9 +276,9 @@ class ImageTower(HFClass):
 
 
 class TextTower(HFClass):
-    """A text encoder without a head: the halves of a text are alike, those of two texts are not.
+    """A text encoder without a head. Positives are the two halves of a text, every other word.
 
-    After Gao et al., "SimCSE", EMNLP 2021; hidden words instead of dropout need no chance. Features are mean states.
+    After Gao et al., "SimCSE", EMNLP 2021; hidden words need no randomness, unlike dropout. Features are mean states.
     """
 
     sees = False
@@ -293,7 +293,7 @@ class TextTower(HFClass):
 
     @classmethod
     def loss(cls, module: nn.Module, batch: Batch) -> Tensor:
-        """Of text_ids, text_atts [b, t]; the first token, a start mark, is in both halves."""
+        """Contrastive loss of text_ids, text_atts [b, t]; the first token, a start mark, is in both halves."""
         ids, atts = batch["text_ids"], batch["text_atts"]
         place = torch.arange(ids.shape[1], device=ids.device)
         halves = [atts * ((place % 2 == odd) | (place == 0)) for odd in (0, 1)]
@@ -302,13 +302,13 @@ class TextTower(HFClass):
 
 
 class RobertaTower(TextTower):
-    """One whose positions begin at the number after the padding's, 2."""
+    """A text encoder whose positions start at 2, after the padding id."""
 
     lead = 2
 
 
 def views_loss(one: Tensor, other: Tensor, alike: Tensor) -> Tensor:
-    """Contrastive loss of features [b, e] of two views; alike [b] int64: equal where views belong together."""
+    """Contrastive loss of features [b, e] of two views. alike [b] int64: equal numbers are positives."""
     similarity = F.normalize(one, dim=-1) @ F.normalize(other, dim=-1).t() / VIEWS_TEMPERATURE
     return pairs_loss(similarity, same_image_targets(alike))
 

@@ -36,7 +36,7 @@ class Generative(HFClass):
     text = ("model.language_model.",)
     blocks = ("model.vision_tower.encoder.layers", "model.language_model.layers")
     spelled, marked = "", IMAGE
-    """The field of batches that has a 1 at tokens of a kind, where a class reads one; and that kind."""
+    """The field of batches with a 1 at the tokens of a kind, where the class reads one; and that kind."""
 
     @classmethod
     def kinds(cls, config: Any, batch: Batch) -> Tensor:
@@ -45,7 +45,7 @@ class Generative(HFClass):
 
     @classmethod
     def labels(cls, config: Any, batch: Batch) -> Tensor:
-        """The tokens [b, t] of texts, else -100; what the processor says, where it says labels."""
+        """Labels [b, t]: the processor's own where it makes them, else the text's tokens; -100 elsewhere."""
         ids = batch["input_ids"]
         return batch["labels"] if "labels" in batch else ids.masked_fill(cls.kinds(config, batch) != TEXT, -100)
 
@@ -56,8 +56,8 @@ class Generative(HFClass):
 
     @classmethod
     def forward(cls, module: nn.Module, batch: Batch, keep: int | Tensor = 1) -> Any:
-        """A pass in which every layer is met. keep: the positions [k] at which the head, which is never pruned, gives
-        a token; by default the last one.
+        """A forward pass that calls every layer. keep: positions [k] at which the head, which is never pruned, is
+        called; by default the last one.
         """
         asked = {name: value for name, value in batch.items() if name != "labels"}
         return called_by_name(module, asked, "forward", use_cache=False, logits_to_keep=keep)
@@ -88,12 +88,12 @@ class Generative(HFClass):
 
     @classmethod
     def inputs(cls, processor: Any, images: list[Any], texts: list[str]) -> Batch:
-        """What a processor makes of pictures with a text each, as a question and its answer where it knows of talks."""
+        """The processor's inputs for images with a text each, as question and answer where it has a chat template."""
         if processor.chat_template is None:
-            spoken = [f"{processor.image_token}{text}" for text in texts]
+            prompts = [f"{processor.image_token}{text}" for text in texts]
         else:
-            spoken = processor.apply_chat_template([_talk(text) for text in texts])
-        return processor(images=[[image] for image in images], text=spoken, padding=True, return_tensors="pt")
+            prompts = processor.apply_chat_template([_chat(text) for text in texts])
+        return processor(images=[[image] for image in images], text=prompts, padding=True, return_tensors="pt")
 
     @classmethod
     def pictures(cls, config: Any, size: int) -> Batch:
@@ -104,7 +104,7 @@ class Generative(HFClass):
 
     @classmethod
     def example(cls, module: nn.Module, shape: ImageShape, size: int) -> Batch:
-        """Noise images, and as many places for them as the class needs, before random words and padding."""
+        """Noise images, as many image tokens as the class needs, then random words and padding."""
         config, device = module.config, next(module.parameters()).device
         batch = cls.pictures(config, size)
         with torch.no_grad():
@@ -134,11 +134,11 @@ class GenerativeModel(LanguageModel, WrappedModel):
         return self.module.get_output_embeddings()
 
     def next_tokens(self, batch: Batch) -> Tensor:
-        """Those that the loss is about."""
+        """The tokens of the loss."""
         return F.pad(self._record.labels(self.module.config, batch)[:, 1:], (0, 1), value=-100)
 
     def read(self, batch: Batch, positions: Tensor) -> None:
-        """As the pass of the calibration."""
+        """The calibration's forward pass."""
         self._record.forward(self.module, batch, positions)
 
     @property
@@ -210,19 +210,19 @@ AttentionInterface.register(LAST, _attends)
 
 
 def _image_token(config: Any) -> int:
-    """The number of the token in whose places images stand; older configs call it an index."""
+    """Id of the token that stands for images; older configs call it an index."""
     found = getattr(config, "image_token_id", None)
     return config.image_token_index if found is None else found
 
 
-def _talk(text: str) -> list[dict[str, Any]]:
-    """A picture is asked about, and a text is the answer."""
+def _chat(text: str) -> list[dict[str, Any]]:
+    """A chat about an image, with the text as the answer."""
     asked = [{"type": "image"}, {"type": "text", "text": "Describe the image."}]
     return [{"role": "user", "content": asked}, {"role": "assistant", "content": [{"type": "text", "text": text}]}]
 
 
 class Llava(Generative):
-    """LLaVA: a CLIP tower of which the layers after the one that is read give nothing."""
+    """LLaVA: layers of its CLIP tower after the one that is read have no effect."""
 
     @classmethod
     def dense(cls, module: nn.Module) -> tuple[str, ...]:
@@ -269,7 +269,7 @@ class InternVL(Generative):
 
 
 class Idefics3(Generative):
-    """Idefics3 and SmolVLM: an image in tiles, which may be filled up with padding."""
+    """Idefics3 and SmolVLM: an image in tiles, which may be padded."""
 
     vision = ("model.vision_model.",)
     projector = ("model.connector.",)
@@ -284,7 +284,7 @@ class Idefics3(Generative):
 
     @classmethod
     def seen(cls, config: Any, name: str, batch: Batch) -> Tensor | None:
-        """Words that are no padding, and of the tower's tokens those of patches with a pixel of the image."""
+        """Text tokens without padding; in the tower, patches with a pixel of the image."""
         if not name.startswith(cls.vision) or "pixel_attention_mask" not in batch:
             return super().seen(config, name, batch)
         tiles, side = batch["pixel_values"].flatten(0, 1), config.vision_config.patch_size
@@ -293,18 +293,18 @@ class Idefics3(Generative):
 
 
 class PaliGemma(Generative):
-    """PaliGemma: image and prompt are read both ways, the text that is the answer is not."""
+    """PaliGemma: attention is bidirectional over image and prompt, causal over the answer."""
 
     spelled, marked = "token_type_ids", TEXT
 
     @classmethod
     def inputs(cls, processor: Any, images: list[Any], texts: list[str]) -> Batch:
-        """The text is the suffix of a prompt that is the picture alone."""
+        """The text is the suffix; the prompt is the image alone."""
         prompts = [processor.image_token] * len(texts)
         return processor(images=images, text=prompts, suffix=texts, padding=True, return_tensors="pt")
 
 
 class Gemma3(Generative):
-    """Gemma 3: the tokens of an image are read both ways."""
+    """Gemma 3: attention is bidirectional within an image."""
 
     spelled = "token_type_ids"

@@ -1,6 +1,6 @@
 """Hugging Face models as things to prune: `--model hf:<id or local folder>`.
 
-What is known of their classes stands in `models.library.hf_classes`.
+Records of their classes are in `models.library.hf_classes`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import nn
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
+from configs.schema import CONFIGS
 from console.errors import InputError, nearest
 from console.words import agreed, counted
 from models import RANDOM, check_task, is_path
@@ -34,7 +35,6 @@ from models.library.hub import hub_or_cache
 from models.wrap import WrappedModel
 from storage.atomic import write_json
 
-REPOSITORY = Path(__file__).parent.parent.parent
 CLASSIFIES = "image_classification"
 
 
@@ -44,14 +44,14 @@ def load_hf(
     """A Hugging Face model, wrapped, from a hub id or a folder with config.json and weights.
 
     weights: None for those of the reference, another id, a checkpoint (file, folder, index or shard), or "random" for
-    fresh ones drawn from `seed`. settings: values that replace the config's; of our own are `conv`, whether
-    convolutions are pruned, `prune_head`, whether an image classifier's own layer is, and `classes`, another word for
+    fresh ones drawn from `seed`. settings: values that replace the config's. Keys of our own: `conv`, whether
+    convolutions are pruned; `prune_head`, whether an image classifier's last layer is; `classes`, an alias of
     num_labels. task: for image_classification the model is a classifier, whose head is drawn from `seed` where the
-    weights have none of as many classes; classes with two towers apart serve retrieval as they are.
-    Raises InputError when the model cannot be had, when the toolkit has no record of its class, and when the weights do
-    not fit it.
+    weights have none of as many classes; classes with two towers serve retrieval as they are.
+    Raises InputError when the model cannot be loaded, when the toolkit has no record of its class, and when the weights
+    do not fit it.
     """
-    shipped = REPOSITORY / reference  # of a mini, found from any working directory
+    shipped = CONFIGS.parent / reference  # of a mini, found from any working directory
     if not Path(reference).exists() and (shipped / "config.json").is_file():
         reference = str(shipped)
     if _is_here(reference) and not Path(reference).is_dir():
@@ -110,12 +110,12 @@ def _streamed(model_class: type, folder: Path, config: Any, own: dict[str, Any])
 
 
 def _is_here(reference: str) -> bool:
-    """Whether this names something on this machine, not at the hub; like transformers, what is here goes first."""
+    """Whether this is a local path rather than a hub id; like transformers, local files go first."""
     return is_path(reference) or Path(reference).exists()
 
 
 def _config(reference: str, settings: dict[str, Any]) -> Any:
-    """Its config.json with some values replaced; InputError where there is none, or no such value."""
+    """Its config.json with some values replaced; InputError where there is no such file or value."""
     try:
         config, unknown = transformers.AutoConfig.from_pretrained(reference, **settings, return_unused_kwargs=True)
     except (OSError, ValueError, KeyError) as error:
@@ -165,7 +165,7 @@ def _pretrained(model_class: type, source: str, config: Any, another_classifier:
                 state_dict=state,
                 dtype=torch.float32,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # said below, of the tensor that it is about
+                ignore_mismatched_sizes=True,  # reported below, with the tensor's name
             )
     except pickle.UnpicklingError as error:
         raise InputError(
@@ -174,7 +174,7 @@ def _pretrained(model_class: type, source: str, config: Any, another_classifier:
         ) from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _not_there(source, error) from error
-    resized = {name: f"{tuple(old)} -> {tuple(new)}, made anew" for name, old, new in info["mismatched_keys"]}
+    resized = {name: f"{tuple(old)} -> {tuple(new)}, newly initialised" for name, old, new in info["mismatched_keys"]}
     fresh = sorted({*info["missing_keys"], *resized})
     heads = record_of(model_class.__name__).exclude
     lacking = [name for name in fresh if not any(head in name for head in heads)]
@@ -196,7 +196,7 @@ def _pretrained(model_class: type, source: str, config: Any, another_classifier:
 
 @contextlib.contextmanager
 def _without_bars() -> Iterator[None]:
-    """Within this, transformers draws no progress bars: a file that was read already takes no time."""
+    """Inside, transformers draws no progress bars: the file was read already."""
     bars, shown = transformers.utils.logging, transformers.utils.logging.is_progress_bar_enabled()
     bars.disable_progress_bar()
     try:
@@ -258,7 +258,7 @@ def write_stock(model: WrappedModel, folder: Path) -> None:
 
 
 def write_inputs(model: WrappedModel, folder: Path) -> None:
-    """What images are normalised with, and the tokenizer."""
+    """Write the image normalisation and the tokenizer."""
     shape = model.image_shape
     said = {"size": shape.image_size, "image_mean": shape.mean, "image_std": shape.std}
     write_json(folder / "preprocessor_config.json", {key: value for key, value in said.items() if value is not None})

@@ -1,12 +1,13 @@
-"""What can be removed whole of transformers' models: heads of self- and cross-attentions, hidden neurons, layers.
+"""Removable parts of transformers' models: heads of self- and cross-attentions, hidden neurons, layers.
 
-By the names of classes, since their modules are many and importing them takes seconds. Layers of BERT's kind keep an
-attention's output matrix, and the second one of their MLP, in modules of their own.
+Readers are found by the names of classes, since importing their many modules takes seconds. Layers of BERT's kind
+keep an attention's output matrix, and the second one of their MLP, in modules of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -31,19 +32,20 @@ def _is_layer(part: nn.Module) -> bool:
     return type(part).__name__ in LAYERS and type(part).__module__.startswith("transformers.")
 
 
+def _heads(
+    root: nn.Module, at: str, feeds: Iterable[str], reads: str, width: int, counts: Mapping[str, int]
+) -> Units | Skipped:
+    """Heads of the attention at a path, by the names of its layers and of the attributes that count them."""
+    own = {f"{at}{name}": each for name, each in counts.items()}
+    feeds = [f"{at}{name}" for name in feeds]
+    return units_of(root, at[:-1], "heads", feeds=feeds, reads=f"{at}{reads}", block=width, attributes=own)
+
+
 def _attention(at: str, root: nn.Module) -> Iterator[Part]:
     attention = root.get_submodule(at[:-1])
     out = "o_proj" if hasattr(attention, "o_proj") else "out_proj"
     heads = "num_heads" if hasattr(attention, "num_heads") else "num_attention_heads"
-    yield units_of(
-        root,
-        at[:-1],
-        "heads",
-        feeds=[f"{at}{name}_proj" for name in ("q", "k", "v")],
-        reads=f"{at}{out}",
-        block=attention.head_dim,
-        attributes={f"{at}{heads}": 1},
-    )
+    yield _heads(root, at, ("q_proj", "k_proj", "v_proj"), out, attention.head_dim, {heads: 1})
 
 
 def _fused(at: str, root: nn.Module) -> Iterator[Part]:
@@ -57,39 +59,14 @@ def _fused(at: str, root: nn.Module) -> Iterator[Part]:
 
 def _bert_attention(at: str, root: nn.Module, inner: str = "self") -> Iterator[Part]:
     width = root.get_submodule(f"{at}{inner}").attention_head_size
-    yield units_of(
-        root,
-        at[:-1],
-        "heads",
-        feeds=[f"{at}{inner}.{name}" for name in ("query", "key", "value")],
-        reads=f"{at}output.dense",
-        block=width,
-        attributes={f"{at}{inner}.num_attention_heads": 1, f"{at}{inner}.all_head_size": width},
-    )
-
-
-def _mobilevit_attention(at: str, root: nn.Module) -> Iterator[Part]:
-    yield from _bert_attention(at, root, "attention")
+    feeds = [f"{inner}.{name}" for name in ("query", "key", "value")]
+    counts = {f"{inner}.num_attention_heads": 1, f"{inner}.all_head_size": width}
+    yield _heads(root, at, feeds, "output.dense", width, counts)
 
 
 def _distilbert_attention(at: str, root: nn.Module) -> Iterator[Part]:
-    yield units_of(
-        root,
-        at[:-1],
-        "heads",
-        feeds=[f"{at}{name}_lin" for name in ("q", "k", "v")],
-        reads=f"{at}out_lin",
-        block=root.get_submodule(at[:-1]).attention_head_size,
-        attributes={f"{at}n_heads": 1},
-    )
-
-
-def _distilbert_mlp(at: str, root: nn.Module) -> Iterator[Part]:
-    yield units_of(root, at[:-1], "neurons", feeds=[f"{at}lin1"], reads=f"{at}lin2")
-
-
-def _open_mlp(at: str, root: nn.Module) -> Iterator[Part]:
-    yield units_of(root, at[:-1], "neurons", feeds=[f"{at}up_proj"], reads=f"{at}down_proj")
+    width = root.get_submodule(at[:-1]).attention_head_size
+    yield _heads(root, at, ("q_lin", "k_lin", "v_lin"), "out_lin", width, {"n_heads": 1})
 
 
 def _bert_layer(at: str, root: nn.Module) -> Iterator[Part]:
@@ -97,17 +74,21 @@ def _bert_layer(at: str, root: nn.Module) -> Iterator[Part]:
     yield units_of(root, name, "neurons", feeds=[f"{name}.dense"], reads=f"{at}output.dense")
 
 
-def _mlp(at: str, root: nn.Module) -> Iterator[Part]:
-    yield units_of(root, at[:-1], "neurons", feeds=[f"{at}fc1"], reads=f"{at}fc2")
+def _mlp_of(*feeds: str, reads: str) -> Reader:
+    """The reader of an MLP by the names of its layers."""
+
+    def reader(at: str, root: nn.Module) -> Iterator[Part]:
+        yield units_of(root, at[:-1], "neurons", feeds=[f"{at}{name}" for name in feeds], reads=f"{at}{reads}")
+
+    return reader
 
 
-def _gated_mlp(at: str, root: nn.Module) -> Iterator[Part]:
-    feeds = [f"{at}gate_proj", f"{at}up_proj"]
-    yield units_of(root, at[:-1], "neurons", feeds=feeds, reads=f"{at}down_proj")
+_mlp = _mlp_of("fc1", reads="fc2")
+_gated_mlp = _mlp_of("gate_proj", "up_proj", reads="down_proj")
 
 
 def fit_config(module: nn.Module) -> None:
-    """Let each tower's config say the sizes that its layers have, so that the stock class builds them.
+    """Set each tower's config to the sizes of its layers, so that the stock class builds them.
 
     InputError where it cannot: the layers of a tower differ, or the class derives the width of a head from its number.
     """
@@ -152,7 +133,7 @@ HEAD_WIDTH_IS_GIVEN = {
     "Dinov2Attention",
     "Dinov2WithRegistersAttention",
 }
-"""Classes that take the width of a head from the config, where it is said there."""
+"""Classes that read the width of a head from the config, if it has one."""
 
 READERS: dict[str, Reader] = {
     "CLIPAttention": _attention,
@@ -167,17 +148,17 @@ READERS: dict[str, Reader] = {
     "BertAttention": _bert_attention,
     "BlipTextAttention": _bert_attention,
     "RobertaAttention": _bert_attention,
-    "MobileViTAttention": _mobilevit_attention,
+    "MobileViTAttention": partial(_bert_attention, inner="attention"),
     "DistilBertSelfAttention": _distilbert_attention,
     "BertLayer": _bert_layer,
     "RobertaLayer": _bert_layer,
     "MobileViTTransformerLayer": _bert_layer,
-    "FFN": _distilbert_mlp,
+    "FFN": _mlp_of("lin1", reads="lin2"),
     "BlipTextLayer": _bert_layer,
     "CLIPMLP": _mlp,
     "SiglipMLP": _mlp,
     "Siglip2MLP": _mlp,
-    "DINOv3ViTMLP": _open_mlp,
+    "DINOv3ViTMLP": _mlp_of("up_proj", reads="down_proj"),
     "DINOv3ViTGatedMLP": _gated_mlp,
     "ViTMLP": _mlp,
     "DeiTMLP": _mlp,

@@ -1,4 +1,4 @@
-"""A Hugging Face processor, which makes a generative model's inputs of pictures and texts."""
+"""A Hugging Face processor, which makes a generative model's inputs from images and texts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Inputs = Callable[[Any, list[Any], list[str]], Batch]
 
 
 class HFProcessor:
-    """inputs: what the record of a class asks the processor for."""
+    """A processor. inputs: the record's function that calls it."""
 
     def __init__(self, processor: Any, inputs: Inputs):
         self._processor, self._inputs = processor, inputs
@@ -38,7 +38,7 @@ class HFProcessor:
         return cls(processor, inputs) if whole else None
 
     def save(self, folder: Path) -> None:
-        """Write its files, from which `load` makes it again."""
+        """Write the files that `load` reads."""
         self._processor.save_pretrained(folder)
 
     def batch(self, images: list[Any], texts: list[str]) -> Batch:

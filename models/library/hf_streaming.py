@@ -29,10 +29,10 @@ PLAIN = ".safetensors"
 
 
 def load_streamed(model_class: type, folder: Path, config: Any, blocks: tuple[str, ...]) -> tuple[nn.Module, Streamed]:
-    """A model of a folder with safetensors, and what says which of its weights are in memory.
+    """A model of a folder with safetensors, with `Streamed`, which loads its blocks.
 
-    blocks: paths of the lists of its blocks. In memory are, in float32, the parameters that no block has, or that
-    several share; but not those of the head, before which passes end. InputError for weights that cannot be read so.
+    blocks: paths of the lists of its blocks. Parameters outside of the blocks, or shared by several, are in memory in
+    float32; not those of the head, since passes end before it. InputError for weights that cannot be streamed.
     """
     module = _without_weights(model_class, config)
     stored, _ = tensors_of(module, folder)
@@ -80,7 +80,7 @@ def _without_weights(model_class: type, config: Any) -> nn.Module:
             for name, buffer in part._buffers.items():
                 if buffer is not None:
                     part._buffers[name] = torch.empty_like(buffer, device="cpu")
-        module.initialize_weights()  # of parameters without memory nothing comes of it
+        module.initialize_weights()  # fills buffers; on parameters without memory it has no effect
     return module
 
 
@@ -146,7 +146,7 @@ def report_of(module: nn.Module, folder: Path) -> LoadReport:
 
 
 def _write(module: nn.Module, folder: Path, target: Path, change: Change) -> None:
-    """The folder again, with changed tensors: same shards, same names, same types, all other files as they are."""
+    """Copy the folder with changed tensors: same shards, names and types; all other files are unchanged."""
     _, names = tensors_of(module, folder)
     with atomic_path(target) as temporary:
         temporary.mkdir()
@@ -157,7 +157,7 @@ def _write(module: nn.Module, folder: Path, target: Path, change: Change) -> Non
                 shutil.copyfile(other, temporary / other.name)
         for index in folder.glob(f"*{PLAIN}{INDEX}"):
             shutil.copyfile(index, temporary / index.name)
-        if target.exists():  # of an earlier run: a folder takes the place of an empty one only
+        if target.exists():  # of an earlier run: a folder can be renamed onto an empty one only
             shutil.rmtree(target)
 
 

@@ -34,7 +34,7 @@ class HFTokenizer:
         return cls(tokenizer, longest, filled) if len(tokenizer) > len(set(tokenizer.all_special_ids)) else None
 
     def save(self, folder: Path) -> None:
-        """Write its files, from which `load` makes it again."""
+        """Write the files that `load` reads."""
         self._tokenizer.save_pretrained(folder)
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""The Hugging Face hub, for models that are named and not given: whether it can be had is found out at once."""
+"""The Hugging Face hub, for models that are named by id: check once whether it answers."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ PATIENCE = 3.0  # seconds that the hub has to answer
 
 @contextlib.contextmanager
 def hub_or_cache() -> Iterator[None]:
-    """Within this, an unreachable hub is not asked: its client would try each file six times, for up to a minute.
+    """Inside, an unreachable hub is not asked: its client would try each file six times, for up to a minute.
 
-    What the cache has is still found. HF_HUB_OFFLINE=1 spares the question.
+    Cached files are still found. HF_HUB_OFFLINE=1 skips the check.
     """
     if huggingface_hub.is_offline_mode() or _answers(huggingface_hub.constants.ENDPOINT):
         yield
@@ -31,7 +31,7 @@ def hub_or_cache() -> Iterator[None]:
 
 
 def _answers(address: str) -> bool:
-    """Whether a server says anything, by the proxies of the environment."""
+    """Whether a server answers, through the proxies of the environment."""
     if "all" in urllib.request.getproxies():  # perhaps one that only the hub's own client can speak to
         return True
     try:
@@ -39,7 +39,7 @@ def _answers(address: str) -> bool:
     except HTTPError:
         return True
     except URLError as error:
-        return isinstance(error.reason, ssl.SSLError)  # it is there; whether it is trusted is the client's business
+        return isinstance(error.reason, ssl.SSLError)  # it answers; certificates are the client's to judge
     except OSError:
         return False
     return True

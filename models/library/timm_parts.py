@@ -1,6 +1,7 @@
-"""What can be removed whole of timm's models: heads, neurons, channels inside residual blocks and of VGGs, layers.
+"""Removable parts of timm's models: heads, neurons, channels inside residual blocks and of VGGs, layers.
 
-The residual stream stays: every block reads and writes it. Classes are met exactly, since a subclass may do otherwise.
+The residual stream stays: every block reads and writes it. Classes must match exactly, since a subclass may compute
+something else.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from models.library.parts import Reader, read, rows_of, units_of
 from models.parts import Part
 
 EACH_BY_ITSELF = (nn.Identity, nn.AvgPool2d)
-"""Layers between two convolutions, but for activations, that treat every channel by itself and hold nothing of it."""
+"""Layers between two convolutions, besides activations, that treat channels separately and have no tensors."""
 
 
 def timm_parts(module: nn.Module) -> Iterator[Part]:

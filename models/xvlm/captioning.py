@@ -10,23 +10,20 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from models.common.bert import Embeddings, Encoder, MLMHead
+from models.common.bert import Embeddings, Encoder, MLMHead, plain_name
 from models.common.checkpoint import KeyRules
 from models.common.decoding import xvlm_smoothing
 from models.tasks import Captioner
 from models.xvlm.clip_tower import CLIPTower
 from models.xvlm.encoders import XVLMModel
-from models.xvlm.model import XVLMConfig, official_name
+from models.xvlm.model import XVLMConfig
 
 UNUSED = ("temp", "vision_proj.", "text_proj.", "itm_head.", "bbox_head.")
 
 
 def captioning_name(key: str, keys: set[str]) -> str | None:
     """Key of a pretraining or a captioning file -> name in the captioning model."""
-    if key == "text_decoder.cls.predictions.bias":  # a second name, as in the pretraining model
-        decoder = "text_decoder.cls.predictions.decoder.bias"
-        return None if decoder in keys else decoder
-    name = official_name(key, keys)
+    name = plain_name(key, keys)
     if name is None or name.startswith(UNUSED):
         return None
     return name.replace("text_encoder.", "text_decoder.", 1) if name.startswith("text_encoder.") else name

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
+from models.common.bert import self_attention_mask
 from models.common.sizes import Stack
-
-MASKED = -10000.0  # X-VLM's additive mask for region and text keys
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class CLIPTower(nn.Module):
             x = block(x, None)
         x = torch.cat([x[image_of_region], x])
         seen = torch.cat([patch_mask, patch_mask.new_ones(image.shape[0], patch_mask.shape[1])])
-        mask = (1 - seen[:, None, None, :].to(x.dtype)) * MASKED
+        mask = self_attention_mask(seen, x.dtype)
         for block in self.encoder.layers[shared:]:
             x = block(x, mask)
         x = self.post_layernorm(x)

@@ -1,4 +1,4 @@
-"""What X-VLM's models share: what is prunable; of pretraining and retrieval also fusion and the contrastive space.
+"""Base classes of X-VLM's models: prunable parts; for pretraining and retrieval fusion and the contrastive space.
 
 Zeng, Zhang and Li, "Multi-Grained Vision Language Pre-Training", ICML 2022.
 """
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from models.base import Batch, Model
 from models.common.bert import cross_attention_mask, layer_states, self_attention_mask, without_padding
+from models.common.contrastive import matching_loss
 from models.library.hf_parts import hf_parts
 from models.parts import Part
 from models.tasks import Retriever
@@ -37,7 +38,7 @@ class XVLMModel(Model):
         return hf_parts(self)
 
     def layers_removed(self, path: str, kept: Sequence[int]) -> None:
-        """So say the configurations, too, by which the layers with regions and with cross-attention are counted."""
+        """Update the configurations, which count the layers with regions and those with cross-attention."""
         if path.startswith("vision_encoder."):
             vision = self.config.vision.only(kept)
             self.config, self.vision_encoder.config = replace(self.config, vision=vision), vision
@@ -95,6 +96,22 @@ class XVLMEncoders(XVLMModel, Retriever):
     def text_features(self, states: Tensor) -> Tensor:
         """The CLS state of text states [b, t, d] in the contrastive space: [b, e], L2-normalised."""
         return F.normalize(self.text_proj(states[:, 0]), dim=-1)
+
+    def _matching_loss(
+        self, text: Tensor, atts: Tensor, image: Tensor, image_atts: Tensor, wrong_image: Tensor, wrong_text: Tensor
+    ) -> Tensor:
+        """ITM loss of the pairs of a batch, and of each text and each image with a wrong partner.
+
+        Arguments as of `fusion_states`; wrong_image, wrong_text [b] int64: those partners.
+        """
+        right = self.fusion_states(text, atts, image, image_atts)
+        wrong = self.fusion_states(
+            torch.cat([text, text[wrong_text]]),
+            torch.cat([atts, atts[wrong_text]]),
+            torch.cat([image[wrong_image], image]),
+            torch.cat([image_atts[wrong_image], image_atts]),
+        )
+        return matching_loss(self.itm_head(torch.cat([right[:, 0], wrong[:, 0]])), pairs=len(text))
 
     # -- retrieval --------------------------------------------------------------------------------------
 

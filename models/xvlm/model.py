@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from configs.registry import Registry
 from models.base import Batch, Model
 from models.common import examples
-from models.common.bert import Embeddings, Encoder, MLMHead, TextConfig, hidden_words_loss
+from models.common.bert import Embeddings, Encoder, MLMHead, TextConfig, hidden_words_loss, plain_name
 from models.common.checkpoint import KeyRules
-from models.common.contrastive import TEMP_RANGE, hard_negatives, itc_loss, matching_loss, similarity_weights
+from models.common.contrastive import TEMP_RANGE, hard_negatives, itc_loss, similarity_weights
 from models.common.gather import Gather, no_gather
 from models.tasks import ImageEncoder, Locator
 from models.xvlm.boxes import box_losses
@@ -45,19 +45,6 @@ def mlp_head(width: int, outputs: int) -> nn.Sequential:
     )
 
 
-def official_name(key: str, keys: set[str]) -> str | None:
-    """Key of an official checkpoint -> name in the model, or None for what models never need.
-
-    Position id buffers hold 0, 1, 2, ...; upstream stores the word prediction's bias under a second name.
-    """
-    if key.endswith(".position_ids"):
-        return None
-    if key == "text_encoder.cls.predictions.bias":
-        decoder = "text_encoder.cls.predictions.decoder.bias"
-        return None if decoder in keys else decoder
-    return key
-
-
 class States(NamedTuple):
     """image [b, p, d] of images, or of the regions in them, and its mask image_atts [b, p]; full [b, p, d]: of the
     images that the regions lie in (None without regions); text [b, t, d] of the text layers.
@@ -83,7 +70,7 @@ class XVLM(XVLMEncoders, ImageEncoder, Locator):
             "vqa": "models.xvlm.vqa:XVLMVQA",
         },
     )
-    key_rules = KeyRules(official_name, positions=("vision_encoder.pos_embed.weight",))
+    key_rules = KeyRules(plain_name, positions=("vision_encoder.pos_embed.weight",))
 
     def __init__(self, config: XVLMConfig):
         super().__init__()
@@ -164,17 +151,9 @@ class XVLM(XVLMEncoders, ImageEncoder, Locator):
         return self.predict_boxes(states.text, batch["text_atts"], states.full)
 
     def _itm_loss(self, image: Tensor, image_atts: Tensor, text: Tensor, atts: Tensor, similarity: Tensor) -> Tensor:
-        b = text.shape[0]
         wrong_image = hard_negatives(similarity_weights(similarity.detach().t(), 1e-5))
         wrong_text = hard_negatives(similarity_weights(similarity.detach(), 1e-5))
-        right = self.fusion_states(text, atts, image, image_atts)
-        wrong = self.fusion_states(
-            torch.cat([text, text[wrong_text]]),
-            torch.cat([atts, atts[wrong_text]]),
-            torch.cat([image[wrong_image], image]),
-            torch.cat([image_atts[wrong_image], image_atts]),
-        )
-        return matching_loss(self.itm_head(torch.cat([right[:, 0], wrong[:, 0]])), pairs=b)
+        return self._matching_loss(text, atts, image, image_atts, wrong_image, wrong_text)
 
     def _mlm_loss(self, batch: Batch, image: Tensor, image_atts: Tensor) -> Tensor:
         """Cross-entropy of the hidden words, read from fusion states at their positions."""

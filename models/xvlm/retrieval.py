@@ -10,20 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from models.base import Batch
-from models.common.bert import Embeddings, Encoder
+from models.common.bert import Embeddings, Encoder, plain_name
 from models.common.checkpoint import KeyRules
-from models.common.contrastive import hard_negatives, matching_loss, others, pairs_loss, same_image_targets
+from models.common.contrastive import hard_negatives, others, pairs_loss, same_image_targets
 from models.common.gather import Gather, no_gather
 from models.xvlm.clip_tower import CLIPTower
 from models.xvlm.encoders import XVLMEncoders
-from models.xvlm.model import XVLMConfig, mlp_head, official_name
+from models.xvlm.model import XVLMConfig, mlp_head
 
 UNUSED = ("text_encoder.cls.", "bbox_head.")
 
 
 def retrieval_name(key: str, keys: set[str]) -> str | None:
     """Key of a pretraining or a retrieval file -> name in the retrieval model: the `bert` level goes."""
-    name = official_name(key, keys)
+    name = plain_name(key, keys)
     if name is None or name.startswith(UNUSED):
         return None
     return name.replace("text_encoder.bert.", "text_encoder.", 1)
@@ -75,11 +75,4 @@ class XVLMRetrieval(XVLMEncoders):
         wrong_image = hard_negatives(others(similarity.t().softmax(dim=1) + 1e-5, idx))
         wrong_text = hard_negatives(others(similarity.softmax(dim=1) + 1e-5, idx))
         seen = torch.ones(image.shape[:2], dtype=torch.long, device=image.device)
-        right = self.fusion_states(text, atts, image, seen)
-        wrong = self.fusion_states(
-            torch.cat([text, text[wrong_text]]),
-            torch.cat([atts, atts[wrong_text]]),
-            torch.cat([image[wrong_image], image]),
-            torch.cat([seen, seen]),
-        )
-        return matching_loss(self.itm_head(torch.cat([right[:, 0], wrong[:, 0]])), pairs=len(text))
+        return self._matching_loss(text, atts, image, seen, wrong_image, wrong_text)

@@ -12,31 +12,31 @@ import torch
 from torch import Tensor, nn
 
 from models.base import Batch
-from models.common.answer_ranking import best_answers, first_word_probabilities, pick, read_out
-from models.common.bert import Embeddings, Encoder, MLMHead, cross_attention_mask, self_attention_mask
+from models.common.answer_ranking import best_answers, first_word_probabilities, full_losses, pick
+from models.common.bert import Embeddings, Encoder, MLMHead, cross_attention_mask, plain_name, self_attention_mask
 from models.common.checkpoint import KeyRules
 from models.common.decoding import IGNORED, decoder_logits, for_texts, token_losses
 from models.layers import PrunableLayer
 from models.tasks import Answerer
+from models.xvlm.captioning import UNUSED
 from models.xvlm.clip_tower import CLIPTower
 from models.xvlm.encoders import XVLMModel
-from models.xvlm.model import XVLMConfig, official_name
+from models.xvlm.model import XVLMConfig
 
-UNUSED = ("temp", "vision_proj.", "text_proj.", "itm_head.", "bbox_head.")
 LAYER = "text_encoder.bert.encoder.layer."
 
 
 @dataclass(frozen=True)
 class XVLMVQAConfig(XVLMConfig):
-    """inherit_mask: whether the decoder is pruned, too, with the masks of the fusion layers it starts from."""
+    """X-VLM for VQA."""
 
-    inherit_mask: bool = False
+    inherit_mask: bool = False  # prune the decoder, too, with the masks of the fusion layers that it starts from
 
 
 def with_decoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Pretraining tensors (or masks) with those of the decoder: embeddings, word prediction, fusion layers from 0 on.
 
-    Copies, since encoder and decoder go different ways from here. Files of a VQA model stay as they are.
+    Copies, since finetuning trains encoder and decoder separately. Files of a VQA model stay as they are.
     """
     if any(key.startswith("text_decoder.") for key in state):
         return state
@@ -59,10 +59,7 @@ def with_decoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def vqa_name(key: str, keys: set[str]) -> str | None:
     """Key of a prepared pretraining file or a VQA file -> name in the VQA model."""
-    if key == "text_decoder.cls.predictions.bias":  # upstream's second name of the decoder's bias
-        decoder = "text_decoder.cls.predictions.decoder.bias"
-        return None if decoder in keys else decoder
-    name = official_name(key, keys)
+    name = plain_name(key, keys)
     if name is None or name.startswith(UNUSED):
         return None
     return name.replace("text_encoder.bert.", "text_encoder.", 1)
@@ -123,7 +120,7 @@ class XVLMVQA(XVLMModel, Answerer):
         start, ones = answer_ids[:1, :1].expand(len(states), 1), torch.ones_like(atts[:, :1])
         logits = decoder_logits(self.text_decoder, start, ones, states, atts)[:, 0]
         first, numbers = best_answers(first_word_probabilities(logits, answer_ids[:, 1]), k)
-        losses = read_out(self.answer_losses, answer_ids, answer_atts, numbers, states, atts)
+        losses = full_losses(self.answer_losses, answer_ids, answer_atts, numbers, states, atts)
         return pick(first.log() - losses, numbers)
 
     def prunable_layers(self) -> dict[str, PrunableLayer]:

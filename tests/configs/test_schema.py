@@ -90,7 +90,7 @@ OF_MODELS = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name
 def test_every_shipped_file_parses(path):
     from evaluation.next_tokens_table import NextTokensConfig
     from evaluation.zero_shot_table import ZeroShotConfig
-    from models import family_config, load_model
+    from models import load_model
     from models.library.onnx_weights import OnnxConfig
     from pretraining.dual_encoder import DualEncoderConfig
     from pretraining.stages import PretrainConfig
@@ -102,13 +102,14 @@ def test_every_shipped_file_parses(path):
     from tasks.prompts import PromptsConfig
     from tasks.retrieval import RetrievalConfig
     from tasks.vqa import VQAConfig
+    from tests.conftest import on_meta
 
     settings = read_yaml(path)
     if path.stem == "model":
         name, of_library = path.parent.name, ":" in settings["family"]
         if "hf:weights/" in settings["family"] and not (CONFIGS.parent / settings["weights"]).is_dir():
             pytest.skip(f"{settings['weights']} is not here: docs/models.md says where it comes from")
-        assert load_model(name, weights="random") if of_library else family_config(name)
+        assert load_model(name, weights="random") if of_library else on_meta(name)
         return
     schema = {
         "prune": PruneConfig,

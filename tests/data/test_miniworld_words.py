@@ -6,7 +6,7 @@ import pytest
 
 from data.miniworld.captions import draw_captions, draw_regions
 from data.miniworld.checker import check_caption, parse_caption
-from data.miniworld.meaning import Meaning, Phrase, holds, related, seats
+from data.miniworld.meaning import Meaning, Phrase, holds, matched_mentions, related
 from data.miniworld.paint import boxes
 from data.miniworld.parts import SPLITS, scene_for, text_draws
 from data.miniworld.questions import Asker, ten_answers
@@ -115,7 +115,7 @@ def test_present_matches_each_thing_once():
     scene = Scene(0, (0, 0, 0), 0, 0, (thing(0, 0, 10.0, 10.0), thing(0, 3, 40.0, 40.0)))
     phrases = (Phrase(0, 0), Phrase(0, 0, 0))
     for order in (phrases, phrases[::-1]):
-        assert [there for _, there in seats(Meaning(order), scene)] == [True, True]
+        assert [there for _, there in matched_mentions(Meaning(order), scene)] == [True, True]
     assert holds(Meaning(phrases), scene) and not holds(Meaning((*phrases, Phrase(0, 0))), scene)
 
 

@@ -5,9 +5,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from models import family_config, load_model
+from models import load_model
 from pruners import prune
-from tests.conftest import REFERENCE, reference_batches
+from tests.conftest import REFERENCE, on_meta, reference_batches
 from tests.models.test_xvlm import listed
 
 WEIGHTS = REFERENCE / "vectors" / "blip" / "weights.safetensors"
@@ -20,9 +20,7 @@ def blip():
 
 @pytest.fixture(scope="module")
 def full_size():
-    model_class, config, _ = family_config("blip")
-    with torch.device("meta"):
-        return model_class(config)
+    return on_meta("blip")
 
 
 def tied_groups(model):

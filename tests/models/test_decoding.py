@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from models.common import answer_ranking
-from models.common.answer_ranking import best_answers, first_word_probabilities, pick, read_out, weighted_answer_loss
+from models.common.answer_ranking import best_answers, first_word_probabilities, full_losses, pick, weighted_answer_loss
 from models.common.beam_search import SearchSettings, beam_search
 from models.common.decoding import IGNORED, caption_labels, mean_token_loss, xvlm_smoothing
 
@@ -168,6 +168,6 @@ def test_answers_are_scored_in_whole_questions(at_once, monkeypatch):
         passes.append(len(ids))
         return ids[:, 0] + 10 * states[:, 0, 0]
 
-    found = read_out(losses, ids, torch.ones(7, 2), numbers, states, atts)
+    found = full_losses(losses, ids, torch.ones(7, 2), numbers, states, atts)
     assert torch.equal(found, numbers + 10 * torch.arange(5.0)[:, None])
     assert max(passes) <= max(at_once, 3)

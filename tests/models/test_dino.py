@@ -6,10 +6,10 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification
 
 from console.errors import InputError
-from models import family_config, load_model
+from models import load_model
 from pruners import prune
 from pruners.session import Session
-from tests.conftest import REFERENCE
+from tests.conftest import REFERENCE, on_meta
 from tests.models.test_xvlm import listed
 
 CONFIG = REFERENCE / "dino.yaml"
@@ -58,9 +58,7 @@ def original():
 
 
 def test_full_size_names_and_shapes():
-    model_class, config, _ = family_config("dino")
-    with torch.device("meta"):
-        model = model_class(config)
+    model = on_meta("dino")
     assert {n: tuple(t.shape) for n, t in model.state_dict().items()} == listed("dino_pretrain.txt")
     assert sum(p.numel() for p in model.parameters()) == 86_567_656
     layers = model.prunable_layers()

@@ -73,7 +73,7 @@ def pruned_by_torch(layer):
     torch_prune.l1_unstructured(layer, "weight", 0.3)
 
 
-MADE_ANEW = {
+RECOMPUTED = {
     "weight_norm": (weight_norm, "remove_weight_norm"),
     "spectral_norm": (spectral_norm, "remove_spectral_norm"),
     "parametrized": (parametrizations.weight_norm, "remove_parametrizations"),
@@ -82,11 +82,11 @@ MADE_ANEW = {
 
 
 class TestNamed:
-    @pytest.mark.parametrize("kind", MADE_ANEW)
+    @pytest.mark.parametrize("kind", RECOMPUTED)
     @pytest.mark.parametrize("pruner", PRUNERS)
     def test_weights_that_are_made_anew(self, kind, pruner, batches):
         """The others are pruned to the count, stay pruned after a pass, and the way out is said."""
-        change, way_out = MADE_ANEW[kind]
+        change, way_out = RECOMPUTED[kind]
         module = mlp()
         change(module[2])
         model = wrapped(module)

@@ -5,9 +5,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from console.errors import InputError
-from models import family_config, load_model
+from models import load_model
 from models.common.checkpoint import resize_positions
-from tests.conftest import REFERENCE, reference_batches
+from tests.conftest import REFERENCE, on_meta, reference_batches
 
 WEIGHTS = REFERENCE / "vectors" / "xvlm" / "weights.safetensors"
 
@@ -21,9 +21,7 @@ def listed(name):
 
 @pytest.fixture(scope="module")
 def full_size():
-    model_class, config, _ = family_config("xvlm")
-    with torch.device("meta"):
-        return model_class(config)
+    return on_meta("xvlm")
 
 
 def test_full_size_names_and_shapes(full_size):

@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from calibration.gradient_rows import GradientRows
-from calibration.weight_vector import WeightVector
+from calibration.gradient_rows import GradientRows, WeightVector
 from console.errors import InputError
 from console.interrupt import interrupt
 from pruners import prune

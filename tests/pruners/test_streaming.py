@@ -132,9 +132,9 @@ class Together(Group):
     def ranks_with_work(self, has_work, device):
         return [rank for rank, flag in enumerate(self.exchange(has_work)) if flag]
 
-    def objects(self, mine, ranks):
+    def objects(self, mine, ranks=None):
         found = self.exchange(mine)
-        return [found[rank] for rank in ranks]
+        return list(found) if ranks is None else [found[rank] for rank in ranks]
 
     def from_rank(self, rank, mine, like):
         return self.exchange(mine.clone())[rank]

@@ -24,7 +24,7 @@ def test_groups_by_stable_sorts(kind, lost):
     }[kind]
     scores = make().astype(np.float32)
     kept = GroupCut(lost, 20).keep(scores)
-    assert kept.size - kept.sum() == lost == GroupCut(lost, 20).below(scores)
+    assert kept.size - kept.sum() == lost
     for row, mask in zip(scores, kept, strict=True):
         gone = int((~mask).sum())
         assert gone in (lost // 6, -(-lost // 6))
@@ -64,7 +64,6 @@ def test_towards_a_pattern_the_best_are_kept(pattern, sparsity):
         [cut] = cuts(name, scores)
         keep = cut.keep(scores)
         assert {i for i in range(scores.size) if not keep.reshape(-1)[i]} == {i for layer, i in gone if layer == name}
-        assert cut.below(scores) == scores.size - keep.sum()
 
 
 @pytest.mark.parametrize("pruner", ["itersnip", "chita", "chita++"])

@@ -5,11 +5,11 @@ import timm
 import torch
 
 from console.errors import InputError
-from models import family_config, load_model, load_task_model
+from models import load_model, load_task_model
 from pruners import prune
 from sparsity.mask import Mask
 from sparsity.published import contains_mask
-from tests.conftest import REFERENCE
+from tests.conftest import REFERENCE, on_meta
 from training.epoch_weights import write_model
 
 
@@ -28,9 +28,7 @@ def test_as_many_entries_as_the_published_files(name, entries, tmp_path):
     """At full size, on the meta device: names and count only."""
     from sparsity.published import write_published
 
-    model_class, config, _ = family_config(name)
-    with torch.device("meta"):
-        model = model_class(config)
+    model = on_meta(name)
     small_model = torch.nn.Module()
     written = {}
     import sparsity.published as published
