@@ -21,7 +21,7 @@ from models.tasks import Answerer
 
 @dataclass(frozen=True)
 class AnswerSearch(SearchSettings):
-    """How answers are written; lengths count the start mark, as in BLIP's release."""
+    """Settings of generated answers; lengths include the start token, as in BLIP's release."""
 
     max_length: int = 10
     min_length: int = 1

@@ -1,4 +1,4 @@
-"""How well a model finds what a text names: IoU of predicted and true boxes."""
+"""Grounding: IoU of a model's predicted boxes of regions, given their texts, with the true ones."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ SORTED_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class RetrievalSettings:
-    """How a gallery is evaluated."""
+    """Settings of the evaluation on a gallery."""
 
     k_test: int = 256  # candidates that are re-ranked; the others keep the order of similarity
     image_batch: int = 32  # images per forward pass of the tower
@@ -99,7 +99,7 @@ def evaluate_retrieval(
 
 
 def reranked(settings: RetrievalSettings, gallery: Gallery) -> str:
-    """A sentence on the number of re-ranked candidates, shown with recalls: the others are ranked by similarity."""
+    """A note on the number of re-ranked candidates, shown with recalls: the others are ranked by similarity."""
     images, texts = len(gallery), len(gallery.texts)
     of_image, of_text = min(settings.k_test, texts), min(settings.k_test, images)
     return f"{of_image} of {texts} texts for each image, {of_text} of {images} images for each text"

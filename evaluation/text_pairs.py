@@ -1,4 +1,4 @@
-"""How alike a text encoder finds two captions of one picture, in two languages or by two people, among all others."""
+"""Retrieval between two captions of each picture, in two languages or by two people, with a text encoder."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ from training.results import device_name, metrics_line, refuse_finished, write_s
 from training.run import Run, run_label
 from training.samples import draw_samples
 from training.searching import FOLDER, search
-from training.smaller import leave_small
+from training.smaller import write_small
 from training.task import Objective, Task
 from training.training_data import TrainingData
 
@@ -53,7 +53,7 @@ def fit_task(
 ) -> int | None:
     """Train, and load the weights of the selected epoch into the model; returns its number (None: the last).
 
-    wrap: what the loop trains in place of the objective, a module of named losses (None: with the teacher, if any).
+    wrap: from the objective to the module that the loop trains (None: add the teacher of --teacher, if any).
     inside: store the mask in the last weights, for a task that starts from them.
     """
     decides = None if run.config.skip_val else task.decides
@@ -101,7 +101,7 @@ def fit_task(
     if made is not None:
         keep_mask(run, model, sparsifier, made if best is None else Mask.load(run.folder / BEST))
         if isinstance(sparsifier, Search) and sparsifier.config.structured:
-            run.small = leave_small(run, model, task, sparsifier.config.sparsity)
+            run.small = write_small(run, model, task, sparsifier.config.sparsity)
     run.kept["after training"] = count_kept(model)
     return best
 

@@ -120,7 +120,7 @@ def _start(folder: Path, offline: bool, name: str, config: Mapping[str, Any]) ->
 
 
 def run_id(folder: Path) -> str:
-    """The id in the folder, made on first use; not drawn from the seed, so it changes nothing that is."""
+    """The id in the folder, made on first use; not drawn with the run's seed, which must not change other draws."""
     path = folder / ID_FILE
     known = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
     if not known:

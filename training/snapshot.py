@@ -15,7 +15,7 @@ from storage.tensors import read_tensors, write_torch
 
 
 class Stateful(Protocol):
-    """A part of a run with a state of its own."""
+    """A part of a run with a state that snapshots save."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -66,11 +66,7 @@ def load_snapshot(
             precision.load_state_dict(scale)
         for name, state in content.get("parts", {}).items():
             parts[name].load_state_dict(state)
-    except (
-        RuntimeError,
-        ValueError,
-        KeyError,
-    ) as error:  # the same run, but the model's configuration was edited
+    except (RuntimeError, ValueError, KeyError) as error:  # same run, but the model's configuration was edited
         raise InputError(
             f"{path} does not fit the model ({_last_line(error)}): choose another output folder, or restore the "
             "model's configuration"

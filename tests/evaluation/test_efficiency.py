@@ -104,7 +104,7 @@ def speed(median, low, high, fastest):
 
 def test_words_on_speed():
     assert speed_words("masked", speed(1.0, 0.97, 1.03, 0.99)) == (
-        "No speed-up: zeros are multiplied like any other number: masked runs at 1.00 x the speed of dense "
+        "No speed-up, since zeros are multiplied like any other number: masked runs at 1.00 x the speed of dense "
         "(quartiles 0.97 to 1.03; the fastest pass of each: 0.99 x)."
     )
     assert "no kernel here skips zeros" in speed_words("masked", speed(1.3, 1.25, 1.35, 1.3))

@@ -120,9 +120,9 @@ def test_bad_input(command, world, run, tmp_path):
     assert "there is no pruned model or mask 'nowhere'" in refused("--pruned", "nowhere")
     assert "is a Gemma3ForConditionalGeneration of 99" in refused("--pruned", saved(tmp_path / "gemma", "Gemma3"))
     assert "with --stream give the folder" in refused("--pruned", mask, "--stream")
-    assert "count asks for 7: lower it" in refused("--set", "count=7")
+    assert "count is 7: lower it" in refused("--set", "count=7")
     assert "items.json is where" in refused("--json", tmp_path / "items.json")
     done = run("-m", "evaluation.next_tokens", "--model", "clip-mini", "--config", world / "config.yaml")
-    assert done.returncode == 2 and "clip-mini is no generative model" in done.stderr
+    assert done.returncode == 2 and "clip-mini is not a generative model" in done.stderr
     (world / "data" / "0.png").write_bytes(b"no picture")
     assert "an evaluation needs all its pairs" in refused()
