@@ -85,7 +85,7 @@ def test_the_same_again(made, config, tmp_path):
 
 
 def test_bad_input(made, config, tmp_path):
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="exists already"):
         build(config, made[0])
     exchanged = dataclasses.replace(config, vision=config.text, text=config.vision)
     with pytest.raises(InputError, match="must be an encoder of images alone"):

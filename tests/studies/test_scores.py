@@ -261,7 +261,7 @@ def test_scores_are_averaged_over_seeds_item_by_item():
     ("other", "why"),
     [
         (items([1, 0], ["a", "z"]), "different items"),
-        (items([0, 0], ["a", "b"]), "of 2 pictures, and 5 are the fewest"),
+        (items([0, 0], ["a", "b"]), "of 2 pictures, and a test needs at least 5"),
         (grouped(ids=["a", "b"], scores={"other": [1, 0]}), "no scores of single test items"),
         ({"format": 3, "groups": {}}, "another format"),
         (grouped(ids=["a", "a"], scores={"overall": [1, 0]}), "incomplete"),
@@ -322,7 +322,7 @@ def test_trial_runs_are_called_so(tmp_path):
     put(folder, {"overall": 52.5}, "snip", defined_by={"kind": "vqa", "debug": True})
     put(folder, {"overall": 50.0}, "omp")
     notes = read(folder).notes
-    assert any(note.startswith("1 of these results are of trial runs of two steps") for note in notes)
+    assert any(note.startswith("1 of these results are trials of two steps") for note in notes)
 
 
 def test_pairs_that_somebody_asked_for(tmp_path):
