@@ -20,7 +20,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
-    """Train; the only number is the loss, of held-out captions where the configuration names some."""
+    """Train; the only metric is the loss on held-out captions, if the configuration names some."""
     args = parse_args()
     settings, where = task_settings(args, "captioning_pretrain")
 

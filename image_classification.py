@@ -65,7 +65,7 @@ def convolutions_in(args: argparse.Namespace, given: bool) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train, classify after every epoch, and in the end the test images; the last epoch counts unless asked."""
+    """Train, evaluate after every epoch, and test the last epoch, or the best one if configured."""
     args = parse_args(arguments)
     given = options_of_prompts(args)
     task_name = "prompts" if given or args.prune == PROMPTED else "image_classification"

@@ -1,4 +1,4 @@
-"""Look into masks: inspect one, compare several, cut new sparsities, convert formats, measure stability.
+"""Inspect and compare masks, make other sparsities from scores, convert formats, check zeros, measure stability.
 
 python masks.py inspect pruned_weights/multiflow/xvlm-mini_multiflow_75_seed42.safetensors --html mask.html
 python masks.py compare pruned_weights/*/xvlm-mini_*_75_seed42.safetensors --picture masks.png

@@ -25,7 +25,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
-    """Train, judge the statements of dev after every epoch, and those of test with the best one."""
+    """Train, evaluate dev after every epoch, and test with the best epoch."""
     args = parse_args()
     settings, where = task_settings(args, "nlvr")
 

@@ -30,7 +30,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
-    """Train on all but the validation split, answer that after every epoch, and the test split at the end."""
+    """Train without the validation split, evaluate it after every epoch, and the test split at the end."""
     args = parse_args()
     settings, where = task_settings(args, "vqa")
 

@@ -75,8 +75,7 @@ def _code(main: Callable[[], None]) -> int:
         if not is_out_of_memory(error):
             raise
         print(
-            "error: the device is out of memory: use a smaller batch_size or model, or a larger device",
-            file=sys.stderr,
+            "error: the device is out of memory: use a smaller batch_size or model, or a larger device", file=sys.stderr
         )
         return 2
     except KeyboardInterrupt:

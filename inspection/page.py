@@ -127,9 +127,4 @@ def _compared(comparison: Comparison) -> dict[str, Any]:
             words = [f"{found.a:,}", f"{found.b:,}", f"{found.both:,}", pct(found.overlap)]
         return [(word, False) for word in (pct(comparison.chance(names)), *words)]
 
-    return {
-        "comparison": comparison,
-        "tree": layer_tree(comparison.modalities),
-        "measure": measure,
-        "cells": cells,
-    }
+    return {"comparison": comparison, "tree": layer_tree(comparison.modalities), "measure": measure, "cells": cells}

@@ -124,13 +124,7 @@ def distilled(
 
 
 def cut_by(
-    steps: Steps,
-    name: str,
-    weights: str | None,
-    shares: Mapping[str, float],
-    limits: Limits,
-    at: Path,
-    rounds: int = 1,
+    steps: Steps, name: str, weights: str | None, shares: Mapping[str, float], limits: Limits, at: Path, rounds: int = 1
 ) -> str:
     """Measure, plan, cut; returns the smaller model's name. at: its folder; the table is next to it.
 

@@ -20,15 +20,7 @@ from studies.published import Published, published_table
 from studies.rows import DENSE, UNPRUNED
 from studies.scores import OverSeeds, Scores, ranks
 from studies.sizes import PARETO, Sizes, size_table, sizes_of
-from studies.tables import (
-    Table,
-    cost_table,
-    main_table,
-    modality_table,
-    overview_table,
-    share_table,
-    task_table,
-)
+from studies.tables import Table, cost_table, main_table, modality_table, overview_table, share_table, task_table
 
 
 @dataclass(frozen=True)

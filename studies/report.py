@@ -32,17 +32,7 @@ from studies.pictures import save
 from studies.places import short
 from studies.published import read_published
 from studies.reading import Results, read_results
-from studies.records import (
-    LAYERS,
-    PUBLISHED,
-    RUNS,
-    SCORES,
-    csv_text,
-    layer_rows,
-    published_rows,
-    run_rows,
-    score_rows,
-)
+from studies.records import LAYERS, PUBLISHED, RUNS, SCORES, csv_text, layer_rows, published_rows, run_rows, score_rows
 from studies.rows import UNPRUNED
 from studies.scores import Scores
 from studies.version import packages

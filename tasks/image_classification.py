@@ -67,11 +67,7 @@ class ClassificationConfig(Finetuning):
 
 
 def config_for(
-    settings: dict[str, Any],
-    dataset: str | None,
-    where: str,
-    kind: type[ClassificationConfig],
-    seed: int | None = None,
+    settings: dict[str, Any], dataset: str | None, where: str, kind: type[ClassificationConfig], seed: int | None = None
 ) -> ClassificationConfig:
     """The configuration for one of the data sets in the section `datasets`, the first by default; no data is opened.
 

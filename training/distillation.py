@@ -34,10 +34,7 @@ from models.tasks import Classifier, Retriever
 from training.run import Run
 from training.task import Objective
 
-WEIGHTS = {
-    "mope": {"sim": 1.0, "feat": 1000.0, "hidden": 1.0},
-    "tinyclip": {"sim": 1.0, "feat": 0.0, "hidden": 0.0},
-}
+WEIGHTS = {"mope": {"sim": 1.0, "feat": 1000.0, "hidden": 1.0}, "tinyclip": {"sim": 1.0, "feat": 0.0, "hidden": 0.0}}
 
 TOWERS = ("vision", "text")
 
