@@ -78,12 +78,9 @@ def main(arguments: list[str] | None = None) -> None:
             asked["freeze"], args.freeze = args.freeze, None
         override_prompt(settings, args.dataset, asked)
 
-    from data.tokenizer import load_tokenizer  # heavy imports after parsing
-    from models import load_task_model
-    from tasks import TASKS
+    from tasks import TASKS  # heavy imports after parsing
     from tasks.image_classification import config_for, count_classes
-    from training.finetuning import TrainingData, conclude, fit_task
-    from training.run import chosen_sparsifier, open_run, sparsify
+    from training.finetuning import run_task
 
     Task = TASKS[task_name]
     config = config_for(settings, args.dataset, where, Task.Config, args.seed)
@@ -93,16 +90,10 @@ def main(arguments: list[str] | None = None) -> None:
     count_classes(config)
     if config.model.get("conv", False) != (conv := convolutions_in(args, config.model.get("conv", False))):
         config.model["conv"] = conv
-    dataset = args.dataset or next(iter(settings["datasets"]))
-    with open_run(args, config, task_name, dataset=dataset) as run:
-        sparsifier = chosen_sparsifier(run)
-        model = load_task_model(args.model, "image_classification", weights=args.weights, overrides=config.model)
-        sparsify(run, model, sparsifier)
-        tokenizer = load_tokenizer(model.tokenizer)
-        task = Task(config, model, tokenizer, run)
-        data = None if args.evaluate else TrainingData(run, model, tokenizer)
-        epoch = fit_task(run, model, task, data, sparsifier) if data else None
-        conclude(run, model, task, sparsifier, epoch, data)
+    run_task(
+        args, config, task_name, lambda model, tokenizer, run: Task(config, model, tokenizer, run),
+        model_of="image_classification", dataset=args.dataset or next(iter(settings["datasets"])),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
