@@ -10,27 +10,24 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from configs.overrides import joined_keys
 from console.errors import InputError, nearest
 from studies.grid import KINDS, facts
 
 
-def flat(metrics: Mapping[str, Any], before: str = "") -> dict[str, float]:
+def flat(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The finite numbers among metrics; nested names are joined: {"itc": {"r_mean": 5}} -> {"itc r_mean": 5.0}."""
-    return {name: float(value) for name, value in _numbers(metrics, before) if math.isfinite(value)}
+    return {name: float(value) for name, value in _numbers(metrics).items() if math.isfinite(value)}
 
 
 def without_number(metrics: Mapping[str, Any]) -> list[str]:
     """The metrics that are NaN or infinite, as in a run that diverged."""
-    return [name for name, value in _numbers(metrics) if not math.isfinite(value)]
+    return [name for name, value in _numbers(metrics).items() if not math.isfinite(value)]
 
 
-def _numbers(metrics: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, float]]:
-    for key, value in metrics.items():
-        name = f"{before} {key}".strip()
-        if isinstance(value, Mapping):
-            yield from _numbers(value, name)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield name, value
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    found = joined_keys(metrics, " ").items()
+    return {name: value for name, value in found if isinstance(value, int | float) and not isinstance(value, bool)}
 
 
 def main_metric(task: str, metrics: Collection[str]) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from lightning.fabric import Fabric
 
+from configs.overrides import joined_keys
 from console.errors import InputError
 from console.progress import console
 from storage.atomic import write_text
@@ -129,15 +130,9 @@ def run_id(folder: Path) -> str:
     return known
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Nested numbers and texts under names joined by slashes; lists and None are left out."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}/")
-        elif isinstance(value, int | float | str):
-            found[f"{prefix}{key}"] = value
-    return found
+    return {name: value for name, value in joined_keys(values, "/").items() if isinstance(value, int | float | str)}
 
 
 def first_line(error: Exception) -> str:
