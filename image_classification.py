@@ -51,9 +51,9 @@ def override_prompt(settings: dict[str, Any], dataset: str | None, asked: dict[s
 
 
 def convolutions_in(args: argparse.Namespace, given: bool) -> bool:
-    """Whether convolutions can be pruned, of a library's model: asked for with --conv, or as the mask was made.
+    """Whether convolutions of a library's model are prunable: by --conv, or as in the mask.
 
-    given: by the configuration, which counts without a mask.
+    given: by the configuration, which counts if there is no mask.
     """
     from sparsity.mask import Mask
     from training.run import mask_file
@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     Task = TASKS[task_name]
     config = config_for(settings, args.dataset, where, Task.Config, args.seed)
-    if task_name == "prompts":  # before data and model are looked at
+    if task_name == "prompts":  # before data and model are opened
         check_given(given, config.prompts, args.prune, args.evaluate, args.teacher)
         config.check_file()
     count_classes(config)

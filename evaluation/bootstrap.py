@@ -14,7 +14,7 @@ import numpy as np
 RESAMPLES = 10_000
 
 FEWEST = 5
-"""Pictures that a test needs: of one or two, nearly every draw is the pictures as they are, and p says nothing."""
+"""Least number of pictures for a test: with one or two, most resamples equal the sample, and p is meaningless."""
 
 LEVEL = 0.95
 """Level of confidence intervals."""

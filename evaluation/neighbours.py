@@ -96,7 +96,7 @@ def probe(queries: Tensor, bank: Tensor, labels: Tensor, decay: float) -> Tensor
     # Pruned models have smaller features: standardised by the bank, one decay means the same for all models.
     bank, queries = bank.double(), queries.double()
     mean, deviation = bank.mean(dim=0), bank.std(dim=0, unbiased=False)
-    scale = torch.where(deviation > 1e-6 * deviation.max(), deviation, torch.inf)  # a dead channel says nothing
+    scale = torch.where(deviation > 1e-6 * deviation.max(), deviation, torch.inf)  # dead channels become 0
     bank, queries = (bank - mean) / scale, (queries - mean) / scale
     classes = int(labels.max()) + 1
     weight = bank.new_zeros(classes, bank.shape[1], requires_grad=True)

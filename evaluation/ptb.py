@@ -153,7 +153,7 @@ def ptb_tokens(text: str) -> list[str]:
 
 
 def _on_one_line(text: str) -> str:
-    """On one line, without the two entities that may stand inside a word."""
+    """On one line, without the two entities that may occur inside a word."""
     return LINE_ENDS.sub(" ", text).replace("&apos;", "'").replace("&nbsp;", " ")
 
 

@@ -12,10 +12,7 @@ from models.tasks import Locator
 
 @torch.no_grad()
 def region_ious(model: Locator, side: Side, batches: int) -> tuple[Tensor, list[int]]:
-    """IoU [n] of the regions (not the whole images) of the first `batches` region batches, in their order.
-
-    And of which picture each region is, by number.
-    """
+    """IoU [n] of the regions (without whole images) of the first `batches` batches, and the picture of each region."""
     device = next(model.parameters()).device
     found: list[Tensor] = []
     numbers: dict[object, int] = {}

@@ -86,7 +86,7 @@ def evaluate_retrieval(
 
     def match(image: int, scores: Tensor) -> None:
         texts = wanted[image].nonzero().squeeze(1)
-        texts = texts[lengths[texts].argsort(stable=True)]  # of a pass alike in length: little padding is read
+        texts = texts[lengths[texts].argsort(stable=True)]  # similar lengths in a pass need little padding
         for some in texts.split(settings.pairs):
             pairs = text_states[some], atts[some], image_states[image : image + 1], similarity[image, some]
             scores[image, some] = model.match(*pairs).to(scores.dtype)
@@ -135,7 +135,7 @@ def _batched(function: Callable[..., tuple[Tensor, Tensor]], batch: int, *tensor
 
 
 def _collected(n: int, parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Parts of n rows as two tensors. Each part goes to its place at once: there is no room for all of it twice."""
+    """Join parts into two tensors of n rows; not by `torch.cat`, which would hold everything twice."""
     whole: tuple[Tensor, ...] = ()
     done = 0
     for part in parts:

@@ -56,8 +56,8 @@ _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 def normalise(answer: str) -> str:
     """The answer as the official evaluation compares it: punctuation, capitals, number words, articles, contractions.
 
-    A sign becomes a space, or nothing where it stands beside a space anywhere in the answer; where the answer has a
-    comma between digits (100,978), all signs become nothing.
+    A punctuation sign becomes a space; it is removed if it is next to a space anywhere in the answer. If the answer has
+    a comma between digits (100,978), all signs are removed.
     """
     in_number = _COMMA_IN_NUMBER.search(answer) is not None
     text = answer

@@ -154,7 +154,7 @@ def show_stability(screen: Console, stability: Stability, depth: int) -> None:
 
 
 def print_tree(screen: Console, roots: Sequence[Node], look: Callable[[Node], Row], depth: int) -> None:
-    """One line a node, as deep as asked; bars take what the screen's width leaves."""
+    """Print a line per node, down to `depth`; bars fill the rest of the screen's width."""
     lines = [line for root in roots for line in _lines(root, depth)]
     rows = [look(node) for _, node in lines]
     if not rows:

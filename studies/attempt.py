@@ -116,7 +116,7 @@ def run_here(step: Step, plan: Plan, places: Places, commands: Commands, threads
     before = signal.getsignal(signal.SIGTERM)
     try:
         signal.signal(signal.SIGTERM, lambda number, _: attempt.stop(number))
-    except ValueError:  # not the main thread: signals stay as they are
+    except ValueError:  # only the main thread can set signal handlers
         before = None
     try:
         while attempt.poll() is None:

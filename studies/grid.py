@@ -104,7 +104,7 @@ def taught(task: str) -> bool:
 
 
 def read_grid(path: Path | str, assignments: Sequence[str] = ()) -> Grid:
-    """Read and check a grid, from its YAML file or its packed results, with what `--set` says.
+    """Read and check a grid, from its YAML file or its packed results, after `--set`.
 
     InputError for an unknown axis or value, with the nearest name.
     """

@@ -284,7 +284,7 @@ def conclude(
 ) -> Metrics:
     """Evaluate the test split (with --evaluate, the chosen split); write results, items and pictures.
 
-    epoch: whose weights the model has. Returns what results.json holds.
+    epoch: of the model's weights (None: the last). Returns the content of results.json.
     """
     args, split = run.args, run.args.split or "test"
     if split == "val" and not task.validates:

@@ -41,7 +41,7 @@ class WandbLog:
         self._safely(lambda run: run.log({"epoch": number, **flat({"val": metrics})}, step=step))
 
     def results(self, results: Mapping[str, Any]) -> None:
-        """What results.json holds, into the run's summary."""
+        """The numbers of results.json, into the run's summary."""
         found = {"test": results["metrics"], **{key: results[key] for key in ("epoch", "kept", "seconds", "machine")}}
         self._safely(lambda run: run.summary.update(flat(found)))
 
@@ -65,8 +65,8 @@ def start_wandb(
 ) -> WandbLog:
     """Start a run, or resume the one whose id is in `folder`; call it on every process.
 
-    wanted, offline: offline writes into `folder` alone and asks for no login. name: of the run; the folder's by
-    default. InputError, on every process, when there is no login or no answer.
+    wanted: online, which needs a login. offline: write to `folder` only. name: of the run; the folder's by default.
+    InputError, on every process, without a login or an answer.
     """
     if not (wanted or offline):
         if name and fabric.is_global_zero:
@@ -99,7 +99,7 @@ def _start(folder: Path, offline: bool, name: str, config: Mapping[str, Any]) ->
         finish_timeout=FINISH_SECONDS,
     )
     try:
-        wandb.setup(wandb.Settings(silent=True))  # else a login would be greeted, by asking the server who it is
+        wandb.setup(wandb.Settings(silent=True))  # otherwise login prints the user's name, which it requests online
         if not offline and not wandb.login(prompt=False, verify=False):
             raise InputError(f"--wandb finds no login to Weights & Biases: {way_out}")
         identity = run_id(folder)
@@ -107,7 +107,7 @@ def _start(folder: Path, offline: bool, name: str, config: Mapping[str, Any]) ->
             project=os.environ.get("WANDB_PROJECT") or PROJECT,
             name=name,
             id=identity,
-            resume=None if offline else "allow",  # offline runs are joined by their id when they are synchronised
+            resume=None if offline else "allow",  # `wandb sync` joins offline runs by their id
             dir=str(folder),
             mode="offline" if offline else "online",
             config=dict(config),
