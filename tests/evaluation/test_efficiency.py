@@ -70,7 +70,7 @@ def test_the_command(dino, omp, tmp_path, run):
     [
         (("--batch_size", 0), "--batch_size must be at least 1, not 0"),
         (("--repeats", 0), "--repeats must be at least 1, not 0"),
-        (("--device", "cuda:99"), "--device cuda:99 is not there"),
+        (("--device", "cuda:99"), "--device cuda:99 is missing"),
         (("--device", "tpu"), "--device must be cpu, cuda or cuda:<number>, not 'tpu'"),
         (("--mask", "nowhere.safetensors"), "no such file"),
         (("--json", "weights/mini-vocab.txt/out.json"), "cannot write to weights/mini-vocab.txt"),

@@ -65,7 +65,7 @@ def test_the_loss_is_the_classs_own(family):
     assert read.losses.mean().item() == pytest.approx(model.loss(batch).item(), rel=1e-5)
     scores = model.module(**{k: v for k, v in batch.items() if k != "labels"}).logits
     wanted = model.next_tokens(batch) != -100
-    assert torch.equal(scores[wanted].argmax(-1), read.expected)
+    assert torch.equal(scores[wanted].argmax(-1), read.predicted)
     assert torch.equal(wanted.nonzero()[:, 0], read.pairs)
 
 
@@ -125,4 +125,4 @@ def test_bad_input(command, world, run, tmp_path):
     done = run("-m", "evaluation.next_tokens", "--model", "clip-mini", "--config", world / "config.yaml")
     assert done.returncode == 2 and "clip-mini is not a generative model" in done.stderr
     (world / "data" / "0.png").write_bytes(b"no picture")
-    assert "an evaluation needs all its pairs" in refused()
+    assert "an evaluation needs all pairs" in refused()

@@ -178,5 +178,5 @@ def test_bad_files(logs, tmp_path):
         report(logs)
     for file in [*logs.rglob("*samples*"), *logs.rglob("*_results.json")]:
         file.unlink()
-    with pytest.raises(InputError, match="--loyalty compares single items"):
+    with pytest.raises(InputError, match="--loyalty needs scores or answers of single items"):
         report(logs, "--loyalty")
