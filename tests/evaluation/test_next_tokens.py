@@ -121,7 +121,7 @@ def test_bad_input(command, world, run, tmp_path):
     assert "is a Gemma3ForConditionalGeneration of 99" in refused("--pruned", saved(tmp_path / "gemma", "Gemma3"))
     assert "with --stream give the folder" in refused("--pruned", mask, "--stream")
     assert "count is 7: lower it" in refused("--set", "count=7")
-    assert "items.json is where" in refused("--json", tmp_path / "items.json")
+    assert "items.json is for" in refused("--json", tmp_path / "items.json")
     done = run("-m", "evaluation.next_tokens", "--model", "clip-mini", "--config", world / "config.yaml")
     assert done.returncode == 2 and "clip-mini is not a generative model" in done.stderr
     (world / "data" / "0.png").write_bytes(b"no picture")
