@@ -118,7 +118,8 @@ def test_bad_input(command, world, run, tmp_path):
 
     mask = str(world / "llava_omp_90.safetensors")
     assert "there is no pruned model or mask 'nowhere'" in refused("--pruned", "nowhere")
-    assert "is a Gemma3ForConditionalGeneration with a vocabulary of 99" in refused("--pruned", saved(tmp_path / "gemma", "Gemma3"))
+    gemma = saved(tmp_path / "gemma", "Gemma3")
+    assert "is a Gemma3ForConditionalGeneration with a vocabulary of 99" in refused("--pruned", gemma)
     assert "with --stream give the folder" in refused("--pruned", mask, "--stream")
     assert "count is 7: lower it" in refused("--set", "count=7")
     assert "items.json is for" in refused("--json", tmp_path / "items.json")
