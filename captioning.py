@@ -34,27 +34,20 @@ def main() -> None:
     args = parse_args()
     settings, where = task_settings(args, "captioning")
 
-    from data.tokenizer import load_tokenizer  # heavy imports after parsing
-    from models import load_task_model
-    from tasks.captioning import Captioning, CaptioningConfig
+    from tasks.captioning import Captioning, CaptioningConfig  # heavy imports after parsing
     from tasks.captioning_pretrain import refuse_first_stage, use_first_stage
-    from training.finetuning import TrainingData, conclude, fit_task
-    from training.run import chosen_sparsifier, open_run, sparsify
+    from training.finetuning import run_task
 
     config = parse(CaptioningConfig, settings, where)
     if args.load_capt_pretrain:
         config = dataclasses.replace(config, model={**config.model, **use_first_stage(args)})
     elif not args.evaluate:
         refuse_first_stage(args.weights)
-    with open_run(args, config, "captioning", "after_first_stage" if args.load_capt_pretrain else "") as run:
-        sparsifier = chosen_sparsifier(run)
-        model = load_task_model(args.model, "captioning", weights=args.weights, overrides=config.model)
-        sparsify(run, model, sparsifier)
-        tokenizer = load_tokenizer(model.tokenizer)
-        data = None if args.evaluate else TrainingData(run, model, tokenizer)
-        task = Captioning(config, model, tokenizer, run.folder, args.skip_eval, run.limit)
-        epoch = fit_task(run, model, task, data, sparsifier) if data else None
-        conclude(run, model, task, sparsifier, epoch, data)
+    run_task(
+        args, config, "captioning",
+        lambda model, tokenizer, run: Captioning(config, model, tokenizer, run.folder, args.skip_eval, run.limit),
+        variant="after_first_stage" if args.load_capt_pretrain else "",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -20,28 +20,24 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
-    """Train; the only number is the loss, of held-out captions where the configuration names some."""
+    """Train; the only metric is the loss on held-out captions, if the configuration names some."""
     args = parse_args()
     settings, where = task_settings(args, "captioning_pretrain")
 
-    from data.tokenizer import load_tokenizer  # heavy imports after parsing
-    from models import load_task_model
-    from tasks.captioning_pretrain import FirstStage, FirstStageConfig, refuse_first_stage
-    from training.finetuning import TrainingData, conclude, fit_task
-    from training.run import chosen_sparsifier, open_run, sparsify
+    from tasks.captioning_pretrain import (  # heavy imports after parsing
+        FirstStage,
+        FirstStageConfig,
+        refuse_first_stage,
+    )
+    from training.finetuning import run_task
 
     config = parse(FirstStageConfig, settings, where)
     if not args.evaluate:
         refuse_first_stage(args.weights)
-    with open_run(args, config, "captioning_pretrain") as run:
-        sparsifier = chosen_sparsifier(run)
-        model = load_task_model(args.model, "captioning_pretrain", weights=args.weights, overrides=config.model)
-        sparsify(run, model, sparsifier)
-        tokenizer = load_tokenizer(model.tokenizer)
-        data = None if args.evaluate else TrainingData(run, model, tokenizer)
-        task = FirstStage(config, model, tokenizer, run.limit)
-        epoch = fit_task(run, model, task, data, sparsifier, inside=True) if data else None
-        conclude(run, model, task, sparsifier, epoch, data)
+    run_task(
+        args, config, "captioning_pretrain",
+        lambda model, tokenizer, run: FirstStage(config, model, tokenizer, run.limit), inside=True,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

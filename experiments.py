@@ -3,8 +3,8 @@
     python experiments.py plan configs/experiments/smoke.yaml
     python experiments.py run configs/experiments/smoke.yaml --jobs 2
 Stopped or killed at any moment, the same command continues; several runners may work on one grid at once. `submit`
-gives the plan to SLURM, `shell` writes it as plain commands, `status` shows progress, `report` makes tables. The
-results of a grid are one file, results/<grid>.jsonl.xz.
+runs the plan on a SLURM cluster, `shell` writes it as plain commands, `status` shows progress, `report` makes tables.
+The results of a grid are one file, results/<grid>.jsonl.xz.
 """
 
 from __future__ import annotations
@@ -39,8 +39,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     places = argparse.ArgumentParser(add_help=False)
-    places.add_argument("--results", default="results", help="packed results, one file a grid (default: results)")
-    places.add_argument("--work", default="runs/experiments", help="masks, logs, weights (default: runs/experiments)")
+    places.add_argument(
+        "--results", default="results", help="folder of packed results, one file per grid (default: results)"
+    )
+    places.add_argument(
+        "--work", default="runs/experiments", help="folder of masks, logs and weights (default: runs/experiments)"
+    )
     machine = argparse.ArgumentParser(add_help=False)
     machine.add_argument("--accelerator", help="accelerator of pruning and finetuning: cpu, gpu, mps or auto")
     machine.add_argument("--num_workers", type=int, help="data loader processes per run")
@@ -51,12 +55,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     def command(name: str, about: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=about, description=about, parents=[places, *parents])
 
-    plan = command("plan", "print the runs, what is done, and what is left in time and disk", machine)
-    run = command("run", "run what is missing, one process a run", machine, many)
-    shell = command("shell", "write what is missing as a shell script of plain commands", machine)
-    submit = command("submit", "give what is missing to a cluster, as SLURM arrays", machine, many)
-    status = command("status", "what is done, running and failed")
-    collect = command("collect", "make results of finished work, for example of a shell script's, and pack them")
+    plan = command("plan", "print the number of runs, those done, and the time and disk still needed", machine)
+    run = command("run", "start the missing runs, each in its own process", machine, many)
+    shell = command("shell", "write the missing runs as a shell script of plain commands", machine)
+    submit = command("submit", "submit the missing runs to a cluster, as SLURM arrays", machine, many)
+    status = command("status", "print which runs are done, running and failed")
+    collect = command("collect", "write and pack results of finished runs, such as those of a shell script")
     for parser_of_grid in (plan, run, shell, submit, collect):
         parser_of_grid.add_argument("grid", help="YAML file, as in configs/experiments/")
         add_set(parser_of_grid)
@@ -73,13 +77,13 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--minutes",
         type=int,
         default=24 * 60,
-        help="time limit of a job; the run resumes in the next job (default: a day)",
+        help="time limit of a job; a run that exceeds it resumes in the next job (default: a day)",
     )
     submit.add_argument("--gpus", type=int, default=0, help="GPUs per run (default: 0)")
     submit.add_argument("--cores", type=int, default=4, help="CPU cores per run (default: 4)")
     submit.add_argument("--memory_gb", type=int, default=32, help="memory per run, in GB (default: 32)")
     submit.add_argument("--parallel", type=int, default=64, help="largest number of runs at once (default: 64)")
-    report = command("report", "tables, curves and a page of the results, finished or not")
+    report = command("report", "write tables, curves and a page of the results so far")
     report.add_argument(
         "results_of", nargs="+", metavar="GRID",
         help="YAML files of grids, packed results, folders of these, or folders that lmms-eval, lm-eval, VLMEvalKit or "
@@ -93,18 +97,24 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="TASK/METRIC",
         help="metrics of the main table (default: each task's main one)",
     )
-    report.add_argument("--only", nargs="+", default=[], metavar="AXIS=VALUE,...", help="for example pruner=omp,snip")
+    report.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="AXIS=VALUE,...",
+        help="use only these results, such as pruner=omp,snip",
+    )
     report.add_argument(
         "--pairs", nargs="+", default=[], metavar="ROW=ROW",
         help="rows to compare in tables/pairs, with p values; across tasks: ROW@TASK=ROW@TASK",
     )  # fmt: skip
     report.add_argument(
-        "--loyalty", action="store_true", help="write tables/loyalty: how often a row does as the dense model"
+        "--loyalty", action="store_true", help="write tables/loyalty: how often a row agrees with the dense model"
     )
     report.add_argument(
         "--cost", default="seconds", help="cost axis of the Pareto plot: seconds, cpu_seconds or peak_memory_gb"
     )
-    report.add_argument("--published", metavar="FILE.csv", help="show published numbers next to ours")
+    report.add_argument("--published", metavar="FILE.csv", help="compare with published numbers (studies/published.py)")
     return parser.parse_args(arguments)
 
 
@@ -126,7 +136,7 @@ def main() -> None:
 
 
 def plan(args: argparse.Namespace) -> int:
-    """The plan as a table."""
+    """Print the plan as a table."""
     from studies.status import print_plan
 
     study = opened(args, args.grid)
@@ -136,7 +146,7 @@ def plan(args: argparse.Namespace) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """The plan, the runs, and what became of them."""
+    """Print the plan, run it, and print how the runs ended."""
     from studies.attempt import threads_each
     from studies.runner import Runner
     from studies.status import print_plan
@@ -159,7 +169,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def shell(args: argparse.Namespace) -> int:
-    """What is missing, as a script."""
+    """Write the missing runs as a script."""
     from storage.atomic import check_writable, write_text
     from studies.shell import shell_script
 
@@ -177,7 +187,7 @@ def shell(args: argparse.Namespace) -> int:
 
 
 def submit(args: argparse.Namespace) -> int:
-    """The plan, as jobs."""
+    """Submit the missing runs as jobs."""
     from studies.cluster import make_executor, submit_steps
     from studies.runner import Summary
     from studies.status import print_plan
@@ -185,11 +195,11 @@ def submit(args: argparse.Namespace) -> int:
     study = opened(args, args.grid)
     print_plan(study.plan, study.places, study.found, positive(args.parallel))
     study.check_ready(args)
-    make_executor(study.places, args)  # checked first, so that no file is left behind where there is no cluster
+    make_executor(study.places, args)  # fails without a cluster, before any file is written
     study.pack()
     jobs = submit_steps(study.plan, study.places, study.commands(args), study.found.missing, args)
     if args.cluster == "slurm":
-        words = f"{counted(len(jobs), 'job')} submitted; `experiments.py status {args.grid}` says how far they are"
+        words = f"{counted(len(jobs), 'job')} submitted; `experiments.py status {args.grid}` shows their progress"
         result_console().print(words)
         return 0
     study.pack()
@@ -200,7 +210,7 @@ def submit(args: argparse.Namespace) -> int:
 
 
 def status(args: argparse.Namespace) -> int:
-    """Print how far one grid is, or every grid with results."""
+    """Print the progress of one grid, or of every grid with results."""
     from studies.grid import PACKED
     from studies.status import print_plan, print_status
 
@@ -215,7 +225,7 @@ def status(args: argparse.Namespace) -> int:
 
 
 def collect(args: argparse.Namespace) -> int:
-    """Results of work that is finished."""
+    """Write and pack the results of finished runs."""
     from studies import results
     from studies.places import short
     from studies.status import survey
@@ -232,19 +242,19 @@ def collect(args: argparse.Namespace) -> int:
 
 
 def report(args: argparse.Namespace) -> int:
-    """Tables and pictures of some grids' results."""
+    """Write tables and pictures of some grids' results."""
     from studies.report import write_report
 
     write_report(args)
     return 0
 
 
-# -- what they share ------------------------------------------------------------------------------------
+# -- shared by the commands -----------------------------------------------------------------------------
 
 
 @dataclass
 class Study:
-    """A grid with its plan and the state of its runs. text: the content of its file, which its results carry."""
+    """A grid with its plan and the state of its runs. text: the content of its file."""
 
     plan: Plan
     places: Places

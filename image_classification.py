@@ -51,9 +51,9 @@ def override_prompt(settings: dict[str, Any], dataset: str | None, asked: dict[s
 
 
 def convolutions_in(args: argparse.Namespace, given: bool) -> bool:
-    """Whether convolutions can be pruned, of a library's model: asked for with --conv, or as the mask was made.
+    """Whether convolutions of a library's model are prunable: by --conv, or as in the mask.
 
-    given: by the configuration, which counts without a mask.
+    given: by the configuration, which counts if there is no mask.
     """
     from sparsity.mask import Mask
     from training.run import mask_file
@@ -65,7 +65,7 @@ def convolutions_in(args: argparse.Namespace, given: bool) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train, classify after every epoch, and in the end the test images; the last epoch counts unless asked."""
+    """Train, evaluate after every epoch, and test the last epoch, or the best one if configured."""
     args = parse_args(arguments)
     given = options_of_prompts(args)
     task_name = "prompts" if given or args.prune == PROMPTED else "image_classification"
@@ -78,31 +78,22 @@ def main(arguments: list[str] | None = None) -> None:
             asked["freeze"], args.freeze = args.freeze, None
         override_prompt(settings, args.dataset, asked)
 
-    from data.tokenizer import load_tokenizer  # heavy imports after parsing
-    from models import load_task_model
-    from tasks import TASKS
+    from tasks import TASKS  # heavy imports after parsing
     from tasks.image_classification import config_for, count_classes
-    from training.finetuning import TrainingData, conclude, fit_task
-    from training.run import chosen_sparsifier, open_run, sparsify
+    from training.finetuning import run_task
 
     Task = TASKS[task_name]
     config = config_for(settings, args.dataset, where, Task.Config, args.seed)
-    if task_name == "prompts":  # before data and model are looked at
+    if task_name == "prompts":  # before data and model are opened
         check_given(given, config.prompts, args.prune, args.evaluate, args.teacher)
         config.check_file()
     count_classes(config)
     if config.model.get("conv", False) != (conv := convolutions_in(args, config.model.get("conv", False))):
         config.model["conv"] = conv
-    dataset = args.dataset or next(iter(settings["datasets"]))
-    with open_run(args, config, task_name, dataset=dataset) as run:
-        sparsifier = chosen_sparsifier(run)
-        model = load_task_model(args.model, "image_classification", weights=args.weights, overrides=config.model)
-        sparsify(run, model, sparsifier)
-        tokenizer = load_tokenizer(model.tokenizer)
-        task = Task(config, model, tokenizer, run)
-        data = None if args.evaluate else TrainingData(run, model, tokenizer)
-        epoch = fit_task(run, model, task, data, sparsifier) if data else None
-        conclude(run, model, task, sparsifier, epoch, data)
+    run_task(
+        args, config, task_name, lambda model, tokenizer, run: Task(config, model, tokenizer, run),
+        model_of="image_classification", dataset=args.dataset or next(iter(settings["datasets"])),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

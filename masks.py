@@ -1,4 +1,4 @@
-"""Look into masks: inspect one, compare several, cut new sparsities, convert formats, measure stability.
+"""Inspect and compare masks, make other sparsities from scores, convert formats, check zeros, measure stability.
 
 python masks.py inspect pruned_weights/multiflow/xvlm-mini_multiflow_75_seed42.safetensors --html mask.html
 python masks.py compare pruned_weights/*/xvlm-mini_*_75_seed42.safetensors --picture masks.png
@@ -32,16 +32,8 @@ from storage.atomic import check_writable, write_json, write_text
 OURS, PUBLISHED = ".safetensors", ".pth"
 
 PRUNING = (
-    "config",
-    "weights",
-    "allocation",
-    "num_batches",
-    "batch_size",
-    "num_workers",
-    "accelerator",
-    "precision",
-    "output_dir",
-    "seed",
+    *("config", "weights", "allocation", "num_batches", "batch_size", "num_workers"),
+    *("accelerator", "precision", "output_dir", "seed"),
 )
 """Options of prune.py that `stability` passes on; all of them need --draws."""
 
@@ -116,12 +108,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def add_reports(parser: argparse.ArgumentParser, picture: bool = False) -> None:
     """Options that write the results to files."""
-    parser.add_argument(
-        "--depth",
-        choices=("modality", "block", "layer"),
-        default="layer",
-        help="depth of the printed tree (default: layer)",
-    )
+    depths = ("modality", "block", "layer")
+    parser.add_argument("--depth", choices=depths, default="layer", help="depth of the printed tree (default: layer)")
     parser.add_argument("--html", metavar="FILE", help="write a self-contained HTML page")
     parser.add_argument("--json", metavar="FILE", help="write all numbers to this file")
     if picture:
@@ -136,7 +124,7 @@ def main() -> None:
 
 
 def inspect(args: argparse.Namespace) -> None:
-    """One mask: its layers, dead neurons, warnings."""
+    """Print the layers, dead neurons and warnings of one mask."""
     from inspection.layers import count_layers, warnings
     from inspection.page import inspection_page
     from inspection.reading import read_masks
@@ -154,7 +142,7 @@ def inspect(args: argparse.Namespace) -> None:
 
 
 def compare(args: argparse.Namespace) -> None:
-    """Two masks or more against each other."""
+    """Compare two or more masks."""
     if len(args.files) < 2:
         raise InputError("compare needs at least two masks: give more files, or use `masks.py inspect` for one")
     check_outputs(args, args.files)
@@ -191,7 +179,7 @@ def stability(args: argparse.Namespace) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """A folder of weights against a mask."""
+    """Check a folder of weights against a mask."""
     from inspection.folder import check_zeros, show_zeros
     from inspection.reading import read_masks
 
@@ -201,7 +189,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def drawing(args: argparse.Namespace) -> Callable[[], list[str]] | None:
-    """What makes the masks of `stability`, or None where files are given; InputError where both or neither are."""
+    """A function that makes the masks of `stability`; None if files are given. InputError for both or neither."""
     if args.draws is None:
         idle = [n for n in ("pruner", "sparsities", "conv", "set", *PRUNING) if getattr(args, n) not in (None, [])]
         if idle:
@@ -245,11 +233,10 @@ def cut(args: argparse.Namespace) -> None:
 
 
 def convert(args: argparse.Namespace) -> None:
-    """A mask in the other format, bit for bit.
+    """Convert a mask to the other format, bit for bit.
 
-    The published format lists all of a model's linear layers, so the model is needed on the way there, where the mask's
-    source does not name it; on the way back it leaves out the layers that are never pruned and says which modality the
-    others belong to.
+    The published format lists all linear layers of a model, so writing it needs the model, by the mask's source or
+    --model. Reading it with --model leaves out layers that are never pruned, and adds the modalities.
     """
     from inspection.reading import fit
     from models import RANDOM, load_model
@@ -261,11 +248,11 @@ def convert(args: argparse.Namespace) -> None:
     if target.suffix == PUBLISHED:
         model = model or mask.source.get("model")
         if not model:
-            raise InputError(f"{file} does not say which model it is a mask of: name it with --model")
+            raise InputError(f"{file} does not name its model: give it with --model")
         if mask.has_values and not args.without_values:
             raise InputError(
-                f"{file} carries updated weights, which the published format cannot hold: keep it as it is, or drop "
-                "them with --without_values"
+                f"{file} has updated weights, which the published format cannot store: keep this format, or drop them "
+                "with --without_values"
             )
         check_writable(target.parent)
         changes = {"conv": True} if mask.source.get("conv") else {}
@@ -284,14 +271,14 @@ def convert(args: argparse.Namespace) -> None:
 
 
 def converted(file: Path, output: str | None, force: bool) -> Path:
-    """Where a converted mask goes: the other format's ending, in place of the first one's unless asked otherwise.
+    """The path of a converted mask: by default the same name with the other format's extension.
 
-    InputError when it is of the same format, or there already and not to be overwritten.
+    InputError if it has the same format, or exists and --force is not given.
     """
     wanted = PUBLISHED if file.suffix == OURS else OURS
     target = Path(output) if output else file.with_suffix(wanted)
     if target.suffix != wanted:
-        raise InputError(f"{file} is converted to a {wanted} file, which {target} is not: name it so")
+        raise InputError(f"{file} is converted to a {wanted} file, not to {target}: give a name with this extension")
     if target.is_dir():
         raise InputError(f"{target} is a folder: name the file to write, or leave --output out")
     if target.exists() and not force:
@@ -299,7 +286,7 @@ def converted(file: Path, output: str | None, force: bool) -> Path:
     return target
 
 
-# -- what is written ------------------------------------------------------------------------------------
+# -- outputs --------------------------------------------------------------------------------------------
 
 
 def check_outputs(args: argparse.Namespace, inputs: list[str]) -> None:
@@ -316,7 +303,7 @@ def check_outputs(args: argparse.Namespace, inputs: list[str]) -> None:
             raise InputError(f"{path} is a folder: name the file to write")
         if kind == "picture" and path.suffix.lower() not in ("", ".png"):
             raise InputError(f"--picture writes PNG, so {path} must end in .png: choose such a name")
-        above = next(folder for folder in path.parents if folder.exists())  # what is missing below is made by `write`
+        above = next(folder for folder in path.parents if folder.exists())  # `write` makes missing folders
         if above.is_file():
             raise InputError(f"{above} is a file, not a folder: name a file in another place")
         check_writable(above)

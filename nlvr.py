@@ -25,28 +25,17 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
-    """Train, judge the statements of dev after every epoch, and those of test with the best one."""
+    """Train, evaluate dev after every epoch, and test with the best epoch."""
     args = parse_args()
     settings, where = task_settings(args, "nlvr")
 
-    from data.tokenizer import load_tokenizer  # heavy imports after parsing
-    from models import load_task_model
-    from tasks.nlvr import NLVR, NLVRConfig
-    from training.finetuning import TrainingData, conclude, fit_task
-    from training.run import chosen_sparsifier, open_run, sparsify
+    from tasks.nlvr import NLVR, NLVRConfig  # heavy imports after parsing
+    from training.finetuning import run_task
 
     config = parse(NLVRConfig, settings, where)
     if args.inherit_mask:
         config = dataclasses.replace(config, model={**config.model, "inherit_mask": True})
-    with open_run(args, config, "nlvr") as run:
-        sparsifier = chosen_sparsifier(run)
-        model = load_task_model(args.model, "nlvr", weights=args.weights, overrides=config.model)
-        sparsify(run, model, sparsifier)
-        tokenizer = load_tokenizer(model.tokenizer)
-        data = None if args.evaluate else TrainingData(run, model, tokenizer)
-        task = NLVR(config, model, tokenizer, run.limit)
-        epoch = fit_task(run, model, task, data, sparsifier) if data else None
-        conclude(run, model, task, sparsifier, epoch, data)
+    run_task(args, config, "nlvr", lambda model, tokenizer, run: NLVR(config, model, tokenizer, run.limit))
 
 
 if __name__ == "__main__":

@@ -32,22 +32,11 @@ def main(arguments: list[str] | None = None) -> None:
     if args.gather_negatives:
         settings["gather_negatives"] = True
 
-    from data.tokenizer import load_tokenizer  # heavy imports after parsing
-    from models import load_task_model
-    from tasks.retrieval import Retrieval, RetrievalConfig
-    from training.finetuning import TrainingData, conclude, fit_task
-    from training.run import chosen_sparsifier, open_run, sparsify
+    from tasks.retrieval import Retrieval, RetrievalConfig  # heavy imports after parsing
+    from training.finetuning import run_task
 
     config = parse(RetrievalConfig, settings, where)
-    with open_run(args, config, "retrieval") as run:
-        sparsifier = chosen_sparsifier(run)
-        model = load_task_model(args.model, "retrieval", weights=args.weights, overrides=config.model)
-        sparsify(run, model, sparsifier)
-        tokenizer = load_tokenizer(model.tokenizer)
-        data = None if args.evaluate else TrainingData(run, model, tokenizer)
-        task = Retrieval(config, model, tokenizer, run.limit)
-        epoch = fit_task(run, model, task, data, sparsifier) if data else None
-        conclude(run, model, task, sparsifier, epoch, data)
+    run_task(args, config, "retrieval", lambda model, tokenizer, run: Retrieval(config, model, tokenizer, run.limit))
 
 
 if __name__ == "__main__":

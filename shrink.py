@@ -1,5 +1,6 @@
 """Structured pruning: remove heads, neurons, channels and layers, and write a smaller model that loads like any other.
 
+By hand, in steps, or both in one command (a recipe, with distillation):
 python shrink.py measure --model dino-mini --criterion magnitude
 python shrink.py plan shrunk/dino-mini_magnitude_seed42_errors.safetensors --keep 0.5
 python shrink.py cut --model dino-mini --plan shrunk/dino-mini_magnitude_seed42_plan.json
@@ -30,14 +31,14 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
-    """Check the command line, then do what it says."""
+    """Run the subcommand."""
     args = parse_args()
     commands = (measure, plan, cut, show, distil, finetuning, pretraining, series, export)
     {command.__name__: command for command in commands}[args.command](args)
 
 
 def measure(args: argparse.Namespace) -> None:
-    """A table of errors."""
+    """Write a table of errors."""
     from models import file_name
     from models.small import base_of
     from shrinking import CRITERIA, MEASURED
@@ -118,7 +119,7 @@ def plan(args: argparse.Namespace) -> None:
 
 
 def cut(args: argparse.Namespace) -> None:
-    """The smaller model."""
+    """Write the smaller model of a plan."""
     from models.parts import all_sets
     from models.plans import Plan
     from models.small import check_base, of_base, read_plan, save_small
@@ -130,7 +131,7 @@ def cut(args: argparse.Namespace) -> None:
     about = read_plan(args.plan)
     target = Path(args.output or str(args.plan).removesuffix(".json").removesuffix("_plan"))
     if target.exists():
-        raise InputError(f"{target} is there already: give another folder with --output, or remove it")
+        raise InputError(f"{target} exists already: give another folder with --output, or remove it")
     model = load(args)
     kept = Plan.from_json(about["kept"], args.plan).kept(all_sets(model), model.plan)
     if not args.any_base:
@@ -144,7 +145,7 @@ def cut(args: argparse.Namespace) -> None:
 
 
 def cutter(args: argparse.Namespace) -> Any:
-    """How a model is cut: a function of it and of what stays."""
+    """The function that cuts a model to the kept units, with --repair after refitting."""
     from models.surgery import cut as without
     from shrinking.repair import cut_on_data
     from tasks.loading import data_of
@@ -156,14 +157,14 @@ def cutter(args: argparse.Namespace) -> Any:
 
 
 def option(key: str, value: Any) -> list[str]:
-    """An option as words; none where there is no value."""
+    """An option as words of a command line; none for None."""
     return [] if value is None else [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
 
 
 def alone(script: str, words: list[str]) -> None:
-    """A command in a process of its own, which starts those of its devices; its exit status, if it is none of success.
+    """Run a command in a process of its own, since a process can start its device processes only once.
 
-    A process can start a group of device processes only once.
+    If it fails, exit with its status.
     """
     status = subprocess.run([sys.executable, str(Path(__file__).parent / script), *words]).returncode
     if status:
@@ -171,7 +172,7 @@ def alone(script: str, words: list[str]) -> None:
 
 
 def steps_of(args: argparse.Namespace) -> Any:
-    """What recipes are made of, on the task of the command line, if any."""
+    """The steps of recipes, for the task of the command line, if any."""
     from shrinking.recipes import Steps
     from tasks.loading import load
 
@@ -210,7 +211,7 @@ def steps_of(args: argparse.Namespace) -> Any:
 
 
 def distil(args: argparse.Namespace) -> None:
-    """A smaller model's training under the whole one."""
+    """Finetune a smaller model with the dense one as its teacher."""
     from shrinking.recipes import distilled
     from tasks.loading import task_for
 
@@ -227,7 +228,7 @@ def distil(args: argparse.Namespace) -> None:
 
 
 def show(args: argparse.Namespace) -> None:
-    """A page of tables of errors."""
+    """Draw tables of errors as a page."""
     from models.plans import Plan
     from models.small import read_plan
     from shrinking.errors import Errors
@@ -236,7 +237,7 @@ def show(args: argparse.Namespace) -> None:
 
     tables = {Path(file).name: Errors.load(file) for file in args.errors}
     if len(tables) < len(args.errors):
-        raise InputError("two tables have the same name of their file: copy one to another name")
+        raise InputError("two tables have the same file name: copy one to another name")
     about = next(iter(tables.values())).about
     model = load(argparse.Namespace(**{key: about[key] for key in ("model", "task", "conv")}, weights=None))
     planned = read_plan(args.plan) if args.plan else {"kept": {}}
@@ -249,7 +250,7 @@ def show(args: argparse.Namespace) -> None:
 
 
 def finetuning(args: argparse.Namespace) -> None:
-    """The recipe of the finetuning stage."""
+    """Run the recipe for a finetuned model."""
     from shrinking.checking import check_parts
     from shrinking.recipes import check_shares, start_recipe, weights_of
     from shrinking.recipes import finetuning as recipe
@@ -259,7 +260,7 @@ def finetuning(args: argparse.Namespace) -> None:
     check_shares(args)
     args.task = task_for(args.model, args.task)
     steps = steps_of(args)
-    of_task(args)  # errors come before a folder is created
+    of_task(args)  # checks the configuration before a folder is created
     check_parts(steps.load(args.model, args.weights), args)
     limits, folder = start_recipe(args, FOLDER)
     learn = ["--only", args.tower] if args.task == "retrieval" and args.tower in ("vision", "text") else []
@@ -272,7 +273,7 @@ def finetuning(args: argparse.Namespace) -> None:
 
 
 def pretraining(args: argparse.Namespace) -> None:
-    """The recipe of the pretraining stage."""
+    """Run the recipe for a pretrained model."""
     from shrinking.checking import check_parts
     from shrinking.recipes import check_shares, start_recipe
     from shrinking.recipes import pretraining as recipe
@@ -285,11 +286,11 @@ def pretraining(args: argparse.Namespace) -> None:
         raise InputError("--task is for shrink.py finetuning, not for pretraining: leave it out")
     args.config = None
     if has_gallery(args.model):
-        gallery_config(args)  # refused before anything is trained
+        gallery_config(args)  # checked before anything is trained
     elif args.set:
         raise InputError(f"--set is for the retrieval data of the last test, and {args.model} has none: leave it out")
     tested = argparse.Namespace(**vars(args))
-    args.set = []  # it is of the last test, not of the data that is measured on
+    args.set = []  # --set is for the final test, not for the calibration data
     data, steps = data_of(args), steps_of(args)
     check_pairs(dense := steps.load(args.model, args.weights))
     check_parts(dense, args)
@@ -305,14 +306,14 @@ def pretraining(args: argparse.Namespace) -> None:
 
 
 def series(args: argparse.Namespace) -> None:
-    """A table, and a smaller model for each of several shares."""
+    """Write one table, and a smaller model for each of several sparsities."""
     from shrinking.series import series as of_shares
 
     of_shares(args, {"measure": measure, "plan": plan, "cut": cut})
 
 
 def export(args: argparse.Namespace) -> None:
-    """A smaller model for other software."""
+    """Write a smaller model for other software."""
     from shrinking.export import EXPORTS
 
     EXPORTS.check(args.to)

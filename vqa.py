@@ -30,15 +30,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
-    """Train on all but the validation split, answer that after every epoch, and the test split at the end."""
+    """Train without the validation split, evaluate it after every epoch, and the test split at the end."""
     args = parse_args()
     settings, where = task_settings(args, "vqa")
 
-    from data.tokenizer import load_tokenizer  # heavy imports after parsing
-    from models import load_task_model
-    from tasks.vqa import VQA, VQAConfig, refuse_inheritance, with_validation
-    from training.finetuning import TrainingData, conclude, fit_task
-    from training.run import chosen_sparsifier, open_run, sparsify
+    from tasks.vqa import VQA, VQAConfig, refuse_inheritance, with_validation  # heavy imports after parsing
+    from training.finetuning import run_task
 
     config = parse(VQAConfig, settings, where)
     if args.inherit_mask:
@@ -46,15 +43,7 @@ def main() -> None:
         config = dataclasses.replace(config, model={**config.model, "inherit_mask": True})
     if args.train_on_val:
         config = with_validation(config)
-    with open_run(args, config, "vqa") as run:
-        sparsifier = chosen_sparsifier(run)
-        model = load_task_model(args.model, "vqa", weights=args.weights, overrides=config.model)
-        sparsify(run, model, sparsifier)
-        tokenizer = load_tokenizer(model.tokenizer)
-        data = None if args.evaluate else TrainingData(run, model, tokenizer)
-        task = VQA(config, model, tokenizer, run.folder, run.limit)
-        epoch = fit_task(run, model, task, data, sparsifier) if data else None
-        conclude(run, model, task, sparsifier, epoch, data)
+    run_task(args, config, "vqa", lambda model, tokenizer, run: VQA(config, model, tokenizer, run.folder, run.limit))
 
 
 if __name__ == "__main__":

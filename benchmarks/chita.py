@@ -1,7 +1,7 @@
 """CHITA on a full-size model with random weights: time compared with a loop over single blocks, memory, disk.
 
     python -m benchmarks.chita                # X-VLM, 50 rows of 2 samples a side
-Both take the same 50 gradients; the loop then solves one block of weights after the other, in float64, with NumPy.
+Both use the same 50 gradients; the loop then solves one block of weights after the other, in float64, with NumPy.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def single_blocks(rows, layers, block: int, every: int) -> Iterator[tuple[np.nda
 
 
 def solve_block(a: np.ndarray, w: np.ndarray, mu: float, inverse_batch: float, iterations: int) -> np.ndarray:
-    """CHITA within one block, as its pseudo code says: hard thresholding, then least squares on the support."""
+    """CHITA within one block, as in the paper's pseudocode: hard thresholding, then least squares on the support."""
     a, w = a.astype(np.float64), w.astype(np.float64)
     keep = len(w) - round(SPARSITY * len(w))
 

@@ -1,8 +1,8 @@
 """The table of docs/cost.md: every ratio of the four systems, by one command.
 
     python -m benchmarks.cost                      # everything but CHITA and streaming, which take longest
-    python -m benchmarks.cost measuring steps      # some parts; the others' rows stay as they are
-Each benchmark runs in a process of its own. What is found is kept in docs/cost.json.
+    python -m benchmarks.cost measuring steps      # some parts; the rows of others stay
+Each benchmark runs in a process of its own. docs/cost.json has all results.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def measured(words: str) -> dict:
-    """What a benchmark finds: its findings, and when and on what."""
+    """The results of a benchmark, with date and machine."""
     import torch
 
     with tempfile.TemporaryDirectory() as folder:

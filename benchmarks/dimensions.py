@@ -26,7 +26,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def findings(args: argparse.Namespace) -> Iterator[Finding]:
-    """What the distances hold beyond the passes alone, over what they may."""
+    """Memory of the distances beyond that of the passes, over --memory."""
     import ctypes
 
     import torch
@@ -34,7 +34,7 @@ def findings(args: argparse.Namespace) -> Iterator[Finding]:
     from calibration.layer_outputs import Piece, output_shapes, plan_passes, squared_distances
     from models import load_model
 
-    # Freed tensors go back to the system at once, so that the peak is of what is held and not of what the heap keeps.
+    # glibc must return freed tensors at once: otherwise the peak would include memory that only the heap keeps.
     ctypes.CDLL(None).mallopt(-3, 1 << 16)
     model = load_model("blip", weights="random", overrides={"vision": {"layers": 1}}).eval()
     name = "visual_encoder.blocks.0.mlp.fc1.weight"
@@ -59,7 +59,7 @@ def findings(args: argparse.Namespace) -> Iterator[Finding]:
     with torch.no_grad():
         shape = output_shapes(model, next(batches()), run, None)[name]
     passes = plan_passes({name: shape}, args.samples, args.memory * 1e9)
-    Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is held now
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current resident set
     once = timed(bare)
     before = largest_resident_set()
     seconds = timed(lambda: distances(passes))

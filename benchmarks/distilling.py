@@ -13,7 +13,7 @@ from benchmarks.findings import Finding, add_json, report
 from benchmarks.timing import add_clock, best_of
 
 BOUND = 1.6
-"""Most plain steps that one of distillation may take beside the teacher's pass."""
+"""Upper bound of the time of a distillation step without the teacher's pass, in plain steps."""
 
 
 def parse_args() -> argparse.Namespace:

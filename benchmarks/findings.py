@@ -1,4 +1,4 @@
-"""What a benchmark finds: numbers with their bounds, printed as they come and written as JSON."""
+"""Results of benchmarks: numbers with their bounds, printed at once and written as JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Finding:
 
     @property
     def broken(self) -> bool:
-        """Whether it is above its bound; NaN is."""
+        """Whether it exceeds its bound, or is NaN."""
         return self.most is not None and not float(self.value) <= self.most
 
     @property
@@ -33,12 +33,12 @@ class Finding:
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """The option of every benchmark."""
-    parser.add_argument("--json", metavar="FILE", help="write the results to this file, too")
+    """The option `--json`, which every benchmark has."""
+    parser.add_argument("--json", metavar="FILE", help="also write the results to this file")
 
 
 def report(findings: Iterable[Finding], file: str | None) -> None:
-    """Print each one when it is found, and write all to `file`, if any."""
+    """Print each finding as it is measured, and write all to `file`, if any."""
     found = []
     for finding in findings:
         print(finding, flush=True)

@@ -1,8 +1,8 @@
-"""Errors of all parts of a CLIP's image tower (ViT-B/32, random weights): replayed against a whole pass for each part.
+"""Time of the errors of all parts of a CLIP's image tower (ViT-B/32, random weights): replay against brute force.
 
-    python -m benchmarks.measuring             # seconds of computing of both, their ratio, the largest difference
-By brute force a part costs a pass of its own tower alone, without the copy of the model that a real cut would cost: of
-every SPACING-th part, times SPACING.
+    python -m benchmarks.measuring             # CPU seconds of both, their ratio, the largest difference
+Brute force is a full pass of the tower for each part, without the copy of the model that a real cut needs. It is
+measured on every SPACING-th part and scaled up.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch_size", type=int, default=2)
     parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--group", type=int, default=384, help="neurons that go together (default: an eighth)")
+    parser.add_argument("--group", type=int, default=384, help="neurons removed together (default: 384)")
     add_json(parser)
     return parser.parse_args()
 
 
 def findings(args: argparse.Namespace) -> Iterator[Finding]:
-    """Replayed over brute force, and how far their errors are apart."""
+    """The time of replay over that of brute force, and the largest difference of their errors."""
     import torch
     import transformers
 

@@ -1,9 +1,9 @@
-"""What only an accelerator can show, as one script: masks, precisions, kernels, full size, resuming.
+"""Checks that need an accelerator, in one script: masks, precisions, kernels, full size, resuming.
 
     python -m benchmarks.on_device              # at most eight minutes on one GPU
-    python -m benchmarks.on_device --small      # the same parts with small models, on whatever is there
+    python -m benchmarks.on_device --small      # the same with small models, also on a CPU
 
-Each part compares with the CPU, or with itself, and prints its results; exit code 1 when a bound is exceeded.
+Each part compares the device with the CPU or with itself; the exit code is 1 if a bound is exceeded.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from sparsity.sparsifiers import Sparsifier
 
 MINIS = ("xvlm-mini", "blip-mini", "dino-mini")
-STEPS, STOP = 8, 4  # of training: in all, and where it is stopped to be resumed
+STEPS, STOP = 8, 4  # training steps in all, and before the interruption
 
 
 def masks(args: argparse.Namespace, device: torch.device) -> Iterator[Finding]:
-    """Every method on the device against its mask on the CPU: the share of bits that differ.
+    """Every method's mask on the device against its mask on the CPU: the share of bits that differ.
 
-    Sums in another order move a few weights across the cut; rounds, and solutions layer after layer, carry them on.
+    Another order of summation moves a few weights across the threshold; later rounds and layers amplify this.
     """
     from pruners import PRUNERS, prune
 
@@ -81,9 +81,9 @@ def trained(
     sparsifier: Sparsifier | None = None,
     accelerator: str = "auto",
 ) -> list[float]:
-    """The losses of `STEPS` steps on one batch, of those that this call did; ends early at `stop`.
+    """Train for `STEPS` steps on one batch, or until `stop`; returns the losses of the steps of this call.
 
-    sparsifier: default: a mask at 75 %.
+    sparsifier: by default a mask at 75 %.
     """
     import torch
     from lightning.fabric import Fabric
@@ -98,7 +98,7 @@ def trained(
     from training.optimizer import Recipe
     from training.task import Objective
 
-    torch.manual_seed(0)  # the made-up batch is the same in each call
+    torch.manual_seed(0)  # so that each call has the same batch
     name = "xvlm-mini" if args.small else "xvlm"
     path = task_file(name, "retrieval")
     config = parse(RetrievalConfig, read_yaml(path), str(path))
@@ -107,7 +107,7 @@ def trained(
     sparsifier.attach(model)
     sparsifier.started(STEPS, 0)
     batch = made_up_pairs(model, config, 4)
-    task = Retrieval.__new__(Retrieval)  # its losses alone, without data
+    task = Retrieval.__new__(Retrieval)  # only for its losses: __init__ would open data
     task._config, task._moved = config, None
     losses: list[float] = []
 
@@ -135,14 +135,14 @@ def trained(
 
 
 def kernels(args: argparse.Namespace, device: torch.device) -> Iterator[Finding]:
-    """A 2:4 layer in the format that the device multiplies by at once: what it gives, and how fast."""
+    """A linear layer in the device's 2:4 format: its output and its speed against the dense layer."""
     import torch
     from torch.nn.functional import linear
 
     from evaluation.efficiency.speed import compressed, in_turn, obstacle, spread
 
     if why_not := obstacle(device, torch.half):
-        yield Finding("2:4 multiplication", f"not here: {why_not}")
+        yield Finding("2:4 multiplication", f"not available: {why_not}")
         return
     torch.manual_seed(0)
     for rows, columns in ((768, 768), (3072, 768), (768, 3072)):
@@ -184,7 +184,7 @@ def full_size(args: argparse.Namespace, device: torch.device) -> Iterator[Findin
 
 
 def resuming(args: argparse.Namespace, device: torch.device) -> Iterator[Finding]:
-    """A finetuning that is killed and started again ends with the losses of one that was not."""
+    """A finetuning run that is interrupted and resumed has the losses of an uninterrupted one."""
     with tempfile.TemporaryDirectory() as folder:
         whole = trained(args, Path(folder, "whole"), "32-true")
         first = trained(args, Path(folder, "broken"), "32-true", stop=STOP)
@@ -192,11 +192,11 @@ def resuming(args: argparse.Namespace, device: torch.device) -> Iterator[Finding
     resumed = [*first[: STEPS - len(rest)], *rest]
     yield Finding("steps done again", len(first) + len(rest) - STEPS, 1)
     off = max(abs(a - b) / a for a, b in zip(whole, resumed, strict=True))
-    yield Finding("losses off an unbroken run's, relative", off, 1e-4 if device.type == "cuda" else 0.0)
+    yield Finding("losses off an uninterrupted run's, relative", off, 1e-4 if device.type == "cuda" else 0.0)
 
 
 def progressive(args: argparse.Namespace, device: torch.device) -> Iterator[Finding]:
-    """Pruning while training, and intrinsic dimensions: on the device as on the CPU."""
+    """Pruning while training, and intrinsic dimensions, on the device against the CPU."""
     import torch
 
     from calibration.layer_outputs import output_shapes, plan_passes, squared_distances
@@ -254,7 +254,7 @@ def prompts(args: argparse.Namespace, device: torch.device) -> Iterator[Finding]
     yield Finding("gradient of the prompt, relative difference", float(off), 1e-2)
     name, size = ("dino-mini", 4) if args.small else ("timm:resnet18", 64)
     ratios = search_ratios(name, size, 0.9, 3 if args.small else 20, str(device))
-    # A shared CPU and few pictures are too noisy for a bound: it is checked only on the device.
+    # Without a bound for --small: timings on a shared CPU with few pictures are too noisy.
     bound = None if args.small else SEARCH_BOUND
     yield Finding(f"{name}, a step of the search / two passes, median", sorted(ratios)[len(ratios) // 2], bound)
 

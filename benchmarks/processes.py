@@ -46,7 +46,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def seconds(args: argparse.Namespace, pruner: str, processes: int, threads: int) -> float:
-    """Of one pruning, loading left out."""
+    """Seconds of one pruning, without loading the model."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     command += ["--no-python", sys.executable, "-c", SCRIPT, args.model, pruner, str(threads)]
     command += [str(args.batch_size), str(args.batches)]
@@ -56,7 +56,7 @@ def seconds(args: argparse.Namespace, pruner: str, processes: int, threads: int)
 
 
 def findings(args: argparse.Namespace) -> Iterator[Finding]:
-    """Two processes over one, with as many threads in all."""
+    """Two processes over one, with the same number of threads in all."""
     for pruner in args.pruners:
         best = {1: float("inf"), 2: float("inf")}
         for _ in range(args.repeats):

@@ -1,6 +1,6 @@
 """Time and memory of pruning on full-size X-VLM with random weights: ratios measured in one run.
 
-    python -m benchmarks.pruning            # batch 8, 4 general + 4 region batches, as the bounds are stated
+    python -m benchmarks.pruning            # batch 8, 4 general + 4 region batches, for which the bounds are set
 Peak memory is measured in a process of its own for each method (largest resident set).
 """
 
@@ -12,10 +12,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from pathlib import Path
 
 from benchmarks.findings import Finding, add_json, report
-from benchmarks.timing import add_clock, best_of
+from benchmarks.timing import add_clock, best_of, memory_in_use
 
 SPARSITIES = (0.63, 0.75, 0.9)
 KINDS = ("forward", "backward", "memory")
@@ -26,7 +25,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="xvlm", help="model whose configuration is built with random weights")
     parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--batches", type=int, default=4, help="general and as many region batches")
+    parser.add_argument("--batches", type=int, default=4, help="number of general batches, and of region batches")
     parser.add_argument("--repeats", type=int, default=3, help="timings of each kind, alternating; the best counts")
     parser.add_argument(
         "--kinds", nargs="+", choices=KINDS, default=KINDS, help="what to measure: methods with forward passes, ..."
@@ -63,7 +62,7 @@ def bare_forward(model, batches: list[dict]) -> None:
 
 
 def bare_backward(model, batches: Iterable[dict]) -> None:
-    """Forward and backward of the same losses that SNIP differentiates, into the prunable weights."""
+    """Forward and backward passes of SNIP's losses, with gradients of the prunable weights only."""
     layers = model.prunable_layers()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -77,15 +76,12 @@ def bare_backward(model, batches: Iterable[dict]) -> None:
 
 
 def largest_resident_set() -> int:
-    """Bytes this process held at most; not ru_maxrss, which a child inherits from its parent."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("this system does not report the peak resident set: measure memory on Linux")
+    """Peak resident set of this process in bytes; not ru_maxrss, which a child inherits from its parent."""
+    return memory_in_use("VmHWM")
 
 
 def peak_memory(method: str, args: argparse.Namespace) -> dict[str, int]:
-    """Bytes held before and at the peak of one method; runs in a fresh process."""
+    """Bytes in use before one method and at its peak; runs in a fresh process."""
     from pruners import prune
 
     model = make_model(args.model)
@@ -104,7 +100,7 @@ def peak_memory(method: str, args: argparse.Namespace) -> dict[str, int]:
 
 
 def memory(args: argparse.Namespace) -> Iterator[Finding]:
-    """Peak memory of each method, as a multiple of the weights and of the passes that it needs."""
+    """Peak memory of each method, relative to the weights and to that of the passes that it needs."""
     held = {}
     for method in ("nothing", "omp", "l2", "lamp", "forward", "multiflow", "backward", "snip"):
         command = [sys.executable, "-m", "benchmarks.pruning", "--memory", method, "--model", args.model]
@@ -117,7 +113,7 @@ def memory(args: argparse.Namespace) -> Iterator[Finding]:
 
 
 def times(args: argparse.Namespace) -> Iterator[Finding]:
-    """Pruning over the bare passes, alternating; seconds are printed."""
+    """Pruning over the bare passes, alternating; also prints seconds."""
     from calibration.statistics import InputNorms
     from pruners import prune
     from pruners.session import Session

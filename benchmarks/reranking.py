@@ -1,10 +1,10 @@
-"""What re-ranking texts costs when an image's keys and values are computed once for all of them.
+"""Cost of re-ranking texts if an image's keys and values are computed once for all of them.
 
     python -m benchmarks.reranking                       # full-size X-VLM, 384 px, one image with 64 texts
     python -m benchmarks.reranking --model blip --cpu_time
-Random weights, whose values do not matter to the time. Texts have 8 to 20 tokens, as COCO's, in rows of `max_tokens`.
-Three ways in turn: a copy of the image for every text and all columns of the padding; the copies alone; as evaluations
-do it. The scores of all three are compared.
+Weights are random. Texts have 8 to 20 tokens, as in COCO, padded to `max_tokens`. Three ways alternate: a copy of the
+image for every text, with all padding; copies without common padding; one image for all texts, as in evaluations. Their
+scores are compared.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def make_passes(args: argparse.Namespace) -> dict[str, Callable]:
-    """The three ways to match, each to be called again and again."""
+    """Functions that match in each of the three ways."""
     import torch
 
     from configs.schema import parse, read_yaml, task_file
@@ -71,9 +71,9 @@ def make_passes(args: argparse.Namespace) -> dict[str, Callable]:
 
 
 def findings(args: argparse.Namespace) -> Iterator[Finding]:
-    """Ratios of the best of each kind, and how far their scores are apart."""
+    """Ratios of the best times of each way, and the largest difference of their scores."""
     passes = make_passes(args)
-    scores = {kind: work() for kind, work in passes.items()}  # and the first call of each, which is slower
+    scores = {kind: work() for kind, work in passes.items()}  # also the warm-up
     print(f"{args.model}: an image with {args.texts} texts, {args.threads} thread(s)")
     best, last = best_of(passes, args.repeats, args.cpu_time), list(passes)[-1]
     for kind in list(passes)[:-1]:

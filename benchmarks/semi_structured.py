@@ -20,7 +20,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure each shape of layer once and print ratios, gain or not."""
+    """Measure each shape of layer once and print the speed-ups."""
     args = parse_args()
 
     import torch

@@ -1,14 +1,14 @@
-"""What a finetuning step under a mask, or one that prunes, costs over a dense one: random weights, a task's recipe.
+"""Cost of a finetuning step under a mask, or one that prunes, over a dense one: random weights, a task's recipe.
 
     python -m benchmarks.sparse_step                          # full size, 384 px, two threads
     python -m benchmarks.sparse_step --model xvlm-mini        # a quick look
     python -m benchmarks.sparse_step --model blip --task captioning --prune platon
     python -m benchmarks.sparse_step --model timm:resnet18 --prune vpns --batch_size 16
-All kinds of steps are made in turn by one model, whose weights' values do not matter to the time. No mask is
-multiplied in the forward pass: a sparse step takes the gradient from pruned weights before the optimizer sees it, and
-that is all. A step of --prune moves importances on, and every tenth cuts a mask: ten of them are timed
-together. The cost is that of the weights, whatever the batch: the larger the batch, the smaller its share.
-A step of a search behind a prompt (`--prune vpns`) is two halves with a cut each, against two passes of the network.
+All kinds of steps alternate on one model; values of weights do not change the time. The forward pass multiplies by no
+mask: a sparse step only zeroes the gradients of pruned weights before the optimizer's step. A step of --prune updates
+importances, and every tenth also the mask, so ten of them are timed together. The cost depends on the weights and not
+on the batch: its share decreases with larger batches. A step of a search with a prompt (`--prune vpns`) is two halves
+with a cut each, against two passes of the network.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sparsity.progressive_config import METHODS
 BOUND = 1.03
 PRUNING_BOUND = 1.15
 SEARCH_BOUND = 1.2
-INTERVAL = 10  # steps from one mask to the next
+INTERVAL = 10  # steps between updates of the mask
 
 
 def parse_args() -> argparse.Namespace:
@@ -55,7 +55,7 @@ def made_up_pairs(model, config, batch_size: int) -> dict:
 
 
 def make_steps(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
-    """A dense step, one under a mask, and what the mask adds, each to be called again and again."""
+    """Functions that make a dense step, one under a mask, and only the part that the mask adds."""
     import torch
 
     from configs.schema import parse, read_yaml, task_file
@@ -109,9 +109,9 @@ def make_steps(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
 
 
 def search_ratios(name: str, size: int, sparsity: float, repeats: int, device: str = "cpu") -> list[float]:
-    """Seconds of a step of VPNs' first stage over those of two passes, forward and back, of the network as it is.
+    """Seconds of a step of VPNs' search over those of two forward and backward passes of the plain network.
 
-    Random weights, noise of the model's size; both alternate, and neither always goes first.
+    Random weights and noise images; both alternate, in changing order.
     """
     import torch
     import torch.nn.functional as F
@@ -180,7 +180,7 @@ def spread(values: list[float]) -> str:
 
 
 def findings(args: argparse.Namespace) -> Iterator[Finding]:
-    """Steps of each kind over dense ones, neighbours compared; seconds are printed."""
+    """Steps of each kind over dense ones, in pairs; also prints seconds."""
     if args.prune == "vpns":
         import torch
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.streaming --folder /some/disk/with/16/GB
     python -m benchmarks.streaming --overhead          # streamed against in one piece, for a model that fits
-The folder is written first and removed in the end. Memory is anonymous memory: pages of files are not counted, since
-the system takes them back when they are needed.
+The folder is written first and removed in the end. Pages of files are not counted as memory, since the system reclaims
+them at any time.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.findings import Finding, add_json, report
-from benchmarks.timing import best_of, timed
+from benchmarks.timing import best_of, memory_in_use, timed
 
 BOUNDS = {"omp": 10, "wanda": 10, "multiflow": 10, "sparsegpt": 14}
-"""Method -> most GiB for a 7B model."""
+"""Method -> upper bound of the peak memory for a 7B model, in GiB."""
 
 OVERHEAD = 1.3
 
@@ -51,7 +51,7 @@ TINY = {
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", default=tempfile.gettempdir(), help="where the model is written")
+    parser.add_argument("--folder", default=tempfile.gettempdir(), help="folder in which the model is written")
     parser.add_argument("--methods", nargs="+", default=list(BOUNDS), choices=list(BOUNDS))
     parser.add_argument("--layers", type=int, default=28, help="layers of the language model")
     parser.add_argument("--depth", type=int, default=32, help="layers of the vision tower")
@@ -63,7 +63,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def config_of(layers: int, depth: int, **smaller: dict[str, int]) -> Any:
-    """The sizes of Qwen2.5-VL-7B, but for these numbers of layers."""
+    """The configuration of Qwen2.5-VL-7B with these numbers of layers. smaller: overrides of sizes, by tower."""
     import transformers
 
     words = {
@@ -116,22 +116,14 @@ def write_model(folder: Path, config: Any) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(about))
 
 
-def anonymous_memory() -> int:
-    """Bytes that this process holds, without pages of files."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("this system does not report anonymous memory: measure it on Linux")
-
-
 @contextmanager
 def watched() -> Iterator[list[int]]:
-    """The peak so far, as the only number of the list, looked at fifty times a second."""
-    peak, done = [anonymous_memory()], threading.Event()
+    """The peak memory so far, as the only number of the list, sampled fifty times a second."""
+    peak, done = [memory_in_use("RssAnon")], threading.Event()
 
     def look() -> None:
         while not done.wait(0.02):
-            peak[0] = max(peak[0], anonymous_memory())
+            peak[0] = max(peak[0], memory_in_use("RssAnon"))
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
@@ -143,7 +135,7 @@ def watched() -> Iterator[list[int]]:
 
 
 def batches_of(model: Any, count: int) -> list[Any]:
-    """Made-up batches of one sample, as a narrow model with the same patches and tokens would make them up."""
+    """Made-up batches of one sample, from a narrow model with the same patches and tokens, which is cheap to build."""
     import torch
     import transformers
 
@@ -197,7 +189,7 @@ def memory(args: argparse.Namespace, folder: Path) -> Iterator[Finding]:
 
 
 def overhead(args: argparse.Namespace, folder: Path) -> Iterator[Finding]:
-    """Streamed against in one piece, alternating, of a model that fits."""
+    """Pruning a streamed model against pruning it in memory, alternating, for a model that fits."""
     from models import load_model
     from pruners import prune
 

@@ -35,8 +35,8 @@ def add_options(parser: argparse._ActionsContainer, schema: type) -> None:
         if "help" not in field.metadata:
             continue
         kind = next(part for part in _parts(hints[field.name]) if part is not types.NoneType)
-        told = ("no", "yes")[field.default] if kind is bool else field.default
-        more = "" if field.default is None else f" (default: {told})"
+        shown = ("no", "yes")[field.default] if kind is bool else field.default
+        more = "" if field.default is None else f" (default: {shown})"
         how = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
         parser.add_argument(
             *field.metadata["flags"], f"--{field.name}", default=None, help=field.metadata["help"] + more, **how

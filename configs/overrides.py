@@ -7,7 +7,7 @@ checked like the file itself (`configs.schema.parse`): unknown keys and wrong ty
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,17 @@ def changed(settings: dict[str, Any], assignments: Sequence[str]) -> dict[str, A
             if isinstance(own, dict) and keys[0] in own:
                 settings = _with(settings, ["datasets", name, *keys], value, assignment)
     return settings
+
+
+def joined_keys(value: Any, separator: str = ".", prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one: {"stage": {"lr": 1}} -> {"stage.lr": 1}. Empty mappings stay, as values."""
+    if not isinstance(value, Mapping) or not value:
+        return {prefix: value}
+    return {
+        name: leaf
+        for key, part in value.items()
+        for name, leaf in joined_keys(part, separator, f"{prefix}{separator}{key}" if prefix else str(key)).items()
+    }
 
 
 def _with(section: Any, keys: Sequence[str], value: Any, assignment: str) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from console.errors import InputError
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true")
-"""Number type; `true`: also of the weights; `mixed`: weights are in 32 bits, and layers compute in this type."""
+"""Lightning's names: a number type, and `true` if weights also have it, or `mixed` if weights stay in 32 bits."""
 
 
 def known_precision(precision: str, among: Sequence[str] = PRECISIONS) -> str:

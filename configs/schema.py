@@ -54,9 +54,9 @@ def base_name(model: str) -> str:
 
 
 def library_of(model: str) -> str | None:
-    """`timm` for `timm:resnet18`: a library's models share a folder of configurations. None for our own models.
+    """`timm` for `timm:resnet18`, the folder of configurations of a library's models; None for the toolkit's models.
 
-    A smaller model uses its base's.
+    A smaller model uses that of its base.
     """
     base = base_name(model)
     if base != model:
@@ -68,7 +68,7 @@ def library_of(model: str) -> str | None:
 def task_file(model: str, task: str) -> Path:
     """The shipped configuration `configs/<model>/<task>.yaml`; InputError when there is none.
 
-    Models of other libraries (timm:<name>, hf:<name>) share one folder a library.
+    All models of a library (timm:<name>, hf:<name>) share one folder.
     """
     model = library_of(model) or model
     if model not in {path.name for path in CONFIGS.iterdir() if path.is_dir()}:  # a name, not a path
@@ -84,7 +84,7 @@ def task_file(model: str, task: str) -> Path:
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
-    """Read a YAML mapping; InputError when the file is missing, broken, or no mapping."""
+    """Read a YAML mapping; InputError if the file is missing, invalid, or not a mapping."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -130,14 +130,14 @@ def parse(schema: type[T], mapping: dict[str, Any], where: str, inner: bool = Fa
     rejected number comes from the file; at the top level it may come from the command line. Raises InputError for an
     unknown key, a missing key or a value of the wrong type.
     """
-    if hasattr(schema, "chosen"):  # one of several dataclasses, selected by a key of the section
+    if hasattr(schema, "chosen"):  # the section's dataclass depends on one of its keys
         schema = schema.chosen(mapping, where)
     hints = typing.get_type_hints(schema)
     fields = {field.name: field for field in dataclasses.fields(schema)}  # type: ignore[arg-type]
     needed = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
     if not needed <= set(mapping) <= set(fields):
         file, _, assignments = where.partition(" --set ")
-        whole = Path(file).is_file() and ": " not in assignments  # otherwise it is a section
+        whole = Path(file).is_file() and ": " not in assignments  # not a section of a file
         other = other_task(mapping, needed, set(fields)) if whole else None
         if other is not None:
             raise InputError(
@@ -164,7 +164,7 @@ def other_task(mapping: dict[str, Any], needed: set[str], fields: set[str]) -> s
 
     Similarity decreases with the number of keys that only one of them has. needed: fields without a default.
     """
-    keys, likest, own = set(mapping), {}, []
+    keys, nearest_of, own = set(mapping), {}, []
     for path in sorted(CONFIGS.glob("*/*.yaml")):
         if path.stem == "model" or path.parent.name == "experiments":
             continue
@@ -173,9 +173,9 @@ def other_task(mapping: dict[str, Any], needed: set[str], fields: set[str]) -> s
         if needed <= shipped <= fields:
             own.append(apart)
         elif 2 * len(keys & shipped) > len(shipped):
-            likest[path.stem] = min(apart, likest.get(path.stem, apart))
-    best = min(likest, key=likest.__getitem__, default=None)
-    return best if best is not None and likest[best] < min(own, default=len(keys)) else None
+            nearest_of[path.stem] = min(apart, nearest_of.get(path.stem, apart))
+    best = min(nearest_of, key=nearest_of.__getitem__, default=None)
+    return best if best is not None and nearest_of[best] < min(own, default=len(keys)) else None
 
 
 def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
@@ -209,12 +209,8 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
     if hint is Any:
         return value
     if type(value) is not hint:
-        raise _wrong_type(
-            value,
-            {float: "a number", int: "a whole number", str: "text", bool: "true or false"}[hint],
-            where,
-            key,
-        )
+        names = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
+        raise _wrong_type(value, names[hint], where, key)
     return value
 
 

@@ -12,6 +12,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from console.interrupt import interrupt
 
@@ -56,7 +57,7 @@ def is_out_of_memory(error: Exception) -> bool:
 def run_command(main: Callable[[], None]) -> None:
     """Run a command's `main`; an InputError ends it with one line on stderr and exit code 2."""
     code = _code(main)
-    if _has_companions():
+    if process_group() is not None:
         _end_at_once(code)
     if code:
         sys.exit(code)
@@ -64,7 +65,7 @@ def run_command(main: Callable[[], None]) -> None:
 
 def _code(main: Callable[[], None]) -> int:
     """Run `main`; returns 0, 2, or the code of the signal that ended it."""
-    interrupt.heed()
+    interrupt.end_on_sigterm()
     try:
         main()
     except InputError as error:
@@ -74,8 +75,7 @@ def _code(main: Callable[[], None]) -> int:
         if not is_out_of_memory(error):
             raise
         print(
-            "error: the device is out of memory: use a smaller batch_size or model, or a larger device",
-            file=sys.stderr,
+            "error: the device is out of memory: use a smaller batch_size or model, or a larger device", file=sys.stderr
         )
         return 2
     except KeyboardInterrupt:
@@ -84,10 +84,10 @@ def _code(main: Callable[[], None]) -> int:
     return 0
 
 
-def _has_companions() -> bool:
-    """Whether this process is one of several in a group; works without importing torch."""
+def process_group() -> Any:
+    """torch.distributed if this process is one of a group, else None; works without importing torch."""
     distributed = sys.modules.get("torch.distributed")
-    return distributed is not None and distributed.is_available() and distributed.is_initialized()
+    return distributed if distributed and distributed.is_available() and distributed.is_initialized() else None
 
 
 def _end_at_once(code: int) -> None:

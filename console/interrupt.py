@@ -21,7 +21,7 @@ class Interrupt:
         """The exit code that shells use for this signal: 130 for Ctrl-C, 143 for SIGTERM."""
         return 128 + self._number
 
-    def heed(self) -> None:
+    def end_on_sigterm(self) -> None:
         """Until `listen`, let SIGTERM end the command like Ctrl-C, so that unfinished files are removed."""
         self._number, self._process = signal.SIGINT, os.getpid()
         if threading.current_thread() is threading.main_thread():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import sys
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
@@ -19,15 +18,16 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from console.errors import process_group
+
 console = Console(stderr=True, soft_wrap=True)
 
 
 @functools.cache
 def say_once(text: str) -> None:
     """Print a note only once, and only in the first process of a group."""
-    distributed = sys.modules.get("torch.distributed")  # works without importing torch
-    together = distributed is not None and distributed.is_available() and distributed.is_initialized()
-    if not together or distributed.get_rank() == 0:
+    group = process_group()
+    if group is None or group.get_rank() == 0:
         console.print(text, markup=False)
 
 
@@ -37,8 +37,8 @@ def progress_bar(
 ) -> Iterator[Callable[..., None]]:
     """Show a bar on stderr, below an existing one; yields `advance(n=1, note="")`.
 
-    total: steps in all (None: unknown), done: steps finished before (a resumed run). keep: leave the last state there.
-    Without a terminal only the last state is printed.
+    total: steps in all (None: unknown). done: steps finished before (a resumed run). keep: leave the bar on the screen
+    at the end. Without a terminal only the last state is printed.
     """
     show = show and (keep or console.is_terminal)
     columns = (
@@ -62,7 +62,7 @@ def progress_bar(
 
 @contextlib.contextmanager
 def transfer_bar(title: str) -> Iterator[Callable[[int, int | None], None]]:
-    """Show a bar of bytes on stderr; yields `show(done, total)`, total None where it is unknown.
+    """Show a bar of bytes on stderr; yields `show(done, total)`, total None if it is unknown.
 
     Without a terminal only the last state is printed.
     """

@@ -1,4 +1,4 @@
-"""Where tables of results are printed."""
+"""The console on which tables of results are printed."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from models.tasks import Answerer
 
 @dataclass(frozen=True)
 class AnswerSearch(SearchSettings):
-    """How answers are written; lengths count the start mark, as in BLIP's release."""
+    """Settings of generated answers; lengths include the start token, as in BLIP's release."""
 
     max_length: int = 10
     min_length: int = 1
@@ -33,9 +33,9 @@ def answer_questions(
 ) -> dict[Id, str]:
     """Question id -> answer, for batches with `image`, `question_ids`, `question_atts` and `question_id`, b ids.
 
-    `image_of` [b] says which image is whose, where there are fewer images than questions.
+    `image_of` [b] is the image of each question, if several share one.
 
-    k_test: answers that are read out for each question.
+    k_test: answers that are scored in full for each question.
     """
     device = next(model.parameters()).device
     ids, atts = (tensor.to(device) for tensor in tokenizer.pad_batch(encode_answers(answers, tokenizer)))

@@ -1,8 +1,8 @@
-"""The cluster bootstrap: what a mean over test items would be with other pictures of the same kind.
+"""The cluster bootstrap: the distribution of a mean over test items when the pictures are resampled.
 
 Efron and Tibshirani, An Introduction to the Bootstrap, 1993 (13.3, 16.4). Texts, questions or tokens of one picture are
-right or wrong together, so what is drawn is pictures, each with all its items (Davison and Hinkley, Bootstrap Methods
-and their Application, 1997, 3.8).
+not independent, so pictures are drawn, each with all its items (Davison and Hinkley, Bootstrap Methods and their
+Application, 1997, 3.8).
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ import numpy as np
 RESAMPLES = 10_000
 
 FEWEST = 5
-"""Pictures that a test needs: of one or two, nearly every draw is the pictures as they are, and p says nothing."""
+"""Least number of pictures for a test: with one or two, most resamples equal the sample, and p is meaningless."""
 
 LEVEL = 0.95
-"""Of intervals."""
+"""Level of confidence intervals."""
 
 AT_ONCE = 2_000_000
 """Numbers drawn in one piece: 16 MB."""
 
 Differences = tuple[np.ndarray, Sequence[Hashable]]
-"""Of one kind of items: score of the one less that of the other [n], and the picture of each item."""
+"""For one kind of items: differences of two scores [n], and the picture of each item."""
 
 
 def interval(scores: np.ndarray, pictures: Sequence[Hashable], seed: int = 0) -> tuple[float, float] | None:
-    """Where the mean of scores [n] lies in the middle 95 % of the draws; None of too few pictures."""
+    """The 95 % percentile interval of the mean of scores [n]; None for fewer than FEWEST pictures."""
     table = _by_picture([(scores, pictures)])
     if len(table) < FEWEST:
         return None
@@ -45,13 +45,13 @@ def paired_bootstrap(*kinds: Differences, resamples: int = RESAMPLES, seed: int 
     table = _by_picture(kinds)
     observed = float(_mean_of_means(table.sum(axis=0)))
     drawn = _resampled(table, resamples, np.random.default_rng(seed))
-    # a little slack: sums in another order must not decide
+    # The tolerance covers rounding: the order of summation must not change the p value.
     extreme = int(np.count_nonzero(np.abs(drawn - observed) >= abs(observed) - 1e-12))
     return (extreme + 1) / (resamples + 1)
 
 
 def _by_picture(kinds: Sequence[Differences]) -> np.ndarray:
-    """[p, k, 2]: of picture p and kind k the sum of the differences and how many items there are."""
+    """[p, k, 2]: for picture p and kind k the sum of the differences, and the number of items."""
     numbers: dict[Hashable, int] = {}
     of_items = [[numbers.setdefault(picture, len(numbers)) for picture in pictures] for _, pictures in kinds]
     columns = []
@@ -62,9 +62,9 @@ def _by_picture(kinds: Sequence[Differences]) -> np.ndarray:
 
 
 def _mean_of_means(sums: np.ndarray) -> np.ndarray:
-    """[..., k, 2] of `_by_picture`, added up over pictures -> the mean of the kinds' means [...].
+    """Sums over pictures of `_by_picture` [..., k, 2] -> the mean of the kinds' means [...].
 
-    A kind of which no item was drawn says nothing: its sum is 0 and so is its mean.
+    A kind without a drawn item has mean 0.
     """
     return (sums[..., 0] / np.maximum(sums[..., 1], 1)).mean(axis=-1)
 
@@ -73,8 +73,8 @@ def _resampled(table: np.ndarray, resamples: int, generator: np.random.Generator
     """Means [resamples] over as many pictures as there are, drawn with replacement."""
     p, k, _ = table.shape
     values, counts = np.unique(table.reshape(p, 2 * k), axis=0, return_counts=True)
-    # Right or wrong, averaged over seeds, takes few values: how often each is drawn is one multinomial draw, which is
-    # the same distribution and does not grow with the number of pictures.
+    # Right or wrong, averaged over seeds, takes few values. A multinomial draw of how often each occurs has the same
+    # distribution, at a cost that does not grow with the number of pictures.
     few = 8 * len(values) <= p
     step = max(1, AT_ONCE // (len(values) if few else p))
     means = []

@@ -1,8 +1,8 @@
 """Caption metrics as in COCO's evaluation: BLEU, METEOR, ROUGE, CIDEr and SPICE.
 
-The scorers are pycocoevalcap's; over its tokens of Stanford's PTBTokenizer where Java is installed, else over the same
-tokens made by `evaluation/ptb.py`. METEOR and SPICE are Java programs and are left out without Java; SPICE also without
-its Stanford models, which pycocoevalcap would otherwise download during a run.
+The scorers are pycocoevalcap's. Tokens are those of Stanford's PTBTokenizer if Java is installed, else the same tokens
+by `evaluation/ptb.py`. METEOR and SPICE are Java programs and are left out without Java; SPICE also without its
+Stanford models, which pycocoevalcap would otherwise download during a run.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ Captions = dict[Id, list[str]]
 METRICS = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr", "SPICE")
 PTB, METEOR, SPICE = "Java's PTBTokenizer", "METEOR", "SPICE"
 SLOW = (METEOR, SPICE)
-"""Java programs that take ten seconds and more per call, which short trials may leave out."""
+"""Java programs that take at least ten seconds per call; short trials may leave them out."""
 
 METEOR_WORDS = 200
-"""Of a caption and of a reference, the most that METEOR is given: its time grows without bound where both are long and
-much alike. Of one word said again and again, with five such references: 200 words 2 s, 600 words 45 s, 800 words more
-than 90 s, and at 5,000 it breaks down."""
+"""METEOR gets at most these words of each caption and reference, since its time explodes for long, similar texts.
 
+For one repeated word with five such references: 200 words take 2 s, 600 words 45 s, 800 words more than 90 s; at 5,000
+it crashes.
+"""
 
 HALF = re.compile("[\ud800-\udfff]")
 
@@ -45,11 +46,11 @@ def caption_scores(
     note: Callable[[str, dict[Id, float]], None] = lambda *_: None,
     leave_out: Collection[str] = (),
 ) -> tuple[dict[str, float], list[str]]:
-    """Scores times 100 by the names of `METRICS`, and a sentence for each program and each part that was left out.
+    """Scores times 100 by the names of `METRICS`, and a sentence for each program or part that was left out.
 
-    references: captions by people, by image id. generated: one caption for each of the same images. note: receives the
-    CIDEr of single images, by image id; the score is 100 times their mean. leave_out: programs not to start. InputError
-    when an image lacks either, or a caption is empty.
+    references: human captions by image id. generated: one caption for each of the same images. note: receives the CIDEr
+    of single images, by image id; the score is 100 times their mean. leave_out: programs not to start. InputError if an
+    image lacks either, or a caption is empty.
     """
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
@@ -72,7 +73,7 @@ def caption_scores(
             left_out.append(f"{name}: {reason}")
     texts = [text for captions in (truth, said) for texts in captions.values() for text in texts]
     if METEOR in scores and (longer := sum(len(text.split()) > METEOR_WORDS for text in texts)):
-        left_out.append(f"{METEOR}: of {counted(longer, 'caption')} it saw the first {METEOR_WORDS} words only")
+        left_out.append(f"{METEOR}: only the first {METEOR_WORDS} words of {counted(longer, 'caption')} were scored")
     return {name: 100 * float(scores[name]) for name in METRICS if name in scores}, left_out
 
 
@@ -80,7 +81,7 @@ def read_ground_truth(path: Path | str) -> Captions:
     """Captions by image id, in the order of the file's images, from a file in COCO's format.
 
     {"images": [{"id": 42}], "annotations": [{"id": 1, "image_id": 42, "caption": "..."}]}; every image needs a caption.
-    Ids are whole numbers, or all of them texts ("0013ea2087020901").
+    Ids are all whole numbers, or all texts ("0013ea2087020901").
     """
     content = read_json(path)
     lists = [content.get(name) if isinstance(content, dict) else None for name in ("images", "annotations")]
@@ -103,7 +104,7 @@ def read_ground_truth(path: Path | str) -> Captions:
 
 
 def write_results(path: Path | str, captions: Mapping[Id, str]) -> None:
-    """Write [{"image_id": 42, "caption": "..."}], as COCO's server takes it, in the order of the ids."""
+    """Write [{"image_id": 42, "caption": "..."}], the format of COCO's server, in the order of the ids."""
     write_json(path, [{"image_id": image, "caption": captions[image]} for image in sorted(captions)])
 
 
@@ -140,7 +141,7 @@ def _check_pairs(references: Mapping[Id, list[str]], generated: Mapping[Id, str]
     if missing := references.keys() - generated.keys():
         raise InputError(f"no caption was generated for {_some(missing)} of the ground truth: generate all of them")
     if strange := generated.keys() - references.keys():
-        raise InputError(f"the ground truth has no captions of {_some(strange)}: it must be that of the same images")
+        raise InputError(f"the ground truth has no captions of {_some(strange)}: give that of the same images")
     if bare := [image for image, texts in references.items() if not any(map(ptb_tokens, texts))]:
         raise InputError(f"the ground truth has no word about {_some(bare)}: leave such images out of it")
     if empty := [image for image, text in generated.items() if not text.strip()]:
@@ -150,11 +151,11 @@ def _check_pairs(references: Mapping[Id, list[str]], generated: Mapping[Id, str]
 def _tokenised(
     references: Mapping[Id, list[str]], generated: Mapping[Id, str], left_out: list[str]
 ) -> tuple[Captions, Captions]:
-    """Both as tokens joined by spaces, images by id: sums of floats then do not depend on who generated what when."""
+    """Both as tokens joined by spaces, sorted by image id, so that float sums do not depend on the order of images."""
     images = sorted(references)
     texts = [text for image in images for text in (generated[image], *references[image])]
     tokens = (" ".join(ptb_tokens(text)) for text in texts)
-    if shutil.which("java"):  # without Java this is no loss: METEOR and SPICE say what is missing
+    if shutil.which("java"):  # otherwise the messages on METEOR and SPICE say that Java is missing
         try:
             tokens = iter(_java_tokens(texts))
         except _LeftOut as reason:
@@ -167,10 +168,10 @@ def _tokenised(
 
 
 def _java_tokens(texts: list[str]) -> list[str]:
-    """What pycocoevalcap's own tokenizer makes of each text; one start of Java for all."""
+    """The tokens of pycocoevalcap's own tokenizer for each text; Java is started once for all."""
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-    # a sign that ends a line for Java would shift all captions after it
+    # A character that ends a line for Java would shift all captions after it.
     lines = {index: [{"caption": LINE_ENDS.sub(" ", text)}] for index, text in enumerate(texts)}
     try:
         found = PTBTokenizer().tokenize(lines)
@@ -198,10 +199,10 @@ def _meteor(truth: Captions, said: Captions) -> float:
     scorer = Meteor()
     try:
         return scorer.compute_score(first_words(truth), first_words(said))[0]
-    except (OSError, ValueError) as error:  # a broken pipe, or an answer that is no number
+    except (OSError, ValueError) as error:  # a broken pipe, or an output that is not a number
         raise _LeftOut("its Java program ended early: try `java -version`, it needs 2 GB of memory") from error
     finally:
-        if scorer.lock.locked():  # still held after a failure, and its destructor would wait for ever
+        if scorer.lock.locked():  # held after a failure, so that the destructor would wait forever
             scorer.lock.release()
         with contextlib.suppress(OSError):
             scorer.meteor_p.stdin.close()

@@ -1,8 +1,8 @@
 """Contact sheets: some test images with a model's predictions, as one picture next to a run's results.
 
-The input are plain records, from a task's `samples`.
-Right and wrong are marked by a sign and a word; colour only repeats them.
-    python captioning.py --model xvlm-mini --dense --debug    # among others, samples.png in its output folder
+The input are plain records, from a task's `samples`. Right and wrong are marked by a sign and a word, not only by
+colour.
+    python captioning.py --model xvlm-mini --dense --debug    # writes samples.png to its output folder
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
 
-# Lengths are points; with two pixels a point, the mini world's 64 pixels become 4 or 3 x 64.
+# Lengths are points. At two pixels per point, an image of the mini world (64 pixels) is enlarged by exactly 4 or 3.
 DPI = 144
 WIDTH, MARGIN, GAP = 960.0, 20.0, 16.0
 COLUMNS = 3
@@ -31,12 +31,12 @@ COLUMN = (WIDTH - 2 * MARGIN - (COLUMNS - 1) * GAP) / COLUMNS
 ALONE, IN_ROW = 128.0, 96.0  # side of an image: next to its lines, or one of several
 ROOM = 5  # images that fit into a row
 FONT = "DejaVu Sans"  # comes with matplotlib, and has the signs
-MOST_LINES = 7  # of one text; what is longer ends in dots
+MOST_LINES = 7  # of one text; a longer one ends in dots
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a line looks; sign: what goes before its text."""
+    """The look of a line. sign: precedes its text."""
 
     colour: str = "#1a1a1a"
     size: float = 8.0
@@ -45,7 +45,7 @@ class Style:
 
     @property
     def font(self) -> FontProperties:
-        """As matplotlib has it."""
+        """For matplotlib."""
         from matplotlib.font_manager import FontProperties
 
         return FontProperties(family=FONT, size=self.size, weight=self.weight)
@@ -66,7 +66,7 @@ STYLES = {
 
 @dataclass(frozen=True)
 class Line:
-    """A text, wrapped where it is wide; style: one of `STYLES`."""
+    """A text, wrapped if it is too wide. style: key of `STYLES`."""
 
     text: str
     style: str = "plain"
@@ -74,7 +74,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Shown:
-    """An image [H, W, 3] uint8. In a row: label, what stands below it; frame, "right" or "wrong" or none."""
+    """An image [H, W, 3] uint8. Among several: label, the text below it; frame, "right", "wrong" or none."""
 
     image: np.ndarray
     label: str = ""
@@ -101,10 +101,10 @@ class Part:
 
 
 def spread(n: int, k: int) -> list[int]:
-    """k of the numbers below n (all, where there are no more), rising and spread evenly, always the same ones.
+    """k of the numbers below n (at most n), rising, evenly spread and always the same.
 
-    One from each of k stretches, at the golden ratio's places: equal steps would meet the same kind of question again
-    and again where a file repeats its kinds.
+    They are one from each of k stretches, at positions by the golden ratio: equal steps would always select the same
+    kind of question if a file repeats its kinds.
     """
     k = min(n, k)
     stretches = [(n * i // k, n * (i + 1) // k) for i in range(k)]
@@ -113,14 +113,14 @@ def spread(n: int, k: int) -> list[int]:
 
 
 def draw_contact_sheet(title: str, parts: Sequence[Part], path: Path) -> None:
-    """Write the sheet (PNG), whole or not at all."""
+    """Write the sheet (PNG), atomically."""
     figure = contact_sheet(title, parts)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI)
 
 
 def contact_sheet(title: str, parts: Sequence[Part]) -> Figure:
-    """The sheet as a figure, as high as it needs to be."""
+    """The sheet as a figure, whose height fits its content."""
     page, inner = _Page(), WIDTH - 2 * MARGIN
     y = page.write(MARGIN, MARGIN, [Line(title, "title")], inner)
     for part in parts:
@@ -134,7 +134,7 @@ def contact_sheet(title: str, parts: Sequence[Part]) -> Figure:
 
 
 def wrapped(text: str, width: float, style: Style, most: int = MOST_LINES) -> list[str]:
-    """The text in lines that are not wider than `width`; a word that is wider is cut, what is over `most` is dots."""
+    """The text in at most `most` lines no wider than `width`; too wide words are cut, and the rest becomes dots."""
     lines = [""]
     for word in re.findall(r"[^ \t\r\n]+", text):  # a non-breaking space stays inside its word
         longer = f"{lines[-1]} {word}".lstrip()
@@ -156,7 +156,7 @@ def wrapped(text: str, width: float, style: Style, most: int = MOST_LINES) -> li
 
 
 class _Page:
-    """A figure in points from the top left corner, whose height is known at last."""
+    """A figure with coordinates in points from the top left corner; its height is set by `cut` in the end."""
 
     def __init__(self) -> None:
         from matplotlib.figure import Figure  # without pyplot: no window, no state shared with other drawings
@@ -166,23 +166,23 @@ class _Page:
         self.axes.set_axis_off()
 
     def write(self, x: float, y: float, lines: Sequence[Line], width: float) -> float:
-        """Lines from y down; returns where they end."""
+        """Write lines from y down; returns where they end."""
         for line in lines:
             style = STYLES[line.style]
             for text in wrapped(style.sign + line.text, width, style):
                 y += 1.3 * style.size
-                # a caption may well speak of $ signs, which are no formulas
+                # A caption may contain $ signs, which must not become formulas.
                 self.axes.text(x, y - 0.3 * style.size, text, color=style.colour, font=style.font, parse_math=False)
             y += 0.3 * style.size
         return y
 
     def place(self, sample: Sample, x: float, y: float, width: float) -> float:
-        """A sample from (x, y) on; returns where it ends."""
+        """Draw a sample with its top left corner at (x, y); returns where it ends."""
         if len(sample.images) == 1:
             self.paint(x, y, ALONE, sample.images[0])
             beside = x + ALONE + GAP / 2
             return max(y + ALONE, self.write(beside, y - 2, sample.lines, x + width - beside))
-        left = x + COLUMN + GAP  # where the second column of single images is, too
+        left = x + COLUMN + GAP  # aligned with the second column of single images
         bottom = self.write(x, y - 2, sample.lines, left - GAP - x)
         for i, shown in enumerate(sample.images):
             at = left + i * (IN_ROW + GAP)
@@ -192,7 +192,7 @@ class _Page:
         return bottom
 
     def paint(self, x: float, y: float, side: float, shown: Shown) -> None:
-        """The image in the middle of a square, its shape kept, with its frame around it."""
+        """Draw the image centred in a square, in its aspect ratio, with its frame around it."""
         from matplotlib.patches import Rectangle
 
         h, w, _ = shown.image.shape
@@ -201,13 +201,10 @@ class _Page:
         self.axes.imshow(shown.image, extent=(left, left + w * scale, top + h * scale, top))
         if shown.frame:
             line = {"edgecolor": STYLES[shown.frame].colour, "linestyle": "-" if shown.frame == "right" else "--"}
-            frame = Rectangle(
-                (x - 3, y - 3), side + 6, side + 6, fill=False, linewidth=3, **line
-            )  # around it, not over
-            self.axes.add_patch(frame)
+            self.axes.add_patch(Rectangle((x - 3, y - 3), side + 6, side + 6, fill=False, linewidth=3, **line))
 
     def cut(self, height: float) -> Figure:
-        """All of it on a sheet of this height."""
+        """The figure, cut to this height."""
         self.figure.set_size_inches(WIDTH / 72, height / 72)
         self.axes.set(xlim=(0, WIDTH), ylim=(height, 0), aspect="auto")
         return self.figure
@@ -215,7 +212,7 @@ class _Page:
 
 @lru_cache(maxsize=10_000)
 def _width(text: str, style: Style) -> float:
-    """In points. Drawn letters stand on whole pixels, which may add a little."""
+    """Width in points, with a margin of 2 % since drawn letters are aligned to pixels."""
     from matplotlib.textpath import TextToPath
 
     return 1.02 * TextToPath().get_text_width_height_descent(text, style.font, ismath=False)[0]

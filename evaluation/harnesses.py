@@ -1,4 +1,4 @@
-"""The commands with which others' tools evaluate folders of models; with --run they are run.
+"""Print the commands with which other tools evaluate folders of models; with --run, also run them.
 
 python -m evaluation.harnesses FOLDER PRUNED_FOLDER --tool lmms-eval --tasks pope textvqa_val --run
 Options are those of lmms-eval 0.7, lm-eval 0.4, VLMEvalKit of 2026 and clip_benchmark 1.6.
@@ -25,7 +25,7 @@ ENDING = "ForConditionalGeneration"
 
 
 class Tool(NamedTuple):
-    """models: class of transformers, without its ending -> the tool's name for it. package: what is imported."""
+    """models: class of transformers, without ENDING -> the tool's name for it. package: its module."""
 
     command: Callable[[argparse.Namespace, Path, str], list[str]]
     models: Mapping[str, str]
@@ -77,12 +77,12 @@ def main() -> None:
 
 
 def model_of(tool: str, folder: Path) -> str:
-    """What a tool calls the class of a folder; InputError where it has no such class, or the folder says none."""
+    """A tool's name for the class of a folder's model; InputError if it does not support the class."""
     file = folder / ("open_clip_config.json" if tool == CLIP else "config.json")
     if tool == CLIP and folder.is_dir() and not file.is_file():
         raise InputError(
             f"clip_benchmark reads OpenCLIP's folders, and {folder} has no {file.name}: for a CLIP of transformers "
-            "take python -m evaluation.zero_shot"
+            "use python -m evaluation.zero_shot"
         )
     if not file.is_file():
         raise InputError(f"there is no {file}: give a folder of a model, as prune.py --stream writes it")
@@ -95,38 +95,38 @@ def model_of(tool: str, folder: Path) -> str:
     known = TOOLS[tool].models
     if (own := known.get(str(name).removesuffix(ENDING))) is None:
         others = [other for other, of in TOOLS.items() if str(name).removesuffix(ENDING) in of.models]
-        hint = f"take --tool {others[0]}" if others else f"{tool} has {', '.join(known)}"
+        hint = f"use --tool {others[0]}" if others else f"{tool} has {', '.join(known)}"
         raise InputError(f"{tool} has no model for a {name}, which {folder} is: {hint}")
     return own
 
 
 def lmms_eval(args: argparse.Namespace, folder: Path, model: str) -> list[str]:
-    """Of EvolvingLMMs-Lab/lmms-eval: answers to all samples are kept, for loyalty."""
+    """The command of EvolvingLMMs-Lab/lmms-eval."""
     return ["python", "-m", "lmms_eval", *_harness(args, folder, model)]
 
 
 def lm_eval(args: argparse.Namespace, folder: Path, model: str) -> list[str]:
-    """Of EleutherAI/lm-evaluation-harness, whose tasks with pictures need a chat template."""
+    """The command of EleutherAI/lm-evaluation-harness, whose tasks with pictures need a chat template."""
     return ["python", "-m", "lm_eval", *_harness(args, folder, model), "--apply_chat_template"]
 
 
 def _harness(args: argparse.Namespace, folder: Path, model: str) -> list[str]:
-    """What both have in common, since one was made of the other."""
+    """The options that both have, since one is a fork of the other; --log_samples saves answers, for loyalty."""
     if re.search(r"[,=]", str(folder)):
-        raise InputError(f"{args.tool} takes a folder as one of several a=b, and {folder} has a comma or =: rename it")
+        raise InputError(f"{args.tool} takes the folder in a list a=b,c=d, and {folder} has a comma or =: rename it")
     limit = [] if args.limit is None else ["--limit", str(args.limit)]
     words = ["--model", model, "--model_args", f"pretrained={folder}", "--tasks", ",".join(args.tasks)]
     return [*words, "--batch_size", str(args.batch_size), *limit, "--log_samples", "--output_path", args.output_dir]
 
 
 def vlmevalkit(args: argparse.Namespace, folder: Path, model: str) -> list[str]:
-    """Of open-compass/VLMEvalKit, which reads a folder and its data sets from a file, written here."""
+    """The command of open-compass/VLMEvalKit; also writes the file that names the folder and the data sets."""
     newer = re.search(r"2\.5|2_5|qwen25", str(folder.absolute()).lower()) is not None
     wanted = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0].startswith("Qwen2_5")
-    if model == "Qwen2VLChat" and newer != wanted:  # it decides by the path alone which class it loads
+    if model == "Qwen2VLChat" and newer != wanted:  # VLMEvalKit chooses the class by the path
         raise InputError(
-            f"VLMEvalKit takes a path with 2.5, 2_5 or qwen25 for a Qwen2.5-VL, and no other, so {folder} would be "
-            "loaded as another class: rename it"
+            "VLMEvalKit loads a path with 2.5, 2_5 or qwen25 as Qwen2.5-VL and any other as Qwen2-VL, so "
+            f"{folder} would be loaded as the wrong class: rename it"
         )
     for task in args.tasks:
         if task not in DATA:
@@ -146,7 +146,7 @@ def vlmevalkit(args: argparse.Namespace, folder: Path, model: str) -> list[str]:
 
 
 def clip_benchmark(args: argparse.Namespace, folder: Path, model: str) -> list[str]:
-    """Of LAION-AI/CLIP_benchmark, on a folder of OpenCLIP."""
+    """The command of LAION-AI/CLIP_benchmark, for a folder of OpenCLIP."""
     output = str(Path(args.output_dir) / f"{folder.name}_{{dataset}}.json")
     words = ["--model_type", model, "--model", f"local-dir:{folder}", "--pretrained", "", "--dataset", *args.tasks]
     batch = ["--batch_size", str(args.batch_size)]

@@ -2,11 +2,10 @@
 
 {"format": 2, "groups": {"text": {"ids": [0, 1], "pictures": [0, 0], "scores": {"img_r1": [1.0, 0.0], ...}},
                          "image": {"ids": [0], "scores": {...}}}}
-A metric has the name that it has in the results, nested keys joined by spaces, and is 100 times the mean of its
-scores, up to rounding. The same ids in two runs of one task and data set are the same test items. Where all items are
-of one kind their group is `items`. `pictures` tells, for each item, of which picture it is: equal ones, also of
-different groups, are one picture, and their items are not independent. Without it each item is a picture of its own,
-named by its id.
+A metric has its name in the results, nested keys joined by spaces; there it is 100 times the mean of these scores, up
+to rounding. Equal ids in two runs of one task and data set are the same test item. If all items are of one kind, their
+group is `items`. `pictures` has the picture of each item; items of one picture, also in different groups, are not
+independent. Without it, each item is a picture of its own.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ RECALLS = (1, 5, 10)
 
 @dataclass(frozen=True)
 class Items:
-    """ids: of test items, each once: numbers or texts. pictures: that of each item. scores: by metric, for each id."""
+    """ids: of test items, each once. pictures: the picture of each item. scores: by metric, the score of each item."""
 
     ids: list[Id]
     pictures: list[Id]
     scores: dict[str, list[float]]
 
     def __post_init__(self) -> None:
-        assert len(set(self.ids)) == len(self.ids), "an item is there twice"
+        assert len(set(self.ids)) == len(self.ids), "an item occurs twice"
         assert len(self.pictures) == len(self.ids), "not every item has a picture"
         for metric, scores in self.scores.items():
             assert len(scores) == len(self.ids), f"{metric} has {len(scores)} scores for {len(self.ids)} items"
@@ -50,7 +49,7 @@ Groups = dict[str, Items]
 def one_group(scores: Mapping[str, Mapping[Id, float]], picture_of: Mapping[Id, Id] | None) -> Groups:
     """The group `items` of scores by metric and id, in the order of the first metric; no group without a metric.
 
-    picture_of: the picture of each id; None where each item is a picture of its own.
+    picture_of: the picture of each id; None if each item is a picture of its own.
     """
     if not scores:
         return {}
@@ -70,13 +69,13 @@ def write_items(path: Path | str, groups: Groups) -> None:
 
 
 def groups_of(content: Any, where: str) -> Groups:
-    """The groups that `write_items` wrote, from the content of its file; InputError where it is not of that form."""
+    """The groups from the content of a file by `write_items`; InputError if it has another form."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{where}: scores of items are of another format than {FORMAT}: run it again")
     try:
         return {str(name): _checked(**group) for name, group in content["groups"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{where}: scores of items are not whole: run it again") from error
+        raise InputError(f"{where}: scores of items are incomplete: run it again") from error
 
 
 def _as_json(items: Items) -> dict[str, Any]:
@@ -85,7 +84,7 @@ def _as_json(items: Items) -> dict[str, Any]:
 
 
 def _checked(ids: list[Id], scores: dict[str, list[float]], pictures: list[Id] | None = None) -> Items:
-    """ValueError unless each metric has a number for each item, and each item is there once."""
+    """ValueError unless each metric has a number for each item, and each item occurs once."""
     if len(set(ids)) != len(ids) or any(len(values) != len(ids) for values in (*scores.values(), pictures or ids)):
         raise ValueError("items, pictures and scores do not go together")
     return Items(

@@ -1,7 +1,7 @@
-"""Zero-shot classification: a class is the mean feature of texts that name it, and an image is of the nearest class.
+"""Zero-shot classification by class names: an image is assigned to the class whose texts have the nearest mean feature.
 
-As CLIP does it (Radford et al., ICML 2021, section 3.1.4): a name goes into each template, the features of a class's
-texts are normalised, averaged and normalised again.
+As in CLIP (Radford et al., ICML 2021, section 3.1.4): each name is put into each template, and the features of a
+class's texts are normalised, averaged and normalised again.
     python -m evaluation.zero_shot --model clip-mini --templates "a picture of a {}" "a small {}"
 """
 
@@ -45,14 +45,14 @@ class NamedClassSettings:
 
 
 def check_templates(templates: list[str]) -> None:
-    """InputError unless there are some, each with one place for a name."""
+    """InputError unless there is at least one, and each has one place for a name."""
     for template in templates or [""]:
         if template.count("{}") != 1:
             raise InputError(f"the template {template!r} needs one place {{}} for a class's name")
 
 
 def read_templates(given: list[str]) -> list[str]:
-    """What --templates says: texts, or the lines of one file; InputError where they are none."""
+    """The templates of --templates: texts, or the lines of one file; InputError for invalid ones."""
     if len(given) == 1 and "{}" not in given[0]:
         try:
             given = [line for line in Path(given[0]).read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -66,7 +66,7 @@ def read_templates(given: list[str]) -> list[str]:
 
 
 def names_of(path: str, classes: list[str]) -> list[str]:
-    """The names of the classes, each in the file's line that begins with it; InputError where one has no line."""
+    """The names of the classes, from the file's lines that begin with the class; InputError if one has no line."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -84,7 +84,7 @@ def names_of(path: str, classes: list[str]) -> list[str]:
 
 
 class NamedClasses:
-    """Labelled images and texts that name their classes, opened once, to be asked of any number of models."""
+    """Labelled images and texts that name their classes, opened once for any number of models."""
 
     def __init__(self, settings: NamedClassSettings, shape: ImageShape, tokenizer: Tokenizer):
         self._settings, self._tokenizer = settings, tokenizer
@@ -114,7 +114,7 @@ class NamedClasses:
         for name in self.names:
             texts = [template.replace("{}", name) for template in self._settings.templates]
             rows = [self._tokenizer.encode(text, self._settings.sep, length) for text in texts]
-            # All places are filled: SigLIP has learnt to read padding, and for the others it is masked.
+            # Texts are padded to full length: SigLIP was trained to read padding, and for other models it is masked.
             ids, atts = (tensor.to(device) for tensor in self._tokenizer.pad_batch(rows, length))
             means.append(model.text_entry(ids, atts)[1].mean(dim=0))
         return F.normalize(torch.stack(means), dim=1)

@@ -45,7 +45,7 @@ class NeighbourSettings:
 
 
 class Neighbours:
-    """A bank and queries, opened once, to be asked of any number of models of one image shape."""
+    """A bank and queries, opened once for any number of models of one image shape."""
 
     def __init__(self, settings: NeighbourSettings, shape: ImageShape):
         self._settings = settings
@@ -54,7 +54,7 @@ class Neighbours:
         )
 
     def right(self, model: ImageEmbedder) -> dict[str, Tensor]:
-        """Whether each query's class is found, [q] bool, by the vote and, where it is asked for, by the probe."""
+        """Whether each query is classified correctly, [q] bool, by the vote and, if configured, by the probe."""
         bank, labels = self._features(model, self.bank)
         queries, truth = self._features(model, self.queries)
         settings = self._settings
@@ -82,7 +82,7 @@ def vote(queries: Tensor, bank: Tensor, labels: Tensor, k: int, temperature: flo
     q, classes = len(queries), int(labels.max()) + 1
     near = F.normalize(queries, dim=1) @ F.normalize(bank, dim=1).t()
     similarity, index = near.topk(min(k, len(bank)), dim=1)
-    # relative to the nearest: the same winner, and no temperature makes the exponential overflow
+    # Relative to the nearest: the winner is the same, and the exponential does not overflow at any temperature.
     weights = ((similarity - similarity[:, :1]) / temperature).exp()
     votes = torch.zeros(q, classes, dtype=weights.dtype, device=weights.device)
     return votes.scatter_add_(1, labels[index], weights).argmax(dim=1)
@@ -93,10 +93,10 @@ def probe(queries: Tensor, bank: Tensor, labels: Tensor, decay: float) -> Tensor
 
     It minimises the mean cross-entropy plus decay / 2 times the sum of squared weights; biases are free.
     """
-    # Pruned models shrink features: in units of the bank's deviations one decay means the same for all of them.
+    # Pruned models have smaller features: standardised by the bank, one decay means the same for all models.
     bank, queries = bank.double(), queries.double()
     mean, deviation = bank.mean(dim=0), bank.std(dim=0, unbiased=False)
-    scale = torch.where(deviation > 1e-6 * deviation.max(), deviation, torch.inf)  # a dead channel says nothing
+    scale = torch.where(deviation > 1e-6 * deviation.max(), deviation, torch.inf)  # dead channels become 0
     bank, queries = (bank - mean) / scale, (queries - mean) / scale
     classes = int(labels.max()) + 1
     weight = bank.new_zeros(classes, bank.shape[1], requires_grad=True)

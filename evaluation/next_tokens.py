@@ -1,4 +1,4 @@
-"""How a pruned generative model reads held-out texts: its loss, and how often it expects the dense model's next token.
+"""Next-token loss of a pruned generative model on held-out texts, and agreement with the dense model's predictions.
 
 python -m evaluation.next_tokens --model hf:FOLDER --pruned FOLDER_OR_MASK ...
 """
@@ -41,7 +41,7 @@ def main() -> None:
         if not Path(path).exists():
             raise InputError(f"there is no pruned model or mask '{path}': check the path")
         if args.stream and not Path(path).is_dir():
-            raise InputError(f"{path} is no folder: with --stream give the folder that prune.py wrote with the mask")
+            raise InputError(f"{path} is not a folder: with --stream give the folder that prune.py wrote with the mask")
     if args.stream and args.device not in (None, "cpu"):
         raise InputError(f"--stream computes on the CPU, not on {args.device}: leave out --device, or --stream")
 

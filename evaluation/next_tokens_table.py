@@ -25,16 +25,15 @@ from data.readers import ReaderConfig, make_reader
 from data.tokenizer import load_tokenizer
 from evaluation.bootstrap import interval
 from evaluation.efficiency.table import chosen_device
-from evaluation.items import FILE, Items, items_files, write_items
-from evaluation.zero_shot_table import show
+from evaluation.items import Items
+from evaluation.zero_shot_table import check_json, show, write_rows
 from models import load_model
 from models.base import Batch, placed
 from models.tasks import LanguageModel
 from sparsity.mask import Mask
-from storage.atomic import check_writable, write_json
 
 ROWS = 512
-"""Tokens whose scores are computed at once: 0.3 GB of 150,000 words."""
+"""Tokens whose logits are computed at once: 0.3 GB with a vocabulary of 150,000."""
 
 
 @dataclass(frozen=True)
@@ -53,20 +52,20 @@ class NextTokensConfig:
 
 
 class Read(NamedTuple):
-    """What a model makes of each token [n]: its loss, what the model expects in its place, and of which pair it is."""
+    """For each token [n]: its loss, the model's prediction in its place, and the number of its pair."""
 
     losses: Tensor
-    expected: Tensor
+    predicted: Tensor
     pairs: Tensor
 
 
 class Texts:
-    """Batches of pairs, the same for all models. pictures: of each pair, by which tokens hang together."""
+    """Batches of pairs, the same for all models. pictures: the picture of each pair, the unit of the bootstrap."""
 
     def __init__(self, model: LanguageModel, config: NextTokensConfig):
         reader = make_reader(config.pairs, model.image_shape, load_tokenizer(model.tokenizer))
         if (there := len(reader.source)) < config.count:
-            raise InputError(f"the data has {counted(there, 'pair')}, and count asks for {config.count}: lower it")
+            raise InputError(f"the data has {counted(there, 'pair')}, but count is {config.count}: lower it")
         self._side = Side("pairs", reader, config.batch_size, config.seed)
         self._workers = config.num_workers
         self.batches = min(self._side.batches, -(-config.count // config.batch_size))
@@ -74,13 +73,13 @@ class Texts:
         self.starts = [t * config.batch_size for t in range(self.batches)]
 
     def each(self) -> Callable[[], Batch]:
-        """What gives one batch after another. InputError for an image that cannot be read: evaluations need all."""
+        """A function that returns the next batch. InputError for an unreadable image: evaluations need all pairs."""
         found = load(self._side, range(self.batches), self._workers)
 
         def one() -> Batch:
             loaded = next(found)
             if loaded.failed:
-                raise InputError(f"an evaluation needs all its pairs, but of one: {loaded.failed[0]}; fetch it again")
+                raise InputError(f"an evaluation needs all pairs, but cannot read {loaded.failed[0]}: fetch it again")
             return loaded.batch
 
         return one
@@ -88,10 +87,7 @@ class Texts:
 
 def compare(args: argparse.Namespace, config: NextTokensConfig) -> list[dict[str, Any]]:
     """Rows of numbers for the dense model and each pruned one, printed as a table; one is in memory at a time."""
-    if args.json and Path(args.json).name == FILE:
-        raise InputError(f"--json {args.json}: {FILE} is where the agreement of tokens goes: choose another name")
-    if args.json:
-        check_writable(Path(args.json).parent)
+    check_json(args.json)
     device = torch.device("cpu") if args.stream else chosen_device(args.device)
     texts: Texts | None = None
     dense: Tensor | None = None
@@ -102,11 +98,11 @@ def compare(args: argparse.Namespace, config: NextTokensConfig) -> list[dict[str
             if texts is None:
                 texts, form = Texts(model, config), form_of(model)
             if form_of(model) != form:
-                raise InputError(f"{path} is a {form_of(model)}, and {args.model} a {form}: give what was made of it")
+                raise InputError(f"{path} is a {form_of(model)}, and {args.model} a {form}: give a pruned one of it")
             read = read_texts(model, texts, lambda share: advance(share * config.count))
             del model
-            dense = read.expected if dense is None else dense
-            same = (read.expected == dense).double().numpy()
+            dense = read.predicted if dense is None else dense
+            same = (read.predicted == dense).double().numpy()
             pictures = [texts.pictures[pair] for pair in read.pairs.tolist()]
             shares = {"agreement": same.mean()}
             if (found := interval(same, pictures)) is not None:
@@ -117,20 +113,17 @@ def compare(args: argparse.Namespace, config: NextTokensConfig) -> list[dict[str
             items.append({"tokens": Items(list(range(len(same))), pictures, {"agreement": same.tolist()})})
     words = f"{counted(len(same), 'token')} of {counted(len(texts.pictures), 'text')}"
     show(rows, f"{args.model}: {words}; agreement with the dense model's next token in %, 95 % interval over pictures")
-    if args.json:
-        for file, groups in zip(items_files(Path(args.json), [row["mask"] for row in rows]), items, strict=True):
-            write_items(file, groups)
-        write_json(args.json, rows)
+    write_rows(args.json, rows, items)
     return rows
 
 
 def opened(name: str, path: str | None, stream: bool) -> LanguageModel:
-    """The dense model, with a mask, or that of a pruned folder; InputError unless it is a generative one."""
+    """The dense model, the dense model under a mask, or that of a pruned folder; InputError if it is not generative."""
     folder = path is not None and Path(path).is_dir()
     model = load_model(f"hf:{path}" if folder else name, overrides={"stream": True} if stream else {})
     if not isinstance(model, LanguageModel):
         raise InputError(
-            f"{path or name} is no generative model, so it expects no next token: evaluate it by its task's script"
+            f"{path or name} is not a generative model, so it predicts no next token: evaluate it by its task's script"
         )
     if path is not None and not folder:
         Mask.load(path).apply(model)
@@ -139,12 +132,12 @@ def opened(name: str, path: str | None, stream: bool) -> LanguageModel:
 
 @torch.no_grad()
 def read_texts(model: LanguageModel, texts: Texts, advance: Callable[[float], None]) -> Read:
-    """A pass over each batch; advance: is called with the share of all that is done since.
+    """A pass over each batch. advance: receives the share of the work done since its last call.
 
-    What counts is caught in front of the head, where passes of a model that is streamed end.
+    Losses are computed from the inputs of the head, since passes of a streamed model end there.
     """
     give, asked, states = texts.each(), dict[int, tuple[Tensor, Tensor, Tensor]](), dict[int, Tensor]()
-    turn: Callable[[], int]  # number of the pass that runs: threads take turns
+    turn: Callable[[], int]  # number of the running pass: the passes of a streamed model are threads that take turns
 
     def run(number: int) -> None:
         batch = placed(give(), model)
@@ -155,10 +148,10 @@ def read_texts(model: LanguageModel, texts: Texts, advance: Callable[[float], No
         asked[number] = there[:, positions], wanted[there], pairs
         model.read(batch, positions)
 
-    def heard(head: nn.Module, inputs: tuple[Tensor]) -> None:
+    def keep_states(head: nn.Module, inputs: tuple[Tensor]) -> None:
         states[turn()] = inputs[0][asked[turn()][0]]
 
-    handle = model.head.register_forward_pre_hook(heard)  # comes before the one that ends passes
+    handle = model.head.register_forward_pre_hook(keep_states)  # runs before the hook that ends passes
     try:
         if model.streamed is None:
             for number in range(texts.batches):
@@ -181,17 +174,17 @@ def read_texts(model: LanguageModel, texts: Texts, advance: Callable[[float], No
 
 
 def _scored(head: nn.Module, states: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss [n] of tokens [n] after states [n, d], and what has the largest score instead [n]."""
-    weight, bias = head.weight.float(), getattr(head, "bias", None)  # a streamed head is stored in another type
-    losses, expected = [], []
+    """Losses [n] of tokens [n] after states [n, d], and the most likely tokens [n]."""
+    weight, bias = head.weight.float(), getattr(head, "bias", None)  # a streamed head may be in half precision
+    losses, predicted = [], []
     for some, wanted in zip(states.split(ROWS), tokens.split(ROWS), strict=True):
         scores = F.linear(some.float(), weight, bias)
         losses.append(F.cross_entropy(scores, wanted, reduction="none").double())
-        expected.append(scores.argmax(dim=1))
-    return torch.cat(losses).cpu(), torch.cat(expected).cpu()
+        predicted.append(scores.argmax(dim=1))
+    return torch.cat(losses).cpu(), torch.cat(predicted).cpu()
 
 
 def form_of(model: LanguageModel) -> str:
-    """What two models must have in common to read the same batches."""
+    """Class, vocabulary and width, which two models must share to read the same batches."""
     words, width = model.head.weight.shape
-    return f"{type(model.inner).__name__} of {words} words and width {width}"
+    return f"{type(model.inner).__name__} with a vocabulary of {words} and width {width}"

@@ -3,7 +3,7 @@
 BLEU, ROUGE and CIDEr compare across papers only over the tokens of COCO's evaluation: Stanford's PTBTokenizer 3.4.1 as
 pycocoevalcap calls it, lower-cased, punctuation removed. `Don't!` becomes `do n't`, `(red)` becomes `-lrb- red -rrb-`
 (the list of punctuation names the brackets in upper case, so they stay), `1 1/2` one token with a no-break space. The
-rules were found by asking that program about some 400,000 made-up words and lines; they translate no code of it.
+rules were found by running that program on some 400,000 made-up words and lines; they translate no code of it.
 
 A longest match: at each place every rule says how far it reaches, the longest wins, the first among equals. What a
 rule only looks ahead at counts as reached: `don't` is `do` + `n't`, not `don` + `'` + `t`. Rare signs (emoticons, web
@@ -153,7 +153,7 @@ def ptb_tokens(text: str) -> list[str]:
 
 
 def _on_one_line(text: str) -> str:
-    """On one line, without the two entities that may stand inside a word."""
+    """On one line, without the two entities that may occur inside a word."""
     return LINE_ENDS.sub(" ", text).replace("&apos;", "'").replace("&nbsp;", " ")
 
 

@@ -1,4 +1,4 @@
-"""Recall at 1, 5 and 10 in both directions, from similarities and the scores of those that were re-ranked."""
+"""Recall at 1, 5 and 10 in both directions, from similarities and the scores of re-ranked candidates."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from evaluation.items import RECALLS, Groups, Items
 RECALL_WORDS = {"r_mean": "mean recall", "txt_r_mean": "text mean recall", "img_r_mean": "image mean recall"} | {
     f"{label}_r{k}": f"{of} R@{k}" for label, of in (("txt", "text"), ("img", "image")) for k in RECALLS
 }
-"""Key of `recalls` -> what tables call it."""
+"""Key of `recalls` -> its name in tables."""
 
 
 @dataclass(frozen=True)
 class Candidates:
     """A model's scores of m candidates for each of n queries.
 
-    similarity [n, m]: of all, higher is better. scores [n, m] and reranked [n, m] bool: the scores of the candidates
-    that were re-ranked, which go before the others; these keep the order of similarity. None: similarity alone.
+    similarity [n, m]: of all, higher is better. scores [n, m] and reranked [n, m] bool: the scores of re-ranked
+    candidates, which precede the others; those keep the order of similarity. None: no re-ranking.
     """
 
     similarity: Tensor
@@ -35,8 +35,8 @@ class Candidates:
         if self.scores is None or self.reranked is None:
             return falling(similarity)
         reranked = self.reranked[query]
-        # Two stable sorts, the one that decides last. The first leaves those that were re-ranked in front by number, so
-        # that similarity has no say where their scores are equal.
+        # Two stable sorts, the deciding one last. The first puts re-ranked candidates in front in the order of their
+        # numbers, so that their ties are not broken by similarity.
         order = falling(similarity.masked_fill(reranked, math.inf))
         return order[falling(self.scores[query].masked_fill(~reranked, -math.inf)[order])]
 
@@ -64,7 +64,7 @@ def ranks(
 
 
 def recalls(found: Ranks) -> dict[str, float]:
-    """The field's keys, in percent with two digits."""
+    """`txt_r1`, ..., `r_mean`, in percent with two digits; the keys are the published ones."""
     result = {}
     for label, places in (("txt", found.of_images), ("img", found.of_texts)):
         for k in RECALLS:

@@ -1,4 +1,4 @@
-"""How well a model finds what a text names: IoU of predicted and true boxes."""
+"""Grounding: IoU of a model's predicted boxes of regions, given their texts, with the true ones."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from models.tasks import Locator
 
 @torch.no_grad()
 def region_ious(model: Locator, side: Side, batches: int) -> tuple[Tensor, list[int]]:
-    """IoU [n] of the regions (not the whole images) of the first `batches` region batches, in their order.
-
-    And of which picture each region is, by number.
-    """
+    """IoU [n] of the regions (without whole images) of the first `batches` batches, and the picture of each region."""
     device = next(model.parameters()).device
     found: list[Tensor] = []
     numbers: dict[object, int] = {}

@@ -23,7 +23,7 @@ SORTED_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class RetrievalSettings:
-    """How a gallery is evaluated."""
+    """Settings of the evaluation on a gallery."""
 
     k_test: int = 256  # candidates that are re-ranked; the others keep the order of similarity
     image_batch: int = 32  # images per forward pass of the tower
@@ -86,7 +86,7 @@ def evaluate_retrieval(
 
     def match(image: int, scores: Tensor) -> None:
         texts = wanted[image].nonzero().squeeze(1)
-        texts = texts[lengths[texts].argsort(stable=True)]  # of a pass alike in length: little padding is read
+        texts = texts[lengths[texts].argsort(stable=True)]  # similar lengths in a pass need little padding
         for some in texts.split(settings.pairs):
             pairs = text_states[some], atts[some], image_states[image : image + 1], similarity[image, some]
             scores[image, some] = model.match(*pairs).to(scores.dtype)
@@ -99,7 +99,7 @@ def evaluate_retrieval(
 
 
 def reranked(settings: RetrievalSettings, gallery: Gallery) -> str:
-    """A sentence on the number of re-ranked candidates, shown with recalls: the others are ranked by similarity."""
+    """A note on the number of re-ranked candidates, shown with recalls: the others are ranked by similarity."""
     images, texts = len(gallery), len(gallery.texts)
     of_image, of_text = min(settings.k_test, texts), min(settings.k_test, images)
     return f"{of_image} of {texts} texts for each image, {of_text} of {images} images for each text"
@@ -135,7 +135,7 @@ def _batched(function: Callable[..., tuple[Tensor, Tensor]], batch: int, *tensor
 
 
 def _collected(n: int, parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Parts of n rows as two tensors. Each part goes to its place at once: there is no room for all of it twice."""
+    """Join parts into two tensors of n rows; not by `torch.cat`, which would hold everything twice."""
     whole: tuple[Tensor, ...] = ()
     done = 0
     for part in parts:

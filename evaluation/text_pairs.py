@@ -1,4 +1,4 @@
-"""How alike a text encoder finds two captions of one picture, in two languages or by two people, among all others."""
+"""Retrieval between two captions of each picture, in two languages or by two people, with a text encoder."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class TextPairSettings:
 
 
 class TextPairs:
-    """Pairs of captions, opened once, to be asked of any number of models.
+    """Pairs of captions, opened once for any number of models.
 
-    left_out: images with a caption in one file only, or with one that another image has, too: it has two partners.
+    left_out: number of images with a caption in one file only, or with a caption that another image also has.
     """
 
     def __init__(self, settings: TextPairSettings, tokenizer: Tokenizer):
@@ -55,7 +55,7 @@ class TextPairs:
 
     @torch.no_grad()
     def right(self, model: TextEmbedder) -> Tensor:
-        """For each pair [n]: the share of its two captions whose most similar one, of the other side, is the other."""
+        """For each pair [n]: the share of its two captions whose nearest caption in the other file is their partner."""
         one, other = (F.normalize(self._features(model, texts), dim=1) for texts in zip(*self.pairs, strict=True))
         similarity, own = one @ other.t(), torch.arange(len(one), device=one.device)
         return sum((similarity.argmax(dim=dim) == own).float() for dim in (0, 1)) / 2

@@ -23,7 +23,7 @@ from evaluation.ptb import ptb_tokens
 
 
 def load_scenes(root: Path | str, images: Iterable[Id]) -> dict[Id, Scene] | None:
-    """The scenes of captioning images by image id; None where the folder `root` holds no captions of the mini world.
+    """The scenes of captioning images by image id; None if the folder `root` has no captions of the mini world.
 
     InputError for an id that is not among its images.
     """
@@ -43,7 +43,7 @@ def load_scenes(root: Path | str, images: Iterable[Id]) -> dict[Id, Scene] | Non
 
 @dataclass(frozen=True)
 class Details:
-    """A caption compared with its scene. true: wholly; there, not_there: the things that it mentions, in words."""
+    """A caption compared with its scene. true: all of it. there, not_there: the things that it mentions, in words."""
 
     true: bool
     there: list[str]
@@ -59,9 +59,9 @@ def details(caption: str, scene: Scene) -> Details:
 
 
 def _named(phrase: Phrase) -> str:
-    """One thing of a phrase: size, texture, colour, shape, as far as they are said."""
-    said = ((SIZES, phrase.size), (TEXTURES, phrase.texture), (COLOURS, phrase.colour), (SHAPES, phrase.shape))
-    return " ".join(names[value] for names, value in said if value is not None)
+    """The words of a thing in a phrase: its size, texture, colour and shape, as far as the phrase has them."""
+    parts = ((SIZES, phrase.size), (TEXTURES, phrase.texture), (COLOURS, phrase.colour), (SHAPES, phrase.shape))
+    return " ".join(names[value] for names, value in parts if value is not None)
 
 
 def truthfulness(generated: Mapping[Id, str], scenes: Mapping[Id, Scene]) -> dict[str, float]:
@@ -78,7 +78,7 @@ def truthfulness(generated: Mapping[Id, str], scenes: Mapping[Id, Scene]) -> dic
 
 
 def truth_of_images(generated: Mapping[Id, str], scenes: Mapping[Id, Scene]) -> dict[str, dict[Id, float]]:
-    """The same of single captions, by metric and image id; 100 times their means are what `truthfulness` gives.
+    """The same for single captions, by metric and image id; `truthfulness` is 100 times their means.
 
     `present` is a ratio of two sums, r = P / M. The score of caption i, with p_i things there of m_i mentioned, is
     linear in both: r + (p_i - r m_i) / mean(m). So the mean is r exactly, its spread is that of r to first order, and a

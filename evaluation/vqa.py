@@ -1,7 +1,7 @@
 """The standard accuracy of visual question answering, and the file of answers that EvalAI takes.
 
-Antol et al., ICCV 2015, with the answer processing of the official evaluation of VQA 2 (visualqa.org): an answer is as
-right as it agrees with three of nine people, averaged over the ten ways to leave one of ten people out.
+Antol et al., ICCV 2015, with the answer processing of the official evaluation of VQA 2 (visualqa.org): the accuracy of
+an answer is min(1, matches / 3) with nine people's answers, averaged over the ten ways to leave one of ten people out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from data.records import Id, Record, check_fields, check_ids, check_same_kind, i
 from storage.atomic import write_json
 
 SIGNS = ';/[]"{}()=+\\_-><@`,?!'
-"""Punctuation that goes; apostrophes (girl's) and colons (2:50) stay, periods have a rule of their own."""
+"""Removed punctuation; apostrophes (girl's) and colons (2:50) stay, periods have a rule of their own."""
 
 ARTICLES = {"a", "an", "the"}
 
@@ -41,13 +41,13 @@ CONTRACTIONS = """
 
 
 def misspelled(contraction: str) -> list[str]:
-    """The contraction with any one of its apostrophes forgotten."""
+    """The contraction with any one of its apostrophes left out."""
     places = [place for place, sign in enumerate(contraction) if sign == "'"]
     return [contraction[:place] + contraction[place + 1 :] for place in places]
 
 
 # The last one is an error of the official list, kept so that accuracies are the official ones.
-MENDED = {wrong: right for right in CONTRACTIONS.split() for wrong in misspelled(right)} | {"somebody'd": "somebodyd"}
+FIXED = {wrong: right for right in CONTRACTIONS.split() for wrong in misspelled(right)} | {"somebody'd": "somebodyd"}
 
 _PERIOD = re.compile(r"\.(?!\d)")
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
@@ -56,8 +56,8 @@ _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 def normalise(answer: str) -> str:
     """The answer as the official evaluation compares it: punctuation, capitals, number words, articles, contractions.
 
-    A sign becomes a space, or nothing where it stands beside a space anywhere in the answer; where the answer has a
-    comma between digits (100,978), all signs become nothing.
+    A punctuation sign becomes a space; it is removed if it is next to a space anywhere in the answer. If the answer has
+    a comma between digits (100,978), all signs are removed.
     """
     in_number = _COMMA_IN_NUMBER.search(answer) is not None
     text = answer
@@ -65,7 +65,7 @@ def normalise(answer: str) -> str:
         beside_space = f"{sign} " in answer or f" {sign}" in answer
         text = text.replace(sign, "" if beside_space or in_number else " ")
     words = [NUMBERS.get(word, word) for word in _PERIOD.sub("", text).lower().split()]
-    return " ".join(MENDED.get(word, word) for word in words if word not in ARTICLES)
+    return " ".join(FIXED.get(word, word) for word in words if word not in ARTICLES)
 
 
 def answer_accuracy(answer: str, people: Sequence[str]) -> float:

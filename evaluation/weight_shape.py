@@ -1,7 +1,7 @@
 """The distribution of a model's prunable weights: standard deviation and kurtosis by modality.
 
-Magnitude says more about a weight's use the further the weights have moved from their Gaussian start (excess kurtosis
-0), and a global threshold treats modalities alike only where their deviations are alike.
+Magnitude is a better importance the further weights have moved from their Gaussian initialisation (excess kurtosis 0).
+A global threshold prunes modalities equally only if their standard deviations are similar.
     python -m evaluation.weight_shape --model xvlm-mini
 """
 

@@ -1,5 +1,4 @@
-"""Zero-shot evaluation of a pruned model, before any finetuning: retrieval, region boxes, nearest neighbours,
-classes by their names.
+"""Zero-shot evaluation, before any finetuning: retrieval, region boxes, nearest neighbours, classes by their names.
 
 python -m evaluation.zero_shot --model xvlm-mini --masks 'pruned_weights/*/xvlm-mini_*_seed42.safetensors'
 """

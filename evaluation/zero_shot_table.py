@@ -1,4 +1,4 @@
-"""The measurements behind `evaluation.zero_shot`: those that the configuration describes, whichever the model."""
+"""The measurements behind `evaluation.zero_shot`, which the configuration selects."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from models import load_model
 from models.base import Model
 from models.tasks import ImageEmbedder, Locator, Retriever, TextEmbedder
 from sparsity.mask import Mask
-from storage.atomic import write_json
+from storage.atomic import check_writable, write_json
 
 Measurement = Callable[[nn.Module], tuple[dict[str, Any], Groups]]
-"""model -> numbers in percent (and words on them), and the scores of single items behind them."""
+"""A function of a model: its metrics in percent (and notes as text), and the scores of single items."""
 
 
 @dataclass(frozen=True)
 class ZeroShotConfig:
-    """What to measure: every part that is present."""
+    """What to measure: every part that is given."""
 
     gallery: Files | None = None  # images and captions (one annotation file) for retrieval
     retrieval: RetrievalSettings = field(default_factory=RetrievalSettings)
@@ -51,31 +51,30 @@ class ZeroShotConfig:
     region_batches: int = 15  # how many of them
     neighbours: NeighbourSettings | None = None  # classification by nearest neighbours
     classes: NamedClassSettings | None = None  # classification by class names
-    texts: TextPairSettings | None = None  # whether a caption is most like another one of its picture
+    texts: TextPairSettings | None = None  # retrieval of the other caption of the same picture
 
 
 class ZeroShot:
-    """What tables need to know of this evaluation, as of a task (tasks/base.py)."""
+    """The attributes that tables read of a task (training/task.py), for this evaluation."""
 
     name, words = "zero_shot", "zero-shot"
     main = ("itm r_mean", r"\d+-NN", "itc r_mean", "IoU", "top-1", "caption R@1")
     metric_words = RECALL_WORDS
     Config = ZeroShotConfig
-    script = None  # of its own name
+    script = None
 
 
 def evaluate_masks(args: argparse.Namespace, config: ZeroShotConfig, masks: list[str]) -> list[dict[str, Any]]:
     """Rows of numbers for the dense model (unless --no-dense) and each mask file, printed as a table."""
     if args.images is not None and config.gallery is None:
-        raise InputError("--images is the size of the gallery, but the configuration has no 'gallery' to retrieve from")
+        raise InputError("--images is the size of the gallery, but the configuration has no 'gallery': leave it out")
     if args.images is not None and args.images < 1:
         raise InputError(f"--images must be at least 1, not {args.images}")
     if args.templates:
         if config.classes is None:
-            raise InputError("--templates are texts that name classes, but the configuration has no 'classes' to name")
+            raise InputError("--templates name classes, but the configuration has no 'classes': leave them out")
         config = replace(config, classes=replace(config.classes, templates=read_templates(args.templates)))
-    if args.json and Path(args.json).name == FILE:
-        raise InputError(f"--json {args.json}: {FILE} is where the scores of single items go: choose another name")
+    check_json(args.json)
     model = load_model(args.model, weights=args.weights)
     for file in masks:  # before the first expensive second
         Mask.load(file).fitted(model)
@@ -94,17 +93,30 @@ def evaluate_masks(args: argparse.Namespace, config: ZeroShotConfig, masks: list
             items.append(groups)
             advance(1)
     show(rows, f"{args.model}, zero-shot: {'; '.join(measured)}")
-    if args.json:
-        for path, groups in zip(items_files(Path(args.json), [row["mask"] for row in rows]), items, strict=True):
-            write_items(path, groups)
-        write_json(args.json, rows)
+    write_rows(args.json, rows, items)
     return rows
 
 
-def measurements(model: nn.Module, config: ZeroShotConfig, images: int) -> dict[str, Measurement]:
-    """What it is measured on -> how, for each part of the configuration; the data are opened once.
+def check_json(path: str | None) -> None:
+    """InputError if the file of --json has the name of the items' file, or cannot be written."""
+    if path and Path(path).name == FILE:
+        raise InputError(f"--json {path}: {FILE} is for the scores of single items: choose another name")
+    if path:
+        check_writable(Path(path).parent)
 
-    InputError when the configuration has no part, or the model cannot do what one asks.
+
+def write_rows(path: str | None, rows: list[dict[str, Any]], items: list[Groups]) -> None:
+    """Write the rows to the file of --json, if any, and the scores of single items next to it."""
+    if path:
+        for file, groups in zip(items_files(Path(path), [row["mask"] for row in rows]), items, strict=True):
+            write_items(file, groups)
+        write_json(path, rows)
+
+
+def measurements(model: nn.Module, config: ZeroShotConfig, images: int) -> dict[str, Measurement]:
+    """Description -> measurement, for each part of the configuration; the data are opened once.
+
+    InputError if the configuration has no part, or the model does not support one.
     """
     tokenizer = load_tokenizer(model.tokenizer)
     found: dict[str, Measurement] = {}
@@ -157,9 +169,9 @@ def measurements(model: nn.Module, config: ZeroShotConfig, images: int) -> dict[
 def means(
     group: str, scores: Mapping[str, Tensor], pictures: list[int] | None = None
 ) -> tuple[dict[str, float], Groups]:
-    """Scores [n] of the items 0 to n - 1, by metric, as a measurement: their means in percent, with two digits.
+    """A measurement from the scores [n] of items 0 to n - 1, by metric: their means in percent, with two digits.
 
-    pictures: that of each item; none: each is a picture of its own.
+    pictures: the picture of each item; None: each is a picture of its own.
     """
     single = {metric: of.double() for metric, of in scores.items()}
     ids = list(range(len(next(iter(single.values())))))
@@ -170,7 +182,7 @@ def means(
 def _require(model: Model, part: str, protocol: type[Model]) -> None:
     if not isinstance(model, protocol):
         raise InputError(
-            f"the configuration asks for '{part}', which a {type(model).__name__} cannot do (it is no "
+            f"the configuration has '{part}', which a {type(model).__name__} does not support (it is no "
             f"{protocol.__name__}): leave the key '{part}' out"
         )
 
@@ -183,7 +195,7 @@ def masked_copy(model: nn.Module, file: str) -> nn.Module:
 
 
 def show(rows: list[dict[str, Any]], title: str) -> None:
-    """Print the rows; words on the numbers, which are the same for all, go below them."""
+    """Print the rows as a table; notes, which are the same for all rows, are its caption."""
     words = {name: value for name, value in rows[0].items() if isinstance(value, str) and name != "mask"}
     table = Table(title=title, caption="; ".join(f"{name}: {value}" for name, value in words.items()) or None)
     columns = [name for name in rows[0] if name not in words]

@@ -1,7 +1,7 @@
 """Pairwise comparison of masks: how many weights they share, overall, by modality and by layer.
 
-Among the n weights of a layer of which one mask keeps the share p and the other q, two independent random masks share
-p q n weights on average, and together keep (p + q - p q) n: an IoU of about p q / (p + q - p q).
+If one mask keeps the share p of a layer's n weights and the other q, two independent random masks have p q n of them in
+common on average, and (p + q - p q) n in their union: an IoU of about p q / (p + q - p q).
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Overlap:
-    """Two masks on some weights; overlaps of several layers add up, each with its own densities.
+    """Counts of two masks on some weights; overlaps of several layers can be added.
 
-    size: weights. a, b: those that either mask keeps. both: kept by both. by_chance: expected in `both` at random.
+    size: all weights. a, b: kept by the one and by the other mask. both: kept by both. by_chance: expected value of
+    `both` for random masks with the same density in every layer.
     """
 
     size: int = 0
@@ -39,17 +40,17 @@ class Overlap:
 
     @property
     def iou(self) -> float:
-        """Weights kept by both among those kept by either; 1 where neither keeps any."""
+        """Weights kept by both among those kept by either; 1 if neither keeps any."""
         return _share(self.both, self.a + self.b - self.both)
 
     @property
     def chance(self) -> float:
-        """The IoU of random masks that are as dense in every layer."""
+        """The IoU of random masks with the same density in every layer."""
         return _share(self.by_chance, self.a + self.b - self.by_chance)
 
     @property
     def overlap(self) -> float:
-        """Share of what the sparser mask keeps that the other keeps, too: 1 where it lies within it."""
+        """Share of the sparser mask's weights that the other also keeps: 1 if it is a subset."""
         return _share(self.both, min(self.a, self.b))
 
     @property
@@ -87,7 +88,7 @@ class Comparison:
         return list(self.files[0].mask)
 
     def parts(self) -> dict[str, list[str]]:
-        """What is shown of the masks -> its layers: all, and where there are several, each modality."""
+        """Name of a part -> its layers: all layers, and if there are several modalities, each of them."""
         return {"all layers": self.layers} | (self.modalities if len(self.modalities) > 1 else {})
 
     def overlap(self, pair: Pair, names: Iterable[str] | None = None) -> Overlap:
@@ -106,7 +107,7 @@ class Comparison:
         return statistics.fmean(self.overlap(pair, names).chance for pair in self.pairs)
 
     def matrix(self, names: Iterable[str] | None = None) -> list[list[float]]:
-        """IoU of every mask with every other, [k, k]: above the diagonal as it is, below it by chance; 1 in it."""
+        """IoU of all pairs, [k, k]: measured above the diagonal, by chance below it; 1 on the diagonal."""
         names = self.layers if names is None else list(names)
         square = [[1.0] * len(self.files) for _ in self.files]
         for i, j in self.pairs:
@@ -131,19 +132,13 @@ def compare(files: Sequence[MaskFile]) -> Comparison:
 
 
 def overlap(a: Mask, b: Mask, kept_a: Mapping[str, int], kept_b: Mapping[str, int]) -> dict[str, Overlap]:
-    """Layer -> overlap of two masks of the same layers; kept_...: the weights they keep of each layer."""
+    """Layer -> overlap of two masks of the same layers. kept_a, kept_b: number of weights that each keeps by layer."""
     found = {}
     for name in a:
         size, p, q = a.size(name), kept_a[name], kept_b[name]
-        found[name] = Overlap(size, p, q, ones(a.bits(name) & b.bits(name)), p * q / max(1, size))
+        both = int(np.bitwise_count(a.bits(name) & b.bits(name)).sum())
+        found[name] = Overlap(size, p, q, both, p * q / max(1, size))
     return found
-
-
-def ones(bits: np.ndarray) -> int:
-    """Number of ones in packed bits (uint8), eight bytes at a time."""
-    whole = len(bits) // 8 * 8
-    words = np.bitwise_count(bits[:whole].view(np.uint64)).sum(dtype=np.int64)
-    return int(words + np.bitwise_count(bits[whole:]).sum(dtype=np.int64))
 
 
 def together(overlaps: Iterable[Overlap]) -> Overlap:
@@ -156,7 +151,7 @@ def _share(part: float, whole: float) -> float:
 
 
 def draw_heat_map(comparison: Comparison, path: Path) -> None:
-    """One map overall and one a modality, IoU in percent in every cell (PNG)."""
+    """Draw a map of all layers and one per modality, with the IoU in percent in every cell (PNG)."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -16,7 +16,7 @@ from sparsity.mask import Mask
 
 
 class Zeros(NamedTuple):
-    """Of a layer: weights that the mask prunes, and how many of these are no zeros; why it could not be looked at."""
+    """Of a layer: weights that the mask prunes, how many of them are nonzero, and why it could not be checked."""
 
     pruned: int
     back: int
@@ -24,10 +24,10 @@ class Zeros(NamedTuple):
 
 
 def check_zeros(folder: Path, mask: Mask) -> dict[str, Zeros]:
-    """Each layer of the mask held against the folder's tensor of its name.
+    """Compare each layer of the mask with the folder's tensor of its name.
 
-    Integers and floats of eight bits count as they are stored: what is quantised without an offset keeps its zeros.
-    InputError where the folder has none of the layers.
+    Integers and 8-bit floats are compared as stored, since quantisation without an offset keeps zeros.
+    InputError if the folder has none of the layers.
     """
     tensors = tensors_in(folder)
     if not any(name in tensors for name in mask):
@@ -47,9 +47,9 @@ def check_zeros(folder: Path, mask: Mask) -> dict[str, Zeros]:
 
 
 def show_zeros(screen: Console, folder: Path, mask: Mask, found: dict[str, Zeros]) -> bool:
-    """Print a table by modality and what is wrong; whether every pruned weight is a zero."""
+    """Print a table by modality, and errors; returns whether every pruned weight is zero."""
     table = Table(title=f"zeros in {folder}")
-    for column in ("", "layers", "pruned", "zeros", "came back"):
+    for column in ("", "layers", "pruned", "zeros", "nonzero"):
         table.add_column(column, justify="right" if column else "left")
     for modality, names in mask.layers_by_modality().items():
         of = [found[name] for name in names if not found[name].reason]
@@ -65,7 +65,7 @@ def show_zeros(screen: Console, folder: Path, mask: Mask, found: dict[str, Zeros
         worst = max(back, key=lambda name: back[name])
         total = sum(back.values())
         layers = counted(len(back), "layer")
-        screen.print(f"{total:,} zeros of {layers} came back (most: {worst}, {back[worst]:,})")
+        screen.print(f"{total:,} pruned weights of {layers} are nonzero (most: {worst}, {back[worst]:,})")
     if not unread and not back:
         screen.print("every weight that the mask prunes is zero")
     return not unread and not back

@@ -1,9 +1,9 @@
 """The intrinsic dimension of the outputs of each prunable layer.
 
     python -m inspection.intrinsic_dimension --model blip-mini --samples 512
-The output file weights the scores of competing layers: prune.py --ids FILE, retrieval.py --prune platon --ids FILE
-(Wang et al., "Exploring Intrinsic Dimension for Vision-Language Model Pruning", ICML 2024). Dimensions are comparable
-within one run only: the numbers of samples and of blocks change them.
+The output file weights the scores of layers: prune.py --ids FILE, retrieval.py --prune platon --ids FILE (Wang et al.,
+"Exploring Intrinsic Dimension for Vision-Language Model Pruning", ICML 2024). Dimensions are comparable within one run
+only: they depend on the numbers of samples and of blocks.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure, write <model>.json, and show the table and where the picture is."""
+    """Measure, write <model>.json and a picture, and print the table."""
     args = parse_args()
     settings, where = read_settings(args.config or task_file(args.model, "prune"), args.set)
 
@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace, config: Any) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """What was measured on, and a row for each prunable layer: dimension, whole, deviation, used, modality, kind."""
+    """The settings, and a row for each prunable layer: dimension, whole, deviation, used, modality, kind."""
     import torch
 
     from calibration.layer_outputs import output_shapes, plan_passes, squared_distances
@@ -129,7 +129,7 @@ def measure(args: argparse.Namespace, config: Any) -> tuple[dict[str, Any], dict
     size = max(4e-9 * args.samples * sum(piece.numbers for piece in pieces) for pieces in passes)
     console.print(
         f"{counted(len(shapes), 'layer')}, {counted(len(passes), 'pass')} over {args.samples:,} samples, "
-        f"{size:.3g} GB of outputs at the most"
+        f"at most {size:.3g} GB of outputs at once"
     )
     found = {}
     with progress_bar("outputs", len(passes) * count) as advance:
@@ -159,7 +159,7 @@ def measure(args: argparse.Namespace, config: Any) -> tuple[dict[str, Any], dict
 
 
 def _pass_of(model: Model, task: str | None) -> Any:
-    """What a batch goes through: pruning's pass, or the task's own."""
+    """The forward pass of a batch: pruning's, or the task's."""
     if task is None:
         return lambda model, batch: model.observe(batch)
     probe = model.probe(1)
@@ -176,14 +176,14 @@ def _pass_of(model: Model, task: str | None) -> Any:
 
 
 def kind_of(name: str) -> str:
-    """What a layer is in its block: its path behind the last number (`attn.qkv`), or all of it."""
+    """The kind of a layer in its block: its path after the last number (`attn.qkv`), or all of it."""
     words = name.removesuffix(".weight").split(".")
     behind = itertools.takewhile(lambda word: not word.isdigit(), reversed(words))
     return ".".join(reversed(list(behind)))
 
 
 def table(found: dict[str, dict[str, Any]], model: str) -> Any:
-    """A row a modality and kind: layers, and the mean, the least and the largest dimension."""
+    """A row for each modality and kind: layers, and the mean, least and largest dimension."""
     from rich.table import Table
 
     made = Table(title=f"intrinsic dimension of {model}'s layers, mean over decompositions into blocks")
@@ -207,10 +207,10 @@ def table(found: dict[str, dict[str, Any]], model: str) -> Any:
 
 
 def draw(found: dict[str, dict[str, Any]], path: Path, title: str, before: Mapping[str, float]) -> None:
-    """Dimension over depth (PNG): a dot a layer, coloured by kind, dots of one modality joined, bands of modalities.
+    """Draw the dimension of each layer, coloured by kind; the dots of a modality are joined (PNG).
 
-    before: dimensions of layers to compare with, as circles. Where a mask was given, also dimension against the share
-    of the layer that it keeps, coloured by modality.
+    before: dimensions of layers to compare with, as circles. With --kept, a second panel has the dimension against the
+    share of the layer's weights that the mask keeps, coloured by modality.
     """
     import matplotlib
 

@@ -1,7 +1,7 @@
 """Statistics of a mask: kept weights, dead neurons and collapsed layers; layers as a tree.
 
-An output neuron is dead when all weights of its row are pruned (its output is its bias), an input when all of its
-column are (it is not used). A convolution's inputs are channels.
+An output neuron is dead if all weights of its row are pruned (its output is its bias), an input if all weights of its
+column are (it is not used). The inputs of a convolution are channels.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MOSTLY_DEAD = 0.5
 
 @dataclass(frozen=True)
 class Counts:
-    """Weights and neurons of a layer or of several together; they add up."""
+    """Weights and neurons of a layer or of several; counts can be added."""
 
     size: int = 0
     kept: int = 0
@@ -103,7 +103,7 @@ class Node:
 
 
 def layer_tree(modalities: Mapping[str, Sequence[str]]) -> list[Node]:
-    """Modalities with their blocks with their layers; a block of one layer is that layer itself."""
+    """The tree of modalities, blocks and layers; a block with a single layer becomes that layer."""
     roots = []
     for number, (modality, names) in enumerate(modalities.items()):
         root = Node(modality, number, list(names))
@@ -116,13 +116,13 @@ def layer_tree(modalities: Mapping[str, Sequence[str]]) -> list[Node]:
         for block in blocks.values():
             if len(block.children) == 1:
                 block.label, block.children = f"{block.label}.{block.children[0].label}".lstrip("."), []
-            root.children += [block] if block.label else block.children  # layers of the model itself have no block
+            root.children += [block] if block.label else block.children  # top-level layers have no block
         roots.append(root)
     return roots
 
 
 def block_and_rest(name: str) -> tuple[str, str]:
-    """A parameter's block (up to the first number in its name) and its place in there, both shortened.
+    """A parameter's block (up to the first number in its name) and the rest of its name, both shortened.
 
     vision_encoder.encoder.layers.0.mlp.fc1.weight -> (vision_encoder.0, mlp.fc1)
     """

@@ -33,10 +33,10 @@ COLOURS = {
     "m3": ("#8a5aa8", "#b78ad6"),
     "m4": ("#b59a2d", "#d6bd58"),
 }
-"""Variable of the style -> its colour on a light page and on a dark one; m0 to m4 are of modalities."""
+"""CSS variable -> its colour on a light page and on a dark one; m0 to m4 are for modalities."""
 
 Cells = list[tuple[str, bool]]
-"""Words of a row's cells, and whether they say something bad."""
+"""The texts of a row's cells, and whether each is a warning."""
 
 
 def render(template: Path, title: str, subtitle: str, **values: Any) -> str:
@@ -45,7 +45,7 @@ def render(template: Path, title: str, subtitle: str, **values: Any) -> str:
 
 
 def environment(folder: Path) -> Environment:
-    """What templates of a folder are made with: all values are escaped, and one that is missing is an error."""
+    """The environment for a folder's templates: all values are escaped, and a missing one is an error."""
     loader = FileSystemLoader([folder, TEMPLATES])
     made = Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
@@ -57,12 +57,12 @@ def environment(folder: Path) -> Environment:
 
 
 def colour(number: int) -> str:
-    """Class of a modality's colour."""
+    """CSS class of a modality's colour."""
     return f"m{number % 5}"
 
 
 def inspection_page(file: MaskFile, counts: Mapping[str, Counts], warnings: Sequence[str]) -> str:
-    """Totals, warnings, a chart of all layers, modalities, and every layer."""
+    """The page of a mask: totals, warnings, a chart of all layers, and the tree of layers."""
     modalities = file.mask.layers_by_modality()
     numbers = {name: number for number, names in enumerate(modalities.values()) for name in names}
 
@@ -85,14 +85,14 @@ def inspection_page(file: MaskFile, counts: Mapping[str, Counts], warnings: Sequ
 
 
 def comparison_page(comparison: Comparison) -> str:
-    """The masks, how alike they are overall and by modality, and every layer."""
+    """The page of a comparison: the masks, their IoU overall and by modality, and the tree of layers."""
     title = f"{len(comparison.files)} masks compared"
     subtitle = "IoU: kept by both among kept by either"
     return render(TEMPLATES / "comparison.html", title, subtitle, **_compared(comparison))
 
 
 def stability_page(stability: Stability) -> str:
-    """How alike the draws are, and which share of the weights all of them keep."""
+    """The page of several draws: their IoU, and the share of weights that all of them keep."""
     compared, votes = stability.comparison, stability.votes
     places = [("all", "heat", stability.overall, compared.layers)]
     if len(votes) > 1:
@@ -111,7 +111,7 @@ def stability_page(stability: Stability) -> str:
 
 
 def _compared(comparison: Comparison) -> dict[str, Any]:
-    """What the section on all layers asks for."""
+    """The values of the template's section on all layers."""
     many = len(comparison.pairs) > 1
 
     def measure(names: Sequence[str]) -> tuple[float, float, str]:
@@ -127,9 +127,4 @@ def _compared(comparison: Comparison) -> dict[str, Any]:
             words = [f"{found.a:,}", f"{found.b:,}", f"{found.both:,}", pct(found.overlap)]
         return [(word, False) for word in (pct(comparison.chance(names)), *words)]
 
-    return {
-        "comparison": comparison,
-        "tree": layer_tree(comparison.modalities),
-        "measure": measure,
-        "cells": cells,
-    }
+    return {"comparison": comparison, "tree": layer_tree(comparison.modalities), "measure": measure, "cells": cells}

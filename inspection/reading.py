@@ -21,7 +21,7 @@ class MaskFile:
 
     @property
     def origin(self) -> str:
-        """Where the mask came from, in a few words; empty where the file does not say."""
+        """The mask's source in a few words; empty if the file has none."""
         source = self.mask.source
         parts = [str(source[key]) for key in ("model", "pruner") if key in source]
         if source.get("allocation"):
@@ -42,7 +42,7 @@ class MaskFile:
 
 
 def read_masks(paths: Sequence[str], model: str | None = None) -> list[MaskFile]:
-    """The masks of some files, fitted to `model` if one is named; InputError for files that are no masks."""
+    """The masks of some files, fitted to `model` if one is named; InputError for a file that is not a mask."""
     files = [Path(path) for path in paths]
     masks = [Mask.load(path) for path in files]
     for path, mask in zip(files, masks, strict=True):
@@ -81,7 +81,7 @@ def numbered(stems: Sequence[str]) -> list[str]:
 def fit(masks: Sequence[Mask], model: str) -> list[Mask]:
     """The masks under the model's own names, for its prunable layers only, with their modalities.
 
-    Names and shapes are all that counts here, so that the model's weights need not be there.
+    Only names and shapes matter, so the model is built with random weights and needs no file.
     """
     from models import RANDOM, load_model
 
@@ -94,7 +94,7 @@ def fit(masks: Sequence[Mask], model: str) -> list[Mask]:
 
 
 def check_same_layers(files: Sequence[MaskFile]) -> None:
-    """InputError naming the first layer that one mask has and another has not, or has in another shape."""
+    """InputError naming the first layer that another mask lacks, or has in another shape."""
     first = files[0]
     for other in files[1:]:
         problem = _difference(first, other) or _difference(other, first)

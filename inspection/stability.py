@@ -1,7 +1,7 @@
 """Stability: masks of one model, pruner and sparsity from several draws of the calibration data.
 
-Besides the IoU of all pairs: by how many of the k masks each weight is kept. Weights kept by all masks are the core
-that does not depend on the data. Independent random masks of the same densities in every layer serve as comparison.
+Besides the IoU of all pairs, it counts how many of the k masks keep each weight. Weights kept by all masks are the core
+that does not depend on the draw. The comparison are independent random masks with the same density in every layer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SAME = {
     "num_batches": "numbers of batches",
     "sparsity_asked": "sparsities",
 }
-"""Keys of the source that the masks must have in common, if they have them."""
+"""Keys of a mask's source that must be equal in all masks that have them -> words of the message."""
 
 TOLERANCE = 5e-4
 """Largest difference between the sparsities."""
@@ -37,7 +37,7 @@ TOLERANCE = 5e-4
 
 @dataclass(frozen=True)
 class Votes:
-    """By how many of k masks weights are kept: counts[j] weights by exactly j; expected[j] at random."""
+    """counts[j]: number of weights that exactly j of k masks keep. expected[j]: the same for random masks."""
 
     counts: np.ndarray  # int64 [k + 1]
     expected: np.ndarray  # float64 [k + 1]
@@ -57,7 +57,7 @@ class Votes:
 
     @property
     def by_some(self) -> float:
-        """Share of the weights that some masks keep and some do not."""
+        """Share of the weights that some masks keep and others prune."""
         return float(self.counts[1:-1].sum() / max(1, self.size))
 
     @property
@@ -67,12 +67,12 @@ class Votes:
 
     @property
     def core(self) -> float:
-        """Among the weights that any mask keeps, the share that all keep; 1 where none is kept."""
+        """Among the weights that any mask keeps, the share that all keep; 1 if none is kept."""
         return _share(self.counts)
 
     @property
     def core_by_chance(self) -> float:
-        """The same of random masks."""
+        """The same for random masks."""
         return _share(self.expected)
 
 
@@ -91,12 +91,12 @@ class Stability:
 
     @property
     def all_same(self) -> bool:
-        """Whether all masks are one and the same."""
+        """Whether all masks are equal."""
         return self.overall.by_some == 0
 
 
 def stability(files: Sequence[MaskFile]) -> Stability:
-    """How far masks agree that should be alike; InputError when they are not draws of one pruning."""
+    """The stability of masks; InputError if they are not draws of one pruning."""
     check_draws(files)
     compared = compare(files)
     masks = [file.mask for file in files]
@@ -130,7 +130,7 @@ def check_draws(files: Sequence[MaskFile]) -> None:
             raise InputError(f"{other.path} is given twice: every draw counts once")
         seen.add(other.path.resolve())
         for key, what in SAME.items():
-            a, b = (_said(file, key) for file in (first, other))
+            a, b = (_source_of(file, key) for file in (first, other))
             if None not in (a, b) and a != b:
                 raise _unlike(first, other, what, str(a), str(b))
         a, b = first.mask.sparsity(), other.mask.sparsity()
@@ -138,13 +138,13 @@ def check_draws(files: Sequence[MaskFile]) -> None:
             raise _unlike(first, other, "sparsities", f"{100 * a:.2f} %", f"{100 * b:.2f} %")
 
 
-def _said(file: MaskFile, key: str) -> str | None:
-    """What a mask's source says of a key, for comparison and for people; None where it says nothing."""
+def _source_of(file: MaskFile, key: str) -> str | None:
+    """A value of a mask's source as text, for comparison and messages; None if it has none."""
     source = file.mask.source
-    if key == "left_out" and "pruner" in source:  # said only where something is
+    if key == "left_out" and "pruner" in source:  # the key is absent if nothing is left out
         return f"all but {', '.join(left_out)}" if (left_out := source.get(key)) else "all of the score"
     value = source.get(key)
-    if key == "weights" and isinstance(value, dict):  # the same file may lie elsewhere
+    if key == "weights" and isinstance(value, dict):  # not the path, which differs between machines
         value = value.get("sha256", value)
     if key == "sparsity_asked" and value is not None:
         return f"{percent(value)} %"

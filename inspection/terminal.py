@@ -17,17 +17,17 @@ from inspection.reading import MaskFile
 from inspection.stability import Stability
 
 DEPTHS = {"modality": 1, "block": 2, "layer": 3}
-"""How far a tree is shown: the kinds of its nodes, from the root."""
+"""--depth -> number of levels of the tree that are printed."""
 
 STYLES = ("blue", "dark_orange3", "green4", "magenta", "gold3")
-"""One a modality, as in the pictures."""
+"""A colour per modality, as in the pictures."""
 
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 @dataclass(frozen=True)
 class Row:
-    """What is shown of a node: a bar, perhaps with a mark on it, both in [0, 1], and words next to it."""
+    """The line of a node: a bar of length `share` in [0, 1] with an optional `mark` on it, and words next to it."""
 
     share: float
     words: Sequence[str]  # as many for every node, right-aligned in columns
@@ -38,7 +38,7 @@ class Row:
 def show_inspection(
     screen: Console, file: MaskFile, counts: dict[str, Counts], warnings: Sequence[str], depth: int
 ) -> None:
-    """Totals, a tree of layers with a bar of the share pruned, and warnings."""
+    """Print totals, the tree of layers with a bar of the share pruned, and warnings."""
     everything = total(counts.values())
     screen.print(f"[bold]{escape(str(file.path))}[/]" + (f": {escape(file.origin)}" if file.origin else ""))
     screen.print(
@@ -60,13 +60,13 @@ def show_inspection(
 
 
 def show_comparison(screen: Console, comparison: Comparison, depth: int) -> None:
-    """Two masks: a sentence and a tree; more: a matrix besides, and means over all pairs in the tree."""
+    """Print a sentence (two masks) or a matrix (more), and the tree of layers with IoUs, means over all pairs."""
     show_files(screen, comparison.files)
     if len(comparison.pairs) == 1:
         found = comparison.overlap((0, 1))
         screen.print(
             f"IoU {pct(found.iou)}, by chance {pct(found.chance)}; {found.both:,} of {found.size:,} weights kept by "
-            f"both, {pct(found.overlap)} of the sparser mask; alike in {pct(found.agreement)} of all decisions"
+            f"both, {pct(found.overlap)} of the sparser mask; equal bits: {pct(found.agreement)}"
         )
     else:
         show_matrix(screen, comparison, "IoU of the weights kept, in percent; below the diagonal: by chance")
@@ -74,7 +74,7 @@ def show_comparison(screen: Console, comparison: Comparison, depth: int) -> None
 
 
 def show_files(screen: Console, files: Sequence[MaskFile]) -> None:
-    """One line a mask."""
+    """Print a line per mask."""
     width = max(len(file.label) for file in files)
     for number, file in enumerate(files, 1):
         text = f"{number}  [bold]{escape(file.label):<{width}}[/]  {pct(file.mask.sparsity(), 3)} pruned"
@@ -82,7 +82,7 @@ def show_files(screen: Console, files: Sequence[MaskFile]) -> None:
 
 
 def show_matrix(screen: Console, comparison: Comparison, title: str) -> None:
-    """The matrix of IoUs, shaded."""
+    """Print the matrix of IoUs, shaded."""
     table = Table(title=title, title_justify="left", show_lines=False)
     table.add_column("")
     for number in range(1, len(comparison.files) + 1):
@@ -94,7 +94,7 @@ def show_matrix(screen: Console, comparison: Comparison, title: str) -> None:
 
 
 def _shaded(value: float, side: int) -> Text:
-    """A cell above (side > 0), on or below the diagonal; the darker the blue, the more alike."""
+    """A cell above (side > 0), on or below the diagonal; darker blue is a larger IoU."""
     if side <= 0:
         return Text("–" if side == 0 else f"{100 * value:.1f}", style="dim")
     shade = [round(start + value * (end - start)) for start, end in ((226, 20), (236, 70), (248, 150))]
@@ -104,7 +104,7 @@ def _shaded(value: float, side: int) -> Text:
 
 
 def show_iou_tree(screen: Console, comparison: Comparison, depth: int) -> None:
-    """Bars of IoU by modality, block and layer, with a stroke where chance is."""
+    """Print bars of IoU by modality, block and layer, with a stroke at the IoU by chance."""
     many = len(comparison.pairs) > 1
     screen.print(f"IoU{', mean over the pairs' if many else ''} (┃ by chance)")
 
@@ -123,7 +123,7 @@ def _percents(title: str) -> Table:
 
 
 def show_stability(screen: Console, stability: Stability, depth: int) -> None:
-    """IoU over all pairs, and which share of the weights all draws agree on, by modality."""
+    """Print IoU over all pairs, and the share of weights that all draws agree on, by modality."""
     compared = stability.comparison
     show_files(screen, compared.files)
     k = len(compared.files)
@@ -154,7 +154,7 @@ def show_stability(screen: Console, stability: Stability, depth: int) -> None:
 
 
 def print_tree(screen: Console, roots: Sequence[Node], look: Callable[[Node], Row], depth: int) -> None:
-    """One line a node, as deep as asked; bars take what the screen's width leaves."""
+    """Print a line per node, down to `depth`; bars fill the rest of the screen's width."""
     lines = [line for root in roots for line in _lines(root, depth)]
     rows = [look(node) for _, node in lines]
     if not rows:

@@ -1,8 +1,8 @@
 """The intrinsic dimension of points, from the distances to their two nearest neighbours (TwoNN).
 
 Facco, d'Errico, Rodriguez and Laio, "Estimating the intrinsic dimension of datasets by a minimal neighborhood
-information", Scientific Reports 7, 2017. Where density is constant over two neighbours, mu = r2 / r1 is distributed as
-P(mu <= x) = 1 - x^-d, so that log mu against -log(1 - P) is a line through the origin whose slope is d.
+information", Scientific Reports 7, 2017. If the density is constant up to the second neighbour, mu = r2 / r1 has
+P(mu <= x) = 1 - x^-d, so that -log(1 - P) against log mu is a line through the origin with slope d.
 """
 
 from __future__ import annotations
@@ -12,45 +12,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from console.errors import InputError
 from console.words import counted
 
 LEAST = 4
-"""Points of a block, at least: the last two pairs of a block are left out, and one pair makes no line."""
+"""Least number of points in a block: the last two pairs of a block are left out, and a line needs two."""
 
 
 @dataclass(frozen=True)
 class Dimension:
     """An estimate.
 
-    dimension: the mean over decompositions into 1, 2, ... blocks; whole: of all points together; deviation: over the
-    blocks of the last decomposition (population); used: points with two neighbours at different distances above 0.
+    dimension: mean over decompositions into 1, 2, ... blocks. whole: from all points together. deviation: standard
+    deviation over the blocks of the last decomposition (population). used: number of points whose two neighbours have
+    different distances above 0.
     """
 
     dimension: float
     whole: float
     deviation: float
     used: int
-
-
-def two_nn(
-    points: np.ndarray | torch.Tensor,
-    blocks: int = 20,
-    permutations: Sequence[Sequence[int]] | None = None,
-    fraction: float = 1.0,
-    seed: int = 0,
-) -> Dimension:
-    """The intrinsic dimension of points [n, d], Euclidean, by exact differences in float64.
-
-    blocks: the last decomposition. permutations: for b = 1, 2, ... the order [n] that is cut into b blocks (default:
-    drawn from `seed`). fraction: of the pairs, from the smallest mu on; below 1 as in the first TwoNN program.
-    InputError for too few points.
-    """
-    rows = torch.as_tensor(points, dtype=torch.float64)
-    squares = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").square_()
-    return dimension_of(squares.numpy(), blocks, permutations, fraction, seed)
 
 
 def dimension_of(
@@ -60,7 +42,12 @@ def dimension_of(
     fraction: float = 1.0,
     seed: int = 0,
 ) -> Dimension:
-    """As `two_nn`, from squared distances [n, n], float64; points at distance 0 are repetitions and are left out."""
+    """The intrinsic dimension from squared Euclidean distances [n, n], float64; duplicates are left out.
+
+    blocks: number in the last decomposition. permutations: for b = 1, 2, ... the order [n] that is cut into b blocks
+    (default: drawn from `seed`). fraction: of the pairs, from the smallest mu on; the first TwoNN program used 0.9.
+    InputError for too few points.
+    """
     check_points(len(squares), blocks, fraction)
     squares = squares.copy()
     np.fill_diagonal(squares, np.inf)
@@ -70,7 +57,7 @@ def dimension_of(
     orders = _orders(len(squares), blocks, seed) if permutations is None else permutations
     for count, order in enumerate(orders, 1):
         order = np.asarray(order, dtype=np.int64)
-        size = len(order) // count  # the last few points of the order are in no block
+        size = len(order) // count  # the remainder is left out, so that all blocks have equal size
         parts = (order[i * size : (i + 1) * size] for i in range(count))
         last = np.array([_slope(_ratios(squares[np.ix_(part, part)]), fraction) for part in parts])
         means.append(last.mean())
@@ -97,7 +84,7 @@ def _orders(count: int, blocks: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def _ratios(squares: np.ndarray) -> np.ndarray:
-    """mu of each point, from squares [m, m] with an infinite diagonal; without repetitions and equal neighbours."""
+    """mu of each point, from squares [m, m] with an infinite diagonal; without duplicates and equal distances."""
     if len(squares) < LEAST:
         raise _too_few(len(squares))
     first, second = np.partition(squares, 1, axis=1)[:, :2].T
@@ -106,7 +93,7 @@ def _ratios(squares: np.ndarray) -> np.ndarray:
 
 
 def _slope(ratios: np.ndarray, fraction: float) -> float:
-    """The line through the origin; the last two pairs are left out, where the estimate of P is least accurate."""
+    """Slope of the line through the origin, without the last two pairs, whose estimate of P is least accurate."""
     n = len(ratios)
     if n < LEAST:
         raise _too_few(n)

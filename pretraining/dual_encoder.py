@@ -65,7 +65,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def joined_towers(config: DualEncoderConfig, random: bool = False) -> WrappedPairs:
-    """Both towers with fresh projections, drawn from the seed; InputError where one cannot be had or is none."""
+    """Both towers with projections drawn from the seed; InputError if one is missing or of the wrong kind."""
     import torch
     import transformers
 
@@ -75,8 +75,8 @@ def joined_towers(config: DualEncoderConfig, random: bool = False) -> WrappedPai
     vision, text = (load_hf(one, weights, {}, seed=config.seed) for one in (config.vision, config.text))
     if not vision.image_shape.image_size or text.image_shape.image_size or text.tokenizer is None:
         raise InputError(
-            f"vision: {config.vision} must be an encoder of images alone, text: {config.text} one of texts with its "
-            "tokenizer: exchange them, or give other ones"
+            f"vision: {config.vision} must be an image encoder, text: {config.text} a text encoder with its tokenizer: "
+            "exchange them, or give other ones"
         )
     both = transformers.VisionTextDualEncoderConfig.from_vision_text_configs(
         vision.module.config, text.module.config, projection_dim=config.projection_dim
@@ -90,7 +90,7 @@ def joined_towers(config: DualEncoderConfig, random: bool = False) -> WrappedPai
 
 
 def tower_states(model: WrappedPairs, gallery: Gallery, config: DualEncoderConfig) -> tuple[Tensor, Tensor]:
-    """What the towers say before their projections: of the images [n, d] and of the texts [m, e] of a gallery."""
+    """The outputs of the towers before their projections, for the images [n, d] and texts [m, e] of a gallery."""
     import torch
 
     from data.evaluation_batches import evaluation_batches
@@ -112,7 +112,7 @@ def tower_states(model: WrappedPairs, gallery: Gallery, config: DualEncoderConfi
 def train_projections(
     model: WrappedPairs, images: Tensor, texts: Tensor, of_text: Tensor, config: DualEncoderConfig
 ) -> float:
-    """Fit both projections and the temperature to states of images [n, d], texts [m, e]; of_text [m]: their image.
+    """Fit both projections and the temperature to states of images [n, d] and texts [m, e]. of_text [m]: their images.
 
     Returns the mean loss of the last tenth of the steps.
     """
@@ -133,7 +133,7 @@ def train_projections(
             some = torch.randperm(len(texts), generator=generator)[: config.batch_size]
             image = F.normalize(module.visual_projection(images[of_text[some]]), dim=-1)
             text = F.normalize(module.text_projection(texts[some]), dim=-1)
-            # Captions of one image are right answers for one another.
+            # Several captions of one image are all positives.
             loss = pairs_loss(image @ text.t() * module.logit_scale.exp(), same_image_targets(of_text[some]))
             optimizer.zero_grad()
             loss.backward()
@@ -147,9 +147,9 @@ def train_projections(
 
 
 def build(config: DualEncoderConfig, folder: Path, random: bool = False) -> dict[str, float]:
-    """Join, train, test, and write the folder that `hf:` takes, with results.json; returns the recalls of the test.
+    """Join the towers, train, test, and write the folder for `hf:`, with results.json; returns the test's recalls.
 
-    InputError when the folder is there already, or something cannot be had.
+    InputError if the folder exists, or a tower or data are missing.
     """
     import torch
 
@@ -159,7 +159,7 @@ def build(config: DualEncoderConfig, folder: Path, random: bool = False) -> dict
     from storage.atomic import atomic_path, write_json
 
     if folder.exists():
-        raise InputError(f"{folder} is there already: remove it, or choose another --output_dir")
+        raise InputError(f"{folder} exists already: remove it, or choose another --output_dir")
     model = joined_towers(config, random)
     train, test = (Gallery(files, model.image_shape, config.max_words) for files in (config.train, config.test))
     states = tower_states(model, train, config)
@@ -175,7 +175,7 @@ def build(config: DualEncoderConfig, folder: Path, random: bool = False) -> dict
 
 
 def main() -> None:
-    """Build, and say what zero-shot retrieval finds."""
+    """Build the dual encoder, and print the recalls of zero-shot retrieval."""
     args = parse_args()
     config = parse(DualEncoderConfig, *read_settings(args.config, args.set))
     found = build(config, Path(args.output_dir), args.random)

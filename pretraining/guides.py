@@ -1,6 +1,6 @@
 """Auxiliary losses for pretraining the minis of X-VLM and BLIP: masked words without images, and attention guidance.
 
-Real models start from towers trained elsewhere; models of this size and training time need these losses instead.
+Full-size models start from pretrained towers; the minis need these losses instead.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from models.xvlm.model import XVLM
 
 
 def text_parameters(model: XVLM | BLIP) -> Iterator[nn.Parameter]:
-    """What `masked_words` trains: the text side without cross-attention, and the word prediction."""
+    """The parameters that `masked_words` trains: the text side without cross-attention, and the word prediction."""
     parts = (model.text_encoder, model.text_decoder.cls) if isinstance(model, BLIP) else (model.text_encoder,)
     for part in parts:
         yield from (parameter for name, parameter in part.named_parameters() if "crossattention" not in name)
@@ -52,13 +52,13 @@ def _(model: BLIP, batch: Batch) -> Tensor:
 
 @singledispatch
 def tower_trained(model: Model, tower: str) -> None:
-    """After a stage of a tower (`vision` or `text`) alone: what is a copy of it starts from it. Default: nothing is."""
+    """Update the model's copies of a tower (`vision` or `text`) after its stage. Default: there are none."""
 
 
 @tower_trained.register
 @torch.no_grad()
 def _(model: BLIP, tower: str) -> None:
-    """As BLIP starts from ViT and BERT: momentum copies, and of the text the decoder's self-attention."""
+    """As in BLIP's start from ViT and BERT: momentum copies, and from the text tower the decoder's self-attention."""
     fast, slow = (
         (model.visual_encoder, model.visual_encoder_m)
         if tower == "vision"
@@ -73,7 +73,7 @@ def _(model: BLIP, tower: str) -> None:
 
 @torch.no_grad()
 def start_images(model: WrappedPairs, other: XVLM) -> None:
-    """Let a CLIP begin with X-VLM's image tower, which is made of CLIP's blocks, and the projection behind it."""
+    """Initialise a CLIP's image tower and its projection with X-VLM's, which has CLIP's blocks."""
     names = {"class_embedding": "class_embedding", "patch_embed": "patch_embedding", "pos_embed": "position_embedding"}
     state = {}
     for name, tensor in other.vision_encoder.state_dict().items():
@@ -87,9 +87,9 @@ def start_images(model: WrappedPairs, other: XVLM) -> None:
 
 
 def first_token_looks(layer: nn.Module, states: Tensor, mask: Tensor, image: Tensor) -> Tensor:
-    """Where the first token looks in image states [b, p, d], in a layer that gets states [b, t, d]: [b, h, p].
+    """Cross-attention [b, h, p] of the first token to image states [b, p, d], in a layer with inputs [b, t, d].
 
-    mask: of the layer's self-attention. The shares of each head add up to 1.
+    mask: of the layer's self-attention. The attention of each head sums to 1.
     """
     asking = layer.attention(states, mask)[0][:, :1]
     cross = layer.crossattention.self
@@ -101,15 +101,15 @@ def first_token_looks(layer: nn.Module, states: Tensor, mask: Tensor, image: Ten
 
 
 def glance(model: XVLM, text: Tensor, text_atts: Tensor, image: Tensor) -> Tensor:
-    """Where the CLS of text states [b, t, d] looks first in image states [b, p, d]: attention [b, h, p]."""
+    """Attention [b, h, p] of the CLS of text states [b, t, d] to image states [b, p, d], in the first fusion layer."""
     layer = model.bert.encoder.layer[model.config.text.fusion_layer]
     return first_token_looks(layer, text, self_attention_mask(text_atts, text.dtype), image)
 
 
 def grounding(model: BLIP, ids: Tensor, atts: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-    """What [ENC] knows in the end, [b, d], and where it looks in the second layer, [b, h, p].
+    """The last state of [ENC], [b, d], and its cross-attention in the second layer, [b, h, p].
 
-    In the first layer it has not read the text yet when it looks. ids, atts [b, t]; image states [b, p, d].
+    In the first layer it has not seen the text before cross-attention. ids, atts [b, t]; image states [b, p, d].
     """
     encoder, mask = model.text_encoder, self_attention_mask(atts, image.dtype)
     seen = cross_attention_mask(torch.ones(image.shape[:2], dtype=torch.long, device=image.device), image.dtype)
@@ -122,7 +122,7 @@ def grounding(model: BLIP, ids: Tensor, atts: Tensor, image: Tensor) -> tuple[Te
 
 
 def guidance_loss(attention: Tensor, patches: Tensor) -> Tensor:
-    """How little of a text's attention falls on the region it describes: mean of -log of the share that does.
+    """Mean of -log of the share of a text's attention that is on the region it describes.
 
     attention [n, h, p], softmax over image tokens; patches [n, p], 1 for CLS and the region's patches. Scalar.
     """

@@ -1,7 +1,7 @@
-"""The objectives a model is pretrained with, in stages: vision alone, text alone, then everything together.
+"""Objectives of pretraining in stages: vision alone, text alone, then everything together.
 
-Real models start from towers trained elsewhere (X-VLM from CLIP and BERT); the minis get such a start from dense
-labels of the mini world and from masked language modelling of its captions.
+Full-size models start from pretrained towers (X-VLM from CLIP and BERT). Instead, the towers of the minis are first
+trained on dense labels of the mini world, and on masked language modelling of its captions.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pretraining.self_distillation import SelfDistillation
 Losses = dict[str, Tensor]
 
 PLACE_WEIGHT = 8.0  # weight of the patch box loss, whose gradient is small compared with cross-entropies
-BOX_WEIGHT = 3.0  # of X-VLM's box losses, where they are guided
+BOX_WEIGHT = 3.0  # weight of the box losses of the objectives `guided` and `grounded`
 
 
 class DenseLabels(nn.Module):
@@ -47,7 +47,7 @@ class DenseLabels(nn.Module):
 
     def __init__(self, model: ImageEncoder):
         super().__init__()
-        self._trained = partial(tower_trained, model, "vision")  # of the model only the tower is a part of this
+        self._trained = partial(tower_trained, model, "vision")  # not `self.model`: only the tower is trained
         self.tower = model.vision_tower()
         self.heads = nn.ModuleDict({name: nn.Linear(model.vision_width, n) for name, n in LABELS.items()})
 
@@ -69,10 +69,10 @@ class DenseLabels(nn.Module):
 
 
 class WholeImages(DenseLabels):
-    """The same, and the class token predicts which labels occur in the picture.
+    """Dense labels, and the class token predicts which labels occur in the picture.
 
-    What the patches know does not get into the class token by itself: classifiers above it find the colours and then
-    stay there for a thousand steps. Its heads are discarded afterwards, too.
+    Without this loss, information on patches does not reach the class token: a classifier on it learns colours and then
+    stagnates for a thousand steps. The heads are discarded afterwards.
     """
 
     def __init__(self, model: ImageEncoder):
@@ -82,22 +82,22 @@ class WholeImages(DenseLabels):
         )
 
     def forward(self, sides: dict[str, Batch]) -> Losses:
-        """Side `scenes` as for dense labels: what occurs is read from them."""
+        """Side `scenes` as for dense labels, which also give the labels that occur."""
         batch = sides["scenes"]
         states = self.tower(batch["image"])
         losses = self.patch_losses(states[:, 1:], batch["labels"])
         for k, (name, head) in enumerate(self.whole.items()):
             labels = batch["labels"][..., k]
-            there = F.one_hot(labels + 1, head.out_features + 1).amax(dim=1)[:, 1:]  # -1, no label, comes first
+            there = F.one_hot(labels + 1, head.out_features + 1).amax(dim=1)[:, 1:]  # without column 0, no label
             losses[f"whole.{name}"] = F.binary_cross_entropy_with_logits(head(states[:, 0]), there.to(states.dtype))
         return losses
 
 
 class DensePlaces(DenseLabels):
-    """The same, and each patch of a region predicts the region's box.
+    """Dense labels, and each patch of a region predicts the region's box.
 
-    What a patch shows can be read from its pixels alone; a tower that learnt only that has dropped where it lies, and
-    then nothing above it can learn boxes.
+    Labels of patches need no positions, so a tower trained on them alone discards the positions, and layers above it
+    cannot learn boxes.
     """
 
     sides = ("scenes", "region")
@@ -107,11 +107,10 @@ class DensePlaces(DenseLabels):
         self.places = nn.Linear(model.vision_width, 4)
 
     def forward(self, sides: dict[str, Batch]) -> Losses:
-        """Besides, side `region`: image [g, 3, H, W], idx_to_group_img [n], image_atts [n, p], target_bbox [n, 4]."""
+        """Also side `region`: image [g, 3, H, W], idx_to_group_img [n], image_atts [n, p], target_bbox [n, 4]."""
         batch = sides["region"]
         states = self.tower(batch["image"])[batch["idx_to_group_img"]]
-        told = self.places(states).sigmoid()
-        places = patch_box_loss(told, batch["target_bbox"], batch["image_atts"])
+        places = patch_box_loss(self.places(states).sigmoid(), batch["target_bbox"], batch["image_atts"])
         return super().forward(sides) | {"patches": PLACE_WEIGHT * places}
 
 
@@ -159,7 +158,7 @@ class Together(nn.Module):
 
 
 class LockedImages(Together):
-    """The contrastive loss, for the texts alone: the image tower knows something already, and keeps it.
+    """The contrastive loss with a frozen image tower.
 
     After Zhai et al., "LiT: Zero-Shot Transfer with Locked-image text Tuning", CVPR 2022.
     """
@@ -172,10 +171,10 @@ class LockedImages(Together):
 
 
 class Guided(Together):
-    """The same with two more losses on regions: where to look for what a text says, and where each patch lies.
+    """X-VLM's losses with two more on regions: attention to the described region, and the position of each patch.
 
-    A tower that learnt what its patches show forgets where they are, and a model this small and this shortly trained
-    never gets it back from the box loss alone: its boxes stay at the average box. The head is discarded afterwards.
+    A tower that was trained on the content of patches forgets their positions. A model of this size and training time
+    does not recover them from the box loss alone: it always predicts the average box. The head is discarded afterwards.
     """
 
     sides = ("region",)
@@ -186,8 +185,8 @@ class Guided(Together):
         self.head = nn.Linear(model.vision_width, 4)
 
     def losses(self, batch: Batch) -> Losses:
-        """X-VLM's, and of regions `glance`, whether half of the heads of the first fusion layer look at the region, and
-        `patches`, whether each patch of the region predicts its box.
+        """X-VLM's losses, and for regions `glance` (half of the heads of the first fusion layer attend to the region)
+        and `patches` (each patch of the region predicts its box).
         """
         states = self.model.states(batch)
         losses = self.model.losses_of(batch, states, gather_processes)
@@ -199,18 +198,18 @@ class Guided(Together):
         return losses
 
     def forward(self, sides: dict[str, Batch]) -> Losses:
-        """Named losses of each side, those about places weighted."""
+        """Named losses of each side, those on boxes weighted."""
         weights = {"region.patches": PLACE_WEIGHT, "region.bbox": BOX_WEIGHT, "region.giou": BOX_WEIGHT}
         return {name: loss * weights.get(name, 1.0) for name, loss in super().forward(sides).items()}
 
 
 class Grounded(Together):
-    """For a model without box losses (BLIP): its own losses on pairs, and on regions what a text means and where it is.
+    """For a model without box losses (BLIP): its own losses on pairs, and losses on regions and their texts.
 
     From captions alone a model of this size and training time does not learn left and right. Here [ENC] predicts the
-    box of a region's text, the attention of half of a layer's heads is guided to it, and each patch predicts the box
-    around it. The heads are discarded afterwards. If the pairs have opposites (reader `opposed_pairs`), matching also
-    distinguishes captions from them.
+    box of a region's text, the attention of half of a layer's heads is guided to the region, and each of its patches
+    predicts its box. The heads are discarded afterwards. If the pairs have opposites (reader `opposed_pairs`), matching
+    also distinguishes captions from them.
     """
 
     sides = ("general", "region")
@@ -222,13 +221,13 @@ class Grounded(Together):
         self.boxes = mlp_head(model.config.text.width, 4)
 
     def forward(self, sides: dict[str, Batch]) -> Losses:
-        """Side `general` as the model reads it; `region` with one text a region, as X-VLM reads it."""
+        """Side `general` as the model reads it; `region` with one text per region, as X-VLM reads it."""
         batch = sides["region"]
         losses = super().forward({"general": sides["general"]})
         full = self.model.vision_tower()(batch["image"])[batch["idx_to_group_img"]]
         state, looks = grounding(self.model, batch["text_ids"], batch["text_atts"], full)
-        told = box_losses(self.boxes(state).sigmoid(), batch["target_bbox"], batch["is_image"])
-        losses |= {f"region.{name}": BOX_WEIGHT * loss for name, loss in told.items()}
+        boxes = box_losses(self.boxes(state).sigmoid(), batch["target_bbox"], batch["is_image"])
+        losses |= {f"region.{name}": BOX_WEIGHT * loss for name, loss in boxes.items()}
         losses["region.glance"] = guidance_loss(looks[:, : looks.shape[1] // 2], batch["image_atts"])
         places = patch_box_loss(self.places(full).sigmoid(), batch["target_bbox"], batch["image_atts"])
         losses["region.patches"] = PLACE_WEIGHT * places
@@ -237,7 +236,7 @@ class Grounded(Together):
         return losses
 
     def _opposed_loss(self, batch: Batch) -> Tensor:
-        """Cross-entropy of matching over captions with a direction and their opposites, as many of each."""
+        """Cross-entropy of matching over captions with a direction and the same number of opposites."""
         of = batch["opposed_of"]
         ids, atts = (torch.cat([batch[f"text_{name}"][of], batch[f"opposed_{name}"]]) for name in ("ids", "atts"))
         states = self.model.grounded_states(ids, atts, self.model.vision_tower()(batch["image"][of]).repeat(2, 1, 1))

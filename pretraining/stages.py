@@ -120,7 +120,7 @@ def check_stages(config: PretrainConfig, model: str, processes: int) -> None:
 
 
 def load_finished(path: Path, model: nn.Module, identity: dict[str, Any]) -> None:
-    """Put the weights of a finished stage into the model; InputError when another run wrote them or they do not fit."""
+    """Load the weights of a finished stage into the model; InputError if another run wrote them or they do not fit."""
     state, metadata = read_safetensors(path)
     if "identity" in metadata:  # otherwise the file was provided as a starting point
         refuse_another_run(path, json.loads(metadata["identity"]), json.loads(json.dumps(identity)))
@@ -165,7 +165,7 @@ def _run_stage(
         identity=identity,
         snapshot_seconds=args.snapshot_seconds,
     )
-    with torch.random.fork_rng(devices=[]):  # its heads must not depend on the stages that ran before it
+    with torch.random.fork_rng(devices=[]):  # heads are equal whether earlier stages ran now or were loaded
         torch.manual_seed(derive_seed(seed, "objective", stage.name))
         objective = OBJECTIVES[stage.objective](model)
     if hasattr(objective, "after_step"):
@@ -190,7 +190,7 @@ def save_weights(path: Path, model: nn.Module, small: bool = False, identity: di
     """The model's state dict, each tied tensor once.
 
     small: in half precision, and without tensors that are recreated on loading (momentum copies, queues, a classifier).
-    identity: what defines the run, kept in the file for `load_finished`.
+    identity: of the run, stored in the file for `load_finished`.
     """
     seen: set[int] = set()
     state = {}

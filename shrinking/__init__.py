@@ -1,6 +1,4 @@
-"""Structured pruning of heads, neurons, channels and layers: criteria, plans, export. What can be removed:
-models/parts.py.
-"""
+"""Structured pruning of heads, neurons, channels and layers (models/parts.py): criteria, plans, export."""
 
 from __future__ import annotations
 
@@ -15,11 +13,7 @@ if TYPE_CHECKING:
     from shrinking.errors import Values
 
 CRITERIA: Registry[Callable[[Model, int], Values]] = Registry(
-    "criterion",
-    {
-        "magnitude": "shrinking.weights:magnitudes",
-        "random": "shrinking.weights:random_values",
-    },
+    "criterion", {"magnitude": "shrinking.weights:magnitudes", "random": "shrinking.weights:random_values"}
 )
 """Criterion -> function of a model and a seed: name of a set -> importance of each unit, [count]."""
 

@@ -1,4 +1,4 @@
-"""Checks of how parts are measured, which come before anything is trained or measured."""
+"""Checks of the options of measure, plan and recipes, before anything is trained or measured."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ OF_MOPE = {"order": "taylor", "ffn_scope": "layer", "screen": 1.0, "resume": Fal
 
 
 def check_measuring(args: argparse.Namespace, criteria: tuple[str, ...] = (*MEASURED, *CRITERIA)) -> None:
-    """InputError for values that no table can be measured with, and for options that the criterion does not use.
+    """InputError for invalid values, and for options that the criterion does not use.
 
-    args: options of shrink.py measure, or those of them that a recipe has. criteria: those to choose from.
+    args: options of shrink.py measure, or those of them that a recipe has. criteria: the allowed ones.
     """
     at_least(args, 1, "group", "devices")
     if not 0 <= args.seed < 2**63:
@@ -50,7 +50,7 @@ def check_measuring(args: argparse.Namespace, criteria: tuple[str, ...] = (*MEAS
 def check_plan(args: argparse.Namespace) -> tuple[dict[str, float], dict[str, float]]:
     """The target, if any, and the shares that are given for single kinds. args: options of shrink.py plan.
 
-    InputError where they contradict one another, or one would be without use.
+    InputError if options contradict one another, or one has no effect.
     """
     target = {name: getattr(args, name) for name in TARGETS if getattr(args, name) is not None}
     shares = {kind: getattr(args, f"keep_{name}") for name, kind in SHARES.items()}

@@ -19,13 +19,13 @@ from console.words import counted
 from models.base import Model
 from models.parts import Layers, Units, all_sets, named_tensors
 from models.surgery import cut
-from shrinking.errors import Errors, narrowed
+from shrinking.errors import Errors, narrowed, towers_of
 
 KINDS = ("heads", "neurons", "channels", "layers")
 
 
 class Candidate(NamedTuple):
-    """A group that may be removed. number: of the group in its set; saves: parameters that its removal saves."""
+    """A group that may be removed. number: of the group in its set. saves: number of parameters that it has."""
 
     name: str
     number: int
@@ -37,8 +37,9 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a choice. towers: modalities (empty: all). protect: substrings of names that are never pruned. round:
-    widths of hidden layers and convolutions become multiples of it, since other widths are slow on hardware.
+    """Limits of a choice. towers: modalities (empty: all). protect: substrings of names that are never pruned.
+
+    round: widths of hidden layers and convolutions become multiples of it, since other widths are slow on hardware.
     """
 
     towers: tuple[str, ...] = ()
@@ -58,7 +59,7 @@ def candidates(model: Model, errors: Errors, limits: Limits) -> list[Candidate]:
     for one in all_sets(model):
         names.append(one.name)
         for number, unit in _first_of_groups(errors.groups.get(one.name)):
-            tower = one.towers[unit] if isinstance(one, Layers) else model.modality_of(one.consumer)
+            tower = towers_of(model, one)[unit]
             towers.add(tower)
             if (limits.towers and tower not in limits.towers) or any(part in one.name for part in limits.protect):
                 continue
@@ -150,7 +151,7 @@ def to_target(
             f"removed, the model still has {least:,.12g} of {whole:,.12g}; choose more towers, protect less, or "
             "remove layers first"
         )
-    few, enough = 0, len(order)  # bisection: a measurement cuts a whole model, so there should be few
+    few, enough = 0, len(order)  # bisection, since each measurement cuts a whole model
     while enough - few > 1:
         middle = (few + enough) // 2
         few, enough = (few, middle) if after(middle) <= target else (middle, enough)
@@ -158,9 +159,7 @@ def to_target(
 
 
 def _without(model: Model, errors: Errors, gone: list[Candidate], limits: Limits) -> dict[str, Tensor]:
-    """The kept units without these groups: widths are rounded, and at least one channel and one layer of a tower is
-    kept.
-    """
+    """The units kept after removing these groups: widths are rounded, and each tower keeps a layer and a channel."""
     kept: dict[str, Tensor] = {}
     for one in gone:
         kept.setdefault(one.name, torch.ones(len(errors.groups[one.name]), dtype=torch.bool))
@@ -169,7 +168,7 @@ def _without(model: Model, errors: Errors, gone: list[Candidate], limits: Limits
     for name, stays in kept.items():
         if kinds[name] in ("neurons", "channels"):
             groups, worth = errors.groups[name].tolist(), errors.errors[name].tolist()
-            # Rounding removes or restores single units: those of the groups with larger errors are kept first.
+            # Rounding removes or restores single units, in the order of their groups' errors.
             ranks = sorted(range(len(groups)), key=lambda unit: (-worth[groups[unit]], groups[unit], unit))
             least = int(kinds[name] == "channels")
             width = rounded(max(least, int(stays.sum())), limits.round, len(groups))
@@ -179,7 +178,7 @@ def _without(model: Model, errors: Errors, gone: list[Candidate], limits: Limits
 
 
 def rounded(width: int, multiple: int, whole: int) -> int:
-    """The nearest multiple, `narrowed`, the smaller of two; 0 stays 0, and the full width is always allowed."""
+    """The nearest multiple of `narrowed(multiple, whole)`, ties down; 0 stays 0, and the full width is allowed."""
     multiple = narrowed(multiple, whole)
     if width in (0, whole):
         return width

@@ -1,5 +1,4 @@
-"""A table of errors: the importance of each head, group of neurons or channels, and layer. One table serves every
-budget.
+"""A table of errors: the importance of each head, group of neurons or channels, and layer, for plans of any size.
 
 Neurons and channels are ordered by importance and then split into groups of equal size, the most important first, since
 a group in stored order mixes important and unimportant neurons. Each head and each layer is its own group.
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from console.errors import InputError, nearest
 from models.base import Model
-from models.parts import Layers, all_sets
+from models.parts import Layers, Units, all_sets
 from storage.tensors import check_seal, parse_metadata, read_safetensors, sealed, write_safetensors
 
 FORMAT = "vlm-pruning-errors-1"
@@ -29,8 +28,10 @@ Values = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Errors:
-    """errors: name of a set of units or layers -> float64 [groups], larger is more important; groups: -> int64 [count],
-    the group of each unit (-1: not measured, always kept). about: model, criterion, seed and other settings.
+    """errors: name of a set of units or layers -> float64 [groups], larger is more important.
+
+    groups: name -> int64 [count], the group of each unit (-1: not measured, always kept). about: model, criterion, seed
+    and other settings.
     """
 
     errors: Mapping[str, Tensor]
@@ -63,7 +64,7 @@ class Errors:
 
     @classmethod
     def load(cls, path: Path | str) -> Errors:
-        """Read a table; InputError where it is none, or damaged."""
+        """Read a table; InputError if the file is not one, or is damaged."""
         tensors, metadata = read_safetensors(path)
         if metadata.get("format") != FORMAT:
             raise InputError(f"{path} is not a table of errors: give a file that shrink.py measure wrote")
@@ -76,6 +77,11 @@ class Errors:
         return cls(parts["error"], parts["group"], about)
 
 
+def towers_of(model: Model, one: Units | Layers) -> Sequence[str]:
+    """The tower of each unit of a set."""
+    return one.towers if isinstance(one, Layers) else [model.modality_of(one.consumer)] * one.count
+
+
 def restricted(model: Model, values: Values, kinds: Sequence[str] | None, tower: str) -> Values:
     """The values of some kinds of parts (None: all) in a tower (`both`: all); NaN for layers of other towers.
 
@@ -84,7 +90,7 @@ def restricted(model: Model, values: Values, kinds: Sequence[str] | None, tower:
     found: Values = {}
     has: dict[str, set[str]] = {"kinds": set(), "tower": set()}
     for one in all_sets(model):
-        towers = one.towers if isinstance(one, Layers) else [model.modality_of(one.consumer)] * one.count
+        towers = towers_of(model, one)
         inside = torch.tensor([tower in ("both", name) for name in towers])
         has["kinds"].add(one.kind)
         has["tower"].update(towers)
@@ -112,7 +118,7 @@ def groups_of(model: Model, values: Values, size: int) -> dict[str, Tensor]:
 
 
 def narrowed(size: int, whole: int) -> int:
-    """The size of groups in a layer of so many units: halved until there are four, since small models are narrow."""
+    """The size of groups in a layer of `whole` units: halved until there are four groups, for narrow layers."""
     while size > 1 and 4 * size > whole:
         size //= 2
     return size

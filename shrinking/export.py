@@ -34,11 +34,11 @@ from storage.tensors import write_safetensors
 TEMPLATE = Path(__file__).parent / "templates" / "modeling_pruned.py.txt"
 
 CLOSE = 1e-4
-"""Largest difference of outputs that counts as rounding."""
+"""Largest difference of outputs, relative to the largest output, that counts as rounding."""
 
 
 def to_hf(folder: Path, output: str | None) -> str:
-    """A folder that transformers' own class reads; read back with it, and compared."""
+    """Write a folder for transformers' own class; checked by reading it back."""
     target = _target(folder, output, "_hf")
     model = load_model(f"small:{folder}")
     with atomic_path(target) as temporary:
@@ -50,18 +50,16 @@ def to_hf(folder: Path, output: str | None) -> str:
 
 
 def to_hf_code(folder: Path, output: str | None) -> str:
-    """A folder for transformers with a few lines of code in it, for plans that no stock class can be built by."""
+    """Write a folder for transformers that includes its model code, for plans whose shapes no stock class has."""
     target = _target(folder, output, "_hf_code")
     small, whole = load_model(f"small:{folder}"), whole_of(folder)
+    name = type(whole.inner).__name__
     with atomic_path(target) as temporary:
         temporary.mkdir(parents=True)
         whole.rebuilt(temporary)
         config = temporary / "config.json"
         if not config.is_file():
-            raise InputError(
-                f"{folder} is a {type(whole.inner).__name__}, no class of Hugging Face: --to torch or onnx"
-            )
-        name = type(whole.inner).__name__
+            raise InputError(f"{folder} is a {name}, not a Hugging Face class: give --to torch or onnx")
         auto = "AutoModelForImageClassification" if isinstance(small, Classifier) else "AutoModel"
         about = json.loads(config.read_text(encoding="utf-8"))
         about |= {"auto_map": {auto: f"modeling_pruned.Pruned{name}"}, "architectures": [f"Pruned{name}"]}
@@ -72,7 +70,7 @@ def to_hf_code(folder: Path, output: str | None) -> str:
 
 
 def sizes_left(whole: Model, small: Model) -> dict[str, dict[str, Any]]:
-    """The changes to the dense model after it is built: kept layers, then shapes, then counts."""
+    """The changes that turn a newly built dense model into the smaller one: kept layers, then shapes, then counts."""
     found, plan = all_sets(whole), small.plan
     stays = dict(plan.stays)
     rows = {
@@ -94,7 +92,7 @@ def sizes_left(whole: Model, small: Model) -> dict[str, dict[str, Any]]:
 
 
 def to_zeros(folder: Path, output: str | None) -> str:
-    """The dense model's shapes, with zeros: any software for the dense model reads it, at no gain in size or speed."""
+    """Write the dense model's shapes, with zeros: readable by any software for it, without a gain in size or speed."""
     target = _target(folder, output, "_zeros")
     small, whole = load_model(f"small:{folder}"), whole_of(folder)
     try:
@@ -112,7 +110,7 @@ def to_zeros(folder: Path, output: str | None) -> str:
 
 
 def to_mask(folder: Path, output: str | None) -> str:
-    """The same choice as a mask of the whole model, to be compared with masks of single weights."""
+    """Write the removed units as a mask of the dense model, for comparison with masks of single weights."""
     target = _target(folder, output, ".safetensors")
     plan, whole = load_model(f"small:{folder}").plan, whole_of(folder)
     masks = masked(whole, plan.kept(all_sets(whole)))
@@ -126,7 +124,7 @@ def to_mask(folder: Path, output: str | None) -> str:
 
 
 class Images(nn.Module):
-    """What is exported: a function of images [b, 3, H, W]."""
+    """The exported module, a function of images [b, 3, H, W]."""
 
     def __init__(self, model: Model):
         super().__init__()
@@ -145,7 +143,7 @@ def _images(folder: Path) -> tuple[Images, Tensor]:
 
 
 def to_torch(folder: Path, output: str | None) -> str:
-    """torch.export's program of the classifier or the image tower, for any number of images; read back, compared."""
+    """Write torch.export's program of the classifier or image tower, for any batch size; checked by reading it back."""
     target = _target(folder, output, ".pt2")
     module, image = _images(folder)
     with torch.no_grad():
@@ -160,7 +158,7 @@ def to_torch(folder: Path, output: str | None) -> str:
 
 
 def to_onnx(folder: Path, output: str | None) -> str:
-    """ONNX of the classifier or the image tower, for any number of images; run by onnxruntime, compared."""
+    """Write ONNX of the classifier or image tower, for any batch size; checked by running it in onnxruntime."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
         try:
             importlib.import_module(name)
@@ -174,7 +172,7 @@ def to_onnx(folder: Path, output: str | None) -> str:
     target = _target(folder, output, ".onnx")
     module, image = _images(folder)
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # the exporter's own warning about coming torch versions
+        warnings.simplefilter("ignore", FutureWarning)  # the exporter's own, about later torch versions
         warnings.simplefilter("ignore", DeprecationWarning)
         program = torch.onnx.export(
             module, (image,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("images")},), verbose=False
@@ -192,12 +190,12 @@ def _target(folder: Path, output: str | None, ending: str) -> Path:
     place = folder if folder.name else folder.resolve()
     target = Path(output) if output else place.with_name(f"{place.name}{ending}")
     if target.exists():
-        raise InputError(f"{target} is there already: give another name with --output, or remove it")
+        raise InputError(f"{target} exists already: give another name with --output, or remove it")
     return target
 
 
 def _check_same(model: Model, other: Model) -> None:
-    """That two models have equal losses on a made-up batch."""
+    """InputError unless two models have equal losses on a made-up batch."""
     torch.manual_seed(0)
     batch = model.example(2)[model.sides[0]]
     losses = []
@@ -221,4 +219,4 @@ EXPORTS: Registry[Callable[[Path, str | None], str]] = Registry(
         for name in ("hf", "hf-code", "zeros", "mask", "torch", "onnx")
     },
 )
-"""What a smaller model can be written as."""
+"""Format -> function that writes a smaller model in it, and returns a line for the user."""

@@ -1,9 +1,8 @@
 """First-order criteria: the change of the loss without a unit (Taylor), and how much a layer changes its input.
 
     taylor(unit) = sum over batches of |sum w dw over what makes it| + |sum w dw over what reads it|
-as DynaBERT orders neurons (Hou et al., NeurIPS 2020); of a layer, the same of each of its tensors. MoPE cuts groups of
-neurons in this order. Block influence: 1 - cosine of a layer's inputs and outputs, mean over real tokens (Men et al.,
-"ShortGPT", 2024).
+as in DynaBERT (Hou et al., NeurIPS 2020); for a layer, summed over its tensors. MoPE groups neurons in this order.
+Block influence: 1 - cosine of a layer's inputs and outputs, mean over real tokens (Men et al., "ShortGPT", 2024).
 
     python shrink.py measure --model dino-mini --criterion taylor
 """
@@ -28,7 +27,7 @@ Data = Callable[[], Iterable[Batch]]
 
 
 def taylor(model: Model, batches: Data, loss: Callable[[Batch], Tensor], seed: int = 42) -> Values:
-    """[count] of each set; NaN for units and layers that the loss never reads.
+    """Taylor importance [count] of each set; NaN for units and layers that the loss never reads.
 
     loss: a scalar of a batch. Every process computes all of it.
     """
@@ -73,7 +72,7 @@ def _add(values: Tensor, one: Units | Layers, tensors: dict[str, Tensor], change
 
 @torch.no_grad()
 def influence(model: Model, batches: Data, seed: int = 42) -> Values:
-    """[count] of each row of layers, over the pass that calibration observes; heads and neurons have none."""
+    """Block influence [count] of each list of layers, over calibration's forward pass; heads and neurons have none."""
     rows = layers(model)
     if not rows:
         raise InputError("the model has no removable layers: choose taylor, magnitude or random")

@@ -1,4 +1,4 @@
-"""A page of tables of errors: heat maps of heads, groups of neurons or channels, and layers; what a plan keeps.
+"""An HTML page of tables of errors: heat maps of heads, groups of neurons or channels, and layers; what a plan keeps.
 
 Several tables, such as those of fewer samples, are compared with the first one by Spearman's rank correlation.
 """
@@ -17,22 +17,20 @@ from scipy.stats import spearmanr
 from console.errors import InputError
 from inspection.page import render
 from models.base import Model
-from models.parts import Layers, all_sets
+from models.parts import all_sets
 from models.plans import Plan
 from shrinking.choosing import KINDS
-from shrinking.errors import Errors
+from shrinking.errors import Errors, towers_of
 from storage.atomic import write_text
 
 TEMPLATE = Path(__file__).parent / "templates" / "errors.html"
 
 CLIP = 98
-"""Percentile of errors at which colours end: one part that everything depends on would leave all others pale."""
+"""Percentile of errors at which the colour scale ends: one outlier would leave all other parts pale."""
 
 
 class Panel(NamedTuple):
-    """errors: of sets x groups, NaN where there is none. stays: which of them a plan keeps at least in part. columns:
-    numbers of the groups; of layers, their own.
-    """
+    """errors: [sets, groups], NaN for none. stays: groups that a plan keeps (at least partly). columns: numbers."""
 
     tower: str
     kind: str
@@ -49,16 +47,16 @@ def by_unit(table: Errors, name: str) -> np.ndarray:
 
 
 def pieces(model: Model, table: Errors, kind: str) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Tower, set, and which of its units are that tower's, of all measured sets of a kind."""
+    """(tower, name of a set, units of the set in that tower [count] bool) for all measured sets of a kind."""
     for one in all_sets(model):
         if one.kind == kind and one.name in table.groups:
-            towers = one.towers if isinstance(one, Layers) else (model.modality_of(one.consumer),) * one.count
+            towers = towers_of(model, one)
             for tower in dict.fromkeys(towers):
                 yield tower, one.name, np.array([tower == other for other in towers])
 
 
 def panels(model: Model, table: Errors, kept: Mapping[str, Any]) -> list[Panel]:
-    """One of each kind and tower, kinds first. kept: name of a set -> which units stay; all of other sets do."""
+    """A panel for each kind and tower, by kind. kept: name of a set -> kept units; other sets are kept whole."""
     found = []
     for kind in KINDS:
         rows: dict[str, list[tuple[str, np.ndarray, np.ndarray]]] = {}
@@ -84,7 +82,7 @@ def panels(model: Model, table: Errors, kept: Mapping[str, Any]) -> list[Panel]:
 
 
 def short(names: Sequence[str]) -> list[str]:
-    """Names without what all of them begin and end with: `a.0.b`, `a.1.b` -> `0`, `1`; one alone stays as it is."""
+    """Names without their common first and last parts: `a.0.b`, `a.1.b` -> `0`, `1`; a single name stays."""
     parts = [name.split(".") for name in names]
     if len(parts) < 2:
         return list(names)
@@ -96,7 +94,7 @@ def short(names: Sequence[str]) -> list[str]:
 
 
 def draw(found: Sequence[Panel], title: str) -> str:
-    """All panels as an SVG: towers side by side on one scale of colours for each kind; parts that go are crossed."""
+    """All panels as an SVG: towers side by side with a colour scale per kind; a cross marks removed parts."""
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
     from matplotlib.ticker import MaxNLocator
@@ -120,7 +118,7 @@ def draw(found: Sequence[Panel], title: str) -> str:
             axis.set_visible(True)
             image = axis.imshow(panel.errors, vmin=low, vmax=max(high, low + 1e-12), cmap="viridis", aspect="auto")
             y, x = np.nonzero(~panel.stays)
-            for colour, width in (("white", 3.0), ("black", 1.2)):  # seen on dark and on bright cells
+            for colour, width in (("white", 3.0), ("black", 1.2)):  # visible on dark and on bright cells
                 axis.plot(x, y, "x", color=colour, markersize=5, markeredgewidth=width)
             grouped = kind in ("neurons", "channels")
             axis.set_title(f"{panel.tower}: {'groups of ' if grouped else ''}{kind}", fontsize=10)
@@ -143,8 +141,9 @@ def draw(found: Sequence[Panel], title: str) -> str:
 
 
 def agreement(model: Model, tables: Sequence[Errors]) -> list[tuple[str, str, list[float]]]:
-    """Tower, kind, and the rank correlation of each table's errors with the first one's, by unit; NaN where they share
-    none, or all are equal.
+    """(tower, kind, rank correlations of each table's errors with the first one's, by unit).
+
+    NaN if the tables share no units, or all errors are equal.
     """
     found: dict[tuple[str, str], list[list[np.ndarray]]] = {}
     for kind in KINDS:
@@ -162,14 +161,14 @@ def agreement(model: Model, tables: Sequence[Errors]) -> list[tuple[str, str, li
 
 
 def rank_correlation(first: np.ndarray, other: np.ndarray) -> float:
-    """Spearman's rank correlation where both are known."""
+    """Spearman's rank correlation over the units that both have."""
     both = ~(np.isnan(first) | np.isnan(other))
     varied = all(len(np.unique(values[both])) > 1 for values in (first, other))
     return float(spearmanr(first[both], other[both]).statistic) if varied else float("nan")
 
 
 def write_page(model: Model, tables: Mapping[str, Errors], plan: Plan | None, path: Path) -> None:
-    """The page, atomically. tables: by the name that they are shown under, all of this model."""
+    """Write the page, atomically. tables: displayed name -> table, all of this model."""
     for table in tables.values():
         table.check_fits(model)
     (name, first), sets = next(iter(tables.items())), all_sets(model)

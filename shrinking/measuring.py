@@ -30,7 +30,7 @@ from training.fabric import without_training
 
 BATCH = 32
 
-_ALONE = Group()  # every process fits the classifier on all samples
+_ALONE = Group()  # each process fits the same classifier, to all samples
 
 MOPE = ("order", "ffn_scope", "screen", "keep")
 """Options of mope only."""
@@ -49,23 +49,24 @@ def measured(
     name = args.score or default_score(model)
     score = score_of(model, name)
     batches, samples = plain_samples(model, replace(config, seed=args.seed), args.samples, BATCH)
-    about = {**about, "score": name, "samples": args.samples, "weights": weights_identity(model)}
-    about |= {"base_sha256": base_of(model)}
-    about |= {"data": data_identity(batches)}
-    about |= {key: getattr(args, key) for key in MOPE if args.criterion == "mope"}
+    about = {
+        **about, "score": name, "samples": args.samples, "weights": weights_identity(model),
+        "base_sha256": base_of(model), "data": data_identity(batches),
+        **{key: getattr(args, key) for key in MOPE if args.criterion == "mope"},
+    }  # fmt: skip
     chosen = partial(restricted, model, kinds=args.kinds, tower=args.tower)
-    chosen({})  # refused before anything is measured
+    chosen({})  # rejects unknown kinds and towers before anything is measured
     with _classifier_fitted(model, samples):
+        values: Values = {}
         if args.criterion == "influence":
-            values = chosen(influence(model, samples, args.seed))
-            return Errors.of(model, values, args.group, about), fabric.is_global_zero
-        if args.criterion == "taylor":
-            values = chosen(taylor(model, samples, score.loss, args.seed))
-            return Errors.of(model, values, args.group, about), fabric.is_global_zero
+            values = influence(model, samples, args.seed)
+        elif args.criterion == "taylor" or args.screen < 1 or args.order == "taylor":
+            values = taylor(model, samples, score.loss, args.seed)
+        if args.criterion != "mope":
+            return Errors.of(model, chosen(values), args.group, about), fabric.is_global_zero
         checkpoint = Checkpoint(
             path.with_suffix(".resume"), about, every=0, resume=args.resume, write=fabric.is_global_zero
         )
-        values = taylor(model, samples, score.loss, args.seed) if args.screen < 1 or args.order == "taylor" else {}
         groups = groups_of(model, chosen(_order(model, args.order, values)), args.group)
         screen = Screen(values, args.screen, args.keep) if args.screen < 1 else None
         together = args.ffn_scope == "all"
@@ -74,7 +75,7 @@ def measured(
 
 
 def _order(model: Model, order: str, first: Values) -> Values:
-    """Values by which neurons are ordered; equal ones stay in stored order. first: Taylor's."""
+    """The importance by which neurons are ordered before grouping. first: Taylor's."""
     if order == "taylor":
         return {name: found.nan_to_num() for name, found in first.items()}
     found = magnitudes(model, 0)

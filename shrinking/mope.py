@@ -2,8 +2,8 @@
 
     error(part) = Z(model) - Z(model without the part)
 Lin et al., "MoPE-CLIP", CVPR 2024; Z: shrinking/scores.py. A head or neuron is removed by zeros in the columns that
-read it, a layer by passing its inputs on as outputs: `models.surgery.cut` computes the same. Parts that a score does
-not use (fusion layers, for `itc`) have no error, and are kept.
+read it, a layer by returning its inputs as outputs; a model cut by `models.surgery.cut` has the same outputs. Parts
+that a score does not use (fusion layers, for `itc`) have no error, and are kept.
 
     python shrink.py measure --model xvlm-mini --criterion mope --samples 500
 """
@@ -39,10 +39,10 @@ EVERY = 64
 
 @dataclass(frozen=True)
 class Removal:
-    """A part: a group of a set. changed: ids of the tensors that it changes.
+    """A part to remove: a group of a set. changed: ids of the tensors that its removal changes.
 
-    columns: of units, each tensor that reads them, the axis, and which entries; layers: of a layer, it and its copies.
-    members: groups of several sets that are removed together; the first gives the name.
+    columns: for units, (tensor that reads them, axis, entries); layers: for a layer, it and its momentum copies.
+    members: groups of several sets that are removed together, under the name of the first.
     """
 
     name: str
@@ -101,7 +101,7 @@ def removed(part: Removal) -> Iterator[None]:
         for handle in handles:
             handle.remove()
         with torch.no_grad():
-            # An interrupt may come before all are saved: those are still unchanged.
+            # Not strict: after an interrupt while saving, the other tensors are still unchanged.
             for (tensor, axis, entries), value in zip(part.columns, saved, strict=False):
                 tensor.index_copy_(axis, entries, value)
 
@@ -173,10 +173,9 @@ def mope(
 
 
 def _memoised(model: Model, parts: Iterable[Removal]) -> list[nn.Module]:
-    """Modules whose calls are recorded: layers, or what replaces them, all modules inside layers with parts, and the
-    rest.
+    """Modules whose calls are recorded: all layers, the modules inside layers with parts, and those outside layers.
 
-    Outputs of all layers are held for one batch, and at most a few of the inner modules'.
+    Without layers (a convolutional network), the parents of consumers take their place. Outputs are held for one batch.
     """
     inner, found = model.inner, list(all_sets(model))
     outer = [f"{path}.{n}" for one in found if isinstance(one, Layers) for path in one.lists for n in range(one.count)]

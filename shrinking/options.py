@@ -12,7 +12,7 @@ from console.command_line import Parser
 FOLDER = Path("shrunk")
 ERRORS, PLAN = "_errors.safetensors", "_plan.json"
 SHARES = {"heads": "heads", "ffn": "neurons", "channels": "channels", "layers": "layers"}
-"""Ending of a --keep_ option -> kind of what it keeps a share of."""
+"""Suffix of a --keep_ option -> kind of parts."""
 
 MEASURE = (
     *("model", "weights", "task", "criterion", "score", "samples", "group", "ffn_scope", "screen", "keep"),
@@ -22,9 +22,8 @@ MEASURE = (
 
 TARGETS = ("parameters", "flops", "latency")
 TOWER = "vision"
-"""The usual tower of `plan`."""
+"""The default tower of `plan`."""
 
-GROUP = "neurons or channels that are removed together (default: 64, fewer in layers of less than 256)"
 TOWERS = "vision, text, fusion, or both for all towers"
 
 
@@ -33,32 +32,19 @@ def parser_of(description: str | None) -> Parser:
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    measure = commands.add_parser(
-        "measure", help="measure the importance of each part: how much the model degrades without it"
-    )
+    measure = commands.add_parser("measure", help="measure the importance of each part (head, group of neurons, layer)")
     add_model(measure)
     measure.add_argument(
-        "--criterion",
-        default="mope",
-        help="mope, taylor, influence (layers only), magnitude or random (default: mope)",
+        "--criterion", default="mope", help="mope, taylor, influence (layers only), magnitude or random (default: mope)"
     )
     measure.add_argument(
-        "--group",
-        type=int,
-        default=64,
-        help=GROUP,
-    )
-    measure.add_argument(
-        "--kinds", nargs="+", metavar="KIND", help=f"what is measured, of {', '.join(SHARES.values())} (default: all)"
+        "--kinds", nargs="+", metavar="KIND", help=f"kinds of parts, of {', '.join(SHARES.values())} (default: all)"
     )
     measure.add_argument("--tower", default="both", help=f"{TOWERS} (default: both)")
     measure.add_argument("--seed", type=int, default=42)
     measure.add_argument("-o", "--output", metavar="FILE", help=f"file of the table (default: in {FOLDER}/)")
     data = measure.add_argument_group("criteria that use data")
-    data.add_argument(
-        "--score", help="score whose drop is measured: itc, recall, accuracy or loss (default: itc, else loss)"
-    )
-    data.add_argument("--samples", type=int, default=500, help="calibration samples to measure on (default: 500)")
+    add_measuring(data)
     data.add_argument(
         "--config",
         help="YAML file that names the data (default: configs/<model>/prune.yaml; with --task its training data)",
@@ -66,7 +52,6 @@ def parser_of(description: str | None) -> Parser:
     add_set(data)
     data.add_argument("--on_test", action="store_true", help="allow data of a test split")
     data.add_argument("--order", default="taylor", help="order of neurons before grouping: taylor, magnitude or stored")
-    add_mope(data)
     data.add_argument(
         "--keep",
         type=float,
@@ -132,10 +117,12 @@ def parser_of(description: str | None) -> Parser:
     add_recipe(both, "both")
     both.add_argument("--steps", type=int, default=300, help="training steps (default: 300)")
     both.add_argument(
-        "--lr", type=float, default=2e-4, help="peak learning rate (default: 2e-4; the paper's ports: 2e-5)"
+        "--lr", type=float, default=2e-4, help="peak learning rate (default: 2e-4; for full-size models: 2e-5)"
     )
 
-    series = commands.add_parser("series", help="make one table, and a smaller model for each of several shares")
+    series = commands.add_parser(
+        "series", help="write one table of errors, and a smaller model for each of several sparsities"
+    )
     series.add_argument("-m", "--model", required=True, help="as in measure")
     series.add_argument(
         "-s", "--sparsities", nargs="+", required=True, metavar="PERCENT", help="shares to remove, in percent"
@@ -153,15 +140,24 @@ def parser_of(description: str | None) -> Parser:
     return parser
 
 
-def add_mope(parser: argparse._ActionsContainer) -> None:
-    """Options that make `mope` measure fewer parts."""
-    scopes = ("layer", "all")
+def add_measuring(parser: argparse._ActionsContainer) -> None:
+    """Options of measuring that recipes also have."""
     parser.add_argument(
-        "--ffn_scope", choices=scopes, default="layer", help="remove a group of neurons in one layer, or in all"
+        "--score", help="score whose drop is measured: itc, recall, accuracy or loss (default: itc, else loss)"
     )
+    parser.add_argument("--samples", type=int, default=500, help="calibration samples to measure on (default: 500)")
     parser.add_argument(
-        "--screen", type=float, default=1.0, help="share of parts to measure, chosen by Taylor scores (default: 1)"
-    )
+        "--group", type=int, default=64,
+        help="neurons or channels that are removed together (default: 64, fewer in layers of less than 256)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--ffn_scope", choices=("layer", "all"), default="layer",
+        help="mope: remove a group of neurons in one layer, or the groups of equal rank in all layers at once",
+    )  # fmt: skip
+    parser.add_argument(
+        "--screen", type=float, default=1.0,
+        help="mope: share of parts to measure, those near the cut by Taylor scores (default: 1)",
+    )  # fmt: skip
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -183,17 +179,7 @@ def add_recipe(parser: argparse.ArgumentParser, tower: str) -> None:
     parser.add_argument("--keep_layers", type=float, default=0.75, help="share of layers to keep (default: 0.75)")
     parser.add_argument("--tower", default=tower, help=f"{TOWERS} (default: {tower})")
     parser.add_argument("--criterion", default="mope", help="mope, taylor, magnitude or random (default: mope)")
-    parser.add_argument(
-        "--score", help="score whose drop is measured: itc, recall, accuracy or loss (default: itc, else loss)"
-    )
-    parser.add_argument("--samples", type=int, default=500, help="samples to measure on (default: 500)")
-    parser.add_argument(
-        "--group",
-        type=int,
-        default=64,
-        help=GROUP,
-    )
-    add_mope(parser)
+    add_measuring(parser)
     parser.add_argument("--rounds", type=int, default=1, help="rounds of measuring and pruning width (default: 1)")
     parser.add_argument("--repair", action="store_true", help="refit the kept parts by least squares")
     parser.add_argument(

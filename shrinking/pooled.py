@@ -1,8 +1,8 @@
-"""In the last layer, only the tokens that a score reads (the class token, a text's end) go through linear layers.
+"""Skip tokens that a score does not read in the linear layers of a model's last layer.
 
-These tokens are found, not declared: by the gradient of a run's output with respect to the output of each linear layer
-of the last layer. As a check, noise at all other tokens must change nothing. Keys and values are read at all tokens,
-and so are states that are averaged: there no token is skipped.
+The tokens that it reads (the class token, a text's end) are found by the gradient of a run's output with respect to the
+output of each linear layer. As a check, noise at all other tokens must not change the output. Keys, values and averaged
+states are read at all tokens: there, none is skipped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from models.base import Model
 from models.parts import layers
 
 LOUD = 10.0
-"""Size of the noise, against states that are about 1."""
+"""Standard deviation of the noise; states are about 1."""
 
 
 class Pooled:
@@ -32,15 +32,15 @@ class Pooled:
         self._now: dict[nn.Module, Tensor] = {}
         self._noise = False
         self._checked: set[int] = set()
-        self._useless: set[int] = set()  # runs that read other tokens than gradients say
+        self._useless: set[int] = set()  # runs whose output the noise changed: all tokens are computed
 
     def at(self, run: int, batch: int) -> None:
-        """What follows is this run of this batch."""
+        """Select the run and batch of the following calls."""
         self._now = self._found.get((run, batch), {})
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Stand before the linear layers' `forward`."""
+        """Inside, replace the linear layers' `forward`."""
         for layer in self._linear:
             layer.forward = partial(self._some, layer, layer.forward)
         try:
@@ -62,7 +62,7 @@ class Pooled:
         return full.index_copy_(0, tokens, some).unflatten(0, x.shape[:2])
 
     def find(self, run: int, batch: int, compute: Callable[[], Tensor]) -> None:
-        """Which tokens a run reads of a batch. compute: gives its rows; called once, of the first batch twice."""
+        """Find the tokens that a run reads of a batch. compute: returns its rows; called twice for the first batch."""
         if run in self._useless:
             return
         rows, read = self._read(compute)
@@ -86,7 +86,9 @@ class Pooled:
 
             def enter(layer: nn.Module, args: tuple, kwargs: dict, inside: set = inside) -> tuple[tuple, dict]:
                 for part in inside & outputs.keys():
-                    outputs[part] = [y.detach() for y in outputs[part]]  # of the layer before, which was not the last
+                    outputs[part] = [
+                        y.detach() for y in outputs[part]
+                    ]  # an earlier layer's: only the last one is looked at
                 return tuple(map(_leaf, args)), {name: _leaf(value) for name, value in kwargs.items()}
 
             def note(layer: nn.Module, args: tuple, output: Tensor) -> None:
@@ -97,7 +99,7 @@ class Pooled:
             handles += [layer.register_forward_pre_hook(enter, with_kwargs=True) for layer in row]
             handles += [layer.register_forward_hook(note) for layer in inside]
         try:
-            # No parameter asks for gradients here: only a layer's own pass is remembered, from its inputs on.
+            # Parameters require no gradients and layers detach their inputs, so that only the last layer has a graph.
             with torch.enable_grad():
                 rows = compute()
                 if rows.requires_grad:
@@ -111,6 +113,6 @@ class Pooled:
 
 
 def _leaf(value: object) -> object:
-    """States [b, t, d], from which gradients are taken; all else as it is."""
+    """Make states [b, t, d] a leaf that requires gradients; return all else unchanged."""
     states = isinstance(value, Tensor) and value.is_floating_point() and value.dim() == 3
     return value.detach().requires_grad_() if states else value

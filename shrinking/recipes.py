@@ -1,5 +1,4 @@
-"""MoPE-CLIP's two recipes from end to end; each step writes a file or folder, and the same command skips finished
-steps.
+"""MoPE-CLIP's two recipes. Each step writes a file or folder, and a repeated command skips finished steps.
 
 finetuning   a model that is finetuned on a task: width, distil, depth, distil
 pretraining  a pretrained model: width and depth of all towers at once, distil
@@ -19,21 +18,20 @@ from console.errors import InputError
 from console.progress import console
 from models import file_name
 from models.base import Model
-from models.parts import Kept, Layers, all_sets
+from models.parts import Kept, all_sets
 from models.small import of_base, save_small
 from models.surgery import cut
 from shrinking.checking import check_measuring
 from shrinking.choosing import Limits, by_shares
-from shrinking.errors import Errors
+from shrinking.errors import Errors, towers_of
 from storage.atomic import read_json, write_json
 
 WIDTH = ("heads", "neurons", "channels")
 
 RECIPES = ("mope", "taylor", "magnitude", "random")
-"""Criteria of recipes, which need one of heads and neurons."""
+"""Criteria that measure heads and neurons, as recipes need."""
 
-
-SAID = "recipe.json"
+SETTINGS = "recipe.json"
 """Settings of a recipe, in its folder."""
 
 NO_IDENTITY = ("output", "repeats", "accelerator", "devices")
@@ -47,7 +45,7 @@ def start_recipe(args: argparse.Namespace, below: Path) -> tuple[Limits, Path]:
     name = f"{file_name(args.model)}_{args.task or args.command}_keep{args.keep:g}_seed{args.seed}"
     folder = Path(args.output or below / name)
     asked = {key: value for key, value in sorted(vars(args).items()) if key not in NO_IDENTITY}
-    path = folder / SAID
+    path = folder / SETTINGS
     if path.is_file():
         before = read_json(path)
         if other := [key for key in {**before, **asked} if before.get(key) != asked.get(key)]:
@@ -76,11 +74,10 @@ def check_shares(args: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class Steps:
-    """The steps of a recipe, as functions of its script.
+    """The steps of a recipe, as functions from the script.
 
-    load(name, weights): the task's model. measure(name, weights, file,
-    kinds): writes a table of errors. train(name, folder,
-    options): finetunes on the task, with a command line's options, and leaves a run there. cut(model, kept): smaller.
+    load(name, weights): the task's model. measure(name, weights, file, kinds): writes a table of errors.
+    train(name, folder, options): a run of the task's script in the folder. cut(model, kept): the smaller model.
     """
 
     load: Callable[[str, str | None], Model]
@@ -95,7 +92,7 @@ def weights_of(run: Path) -> str:
 
 
 def finished(run: Path) -> bool:
-    """Whether a run has its results."""
+    """Whether a run has written its results."""
     return (run / "results.json").is_file()
 
 
@@ -127,17 +124,11 @@ def distilled(
 
 
 def cut_by(
-    steps: Steps,
-    name: str,
-    weights: str | None,
-    shares: Mapping[str, float],
-    limits: Limits,
-    at: Path,
-    rounds: int = 1,
+    steps: Steps, name: str, weights: str | None, shares: Mapping[str, float], limits: Limits, at: Path, rounds: int = 1
 ) -> str:
-    """Measure, plan, cut; the smaller model's name. at: its folder, next to which its table is.
+    """Measure, plan, cut; returns the smaller model's name. at: its folder; the table is next to it.
 
-    rounds: equal parts, each measured on the result of the one before, since errors are not additive.
+    rounds: number of equal parts, each measured on the result of the one before, since errors are not additive.
     """
     now, now_weights, counts = name, weights, None
     for number in range(1, rounds + 1):
@@ -159,13 +150,9 @@ def cut_by(
 
 
 def counted_units(model: Model, kind: str, limits: Limits) -> int:
-    """Number of removable groups of a kind."""
-    total = 0
-    for one in all_sets(model):
-        if one.kind == kind and not any(part in one.name for part in limits.protect):
-            towers = one.towers if isinstance(one, Layers) else [model.modality_of(one.consumer)] * one.count
-            total += sum(not limits.towers or tower in limits.towers for tower in towers)
-    return total
+    """Number of units of a kind within the limits."""
+    own = (one for one in all_sets(model) if one.kind == kind and not any(part in one.name for part in limits.protect))
+    return sum(not limits.towers or tower in limits.towers for one in own for tower in towers_of(model, one))
 
 
 def _cut_once(

@@ -1,10 +1,10 @@
-"""Repair in closed form: refit the kept units by least squares to the output of the removed ones, without labels or
-gradients.
+"""Repair in closed form: refit the weights of kept units by least squares, without labels or gradients.
 
-W_K' = W_K + W_R H_RK (H_KK + damp mean(diag H_KK))^-1        H = sum x x' W is the matrix that reads the units (W_o for
-heads, W_2 for neurons), x its inputs in the dense model, K the kept and R the removed ones. This is ridge regression of
-the output of R on the inputs K. With a bias, a 1 is appended to x, which is kept and not damped: b then absorbs the
-mean. H is SparseGPT's (Frantar and Alistarh, 2023; calibration/hessians.py).
+    W_K' = W_K + W_R H_RK (H_KK + damp mean(diag H_KK) I)^-1,    H = sum x x'
+W is the matrix that reads the units (W_o for heads, W_2 for neurons), x its inputs in the dense model, K the kept and R
+the removed units. This is ridge regression of the output of R on the inputs K. With a bias, a 1 is appended to x, which
+is kept and not damped: the bias then absorbs the mean. H is SparseGPT's (Frantar and Alistarh, 2023;
+calibration/hessians.py).
 
     python shrink.py cut --model dino-mini --plan PLAN --repair
 """
@@ -34,13 +34,11 @@ from shrinking.mope import reading
 BATCH = 32
 
 DAMP = 1e-3
-"""Ridge, as a share of the mean diagonal: it hides rounding errors and prevents large weights on nearly constant
-inputs.
-"""
+"""Ridge, as a share of the mean diagonal: against rounding errors, and large weights on nearly constant inputs."""
 
 
 def cut_repaired(model: Model, kept: Kept, batches: Callable[[], Iterable[Batch]]) -> Model:
-    """`surgery.cut` after refitting the kept weights. The model itself is unchanged."""
+    """`surgery.cut` after refitting the kept weights; the model itself does not change."""
     with repaired(model, kept, input_moments(model, kept, batches)):
         return cut(model, kept)
 

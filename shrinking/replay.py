@@ -1,9 +1,9 @@
 """Skip computations that a removal cannot change: module calls with the same inputs as in the dense model.
 
-A part in layer l changes nothing before it. So the dense model's calls on a batch are recorded, and under a mask a
-module with equal inputs returns the recorded output. Inputs are compared, not positions: this also works for separate
-towers, for layers that read both, and for layers that are called several times. Results equal those of a full pass up
-to rounding: for a linear layer with removed inputs, their contribution is subtracted.
+Removing a part of layer l changes nothing before it. So the dense model's calls on a batch are recorded, and after a
+removal a module with equal inputs returns the recorded output. Comparing inputs instead of positions also works for
+separate towers, for layers that read both, and for layers that are called several times. Results equal those of a full
+pass up to rounding, since a linear layer with removed inputs subtracts their contribution from the recorded output.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from torch import Tensor, nn
 
 
 class Replay:
-    """The calls of some modules; used within `with replay.watching():`, under `torch.no_grad()`, in eval mode.
+    """Records and replays the calls of some modules, inside `watching()`, under `torch.no_grad()`, in eval mode.
 
-    Two moments of a batch: `record` (calls are computed and remembered) and `without` (modules that hold one of the
-    given tensors are computed, the others replayed where their inputs are equal).
+    For each batch: calls inside `record` are computed and recorded; after `without`, modules with one of the given
+    tensors are computed, and others are replayed if their inputs are equal.
     """
 
     def __init__(self, modules: Iterable[nn.Module]):
-        """modules: whose calls are remembered; each may hold others."""
+        """modules: whose calls are recorded; one may contain others."""
         self._holds = {module: _tensors_in(module) for module in modules}
         self._calls: dict[nn.Module, list[tuple[Any, Any, list[tuple[Tensor, int]]]]] = {}
         self._computed: set[nn.Module] = set()
-        self._less: dict[nn.Module, tuple[Tensor, Tensor]] = {}  # linear layer -> inputs that are gone, their columns
+        self._less: dict[nn.Module, tuple[Tensor, Tensor]] = {}  # linear layer -> removed inputs, their columns
         self._recording = False
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Stand before the modules' own `forward`."""
+        """Inside, replace the modules' `forward`."""
         own = {module: module.__dict__["forward"] for module in self._holds if "forward" in module.__dict__}
         try:
             for module in self._holds:
@@ -76,7 +76,7 @@ class Replay:
         def replayed(*args: Any, **kwargs: Any) -> Any:
             if module not in self._computed or module in self._less:
                 for inputs, output, versions in self._calls.get(module, ()):
-                    # A tensor that was written to since then no longer has the recorded value.
+                    # A tensor that was changed in place since then no longer has the recorded value.
                     if all(t._version == version for t, version in versions) and _equal((args, kwargs), inputs):
                         if module not in self._less:
                             return output
@@ -107,7 +107,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _equal(a: Any, b: Any) -> bool:
-    """Whether arguments are equal; objects that are no tensors or containers must be identical."""
+    """Whether arguments are equal; objects other than tensors, containers, numbers and texts must be identical."""
     if a is b:
         return True
     if isinstance(a, Tensor) and isinstance(b, Tensor):

@@ -1,9 +1,9 @@
 """Scores of a model on the calibration data: the Z whose drop is the error of a part. Larger is better.
 
-loss      minus the model's own loss, of any model
-accuracy  percent of images whose class is found, of classifiers
-itc       minus the contrastive loss over all pairs, of models with a feature for an image and one for a text
-recall    mean recall at 1, 5 and 10 in both directions, of the same
+loss      minus the model's own loss (any model)
+accuracy  percent of images that are classified correctly (classifiers)
+itc       minus the contrastive loss over all pairs (models with features of images and of texts)
+recall    mean recall at 1, 5 and 10 in both directions (the same models)
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ SCORES = ("itc", "recall", "accuracy", "loss")
 
 @dataclass(frozen=True)
 class Score:
-    """runs: passes of a batch, each to a tensor with a row a sample. value: of the rows of all samples, a tensor a run.
+    """runs: functions of a batch, each to a tensor with a row per sample. value: from the rows of all samples, by run.
 
-    loss: what is differentiated in its place, a scalar of a batch. smooth: whether rows have gradients that say which
+    loss: a differentiable substitute for Taylor, a scalar of a batch. smooth: whether the gradients of rows show which
     tokens they depend on.
     """
 
@@ -39,12 +39,12 @@ class Score:
 
 
 def default_score(model: Model) -> str:
-    """`itc` where there are features to compare, else the loss."""
+    """`itc` for models with features of images and texts, else `loss`."""
     return "itc" if isinstance(model, Retriever) else "loss"
 
 
 def score_of(model: Model, name: str) -> Score:
-    """The score of that name; InputError where the model has none such."""
+    """The score of that name; InputError if it is not for this model."""
     if name not in SCORES:
         raise InputError(f"unknown score '{name}'{nearest(name, SCORES)}: choose one of {', '.join(SCORES)}")
     if name == "loss":
@@ -70,7 +70,7 @@ def score_of(model: Model, name: str) -> Score:
 
 
 def _a_row_each(model: Model, batch: Batch) -> Tensor:
-    """The loss [b] of a batch, once a sample, so that a last batch that is small counts less."""
+    """The loss of a batch, repeated for each sample [b], so that a smaller last batch counts less."""
     rows = next(len(value) for value in batch.values() if isinstance(value, Tensor) and value.dim())
     return model.loss(batch).double().repeat(rows)
 
@@ -80,7 +80,7 @@ def _right(model: Classifier, batch: Batch) -> Tensor:
 
 
 def mean_recall(found: list[Tensor]) -> float:
-    """Percent, of features [n, e] of images and of their texts; ties are broken by position."""
+    """Mean recall in percent, from features [n, e] of images and of their texts; ties are broken by position."""
     similarity = F.normalize(found[0], dim=1) @ F.normalize(found[1], dim=1).t()
     number = torch.arange(len(similarity), device=similarity.device)
     found_early = []

@@ -1,8 +1,8 @@
 """Measure fewer parts: groups of equal rank in all layers at once, or only parts near the cut by Taylor scores.
 
-`--ffn_scope all` is how a port of MoPE-CLIP measures neurons: group q of all layers of a tower goes together, and each
-has that error; widths become uniform. `--screen SHARE` measures the heads and groups next to where Taylor's order would
-be cut. The others keep Taylor's order, above or below all measured parts.
+`--ffn_scope all` measures neurons as a reimplementation of MoPE-CLIP does: group q of all layers of a tower is removed
+together, and each of these groups has that error; widths become uniform. `--screen SHARE` measures the heads and groups
+near the cut of Taylor's order. The others keep Taylor's order, above or below all measured parts.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ def joined(model: Model, parts: Sequence[Removal]) -> list[Removal]:
 
 @dataclass(frozen=True)
 class Screen:
-    """values: Taylor's, name of a set -> float64 [count]. share: of heads and groups to measure; keep: share that will
-    be kept, near which Taylor scores are not reliable enough.
+    """The choice of parts to measure. values: Taylor scores, name of a set -> float64 [count].
+
+    share: of heads and groups to measure. keep: share that will be kept; Taylor scores near that cut decide most.
     """
 
     values: Mapping[str, Tensor]
@@ -50,11 +51,11 @@ class Screen:
     keep: float = 0.5
 
     def uncertain(self, model: Model, parts: Sequence[Removal]) -> list[bool]:
-        """Whether each part is measured. Layers always are: Taylor scores say little about them, and they are few."""
+        """Whether each part is measured. Layers always are: Taylor scores predict them badly, and they are few."""
         measured = [part.one.kind == "layers" for part in parts]
         for order in self._pools(model, parts):
             count = min(len(order), max(1, round(self.share * len(order))))
-            # a window around the cut, where Taylor's order matters most
+            # Only near the cut can a wrong order change what is kept.
             first = round((1 - self.keep) * len(order) - count / 2)
             first = min(max(first, 0), len(order) - count)
             for place in order[first : first + count]:

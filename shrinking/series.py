@@ -1,16 +1,16 @@
-"""A smaller model for each of several shares, from one table of errors: the step of a grid of experiments (studies/).
+"""A smaller model for each of several sparsities, from one table of errors: a step of a grid (studies/).
 
     python shrink.py series --model dino-mini --sparsities 25 50 --set criterion=taylor --set tower=both -o FOLDER
 
 FOLDER/errors.safetensors   the table
-FOLDER/25 ...               a smaller model for each share that goes
-FOLDER/series.json          what it is of; what measuring took; dense and small side by side
-A command started again skips what is there, and refuses a folder of another model, set or seed. Options are those
-of measure, plan and cut by their names, and three more:
-of     what shares are of: width (heads, neurons and channels, the default), layers, all of these, or a target:
-       parameters, flops, latency
-first  width or depth goes first, and what is left is measured again (default: both at once)
-rounds width goes in so many equal parts, each measured on what the one before has left (default: 1)
+FOLDER/25 ...               a smaller model for each sparsity
+FOLDER/series.json          identity of the series, seconds of measuring, and sizes of the dense and smaller models
+A repeated command skips finished models, and rejects a folder of another model, set or seed. Options have the names of
+those of measure, plan and cut, and there are three more:
+of      what the sparsity refers to: width (heads, neurons and channels, the default), layers, all of these, or a
+        target: parameters, flops, latency
+first   width or depth is pruned first, and the result is measured again (default: both at once)
+rounds  width is pruned in this number of equal parts, each measured on the result of the one before (default: 1)
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ if TYPE_CHECKING:
 
 TABLE, SERIES = "errors.safetensors", "series.json"
 OWN = {"of": ("width", "layers", "all", *TARGETS), "first": ("width", "depth"), "rounds": range(1, 11)}
-SAID = (
+OF_SERIES = (
     "command", "model", "weights", "task", "config", "seed", "accelerator", "resume", "output", "errors", "plan",
     "kinds", "set",
     *TARGETS,
 )  # fmt: skip
-"""What the series itself says to measure, plan and cut."""
+"""Options of measure, plan and cut that the series sets itself."""
 
 WORK = ("devices", "repeats", "on_test", "any_base")
-"""Options that change no smaller model."""
+"""Options that do not change the smaller models."""
 
 NEEDED = {"measure": ["--model", "m"], "plan": ["errors"], "cut": ["--model", "m", "--plan", "p"]}
 
 Parts = list[dict[str, float]]
-"""Options of `plan` for each removal, one after the other."""
+"""Options of `plan` for each of several removals, in order."""
 
 
 def words_of(command: str, options: Mapping[str, Any]) -> list[str]:
-    """A command line of what the command knows of the options."""
+    """The command line of those options that the command has."""
     known = vars(parser_of(None).parse_args([command, *NEEDED[command]]))
     words = []
     for key, value in options.items():
@@ -66,10 +66,10 @@ def words_of(command: str, options: Mapping[str, Any]) -> list[str]:
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """InputError for an option that no command has, or a value that it does not take."""
+    """InputError for an unknown option or an invalid value."""
     parser, known = parser_of(None), set(OWN)
     for command, needed in NEEDED.items():
-        known |= vars(parser.parse_args([command, *needed])).keys() - set(SAID)
+        known |= vars(parser.parse_args([command, *needed])).keys() - set(OF_SERIES)
     for key, value in options.items():
         if key not in known:
             raise InputError(f"unknown option '{key}'{nearest(key, known)}: choose one of {', '.join(sorted(known))}")
@@ -87,9 +87,9 @@ def check_options(options: Mapping[str, Any]) -> None:
 
 
 def parts_of(options: Mapping[str, Any], share: float, whole: Callable[[str], float]) -> Parts:
-    """What is planned so that a share stays, a removal each. whole: parameters, FLOPs, latency of the dense model.
+    """The removals after which a share is left. whole: parameters, FLOPs, latency of the dense model.
 
-    InputError for `first` where there are not both, width and depth, and for `rounds` of anything but width.
+    InputError for `first` without both width and depth, and for `rounds` of anything but width.
     """
     of, layers, rounds = options.get("of", "width"), options.get("keep_layers"), options.get("rounds", 1)
     if rounds > 1:
@@ -125,7 +125,7 @@ def kinds_of(model: Model, options: Mapping[str, Any]) -> list[str]:
 
 
 def telling_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options without those that change no smaller model: the defaults written out, and how it is worked on."""
+    """Options without explicit defaults and without WORK: they define the smaller models."""
     usual = {
         k: v
         for command, needed in NEEDED.items()
@@ -145,7 +145,7 @@ def draws(options: Mapping[str, Any]) -> bool:
 
 
 def series(args: argparse.Namespace, commands: Mapping[str, Callable[[argparse.Namespace], Any]]) -> None:
-    """The models that are missing, and what they are. commands: measure, plan and cut."""
+    """Make the missing models, and record their sizes. commands: measure, plan and cut."""
     from models import load_model
 
     options = changed({}, args.set)
@@ -172,7 +172,7 @@ def series(args: argparse.Namespace, commands: Mapping[str, Callable[[argparse.N
         if not file.is_file():
             console.print(f"errors of {name}: {file}", markup=False)
             began, resume = time.monotonic(), file.with_suffix(".resume").is_file()
-            # What is not going to be removed is not measured.
+            # Kinds that the plan does not remove need no measurement.
             parts = {"kinds": kinds_of(load_model(name), options | part), "tower": options.get("tower", TOWER)}
             do("measure", parts | {"output": file, "resume": resume, "config": args.config}, "--model", name)
             taken = found["seconds"].get(file.name, 0) + time.monotonic() - began
@@ -183,7 +183,7 @@ def series(args: argparse.Namespace, commands: Mapping[str, Callable[[argparse.N
     def without(name: str, table: Path, part: Mapping[str, float], at: Path) -> str:
         plan = at.with_name(f"{at.name}_plan.json")
         if not at.exists():
-            console.print(f"{name} without what is worth least: {at}", markup=False)
+            console.print(f"cutting {name}: {at}", markup=False)
             own = {key: value for key, value in options.items() if key not in ("keep", "keep_layers")}
             words = words_of("plan", own | dict(part) | {"output": plan})
             commands["plan"](parser_of(None).parse_args(["plan", str(table), *words]))
@@ -207,7 +207,7 @@ def series(args: argparse.Namespace, commands: Mapping[str, Callable[[argparse.N
 
 
 def whole_of(name: str) -> Callable[[str], float]:
-    """Target -> what the dense model has of it."""
+    """Target -> its value for the dense model."""
     from models import load_model
     from shrinking.showing import meter
 
@@ -219,7 +219,7 @@ def whole_of(name: str) -> Callable[[str], float]:
 
 
 def compared(dense: str, small: str, repeats: int) -> dict[str, Any]:
-    """Both side by side, printed; what of it a result holds."""
+    """Print the dense and the smaller model side by side; returns the numbers for a result, with peak memory."""
     from models import load_model
     from pruners.outputs import peak_memory
     from shrinking.showing import show

@@ -23,7 +23,7 @@ from models.plans import first_names_of
 
 
 def meter(name: str, model: Model, size: int) -> Any:
-    """A function from a model to its parameters, FLOPs or milliseconds on the CPU, at so many samples a pass."""
+    """A function from a model to its parameters, FLOPs or milliseconds on the CPU, at a batch size."""
     device = torch.device("cpu")
     _, batch, run = work_of(model, None, size, device, torch.float32)
 
@@ -41,8 +41,8 @@ def meter(name: str, model: Model, size: int) -> Any:
 def show(name: str, model: Model, small: Model, repeats: int, task: str | None = None) -> dict[str, Any]:
     """Print dense and small side by side: weights by tower, parameters, file, FLOPs, latency at two batch sizes.
 
-    task: whose pass is timed (None: that of pruning). Returns {"layers": `left_of`, "parameters", "flops", "ms 1",
-    "ms 32"}: of both, [dense, small]; FLOPs of one sample, milliseconds the least.
+    task: whose pass is timed (None: pruning's). Returns {"layers": `left_of`} and for "parameters", "flops" (of one
+    sample), "ms 1" and "ms 32" (the least) [dense, small].
     """
     both = {"dense": model, "small": small}
     table = Table(title=f"{name}, on the CPU, {counted(repeats, 'timing')} in turn")
@@ -72,7 +72,7 @@ def show(name: str, model: Model, small: Model, repeats: int, task: str | None =
 
 
 def left_of(model: Model, small: Model) -> dict[str, dict[str, list[int]]]:
-    """Modality -> prunable layer of the whole model -> [weights that the smaller one has of it, all]."""
+    """Modality -> prunable layer of the dense model -> [its weights in the smaller model, in the dense model]."""
     stays = dict(small.plan.stays) if small.plan else {}
     first_name = first_names_of(layers(small), stays)
     left = {first_name(name): layer.weight.numel() for name, layer in small.prunable_layers().items()}

@@ -1,4 +1,4 @@
-"""One run: a process of its own, with a log, a lock that it holds as long as it lives, and its cost measured."""
+"""One run: a process with a log, a lock that it holds until it ends, and a measured cost."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from studies.results import collect, has_result, needed_done
 from studies.version import REPOSITORY
 
 STOPPED = tuple(code for number in (signal.SIGINT, signal.SIGTERM) for code in (-number, 128 + number))
-"""Exit codes of a run that was asked to stop: it continues another time."""
+"""Exit codes of a run that was asked to stop, and will be resumed."""
 
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Attempt:
-    """A run on its way. The process holds the lock, too: where its runner is killed, no other starts the same run."""
+    """A started run. Its process inherits the lock, so that after a killed runner no other one starts the same run."""
 
     def __init__(
         self, step: Step, plan: Plan, places: Places, commands: Commands, threads: int, lock: TextIO, slot: int = 0
     ):
-        """Start it; InputError where its files cannot be written.
+        """Start it; InputError if its files cannot be written.
 
-        lock: held already, and let go by `finish`. slot: which of the runner's places it takes, from 0.
+        lock: already held, released by `finish`. slot: number among the runner's parallel runs, from 0.
         """
         self.step, self.slot, self._plan, self._places, self._lock = step, slot, plan, places, lock
         self._used: Any = None
@@ -63,7 +63,7 @@ class Attempt:
             raise explain_os_error(error, f"start {step.id}") from error
 
     def poll(self) -> int | None:
-        """The exit code, None while it runs. os.wait4 says what the process used, as subprocess does not."""
+        """The exit code, None while it runs. os.wait4 reports CPU time and memory, which subprocess does not."""
         if self._process.returncode is None:
             number, status, used = os.wait4(self._process.pid, os.WNOHANG)
             if number:
@@ -71,18 +71,18 @@ class Attempt:
         return self._process.returncode
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        """Ask it to save and end."""
+        """Ask the run to save and exit."""
         if self.poll() is None:
             os.kill(self._process.pid, number)
 
     def finish(self) -> str | None:
-        """Collect its result, once it ended; None when that is there, else why not, in a sentence."""
+        """Collect the result of an ended run; None if it has one, else the reason why not, in a sentence."""
         code = self.poll()
         assert code is not None, "it runs"
         try:
             why = self._collected(code)
             if why is not None and code not in STOPPED:
-                note_failure(self.step, self._places, why)  # before the lock goes: who waits for it looks here
+                note_failure(self.step, self._places, why)  # before the lock is released: waiting runners read it
             return why
         finally:
             self._lock.close()
@@ -101,13 +101,13 @@ class Attempt:
 
 
 def run_here(step: Step, plan: Plan, places: Places, commands: Commands, threads: int) -> str | None:
-    """Run one step to its end, after whoever works on it; None when its result is there, else why not.
+    """Run one step to its end, after any other process with its lock; None if it has a result, else why not.
 
-    SIGTERM is passed on, so that the run saves what it has.
+    SIGTERM is passed on, so that the run saves its state.
     """
     while (lock := take(step, places)) is None:
         time.sleep(1)
-    needed = step.id in plan.users()  # what it made is asked for: its result alone is not enough
+    needed = step.id in plan.users()  # then its masks or weights must exist, too
     there = needed_done(step, places, False) if needed else True
     if (has_result(step, places) and not needed) or (there and collect(step, places, plan)):
         lock.close()
@@ -116,7 +116,7 @@ def run_here(step: Step, plan: Plan, places: Places, commands: Commands, threads
     before = signal.getsignal(signal.SIGTERM)
     try:
         signal.signal(signal.SIGTERM, lambda number, _: attempt.stop(number))
-    except ValueError:  # not the main thread: signals stay as they are
+    except ValueError:  # only the main thread can set signal handlers
         before = None
     try:
         while attempt.poll() is None:
@@ -128,7 +128,7 @@ def run_here(step: Step, plan: Plan, places: Places, commands: Commands, threads
 
 
 def take(step: Step, places: Places) -> TextIO | None:
-    """The lock of a step's work, or None where another runner (or a run whose runner was killed) has it."""
+    """The lock of a step, or None if another runner (or a run whose runner was killed) holds it."""
     return try_lock(places.lock(step.id), f"work in {places.of(step.id)}")
 
 
@@ -155,21 +155,21 @@ def threads_each(jobs: int) -> int:
 
 
 def failure(step: Step, places: Places) -> dict[str, Any] | None:
-    """How a step failed last: {"time", "why", "log"}; None where it did not."""
+    """The last failure of a step: {"time", "why", "log"}; None if it did not fail."""
     with contextlib.suppress(OSError, ValueError):
         return json.loads(places.failed(step.id).read_text(encoding="utf-8"))
     return None
 
 
 def note_failure(step: Step, places: Places, why: str) -> None:
-    """For `status`, and for other runners, which do not try it again at once; on a full disk there is no note."""
+    """Record a failure for `status` and for other runners, which then do not repeat it; skipped on a full disk."""
     now = datetime.datetime.now(datetime.UTC).timestamp()
     with contextlib.suppress(InputError):
         write_json(places.failed(step.id), {"time": now, "why": why, "log": short(places.log(step.id))})
 
 
 def prepare(step: Step, places: Places) -> None:
-    """Write the configuration; and an unfinished pruning for other sparsities is no start for this one."""
+    """Write the configuration; remove the state of an unfinished pruning for other sparsities."""
     write_config(step, places)
     if step.kind != PRUNE:
         return
@@ -184,7 +184,7 @@ def prepare(step: Step, places: Places) -> None:
 
 
 def _why(code: int, log: Path) -> str:
-    """Why a run without a result ended: what it said last, without the terminal's colours."""
+    """Why a run without a result ended: the last line of its log, without the terminal's colours."""
     if code == 0:
         return "it ended without writing its result"
     if code == -signal.SIGKILL:
@@ -195,4 +195,4 @@ def _why(code: int, log: Path) -> str:
     with contextlib.suppress(OSError):
         text = log.read_text(encoding="utf-8", errors="replace")[-20_000:]
         lines = [CODES.sub("", line.split("\r")[-1]).strip() for line in text.splitlines()]
-    return next((line for line in reversed(lines) if line and not line.startswith("$ ")), "it ended without a word")
+    return next((line for line in reversed(lines) if line and not line.startswith("$ ")), "it ended without a message")

@@ -1,4 +1,4 @@
-"""What a run took: a line when an attempt starts, a line when it ends. A killed runner leaves no second line."""
+"""The cost of a run: a line when an attempt starts, and one when it ends. A killed runner writes no second line."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from storage.log import append_json_line, read_json_lines
 
 
 def note_start(path: Path, threads: int) -> None:
-    """An attempt starts."""
+    """Record the start of an attempt."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     append_json_line(path, {"started": now, "threads": threads, "host": socket.gethostname()})
 
 
 def note_end(path: Path, seconds: float, code: int, cpu_seconds: float | None, peak_memory_gb: float | None) -> None:
-    """It ended, with this exit code."""
+    """Record the end of an attempt. code: its exit code."""
     line = {"seconds": round(seconds, 3), "code": code, "cpu_seconds": cpu_seconds, "peak_memory_gb": peak_memory_gb}
     append_json_line(path, line)
 
 
 def read_cost(path: Path) -> dict[str, Any]:
-    """All attempts together, with the keys of a result (results.py) and threads; None where nobody measured.
+    """All attempts together, with the keys of a result (results.py) and threads; None for what was not measured.
 
-    seconds: of the attempts whose end was seen. cpu_seconds: of all cores, which other work on the machine changes
-    little. uninterrupted: there was one attempt. ended_well: all attempts that there were did.
+    seconds: of the attempts whose end was recorded. cpu_seconds: of all cores, which other load on the machine hardly
+    changes. uninterrupted: there was one attempt. ended_well: all attempts ended with exit code 0.
     """
     lines = read_json_lines(path)
     starts = [line for line in lines if "started" in line]

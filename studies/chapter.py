@@ -1,4 +1,4 @@
-"""All there is on one model of a report: its tables and pictures."""
+"""A chapter of a report: the tables and pictures of one model."""
 
 from __future__ import annotations
 
@@ -20,34 +20,29 @@ from studies.published import Published, published_table
 from studies.rows import DENSE, UNPRUNED
 from studies.scores import OverSeeds, Scores, ranks
 from studies.sizes import PARETO, Sizes, size_table, sizes_of
-from studies.tables import (
-    Table,
-    cost_table,
-    main_table,
-    modality_table,
-    overview_table,
-    share_table,
-    task_table,
-)
+from studies.tables import Table, cost_table, main_table, modality_table, overview_table, share_table, task_table
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture: its name among the files, what it shows in words, how it is drawn."""
+    """A picture: the name of its file, a description, and a function that draws it."""
 
     name: str
     words: str
     draw: Draw
-    size: dict[str, Any] = field(default_factory=dict)  # of studies/pictures.py, where it is another than theirs
+    size: dict[str, Any] = field(default_factory=dict)  # other sizes and margins than the defaults of pictures.py
 
     def inline(self) -> str:
-        """As a part of a page."""
+        """The picture as an `<svg>` of a page."""
         return inline(self.draw, self.name, self.words, **self.size)
 
 
 @dataclass
 class Chapter:
-    """All there is on one model. columns: (task, metric) of the main table. costs: axis -> pruner -> cost."""
+    """The tables and pictures of one model. columns: (task, metric) of the main table. costs: axis -> pruner -> cost.
+
+    cost: the axis of Pareto plots.
+    """
 
     model: str
     scores: Scores
@@ -70,12 +65,12 @@ class Chapter:
         return self.scores.sparsities(self.model)
 
     def shares(self, sparsity: float) -> dict[str, float]:
-        """Pruner -> share of the dense model kept, mean over the main table's tasks; of those that have all."""
+        """Pruner -> share of the dense model kept, mean over the main table's tasks; only pruners that have all."""
         found = {name: self.scores.mean_share(self.model, name, sparsity, self.columns) for name in self.pruners}
         return {name: share.mean for name, share in found.items() if share is not None}
 
     def curves(self) -> list[Panel]:
-        """A panel for each column of the main table; of many pruners, their differences beside it."""
+        """A panel for each column of the main table, and with many pruners one of their differences."""
         kinds = (False, True) if len(self.pruners) > MANY else (False,)
         return [
             Panel(
@@ -110,7 +105,7 @@ class Chapter:
         return panels
 
     def size_paretos(self) -> list[Panel]:
-        """A panel for each column of the main table, against parameters and against time: a point a smaller model."""
+        """A panel for each column of the main table, against parameters and against time: a point per smaller model."""
         panels = []
         for task, metric in self.columns:
             for axis, words in PARETO.items():
@@ -140,7 +135,7 @@ class Chapter:
         ]
 
     def best(self) -> list[tuple[str, str]]:
-        """(share, words) of who keeps most of the dense model at each sparsity, where all pruners have all tasks."""
+        """(share, words) of the best pruners at each sparsity at which all pruners have all tasks."""
         made = []
         for sparsity in self.sparsities:
             shares = {name: 100 * share for name, share in self.shares(sparsity).items()}
@@ -151,9 +146,9 @@ class Chapter:
         return made
 
     def tables(self) -> dict[str, Table]:
-        """Kind -> table; those that have no row are left out."""
+        """Kind -> table; empty tables are left out."""
         made: dict[str, Table | None] = {}
-        if self.sparsities:  # else there is the dense model alone
+        if self.sparsities:  # otherwise there is only the dense model
             made["scores"] = main_table(self.scores, self.model, self.columns)
             made["shares"] = share_table(self.scores, self.model, self.columns)
         made["sizes"] = size_table(self.model, self.sizes)
@@ -172,7 +167,7 @@ class Chapter:
 def chapter_of(
     scores: Scores, model: str, chosen: dict[str, list[str]], cost: str, published: Published | None
 ) -> Chapter:
-    """All there is on a model. chosen: task -> metrics of the main table. cost: axis of the Pareto plots."""
+    """The chapter of a model. chosen: task -> metrics of the main table. cost: axis of the Pareto plots."""
     results = scores.results
     columns = [(task, metric) for task, metrics in chosen.items() for metric in metrics if task in scores.tasks(model)]
     columns = [(task, metric) for task, metric in columns if metric in scores.metrics(model, task)]
@@ -194,7 +189,7 @@ def chapter_of(
 
 
 def overview(chapters: Sequence[Chapter]) -> Table | None:
-    """All models next to each other, where there are several."""
+    """The table of all models, if there are several."""
     pruned = {chapter.model: chapter.columns for chapter in chapters if chapter.sparsities}
     table = overview_table(chapters[0].scores, pruned)
     return table if len(pruned) > 1 and table.rows else None

@@ -1,7 +1,7 @@
-"""The same plan as jobs of a cluster: one array for masks and what else tasks need, then one for these (submitit).
+"""The plan as jobs of a cluster (submitit): an array of the steps that others need, then an array of the others.
 
-Each job does one run as the runner would, with the same lock and the same log; a job that is preempted is put into the
-queue again and goes on. The local executor starts the jobs on this machine and waits for them.
+Each job is one run, with the same lock and log as under the runner; a preempted job is queued again and resumes. The
+local executor runs the jobs on this machine and waits for them.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from studies.plan import PRUNE, Plan, Step
 from studies.version import REPOSITORY
 
 ARRAY = 1000
-"""Jobs of an array at most, as SLURM is set up by default."""
+"""Largest number of jobs in an array, by SLURM's default."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a job does when it runs: picklable, and called by submitit there."""
+    """The function of a job, which submitit pickles and calls."""
 
     plan: Plan
     places: Places
@@ -32,7 +32,7 @@ class Job:
     threads: int
 
     def __call__(self, run: str) -> str | None:
-        """Run the step of this id; None when its result is there, else why not."""
+        """Run the step of this id; None if it has a result, else the reason why not."""
         step = self.plan.by_id()[run]
         need = self.plan.need(step)
         if need is not None and not self.places.made(need, step.sparsity or 0).exists():
@@ -41,7 +41,7 @@ class Job:
         return run_here(step, self.plan, self.places, self.commands, self.threads)
 
     def checkpoint(self, run: str) -> Any:
-        """Called by submitit when the job is preempted: the same again; the scripts go on where they were."""
+        """Called by submitit when the job is preempted: queue it again; the scripts resume."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, run)
@@ -50,9 +50,9 @@ class Job:
 def submit_steps(
     plan: Plan, places: Places, commands: Commands, steps: list[Step], queue: Namespace
 ) -> dict[str, str | None]:
-    """Submit the steps; returns id -> job id on a cluster, or of the local executor why it failed (None: done).
+    """Submit the steps; returns id -> job id on a cluster, or with the local executor why it failed (None: done).
 
-    queue: how jobs are asked for, as `experiments.py submit` takes it.
+    queue: the options of `experiments.py submit`.
     """
     executor = make_executor(places, queue)
     job = Job(plan, places, commands, queue.cores)
@@ -66,7 +66,7 @@ def submit_steps(
             continue
         if before and queue.cluster == "slurm":
             arrays = ":".join(dict.fromkeys(submitted.job_id.split("_")[0] for submitted in before))
-            # Any end will do: what failed is said by the tasks that miss its mask, and the others can run.
+            # afterany, not afterok: one failed mask must not hold back the tasks of all other masks.
             executor.update_parameters(slurm_additional_parameters={"dependency": f"afterany:{arrays}"})
         before = []
         at_once = ARRAY if queue.cluster == "slurm" else queue.parallel
@@ -79,12 +79,12 @@ def submit_steps(
 
 
 def make_executor(places: Places, queue: Namespace) -> Any:
-    """What submits jobs as `queue` says; InputError where submitit or the cluster is not there."""
+    """submitit's executor with the options `queue`; InputError without submitit or without the cluster."""
     try:
         import submitit
     except ImportError as error:
         raise InputError(
-            "submitit is not installed, which talks to the cluster: pip install submitit, or write the plan with "
+            "submitting jobs needs the package submitit: pip install submitit, or write the plan with "
             "`experiments.py shell`"
         ) from error
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
@@ -103,7 +103,7 @@ def make_executor(places: Places, queue: Namespace) -> Any:
 
 
 def _wait(job: Any) -> str | None:
-    """What a job returned; where it broke off, the last line of its trace."""
+    """What a job returned; if it raised, the last line of its traceback."""
     error = job.exception()
     if error is None:
         return job.result()

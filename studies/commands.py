@@ -19,19 +19,19 @@ from studies.rows import SHRINK
 from studies.version import REPOSITORY
 
 Commands = Callable[[Step, Step | None], list[str]]
-"""step, the step whose mask or smaller model it needs -> its command line."""
+"""A function of a step, and of the step whose mask or smaller model it uses: the command line."""
 
 
 @dataclass(frozen=True)
 class ScriptCommands:
-    """The command lines of steps whose files lie at `places`; the rest differs by machine and changes no result."""
+    """The command lines of steps with files in `places`. The other fields differ by machine and change no result."""
 
     places: Places
     accelerator: str | None = None
     num_workers: int | None = None
 
     def __call__(self, step: Step, prune: Step | None) -> list[str]:
-        """Of one step."""
+        """The command line of one step."""
         places = self.places
         named = {"accelerator": self.accelerator, "num_workers": self.num_workers}
         named |= {"devices": step.devices} if step.devices > 1 else {}
@@ -41,8 +41,8 @@ class ScriptCommands:
         common = ["--model", model, "--config", short(places.config(step.id))]
         ids = [] if step.ids is None else ["--ids", step.ids]
         if step.kind == SHRINK:
-            told = {name: v if isinstance(v, str) else json.dumps(v) for name, v in step.options.items()}
-            options = [word for name, value in told.items() for word in ("--set", f"{name}={value}")]
+            texts = {name: v if isinstance(v, str) else json.dumps(v) for name, v in step.options.items()}
+            options = [word for name, text in texts.items() for word in ("--set", f"{name}={text}")]
             machine = [] if self.accelerator is None else ["--accelerator", self.accelerator]
             return [
                 sys.executable, script("shrink.py"), "series", *common, *options, "--seed", str(step.seed), *machine,
@@ -70,7 +70,7 @@ class ScriptCommands:
         if step.while_training:
             how = ["--prune", step.pruner, "-s", percent((step.sparsity or 0) / 100), *ids]
         if step.teacher is not None:
-            of_teacher = replace(step, id=step.teacher)  # it ran the same task
+            of_teacher = replace(step, id=step.teacher)  # the teacher's run is of the same task
             how += ["--teacher", step.model, "--teacher_weights", short(places.weights(of_teacher))]
             how += [word for name, value in step.losses.items() for word in (f"--{name}", str(value))]
         return [
@@ -83,11 +83,11 @@ class ScriptCommands:
 
 
 def write_config(step: Step, places: Places) -> None:
-    """The step's configuration, where its command looks for it."""
+    """Write the step's configuration, which its command reads."""
     about = f"# {step.kind} of {step.model}" + ("" if step.label == DENSE else f", {step.label}") + "\n"
     write_text(places.config(step.id), about + yaml.safe_dump(step.config, sort_keys=False, allow_unicode=True))
 
 
 def script(name: str) -> str:
-    """A script of the repository, seen from here."""
+    """The path of a script of the repository."""
     return short(Path(REPOSITORY) / name)

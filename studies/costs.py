@@ -1,4 +1,4 @@
-"""What pruning takes: seconds and memory of prune.py, for all sparsities of a grid together."""
+"""The cost of pruning: seconds and memory of prune.py, for all sparsities of a grid together."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from studies.scores import OverSeeds
 
 COSTS = {
     "seconds": ("pruning time", "s"),
-    "cpu_seconds": ("processor time of the whole run", "s"),
+    "cpu_seconds": ("CPU time of the whole run", "s"),
     "peak_memory_gb": ("peak memory", "GB"),
 }
 """Axis -> words, unit."""
@@ -25,7 +25,7 @@ def check_cost(name: str) -> str:
 
 
 def costs_of(results: Results, model: str, pruners: Sequence[str], cost: str) -> dict[str, OverSeeds]:
-    """Pruner -> its cost. Times of runs that were interrupted are left out, since they lack what was done before."""
+    """Pruner -> its cost. Times of interrupted runs are left out, since they lack the part before the interruption."""
     found: dict[str, OverSeeds] = {}
     for pruner in pruners:
         runs = results.prunings_of(model, pruner)
@@ -36,7 +36,7 @@ def costs_of(results: Results, model: str, pruners: Sequence[str], cost: str) ->
 
 
 def cost_of(run: Run, cost: str) -> float | None:
-    """Of one pruning, in as many runs of prune.py as sparsities were added; None where it was not measured."""
+    """The cost of one pruning, summed over its runs of prune.py (one, and one more whenever sparsities were added)."""
     result = run.result
     if cost == "peak_memory_gb":
         return result.peak_memory_gb
@@ -44,14 +44,14 @@ def cost_of(run: Run, cost: str) -> float | None:
         return None
     if cost == "cpu_seconds":
         return result.cpu_seconds
-    # sparsities that were pruned together have the same seconds
+    # Masks of one run of prune.py all record its seconds: count them once.
     return sum(
         seconds for seconds, _ in {(row["seconds"], row["masks_in_this_run"]) for row in result.metrics.values()}
     )
 
 
 def front(points: dict[str, tuple[float, float]]) -> list[str]:
-    """Those of name -> (cost, score) that no other one beats in both, cheapest first."""
+    """The Pareto front of name -> (cost, score): names that no other one beats in both, cheapest first."""
     best: list[str] = []
     for name in sorted(points, key=lambda name: (points[name][0], -points[name][1])):
         if not best or points[name][1] > points[best[-1]][1]:

@@ -1,10 +1,12 @@
-"""Curves of a metric against sparsity, labelled at their ends, the dense model as a line across."""
+"""Curves of a metric against sparsity, labelled at their ends, with the dense model as a horizontal line."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from sparsity.percents import percent
 from studies.looks import LIGHT, Look
@@ -15,15 +17,14 @@ from studies.scores import Scores
 LABEL = 9
 """Size of labels, in points."""
 
-
 MANY = 5
-"""Of more pruners than this, curves lie on each other; a panel of their differences stands beside."""
+"""With more pruners than this, curves overlap, and a second panel shows their differences from the mean."""
 
 
 def curve_panel(
     scores: Scores, model: str, task: str, metric: str, looks: Mapping[str, Look], relative: bool = False
 ) -> Draw:
-    """The panel of a metric. relative: less the mean of all pruners at each sparsity, which shows how they differ."""
+    """The panel of a metric. relative: subtract the mean of all pruners at each sparsity, to show their differences."""
     sparsities = scores.sparsities(model)
     places = positions(sparsities)
     dense = None if relative else scores.dense(model, task, metric)
@@ -64,13 +65,13 @@ def curve_panel(
 
 
 def level_of(scores: Scores, model: str, task: str, metric: str, sparsity: float) -> float:
-    """Mean over all pruners at a sparsity; 0 where there is none."""
+    """Mean over all pruners at a sparsity; 0 if there is none."""
     found = scores.column((model, task, metric, sparsity)).values()
     return sum(score.mean for score in found) / len(found) if found else 0.0
 
 
 def positions(sparsities: Sequence[float]) -> list[float]:
-    """Where sparsities stand: to scale, or equally far apart where some would be too close for their names."""
+    """Positions of sparsities on the axis: to scale, or equally spaced if their labels would overlap."""
     span = sparsities[-1] - sparsities[0]
     gaps = [b - a for a, b in itertools.pairwise(sparsities)]
     if gaps and min(gaps) < 0.12 * span:
@@ -79,7 +80,7 @@ def positions(sparsities: Sequence[float]) -> list[float]:
 
 
 def label_ends(axis: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Names beside the ends of curves, one below the other, each with a thin line to its own end.
+    """Write names next to the ends of curves, without overlap, each with a thin line to its own end.
 
     ends: (x, y, name, colour).
     """
@@ -102,30 +103,16 @@ def label_ends(axis: Any, ends: Sequence[tuple[float, float, str, str]]) -> None
 
 
 def spread(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places for labels near their values: in the same order, at least `gap` apart, within [low, high] if they fit.
+    """Positions of labels, nearest to their values by least squares.
 
-    Groups that touch are merged and centred on the mean of their values, until none touch.
+    They are in the same order, at least `gap` apart, and within [low, high] if they fit.
     """
-    order = sorted(range(len(values)), key=lambda i: values[i])
-    groups: list[tuple[list[int], float]] = []  # members, centre
+    from scipy.optimize import isotonic_regression
 
-    def centre(members: list[int]) -> float:
-        half = gap * (len(members) - 1) / 2
-        middle = sum(values[i] for i in members) / len(members)
-        return min(max(middle, low + half), max(high - half, low + half))
-
-    for i in order:
-        members, middle = [i], centre([i])
-        while groups:
-            others, below = groups[-1]
-            if middle - gap * (len(members) - 1) / 2 - (below + gap * (len(others) - 1) / 2) >= gap:
-                break
-            groups.pop()
-            members = others + members
-            middle = centre(members)
-        groups.append((members, middle))
-    found = [0.0] * len(values)
-    for members, middle in groups:
-        for position, i in enumerate(members):
-            found[i] = middle + gap * (position - (len(members) - 1) / 2)
-    return found
+    order = np.argsort(values, kind="stable")
+    # Labels that are `gap` apart become equal when i gaps are subtracted from the i-th, so that only order remains.
+    shifts = gap * np.arange(len(values))
+    fitted = isotonic_regression(np.asarray(values, float)[order] - shifts).x
+    found = np.empty(len(values))
+    found[order] = np.clip(fitted, low, max(high - shifts[-1], low)) + shifts
+    return found.tolist()

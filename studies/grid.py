@@ -1,23 +1,23 @@
-"""A grid's YAML file: its axes, checked name by name before anything runs.
+"""A grid's YAML file: its axes, all checked before anything runs.
 
 models: [xvlm-mini]
 pruners: [multiflow, omp]
-progressive: [platon, magnitude]         # rows that prune while a task is finetuned
+progressive: [platon, magnitude]         # rows that prune while finetuning
 ids: [none, {xvlm-mini: ids.json}]       # intrinsic dimensions that weight layers: rows `platon + ID`
-weighted: [platon]                       # whose (default: all pruners and methods whose layers compete for weights)
+weighted: [platon]                       # of these rows (default: all whose layers compete for weights)
 sparsities: [63, 75, 90]                 # percent
 tasks: [retrieval, zero_shot]            # or {xvlm-mini: [...], dino-mini: [...]}; with a data set: task:set
 seeds: [0, 1]
-dense: true                              # rows without a mask, too
-random: true                             # rows with random weights and without a mask, too
+dense: true                              # also a row without a mask
+random: true                             # also a row of random weights without a mask
 finetune: false                          # instead of the tasks: zero-shot evaluation right after pruning
 options: {itersnip: {num_batches: 50, epochs: 60}}
 variants:
   multiflow-global: {pruner: multiflow, allocation: global, models: [xvlm-mini]}
   taylor-small: {pruner: shrink, options: {criterion: taylor, tower: both}}  # smaller models, options of shrink.py
-  taught: {pruner: omp, teacher: {feat: 0}, overrides: {retrieval: {epochs: 2}}}  # this row's training; needs dense
+  taught: {pruner: omp, teacher: {feat: 0}, overrides: {retrieval: {epochs: 2}}}  # distilled from the dense row
 overrides: {retrieval: {epochs: 1}, xvlm-mini/prune: {num_batches: 8}}
-devices: 1                               # of each run; several change what a finetuning step sees
+devices: 1                               # of each run; several change the batch of a finetuning step
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from tasks import TASKS
 
 ZERO_SHOT = "zero_shot"
 KINDS = (ZERO_SHOT, *TASKS)
-"""What a mask or a smaller model can be judged by, in the order of tables."""
+"""How a mask or a smaller model can be evaluated, in the order of tables."""
 
 PACKED = ".jsonl.xz"
-"""How the name of a grid's packed results ends (results.py); their first line has the text of its file."""
+"""Extension of a grid's packed results (results.py); their first line has the text of its YAML file."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +64,14 @@ class GridFile:
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     variants: dict[str, Variant] = field(default_factory=dict)
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
-    debug: bool = False  # two steps a finetuning run
-    keep_weights: bool = False  # finetuned weights stay on the disk
+    debug: bool = False  # finetuning runs of two steps, as a trial
+    keep_weights: bool = False  # do not delete finetuned weights after a run
     devices: int = 1
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A checked grid. tasks: model -> its tasks, each with `:dataset` where one is named.
-
-    notes: sentences on what changes nothing.
-    """
+    """A checked grid. tasks: model -> its tasks, with `:dataset` if one is named. notes: on settings without effect."""
 
     name: str
     path: str
@@ -87,9 +84,9 @@ class Grid:
 
 
 def facts(kind: str) -> Any:
-    """The class of a task (`retrieval`, or with a data set) or of the zero-shot evaluation: what is known about it.
+    """The class of a task (`retrieval`, or with a data set) or of the zero-shot evaluation.
 
-    Its `Config`, and what tables need: `words`, `main` and `metric_words` (tasks/base.py).
+    It has `Config`, and for tables `words`, `main` and `metric_words` (training/task.py).
     """
     name = kind.partition(":")[0]
     if name == ZERO_SHOT:
@@ -100,14 +97,14 @@ def facts(kind: str) -> Any:
 
 
 def taught(task: str) -> bool:
-    """Whether a task, perhaps with a data set, is one that models learn from a teacher."""
+    """Whether a task, perhaps with a data set, supports distillation."""
     from tasks.loading import DISTILLED_TASKS
 
     return task.partition(":")[0] in DISTILLED_TASKS
 
 
 def read_grid(path: Path | str, assignments: Sequence[str] = ()) -> Grid:
-    """Read and check a grid, from its YAML file or its packed results, with what `--set` says.
+    """Read and check a grid, from its YAML file or its packed results, after `--set`.
 
     InputError for an unknown axis or value, with the nearest name.
     """
@@ -119,7 +116,7 @@ def read_grid(path: Path | str, assignments: Sequence[str] = ()) -> Grid:
 
 
 def grid_name(path: Path) -> str:
-    """As its file is called."""
+    """The name of a grid's file, without its extension."""
     return path.name.removesuffix(PACKED) if path.name.endswith(PACKED) else path.stem
 
 
@@ -140,12 +137,12 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def damaged(path: Path) -> InputError:
-    """What to do about a file of results that cannot be read."""
+    """The error on a file of results that cannot be read."""
     return InputError(f"{path} is damaged or holds no results: remove it, and `experiments.py collect` makes it again")
 
 
 def check_grid(settings: dict[str, Any], name: str, where: str) -> Grid:
-    """The same of settings that were read from `where`."""
+    """A grid from settings that were read from `where`; InputError as in `read_grid`."""
     file = parse(GridFile, settings, where)
     models = unlike(file.models, f"{where}: models")
     for model in models:
@@ -177,7 +174,7 @@ def check_grid(settings: dict[str, Any], name: str, where: str) -> Grid:
 
 
 def _idle(file: GridFile, tasks: dict[str, tuple[str, ...]], where: str) -> tuple[str, ...]:
-    """Sentences on overrides and options of what the grid does not run."""
+    """Notes on overrides and options of tasks and pruners that the grid does not run."""
     used = {row.pruner for row in file.variants.values()} | {*file.pruners, *file.progressive}
     unused = file.options.keys() - used
     notes = [f"{where}: options of '{name}' change nothing: it is not among the pruners" for name in unused]
@@ -210,7 +207,7 @@ def _tasks(file: GridFile, models: list[str], where: str) -> dict[str, tuple[str
 
 
 def _check_task(model: str, task: str, others: list[str], where: str) -> None:
-    """The model has the task and the data set; InputError where its first one is named by another task, too."""
+    """InputError if the model lacks the task or the data set, or if two tasks are the same data set."""
     name, _, dataset = task.partition(":")
     if name not in KINDS:
         raise InputError(f"{where}: {unknown('task', name, KINDS)}")

@@ -1,7 +1,7 @@
-"""Results of others' tools as runs of a grid's, to stand in its tables: lmms-eval, lm-eval, VLMEvalKit, clip_benchmark.
+"""Results of other tools as runs for a report's tables: lmms-eval, lm-eval, VLMEvalKit, clip_benchmark.
 
-Which model a result is of says the name of its folder, which prune.py made: MODEL_PRUNER_PERCENT_seedN; any other name
-is that of a dense model. Of several results of one place the last one counts, by the names of the files.
+The name of the evaluated folder identifies the model: prune.py writes MODEL_PRUNER_PERCENT_seedN; any other name is a
+dense model. Of several results for the same cell, the last by file name counts.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ NAME = re.compile(r"hf-(?P<model>.+)_(?P<pruner>[^_]+)_(?P<percent>[\d.]+)_seed(
 HARNESS = re.compile(r"results_(?P<of_lm>.+)\.json|(?P<of_lmms>.+)_results\.json")
 KIT = re.compile(r"_(acc|score)\.csv$")
 PICTURES = ("image_id", "img_id", "imageId", "question_id")
-"""Fields of a sample by which questions on one picture are known."""
+"""Fields of a sample that identify its picture."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A tool's result of one task. metrics: as the tool has them. samples: file of the answers, if there is one."""
+    """A tool's result of one task. metrics: in the tool's units. samples: file of the answers, if any."""
 
     tool: str
     made_by: str
@@ -46,7 +46,7 @@ class Found:
 
 
 def runs_of_tools(folder: Path) -> tuple[list[Run], list[str]]:
-    """The runs below a folder, and sentences on what to know of them. InputError for damaged files."""
+    """The runs below a folder, and notes on them. InputError for damaged files."""
     latest = {(found.tool, found.model, found.task): found for found in _found(folder)}
     values: dict[tuple[str, str, str], list[float]] = {}
     for found in latest.values():
@@ -54,7 +54,7 @@ def runs_of_tools(folder: Path) -> tuple[list[Run], list[str]]:
             values.setdefault((found.tool, found.task, metric), []).append(value)
     runs = []
     for found in latest.values():
-        # Some metrics are shares, others points or percents; a share is in [0, 1] in all results.
+        # Some metrics are shares, others points or percents: one that is in [0, 1] in all results is a share.
         shares = {m for m in found.metrics if all(0 <= v <= 1 for v in values[found.tool, found.task, m])}
         runs.append(_run(found, {m: v * (100 if m in shares else 1) for m, v in found.metrics.items()}, folder))
     return runs, sorted({note for found in latest.values() for note in found.notes})
@@ -72,9 +72,7 @@ def _found(folder: Path) -> Iterator[Found]:
 
 
 def _of_harness(path: Path, name: re.Match[str]) -> Iterator[Found]:
-    """Of lmms-eval or lm-eval, each task that is no part of another one; metrics that are better when lower are not
-    read.
-    """
+    """Results of lmms-eval or lm-eval, without tasks that are part of a group, and metrics where lower is better."""
     content = _json(path)
     if not isinstance(content, dict) or not {"results", "model_name"} <= set(content):
         return
@@ -85,7 +83,7 @@ def _of_harness(path: Path, name: re.Match[str]) -> Iterator[Found]:
         version_of = str(content.get(f"{tool.replace('-', '_')}_version", ""))
         for task in [task for task in content["results"] if task not in parts]:
             metrics, lower = _metrics(content["results"][task], content.get("higher_is_better", {}).get(task, {}))
-            notes = [f"{tool} {task}: {', '.join(lower)} is left out, since it is better when lower"] if lower else []
+            notes = [f"{tool} {task}: {', '.join(lower)} is left out, since lower is better"] if lower else []
             if limit and limit > 0:
                 notes.append(f"{tool} {task} of {Path(content['model_name']).name} is a trial of {limit:g} samples")
             samples = f"samples_{task}_{date}.jsonl" if name["of_lm"] else f"{date}_samples_{task}.jsonl"
@@ -93,11 +91,11 @@ def _of_harness(path: Path, name: re.Match[str]) -> Iterator[Found]:
             if metrics:
                 yield Found(tool, version_of, content["model_name"], task, metrics, path, there, tuple(notes))
     except (AttributeError, TypeError, KeyError) as error:
-        raise InputError(f"{path} is not whole as a result of {tool}: run it again, or remove the file") from error
+        raise InputError(f"{path} is incomplete as a result of {tool}: run it again, or remove the file") from error
 
 
 def _metrics(of: dict[str, Any], higher: dict[str, bool]) -> tuple[dict[str, float], list[str]]:
-    """A task's metrics, with the names of filters where it has several; and which are better when lower."""
+    """A task's metrics, named with their filter if it has one; and the names of those where lower is better."""
     metrics, lower = {}, []
     for key, value in of.items():
         metric, _, kind = key.partition(",")
@@ -111,7 +109,7 @@ def _metrics(of: dict[str, Any], higher: dict[str, bool]) -> tuple[dict[str, flo
 
 
 def _of_clip_benchmark(path: Path) -> Iterator[Found]:
-    """Of clip_benchmark: a data set each file, of whatever name; other files are not ours to judge."""
+    """Results of clip_benchmark: a data set per file. Its file names are free, so other JSON files are skipped."""
     try:
         content = _json(path)
     except InputError:
@@ -125,7 +123,7 @@ def _of_clip_benchmark(path: Path) -> Iterator[Found]:
 
 
 def _of_kit(path: Path) -> Iterator[Found]:
-    """Of VLMEvalKit: MODEL/.../MODEL_DATASET_acc.csv, a row a split."""
+    """Results of VLMEvalKit: MODEL/.../MODEL_DATASET_acc.csv, a row per split."""
     model = next((folder.name for folder in path.parents if path.name.startswith(f"{folder.name}_")), None)
     if model is None:
         return
@@ -142,7 +140,7 @@ def _of_kit(path: Path) -> Iterator[Found]:
 
 
 def _run(found: Found, metrics: dict[str, float], folder: Path) -> Run:
-    """As a grid's run."""
+    """A tool's result as a run of a grid."""
     name = Path(found.model).name
     parts = NAME.fullmatch(name)
     model = f"hf:{parts['model'].split('--')[-1] if parts else name}"
@@ -163,8 +161,8 @@ def _run(found: Found, metrics: dict[str, float], folder: Path) -> Run:
 
 
 def _samples(path: Path, metrics: dict[str, float]) -> dict[str, bytes]:
-    """Scores and answers of single samples, as `Run` keeps them. A metric that is no mean of scores has none."""
-    text = path.read_text(encoding="utf-8", errors="replace")  # answers may have other ends of lines in them
+    """The fields `single` and `answers` of `Run`. Metrics that are not the mean of samples' scores have none."""
+    text = path.read_text(encoding="utf-8", errors="replace")  # not splitlines: answers may contain other line ends
     lines = [_parsed(line, path) for line in text.split("\n") if line.strip()]
     try:
         lines = [line for line in lines if line.get("filter", "none") == lines[0].get("filter", "none")]
@@ -179,15 +177,16 @@ def _samples(path: Path, metrics: dict[str, float]) -> dict[str, bytes]:
                 scores[metric] = found
         group = {"ids": ids, "pictures": [_picture(line) for line in lines], "scores": scores}
     except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} is not whole as a file of samples: run the tool again, or remove it") from error
+        raise InputError(f"{path} is incomplete as a file of samples: run the tool again, or remove it") from error
     items = json.dumps({"format": ITEMS_FORMAT, "groups": {"items": group}})
     given = json.dumps(dict(zip(map(str, ids), answers, strict=True)))
     return {"single": zlib.compress(items.encode(), 1), "answers": zlib.compress(given.encode(), 1)}
 
 
 def _answer(given: Any) -> str:
-    """What a model said, in small letters without a last point; the number of the best of choices, each
-    [log-likelihood, ...].
+    """A model's answer, lower-case and without a final full stop; or the number of the most likely choice.
+
+    given: a text, a list of one, or [log-likelihood, ...] for each choice.
     """
     if isinstance(given, list) and len(given) > 1 and all(isinstance(one, list) for one in given):
         scores = [float(one[0]) for one in given]
@@ -196,13 +195,13 @@ def _answer(given: Any) -> str:
 
 
 def _score(value: Any) -> float | None:
-    """A sample's own, which some tasks keep with other things."""
+    """A sample's score, which some tasks store in a mapping."""
     value = value.get("score") if isinstance(value, dict) else value
     return float(value) if isinstance(value, bool) or _is_number(value) else None
 
 
 def _picture(line: dict[str, Any]) -> Any:
-    """What questions on one picture have in common; the sample itself where nothing is known."""
+    """An identifier of the sample's picture; the sample's own id if unknown."""
     if media := line.get("input_media"):
         return json.dumps(media)
     places: Sequence[Any] = [line.get("doc"), *line.values()]

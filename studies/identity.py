@@ -1,4 +1,4 @@
-"""What defines a run: the contents of its configuration and of its weights, not the names or ages of files."""
+"""The identity of a run: the contents of its configuration and of its weights, not names or dates of files."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ NOT_DEFINING = (
     "pruner", "allocation", "seed", "sparsities", "output_dir", "save_every", "save_scores", "num_workers",
     "accelerator", "devices", "num_nodes", "max_missing", "ids", "id_power",
 )  # fmt: skip
-"""Keys of a prune.yaml that say where and how long a run works, or that the plan sets itself."""
+"""Keys of a prune.yaml that do not change masks, or that the plan sets itself."""
 
 
 class Sources:
-    """Reads configurations and weights once. hashes: a file that remembers hashes of unchanged weights."""
+    """Reads each configuration and each weights file once. hashes: a file that caches hashes of unchanged weights."""
 
     def __init__(self, hashes: Path | None = None):
         self.version = version()
         self.missing: dict[str, str] = {}
-        """Model -> what is said of its weights, where they are not there."""
+        """Model -> message on its missing weights."""
         self.weights: dict[str, int] = {}
         """Model -> bytes of its weights."""
         self._hashes = hashes
@@ -55,12 +55,12 @@ class Sources:
         telling = _telling(row.pruner, own)
         methods = {"methods": {row.pruner: telling} if telling else {}}
         methods |= self.ids(grid, model, row, config.get("id_power", 1.0))
-        if not PRUNERS[row.pruner].uses_data:  # how it would calibrate is no part of what defines its masks
+        if not PRUNERS[row.pruner].uses_data:  # settings of a calibration that does not happen define nothing
             return config, methods
         return config, {key: value for key, value in config.items() if key not in NOT_DEFINING} | methods
 
     def shrink_config(self, grid: Grid, model: str, row: Row) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The configuration whose data smaller models are made with, and what of it and of options defines them."""
+        """The configuration that names the data of smaller models, and the part of it and of options defining them."""
         from shrinking.series import telling_options, uses_data
 
         config = self._config(grid, model, "prune", row)
@@ -71,7 +71,7 @@ class Sources:
         return config, {key: value for key, value in config.items() if key not in NOT_DEFINING} | telling
 
     def progressive(self, grid: Grid, model: str, task: str, row: Row) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The section of a task's configuration on pruning while training, and what of it defines masks."""
+        """The section `progressive` of a task's configuration, and the part of it that defines masks."""
         of_grid = ("prune", "sparsity", "ids")
         section = self._config(grid, model, task.partition(":")[0], row).get("progressive") or {}
         section = {key: value for key, value in merged(section, row.options).items() if key not in of_grid}
@@ -80,9 +80,9 @@ class Sources:
         return section, {"prune": row.pruner, **telling, **weights}
 
     def ids(self, grid: Grid, model: str, row: Row, power: float) -> dict[str, Any]:
-        """What the intrinsic dimensions are that weight a row's layers; empty where none do.
+        """The identity of the intrinsic dimensions that weight a row's layers; empty if none do.
 
-        InputError where they were measured on another model.
+        InputError if they were measured on another model.
         """
         if not row.ids:
             return {}
@@ -97,9 +97,9 @@ class Sources:
         return found.identity
 
     def task_config(self, grid: Grid, model: str, task: str, row: Row | None) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The configuration of a task, and what of it defines its results: of the data sets, the one that is used.
+        """The configuration of a task, and the part of it that defines results, with the chosen data set only.
 
-        Without the section on pruning while training, which a row has or has not.
+        Both are without the section `progressive`, which not every row has.
         """
         name, _, dataset = task.partition(":")
         config = self._config(grid, model, name, row)
@@ -140,14 +140,14 @@ class Sources:
         return {"config": config, "weights": self._hash(*files)}
 
     def _hash(self, *files: Path) -> str:
-        """SHA-256 of a file, or of shards in order; remembered for sizes and times, since full models take seconds."""
+        """SHA-256 of a file, or of shards in order; cached by size and time, since full models take seconds."""
         stats = [(file.resolve(), file.stat()) for file in files]
         key = " ".join(f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in stats)
         known: dict[str, str] = {}
         if self._hashes is not None and self._hashes.is_file():
             try:
                 known = json.loads(self._hashes.read_text(encoding="utf-8"))
-            except ValueError:  # a file cut short: only time is lost
+            except ValueError:  # a truncated cache only costs time
                 known = {}
         if key not in known:
             known[key] = hash_files(files)
@@ -157,7 +157,7 @@ class Sources:
 
 
 def _telling(pruner: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Options without those that change nothing: defaults written out, places of scratch files, batches of no data."""
+    """Options without those that change no mask: explicit defaults, scratch folders, batches if no data is used."""
     fields = {field.name: field for field in dataclasses.fields(PRUNERS[pruner].Options)}
     known = {key: value for key, value in options.items() if key in fields}
     uses_data = PRUNERS[pruner].uses_data
@@ -168,7 +168,7 @@ def _telling(pruner: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _overridden(config: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """A configuration with the grid's values, which also go before those that one of its data sets has of its own."""
+    """A configuration with the grid's overrides, which also replace values that one of its data sets has."""
     config = merged(config, overrides)
     if isinstance(sets := config.get("datasets"), dict):
         config["datasets"] = {

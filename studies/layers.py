@@ -1,4 +1,4 @@
-"""Which share of every layer is pruned, by pruner; and a map of all layers: a row a pruner, a column a layer."""
+"""The pruned share of every layer, by pruner; as a map: a row per pruner, a column per layer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from studies.reading import Results
 
 ABOVE, ROW, BELOW = 0.45, 0.24, 0.3
 WIDTH = 10.0
-"""Of a map in inches, as the heights of its parts."""
+"""Width of a map and heights of its parts, in inches."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class LayerShares:
 
 
 def layer_shares(results: Results, model: str, pruners: Sequence[str], sparsity: float) -> LayerShares | None:
-    """Of all pruners of a model at a sparsity in percent; None where no layer is known."""
+    """The shares of all pruners of a model at a sparsity in percent; None if no pruning recorded its layers."""
     label = percent(sparsity / 100)
     found = {
         pruner: [counts for run in results.prunings_of(model, pruner) if (counts := run.result.layers.get(label))]
@@ -61,9 +61,9 @@ def layer_shares(results: Results, model: str, pruners: Sequence[str], sparsity:
 def modality_shares(
     results: Results, model: str, pruners: Sequence[str], sparsity: float
 ) -> dict[str, dict[str, float]]:
-    """Pruner -> modality -> share of its weights pruned; of rows without masks of their own, as task models count it.
+    """Pruner -> modality -> share of its weights pruned.
 
-    Those are means over tasks and seeds.
+    Rows that prune while training have no prunings: their shares are counted in task models, mean over tasks and seeds.
     """
     layers = layer_shares(results, model, pruners, sparsity)
     found: dict[str, dict[str, float]] = {}
@@ -76,19 +76,19 @@ def modality_shares(
 
 
 def height(shares: LayerShares) -> float:
-    """Of the map in inches."""
+    """Height of the map, in inches."""
     return ABOVE + BELOW + ROW * len(shares.pruned)
 
 
 def margins(shares: LayerShares) -> dict[str, float]:
-    """Where the map begins and ends within it, as shares."""
+    """Position of the axes within the map, as shares."""
     tall = height(shares)
     longest = max(map(len, shares.pruned))
     return {"left": 0.011 + 0.0083 * longest, "right": 0.99, "bottom": BELOW / tall, "top": 1 - ABOVE / tall}
 
 
 def layer_map(shares: LayerShares, pruners: Sequence[str], sparsity: float) -> Draw:
-    """The map of one sparsity; a cross where nothing is kept of a layer."""
+    """The map of one sparsity; a cross marks a layer without any weight left."""
     rows = [name for name in pruners if name in shares.pruned]
     most = max((1 - share for layers in shares.pruned.values() for share in layers.values()), default=1) or 1
 
@@ -124,7 +124,7 @@ def layer_map(shares: LayerShares, pruners: Sequence[str], sparsity: float) -> D
 
 
 def _scale(axis: Any, most: float) -> None:
-    """What the shades mean, at the upper right."""
+    """The legend of shades, at the upper right."""
     from matplotlib.patches import Rectangle
 
     transform = axis.transAxes

@@ -1,7 +1,6 @@
-"""One colour a pruner, in all pictures and tables: a hue for a family of methods, marker and dashes for its members.
+"""The look of each pruner in pictures and tables: a hue per family of methods, markers and dashes for its members.
 
-Colours are told apart by people who see no red or no green, and stand out on a light page and on a dark one; no picture
-tells pruners apart by colour alone.
+The colours suit the colour-blind, and a light and a dark page; no picture distinguishes pruners by colour alone.
 """
 
 from __future__ import annotations
@@ -25,49 +24,48 @@ HUES = {
     "green": ("#0a9658", "#53eca4"),
     "red": ("#bd0f32", "#c32273"),
 }
-"""Name -> on a light page, on a dark one. Families of methods take them in turn, in the order of the registry."""
+"""Name -> colour on a light page and on a dark one. Families take them in turn, in the order of the registry."""
 
 LIGHT = {name: shades[0] for name, shades in HUES.items()}
 LIGHT |= {name: COLOURS[name][0] for name in ("ink", "soft", "line", "page")}
-"""What pictures are drawn in."""
+"""Name -> colour in which pictures are drawn."""
 
 SHAPES = (("o", "solid"), ("s", (0, (4, 2))), ("^", (0, (1.2, 1.6))), ("D", (0, (5, 1.5, 1, 1.5))), ("v", (0, (8, 2))))
-"""Marker and dashes of the first, second, ... of a hue; from the sixth on, the dashes of another marker."""
+"""Marker and dashes of the members of a hue; from the sixth on, markers are combined with other dashes."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """hue: key of HUES. number: which of its hue it is."""
+    """hue: key of HUES. number: among those of its hue, from 0."""
 
     hue: str
     number: int
 
     @property
     def colour(self) -> str:
-        """As it is drawn; the page replaces it by its variable."""
+        """The drawn colour, which the page replaces by the CSS variable of its hue."""
         return LIGHT[self.hue]
 
     @property
     def marker(self) -> str:
-        """Of matplotlib."""
+        """For matplotlib."""
         return SHAPES[self.number % len(SHAPES)][0]
 
     @property
     def dashing(self) -> int:
-        """Whose dashes it has, of SHAPES."""
+        """Index into SHAPES of its dashes."""
         return (self.number + self.number // len(SHAPES)) % len(SHAPES)
 
     @property
     def dashes(self) -> object:
-        """Of matplotlib."""
+        """For matplotlib."""
         return SHAPES[self.dashing][1]
 
 
 def looks(pruners: Sequence[str], methods: Mapping[str, str]) -> dict[str, Look]:
-    """Pruner -> how it looks.
+    """Pruner -> its look. methods: variant -> its method, whose hue it gets.
 
-    methods: pruner -> method, for variants, which take the hue of theirs. A method of the toolkit looks the same in
-    every report, whichever others are there.
+    A method of the toolkit looks the same in every report, whatever the other rows.
     """
     of_all, hues = list(HUES), {}
     members: Counter[str] = Counter()

@@ -1,8 +1,8 @@
-"""Loyalty: the share of test items in which a pruned model answers as the dense one does, right or wrong.
+"""Loyalty: the share of test items on which a pruned model gives the dense model's answer, right or wrong.
 
-A score that stays the same may hide that other items are wrong. Where a run's answers were kept, as lmms-eval and
-lm-eval do with --log_samples, they are compared; else the scores of items, which agree where both are right or wrong.
-Seeds are averaged item by item; the interval is a bootstrap over pictures.
+An unchanged score may hide that other items are wrong. Answers are compared if they were saved, as lmms-eval and
+lm-eval do with --log_samples; else the scores of items, which agree if both models are right or both wrong. Each item
+is averaged over seeds; the interval is a bootstrap over pictures.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from studies.significance import scores_of
 from studies.tables import Cell, Row, Table
 
 Given = dict[tuple[int, Id], tuple[object, Hashable]]
-"""Kind of an item and its id -> what a run says or scores there, and the item's picture."""
+"""Kind of an item and its id -> a run's answer or score, and the item's picture."""
 
 
 def loyalty_table(scores: Scores) -> Table | None:
-    """A row each task, sparsity and pruner; None where no run has items."""
+    """A row for each task, sparsity and pruner; None if no run has items."""
     rows = []
     for model in scores.models:
         mine = []
@@ -45,11 +45,11 @@ def loyalty_table(scores: Scores) -> Table | None:
         return None
     heads = [[(word, 1) for word in ("task", "sparsity", "same as dense, %", "95 % interval", "items", "compared")]]
     notes = [f"Interval: bootstrap over pictures, each drawn with all its items, {RESAMPLES:,} resamples."]
-    return Table("loyalty", "items in which a model does as the dense one", heads, rows, notes=notes)
+    return Table("loyalty", "items on which a model agrees with the dense one", heads, rows, notes=notes)
 
 
 def _loyalty(scores: Scores, of: tuple[str, str, str], pruner: str, sparsity: float) -> tuple[str, ...] | None:
-    """In words: percent, interval, number of items, and what was compared; None where there is nothing to compare."""
+    """Cells: percent, interval, number of items, and what was compared; None if there is nothing to compare."""
     model, task, metric = of
     dense = {run.seed: run for run in scores.runs(model, task, metric, DENSE, 0.0)}
     runs = scores.runs(model, task, metric, pruner, sparsity)
@@ -76,7 +76,7 @@ def _loyalty(scores: Scores, of: tuple[str, str, str], pruner: str, sparsity: fl
 
 
 def _given(run: Run, metric: str, by_answers: bool) -> Given:
-    """Of a run; empty where it left no items."""
+    """The answers of a run, or else its scores; empty if it saved no items."""
     groups = run.items()
     if groups is None:
         return {}

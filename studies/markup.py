@@ -12,14 +12,14 @@ SPECIAL = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$", "–": "--",
     "<": "$<$", ">": "$>$", "|": r"\textbar{}", DAGGER: r"$\dagger$",
 }  # fmt: skip
-"""What LaTeX would not print as it stands."""
+"""Characters that LaTeX does not print literally."""
 
 MARKS = {DAGGER: r"\dagger"}
-"""The same within a formula."""
+"""The same in math mode."""
 
 
 def markdown(table: Table) -> str:
-    """A table of GitHub's Markdown: one line of heads, in which the lines above are repeated."""
+    """A table in GitHub's Markdown; the lines of the header are joined into one."""
     lines = [f"**{_plain(table.caption)}**", ""]
     lines += [_line([table.first, *_joined_heads(table)]), _line(["---", *["---:"] * table.width()])]
     for row in table.rows:
@@ -60,18 +60,18 @@ def latex(table: Table) -> str:
 
 
 def table_csv(table: Table) -> str:
-    """A table as it is shown, numbers alone: heads joined, the spread in columns of its own where there is any."""
+    """The displayed numbers of a table; headers joined, standard deviations in columns of their own, if any."""
     heads = _joined_heads(table)
     spread = any(cell.spread for row in table.rows for cell in row.cells)
     columns = [table.first, *(name for head in heads for name in ([head, f"{head} sd"] if spread else [head]))]
     made, section = [], ""
     for row in table.rows:
-        if row.kind == "section":  # rows below carry it in their names
+        if row.kind == "section":  # appended to the labels of the rows below
             section = row.label
             continue
         values = [f"{row.label} {section}".strip()]
         for cell in row.cells:
-            text = cell.text.replace("−", "-")  # a typographical minus is no number to who reads it
+            text = cell.text.replace("−", "-")  # CSV readers do not parse a typographical minus
             values += [text, cell.spread] if spread else [text]
             values += [""] * ((cell.span - 1) * (2 if spread else 1))
         made.append(values)
@@ -79,12 +79,12 @@ def table_csv(table: Table) -> str:
 
 
 def escape(text: str) -> str:
-    """Text as LaTeX prints it."""
+    """Text with LaTeX's special characters escaped."""
     return "".join(SPECIAL.get(sign, sign) for sign in text)
 
 
 def _joined_heads(table: Table) -> list[str]:
-    """One name a column, of all lines of the head."""
+    """One name per column, joined from all lines of the header."""
     levels = [[words for words, span in heads for _ in range(span)] for heads in table.heads]
     return [" ".join(dict.fromkeys(words)) for words in zip(*levels, strict=True)]
 
@@ -128,5 +128,5 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Names of models and notes are no markup."""
+    """Escape text that may contain Markdown."""
     return "".join(f"\\{sign}" if sign in "|*_<`[\\" else sign for sign in text)

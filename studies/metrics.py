@@ -1,6 +1,6 @@
-"""The metrics that the scripts write: their names in tables, and which of a task's stands for it.
+"""The metrics that the scripts write: their names in tables, and the main metric of each task.
 
-All of them are better when higher, and in percent (CIDEr: times 100). What is known of a task stands at its class.
+All are in percent (CIDEr: times 100), and higher is better. Facts about a task are attributes of its class.
 """
 
 from __future__ import annotations
@@ -10,38 +10,35 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from configs.overrides import joined_keys
 from console.errors import InputError, nearest
 from studies.grid import KINDS, facts
 
 
-def flat(metrics: Mapping[str, Any], before: str = "") -> dict[str, float]:
-    """The numbers among metrics; those within others are named after both: {"itc": {"r_mean": 5}} -> "itc r_mean"."""
-    return {name: float(value) for name, value in _numbers(metrics, before) if math.isfinite(value)}
+def flat(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers among metrics; nested names are joined: {"itc": {"r_mean": 5}} -> {"itc r_mean": 5.0}."""
+    return {name: float(value) for name, value in _numbers(metrics).items() if math.isfinite(value)}
 
 
 def without_number(metrics: Mapping[str, Any]) -> list[str]:
-    """The metrics that came to nothing: NaN or infinite, as those of a run whose loss diverged."""
-    return [name for name, value in _numbers(metrics) if not math.isfinite(value)]
+    """The metrics that are NaN or infinite, as in a run that diverged."""
+    return [name for name, value in _numbers(metrics).items() if not math.isfinite(value)]
 
 
-def _numbers(metrics: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, float]]:
-    for key, value in metrics.items():
-        name = f"{before} {key}".strip()
-        if isinstance(value, Mapping):
-            yield from _numbers(value, name)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield name, value
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    found = joined_keys(metrics, " ").items()
+    return {name: value for name, value in found if isinstance(value, int | float) and not isinstance(value, bool)}
 
 
 def main_metric(task: str, metrics: Collection[str]) -> str:
-    """The metric that stands for a task, of those that there are."""
+    """The main metric of a task among these."""
     patterns = facts(task).main if is_known(task) else ()
     fitting = (name for pattern in patterns for name in metrics if re.fullmatch(pattern, name))
     return next(fitting, next(iter(metrics)))
 
 
 def metric_words(task: str, metric: str) -> str:
-    """`itc txt_r1` -> `text R@1 (itc)`; `by_kind color` -> `color`; what a task has no words for, as it is written."""
+    """`itc txt_r1` -> `text R@1 (itc)`; `by_kind color` -> `color`; metrics without words stay as they are."""
     first, space, rest = metric.partition(" ")
     if space and first in ("itc", "itm"):
         return f"{metric_words(task, rest)} ({first})"
@@ -51,27 +48,27 @@ def metric_words(task: str, metric: str) -> str:
 
 
 def task_words(task: str) -> str:
-    """`zero_shot` -> `zero-shot`; a data set stays behind its colon."""
+    """`zero_shot` -> `zero-shot`; a data set follows in brackets."""
     name, _, dataset = task.partition(":")
     words = facts(task).words if is_known(task) else name
     return words + (f" ({dataset})" if dataset else "")
 
 
 def tasks_ordered(tasks: Iterable[str]) -> list[str]:
-    """Tasks as the reader expects them; data sets of one task next to each other."""
+    """Tasks in the usual order; data sets of one task next to each other."""
     ranks = {name: number for number, name in enumerate(KINDS)}
     return sorted(tasks, key=lambda task: (ranks.get(task.partition(":")[0], len(ranks)), task))
 
 
 def is_known(task: str) -> bool:
-    """Whether the toolkit has the task; results may be of others."""
+    """Whether the task is one of the toolkit's; other tools have their own."""
     return task.partition(":")[0] in KINDS
 
 
 def choose(wanted: list[str], known: Mapping[str, Collection[str]]) -> dict[str, list[str]]:
     """Task -> metrics, from words such as `retrieval/txt_r1`; known: task -> its metrics.
 
-    InputError with the nearest name for a task or metric that there is not.
+    InputError with the nearest name for an unknown task or metric.
     """
     chosen: dict[str, list[str]] = {}
     for word in wanted:
@@ -89,7 +86,7 @@ def choose(wanted: list[str], known: Mapping[str, Collection[str]]) -> dict[str,
 
 
 def check_metric(task: str, metric: str, known: Collection[str], where: str) -> None:
-    """InputError with the nearest name where a task has no such metric."""
+    """InputError with the nearest name for an unknown metric of a task."""
     if metric not in known:
         raise InputError(
             f"{where}: unknown metric '{metric}'{nearest(metric, known)} of {task}: it has {', '.join(known)}"

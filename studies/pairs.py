@@ -1,4 +1,4 @@
-"""Two rows of results that somebody wants compared: their difference, and whether other test pictures would show it."""
+"""Requested pairs of rows (--pairs): their differences, with p values of the paired bootstrap."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from studies.tables import DAGGER, Cell, Row, Table
 
 @dataclass(frozen=True)
 class Pair:
-    """Two rows to be compared, each of a task where one is named (else of every task, the second of the first's)."""
+    """Two rows to compare. tasks: of each row; empty: every task, and for the second row the first's task."""
 
     rows: tuple[str, str]
     tasks: tuple[str, str] = ("", "")
 
     @classmethod
     def of(cls, text: str, known: Sequence[str]) -> Pair:
-        """From `ROW=ROW` or `ROW@TASK=ROW@TASK`; InputError for rows that there are none of."""
+        """From `ROW=ROW` or `ROW@TASK=ROW@TASK`; InputError for unknown rows."""
         sides = [side.partition("@") for side in text.split("=")]
         if len(sides) != 2 or (sides[1][2] and not sides[0][2]):
             raise InputError(f"--pairs takes two rows, as platon=omp or vpns@TASK=vpns@TASK, not '{text}'")
@@ -41,7 +41,7 @@ class Pair:
 
 
 def pairs_table(scores: Scores, pairs: Sequence[Pair]) -> Table | None:
-    """Rows that were asked to be compared, with their differences and p values; None where no pair has scores."""
+    """The requested pairs, with their differences and p values; None if no pair has scores."""
     rows, untested = [], dict[str, None]()
     for model in scores.models:
         mine: list[Row] = []
@@ -65,7 +65,7 @@ def pairs_table(scores: Scores, pairs: Sequence[Pair]) -> Table | None:
     heads = [[(word, 1) for word in ("task", "sparsity", "first", "second", "difference", "p")]]
     notes = [
         f"p: paired bootstrap over the test pictures, each drawn with all its items, {RESAMPLES:,} resamples, scores "
-        "averaged over seeds. It says nothing of the choice of seeds.",
+        "averaged over seeds. It does not cover the choice of seeds.",
         *(f"{DAGGER} not tested: {why}." for why in untested),
     ]
     return Table("pairs", "pairs of rows", heads, rows, first="pair", notes=notes)

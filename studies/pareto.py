@@ -1,4 +1,4 @@
-"""Score against cost: what the pruners give for what they take, and which of them no other one beats in both."""
+"""Score against cost, with the Pareto front."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from studies.looks import LIGHT, Look
 from studies.pictures import Draw
 
 CROWD = 15
-"""Of more points, those alone are named that no other one beats."""
+"""With more points than this, only those on the front are labelled."""
 
 SIDES = (
     ("left", "center", 1, 0), ("center", "bottom", 0, 1), ("center", "top", 0, -1), ("right", "center", -1, 0),
     ("left", "bottom", 1, 1), ("left", "top", 1, -1), ("right", "bottom", -1, 1), ("right", "top", -1, -1),
 )  # fmt: skip
-"""Where a name may stand: how it is aligned, and on which side of its point."""
+"""Possible positions of a label: its alignment, and the side of its point."""
 
 
 def pareto_panel(points: Mapping[str, tuple[float, float]], looks: Mapping[str, Look], title: str, words: str) -> Draw:
-    """points: name -> (cost, score). title: what the score is; words: for the axis of costs."""
+    """The panel. points: name -> (cost, score). title: names the score. words: label of the axis of costs."""
 
     def draw(axis: Any) -> None:
         costs = [x for x, _ in points.values()]
@@ -70,9 +70,7 @@ def place_labels(
     colours: Mapping[str, str],
     line: Sequence[tuple[float, float]] = (),
 ) -> None:
-    """A name beside each point, where it covers no other name, no point and nothing of the line, as far as there is
-    such a place.
-    """
+    """Label each point, if possible at a position that covers no other label, no point and no part of the line."""
     axis.figure.canvas.draw()
     scale = 72 / axis.figure.dpi
     spots = {name: tuple(value * scale for value in axis.transData.transform(at)) for name, at in points.items()}
@@ -107,7 +105,7 @@ def place_labels(
 
 
 def _between(low: float, high: float, logarithmic: bool) -> list[float]:
-    """Places from one to the other, near enough to each other that no name goes between them."""
+    """Points along a line, so close that no label fits between two of them."""
     shares = [i / 60 for i in range(61)]
     if logarithmic:
         return [low * (high / low) ** share for share in shares]

@@ -1,7 +1,7 @@
-"""Pictures by matplotlib: as files, and as SVG within a page, where colours and font are the page's.
+"""Pictures by matplotlib: as files, and as SVG within a page, with the page's colours and font.
 
-Everything is drawn in the light colours of looks.py; within a page each becomes the variable of its name, so
-that one picture is right on a light page and on a dark one.
+Everything is drawn in the light colours of looks.py; in a page each colour becomes the CSS variable of its name, so
+that one picture suits a light and a dark page.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from storage.atomic import atomic_path
 from studies.looks import LIGHT
 
 Draw = Callable[[Any], None]
-"""Draws on axes of matplotlib."""
+"""Draws on matplotlib's axes."""
 
 WIDTH, HEIGHT = 5.4, 3.6
-"""Of a panel, in inches; 72 units an inch on the page."""
+"""Size of a panel, in inches; 72 units per inch on the page."""
 
 MARGINS = {"left": 0.09, "right": 0.79, "bottom": 0.16, "top": 0.88}
-"""Shares of a panel at which its axes begin and end: the same for all, with room for names on the right."""
+"""Position of the axes, as shares of a panel: the same for all, with room for labels on the right."""
 
 SETTINGS = {
     "font.size": 10,
@@ -57,7 +57,7 @@ SETTINGS = {
 
 @contextmanager
 def figure(rows: int, columns: int, width: float, height: float, name: str) -> Iterator[tuple[Any, Any]]:
-    """A figure and its axes [rows, columns]; closed at the end. name: makes its file the same every time."""
+    """A figure and its axes [rows, columns]; closed at the end. name: salt of ids in SVG, which makes files equal."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -74,7 +74,7 @@ def figure(rows: int, columns: int, width: float, height: float, name: str) -> I
 def inline(
     draw: Draw, name: str, words: str, width: float = WIDTH, height: float = HEIGHT, margins: Mapping = MARGINS
 ) -> str:
-    """One panel as an `<svg>` of a page. words: what it shows, for those who cannot see it."""
+    """One panel as an `<svg>` of a page. words: its description, for screen readers."""
     with figure(1, 1, width, height, name) as (made, axes):
         made.subplots_adjust(**margins)
         draw(axes[0, 0])
@@ -85,7 +85,7 @@ def inline(
 
 
 def adapted(svg: str, name: str, words: str) -> str:
-    """matplotlib's SVG as a part of a page: no prologue or style of its own, names of its own, the page's colours."""
+    """matplotlib's SVG for embedding in a page: without prologue and style, with unique ids and the page's colours."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<style[^>]*>.*?</style>", "", svg, flags=re.DOTALL)
@@ -93,7 +93,7 @@ def adapted(svg: str, name: str, words: str) -> str:
     box = re.search(r'viewBox="([^"]+)"', svg)[1]
     svg = re.sub(r"<svg[^>]*>", f'<svg viewBox="{box}" role="img" aria-label="{escape(words)}">', svg, count=1)
     svg = svg.replace("xlink:href", "href")
-    # nothing is drawn outside of its axes that should not be seen there
+    # Nothing needs clipping: all that is drawn outside of the axes is meant to be visible.
     svg = re.sub(r' clip-path="[^"]*"|<clipPath.*?</clipPath>', "", svg, flags=re.DOTALL)
     used = set(re.findall(r'href="#([^"]+)"', svg))
     svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", svg)
@@ -112,7 +112,7 @@ def save(
     height: float = HEIGHT,
     margins: Mapping = MARGINS,
 ) -> None:
-    """All panels in one picture, as `path`.png and `path`.svg, on white."""
+    """Write all panels as one picture, `path`.png and `path`.svg, on white."""
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     with figure(rows, columns, width, height, path.name) as (made, axes):

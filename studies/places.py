@@ -1,9 +1,9 @@
-"""Where everything of a run lies.
+"""The paths of a run's files.
 
 results/<grid>.jsonl.xz                      all results of a grid in one file, to keep and to commit
-runs/experiments/results/<grid>/<run>.jsonl  a result until it is packed, and after
-runs/experiments/<run>/                      the work: config.yaml, log.txt, masks/, small/ or run/, lock,
-                                             attempts.jsonl, failed.json
+runs/experiments/results/<grid>/<run>.jsonl  a single result, before and after it is packed
+runs/experiments/<run>/                      config.yaml, log.txt, masks/, small/ or run/, lock, attempts.jsonl,
+                                             failed.json
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Places:
 
     @property
     def origin(self) -> Path:
-        """What to name as the place of results: the packed file, or the folder that another tool wrote to."""
+        """The path to show to users: the packed file, or the output folder of another tool."""
         folder = self.results / self.grid
         return folder if folder.is_dir() and not self.pack.exists() else self.pack
 
@@ -44,7 +44,7 @@ class Places:
         return self.work / "results" / self.grid
 
     def result(self, run: str) -> Path:
-        """The result of a run, by its id, until it is packed."""
+        """The single result of a run, by its id."""
         return self.loose / f"{run}.jsonl"
 
     @property
@@ -61,27 +61,27 @@ class Places:
         return self.of(run) / "log.txt"
 
     def lock(self, run: str) -> Path:
-        """Held while the run is worked on."""
+        """Locked while the run runs."""
         return self.of(run) / "lock"
 
     def config(self, run: str) -> Path:
-        """The configuration that it is given."""
+        """The run's configuration."""
         return self.of(run) / "config.yaml"
 
     def failed(self, run: str) -> Path:
-        """How it failed last."""
+        """The run's last failure."""
         return self.of(run) / "failed.json"
 
     def attempts(self, run: str) -> Path:
-        """When it was tried, and what that took."""
+        """Start, end and cost of each attempt."""
         return self.of(run) / "attempts.jsonl"
 
     def series(self, step: Step) -> Path:
-        """Where a shrink step writes: a folder."""
+        """The output folder of a shrink step."""
         return self.of(step.id) / "small"
 
     def made(self, prune: Step, sparsity: float) -> Path:
-        """Where the mask, or the smaller model, of a step lies that makes them; sparsity in percent."""
+        """The mask or smaller model of a step that makes them; sparsity in percent."""
         if prune.kind == SHRINK:
             return self.series(prune) / percent(sparsity / 100)
         label = mask_label(prune.pruner, prune.allocation, prune.ids)
@@ -89,33 +89,33 @@ class Places:
         return self.of(prune.id) / "masks" / label / name
 
     def missing(self, prune: Step) -> list[float]:
-        """Sparsities in percent that are not there yet; all is written whole, so what is there stays."""
+        """Sparsities in percent without a file yet; files are written atomically, so an existing one is complete."""
         return [sparsity for sparsity in prune.sparsities if not self.made(prune, sparsity).exists()]
 
     def output(self, step: Step) -> Path:
-        """What the scripts of a task are given to write: a folder, or the file of a zero-shot evaluation."""
+        """The output path passed to a task's script: a folder, or the file of a zero-shot evaluation."""
         assert not step.makes
         return self.of(step.id) / ("zero_shot.json" if step.kind == ZERO_SHOT else "run")
 
     def run_folder(self, step: Step) -> Path:
-        """Where a finetuning script then writes."""
+        """The folder in which a finetuning script then writes."""
         output = self.output(step)
         return output.with_name(output.name + "_debug") if step.debug else output
 
     def weights(self, step: Step) -> Path:
-        """Where a finetuning script leaves its last weights."""
+        """The last weights of a finetuning run."""
         return self.run_folder(step) / "last.safetensors"
 
     def made_mask(self, step: Step) -> Path:
-        """Where a finetuning script that prunes leaves its mask."""
+        """The mask of a finetuning run that prunes."""
         return self.run_folder(step) / "mask.safetensors"
 
     def items(self, step: Step) -> Path:
-        """Where the scripts of a task leave the scores of single test items."""
+        """The scores of single test items."""
         return (self.of(step.id) if step.kind == ZERO_SHOT else self.run_folder(step)) / "items.json"
 
 
 def short(path: Path) -> str:
-    """A path as one would type it here."""
+    """A path relative to the current folder, if it is below it."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative

@@ -1,10 +1,9 @@
-"""The plan: a grid expanded to steps, each run once for all that need it.
+"""The plan of a grid: its steps, each run once for all steps that need it.
 
-Two kinds. Prune, or shrink: all sparsities of a model, pruner, options and seed in one run, which makes masks or
-smaller models. Task: finetuning or zero-shot evaluation of one of them (or the dense model), or finetuning that prunes
-meanwhile, which needs no prune step; what learns from a dense run needs that, too. Steps are named after the content of
-what defines them (identity.py), so the same work has the same name in every grid, and a changed configuration another
-one.
+There are two kinds. `prune` and `shrink` make masks or smaller models: all sparsities of a model, pruner, options and
+seed in one run. A task finetunes or evaluates (zero-shot) one of them or the dense model; a task that prunes while
+training needs no prune step. A step that learns from a dense run also needs that run. The id of a step has a hash of
+all that defines it (identity.py): the same step has the same id in every grid, and a changed configuration another.
 """
 
 from __future__ import annotations
@@ -32,20 +31,20 @@ from studies.rows import DENSE, SHRINK, UNTRAINED, Row
 
 PRUNE = "prune"
 MAKES = {PRUNE: "masks are", SHRINK: "smaller models are"}
-"""Kinds of steps that make what others judge, and what is said where it is missing."""
+"""Kinds of steps that make masks or smaller models -> the words of a message on missing ones."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Step:
-    """One run. kind: prune, shrink, zero_shot, or a task with its data set. label: the row of the table it belongs to.
+    """One run. kind: prune, shrink, zero_shot, or a task with its data set. label: its row in the tables.
 
-    sparsity: percent, 0 for dense, None of a step that makes all `sparsities`. chance: whether another seed
-    could give another result. config: the content of its configuration file. like: equal for steps that take about
-    equally long. needs: the id of the step whose mask or smaller model it takes. ids: the file of intrinsic dimensions
-    that weight its layers. script: that runs a task, without .py. teacher: the id of the dense run that it learns from;
-    losses: how, where that is not the usual. weights: what it starts from, where that is not the model's own.
+    sparsity: percent, 0 for dense, None for a step that makes all `sparsities`. chance: whether another seed could give
+    another result. config: the content of its configuration file. like: equal for steps of about equal duration.
+    needs: the id of the step whose mask or smaller model it uses. ids: file of intrinsic dimensions that weight layers.
+    script: the task's, without .py. teacher: the id of the dense run that it learns from. losses: options of
+    distillation other than the defaults. weights: initial weights other than the model's own.
     """
 
     id: str
@@ -73,7 +72,7 @@ class Step:
 
     @property
     def makes(self) -> bool:
-        """Whether it makes masks or smaller models, which others judge."""
+        """Whether it makes masks or smaller models, which other steps evaluate."""
         return self.kind in MAKES
 
     @property
@@ -83,12 +82,12 @@ class Step:
 
     @property
     def while_training(self) -> bool:
-        """Whether it makes its mask itself, while it finetunes."""
+        """Whether it makes its own mask while it finetunes."""
         return self.pruner in CHOICES
 
     @property
     def axes(self) -> dict[str, Any]:
-        """Where the result stands in the grid."""
+        """The fields of `studies.results.Axes`."""
         return {
             "model": self.model,
             "pruner": self.label,
@@ -104,10 +103,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps in the order in which they are run: complete tables seed by seed.
+    """Steps in the order of running, seed by seed, so that tables of the first seeds are complete early.
 
-    weights: model -> bytes of its weights. missing: model -> what is said of weights that are not there.
-    mask_bytes: pruner -> how large its masks are, as a share of the weights.
+    weights: model -> bytes of its weights. missing: model -> message on missing weights.
+    mask_bytes: pruner -> size of a mask file as a share of the weights.
     """
 
     grid: Grid
@@ -121,11 +120,11 @@ class Plan:
         return {step.id: step for step in self.steps}
 
     def need(self, step: Step) -> Step | None:
-        """The step whose mask or smaller model a step takes."""
+        """The step whose mask or smaller model a step uses."""
         return self.by_id()[step.needs] if step.needs else None
 
     def users(self) -> dict[str, list[Step]]:
-        """id of a step that makes masks or smaller models, or teaches -> the steps that need it."""
+        """id of a step that makes masks or smaller models, or is a teacher -> the steps that need it."""
         found: dict[str, list[Step]] = {step.id: [] for step in self.steps if step.makes}
         for step in self.steps:
             for name in step.before:
@@ -134,17 +133,17 @@ class Plan:
 
 
 def apart(work: Callable[..., T], *arguments: Any) -> T:
-    """What `work` returns, done in a process of its own.
+    """The result of `work`, computed in a process of its own.
 
-    Plans ask the classes of pruners and tasks, which import torch. The system counts what a runner holds when it
-    starts a run as memory of that run: with torch in it, 0.8 GB, where pruning a mini peaks at 0.54.
+    A plan imports the classes of pruners and tasks, and with them torch. Peak memory of a run counts what the runner
+    holds when it starts the run: 0.8 GB with torch, where pruning a mini peaks at 0.54.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(work, *arguments).result()
 
 
 def plan_of(path: str, hashes: Path, assignments: Sequence[str] = ()) -> tuple[Plan, str]:
-    """The plan of a grid with what `--set` says, and the text of its file, as it then would be."""
+    """The plan of a grid after `--set`, and the text of its file with these values."""
     plan, text = expand(read_grid(path, assignments), hashes), grid_text(Path(path))
     if assignments:
         text = yaml.safe_dump(changed(read_settings(Path(path)), assignments), sort_keys=False, allow_unicode=True)
@@ -152,9 +151,9 @@ def plan_of(path: str, hashes: Path, assignments: Sequence[str] = ()) -> tuple[P
 
 
 def expand(grid: Grid, hashes: Path | None = None) -> Plan:
-    """All steps of a grid, none twice; InputError where two rows are the same work.
+    """All steps of a grid, each once; InputError if two rows are the same runs.
 
-    hashes: a file that remembers hashes of unchanged weights.
+    hashes: a file that caches hashes of unchanged weights.
     """
     sources = Sources(hashes)
     steps: dict[str, Step] = {}
@@ -162,7 +161,7 @@ def expand(grid: Grid, hashes: Path | None = None) -> Plan:
 
     def add(step: Step) -> None:
         known = steps.setdefault(step.id, step)
-        if known.makes:  # rows that differ in their sparsities alone
+        if known.makes:  # rows that differ in their sparsities only share a step
             together = dict.fromkeys((*known.sparsities, *step.sparsities))
             steps[step.id] = replace(known, sparsities=tuple(together))
         elif known.label != step.label:
@@ -185,27 +184,27 @@ def expand(grid: Grid, hashes: Path | None = None) -> Plan:
                     if row.tasks is not None and task not in row.tasks:
                         continue
                     if task == ZERO_SHOT and (row.while_training or row.trains_otherwise):
-                        continue  # there is no mask before a task is finetuned, or another row has it
+                        continue  # no mask before finetuning, or the same zero-shot result as another row
                     if row.teacher is not None and not taught(task):
                         continue
                     teacher = dense[model, task, seed] if row.teacher is not None else None
                     for sparsity in row.sparsities:
                         add(_task(grid, sources, model, task, row, prune, sparsity, seed, teacher))
-    # One bit a weight of 32, or the weights that stay with it.
+    # One bit for a weight of 32, or a copy of updated weights.
     pruners = {row.pruner for row in grid.rows if not row.while_training}
     mask_bytes = {name: 1.0 if name == SHRINK or PRUNERS[name].updates_weights else 1 / 32 for name in pruners}
     return Plan(grid, tuple(steps.values()), sources.weights, sources.missing, mask_bytes)
 
 
 def check_configs(steps: list[Step], where: str) -> None:
-    """InputError for the first configuration among the steps' that its script would refuse; where: of the grid."""
+    """InputError for the first configuration of these steps that its script would reject. where: the grid's file."""
     each = {hash_json([step.kind, step.config]): step for step in steps}
     for step in each.values():
         check_config(step.kind, step.config, f"{where}: {step.kind} of {step.model}")
 
 
 def check_config(kind: str, settings: dict[str, Any], where: str) -> None:
-    """InputError for a key that there is not, or a value that it cannot have."""
+    """InputError for an unknown key or an invalid value."""
     if "datasets" in settings:
         chosen = kind.partition(":")[2] or next(iter(settings["datasets"]))
         own = settings["datasets"][chosen]
@@ -263,12 +262,12 @@ def _task(
     debug, devices = grid.file.debug and task != ZERO_SHOT, grid.file.devices
     config, defining = sources.task_config(grid, model, task, row)
     like = {"kind": task, "model": sources.model(model), "config": defining, "debug": debug}
-    if devices > 1 and task != ZERO_SHOT:  # they change the batch of a step, or at least the pairs it compares
+    if devices > 1 and task != ZERO_SHOT:  # devices change the batch of a step, or at least the pairs it compares
         like["devices"] = devices
     losses: dict[str, Any] = {}
     own: dict[str, Any] = {}
     if row is not None and row.trains_otherwise:
-        # Rows of one table are alike but for what a row has of its own.
+        # Without this, a row with its own configuration would not be in one table with the others.
         own["among"] = hash_json(like | {"config": sources.task_config(grid, model, task, None)[1]})
     if teacher is not None:
         losses = {name: value for name, value in asdict(row.teacher).items() if value is not None}
@@ -282,7 +281,7 @@ def _task(
     label, pruner, allocation = (unpruned, DENSE, None) if row is None else (row.label, row.pruner, row.allocation)
     options, ids = {} if prune is None else prune.options, None if row is None else row.ids.get(model)
     if row is not None and row.while_training:
-        # No part of `like`: all rows of a task are trained for the same steps, and stand in one table.
+        # Not in `like`: all rows of a task train for the same steps, and are in one table.
         options, telling = sources.progressive(grid, model, task, row)
         config = {**config, "progressive": options} if options else config
         identity["progressive"] = telling | {"sparsity": sparsity}
@@ -296,7 +295,7 @@ def _task(
 
 
 def _name(kind: str, model: str, label: str, sparsity: float | None, seed: int, identity: dict[str, Any]) -> str:
-    """Words for people and a hash for everything else."""
+    """The id of a step: readable words, and a hash of its identity."""
     words = [kind, file_name(model), label]
     words += [percent(sparsity / 100)] if sparsity else []
     name = "-".join([*words, f"seed{seed}", hash_json(identity)[:10]])
@@ -304,13 +303,13 @@ def _name(kind: str, model: str, label: str, sparsity: float | None, seed: int, 
 
 
 def _row_words(row: Row, model: str) -> str:
-    """What the steps of a row are called after."""
+    """The words for a row in the ids of its steps."""
     if row.pruner == SHRINK:
         return str(row.options.get("criterion", "mope"))
     return mask_label(row.pruner, row.allocation, row.ids.get(model))
 
 
 def mask_label(pruner: str, allocation: str | None, ids: str | None) -> str:
-    """Pruner and allocation as they stand in file names, and whether intrinsic dimensions weight layers."""
+    """Pruner, allocation and `id` (layers weighted by intrinsic dimensions), as in the names of mask files."""
     parts = [pruner, *([] if allocation is None else [allocation.replace(":", "of")]), *(["id"] if ids else [])]
     return "-".join(parts)

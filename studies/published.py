@@ -1,6 +1,6 @@
-"""Numbers that others published beside ours, with the difference.
+"""Published numbers compared with ours.
 
-A CSV file with a line a number, in the units and under the names of our results:
+A CSV file with a line per number, with the units and names of our results:
 
     model,task,metric,pruner,sparsity,value
     xvlm,retrieval,txt_r1,multiflow,63,72.9
@@ -28,7 +28,7 @@ COLUMNS = ("model", "task", "metric", "pruner", "sparsity", "value")
 
 @dataclass(frozen=True)
 class Published:
-    """(model, task, metric, pruner, sparsity in percent) -> value. notes: sentences on what stands beside nothing."""
+    """(model, task, metric, pruner, sparsity in percent) -> value. notes: on published numbers without one of ours."""
 
     name: str
     values: dict[tuple[str, str, str, str, float], float]
@@ -36,8 +36,8 @@ class Published:
 
 
 def read_published(path: Path, scores: Scores) -> Published:
-    """Read the file; InputError for a missing column, a number that is none, a metric that our task has not, or where
-    nothing of it is about our results.
+    """Read the file; InputError for a missing column, an invalid number, an unknown metric of one of our tasks, and a
+    file without any number on our results.
     """
     values: dict[tuple[str, str, str, str, float], float] = {}
     own = {model: scores.tasks(model) for model in scores.models}
@@ -59,7 +59,7 @@ def read_published(path: Path, scores: Scores) -> Published:
 
 
 def published_table(scores: Scores, published: Published, model: str) -> Table | None:
-    """Ours, theirs and the difference, by task, metric and sparsity; None where nothing is about the model."""
+    """Ours, theirs and the difference, by task, metric and sparsity; None without numbers on the model."""
     known = scores.tasks(model)
     values = {key[1:]: value for key, value in published.values.items() if key[0] == model and key[1] in known}
     if not values:
@@ -90,8 +90,8 @@ def published_table(scores: Scores, published: Published, model: str) -> Table |
 
     rows = [Row(DENSE, cells(DENSE), "dense")] if any(pruner == DENSE for _, _, pruner, _ in values) else []
     rows += [Row(pruner, cells(pruner)) for pruner in pruners]
-    notes = [f"Published: {published.name}. Difference: ours less theirs."]
-    return Table(f"{file_name(model)}_published", f"{model}: beside published numbers", heads, rows, notes=notes)
+    notes = [f"Published: {published.name}. Difference: ours minus published."]
+    return Table(f"{file_name(model)}_published", f"{model}: compared with published numbers", heads, rows, notes=notes)
 
 
 def _lines(path: Path) -> list[tuple[int, dict[str, str]]]:
@@ -106,7 +106,7 @@ def _lines(path: Path) -> list[tuple[int, dict[str, str]]]:
     except OSError as error:
         raise explain_os_error(error, f"read {path}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no text in UTF-8: save it as CSV in that encoding") from error
+        raise InputError(f"{path} is not UTF-8 text: save it as CSV in that encoding") from error
     except csv.Error as error:
         raise InputError(
             f"{path} cannot be read as CSV ({error}): look for a quotation mark that is not closed"
@@ -114,7 +114,7 @@ def _lines(path: Path) -> list[tuple[int, dict[str, str]]]:
 
 
 def _alone(path: Path, keys: list[tuple[str, str, str, str, float]], scores: Scores) -> tuple[str, ...]:
-    """A sentence on the numbers of our own tasks that stand beside none of ours."""
+    """A note on published numbers of our tasks that have no counterpart in our results; empty if there are none."""
     rows: dict[str, None] = {}
     for model, task, metric, pruner, sparsity in keys:
         if pruner == DENSE:
@@ -123,7 +123,7 @@ def _alone(path: Path, keys: list[tuple[str, str, str, str, float]], scores: Sco
             rows[f"{pruner}{nearest(pruner, scores.pruners(model))}"] = None
         elif scores.get(model, task, metric, pruner, sparsity) is None:
             rows[f"{pruner} at {percent(sparsity / 100)} %"] = None
-    return (f"{path} has numbers that none of these results stands beside: {', '.join(rows)}",) if rows else ()
+    return (f"{path} has numbers without a counterpart in these results: {', '.join(rows)}",) if rows else ()
 
 
 def _spread(sd: float | None) -> str:
@@ -136,5 +136,5 @@ def _number(text: str | None, where: str, column: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise InputError(f"{where}: '{text}' is no number of the column '{column}': write it as 63 or 72.9")
+        raise InputError(f"{where}: '{text}' in the column '{column}' is not a number: write it as 63 or 72.9")
     return value

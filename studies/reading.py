@@ -1,4 +1,4 @@
-"""Read the results of grids: of one version, of one configuration each; what is left out is said."""
+"""Read the results of grids: those of one version and one configuration per task; notes report what is left out."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ AXES = ("model", "pruner", "sparsity", "task", "seed")
 
 @dataclass(frozen=True)
 class Results:
-    """tasks: runs of tasks. prunings: runs of prune.py. notes: sentences on what was left out. order: of pruners.
+    """tasks: runs of tasks. prunings: runs of prune.py or shrink.py. notes: on what was left out. order: of pruners.
 
-    planned: (model, task) -> seeds that the grids ask for.
+    planned: (model, task) -> seeds that the grids request.
     """
 
     places: tuple[Places, ...]
@@ -47,7 +47,7 @@ class Results:
     planned: dict[tuple[str, str], set[int]] = field(default_factory=dict)
 
     def prunable(self, model: str) -> tuple[int, int] | None:
-        """How many weights of a model can be pruned, and how many it has in matrices; None where no pruning says it."""
+        """Numbers of a model's prunable weights, and of its weights in matrices; None if no pruning recorded them."""
         for run in self.prunings:
             layers = next(iter(run.result.layers.values()), None)
             if run.model == model and layers and (whole := run.result.weights_in_matrices):
@@ -55,7 +55,7 @@ class Results:
         return None
 
     def kept(self, model: str, pruner: str, sparsity: float, task: str | None = None) -> dict[str, float]:
-        """Modality -> share of the task model's weights that is left, mean over runs; empty where none says it.
+        """Modality -> share of the task model's prunable weights kept, mean over runs; empty if not recorded.
 
         task: None for all.
         """
@@ -67,7 +67,7 @@ class Results:
         return {modality: statistics.fmean(shares) for modality, shares in found.items()}
 
     def prunings_of(self, model: str, pruner: str) -> list[Run]:
-        """Those that made a pruner's masks; rows that differ in their sparsities alone share one."""
+        """The prunings that made a pruner's masks; rows that differ only in their sparsities share one."""
         used = {run.result.pruned_by for run in self.tasks if (run.model, run.pruner) == (model, pruner)}
         return [run for run in self.prunings if run.model == model and (run.pruner == pruner or run.id in used)]
 
@@ -75,9 +75,9 @@ class Results:
 def read_results(given: Sequence[str], results: Path, work: Path, only: Sequence[str] = ()) -> Results:
     """The results of some grids.
 
-    given: YAML files of grids, whose results are in `results`, packed results, or folders of these; or folders to which
-    other tools wrote. work: where single results are. only: selections such as `pruner=omp,snip`.
-    InputError where there are none, one is damaged, or a selection names what there is not.
+    given: YAML files of grids, whose results are in `results`; packed results or folders of these; folders to which
+    other tools wrote. work: the folder of single results. only: selections such as `pruner=omp,snip`.
+    InputError if there are none, one is damaged, or a selection has an unknown name.
     """
     folders = [Path(name) for name in given if Path(name).is_dir() and not _packs(Path(name))]
     places = [place for name in given if Path(name) not in folders for place in _places(Path(name), results, work)]
@@ -94,27 +94,27 @@ def read_results(given: Sequence[str], results: Path, work: Path, only: Sequence
     kept = [replace(run, recipe=_recipe(run, runs)) for run in kept]
     kept, more = one_recipe(kept)
     for folder in folders:
-        found, told = runs_of_tools(folder)
+        found, found_notes = runs_of_tools(folder)
         if not found:
             raise InputError(
-                f"there are no results {folder}: give a grid's YAML file, its packed results or their folder, or one "
-                "that another tool wrote to"
+                f"there are no results {folder}: give a grid's YAML file, its packed results or their folder, or the "
+                "output folder of another tool"
             )
         places.append(Places(folder.parent, work, folder.name))
         ours = {run.model.rpartition("/")[2].removeprefix("hf:"): run.model for run in kept}
         kept += [replace(run, model=ours.get(run.model.removeprefix("hf:"), run.model)) for run in found]
-        more += told
+        more += found_notes
     kept = _selected(kept, only)
     tasks = tuple(run for run in kept if run.task != PRUNE)
     for run in tasks:
         if not run.metrics:
-            more.append(f"{run.id} has no number")
+            more.append(f"{run.id} has no metric")
         if names := without_number(run.result.metrics):
-            more.append(f"{run.id}: {', '.join(names)} is no number")
+            more.append(f"{run.id}: {', '.join(names)} is not a finite number")
     if not tasks:
         raise InputError(f"{short(places[0].pack)} holds no result of a task yet, only prunings: run the grid further")
     if tried := sum(bool(run.result.defined_by.get("debug")) for run in tasks):
-        more = [f"{tried} of these results are of trial runs of two steps (debug): their numbers mean nothing", *more]
+        more = [f"{tried} of these results are trials of two steps (debug): their numbers are meaningless", *more]
     pruners = [label for grid in grids for label in row_labels(grid)]
     models = [name for grid in grids for name in grid.get("models") or ()]
     return Results(
@@ -129,7 +129,7 @@ def read_results(given: Sequence[str], results: Path, work: Path, only: Sequence
 
 
 def _places(path: Path, results: Path, work: Path) -> list[Places]:
-    """Where the results that are called `path` lie; `results/mini` is short for its packed file."""
+    """The places of the results `path`; `results/mini` is short for its packed file."""
     if path.suffix in (".yaml", ".yml"):
         return [Places(results, work, path.stem)]
     if not (packs := _packs(path)):
@@ -144,7 +144,7 @@ def _packs(path: Path) -> list[Path]:
 
 
 def read_run(record: Record, place: Places) -> Run:
-    """One result; InputError where it is not what a grid writes."""
+    """One result; InputError if it is invalid or of another format."""
     result = record.result
     where = f"{short(place.pack)}: {result.get('id')}"
     if result.get("format") != FORMAT:
@@ -161,7 +161,7 @@ def read_run(record: Record, place: Places) -> Run:
 
 
 def together(one: Run, other: Run) -> Run:
-    """A run that several grids have: of a pruning, each has the sparsities that it asked for."""
+    """Merge the results of a run in two grids: for a pruning, each grid recorded its own sparsities."""
     if one.task != PRUNE:
         return one
     metrics, layers = ({**getattr(other.result, key), **getattr(one.result, key)} for key in ("metrics", "layers"))
@@ -169,7 +169,7 @@ def together(one: Run, other: Run) -> Run:
 
 
 def planned_seeds(grids: Iterable[dict[str, Any]], only: Sequence[str] = ()) -> dict[tuple[str, str], set[int]]:
-    """(model, task) -> seeds that some grid asks for, of those that a selection leaves."""
+    """(model, task) -> seeds that some grid requests, within the selection `only`."""
     left = [set(word.partition("=")[2].split(",")) for word in only if word.startswith("seed=")]
     found: dict[tuple[str, str], set[int]] = {}
     for grid in grids:
@@ -183,7 +183,7 @@ def planned_seeds(grids: Iterable[dict[str, Any]], only: Sequence[str] = ()) -> 
 
 
 def one_version(runs: list[Run]) -> tuple[list[Run], list[str]]:
-    """The runs of today's version, or where there is none of the newest one; and a sentence on each other version."""
+    """The runs of the current version, or if there are none of the newest; and a note on each other version."""
     by_version: dict[str, list[Run]] = {}
     for run in runs:
         by_version.setdefault(json.dumps(run.result.version, sort_keys=True), []).append(run)
@@ -203,8 +203,10 @@ def one_version(runs: list[Run]) -> tuple[list[Run], list[str]]:
 
 
 def one_recipe(runs: list[Run]) -> tuple[list[Run], list[str]]:
-    """Runs that can stand in one table: a task configured in one way for all pruners, a pruner's masks made in one way
-    for all tasks, one result for each place. Of several, that of most results stays, and a sentence says so.
+    """Runs that are comparable in one table, and notes on those left out.
+
+    A task has one configuration for all pruners; a pruner's masks are made in one way for all tasks; each cell has one
+    result. Of several configurations, the one with the most results stays.
     """
     notes: list[str] = []
 
@@ -230,12 +232,12 @@ def one_recipe(runs: list[Run]) -> tuple[list[Run], list[str]]:
     for run in sorted(both, key=_finished):  # the newest stays
         places[run.model, run.pruner, run.sparsity, run.task, run.seed] = run
     if twice := len(both) - len(places):
-        notes.append(f"{counted(twice, 'result', 'is')} there twice with different ids: the newest of each is taken")
+        notes.append(f"{counted(twice, 'result', 'has')} a newer one in the same place, which is used")
     return list(places.values()), notes
 
 
 def ordered(names: Iterable[str], *preferences: Iterable[str]) -> list[str]:
-    """Names in the order of the first preference that has them, the rest by the alphabet."""
+    """Names in the order of the first preference that has them, the others alphabetically."""
     ranks: dict[str, int] = {}
     for name in (name for preference in preferences for name in preference):
         ranks.setdefault(name, len(ranks))
@@ -261,7 +263,7 @@ def _selected(runs: list[Run], only: Sequence[str]) -> list[Run]:
 
 
 def _stays(run: Run, axis: str, wanted: set[str]) -> bool:
-    """Rows of UNPRUNED and prunings stay where the selection says nothing of them, and runs that no seed changes."""
+    """Whether a selection keeps a run; an axis does not select among runs that do not depend on it."""
     if axis in ("sparsity", "pruner") and run.pruner in UNPRUNED:
         return True
     if axis in ("sparsity", "task") and run.task == PRUNE:
@@ -274,12 +276,12 @@ def _value(run: Run, axis: str) -> str:
 
 
 def _table_of(run: Run) -> str:
-    """The same for all rows that are alike, but for what a row has of its own."""
+    """Equal for all runs that may be in one table; a row's own options of training do not count."""
     return run.result.defined_by.get("among", run.result.like)
 
 
 def _masks_of(run: Run) -> tuple[str, ...]:
-    """A pruner has the same masks for all tasks; while it is trained, each task of a model gets its own."""
+    """Runs that must have masks made in one way: of all tasks, or of one task for rows that prune while training."""
     return (run.model, run.pruner, run.task) if run.method in CHOICES else (run.model, run.pruner)
 
 

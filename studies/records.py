@@ -1,4 +1,4 @@
-"""All numbers of a report as CSV files: as they are, not as tables show them."""
+"""All numbers of a report as CSV files, not rounded."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def layer_rows(model: str, shares: Mapping[float, LayerShares]) -> Rows:
 
 
 def published_rows(scores: Scores, published: Published) -> Rows:
-    """A row for each published number, with ours where there is one."""
+    """A row for each published number, with ours if there is one."""
     for (model, task, metric, pruner, sparsity), value in published.values.items():
         score = scores.get(model, task, metric, pruner, sparsity)
         ours, gap = (None, None) if score is None else (score.mean, score.mean - value)

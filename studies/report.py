@@ -1,7 +1,7 @@
 """Tables, curves and one page from the results of grids.
 
-index.html stands alone; its parts are in tables/ (Markdown, LaTeX for booktabs, CSV) and pictures/ (PNG, SVG);
-parts.json lists them, so that the next report there removes those that it has not.
+index.html is self-contained; its parts are also in tables/ (Markdown, LaTeX for booktabs, CSV) and pictures/ (PNG,
+SVG). parts.json lists them, so that the next report to the same folder removes those that it does not have.
 """
 
 from __future__ import annotations
@@ -32,29 +32,19 @@ from studies.pictures import save
 from studies.places import short
 from studies.published import read_published
 from studies.reading import Results, read_results
-from studies.records import (
-    LAYERS,
-    PUBLISHED,
-    RUNS,
-    SCORES,
-    csv_text,
-    layer_rows,
-    published_rows,
-    run_rows,
-    score_rows,
-)
+from studies.records import LAYERS, PUBLISHED, RUNS, SCORES, csv_text, layer_rows, published_rows, run_rows, score_rows
 from studies.rows import UNPRUNED
 from studies.scores import Scores
 from studies.version import packages
 
 FORMATS = {"md": markdown, "tex": latex, "csv": table_csv}
-"""Ending of a table's file -> what writes it."""
+"""Extension of a table's file -> its writer."""
 
 TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 
 
 def write_report(args: argparse.Namespace) -> None:
-    """Read, count, write; args: the command line of `experiments.py report`."""
+    """Read results and write the report. args: the command line of `experiments.py report`."""
     check_cost(args.cost)
     results = read_results(args.results_of, Path(args.results), Path(args.work), args.only)
     scores = Scores(results)
@@ -65,23 +55,22 @@ def write_report(args: argparse.Namespace) -> None:
         raise InputError(f"{folder} is a file: name a folder with --output")
     check_writable(folder)
     chapters = [chapter_of(scores, model, chosen, args.cost, published) for model in results.models]
-    tables = made_tables(chapters)
+    made = [table for chapter in chapters for table in chapter.tables().values()]
+    made.append(overview(chapters))
+    if args.pairs:
+        known = [*UNPRUNED, *results.order]
+        made.append(pairs_table(scores, [Pair.of(text, known) for text in args.pairs]))
+    if args.loyalty:
+        if (loyalty := loyalty_table(scores)) is None:
+            raise InputError("--loyalty needs scores or answers of single items, and these results have none")
+        made.append(loyalty)
+    tables = {f"{table.name}.{ending}": write(table) for table in made if table for ending, write in FORMATS.items()}
     tables["scores.csv"] = csv_text(SCORES, score_rows(scores))
     tables["runs.csv"] = csv_text(RUNS, run_rows(results))
-    if layers := [row for made in chapters for row in layer_rows(made.model, made.layers)]:
+    if layers := [row for chapter in chapters for row in layer_rows(chapter.model, chapter.layers)]:
         tables["layers.csv"] = csv_text(LAYERS, layers)
     if published is not None:
         tables["published.csv"] = csv_text(PUBLISHED, published_rows(scores, published))
-    if args.pairs:
-        known = [*UNPRUNED, *results.order]
-        if (pairs := pairs_table(scores, [Pair.of(text, known) for text in args.pairs])) is not None:
-            tables |= {f"pairs.{ending}": write(pairs) for ending, write in FORMATS.items()}
-    if args.loyalty:
-        if (loyalty := loyalty_table(scores)) is None:
-            raise InputError(
-                "--loyalty compares single items with the dense model's, and these results have none of both"
-            )
-        tables |= {f"loyalty.{ending}": write(loyalty) for ending, write in FORMATS.items()}
     for name, text in tables.items():
         write_text(folder / "tables" / name, text)
     pictures = write_pictures(chapters, folder / "pictures")
@@ -95,20 +84,12 @@ def write_report(args: argparse.Namespace) -> None:
 
 
 def common(results: Results) -> Path:
-    """A folder called like the grid, or the one above them all."""
+    """<results>/<grid>, or of several grids their common parent folder."""
     return Path(os.path.commonpath([(place.results / place.grid).absolute() for place in results.places]))
 
 
-def made_tables(chapters: Sequence[Chapter]) -> dict[str, str]:
-    """File name -> text of every table, in three formats."""
-    tables = [table for made in chapters for table in made.tables().values()]
-    if (of_all := overview(chapters)) is not None:
-        tables.append(of_all)
-    return {f"{table.name}.{ending}": write(table) for table in tables for ending, write in FORMATS.items()}
-
-
 def write_pictures(chapters: Sequence[Chapter], folder: Path) -> list[str]:
-    """Curves and Pareto plots of a model, a picture each kind, and a map of layers for each sparsity; their names."""
+    """Draw pictures of curves, sizes and costs per model, and a map of layers per sparsity; returns file names."""
     folder.mkdir(parents=True, exist_ok=True)
     names = []
     for made in chapters:
@@ -147,7 +128,7 @@ def report_page(chapters: Sequence[Chapter]) -> str:
 
 
 def made_with(scores: Scores) -> list[str]:
-    """Commits and versions of the results, and what was not tested."""
+    """Sentences on commits and versions of the results, and on columns without a significance test."""
     results = [run.result for run in (*scores.results.tasks, *scores.results.prunings)]
     commits = Counter(short_commit(result.commit) for result in results)
     used = Counter(", ".join(map(" ".join, result.packages.items())) for result in results)
@@ -163,15 +144,15 @@ def made_with(scores: Scores) -> list[str]:
 
 
 def short_commit(commit: str | None) -> str:
-    """Twelve letters of it, and whether files differed from it."""
+    """The first twelve characters, and whether files differed from the commit."""
     name, changed, _ = (commit or "unknown").partition("+")
     return name[:12] + (" with changes" if changed else "")
 
 
 def forget_earlier(folder: Path, parts: list[str]) -> None:
-    """Remove the parts of an earlier report that this one does not have; what nobody listed stays.
+    """Remove the parts of an earlier report that this one does not have; unlisted files stay.
 
-    The list may come from elsewhere: of what it names, only files right in tables/ and pictures/ are touched.
+    parts.json may be edited or foreign: only files directly in tables/ and pictures/ are removed.
     """
     listed = folder / "parts.json"
     before: Any = None

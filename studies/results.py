@@ -1,10 +1,10 @@
-"""Results of runs: made of what the scripts left, once that is whole; those of a grid lie in one packed file.
+"""Results of runs, made from the files that a finished run wrote; a grid's results are one packed file.
 
-results/<grid>.jsonl.xz is JSON, a line each: {"grid": name, "yaml": the text of its file}, then by id the result of
-each run, followed by {"items_of": its id, ...} where the run left scores of single items (evaluation/items.py).
-A runner writes each result into a file of its own first (places.py) and packs them when it starts and ends; what is not
-packed yet is read from there. A result can be made again from the work, whoever did it: this grid, another one, a shell
-script or a cluster.
+results/<grid>.jsonl.xz has a JSON object a line: {"grid": name, "yaml": the text of its file}, then the result of each
+run in the order of ids. A run with scores of single test items (evaluation/items.py) has a second line,
+{"items_of": its id, ...}. A runner writes each result to a file of its own (places.py), and packs them when it starts
+and ends. A result can be made again from a run's files, whoever started the run: this grid, another one, a shell script
+or a cluster.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from studies.version import commit, packages, version
 FORMAT = 2
 
 ITEMS = '{"items_of":'
-"""How the line of a run's items begins."""
+"""Start of the line with a run's items."""
 
 NEEDED = {"format", "id", "version", "finished"}
 """Without these keys, a line is no result."""
@@ -51,7 +51,7 @@ Layers = dict[str, dict[str, list[int]]]
 
 @dataclass(frozen=True)
 class Axes:
-    """Where a result stands in its grid. pruner: the row; method: its pruner. sparsity: percent, 0 for dense."""
+    """A result's position in its grid. pruner: the row; method: its pruner. sparsity: percent, 0 for dense."""
 
     model: str
     pruner: str
@@ -66,12 +66,11 @@ class Axes:
 
 @dataclass(frozen=True)
 class Result:
-    """A run's line. mask, pruned_by, kept: of a task; sparsities, layers, weights_in_matrices: of a pruning.
+    """The result of a run. mask, pruned_by, kept: of a task; sparsities, layers, weights_in_matrices: of a pruning.
 
-    kept: modality -> [weights of the task model that are not zero at the end, all that can be pruned].
-
-    seconds, cpu_seconds (of all cores), peak_memory_gb: None where nobody measured. layers: percent -> `Layers`.
-    like: equal for runs that take about equally long. defined_by: what the id is the hash of.
+    kept: modality -> [nonzero weights of the task model after training, its prunable weights].
+    seconds, cpu_seconds (of all cores), peak_memory_gb: None if not measured. layers: percent -> `Layers`.
+    like: equal for runs of about equal duration. defined_by: what the id is the hash of.
     """
 
     format: int
@@ -103,7 +102,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Record:
-    """A result as it is written, and the line of its items; empty where there are none."""
+    """A result as it is written, and the line of its items; empty if there are none."""
 
     result: dict[str, Any]
     items: str = ""
@@ -144,7 +143,7 @@ def read_records(path: Path) -> Iterator[Record]:
 
 
 def all_records(places: Places) -> Iterator[Record]:
-    """All results of a grid by id, packed or not; of two of one run, the one that was finished later."""
+    """All results of a grid in the order of ids, packed or not; the later one of two results of a run."""
     packed = read_records(places.pack) if places.pack.is_file() else iter(())
     single = (record for path in sorted(places.loose.glob("*.jsonl")) for record in read_records(path))
     merged = heapq.merge(packed, single, key=lambda record: record.result["id"])
@@ -153,9 +152,9 @@ def all_records(places: Places) -> Iterator[Record]:
 
 
 def pack(places: Places, grid_text: str) -> None:
-    """Bring all results of a grid into its one file, whole or not at all; the same results give the same bytes.
+    """Write all results of a grid to its packed file, atomically; the same results give the same bytes.
 
-    Single files stay: a runner that packs elsewhere at the same time could not have seen them.
+    Single files are not removed: another runner that packs at the same time may not have read them.
     """
     with (
         locked(places.loose / "lock", f"pack {places.pack}"),
@@ -169,7 +168,7 @@ def pack(places: Places, grid_text: str) -> None:
 
 
 def has_result(step: Step, places: Places) -> bool:
-    """Whether a step's result is there, and of today's version."""
+    """Whether a step has a result of the current version, with all of its sparsities."""
     single = places.result(step.id)
     found = [record.result for record in read_records(single)] if single.is_file() else []
     found += filter(None, [in_short(places.pack).get(step.id)])
@@ -178,7 +177,7 @@ def has_result(step: Step, places: Places) -> bool:
 
 
 def in_short(path: Path) -> dict[str, dict[str, Any]]:
-    """id -> of each result in a packed file, what a runner asks; none where there is no file. Remembered."""
+    """id -> the keys of a result that a runner reads, from a packed file; empty without a file. Cached."""
     try:
         stat = path.stat()
     except OSError:
@@ -196,7 +195,7 @@ def _in_short(path: Path, *_: int) -> dict[str, dict[str, Any]]:
 
 
 def outcome(step: Step, places: Places) -> dict[str, Any] | None:
-    """The metrics that the work of a step has come to; None while it is not finished: scripts write files whole."""
+    """The metrics of a finished step; None before it is finished, which is certain since scripts write atomically."""
     if step.kind == PRUNE:
         return _pruned(step, places)
     if step.kind == SHRINK:
@@ -211,21 +210,20 @@ def outcome(step: Step, places: Places) -> dict[str, Any] | None:
 
 
 def is_done(step: Step, places: Places) -> bool:
-    """Whether a step has a result, or finished work to make one of."""
+    """Whether a step has a result, or the files of a finished run to make one from."""
     return has_result(step, places) or outcome(step, places) is not None
 
 
 def needed_done(step: Step, places: Places, users_done: bool) -> bool:
-    """What others need counts once nobody needs it any more, even if it was removed; else it must be there."""
+    """Whether a step that others need is done: its files exist, or all its users are done and need them no more."""
     there = outcome(step, places) is not None and (step.makes or places.weights(step).is_file())
     return there or (users_done and is_done(step, places))
 
 
 def collect(step: Step, places: Places, plan: Plan) -> bool:
-    """Write the result of a step whose work is finished; False where it is not.
+    """Write the result of a finished step; False if it is not finished.
 
-    Weights that a finetuning left are removed, unless the grid keeps them, or others learn from them: only the numbers
-    are asked for.
+    Finetuned weights are then removed, unless the grid keeps them or another run learns from them.
     """
     metrics = outcome(step, places)
     if metrics is None:
@@ -257,9 +255,9 @@ def collect(step: Step, places: Places, plan: Plan) -> bool:
 
 
 def count_layers(path: Path) -> tuple[Layers, int | None]:
-    """The layers of a mask that prune.py wrote, and how many weights its model has in matrices, prunable or not.
+    """The layers of a mask file of prune.py, and the number of its model's weights in matrices, prunable or not.
 
-    No layers where the file is no such mask. Imports no torch.
+    No layers if the file is no such mask. Imports no torch.
     """
     found: Layers = {}
     try:
@@ -294,14 +292,14 @@ def _of_mask(step: Step, places: Places, need: Step | None) -> dict[str, Any]:
     found = None if step.kind == ZERO_SHOT else _json(places.run_folder(step) / "results.json")
     by_modality = (found or {}).get("kept", {}).get("after_training", {}).get("by_modality", {})
     kept = {modality: [count["kept"], count["of"]] for modality, count in by_modality.items()}
-    if need is not None and need.kind == SHRINK:  # a task counts what its model has, and not what it had
+    if need is not None and need.kind == SHRINK:  # the task counts the smaller model's weights, not the dense one's
         layers = _series(need, places)["shares"].get(percent((step.sparsity or 0) / 100), {}).get("layers", {})
         kept = {modality: list(map(sum, zip(*counts.values(), strict=True))) for modality, counts in layers.items()}
     return {"mask": mask, "pruned_by": step.needs, "kept": kept}
 
 
 def _shrunk(step: Step, places: Places) -> dict[str, Any] | None:
-    """Of each share what measuring took, and [dense, small] of parameters, FLOPs and milliseconds."""
+    """Share -> the cost of measuring, and [dense, small] of parameters, FLOPs and milliseconds."""
     found = _series(step, places)
     labels = [percent(sparsity / 100) for sparsity in step.sparsities]
     if places.missing(step) or not set(labels) <= found["shares"].keys():
@@ -333,7 +331,7 @@ def _pruned(step: Step, places: Places) -> dict[str, Any] | None:
 
 
 def _remove_weights(folder: Path, mask: Path) -> None:
-    """All but the mask, which is small."""
+    """Remove all weights files of a run but the mask, which is small."""
     for pattern in ("*.safetensors", "*.pt", "*.pth", "*.ckpt"):
         for file in (file for file in folder.glob(pattern) if file != mask):
             try:

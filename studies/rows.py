@@ -1,4 +1,4 @@
-"""The rows of a grid: pruners, smaller models, methods that prune while training, variants of all, weighted layers."""
+"""The rows of a grid: pruners, smaller models, methods that prune while training, their variants, weighted layers."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from studies.grid import GridFile
 
 SHRINK = "shrink"
-"""The pruner of rows of smaller models (shrink.py). Sparsities are shares that go, of heads and neurons if not said."""
+"""The pruner of rows of smaller models (shrink.py). Sparsities are shares removed, by default of heads and neurons."""
 
 DENSE, UNTRAINED = "dense", "random weights"
 UNPRUNED = (DENSE, UNTRAINED)
-"""Rows that no pruner makes: what the others fall from, and the floor that they fall to."""
+"""Rows without a pruner: upper and lower reference of all others."""
 
 WITH_IDS = " + ID"
-"""How the name of a row ends whose layers are weighted by intrinsic dimensions."""
+"""Suffix of the name of a row whose layers are weighted by intrinsic dimensions."""
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """How a row learns from the dense model (training/distillation.py): losses and their weights; None: the usual."""
+    """Distillation of a row from the dense model (training/distillation.py): losses and weights; None: the defaults."""
 
     distil: str | None = None
     sim: float | None = None
@@ -42,10 +42,10 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Variant:
-    """A row of its own name: a pruner, or a method that prunes while training, otherwise than usual.
+    """A row with a name of its own: a pruner, or a method that prunes while training, with other settings.
 
-    With another allocation, other options, sparsities of its own, or for some models or tasks only. teacher: what it
-    prunes learns from the dense row's run, too. overrides: as of the grid, for this row alone.
+    models, tasks: None for all of the grid. teacher: its runs are distilled from the dense row's. overrides: as the
+    grid's, for this row only.
     """
 
     pruner: str
@@ -60,10 +60,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Row:
-    """What masks or smaller models come from: a pruner, a method that prunes while training, or a variant of one.
+    """A row of the tables: a pruner, a method that prunes while training, or a variant of one.
 
-    sparsities: percents. models: those that have the row. tasks: those of the grid that it runs on, None for all.
-    teacher, overrides: of training, as of `Variant`. ids: model -> the file of its layers' intrinsic dimensions.
+    sparsities: percents. models: those that have the row. tasks: of the grid, None for all. teacher, overrides: as in
+    `Variant`. ids: model -> the file of its layers' intrinsic dimensions.
     """
 
     label: str
@@ -79,17 +79,17 @@ class Row:
 
     @property
     def trains_otherwise(self) -> bool:
-        """Whether it is trained otherwise than other rows: then there is nothing to evaluate before that."""
+        """Whether only its training differs: before it there is nothing of its own to evaluate."""
         return self.teacher is not None or bool(self.overrides.keys() - {"prune"})
 
     @property
     def while_training(self) -> bool:
-        """Whether the runs of tasks make its masks."""
+        """Whether its masks are made by the runs of tasks."""
         return self.pruner in CHOICES
 
 
 def row_labels(settings: dict[str, Any]) -> list[str]:
-    """How the rows of a grid's file may be called, in the order of tables."""
+    """All possible names of the rows of a grid's file, in the order of tables."""
     names = [name for key in ("pruners", "progressive", "variants") for name in settings.get(key) or ()]
     return [label for name in names for label in (name, name + WITH_IDS)]
 
@@ -97,7 +97,7 @@ def row_labels(settings: dict[str, Any]) -> list[str]:
 def rows_of(file: GridFile, models: list[str], tasks: Collection[str], where: str) -> list[Row]:
     """All rows of a grid with these models and tasks.
 
-    InputError for methods, options, allocations and dimensions that are none, or mean nothing.
+    InputError for unknown methods, options and allocations, and for intrinsic dimensions that have no effect.
     """
     for key, known in (("pruners", (*PRUNERS, SHRINK)), ("progressive", CHOICES)):
         for name in getattr(file, key):
@@ -125,7 +125,7 @@ def _rows(file: GridFile, models: list[str], tasks: Collection[str], where: str)
         if strangers := [task for task in variant.tasks or () if task not in tasks]:
             raise InputError(f"{where}: variants: '{strangers[0]}'{nearest(strangers[0], tasks)} is none of the tasks")
         if variant.pruner in PRUNERS and allocation == PRUNERS[variant.pruner].allocation:
-            allocation = None  # the one that a pruner has anyway makes no other run
+            allocation = None  # naming the pruner's own allocation does not make another run
         own_tasks = None if variant.tasks is None else tuple(variant.tasks)
         training = (own_tasks, variant.teacher, variant.overrides)
         rows.append(Row(label, variant.pruner, allocation, options, tuple(own), tuple(some), *training))
@@ -137,10 +137,10 @@ def _rows(file: GridFile, models: list[str], tasks: Collection[str], where: str)
 
 
 def _with_ids(rows: list[Row], file: GridFile, models: list[str], where: str) -> list[Row]:
-    """Rows whose layers are weighted come once for each of `ids`, all others once, without."""
+    """Rows with weighted layers, once for each entry of `ids`, and all others, once and without."""
     files = [_files_of(entry, models, where) for entry in unlike(file.ids, f"{where}: ids")]
     if sum(map(bool, files)) > 1 or not files:
-        raise InputError(f"{where}: ids: give none, a file (or a mapping from models to files), or both, as rows")
+        raise InputError(f"{where}: ids: give none, a file (or a mapping from models to files), or both")
     if not any(files) and file.weighted:
         raise InputError(f"{where}: weighted: no file is named under 'ids': name one, or leave it out")
     labels = [row.label for row in rows]
@@ -161,7 +161,7 @@ def _with_ids(rows: list[Row], file: GridFile, models: list[str], where: str) ->
 
 
 def _files_of(entry: Any, models: list[str], where: str) -> dict[str, str]:
-    """Model -> file, of an entry of `ids`; empty for none."""
+    """Model -> file for an entry of `ids`; empty for none."""
     if entry in (None, "none"):
         return {}
     found = dict.fromkeys(models, entry) if isinstance(entry, str) else entry
@@ -175,7 +175,7 @@ def _files_of(entry: Any, models: list[str], where: str) -> dict[str, str]:
 
 
 def _competes(row: Row) -> bool:
-    """Whether weights of several layers compete, so that factors on layers change something."""
+    """Whether weights of several layers compete, so that factors on layers have an effect."""
     try:
         _check_competition(row)
     except InputError:
@@ -184,21 +184,21 @@ def _competes(row: Row) -> bool:
 
 
 def _check_competition(row: Row) -> None:
-    """InputError where factors on layers change nothing."""
+    """InputError if factors on layers have no effect."""
     if row.while_training:
         return
     if row.pruner == SHRINK:
-        raise InputError(f"dimensions mean nothing to {row.label}, which removes heads and neurons: leave it out")
+        raise InputError(f"ids have no effect on {row.label}, which removes heads and neurons: leave it out")
     from sparsity.weighting import check_competition
 
     method = PRUNERS[row.pruner]
     if not method.takes_ids:
-        raise InputError(f"dimensions mean nothing to {row.label}, which solves each layer by itself: leave it out")
+        raise InputError(f"ids have no effect on {row.label}, which solves each layer by itself: leave it out")
     check_competition(row.allocation or method.allocation)
 
 
 def _check_method(name: str, known: Collection[str], where: str) -> None:
-    """InputError for one that is not known there."""
+    """InputError for a method that is not in `known`, with the key that it belongs to."""
     if name in known:
         return
     if name in CHOICES:
@@ -209,11 +209,11 @@ def _check_method(name: str, known: Collection[str], where: str) -> None:
 
 
 def _check_row(row: Row, where: str) -> None:
-    """Options and allocation that the method takes."""
+    """InputError for options or an allocation that the method does not take."""
     if row.while_training:
         for key in ("prune", "sparsity", "ids"):
             if key in row.options:
-                raise InputError(f"{where}: options of {row.label}: '{key}' is said by the grid: leave it out")
+                raise InputError(f"{where}: options of {row.label}: '{key}' is set by the grid: leave it out")
         if row.allocation is not None:
             raise InputError(f"{where}: {row.label} prunes while training, which has no allocation: leave it out")
         parse(ProgressiveConfig, {"prune": row.pruner, **row.options}, f"{where}: options of {row.label}", inner=True)
@@ -237,17 +237,17 @@ def _check_row(row: Row, where: str) -> None:
 
 
 def unknown(what: str, name: str, known: Any) -> str:
-    """What is said of a name that is none."""
+    """The message on an unknown name."""
     return f"unknown {what} '{name}'{nearest(name, known)}: choose one of {', '.join(known)}"
 
 
 def empty(where: str, axis: str) -> InputError:
-    """What is said of an axis without values."""
-    return InputError(f"{where}: the grid expands to nothing, since '{axis}' is empty: name at least one there")
+    """The error on an axis without values."""
+    return InputError(f"{where}: the grid has no runs, since '{axis}' is empty: name at least one there")
 
 
 def unlike(values: list[Any], where: str) -> list[Any]:
-    """The values; InputError for one that is given twice."""
+    """The values; InputError if one is given twice."""
     for value in values:
         if values.count(value) > 1:
             raise InputError(f"{where}: {value} is given twice")
@@ -255,7 +255,7 @@ def unlike(values: list[Any], where: str) -> list[Any]:
 
 
 def in_file(where: str, check: Any, *arguments: Any) -> Any:
-    """What `check` gives; its InputError says where the value stands."""
+    """The result of `check`, whose InputError gets `where` in front."""
     try:
         return check(*arguments)
     except InputError as error:

@@ -12,10 +12,11 @@ from studies.results import Result
 
 @dataclass(frozen=True)
 class Run:
-    """A result. task: PRUNE for what made masks or smaller models. sparsity: percent, 0 for dense. chance: another seed
-    may give another result. single: scores of single items, compressed; empty where there are none. recipe: of the
-    masks, whatever the seed; None where it is not known. answers: to single items, compressed; empty where nobody kept
-    them.
+    """A result. task: PRUNE for a pruning or smaller models. sparsity: percent, 0 for dense.
+
+    chance: another seed may give another result. single: scores of single test items, compressed; empty if there are
+    none. recipe: hash of how the masks were made, for any seed; None if unknown. answers: to single items, compressed;
+    empty if not saved.
     """
 
     id: str
@@ -33,5 +34,5 @@ class Run:
     answers: bytes = b""
 
     def items(self) -> Groups | None:
-        """Scores of single test items, where the run left them; InputError where these are not whole."""
+        """Scores of single test items, if the run saved them; InputError if they are incomplete."""
         return groups_of(json.loads(zlib.decompress(self.single)), self.id) if self.single else None

@@ -1,7 +1,7 @@
-"""Run what is missing of a plan: several at once, on after failures, beside other runners, stopped and resumed at will.
+"""Run the missing steps of a plan: several at once, continuing after failures, next to other runners, resumable.
 
-One thread looks after all runs. A step is started when what it needs is there and its lock is free; a lock that another
-runner holds means that the step is being done: other steps come first, then this runner waits.
+One thread watches all runs. A step starts when the steps that it needs are done and its lock is free. If another runner
+holds the lock, this runner takes other steps first, and waits in the end.
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ from studies.results import collect, has_result, needed_done, outcome
 from studies.status import Survey, disk_free, survey
 
 LEAST_DISK = 50_000_000
-"""Bytes; with less free, no run is started."""
+"""Bytes of free disk space that a run needs to be started."""
 
 
 @dataclass
 class Summary:
-    """done: ids finished now, by this runner or beside it. failed: id -> why. left: ids not come to."""
+    """done: ids finished now, by this runner or another one. failed: id -> why. left: ids not started.
+
+    before: number of runs that were done before. stopped: whether the user stopped the runner.
+    """
 
     done: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
@@ -43,7 +46,10 @@ class Summary:
 
 @dataclass
 class Runner:
-    """jobs: runs at once. threads: of each. hours: no run is started later than that (None: no limit)."""
+    """jobs: runs at once. threads: of each run. hours: after which no run is started (None: no limit).
+
+    pause: seconds between two looks at the runs. show: print a bar and failures.
+    """
 
     plan: Plan
     places: Places
@@ -55,7 +61,7 @@ class Runner:
     show: bool = True
 
     def run(self) -> Summary:
-        """Until nothing is left that could be done, or a stop was asked for (Ctrl-C, SIGTERM)."""
+        """Run steps until none is left that can run, or a stop is requested (Ctrl-C, SIGTERM)."""
         self._began, self._wall = time.monotonic(), time.time()
         self._users, self._steps = self.plan.users(), self.plan.by_id()
         found = survey(self.plan, self.places)
@@ -87,7 +93,7 @@ class Runner:
         return interrupt.requested or late
 
     def _collect_finished(self, found: Survey) -> None:
-        """Finished work that has no result here yet: of another grid, a shell script, or a runner that was killed."""
+        """Write missing results of finished runs, started by another grid, a shell script or a killed runner."""
         for step in self.plan.steps:
             if step.id in found.done and not has_result(step, self.places):
                 try:
@@ -107,7 +113,7 @@ class Runner:
                 self._fail(attempt.step, why)
 
     def _start(self) -> None:
-        """Fill the free places with steps that can start."""
+        """Start steps until `jobs` of them run, or none can start."""
         for step in list(self._waiting):
             if len(self._running) >= self.jobs:
                 return
@@ -127,13 +133,13 @@ class Runner:
             if lock is None:
                 if step.id not in self._beside:
                     self._beside.add(step.id)
-                    self._advance(0, note=f"{len(self._beside)} in other hands")
+                    self._advance(0, note=f"{len(self._beside)} run elsewhere")
                 continue
             self._waiting.remove(step)
             self._begin(step, lock)
 
     def _begin(self, step: Step, lock: TextIO) -> None:
-        """Start a step whose lock is held, unless another runner has just done it, or failed at it."""
+        """Start a step whose lock is held, unless another runner has finished it or failed since."""
         try:
             if self._is_done(step):
                 collect(step, self.places, self.plan)
@@ -173,9 +179,9 @@ class Runner:
             console.print(f"failed: {step.id}: {why}", markup=False, highlight=False)
 
     def _stop(self, patience: float = 600.0) -> None:
-        """Ask all runs to save and end, and wait for them; they go on at the next start."""
+        """Ask all runs to save and exit, and wait for them; the next start resumes them."""
         if self.show and self._running:
-            console.print(f"stopping: {counted(len(self._running), 'run', 'saves')} what there is")
+            console.print(f"stopping: {counted(len(self._running), 'run', 'saves')} and exits")
         for attempt in self._running:
             attempt.stop()
         until = time.monotonic() + patience
@@ -188,7 +194,7 @@ class Runner:
 
 @contextlib.contextmanager
 def _listening() -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask to stop, as long as runs are looked after; then they do again what they did before."""
+    """Inside, Ctrl-C and SIGTERM request a stop; on exit, the earlier signal handlers are restored."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(number) for number in numbers]
     interrupt.requested = False
@@ -202,13 +208,13 @@ def _listening() -> Iterator[None]:
 
 
 def summary_lines(summary: Summary, places: Places) -> list[str]:
-    """The end of a sitting in words, each failure with its log."""
+    """The summary in sentences, each failure with its log."""
     before = f"{summary.before} {agreed(summary.before, 'was')} done before"
     lines = [f"{counted(len(summary.done), 'run')} done, {before}, {len(summary.failed)} failed"]
     for run, why in summary.failed.items():
         log = places.log(run)
         lines.append(f"  failed  {run}: {why}" + (f"  (log: {short(log)})" if log.is_file() else ""))
     if summary.left:
-        lines.append(f"{counted(len(summary.left), 'run', 'is')} left: the same command goes on with them")
+        lines.append(f"{counted(len(summary.left), 'run', 'is')} left: the same command continues")
     lines.append(f"results: {short(places.pack)}")
     return lines

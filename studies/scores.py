@@ -1,4 +1,4 @@
-"""Means over seeds, shares of what the dense model has, best and second of every column, and whether that is chance."""
+"""Means over seeds, shares of the dense score, ranks in every column, and significance of the best."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from studies.run import Run
 from studies.significance import p_value
 
 DIGITS = 1
-"""Shown of a score; what looks equal in the table has one rank."""
+"""Decimals of a score; scores that are equal after rounding share a rank."""
 
 LEVEL = 0.05
-"""Differences with a smaller p value are marked."""
+"""Significance level: differences with a smaller p value are marked."""
 
 FIXED = -1
-"""Stands for every seed."""
+"""Seed of runs that do not depend on the seed; stands for every seed."""
 
 Column = tuple[str, str, str, float]
-"""Model, task, metric, sparsity in percent: what pruners are compared within."""
+"""Model, task, metric, sparsity in percent: pruners are compared within a column."""
 
 
 @dataclass(frozen=True)
 class OverSeeds:
-    """A number of several seeds. values: one for each."""
+    """A number measured with several seeds. values: one for each."""
 
     values: tuple[float, ...]
 
@@ -41,16 +41,16 @@ class OverSeeds:
 
     @property
     def sd(self) -> float | None:
-        """Over seeds, of a sample (n - 1); None of a single one."""
+        """Sample standard deviation over seeds (n - 1); None for a single one."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
 
 @dataclass(frozen=True)
 class Score(OverSeeds):
-    """What a pruner comes to in a column.
+    """A pruner's score in a column.
 
     values: by seed. share: of the dense model's mean, None without one. rank: 1 for the best pruner, 2 for the second,
-    else 0. p: of the best against the second, None where it was not tested. expected: seeds there should be.
+    else 0. p: of the best against the second, None if not tested. against: the second. expected: number of seeds.
     """
 
     expected: int
@@ -61,13 +61,13 @@ class Score(OverSeeds):
 
     @property
     def missing(self) -> int:
-        """Seeds that are not there yet."""
+        """Number of seeds without a result yet."""
         return max(0, self.expected - len(self.values))
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Means over seeds of two rows, and the p value of their difference; None with the reason where it is untested."""
+    """Means over seeds of two rows, and the p value of their difference; if it was not tested, None and the reason."""
 
     first: float
     second: float
@@ -81,7 +81,7 @@ class Scores:
     def __init__(self, results: Results):
         self.results = results
         self.untested: dict[str, int] = {}
-        """Why columns were not tested -> how many."""
+        """Reason why columns were not tested -> number of columns."""
         self._runs: dict[tuple[str, str, str, float], list[Run]] = defaultdict(list)
         self._seeds: dict[tuple[str, str], set[int]] = defaultdict(set)
         for place, seeds in results.planned.items():
@@ -92,7 +92,7 @@ class Scores:
                 self._seeds[run.model, run.task].add(run.seed)
         self._columns: dict[Column, dict[str, Score]] = {}
         runs = {run.id: run for run in results.tasks}
-        self._items = lru_cache(maxsize=64)(lambda name: runs[name].items())  # they serve all metrics of a run
+        self._items = lru_cache(maxsize=64)(lambda name: runs[name].items())  # all metrics of a run use them
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -108,26 +108,26 @@ class Scores:
         return {task: list(found[task]) for task in tasks_ordered(found)}
 
     def tasks(self, model: str) -> list[str]:
-        """Of a model."""
+        """The tasks of a model."""
         return tasks_ordered({run.task for run in self.results.tasks if run.model == model})
 
     def metrics(self, model: str, task: str) -> list[str]:
-        """Of a task of a model."""
+        """The metrics of a task of a model."""
         runs = [run for run in self.results.tasks if (run.model, run.task) == (model, task)]
         return list(dict.fromkeys(name for run in runs for name in run.metrics))
 
     def main(self, model: str) -> list[tuple[str, str]]:
-        """(task, metric that stands for it) of a model."""
+        """(task, its main metric) of a model."""
         found = [(task, self.metrics(model, task)) for task in self.tasks(model)]
         return [(task, main_metric(task, metrics)) for task, metrics in found if metrics]
 
     def pruners(self, model: str) -> list[str]:
-        """Rows of a model's tables, without those that no pruner makes."""
+        """Rows of a model's tables, without UNPRUNED."""
         runs = (*self.results.tasks, *self.results.prunings)
         return ordered({run.pruner for run in runs if run.model == model} - {*UNPRUNED}, self.results.order)
 
     def sparsities(self, model: str) -> list[float]:
-        """Percents, rising."""
+        """The sparsities of a model's masks, in rising percents."""
         return sorted({run.sparsity for run in self.results.tasks if run.model == model and run.pruner not in UNPRUNED})
 
     def dense(self, model: str, task: str, metric: str) -> Score | None:
@@ -135,7 +135,7 @@ class Scores:
         return self._score(model, task, metric, DENSE, 0.0)
 
     def get(self, model: str, task: str, metric: str, pruner: str, sparsity: float) -> Score | None:
-        """A pruner's score, or that of a row of UNPRUNED, whatever the sparsity; None where it has none."""
+        """A pruner's score, or that of a row of UNPRUNED at any sparsity; None if there is none."""
         if pruner in UNPRUNED:
             return self._score(model, task, metric, pruner, 0.0)
         return self.column((model, task, metric, sparsity)).get(pruner)
@@ -147,9 +147,9 @@ class Scores:
         return self._columns[column]
 
     def mean_share(self, model: str, pruner: str, sparsity: float, columns: Iterable[tuple[str, str]]) -> Score | None:
-        """Share of the dense model kept, mean over (task, metric), of every seed that all of them have.
+        """Share of the dense model kept, mean over (task, metric), for every seed that all of these have.
 
-        What is not left to chance stands for each seed. None where no seed has all.
+        A run that does not depend on the seed counts for every seed. None if no seed has all.
         """
         found, expected = [], 1
         for task, metric in columns:
@@ -166,9 +166,9 @@ class Scores:
         return Score(tuple(values), expected) if values else None
 
     def difference(self, one: Column, rows: tuple[str, str], task: str = "") -> Difference | None:
-        """The first row's mean less the second's, in a column; task: of the second, where it is another's column.
+        """The difference of two rows in a column; None if either has no score.
 
-        The tests of both must be about the same items. None where either has no score.
+        task: the second row's, if another; both must be tested on the same items.
         """
         model, first_task, metric, sparsity = one
         sides = ((rows[0], first_task), (rows[1], task or first_task))
@@ -185,7 +185,7 @@ class Scores:
     # -- one column ------------------------------------------------------------------------------------
 
     def runs(self, model: str, task: str, metric: str, pruner: str, sparsity: float) -> list[Run]:
-        """Of a row in a column, by seed."""
+        """The runs of a row in a column, by seed."""
         runs = self._runs.get((model, task, pruner, sparsity), [])
         return sorted((run for run in runs if metric in run.metrics), key=lambda run: run.seed)
 
@@ -209,7 +209,7 @@ class Scores:
         for pruner, rank in ranks({pruner: score.mean for pruner, score in found.items()}).items():
             found[pruner] = replace(found[pruner], rank=rank)
         first, second = sorted(found, key=lambda pruner: -found[pruner].mean)[:2]
-        if found[second].rank == 2:  # one best only
+        if found[second].rank == 2:  # otherwise two pruners share the first rank
             found[first] = replace(found[first], p=self._tested(column, first, second), against=second)
         return found
 
@@ -226,7 +226,7 @@ class Scores:
 
 
 def ranks(values: Mapping[str, float]) -> dict[str, int]:
-    """Name -> 1 for the best of two or more, as shown, 2 for the second, else 0."""
+    """Name -> 1 for the best of two or more after rounding, 2 for the second, else 0."""
     shown = {name: round(value, DIGITS) for name, value in values.items()}
     places = sorted(set(shown.values()), reverse=True)[:2] if len(shown) > 1 else []
     return {name: 1 + places.index(value) if value in places else 0 for name, value in shown.items()}

@@ -1,7 +1,7 @@
-"""The plan as a shell script of plain commands, for queues and machines that know nothing of it.
+"""The plan as a shell script of plain commands, for other schedulers and machines.
 
-Each run is skipped where its last output is there, logs into its folder, and does not stop the others when it fails.
-`experiments.py collect` then makes the results; the runner would do the same when it comes by.
+A run whose last output exists is skipped; a failed run does not stop the others; each logs to its folder.
+`experiments.py collect` then makes the results, as does a later `experiments.py run`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from studies.version import REPOSITORY
 
 HEAD = """#!/bin/sh
 # {title}
-# Written by `experiments.py shell`. Lines may be taken out, and spread over machines: each is one run.
+# Written by `experiments.py shell`. Each line is one run: lines may be removed, or divided among machines.
 cd {here} || exit 2
 PYTHON=${{PYTHON:-{python}}}
 export PYTHONPATH={repository}${{PYTHONPATH:+:$PYTHONPATH}}
@@ -46,7 +46,7 @@ exit "$failed"
 
 
 def shell_script(plan: Plan, places: Places, commands: Commands, steps: list[Step]) -> str:
-    """The text of the script; the configurations that its commands read are written now."""
+    """The text of the script; also writes the configurations that its commands read."""
     lines = [
         HEAD.format(
             title=f"{counted(len(steps), 'run')} of {plan.grid.path}",

@@ -1,8 +1,8 @@
-"""Would the difference of two methods be there with other test pictures of the same kind? The paired bootstrap.
+"""Significance of the difference of two methods: the paired bootstrap over test pictures.
 
-Efron and Tibshirani, An Introduction to the Bootstrap, 1993 (16.4): both methods are judged on the same items, and how
-often the mean of the differences, over pictures drawn anew with replacement, strays from the observed one by as much as
-that is away from zero is the two-sided p value.
+Efron and Tibshirani, An Introduction to the Bootstrap, 1993 (16.4). Both methods are evaluated on the same items. The
+two-sided p value is the share of resamples whose mean difference is at least as far from the observed mean difference
+as that is from zero.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from evaluation.items import RECALLS, Groups, Items
 
 @dataclass(frozen=True)
 class Kind:
-    """Items of one kind: the score of each, and of which picture each is, both by id."""
+    """Items of one kind: the score and the picture of each, by id."""
 
     scores: dict[Id, float]
     pictures: dict[Id, Id]
 
 
 def p_value(ours: Sequence[Groups | None], theirs: Sequence[Groups | None], metric: str) -> float:
-    """Of the difference of two methods in a metric, from the items of the runs (seeds) of each.
+    """The p value of the difference of two methods in a metric, from the items of the runs (seeds) of each.
 
-    InputError where a run has none, or they are not about the same items, or those are of too few pictures.
+    InputError if a run has no items, they differ between runs, or they are of too few pictures.
     """
     one, other = mean_scores(ours, metric), mean_scores(theirs, metric)
     _refuse_other_items(one, other)
@@ -42,15 +42,15 @@ def p_value(ours: Sequence[Groups | None], theirs: Sequence[Groups | None], metr
         kinds.append((differences, [mine.pictures[item] for item in items]))
     there = len({picture for _, pictures in kinds for picture in pictures})
     if there < FEWEST:
-        raise InputError(f"the test items are of {counted(there, 'picture')}, and {FEWEST} are the fewest that tell")
+        raise InputError(f"the test items are of {counted(there, 'picture')}, and a test needs at least {FEWEST}")
     return paired_bootstrap(*kinds)
 
 
 def mean_scores(runs: Sequence[Groups | None], metric: str) -> list[Kind]:
-    """Scores of a metric, means over runs (seeds), of each kind of items that it is about: it is a mean of means."""
+    """Scores of a metric, means over runs (seeds), for each kind of items; the metric is the mean of their means."""
     found = [scores_of(groups, metric) if groups else [] for groups in runs]
     if not all(found):
-        raise InputError("the runs left no scores of single test items for the metric")
+        raise InputError("the runs saved no scores of single test items for the metric")
     for other in found:
         _refuse_other_items(found[0], other)
     return [
@@ -62,9 +62,9 @@ def mean_scores(runs: Sequence[Groups | None], metric: str) -> list[Kind]:
 
 
 def scores_of(groups: Groups, metric: str) -> list[Kind]:
-    """Scores of a run, by kind; empty where no group has the metric.
+    """Scores of a run, by kind; empty if no group has the metric.
 
-    The mean recall is put together: of an item, from those at 1, 5 and 10; of both directions, from texts and images.
+    The mean recall is computed from its parts: of an item from R@1, 5 and 10; of both directions from texts and images.
     """
     for items in groups.values():
         if metric in items.scores:
@@ -88,6 +88,6 @@ def _kind(items: Items, scores: Sequence[float]) -> Kind:
 
 
 def _refuse_other_items(one: Sequence[Kind], other: Sequence[Kind]) -> None:
-    """InputError unless both are about the same items of the same pictures."""
+    """InputError unless both have the same items of the same pictures."""
     if [kind.pictures for kind in one] != [kind.pictures for kind in other]:
         raise InputError("the runs were tested on different items")

@@ -1,4 +1,4 @@
-"""What smaller models are next to the dense one: parameters, FLOPs, time."""
+"""Sizes of smaller models compared with the dense one: parameters, FLOPs, time."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from studies.tables import Cell, Row, Table, number
 
 COUNTED = {"parameters": "parameters, M", "flops": "MFLOPs a sample"}
 TIMED = {"ms 1": "times as fast, batch 1", "ms 32": "times as fast, batch 32"}
-"""What a smaller model takes -> words."""
+"""Measured sizes -> headers of the table."""
 
 PARETO = {"parameters": "parameters, % of dense", "ms 32": "time at batch 32, % of dense"}
-"""Axes of pictures, and their words: relative to dense, since milliseconds compare within a run alone."""
+"""Axes of pictures -> labels; relative to dense, since milliseconds are comparable within one run only."""
 
 Sizes = dict[tuple[str, float], dict[str, tuple[float, float]]]
 """Row and sparsity in percent -> axis -> [dense, small], means over seeds; counts in millions."""
 
 
 def sizes_of(results: Results, model: str, pruners: Sequence[str], sparsities: Sequence[float]) -> Sizes:
-    """Of a model's rows that make smaller models."""
+    """The sizes of all smaller models of a model."""
     found: Sizes = {}
     for sparsity in sparsities:
         for pruner in pruners:
@@ -37,7 +37,7 @@ def sizes_of(results: Results, model: str, pruners: Sequence[str], sparsities: S
 
 
 def size_table(model: str, sizes: Sizes) -> Table:
-    """A row each, below the sparsity that was asked for."""
+    """A row for each smaller model, in a section per requested sparsity."""
 
     def cells(both: Mapping[str, tuple[float, float]], side: int) -> list[Cell]:
         counts = [
@@ -54,7 +54,7 @@ def size_table(model: str, sizes: Sizes) -> Table:
         rows += [Row(name, cells(both, 1)) for (name, asked), both in sizes.items() if asked == sparsity]
     heads = [[(words, 1) for words in (*COUNTED.values(), *TIMED.values())]]
     notes = [
-        "Means over seeds, of the pretraining model; below it percent of dense.",
-        "Speed: the least of several times, dense and small in turn within one run.",
+        "Means over seeds, of the pretraining model; in brackets percent of dense.",
+        "Speed: the least of several times, dense and small alternating within one run.",
     ]
-    return Table(f"{file_name(model)}_sizes", f"{model}: what smaller models are", heads, rows, notes=notes)
+    return Table(f"{file_name(model)}_sizes", f"{model}: sizes of smaller models", heads, rows, notes=notes)

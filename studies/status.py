@@ -1,4 +1,4 @@
-"""How far a plan is: what is done, what is missing, what is left in time and on the disk; as tables on the terminal."""
+"""The state of a plan, as tables on the terminal: runs done and missing, time left, disk needed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from studies.version import difference, version
 
 @dataclass
 class Survey:
-    """done: ids. missing: steps to do, in the plan's order. notes: sentences on what is there and not used."""
+    """done: ids. missing: steps to do, in the plan's order. notes: on results that are not used."""
 
     done: set[str] = field(default_factory=set)
     missing: list[Step] = field(default_factory=list)
@@ -32,7 +32,7 @@ class Survey:
 
 
 def survey(plan: Plan, places: Places) -> Survey:
-    """Look at every step: its result, or else finished work that only has to be collected."""
+    """The state of every step: done if it has a result, or a finished run that only has to be collected."""
     users = plan.users()
     done = {step.id for step in plan.steps if step.id not in users and is_done(step, places)}
     for step in plan.steps:
@@ -43,7 +43,7 @@ def survey(plan: Plan, places: Places) -> Survey:
 
 
 def _notes(known: set[str], places: Places) -> list[str]:
-    """What lies among the grid's results and is none of them."""
+    """Notes on results in the grid's files that are of another version or of no step."""
     versions: Counter[str] = Counter()
     strangers = 0
     for record in all_records(places):
@@ -57,17 +57,17 @@ def _notes(known: set[str], places: Places) -> list[str]:
     ]
     if strangers:
         notes.append(
-            f"{counted(strangers, 'result')} of no run of this grid (an earlier form of it?) "
-            f"{agreed(strangers, 'is')} left alone"
+            f"{counted(strangers, 'result')} of no run of this grid (from an earlier version of its file?) "
+            f"{agreed(strangers, 'is')} not used"
         )
     return notes
 
 
 class Times:
-    """Seconds of finished runs by kind: same model, task (or method) and configuration; seeds and masks may differ."""
+    """Durations of finished runs by kind: same model, task or method, and configuration; any seed and mask."""
 
     def __init__(self, places: Places):
-        """places: of one grid; the results of all grids beside it are looked at."""
+        """places: of one grid; the results of all other grids there are also used."""
         whole: dict[str, list[float]] = defaultdict(list)
         results = [result for path in places.results.glob(f"*{PACKED}") for result in in_short(path).values()]
         for path in places.loose.parent.glob("*/*.jsonl"):
@@ -78,17 +78,17 @@ class Times:
         self._median = {like: statistics.median(seconds) for like, seconds in whole.items()}
 
     def of(self, step: Step) -> float | None:
-        """The median of the same kind; None where none is known."""
+        """The median seconds of runs of the same kind; None if there are none."""
         return self._median.get(step.like)
 
     def together(self, steps: Iterable[Step]) -> tuple[float, int]:
-        """Seconds of the steps whose kind is known, one after the other, and how many are of no known kind."""
+        """Total seconds of the steps with a known duration, and the number of the others."""
         each = [self.of(step) for step in steps]
         return sum(seconds for seconds in each if seconds is not None), each.count(None)
 
 
 def disk_needed(plan: Plan, missing: list[Step], jobs: int) -> int:
-    """Bytes that the missing steps leave, and those that `jobs` of them need meanwhile; roughly."""
+    """Estimate of the bytes that the missing steps leave, and that `jobs` of them need while they run."""
     left, training = 0.0, []
     for step in missing:
         size = plan.weights.get(step.model, 0)
@@ -98,12 +98,13 @@ def disk_needed(plan: Plan, missing: list[Step], jobs: int) -> int:
             left += 2 * size * plan.grid.file.keep_weights  # the best epoch and the last
             left += size / 32 * step.while_training  # its mask, a bit a weight
             training.append(size)
-    meanwhile = sum(sorted(training, reverse=True)[:jobs]) * 6  # besides, a snapshot with Adam's moments, twice
+    # A run needs twice a snapshot: weights and two moments of Adam. The old one is removed after the new is written.
+    meanwhile = sum(sorted(training, reverse=True)[:jobs]) * 6
     return round(left) + meanwhile
 
 
 def disk_free(places: Places) -> int:
-    """Bytes free where the work goes."""
+    """Free bytes on the disk of the working folder."""
     work = places.work.absolute()
     return shutil.disk_usage(next(path for path in (work, *work.parents) if path.exists())).free
 
@@ -116,7 +117,7 @@ def duration(seconds: float) -> str:
 
 
 def print_plan(plan: Plan, places: Places, found: Survey, jobs: int = 1) -> None:
-    """Runs by kind and model: how many, how many done, how long; then the disk, and what else is to be said."""
+    """Print runs by kind and model: their number, those done, durations; then disk space and notes."""
     times = Times(places)
     missing = {step.id for step in found.missing}
     table = Table("what", "model", title=f"{plan.grid.path}: {counted(len(plan.steps), 'run')}")
@@ -149,7 +150,7 @@ def print_plan(plan: Plan, places: Places, found: Survey, jobs: int = 1) -> None
 
 
 def _left(times: Times, steps: list[Step], jobs: int = 1) -> str:
-    """The time that is left, as far as it is known."""
+    """The time left, as far as durations are known."""
     seconds, unknown = times.together(steps)
     if not steps:
         return "-"
@@ -159,7 +160,7 @@ def _left(times: Times, steps: list[Step], jobs: int = 1) -> str:
 
 
 def print_status(plan: Plan, places: Places, found: Survey) -> None:
-    """What is being run now, and what failed."""
+    """Print the steps that run now, and those that failed."""
     screen = result_console()
     for step in found.missing:
         if is_running(step, places):
@@ -170,7 +171,7 @@ def print_status(plan: Plan, places: Places, found: Survey) -> None:
 
 
 def is_running(step: Step, places: Places) -> bool:
-    """Whether somebody holds the step's lock."""
+    """Whether a process holds the step's lock."""
     if not places.lock(step.id).is_file():
         return False
     lock = try_lock(places.lock(step.id), f"look at {places.lock(step.id)}")

@@ -1,4 +1,4 @@
-"""Tables as a paper on pruning has them: a row a pruner, columns of tasks and metrics by sparsity, dense on top."""
+"""Tables as in papers on pruning: a row per pruner, columns of tasks and metrics by sparsity, dense on top."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from studies.rows import DENSE, UNPRUNED
 from studies.scores import DIGITS, LEVEL, OverSeeds, Score, Scores, ranks
 
 DAGGER = "†"
-FEWER = "A number in brackets: seeds so far, where some are missing."
+FEWER = "A number in brackets: seeds so far, if some are missing."
 Heads = list[tuple[str, int]]
-"""Words and how many columns they stand over."""
+"""A header's text and the number of columns it spans."""
 
 Columns = Sequence[tuple[str, str]]
 """Task and metric of each."""
@@ -26,10 +26,9 @@ Columns = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Cell:
-    """text: the number; empty where there is none. share: below it, in percent of dense. rank: 1 bold, 2 underlined.
+    """text: the number; empty if there is none. share: percent of dense, below it. rank: 1 bold, 2 underlined.
 
-    mark: a star for what is significant, a dagger for what was not tested. seeds: how many it is from, where that is
-    fewer than there should be.
+    mark: a star if significant, a dagger if not tested. seeds: their number, if some are missing.
     """
 
     text: str = ""
@@ -44,7 +43,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """kind: "dense" (not pruned, set apart from the others), "section" (a heading within the table) or empty."""
+    """kind: "dense" (not pruned, separated by a rule), "section" (a heading within the table) or empty."""
 
     label: str
     cells: list[Cell]
@@ -53,7 +52,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """name: of its files. heads: lines of the header, from the top; the last has one entry a column."""
+    """name: of its files. heads: lines of the header, from the top; the last has one entry per column."""
 
     name: str
     caption: str
@@ -63,16 +62,16 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
     def width(self) -> int:
-        """Columns without the first."""
+        """Number of columns without the first."""
         return len(self.heads[-1])
 
     def with_spread(self) -> set[int]:
-        """Columns in which some number has a spread, or fewer seeds than it should."""
+        """Columns in which some number has a spread, or is of fewer seeds than it should be."""
         rows = [row.cells for row in self.rows if all(cell.span == 1 for cell in row.cells)]
         return {column for cells in rows for column, cell in enumerate(cells) if cell.spread or cell.seeds}
 
     def starts(self) -> set[int]:
-        """Columns with which a group of the lowest head above the last begins."""
+        """First columns of the groups in the second-lowest line of the header."""
         spans = [span for _, span in self.heads[-2]] if len(self.heads) > 1 else []
         return {0, *itertools.accumulate(spans)} if spans else set()
 
@@ -91,7 +90,7 @@ def main_table(scores: Scores, model: str, columns: Columns) -> Table:
 
 
 def share_table(scores: Scores, model: str, columns: Columns) -> Table:
-    """What is kept of the dense model's scores, in percent, and the mean of that over tasks."""
+    """Percent of the dense model's scores that each pruner keeps, and the mean over tasks."""
     sparsities = scores.sparsities(model)
     rows = []
     for pruner in scores.pruners(model):
@@ -109,7 +108,7 @@ def share_table(scores: Scores, model: str, columns: Columns) -> Table:
 
 
 def overview_table(scores: Scores, columns: Mapping[str, Columns]) -> Table:
-    """What pruners keep of every model, mean over its columns."""
+    """Percent of dense that pruners keep, for every model: mean over its columns."""
     cells: dict[str, list[Cell]] = {name: [] for name in scores.results.order if name != DENSE}
     for model, own in columns.items():
         for sparsity in scores.sparsities(model):
@@ -132,7 +131,7 @@ def overview_table(scores: Scores, columns: Mapping[str, Columns]) -> Table:
 
 
 def task_table(scores: Scores, model: str, task: str) -> Table:
-    """All metrics of a task, one below the other for each sparsity; beside them what is kept of each modality."""
+    """All metrics of a task, a section per sparsity, and the share of weights kept in each modality."""
     metrics = scores.metrics(model, task)
     places = [(name, 0.0) for name in UNPRUNED]
     places += [(name, s) for s in scores.sparsities(model) for name in scores.pruners(model)]
@@ -165,13 +164,13 @@ def cost_table(model: str, costs: dict[str, dict[str, OverSeeds]], pruners: Sequ
     heads = [[(f"{COSTS[name][0]} ({COSTS[name][1]})", 1) for name in costs]]
     rows = _filled(Row(pruner, [cell(costs[name].get(pruner)) for name in costs]) for pruner in pruners)
     notes = ["One pruning for all sparsities together, mean ± standard deviation over seeds."]
-    return Table(f"{file_name(model)}_cost", f"{model}: what pruning takes", heads, rows, notes=notes)
+    return Table(f"{file_name(model)}_cost", f"{model}: cost of pruning", heads, rows, notes=notes)
 
 
 def modality_table(
     model: str, shares: Mapping[float, Mapping[str, Mapping[str, float]]], pruners: Sequence[str], trained: bool
 ) -> Table:
-    """Share of every modality's weights that is pruned, by sparsity asked for.
+    """Share of every modality's weights that is pruned, by requested sparsity.
 
     shares: sparsity -> pruner -> modality -> share. trained: whether some rows prune while training.
     """
@@ -220,14 +219,14 @@ def cell_of(score: Score | None, span: int = 1) -> Cell:
 
 
 def number(value: float, like: float | None = None) -> str:
-    """Three digits that count, but no more than three decimals: 0.031, 4.51, 132; `like`: as many decimals as that."""
+    """Three significant digits, at most three decimals: 0.031, 4.51, 132. like: use as many decimals as this number."""
     size = abs(value if like is None else like)
     digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
     return f"{value:,.{digits}f}"
 
 
 def _table(scores: Scores, model: str, name: str, caption: str, heads: list[Heads], rows: list[Row]) -> Table:
-    """A table of scores, without rows that have none, and with what its signs mean."""
+    """A table of scores without empty rows and sections, with notes on its marks."""
     rows = _filled(rows)
     below = [*rows[1:], Row("", [], "section")]
     rows = [row for row, after in zip(rows, below, strict=True) if not row.kind == after.kind == "section"]
@@ -248,39 +247,39 @@ def _column_words(columns: Columns) -> str:
 
 
 def _filled(rows: Iterable[Row]) -> list[Row]:
-    """Those with some number, and headings."""
+    """Rows with at least one number, and headings."""
     return [row for row in rows if row.kind == "section" or any(cell.text for cell in row.cells)]
 
 
 def _of_what(scores: Scores, model: str) -> list[str]:
-    """What the sparsities of a model are percents of, where the results say it."""
+    """The note on what 100 % of a model's weights are, if known."""
     found = scores.results.prunable(model)
     return [] if found is None else [f"Sparsities are percents of {share_of_matrices(*found)}."]
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:
-    """What the signs in a table mean, of those that it has."""
+    """Notes on the marks that occur in a table."""
     cells = [cell for row in rows for cell in row.cells]
     notes = [
-        "Mean ± standard deviation over seeds; a number alone is of one seed, or nothing in it is left to chance. "
-        "Bold: best, underlined: second, of what is shown."
+        "Mean ± standard deviation over seeds; a number alone is of one seed, or does not depend on the seed. "
+        "Bold: best, underlined: second, after rounding."
     ]
     tested, untested = any(" p = " in cell.title for cell in cells), any(cell.mark == DAGGER for cell in cells)
     if tested:
         stars = any(cell.mark == "*" for cell in cells)
-        differs = "* the best differs" if stars else "No star: nowhere does the best differ"
+        differs = "* the best differs" if stars else "No star: the best never differs"
         notes.append(
             f"{differs} from the second with p < {LEVEL:g}: paired bootstrap over the test pictures, each drawn with "
-            f"all its items, {RESAMPLES:,} resamples, scores averaged over seeds. It says nothing of the choice of "
+            f"all its items, {RESAMPLES:,} resamples, scores averaged over seeds. It does not cover the choice of "
             "seeds."
         )
     if untested:
         notes.append(
-            f"{DAGGER} not tested: the runs left no scores of single test items for it, none that tell their pictures, "
-            "or those of different items or of too few pictures."
+            f"{DAGGER} not tested: the runs saved no scores of single test items for it, without their pictures, of "
+            "different items, or of too few pictures."
         )
     if not (tested or untested):
-        notes.append("Whether differences are chance was not tested: that takes two pruners of unlike scores.")
+        notes.append("Significance was not tested: that takes two pruners with different scores.")
     if any(cell.seeds for cell in cells):
         notes.append(FEWER)
     return notes

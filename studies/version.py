@@ -1,7 +1,7 @@
-"""What results are made with: two of different versions are never mixed.
+"""The version of results: results of different versions are never mixed.
 
-The version is a number of our own and the major versions of the packages that compute. The commit is recorded with
-each result for information; it is no part of the version, or every comment would throw away hours of work.
+It is a number of our own and the major versions of the packages that compute. Each result also records the commit,
+which is not part of the version: otherwise every changed comment would invalidate hours of computation.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from importlib import metadata
 from pathlib import Path
 
 RESULTS_VERSION = 2
-"""Raised by hand where a change of the code makes the same run give other numbers, beyond the rounding that another
-minor version of torch changes, too.
+"""Raised by hand when a change of the code changes a run's numbers by more than another minor version of torch would.
 
-2: where candidates are re-ranked, those that are not follow similarity, which changes R@10 and the mean recalls; and
-items carry their pictures. The committed results of version 1 were corrected to what this version gives.
+2: candidates that are not re-ranked follow in the order of similarity, which changes R@10 and the mean recalls; items
+have their pictures. The committed results of version 1 were corrected to those of this version.
 """
 
 COMPUTING = ("torch", "torchvision", "transformers", "timm", "lightning", "numpy")
@@ -27,7 +26,7 @@ REPOSITORY = Path(__file__).parent.parent
 
 @functools.cache
 def packages() -> dict[str, str]:
-    """Python and the packages that compute -> version; those that are not there are left out."""
+    """Python and the installed packages that compute -> version."""
     found = {"python": platform.python_version()}
     for name in COMPUTING:
         try:
@@ -38,13 +37,13 @@ def packages() -> dict[str, str]:
 
 
 def version() -> dict[str, str]:
-    """What two results must have in common to stand in one table."""
+    """What two results must have in common to be in one table."""
     majors = {name: number.split(".")[0] for name, number in packages().items() if name != "python"}
     return {"results": str(RESULTS_VERSION), **majors}
 
 
 def difference(found: dict[str, str]) -> str:
-    """A version in words, as far as it differs from today's."""
+    """The differences of a version from the current one, in words."""
     now = version()
     other = [f"{name} {found.get(name, 'none')}" for name in {**now, **found} if found.get(name) != now.get(name)]
     return ", ".join(other) or "today's"
@@ -52,9 +51,9 @@ def difference(found: dict[str, str]) -> str:
 
 @functools.cache
 def commit() -> str | None:
-    """The commit of the code, with `+changes` where its files differ; None outside a git checkout.
+    """The commit of the code, with `+changes` if tracked files differ from it; None outside a git checkout.
 
-    Results are no code: a grid writes them while it runs.
+    results/ does not count, since a grid writes there while it runs.
     """
     found = _git("rev-parse", "HEAD")
     if not found:

@@ -125,7 +125,7 @@ class Captioning(Task):
         return model(batch, prompt=self._prompt, smoothing=self._config.smoothing)
 
     def evaluate(self, model: nn.Module, look: Evaluation) -> Metrics:
-        """Captions into result/, and their scores."""
+        """Write captions to result/; returns their scores."""
         config, split, fabric = self._config, look.split, look.fabric
         share = look.batches(self._data[split], config.eval_batch)
         written = generate_captions(model, share, self._tokenizer, config.prompt, config.search)
@@ -136,7 +136,7 @@ class Captioning(Task):
             name = f"captioning_{split}_result_epoch{look.epoch or 'last'}.json"
             write_results(self._folder / "result" / name, written)
             if not self._skip:
-                # A caption of special tokens only would be empty; a full stop counts as no word, and is valid.
+                # The scorers reject an empty caption (of special tokens only); a full stop is valid and no word.
                 worded = {number: caption.strip() or "." for number, caption in written.items()}
                 scores, left_out = caption_scores(
                     self._references[split], worded, self._single.__setitem__, config.leave_out
@@ -152,7 +152,7 @@ class Captioning(Task):
         return one_group(self._single, None)
 
     def samples(self) -> list[Part]:
-        """Images with the caption written, a reference, and of the mini world which things said are there."""
+        """Images with the generated caption, a reference, and for the mini world the things in it that are there."""
         data, scenes, shown = self._data[self.split], self._scenes.get(self.split) or {}, []
         for i in spread(len(data), IMAGES):
             image, number = data[i]
@@ -169,5 +169,5 @@ class Captioning(Task):
 
 
 def listed(things: list[str]) -> str:
-    """`ring × 3, heart`: things in order, with how often they are there."""
+    """`ring × 3, heart`: things in order, with their numbers."""
     return ", ".join(f"{thing} × {n}" if n > 1 else thing for thing, n in Counter(things).items())

@@ -58,7 +58,7 @@ class FirstStage(Task):
         if config.val is not None:
             reader = make_reader(config.val, model.image_shape, tokenizer)
             size = config.eval_batch if limit is None else min(limit, config.eval_batch)
-            self._held_out = Side("val", reader, size, seed=0)  # the drawn captions do not depend on the run's seed
+            self._held_out = Side("val", reader, size, seed=0)  # fixed: all runs are evaluated on the same captions
             self._batches = self._held_out.batches if limit is None else min(self._held_out.batches, limit // size)
 
     def losses(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
@@ -127,5 +127,5 @@ def _contains_masks(names: Iterable[str]) -> bool:
 
 
 def _tied(state: dict[str, Tensor]) -> bool:
-    """Whether the words are predicted with the table that they are read with; a file may name that once."""
+    """Whether word prediction shares the word embeddings; a file may store them once."""
     return HEAD not in state or WORDS not in state or torch.equal(state[HEAD], state[WORDS])

@@ -67,11 +67,7 @@ class ClassificationConfig(Finetuning):
 
 
 def config_for(
-    settings: dict[str, Any],
-    dataset: str | None,
-    where: str,
-    kind: type[ClassificationConfig],
-    seed: int | None = None,
+    settings: dict[str, Any], dataset: str | None, where: str, kind: type[ClassificationConfig], seed: int | None = None
 ) -> ClassificationConfig:
     """The configuration for one of the data sets in the section `datasets`, the first by default; no data is opened.
 
@@ -84,15 +80,15 @@ def config_for(
     if name not in datasets:
         raise InputError(f"unknown data set '{name}'{nearest(name, datasets)}: choose one of {', '.join(datasets)}")
     common = {key: value for key, value in settings.items() if key != "datasets"}
-    in_turn = {name: datasets[name], **datasets}  # errors are first of the one that is asked for
+    in_turn = {name: datasets[name], **datasets}  # the requested one first, so that its errors are reported first
     each = {n: parse(kind, {**common, **own}, f"{where}: {n}") for n, own in in_turn.items()}
     return each[name] if seed is None else replace(each[name], seed=seed)
 
 
 def count_classes(config: ClassificationConfig) -> None:
-    """Set the model's number of classes to the images', unless it keeps its own.
+    """Set the model's number of classes to that of the images, if it gets a new classifier.
 
-    InputError where training and test images do not have the same ones (`same_classes`), or others than they should.
+    InputError if training and test images have different classes (`same_classes`), or others than a given prompt.
     """
     training = LabelledSet(config.train.files, config.train.splits).open()
     classes = same_classes(training, config.test.open())
@@ -102,11 +98,11 @@ def count_classes(config: ClassificationConfig) -> None:
 
 
 Found = dict[int, tuple[int, int]]
-"""Number of a test image -> the class found for it, and its own."""
+"""Number of a test image -> its predicted and its true class."""
 
 
 def top1(found: Found) -> float:
-    """Percent of the images whose class was found."""
+    """Percent of the images that are classified correctly."""
     return round(100 * sum(label == true for label, true in found.values()) / len(found), 2)
 
 
@@ -127,7 +123,7 @@ class Classification(Task):
         shape: ImageShape | None = None,
         transform: Callable[[Image.Image], Tensor] | None = None,
     ):
-        """shape, transform: of images to be classified (None: the model's, their centre cut out)."""
+        """shape, transform: of images to classify (None: the model's shape, and a centre crop)."""
         self._config, self._shape = config, shape or model.image_shape
         self.validates, self.decides = bool(config.validation), "top1" if config.best_epoch else None
         test = ImagesToClassify(config.test, self._shape, run.limit, transform=transform)
@@ -147,12 +143,12 @@ class Classification(Task):
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, look: Evaluation) -> Metrics:
-        """`top1`: percent of the split's images whose class is found."""
+        """`top1`: percent of the split's images that are classified correctly."""
         self._found = self.classified(model, look, model.logits)
         return {"top1": top1(self._found)}
 
     def classified(self, model: nn.Module, look: Evaluation, logits: Callable[[Tensor], Tensor]) -> Found:
-        """The split's images on all processes."""
+        """Predicted and true classes of the split's images, from all processes."""
         rank, size = look.fabric.global_rank, look.fabric.world_size
         found, batch_size = {}, self._config.eval_batch
         for number, batch in enumerate(look.batches(self._data[look.split], batch_size)):
@@ -162,22 +158,18 @@ class Classification(Task):
         return gather_shares(look.fabric, found)
 
     def items(self) -> Groups:
-        """Whether the class of each image was found, by its number."""
+        """Whether each image was classified correctly, by its number."""
         right = {number: float(label == true) for number, (label, true) in self._found.items()}
         return one_group({"top1": right}, None)
 
     def samples(self) -> list[Part]:
-        """Images with the class found and the true one."""
+        """Images with the predicted and the true class."""
         data, shown = self._data[self.split], []
         classes, kind = data.source.classes, "test" if self.split == "test" else "validation"
         for i in spread(len(data), IMAGES):
             label, true = self._found[i]
             mark = "right" if label == true else "wrong"
-            lines = [Line(f"found: {classes[label]}", "strong"), Line(mark, mark), Line(f"true: {classes[true]}")]
+            lines = [Line(f"predicted: {classes[label]}", "strong"), Line(mark, mark), Line(f"true: {classes[true]}")]
             shown.append(Sample([Shown(to_picture(data[i][0], self._shape))], lines))
-        return [
-            Part(
-                f"{counted(len(shown), f'{kind} image', of=len(data))}, with the class found and the true class",
-                shown,
-            )
-        ]
+        images = counted(len(shown), f"{kind} image", of=len(data))
+        return [Part(f"{images}, with the predicted and the true class", shown)]

@@ -67,13 +67,13 @@ def data_of(args: argparse.Namespace) -> PruneConfig:
 
 
 def _read(files: Mapping[str, Any], splits: Sequence[str]) -> dict[str, set[str]]:
-    """Where the samples of `Files` are, each with the splits that are read of it (none: all)."""
+    """The files and folders that `Files` names, each with the splits that are read from it (none: all)."""
     names = [*files.get("annotations", ()), *files.get("shards", ()), files.get("folder"), files.get("torchvision")]
     return {str(Path(files.get("root") or "", name)): set(splits) for name in names if name}
 
 
 def _tested_on(model: str) -> list[dict[str, set[str]]]:
-    """The same of all test splits that the model's configurations name."""
+    """The files and folders of all test splits in the model's configurations, as of `_read`."""
     found, left = [], [read_yaml(task_file(model, task)) for task in TASKS if _has(model, task)]
     for settings in left:
         left += settings.get("datasets", {}).values()
@@ -88,14 +88,14 @@ def _has(model: str, task: str) -> bool:
 
 
 def _is_tested(name: str, splits: set[str], tests: list[dict[str, set[str]]]) -> bool:
-    """Whether it is in a test split, or called `test`."""
+    """Whether a file or folder is in a test split, or has `test` in its name."""
     if "test" in splits or (not splits and "test" in re.split(r"[^a-z]+", Path(name).name.lower())):
         return True
     return any(name in own and (not splits or not own[name] or splits & own[name]) for own in tests)
 
 
 def has_gallery(name: str) -> bool:
-    """Whether a model has a retrieval configuration, whose test split it can be looked at on."""
+    """Whether a model has a retrieval configuration, with a test split for zero-shot evaluation."""
     return base_name(name) in models_with("retrieval")
 
 
@@ -105,7 +105,7 @@ def gallery_config(args: argparse.Namespace) -> RetrievalConfig:
 
 
 def zero_shot(args: argparse.Namespace, model: Model) -> dict[str, float]:
-    """Recalls of a model that was not finetuned, on the test split of its retrieval configuration, by similarity.
+    """Zero-shot recalls by similarity on the test split of the model's retrieval configuration.
 
     args: model, set.
     """

@@ -70,7 +70,7 @@ class NLVR(Task):
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, look: Evaluation) -> Metrics:
-        """`accuracy`, percent of the statements; `consistency`, of the sentences that are right on all their pairs.
+        """`accuracy`: percent of statements judged correctly; `consistency`: of sentences, correct on all their pairs.
 
         The latter if the records have identifiers.
         """
@@ -102,7 +102,7 @@ class NLVR(Task):
         return one_group({"accuracy": scores}, picture)
 
     def samples(self) -> list[Part]:
-        """Statements with both images, what the model says of them, and whether that is right."""
+        """Statements with both images, the model's answer, and whether it is right."""
         data, shown = self._data[self.split], []
         for i in spread(len(data), TEXTS):
             one, judged = data.statements[i], self._judged[i]

@@ -17,9 +17,9 @@ HALVES = ("both", "prompted", "plain")
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """Jin et al. (AAAI 2025): kind, sizes in pixels of the model's pictures, label mapping, halves of a step, rates.
+    """Options of a prompt (Jin et al., AAAI 2025); sizes are in pixels of the model's pictures.
 
-    freeze: the prompt is trained alone, and the network stays as it is; --freeze with --dense or --mask says so.
+    freeze: only the prompt is trained, not the network (--freeze, with --dense or --mask).
     """
 
     prompt: str = option(
@@ -40,7 +40,8 @@ class PromptOptions:
     )
     halves: str = option(
         "both",
-        "pictures of a step: prompted (not augmented, with the prompt), plain (augmented, without it), or both in turn",
+        "training pictures: prompted (not augmented, with the prompt), plain (augmented, without it), or both, which "
+        "alternate by step",
     )
     prompt_lr: float | None = option(None, "learning rate of the prompt (default: the weights')")
     search_prompt_lr: float | None = option(

@@ -1,9 +1,8 @@
 """Image classification behind a visual prompt: VPNs, HYDRA, and the finetuning of any mask, with or without a prompt.
 
-Jin et al., "Visual Prompting Upgrades Neural Network Sparsification: A Data-Model Perspective", AAAI 2025. An optimizer
-step uses half of a pair: pictures without augmentation and with the prompt, or augmented ones without it; only the
-first kind trains the prompt. Results are with the prompt, which is a part of the final model; the result without it is
-also reported.
+Jin et al., "Visual Prompting Upgrades Neural Network Sparsification: A Data-Model Perspective", AAAI 2025. Optimizer
+steps alternate between two halves: pictures without augmentation and with the prompt, which train it, and augmented
+ones without it. The prompt is a part of the final model; the accuracy without it is also reported.
 """
 
 from __future__ import annotations
@@ -45,11 +44,11 @@ class PromptsConfig(ClassificationConfig):
 
     reads, prompted = "pictures", True
 
-    prompts: PromptOptions = field(default_factory=PromptOptions)  # the prompt, the label mapping, the halves of a step
+    prompts: PromptOptions = field(default_factory=PromptOptions)  # the prompt, the label mapping, the halves
 
     @property
     def new_classifier(self) -> bool:
-        """Not with a label mapping."""
+        """Whether the model gets a new classifier instead of a label mapping."""
         return self.prompts.mapping == "head"
 
     def __post_init__(self) -> None:
@@ -59,18 +58,18 @@ class PromptsConfig(ClassificationConfig):
 
     @cached_property
     def given(self) -> PromptFile | None:
-        """The prompt of a given file; InputError for a file that is missing, damaged, or no prompt."""
+        """The prompt of a given file; InputError for a file that is missing, damaged, or not a prompt."""
         return None if self.prompts.prompt in (NEW, NONE) else read_prompt(self.prompts.prompt)
 
     def check_file(self) -> None:
-        """InputError if the file is no prompt, or was made with another kind of classifier."""
+        """InputError if the file is not a prompt, or was trained with another kind of classifier."""
         if self.given is not None and (self.given.mapping is None) != self.new_classifier:
             mapped = self.given.mapping is not None
             words = ("a label mapping", "flm") if mapped else ("a new classifier", "head")
             raise InputError(f"{self.prompts.prompt} was trained with {words[0]}: add --mapping {words[1]}")
 
     def check_classes(self, classes: list[str]) -> None:
-        """InputError if the file was made for other classes."""
+        """InputError if the file was trained for other classes."""
         if self.given is not None and self.given.classes != classes:
             theirs = self.given.classes
             raise InputError(
@@ -79,7 +78,7 @@ class PromptsConfig(ClassificationConfig):
             )
 
     def sides(self) -> dict[str, ReaderConfig]:
-        """The halves of a step: clean pictures, then varied ones, each in an order of its own."""
+        """The halves: clean pictures (not augmented) and augmented ones, each in its own order."""
         side = self.prompts.picture if self.given is None else self.given.shape["picture"]
         train = dataclasses.replace(self.train, side=side)
         halves = {"clean": dataclasses.replace(train, clean=True), "train": train}
@@ -120,7 +119,7 @@ class Prompts(Classification):
             given.restore_statistics(model)  # without a mask the checkpoint has its own statistics
         if self._options.freeze:
             self._freeze(model)
-        self._last = ""  # the half that the latest step used
+        self._last = ""  # the half of the latest step
         self.extra_modules: Mapping[str, nn.Module] = (
             {"prompt": self._prompt} if self._prompt.program is not None else {}
         )
@@ -144,9 +143,8 @@ class Prompts(Classification):
         if self._options.mapping == "head":
             return None
         with torch.no_grad():
-            known = model.logits(next(model.parameters()).new_zeros(1, 3, self._prompt.side, self._prompt.side)).shape[
-                1
-            ]
+            blank = next(model.parameters()).new_zeros(1, 3, self._prompt.side, self._prompt.side)
+            known = model.logits(blank).shape[1]
         if given is not None:
             assert given.mapping is not None  # otherwise `check_file` has rejected it
             if (most := int(given.mapping.max())) >= known:
@@ -187,7 +185,7 @@ class Prompts(Classification):
         return {self._last: loss}
 
     def after_backward(self) -> None:
-        """A prompt that was not used must not change: without a gradient there is neither decay nor momentum."""
+        """Leave a prompt that was not used unchanged: without a gradient there is neither decay nor momentum."""
         if self._last == "plain" and self._prompt.program is not None:
             self._prompt.program.grad = None
 
@@ -237,7 +235,7 @@ class Prompts(Classification):
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, look: Evaluation) -> Metrics:
-        """`top1` with the prompt, and `plain_top1` without where there is one: percent of the test images."""
+        """`top1` with the prompt, and if there is one `plain_top1` without it: percent of the test images."""
         self._prompted.to(next(model.parameters()).device).eval()
         found = self.classified(model, look, lambda image: self._prompted(image))
         metrics = {"top1": top1(found)}
@@ -248,7 +246,7 @@ class Prompts(Classification):
         return metrics
 
     def keep(self, folder: Path, model: nn.Module) -> None:
-        """prompt.safetensors, and the picture prompt.png."""
+        """Write prompt.safetensors and the picture prompt.png."""
         mapping = self._prompted.mapping
         file = PromptFile.of(self._prompt, None if mapping is None else mapping.mapping, self._classes, model)
         write_prompt(folder / "prompt.safetensors", file)

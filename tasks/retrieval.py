@@ -96,9 +96,9 @@ class Retrieval(Task):
         return model(batch, gather=self._features.gather() if self.rehearses else gather_processes)
 
     def evaluate(self, model: nn.Module, look: Evaluation) -> Metrics:
-        """Recalls after re-ranking under the published names, and those of similarity alone under `itc`.
+        """Recalls after re-ranking under the published names, by similarity alone under `itc`, and `reranked` (a note).
 
-        `reranked` says how many candidates were. Of models that do not re-rank: those of similarity alone.
+        Models that do not re-rank have recalls by similarity under the published names.
         """
         gallery = self._galleries[look.split]
 
@@ -125,7 +125,7 @@ class Retrieval(Task):
         return found_early(kinds, image_of_text)
 
     def samples(self) -> list[Part]:
-        """Images with the caption found for them, and texts with the images found, by the scores of matching."""
+        """Images with their first caption, and texts with their first images, after re-ranking."""
         gallery = self._galleries[self.split]
         by_image, by_text = self._rows
         images, texts = [], []
@@ -161,19 +161,19 @@ class Retrieval(Task):
 
 @dataclass(frozen=True)
 class Found:
-    """The candidates of one query in order; the first `reranked` of them were matched and have a rank."""
+    """The candidates of one query in order; only the first `reranked` of them were matched."""
 
     order: list[int]
     reranked: int
 
     @classmethod
     def of(cls, candidates: Candidates, query: int) -> Found:
-        """A row of the candidates after re-ranking; without any, all have a place."""
+        """The candidates of a query; without re-ranking, all count as matched."""
         order, matched = candidates.order(query).tolist(), candidates.reranked
         return cls(order, len(order) if matched is None else int(matched[query].sum()))
 
     def standing(self, number: int) -> str:
-        """Where a candidate stands, in words."""
+        """The place of a candidate, in words."""
         place = self.order.index(number)
         return f"place {place + 1}" if place < self.reranked else "not re-ranked"
 

@@ -105,7 +105,7 @@ class VQA(Task):
     def evaluate(self, model: nn.Module, look: Evaluation) -> Metrics:
         """Write answers to result/; returns their accuracy if the correct answers are known."""
         config, split, fabric = self._config, look.split, look.fabric
-        if split == "val" and not config.hold_out and look.epoch is not None:  # it is trained on
+        if split == "val" and not config.hold_out and look.epoch is not None:  # val is part of the training data
             return {}
         share = look.batches(self._data[split], config.eval_batch)
         if config.inference == "rank":
@@ -129,7 +129,7 @@ class VQA(Task):
         return one_group({"overall": single}, self._data[self.split].pictures())
 
     def samples(self) -> list[Part]:
-        """Images with question and answer, and where they are known people's answers with their shares."""
+        """Images with question and answer, and the human answers with their shares if known."""
         data, shown = self._data[self.split], []
         people = {record["question_id"]: record["answer"] for record in self._truth.get(self.split, [])}
         for i in spread(len(data), IMAGES):
@@ -152,7 +152,7 @@ def refuse_inheritance(model: str) -> None:
 
 
 def truth_of(questions: list[Id], path: Path | str) -> list[Record]:
-    """The records of a file of answers that belong to these questions, in their order; InputError where one lacks."""
+    """The records of a file of answers for these questions, in their order; InputError if one is missing."""
     records = {record["question_id"]: record for record in read_truth(path)}
     check_same_kind(questions, records, "the test questions", f"the answers in {path}")
     if missing := [number for number in questions if number not in records]:
@@ -164,7 +164,7 @@ def truth_of(questions: list[Id], path: Path | str) -> list[Record]:
 
 
 def judged(answer: str, people: list[str]) -> list[Line]:
-    """The accuracy of an answer, and people's answers, the most frequent ones first."""
+    """Lines with the accuracy of an answer, and the most frequent human answers."""
     right = answer_accuracy(answer, people)
     mark = "right" if right > 0.999 else "partly" if right else "wrong"
     said = ", ".join(

@@ -1,4 +1,4 @@
-"""Seconds of training, of evaluation and in total, summed over the sessions of a run that was resumed."""
+"""Seconds of training, of evaluation and in total, summed over the processes of a run that was resumed."""
 
 from __future__ import annotations
 
@@ -10,21 +10,18 @@ from pathlib import Path
 
 from storage.atomic import write_json
 
-SAVE_SECONDS = 10.0  # a killed session loses at most these
+SAVE_SECONDS = 10.0  # a killed run loses at most these
 NAMES = ("training", "evaluation", "total")
 
 
 class Clock:
-    """Runs from its creation; `save` writes the sums to a small file for the next session.
+    """Counts from its creation; `save` writes the sums to a small file, which a resumed run reads.
 
-    The file is no part of the snapshot: what a run took must not change what it is.
+    The file is not part of the snapshot, so that equal runs have equal snapshots whatever their durations.
     """
 
     def __init__(self, path: Path, before: Path | None = None):
-        """path: where `save` writes. before: the file of earlier sessions, if this one resumes them.
-
-        A missing or truncated file is ignored: the time is lost, but not the run.
-        """
+        """path: where `save` writes. before: that file of the resumed run, if any; ignored if missing or truncated."""
         self.path = path
         self._before = _read(before) if before is not None else dict.fromkeys((*NAMES, "sittings"), 0)
         self._here = dict.fromkeys(NAMES, 0.0)
@@ -35,7 +32,7 @@ class Clock:
 
     @contextlib.contextmanager
     def doing(self, name: str) -> Iterator[None]:
-        """Time inside counts as `training` or `evaluation`, or as neither with `total`; the innermost alone counts."""
+        """Count time inside as `training` or `evaluation` (`total`: as neither); the innermost call decides."""
         outer = self._doing
         self._turn(name)
         try:
@@ -44,7 +41,7 @@ class Clock:
             self._turn(outer)
 
     def seconds(self) -> dict[str, float]:
-        """{training, evaluation, total, sittings}, with earlier sessions (`sittings`: their number)."""
+        """{training, evaluation, total, sittings}: seconds, and the number of times that the run was started."""
         if self._ended is not None:
             return self._ended
         self._turn(self._doing)
@@ -52,7 +49,7 @@ class Clock:
         return {**sums, "sittings": int(self._before["sittings"]) + int(not self._standing)}
 
     def stop_counting(self) -> None:
-        """Count nothing of this session: starting a finished run again does not change its time."""
+        """Count nothing since the start: repeating the command of a finished run does not change its time."""
         self._standing = True
         self._here = dict.fromkeys(NAMES, 0.0)
 

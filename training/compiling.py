@@ -1,4 +1,4 @@
-"""torch.compile for finetuning, on request: each repeated block by itself.
+"""torch.compile for finetuning (--compile), of each repeated block by itself.
 
 A model's towers are rows of equal blocks, which take nearly all the time. One block's code serves the whole row, so
 that compiling takes seconds and not minutes, and the rest (queues, random negatives, beam search) is not compiled.

@@ -7,10 +7,10 @@ of models that compare images and texts, for each of the two towers (S student, 
                teacher, at the teacher's temperature
     L_feat   = MSE(v_S, v_T) / 2, features L2-normalised
     L_hidden = sum over blocks of MSE(x_S, x_T) / 2, without padding; blocks of the same original number, and the last
-of classifiers: L_sim is cross-entropy with the teacher's classes, L_hidden as above, and there is no L_feat.
+of classifiers: L_sim is the cross-entropy with the teacher's probabilities, L_hidden as above, and there is no L_feat.
 With --distil tinyclip it is L_sim alone, between the student's own two towers and at its own temperature (Wu et al.,
 "TinyCLIP", ICCV 2023).
-Losses after Lin et al., "MoPE-CLIP", CVPR 2024, as its ports have them: the paper gives no formulas.
+Losses of Lin et al., "MoPE-CLIP", CVPR 2024, as in its reimplementations: the paper gives no formulas.
 
     python retrieval.py --model small:FOLDER --dense --teacher xvlm-mini --teacher_weights RUN/best.safetensors
 """
@@ -34,21 +34,18 @@ from models.tasks import Classifier, Retriever
 from training.run import Run
 from training.task import Objective
 
-WEIGHTS = {
-    "mope": {"sim": 1.0, "feat": 1000.0, "hidden": 1.0},
-    "tinyclip": {"sim": 1.0, "feat": 0.0, "hidden": 0.0},
-}
+WEIGHTS = {"mope": {"sim": 1.0, "feat": 1000.0, "hidden": 1.0}, "tinyclip": {"sim": 1.0, "feat": 0.0, "hidden": 0.0}}
 
 TOWERS = ("vision", "text")
 
 HOTTEST = 100.0
-"""Largest factor on similarities: CLIP's bound."""
+"""Upper bound of 1 / temperature, as in CLIP."""
 
 States = dict[tuple[str, int], Tensor]
-"""Name of a row of layers and number in it -> output of the layer at its first call [b, t, d]."""
+"""Name of a list of layers, and number in it -> output of the layer at its first call [b, t, d]."""
 
 Block = tuple[str, int, int]
-"""Name of a row of layers, the number of one in the student's and in the teacher's."""
+"""Name of a list of layers; the numbers of a layer in the student's list and in the teacher's."""
 
 
 def with_teacher(run: Run) -> Callable[[Objective], nn.Module]:
@@ -63,9 +60,7 @@ def with_teacher(run: Run) -> Callable[[Objective], nn.Module]:
 
 
 def freeze_other_tower(model: Model, tower: str) -> None:
-    """Train only one of the towers `vision` and `text`: freeze the other tower, its projection, and the temperature.
-    Fusion layers are still trained.
-    """
+    """Freeze all but one of the towers `vision` and `text` and the fusion layers; the temperature is frozen, too."""
     if not isinstance(model, Retriever) or tower not in TOWERS:
         raise InputError(f"--only is for models that compare both towers, {' or '.join(TOWERS)}: not '{tower}' here")
     batch = placed(model.probe(2).batch, model)
@@ -134,10 +129,10 @@ class Distillation(nn.Module):
 
 
 class Outputs:
-    """What a model puts out for a batch, with the outputs of its layers, each computed once a step.
+    """The outputs of a model and of its layers for a batch, each computed once per step.
 
-    Without that the task's losses and the teacher's would each run the student, forward and backward. Losses that do
-    not call these methods still do: those of X-VLM's pretraining and of BLIP.
+    Without this, the task's losses and the distillation would each run the student. Losses that do not call these
+    methods still run it again: those of X-VLM's pretraining and of BLIP.
     """
 
     def __init__(self, model: Retriever | Classifier):
@@ -147,12 +142,12 @@ class Outputs:
         self._found: dict[tuple, tuple] = {}
 
     def of(self, name: str, *inputs: Tensor) -> tuple[Any, States]:
-        """What a method of the model returns, and the outputs of layers at their first call in it."""
+        """The result of a method of the model, and the outputs of layers at their first call in it."""
         key = (name, *map(id, inputs))
         if key not in self._found:
             with layer_outputs(self.model) as seen:
                 value = self._methods[name](*inputs)
-            self._found[key] = value, seen, inputs  # which keeps the inputs, and so their ids
+            self._found[key] = value, seen, inputs  # the inputs are held, so that their ids stay unique
         return self._found[key][:2]
 
     def towers(self, batch: Batch) -> list[tuple[Tensor, States]]:
@@ -163,7 +158,7 @@ class Outputs:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Inside, calls of these methods on the model itself are among those."""
+        """Inside, calls of these methods on the model return the stored results."""
         for name in self._methods:
             setattr(self.model, name, lambda *inputs, name=name: self.of(name, *inputs)[0])
         try:
@@ -221,7 +216,7 @@ def soft(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def wide(x: Tensor) -> Tensor:
-    """At least single precision."""
+    """Convert to at least single precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -242,14 +237,14 @@ def same_blocks(student: Model, teacher: Model) -> list[Block]:
 
 
 def _numbers(model: Model, row: Layers) -> list[int]:
-    """Original numbers of the layers of a row."""
+    """Numbers in the dense model of the layers of a list."""
     stays = dict(model.plan.stays) if model.plan else {}
     return list(stays[row.name].kept) if row.name in stays else list(range(row.count))
 
 
 @contextmanager
 def layer_outputs(model: Model) -> Iterator[States]:
-    """Record the outputs of layers at their first call inside, by row and number."""
+    """Record the outputs of layers at their first call inside, by list and number."""
     seen: States = {}
     handles = []
     for row in layers(model):

@@ -34,7 +34,7 @@ def keep_epoch(
 ) -> None:
     """Log an epoch's metrics, and save its weights if they are the best so far.
 
-    mask: of these weights, where the run makes it. settled: whether they may be the best at all.
+    mask: of these weights, if the run makes it. settled: whether pruning has ended, so that they may be the best.
     """
     log = folder / "epochs.jsonl"
     keep_json_lines(log, lambda line: line["epoch"] < epoch)  # a resumed run may repeat this epoch
@@ -56,7 +56,7 @@ def read_epochs(folder: Path) -> list[Metrics]:
 
 
 def best_epoch(lines: list[Metrics], decides: str) -> int | None:
-    """The epoch whose weights `keep_epoch` keeps of these: the first of the best; None where none was evaluated."""
+    """The epoch whose weights `keep_epoch` keeps: the first of the best; None if none was evaluated."""
     looked = [line for line in lines if decides in line and line.get("settled", True)]
     return max(looked, key=lambda line: line[decides])["epoch"] if looked else None
 
@@ -99,7 +99,7 @@ def copy_epochs(source: Path, folder: Path, epochs: int) -> None:
 
 
 def load_best(folder: Path, model: nn.Module, decides: str | None) -> int | None:
-    """Put the best epoch's weights into the model and return its number; None where the last one counts."""
+    """Load the best epoch's weights into the model and return its number; None if the last epoch counts."""
     if decides is None:
         return None
     state, metadata = read_safetensors(folder / BEST)

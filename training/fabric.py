@@ -25,14 +25,14 @@ PATIENCE = 10.0
 """Seconds that the other processes have to end after the first one."""
 
 RENDEZVOUS = ("MASTER_ADDR", "SLURM_NTASKS", "TORCHELASTIC_RUN_ID", "LSB_JOBID", "KUBERNETES_SERVICE_HOST")
-"""Variables of which a launcher of several machines sets one."""
+"""Environment variables; a launcher of several machines sets at least one."""
 
-LEAST_MOST = 8
-"""Number of CPU processes that is always allowed, however few the cores: enough to test several processes."""
+ALWAYS_ALLOWED = 8
+"""Number of CPU processes that is allowed even with fewer cores, to test several processes."""
 
 
 class OneProcess:
-    """What calibration needs of a Fabric, for one process at full precision."""
+    """The part of Fabric's interface that calibration needs, for one process at full precision."""
 
     is_global_zero, world_size, autocast = True, 1, nullcontext
 
@@ -45,7 +45,7 @@ class OneProcess:
 
 
 def without_training(accelerator: str, devices: int, num_nodes: int, precision: str) -> Fabric | OneProcess:
-    """`make_fabric` for commands that train nothing: one process does without Lightning, whose import takes seconds."""
+    """`make_fabric` for commands that do not train: a single process does not import Lightning, which takes seconds."""
     if devices * num_nodes > 1 or precision != "32-true" or any(name in os.environ for name in RENDEZVOUS):
         return make_fabric(accelerator, devices, num_nodes, precision)
     accelerator = _prepared(accelerator, devices, num_nodes, precision)
@@ -58,7 +58,7 @@ def make_fabric(accelerator: str, devices: int, num_nodes: int, precision: str) 
     from lightning.fabric.strategies import DDPStrategy
 
     accelerator = _prepared(accelerator, devices, num_nodes, precision)
-    # Buffers (BLIP's large queues) are filled with gathered features: already equal on all processes.
+    # Buffers (BLIP's large queues) hold gathered features, and so are equal on all processes without a broadcast.
     strategy = DDPStrategy(find_unused_parameters=False, broadcast_buffers=False) if devices * num_nodes > 1 else "auto"
     fabric = Fabric(
         accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy, precision=precision
@@ -70,7 +70,7 @@ def make_fabric(accelerator: str, devices: int, num_nodes: int, precision: str) 
 
 
 def _prepared(accelerator: str, devices: int, num_nodes: int, precision: str) -> str:
-    """The accelerator, when all is checked and the threads are set."""
+    """Check the options, set the threads, and return the accelerator."""
     known_precision(precision)
     if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps"):
         raise InputError(f"unknown accelerator '{accelerator}': choose auto, cpu, gpu or mps")
@@ -90,7 +90,7 @@ def _prepared(accelerator: str, devices: int, num_nodes: int, precision: str) ->
     if accelerator == "cpu" and precision.startswith("16"):
         raise InputError(f"precision {precision} needs a GPU: use 32-true or bf16-mixed on the CPU")
     cores = usable_cores()
-    if accelerator == "cpu" and devices > max(LEAST_MOST, cores):
+    if accelerator == "cpu" and devices > max(ALWAYS_ALLOWED, cores):
         raise InputError(
             f"{counted(devices, 'process')} requested on {counted(cores, 'CPU core')}, each with a model of its own: "
             "use fewer"
@@ -121,7 +121,7 @@ def loader_processes(fabric: Fabric, asked: int | None, devices: int) -> int:
 
 
 def _end_children(children: list[subprocess.Popen[bytes]]) -> None:
-    """End the child processes with the first: they would wait for it for ever."""
+    """End the child processes with the first one, since they would wait for it forever."""
     for child in children:
         try:
             child.wait(PATIENCE)

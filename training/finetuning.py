@@ -1,10 +1,8 @@
-"""Finetuning: data, epochs with an evaluation after each, the best and the last weights, results.
-
-Scripts call these functions in order.
-"""
+"""Finetuning: data, epochs with an evaluation after each, the best and the last weights, results."""
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +13,10 @@ from torch import nn
 from console.errors import InputError
 from console.progress import console
 from console.words import counted
+from data.tokenizer import Tokenizer, load_tokenizer
 from evaluation.items import FILE, write_items
+from models import load_task_model
+from models.base import Model
 from models.plans import plan_identity
 from sparsity.mask import Mask
 from sparsity.picture import draw_progress
@@ -31,15 +32,42 @@ from training.logging_wandb import start_wandb
 from training.loop import Callback, Loop, fit
 from training.merge import same_everywhere
 from training.results import device_name, metrics_line, refuse_finished, write_settings
-from training.run import Run, run_label
+from training.run import Run, chosen_sparsifier, open_run, run_label, sparsify
 from training.samples import draw_samples
 from training.searching import FOLDER, search
-from training.smaller import leave_small
-from training.task import Objective, Task
+from training.smaller import write_small
+from training.task import Finetuning, Objective, Task
 from training.training_data import TrainingData
 
 MASK = "mask.safetensors"
 """File of the mask that a run made, in its folder."""
+
+
+def run_task(
+    args: argparse.Namespace,
+    config: Finetuning,
+    name: str,
+    make: Callable[[Model, Tokenizer, Run], Task],
+    *,
+    model_of: str | None = None,
+    variant: str = "",
+    dataset: str = "",
+    inside: bool = False,
+) -> None:
+    """A task's run from its command line to its results: every task's script ends with this call.
+
+    make: the task, for a model, its tokenizer and the open run. model_of: the task whose model is trained, if another.
+    variant, dataset: as in `open_run`. inside: as in `fit_task`.
+    """
+    with open_run(args, config, name, variant, dataset) as run:  # folder, lock, seed, processes
+        sparsifier = chosen_sparsifier(run)  # dense, under a mask, or pruning while training
+        model = load_task_model(args.model, model_of or name, weights=args.weights, overrides=config.model)
+        sparsify(run, model, sparsifier)
+        tokenizer = load_tokenizer(model.tokenizer)
+        task = make(model, tokenizer, run)
+        data = None if args.evaluate else TrainingData(run, model, tokenizer)
+        epoch = fit_task(run, model, task, data, sparsifier, inside) if data else None
+        conclude(run, model, task, sparsifier, epoch, data)
 
 
 def fit_task(
@@ -53,7 +81,7 @@ def fit_task(
 ) -> int | None:
     """Train, and load the weights of the selected epoch into the model; returns its number (None: the last).
 
-    wrap: what the loop trains in place of the objective, a module of named losses (None: with the teacher, if any).
+    wrap: from the objective to the module that the loop trains (None: add the teacher of --teacher, if any).
     inside: store the mask in the last weights, for a task that starts from them.
     """
     decides = None if run.config.skip_val else task.decides
@@ -101,7 +129,7 @@ def fit_task(
     if made is not None:
         keep_mask(run, model, sparsifier, made if best is None else Mask.load(run.folder / BEST))
         if isinstance(sparsifier, Search) and sparsifier.config.structured:
-            run.small = leave_small(run, model, task, sparsifier.config.sparsity)
+            run.small = write_small(run, model, task, sparsifier.config.sparsity)
     run.kept["after training"] = count_kept(model)
     return best
 
@@ -256,7 +284,7 @@ def conclude(
 ) -> Metrics:
     """Evaluate the test split (with --evaluate, the chosen split); write results, items and pictures.
 
-    epoch: whose weights the model has. Returns what results.json holds.
+    epoch: of the model's weights (None: the last). Returns the content of results.json.
     """
     args, split = run.args, run.args.split or "test"
     if split == "val" and not task.validates:

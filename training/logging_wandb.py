@@ -15,6 +15,7 @@ from typing import Any
 
 from lightning.fabric import Fabric
 
+from configs.overrides import joined_keys
 from console.errors import InputError
 from console.progress import console
 from storage.atomic import write_text
@@ -40,7 +41,7 @@ class WandbLog:
         self._safely(lambda run: run.log({"epoch": number, **flat({"val": metrics})}, step=step))
 
     def results(self, results: Mapping[str, Any]) -> None:
-        """What results.json holds, into the run's summary."""
+        """The numbers of results.json, into the run's summary."""
         found = {"test": results["metrics"], **{key: results[key] for key in ("epoch", "kept", "seconds", "machine")}}
         self._safely(lambda run: run.summary.update(flat(found)))
 
@@ -64,8 +65,8 @@ def start_wandb(
 ) -> WandbLog:
     """Start a run, or resume the one whose id is in `folder`; call it on every process.
 
-    wanted, offline: offline writes into `folder` alone and asks for no login. name: of the run; the folder's by
-    default. InputError, on every process, when there is no login or no answer.
+    wanted: online, which needs a login. offline: write to `folder` only. name: of the run; the folder's by default.
+    InputError, on every process, without a login or an answer.
     """
     if not (wanted or offline):
         if name and fabric.is_global_zero:
@@ -98,7 +99,7 @@ def _start(folder: Path, offline: bool, name: str, config: Mapping[str, Any]) ->
         finish_timeout=FINISH_SECONDS,
     )
     try:
-        wandb.setup(wandb.Settings(silent=True))  # else a login would be greeted, by asking the server who it is
+        wandb.setup(wandb.Settings(silent=True))  # otherwise login prints the user's name, which it requests online
         if not offline and not wandb.login(prompt=False, verify=False):
             raise InputError(f"--wandb finds no login to Weights & Biases: {way_out}")
         identity = run_id(folder)
@@ -106,7 +107,7 @@ def _start(folder: Path, offline: bool, name: str, config: Mapping[str, Any]) ->
             project=os.environ.get("WANDB_PROJECT") or PROJECT,
             name=name,
             id=identity,
-            resume=None if offline else "allow",  # offline runs are joined by their id when they are synchronised
+            resume=None if offline else "allow",  # `wandb sync` joins offline runs by their id
             dir=str(folder),
             mode="offline" if offline else "online",
             config=dict(config),
@@ -120,7 +121,7 @@ def _start(folder: Path, offline: bool, name: str, config: Mapping[str, Any]) ->
 
 
 def run_id(folder: Path) -> str:
-    """The id in the folder, made on first use; not drawn from the seed, so it changes nothing that is."""
+    """The id in the folder, made on first use; not drawn with the run's seed, which must not change other draws."""
     path = folder / ID_FILE
     known = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
     if not known:
@@ -129,15 +130,9 @@ def run_id(folder: Path) -> str:
     return known
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Nested numbers and texts under names joined by slashes; lists and None are left out."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}/")
-        elif isinstance(value, int | float | str):
-            found[f"{prefix}{key}"] = value
-    return found
+    return {name: value for name, value in joined_keys(values, "/").items() if isinstance(value, int | float | str)}
 
 
 def first_line(error: Exception) -> str:

@@ -1,8 +1,8 @@
 """The one training loop of all scripts.
 
-A script supplies batches by number, a module whose forward gives named losses, and the recipe. Batch order,
-dropout and negatives are functions of the seed and the step, so a run that was killed and started again ends
-with the same weights, bit for bit.
+A script supplies batches by number, a module whose forward returns named losses, and the recipe. Batch order, dropout
+and negatives are functions of the seed and the step, so a run that is killed and resumed ends with the same weights,
+bit for bit.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ LOG = "log.jsonl"
 """Log of losses, in a run's folder."""
 
 FAR = 1.0e10
-"""Weights and gradients above this are about to overflow."""
+"""Weights or gradients above this mean that training diverges."""
 
 
 class Callback:
-    """Hooks into the training loop. A subclass overrides what it needs; single functions can be passed by name.
+    """Hooks into the training loop. A subclass overrides some; single functions can be passed by name.
 
     name: key of its state in snapshots, if it has a state.
     """
@@ -54,7 +54,7 @@ class Callback:
             setattr(self, name, function)
 
     def started(self, step: int) -> None:
-        """Training starts at `step`: a snapshot, if any, was loaded and belongs to this run."""
+        """Training starts at `step`, after a snapshot of this run, if any, was loaded."""
 
     def after_backward(self) -> None:
         """All gradients of a step are computed, and not yet clipped."""
@@ -123,9 +123,8 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
     own = {part: rate / loop.recipe.lr for part, rate in loop.rates.items()}
     recipe = replace(loop.recipe, lr_scale=own | loop.recipe.lr_scale)
     optimizer = make_optimizer(loop.sparsifier.trained(module), recipe, fused=on_cpu)
-    wrapped = fabric.setup_module(
-        module
-    )  # before a snapshot is loaded, since the optimizer's state takes the weights' type
+    # Before a snapshot is loaded: the optimizer's state takes the weights' type.
+    wrapped = fabric.setup_module(module)
     if fabric.is_global_zero:
         remove_parts(loop.snapshot)
     step = 0
@@ -138,9 +137,8 @@ def fit(fabric: Fabric, module: nn.Module, micro_batches: Callable[[int], Iterat
     for callback in loop.callbacks:
         callback.started(step)
     if fabric.is_global_zero:
-        source = (
-            None if origin is None else origin.parent / LOG
-        )  # copy the lines of the log next to another folder's snapshot
+        # A run that resumes from another folder's snapshot continues that folder's log.
+        source = None if origin is None else origin.parent / LOG
         keep_json_lines(loop.folder / LOG, lambda line: line["step"] <= step, source)
     optimizer = fabric.setup_optimizers(optimizer)
     wrapped.train()
@@ -226,7 +224,7 @@ def _explained(module: nn.Module, step: int) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         tensors = (t for p in module.parameters() for t in (p, p.grad) if t is not None)
-        if all(bool((tensor.abs() < FAR).all()) for tensor in tensors):  # NaN is not
+        if all(bool((tensor.abs() < FAR).all()) for tensor in tensors):  # False for NaN
             raise
         raise _diverged(step) from error
 
@@ -239,7 +237,7 @@ def _diverged(step: int) -> InputError:
 
 
 def _set_randomness(fabric: Fabric, seed: int, step: int, micro: int) -> None:
-    """Seed dropout and draws of a micro-batch: the same on every process, and on every repetition."""
+    """Seed dropout and draws of a micro-batch by its number, so that rehearsals and resumed runs repeat them."""
     number = micro * fabric.world_size + fabric.global_rank
     seed_generators(derive_seed(seed, "step", step, 0, number), fabric.device)
 

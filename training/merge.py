@@ -29,7 +29,7 @@ def gather_shares(fabric: Fabric, share: dict[Id, T]) -> dict[Id, T]:
 
 
 def same_everywhere(fabric: Fabric, what: Callable[[], str], name: str) -> None:
-    """RuntimeError unless all processes have the same text, which a single process does not compute."""
+    """RuntimeError unless `what()` is the same text on all processes; not called with a single process."""
     if fabric.world_size > 1:
         found: list[str] = [""] * fabric.world_size
         dist.all_gather_object(found, what())

@@ -1,9 +1,9 @@
 """The contrastive loss of a whole effective batch that does not fit into one forward pass.
 
 As GradCache (Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", RepL4NLP 2021):
-first the features of all micro-batches without graph, then each micro-batch with graph, its own features put in the
-place of the collected ones. The loss's gradient with respect to a feature is that in the large batch, and summed over
-micro-batches and processes so is that of the weights.
+first compute the features of all micro-batches without a graph, then each micro-batch with a graph, its own features
+replacing the collected ones. The gradient with respect to a feature is that of the large batch, and so is the gradient
+of the weights, summed over micro-batches and processes.
     python retrieval.py --model xvlm-mini --dense --gather_negatives
 """
 
@@ -20,22 +20,22 @@ class StepFeatures:
 
     def __init__(self) -> None:
         self._columns: list[list[Tensor]] = []
-        """A list for each kind of tensor; in it, by pass and then rank, that of each micro-batch."""
+        """For each kind of tensor, those of all micro-batches, in the order of passes and then ranks."""
         self._handed = 0
 
     def collect(self, *tensors: Tensor) -> None:
-        """Take in this process's next micro-batch: tensors [b, ...], kept without graph; same b everywhere."""
+        """Add this process's next micro-batch: tensors [b, ...], stored without a graph; same b everywhere."""
         if self._handed or not self._columns:  # another step begins
             self._columns, self._handed = [[] for _ in tensors], 0
         for parts, tensor in zip(self._columns, tensors, strict=True):
             parts += of_all_processes(tensor)
 
     def gather(self) -> Gather:
-        """For the losses of this process's next micro-batch: its tensors [b, ...] -> those of all n, [n b, ...].
+        """A function for the losses of this process's next micro-batch: its tensor [b, ...] -> all n, [n b, ...].
 
-        It must be called as often as there were tensors in `collect`, in the same order. The micro-batch's own part
-        has the graph; its gradient comes n times as large, since the means over passes and processes divide it by n
-        later. What all micro-batches share (the temperature) has its exact gradient in each, so the mean is right.
+        It must be called once per tensor of `collect`, in the same order. The micro-batch's own part has a graph, and
+        its gradient is multiplied by n, since means over passes and processes divide it by n later. Shared parameters
+        (the temperature) have their full gradient in each micro-batch, so for them the mean is exact without a factor.
         RuntimeError when more is requested than was collected.
         """
         rank, world = place()

@@ -63,14 +63,10 @@ def finetuning_parser(description: str, task: str) -> argparse.ArgumentParser:
     )
     run.add_argument("--compile", action="store_true", help="compile the model's blocks (torch.compile)")
     run.add_argument(
-        "--num_workers",
-        type=int,
-        help="data loader processes per device (default: with a GPU 8 at most, else none)",
+        "--num_workers", type=int, help="data loader processes per device (default: with a GPU 8 at most, else none)"
     )
     run.add_argument(
-        "--debug",
-        action="store_true",
-        help="two training steps and a small evaluation, in <output_dir>_debug",
+        "--debug", action="store_true", help="two training steps and a small evaluation, in <output_dir>_debug"
     )
     run.add_argument(
         "--incremental",

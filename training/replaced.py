@@ -23,20 +23,17 @@ def missing_images(source: Source) -> str:
     """
     files = dict.fromkeys(file for i in range(len(source)) for file in image_files(source.file(i)))
     missing = [file for file in files if not Path(file).is_file()]
+    absent = f"{counted(len(missing), 'training image', 'is', of=len(files))} missing"
     if len(missing) > MOST * len(files):
         raise InputError(
-            f"{counted(len(missing), 'training image', 'is', of=len(files))} missing, more than {MOST:.0%} (first: "
-            f"{missing[0]}): "
-            "fix the image folder, or remove the records of missing images from the annotations"
+            f"{absent}, more than {MOST:.0%} (first: {missing[0]}): fix the image folder, or remove the records of "
+            "missing images from the annotations"
         )
-    if not missing:
-        return ""
-    absent = counted(len(missing), "training image", "is", of=len(files))
-    return f"{absent} missing (first: {missing[0]}); another takes {place_of(len(missing))}"
+    return f"{absent} (first: {missing[0]}); another takes {place_of(len(missing))}" if missing else ""
 
 
 class Replaced:
-    """Images that could not be read in this process and session: the first ones are named at once, all are counted."""
+    """Images that this process could not read: the first ones are named at once, all are counted."""
 
     def __init__(self) -> None:
         self._names: set[str] = set()

@@ -72,7 +72,7 @@ class Run:
 
     @property
     def world(self) -> int:
-        """How many processes there are."""
+        """Number of processes."""
         return self.fabric.world_size
 
     @property
@@ -129,7 +129,7 @@ def open_run(args: argparse.Namespace, config: Any, name: str, variant: str = ""
             workers=loader_processes(fabric, args.num_workers, args.devices),
             snapshot=snapshot,
             clock=Clock(folder / SECONDS, earlier_seconds(folder, snapshot)),
-            software=versions() if fabric.is_global_zero else {},  # now, since files may change during training
+            software=versions() if fabric.is_global_zero else {},  # now: the checkout may change during training
         )  # fmt: skip
         done = False
         try:

@@ -14,8 +14,8 @@ DECAYS = ("linear", "cosine", "late", "none")
 class Schedule:
     """How the rate rises to its peak and falls to 0.
 
-    Of w steps of warming up, step t (from 0) has (t + 1) / (w + 1) of the peak rate; the published runs have t / w, and
-    so learn nothing in their first step.
+    During w warm-up steps, step t (from 0) has (t + 1) / (w + 1) of the peak rate; in the published runs it has t / w,
+    so that the first step changes nothing.
     """
 
     warmup: float = 0.1  # share of all steps in which the rate rises

@@ -81,7 +81,7 @@ class Searching(Callback):
         self._run, self._sparsifier = run, sparsifier
 
     def started(self, step: int) -> None:
-        """A snapshot, if any, belongs to this run."""
+        """Confirm that the folder is this run's: a snapshot, if any, belongs to it."""
         self._run.begun = True
 
     def after_step(self, step: int) -> None:

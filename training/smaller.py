@@ -20,16 +20,16 @@ FOLDER = "small"
 BATCH, REPEATS = 8, 10
 
 
-def leave_small(run: Run, model: Model, task: Task, sparsity: float) -> dict[str, Any]:
+def write_small(run: Run, model: Model, task: Task, sparsity: float) -> dict[str, Any]:
     """Write `small/` (`--model small:FOLDER`) and print parameters, FLOPs and milliseconds of both.
 
-    Units that no weight reads any more are cut out: outputs are those of the masked model.
+    Only units that no weight reads any more are removed, so the outputs are those of the masked model.
     """
     masks = {name: layer.weight.detach() != 0 for name, layer in model.prunable_layers().items()}
     small = cut(model, kept_units(model, masks))
     if not run.leads:
         return {}
-    shutil.rmtree(run.folder / FOLDER, ignore_errors=True)  # left by a session that was killed here
+    shutil.rmtree(run.folder / FOLDER, ignore_errors=True)  # a run that was killed here may have left it
     save_small(run.folder / FOLDER, small, {"run": str(run.folder), "sparsity_asked": sparsity / 100})
     task.keep(run.folder / FOLDER, small)
     rows = side_by_side({"masked": model, FOLDER: small}, BATCH, REPEATS, run.fabric.device)

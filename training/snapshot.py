@@ -10,12 +10,13 @@ import torch
 from lightning.fabric.plugins import Precision
 from torch import nn
 
+from configs.overrides import joined_keys
 from console.errors import InputError
 from storage.tensors import read_tensors, write_torch
 
 
 class Stateful(Protocol):
-    """A part of a run with a state of its own."""
+    """A part of a run with a state that snapshots save."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -66,11 +67,7 @@ def load_snapshot(
             precision.load_state_dict(scale)
         for name, state in content.get("parts", {}).items():
             parts[name].load_state_dict(state)
-    except (
-        RuntimeError,
-        ValueError,
-        KeyError,
-    ) as error:  # the same run, but the model's configuration was edited
+    except (RuntimeError, ValueError, KeyError) as error:  # same run, but the model's configuration was edited
         raise InputError(
             f"{path} does not fit the model ({_last_line(error)}): choose another output folder, or restore the "
             "model's configuration"
@@ -83,7 +80,7 @@ def refuse_another_run(path: Path, then: dict[str, Any], now: dict[str, Any]) ->
 
     A field that only one of them has is ignored while it is empty or False: options may change between versions.
     """
-    before, after = _flat(then), _flat(now)
+    before, after = joined_keys(then), joined_keys(now)
     for key in {**before, **after}:
         sides = [side[key] for side in (before, after) if key in side]
         unused = sides[0] is False or sides[0] in (None, "", [], {})
@@ -93,17 +90,6 @@ def refuse_another_run(path: Path, then: dict[str, Any], now: dict[str, Any]) ->
                 f"{path} belongs to another run ({key} was {old}, now it is {new}): choose another output folder, or "
                 "the same options; --snapshot needs a snapshot of the same run"
             )
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one: {"stage": {"lr": 1}} -> {"stage.lr": 1}. Empty dicts stay, as values."""
-    if not isinstance(value, dict) or not value:
-        return {prefix: value}
-    return {
-        name: leaf
-        for key, part in value.items()
-        for name, leaf in _flat(part, f"{prefix}.{key}" if prefix else str(key)).items()
-    }
 
 
 def _last_line(error: Exception) -> str:

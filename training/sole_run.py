@@ -24,5 +24,5 @@ def sole_run(fabric: Fabric, folder: Path) -> Iterator[None]:
         yield
     finally:
         if lock is not None:
-            (folder / LOCK).unlink(missing_ok=True)  # before it is free: whoever has opened it sees that it is gone
+            (folder / LOCK).unlink(missing_ok=True)  # before the release: a waiting process checks that it still exists
             lock.release()

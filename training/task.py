@@ -88,9 +88,9 @@ class Task:
     """What a script supplies: facts as class attributes, its data opened by `__init__`, losses, evaluation."""
 
     name: ClassVar[str]
-    words: ClassVar[str]  # what tables call it
-    main: ClassVar[tuple[str, ...]] = ()  # patterns of its main metric, the first match; none: no table
-    metric_words: ClassVar[Mapping[str, str]] = {}  # metric -> what tables call it; others as they are written
+    words: ClassVar[str]  # its name in tables
+    main: ClassVar[tuple[str, ...]] = ()  # patterns of its main metric, the first match counts; none: no table
+    metric_words: ClassVar[Mapping[str, str]] = {}  # metric -> its name in tables; others keep their names
     Config: ClassVar[type[Finetuning]]
     decides: str | None = None  # metric of `val` whose highest value selects the tested epoch; None: the last epoch
     rehearses: bool = False  # whether `rehearse` must see all micro-batches of a step before the first backward pass
@@ -102,21 +102,21 @@ class Task:
     script: ClassVar[str | None] = None  # the script that runs it, without .py; None: the task's name
 
     def losses(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, torch.Tensor]:
-        """Named losses of a training batch; progress: epochs done, with fractions."""
+        """Named losses of a training batch. progress: epochs done, a float."""
         raise NotImplementedError
 
     def rehearse(self, model: nn.Module, batch: Batch) -> None:
         """Process a micro-batch without gradients, for losses that compare all pairs of an optimizer step."""
 
     def rates(self, search: float | None = None) -> dict[str, float]:
-        """Substrings of parameter names -> learning rates; search: the rate of scores, in their stage."""
+        """Substrings of parameter names -> learning rates. search: the rate of scores during a search, else None."""
         return {}
 
     def begin(self, model: nn.Module, look: Evaluation) -> None:
         """Training starts or resumes; the model is on its device."""
 
     def after_backward(self) -> None:
-        """All gradients of a step are there, and not yet clipped."""
+        """All gradients of a step are computed, and not yet clipped."""
 
     def end_epoch(self, model: nn.Module, look: Evaluation) -> None:
         """An epoch is over."""

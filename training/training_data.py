@@ -20,9 +20,9 @@ from training.run import Run
 
 
 class TrainingData:
-    """Batches of one reader, or of several in turn, an optimizer step each (halves of a pair).
+    """Batches of one reader, or of several that alternate by optimizer step.
 
-    epochs, epoch_steps: of a run, or of the stage of it that `split` made.
+    epochs, epoch_steps: of the run, or of one of the stages that `split` returns.
     """
 
     def __init__(self, run: Run, model: nn.Module, tokenizer: Any):
@@ -42,7 +42,7 @@ class TrainingData:
         self._turns = InTurn(sides, self._together)
         whole = math.ceil(sides[0].batches / self._together) * len(sides)
         self.epochs, self.epoch_steps = config.epochs, min(whole, config.short_epoch or whole)
-        self._from = 0  # steps of an earlier stage
+        self._from = 0  # number of steps in the earlier stage
         if run.args.debug:
             self.epochs, self.epoch_steps = 1, 2
 

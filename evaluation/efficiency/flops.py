@@ -21,15 +21,15 @@ from sparsity.mask import Mask
 
 @dataclass(frozen=True)
 class Work:
-    """total: FLOPs of a pass; layers: name of a prunable weight -> FLOPs of its products."""
+    """total: FLOPs of a pass. layers: name of a prunable weight -> FLOPs of its products."""
 
     total: int
     layers: dict[str, int]
 
     def nominal(self, mask: Mask) -> int:
-        """FLOPs when the work of each layer is proportional to its density.
+        """FLOPs if the work of each layer were proportional to its density, an ideal that no hardware guarantees.
 
-        Attention's products and layers that are never pruned count in full. No hardware guarantees this number.
+        Attention's products and layers that are never pruned count in full.
         """
         spared = sum(
             flops * (mask.size(name) - mask.kept(name)) // mask.size(name) for name, flops in self.layers.items()

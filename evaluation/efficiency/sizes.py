@@ -26,14 +26,14 @@ def count_parameters(tensors: Mapping[str, Tensor]) -> int:
 def file_sizes(tensors: Mapping[str, Tensor], mask: Mask | None = None) -> dict[str, int]:
     """Bytes of the files `fp32` and `fp16` (safetensors), of the latter `zipped`, and with a mask `packed`.
 
-    The tensors are those of the masked model; the files are removed afterwards.
+    tensors: of the masked model.
     """
     sizes = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model")
         write_safetensors(path, _of(tensors, torch.float32), {})
         sizes["fp32"] = path.stat().st_size
-        path.unlink()  # large models: no two files at a time
+        path.unlink()  # a large model's two files might not fit on the disk
         write_safetensors(path, _of(tensors, torch.float16), {})
         sizes["fp16"], sizes["zipped"] = path.stat().st_size, zipped_size(path)
         path.unlink()
@@ -64,7 +64,7 @@ def _of(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def zipped_size(path: Path) -> int:
-    """Bytes of a file after deflate, as zip and gzip have it, at its usual level."""
+    """Bytes of a file after deflate at its default level, as in zip and gzip."""
     pack, size = zlib.compressobj(), 0
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):

@@ -1,7 +1,7 @@
 """Timings of several functions, alternating within one run, and layers in torch's 2:4 format, which skips zeros.
 
-Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021 (two of every four inputs are kept); CUDA devices since
-Ampere multiply by them.
+Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021 (two of every four inputs are kept); CUDA devices have
+such matrix products since Ampere.
 """
 
 from __future__ import annotations
@@ -24,16 +24,13 @@ AMPERE = (8, 0)
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """`median`, quartiles `low` and `high` (linear), and `least`: the time least disturbed by other work."""
+    """`median`, quartiles `low` and `high` (linear), and `least`, which other load disturbs least."""
     least, low, median, high = map(float, np.percentile(values, (0, 25, 50, 75)))
     return {"median": median, "low": low, "high": high, "least": least}
 
 
 def speed_up(dense: Sequence[float], other: Sequence[float]) -> dict[str, float]:
-    """Speed-up over dense, from the two times of each round: `median`, `low`, `high`.
-
-    And `fastest`, by the fastest of each.
-    """
+    """Speed-up over dense: `median`, `low`, `high` of the ratios within rounds, and `fastest`, of the least times."""
     ratios = spread([a / b for a, b in zip(dense, other, strict=True)])
     return {name: ratios[name] for name in ("median", "low", "high")} | {"fastest": min(dense) / min(other)}
 
@@ -47,8 +44,8 @@ def in_turn(
 ) -> dict[str, list[float]]:
     """Name -> milliseconds of each of `repeats` calls, after `warm_up` calls of each that do not count.
 
-    Every round calls each function once, so that other load affects all alike; the order is reversed from round to
-    round, so that none is always first. On a CUDA device its own clock counts, from the first kernel to the last.
+    Every round calls each function once, so that other load affects all alike; the order is reversed in every other
+    round, so that none is always first. On a CUDA device times are measured by its events.
     """
     milliseconds = _on_cuda if device.type == "cuda" else _on_cpu
     times: dict[str, list[float]] = {name: [] for name in works}
@@ -77,7 +74,7 @@ def _on_cuda(work: Callable[[], object]) -> float:
 
 
 def obstacle(device: torch.device, dtype: torch.dtype, mask: Mask | None = None) -> str | None:
-    """Why 2:4 multiplication is not available, in words; None if it is. mask: None stands for a 2:4 mask."""
+    """The reason why 2:4 multiplication is not available; None if it is. mask: None for any 2:4 mask."""
     try:
         if mask is not None:
             check_pattern(mask, 2, 4)
@@ -94,22 +91,20 @@ def obstacle(device: torch.device, dtype: torch.dtype, mask: Mask | None = None)
 
 
 def compressed(weight: Tensor) -> Tensor | None:
-    """weight [o, i], half precision on a CUDA device and 2:4 along i, in the format; None for shapes without one."""
+    """weight [o, i], half precision on a CUDA device and 2:4 along i, in the format; None for unsupported shapes."""
     if weight.dim() != 2:
         return None
     try:
         return torch.sparse.to_sparse_semi_structured(weight)
     except RuntimeError as error:
-        if "dimension" in str(error) or "shape" in str(error):  # each type has its least sides and their multiples
+        if "dimension" in str(error) or "shape" in str(error):  # sides must be multiples of a number of the data type
             return None
         raise
 
 
 @torch.no_grad()
 def compress_layers(model: Model) -> tuple[int, int]:
-    """Put the prunable weights of a 2:4 model into the format, in place: the numbers of converted layers and of all
-    layers.
-    """
+    """Convert the prunable weights of a 2:4 model, in place; returns the numbers of converted and of all layers."""
     done, uses = 0, layer_uses(model)
     for modules in map(list, map(dict.values, uses.values())):
         linear = all(isinstance(module, nn.Linear) for module in modules)  # other modules multiply differently

@@ -35,7 +35,7 @@ GAIN = 1.05
 """Smallest ratio that counts as a speed-up; less is noise."""
 
 SCATTER = 0.2
-"""A larger distance between quartiles of the speed means that the machine was not quiet."""
+"""A larger distance between quartiles of the speed-up means that other load disturbed the timings."""
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -44,12 +44,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     mask = Mask.load(args.mask) if args.mask else None
-    model = (
-        load_for(args.model, args.task, args.weights, conv=bool(mask and mask.source.get("conv")))
-        .eval()
-        .requires_grad_(False)
-    )
-    models, words = {"dense": model}, []
+    model = load_for(args.model, args.task, args.weights, conv=bool(mask and mask.source.get("conv")))
+    models, words = {"dense": model.eval().requires_grad_(False)}, []
     if mask is not None:
         mask = mask.fitted(model)
         models["masked"] = copy.deepcopy(model)
@@ -100,11 +96,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 def side_by_side(
     models: Mapping[str, Model], size: int, repeats: int, device: torch.device, task: str | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Parameters, FLOPs and latency of models that take the same inputs, timed alternately; speeds relative to the
-    first one's.
+    """Parameters, FLOPs and latency of models that take the same inputs, timed alternately.
 
-    size: samples a pass. task: whose pass is timed (None: that of pruning). The models end up on the device, in eval
-    mode. A row a model: `parameters`, `flops`, `latency_ms` (`spread`) and, but for the first, `speed` (`speed_up`).
+    size: samples per pass. task: whose pass is timed (None: pruning's). The models are moved to the device and set to
+    eval mode. Each row has `parameters`, `flops`, `latency_ms` (`spread`), and except for the first model `speed`
+    (`speed_up` over the first).
     """
     first, whole = next(iter(models.items()))
     _, batch, run = work_of(whole, task, size, device, next(whole.parameters()).dtype)
@@ -123,9 +119,9 @@ def side_by_side(
 
 
 def load_for(name: str, task: str | None, weights: str | None, conv: bool = False) -> Model:
-    """The pretraining model, or the task's with what the task's configuration changes of it (image size).
+    """The pretraining model, or the task's with the overrides of the task's configuration, such as the image size.
 
-    conv: whether convolutions can be pruned, too, as the mask was made.
+    conv: whether convolutions are prunable, as when the mask was made.
     """
     changes = {"conv": True} if conv else {}
     if task is None:
@@ -135,20 +131,20 @@ def load_for(name: str, task: str | None, weights: str | None, conv: bool = Fals
 
 
 def work_of(model: Model, task: str | None, size: int, device: torch.device, dtype: torch.dtype) -> Probe:
-    """The task's pass, or pruning's, over the same `size` made-up samples on every call; floating point in `dtype`."""
+    """The task's pass, or pruning's, over `size` made-up samples, equal in every call; floating point in `dtype`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if task is not None:
             probe = model.probe(size)
         else:
-            words = "the pass in which every prunable layer is met"
+            words = "a pass through every prunable layer"
             probe = Probe(words, model.example(size)[model.sides[0]], lambda model, batch: model.observe(batch))
     batch = {name: t.to(device, dtype if t.is_floating_point() else t.dtype) for name, t in probe.batch.items()}
     return probe._replace(batch=batch)
 
 
 def chosen_device(name: str | None) -> torch.device:
-    """The device of that name, `cuda` where there is one without; InputError when it is not there."""
+    """The device of that name, by default `cuda` if available; InputError if it is missing."""
     count = torch.cuda.device_count()
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
@@ -156,7 +152,7 @@ def chosen_device(name: str | None) -> torch.device:
     if name != "cpu" and int(name.partition(":")[2] or 0) >= count:
         there = f"cpu or cuda:0 to cuda:{count - 1}" if count else "cpu"
         raise InputError(
-            f"--device {name} is not there, this machine has {counted(count, 'CUDA device')}: choose {there}"
+            f"--device {name} is missing, this machine has {counted(count, 'CUDA device')}: choose {there}"
         )
     return torch.device(name)
 
@@ -178,9 +174,10 @@ def size_words(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     dense, masked = rows["dense"]["bytes"]["fp16"], rows["masked"]["bytes"]
     share = rows["masked"]["nominal_flops"] / rows["dense"]["flops"]
     return [
-        f"Size: zeros take as much room as other numbers ({masked['fp16'] / dense:.2f} x the dense fp16 file); zipped "
-        f"it is {masked['zipped'] / dense:.2f} x, packed as bits and kept values {masked['packed'] / dense:.2f} x.",
-        f"Work: {share:.2f} x the FLOPs would remain if pruned weights cost nothing.",
+        f"Size: stored zeros take as many bytes as other numbers ({masked['fp16'] / dense:.2f} x the dense fp16 file); "
+        f"zipped it is {masked['zipped'] / dense:.2f} x, packed as bits and kept values {masked['packed'] / dense:.2f} "
+        "x.",
+        f"Work: {share:.2f} x the FLOPs would remain if pruned weights were skipped.",
     ]
 
 
@@ -198,20 +195,18 @@ def speed_words(name: str, speed: Mapping[str, float]) -> str:
     if name == "2:4":
         return f"Speed: {runs}." if faster else f"No speed-up: even without half of the products, {runs}."
     if faster:
-        return (
-            f"Speed: {runs}, but no kernel here skips zeros: the reason must be another one (other load, clock rates)."
-        )
-    return f"No speed-up: zeros are multiplied like any other number: {runs}."
+        return f"Speed: {runs}, but no kernel here skips zeros, so the reason is another one (load, clock rates)."
+    return f"No speed-up, since zeros are multiplied like any other number: {runs}."
 
 
 def show(found: Mapping[str, Any]) -> None:
-    """Print a table of what is stored, one of what is computed, and the words."""
+    """Print a table of sizes, one of FLOPs and times, and the sentences."""
     rows, console = found["rows"], result_console()
     of_task = f" for {found['task']}" if found["task"] else ""
     threads = f", {counted(found['threads'], 'thread')}" if found["device"].startswith("cpu") else ""
     about = f"batch {found['batch_size']}, {found['device']}{threads}, precision {found['precision']}"
     stored = _table(
-        f"{found['model']}{of_task}: what is stored",
+        f"{found['model']}{of_task}: sizes",
         "parameters", "prunable", "kept of these", "fp32 MB", "fp16 MB", "fp16 zipped", "packed",
     )  # fmt: skip
     computed = _table(
@@ -233,7 +228,7 @@ def show(found: Mapping[str, Any]) -> None:
 
 
 def _table(title: str, *columns: str) -> Table:
-    """With a column for the model's name before the others."""
+    """A table with a first column for the model's name."""
     table = Table(title=title)
     for column in ("", *columns):
         table.add_column(column, justify="right" if column else "left")

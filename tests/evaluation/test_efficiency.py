@@ -70,7 +70,7 @@ def test_the_command(dino, omp, tmp_path, run):
     [
         (("--batch_size", 0), "--batch_size must be at least 1, not 0"),
         (("--repeats", 0), "--repeats must be at least 1, not 0"),
-        (("--device", "cuda:99"), "--device cuda:99 is not there"),
+        (("--device", "cuda:99"), "--device cuda:99 is missing"),
         (("--device", "tpu"), "--device must be cpu, cuda or cuda:<number>, not 'tpu'"),
         (("--mask", "nowhere.safetensors"), "no such file"),
         (("--json", "weights/mini-vocab.txt/out.json"), "cannot write to weights/mini-vocab.txt"),
@@ -104,7 +104,7 @@ def speed(median, low, high, fastest):
 
 def test_words_on_speed():
     assert speed_words("masked", speed(1.0, 0.97, 1.03, 0.99)) == (
-        "No speed-up: zeros are multiplied like any other number: masked runs at 1.00 x the speed of dense "
+        "No speed-up, since zeros are multiplied like any other number: masked runs at 1.00 x the speed of dense "
         "(quartiles 0.97 to 1.03; the fastest pass of each: 0.99 x)."
     )
     assert "no kernel here skips zeros" in speed_words("masked", speed(1.3, 1.25, 1.35, 1.3))

@@ -68,7 +68,7 @@ def test_vlmevalkit_reads_a_file(model, printed, tmp_path):
 
 def test_vlmevalkit_decides_by_the_path(model, printed):
     for name, family in (("qwen", "Qwen2_5_VL"), ("qwen_62.5", "Qwen2VL")):
-        with pytest.raises(InputError, match="loaded as another class: rename it"):
+        with pytest.raises(InputError, match="loaded as the wrong class: rename it"):
             printed(model(name, family), "--tool", "vlmevalkit")
     assert printed(model("qwen_50", "Qwen2VL"), "--tool", "vlmevalkit")
 
@@ -98,7 +98,7 @@ def test_what_is_run(model, printed, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "family", "arguments", "sentence"),
     [
-        ("pali", "PaliGemma", (), "lmms-eval has no model for a PaliGemma.*: take --tool vlmevalkit"),
+        ("pali", "PaliGemma", (), "lmms-eval has no model for a PaliGemma.*: use --tool vlmevalkit"),
         ("x", "Kosmos2", (), "lmms-eval has no model for a Kosmos2.*: lmms-eval has Qwen2VL"),
         ("a,b", "Llava", (), "has a comma or =: rename it"),
         ("g", "Gemma3", ("--tool", "vlmevalkit", "--tasks", "POP"), r"'POP' \(did you mean 'POPE'"),

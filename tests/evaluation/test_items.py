@@ -48,7 +48,7 @@ def test_scores_of_an_earlier_run_do_not_stay(tmp_path):
 def test_items_that_do_not_fit_their_scores():
     with pytest.raises(AssertionError, match="a has 1 scores for 2 items"):
         Items([1, 2], [1, 2], {"a": [1.0]})
-    with pytest.raises(AssertionError, match="there twice"):
+    with pytest.raises(AssertionError, match="occurs twice"):
         Items([1, 1], [1, 1], {"a": [1.0, 1.0]})
     with pytest.raises(AssertionError, match="has a picture"):
         Items([1, 2], [1], {"a": [1.0, 1.0]})

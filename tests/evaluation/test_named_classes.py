@@ -93,5 +93,5 @@ def test_a_model_without_texts_is_refused(folder, tmp_path, monkeypatch):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump({"classes": {"images": {"files": {"folder": str(folder)}}}}))
     base = ["zero_shot", "--model", "dino-mini", "--weights", "random", "--config", str(tmp_path / "c.yaml")]
     monkeypatch.setattr(sys, "argv", base)
-    with pytest.raises(InputError, match=r"asks for 'classes', which a DINO cannot do"):
+    with pytest.raises(InputError, match=r"has 'classes', which a DINO does not support"):
         zero_shot.main()

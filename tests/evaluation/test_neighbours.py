@@ -197,7 +197,7 @@ class TestCommand:
         with pytest.raises(InputError, match="--images is the size of the gallery, but"):
             self.call(monkeypatch, tmp_path, config, "--images", 3)
         gallery = {"annotations": ["x.json"]}
-        with pytest.raises(InputError, match=r"asks for 'gallery', which a DINO cannot do"):
+        with pytest.raises(InputError, match=r"has 'gallery', which a DINO does not support"):
             self.call(monkeypatch, tmp_path, config | {"gallery": gallery})
         with pytest.raises(InputError, match="--images must be at least 1"):
             self.call(monkeypatch, tmp_path, {"gallery": gallery}, "--images", 0)

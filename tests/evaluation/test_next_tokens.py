@@ -65,7 +65,7 @@ def test_the_loss_is_the_classs_own(family):
     assert read.losses.mean().item() == pytest.approx(model.loss(batch).item(), rel=1e-5)
     scores = model.module(**{k: v for k, v in batch.items() if k != "labels"}).logits
     wanted = model.next_tokens(batch) != -100
-    assert torch.equal(scores[wanted].argmax(-1), read.expected)
+    assert torch.equal(scores[wanted].argmax(-1), read.predicted)
     assert torch.equal(wanted.nonzero()[:, 0], read.pairs)
 
 
@@ -118,11 +118,12 @@ def test_bad_input(command, world, run, tmp_path):
 
     mask = str(world / "llava_omp_90.safetensors")
     assert "there is no pruned model or mask 'nowhere'" in refused("--pruned", "nowhere")
-    assert "is a Gemma3ForConditionalGeneration of 99" in refused("--pruned", saved(tmp_path / "gemma", "Gemma3"))
+    gemma = saved(tmp_path / "gemma", "Gemma3")
+    assert "is a Gemma3ForConditionalGeneration with a vocabulary of 99" in refused("--pruned", gemma)
     assert "with --stream give the folder" in refused("--pruned", mask, "--stream")
-    assert "count asks for 7: lower it" in refused("--set", "count=7")
-    assert "items.json is where" in refused("--json", tmp_path / "items.json")
+    assert "count is 7: lower it" in refused("--set", "count=7")
+    assert "items.json is for" in refused("--json", tmp_path / "items.json")
     done = run("-m", "evaluation.next_tokens", "--model", "clip-mini", "--config", world / "config.yaml")
-    assert done.returncode == 2 and "clip-mini is no generative model" in done.stderr
+    assert done.returncode == 2 and "clip-mini is not a generative model" in done.stderr
     (world / "data" / "0.png").write_bytes(b"no picture")
-    assert "an evaluation needs all its pairs" in refused()
+    assert "an evaluation needs all pairs" in refused()

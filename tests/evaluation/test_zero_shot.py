@@ -97,7 +97,7 @@ def test_masks_without_the_dense_model(config, tmp_path, monkeypatch):
     assert means(tmp_path / "items.json")["text"]["itm img_r1"] == pytest.approx(row["itm img_r1"], abs=0.0051)
     with pytest.raises(InputError, match="--no-dense leaves nothing to evaluate"):
         command(monkeypatch, config, "--no-dense")
-    with pytest.raises(InputError, match=r"items\.json is where the scores of single items go"):
+    with pytest.raises(InputError, match=r"items\.json is for the scores of single items"):
         command(monkeypatch, config, "--json", tmp_path / "items.json")
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from console.errors import InputError
-from inspection.comparison import Overlap, compare, ones
+from inspection.comparison import Overlap, compare
 from sparsity.mask import Mask
 from tests.inspection.masks import files_of, mask_of
 
@@ -62,12 +62,6 @@ def test_chance_is_what_random_masks_have():
     chance = Overlap(600, 200, 120, 0, by_chance=600 * p * q).chance
     assert chance == pytest.approx(p * q / (p + q - p * q))
     assert chance == pytest.approx(np.mean(ious), abs=4 * np.std(ious) / 1000**0.5 + 1e-3)
-
-
-@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 31, 64])
-def test_ones_of_any_number_of_bytes(count):
-    bits = np.random.default_rng(count).integers(0, 256, count, dtype=np.uint8)
-    assert ones(bits) == sum(int(byte).bit_count() for byte in bits)
 
 
 def test_other_layers_are_named():

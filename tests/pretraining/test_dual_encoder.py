@@ -85,13 +85,13 @@ def test_the_same_again(made, config, tmp_path):
 
 
 def test_bad_input(made, config, tmp_path):
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="exists already"):
         build(config, made[0])
     exchanged = dataclasses.replace(config, vision=config.text, text=config.vision)
-    with pytest.raises(InputError, match="must be an encoder of images alone"):
+    with pytest.raises(InputError, match="must be an image encoder"):
         build(exchanged, tmp_path / "out")
     shutil.copytree(config.text, tmp_path / "mute", ignore=shutil.ignore_patterns("*token*", "vocab*"))
-    with pytest.raises(InputError, match="one of texts with its tokenizer"):
+    with pytest.raises(InputError, match="a text encoder with its tokenizer"):
         build(dataclasses.replace(config, text=str(tmp_path / "mute")), tmp_path / "out")
     with pytest.raises(InputError, match="there is no such folder"):
         build(dataclasses.replace(config, text=str(tmp_path / "nowhere")), tmp_path / "out")

@@ -170,8 +170,8 @@ def test_ours_beside_theirs(tmp_path, scores):
     [
         ("model,task,metric\n", "lacks the column 'pruner'"),
         (HEAD + "xvlm-mini,vqa,overal,omp,75,1\n", r"line 2: unknown metric 'overal' \(did you mean 'overall'\?\)"),
-        (HEAD + "xvlm-mini,vqa,overall,omp,75,high\n", "line 2: 'high' is no number of the column 'value'"),
-        (HEAD + "xvlm-mini,vqa,overall,omp,75\n", "line 2: 'None' is no number"),
+        (HEAD + "xvlm-mini,vqa,overall,omp,75,high\n", "line 2: 'high' in the column 'value' is not a number"),
+        (HEAD + "xvlm-mini,vqa,overall,omp,75\n", "line 2: 'None' in the column"),
         (HEAD + "xvlm-mini,vqa,overall,omp,75,1\n" * 2, "line 3: omp at 75 % is given twice"),
         (HEAD + "blip,vqa,overall,omp,75,1\n", "has no number on these results"),
         (HEAD, "has no number on these results"),
@@ -194,7 +194,7 @@ def test_lines_of_other_models_are_none_of_ours(tmp_path, scores):
     assert read_published(path, scores).notes == ()
     path.write_text(HEAD + ours + "xvlm-mini,vqa,overall,ommp,75,1\nxvlm-mini,vqa,overall,omp,0.75,1\n")
     (note,) = read_published(path, scores).notes
-    assert note.endswith("none of these results stands beside: ommp (did you mean 'omp'?), omp at 0.75 %")
+    assert note.endswith("without a counterpart in these results: ommp (did you mean 'omp'?), omp at 0.75 %")
 
 
 def test_published_files_that_are_no_csv(tmp_path, scores):

@@ -99,7 +99,7 @@ def test_runs(logs):
     assert runs["clip_benchmark:imagenet1k", "wanda"].metrics == {"acc1": 60.0, "acc5": 90.0}
     assert runs["lm-eval:mmmu_val", "dense"].metrics == {"acc": 40.0}
     assert len(runs) == 10
-    assert "lmms-eval mme: wer is left out, since it is better when lower" in notes
+    assert "lmms-eval mme: wer is left out, since lower is better" in notes
     assert f"lm-eval mmmu_val of {PRUNED} is a trial of 8 samples" in notes
 
 
@@ -160,7 +160,7 @@ def test_choices_that_were_scored(tmp_path):
 
 def test_bad_files(logs, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="or one that another tool wrote to"):
+    with pytest.raises(InputError, match="or the output folder of another tool"):
         read_results([str(tmp_path / "empty")], tmp_path, tmp_path / "work")
     samples = lmms_eval(logs, PRUNED) / "20261101_101010_samples_pope.jsonl"
     lines = samples.read_text().splitlines()
@@ -171,12 +171,12 @@ def test_bad_files(logs, tmp_path):
     with pytest.raises(InputError, match=r"samples_pope\.jsonl is damaged"):
         report(logs)
     samples.write_text("{}")
-    with pytest.raises(InputError, match="is not whole as a file of samples"):
+    with pytest.raises(InputError, match="is incomplete as a file of samples"):
         report(logs)
     samples.with_name("20261101_101010_results.json").write_text('{"results": [], "model_name": "x"}')
-    with pytest.raises(InputError, match="is not whole as a result of lmms-eval"):
+    with pytest.raises(InputError, match="is incomplete as a result of lmms-eval"):
         report(logs)
     for file in [*logs.rglob("*samples*"), *logs.rglob("*_results.json")]:
         file.unlink()
-    with pytest.raises(InputError, match="--loyalty compares single items"):
+    with pytest.raises(InputError, match="--loyalty needs scores or answers of single items"):
         report(logs, "--loyalty")

@@ -93,7 +93,7 @@ def test_a_repeated_result_replaces_the_first(tmp_path):
     put(tmp_path / "made", {"overall": 2.0}, id="again", finished="2026-01-02T00:00:00+00:00")
     found = read(tmp_path / "made")
     assert values(found) == [2]
-    assert found.notes == ("1 result is there twice with different ids: the newest of each is taken",)
+    assert found.notes == ("1 result has a newer one in the same place, which is used",)
 
 
 def test_tasks_of_another_configuration_are_left_out(tmp_path):
@@ -198,4 +198,4 @@ def test_values_that_no_grid_writes(tmp_path, changes, words):
 def test_a_result_without_a_number_is_told(tmp_path):
     put(tmp_path / "made", {"overall": "abc"}, "snip")
     put(tmp_path / "made", {"overall": 1.0})
-    assert any(note.endswith("has no number") for note in read(tmp_path / "made").notes)
+    assert any(note.endswith("has no metric") for note in read(tmp_path / "made").notes)

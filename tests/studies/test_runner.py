@@ -329,7 +329,7 @@ def test_results_of_another_version_are_unused(tmp_path, monkeypatch):
     found = survey(plan, places)
     assert len(found.missing) == COUNT
     assert any(f"{COUNT} results of another version (results 2) are not used" in note for note in found.notes)
-    assert not any("earlier form" in note for note in found.notes)
+    assert not any("earlier version of its file" in note for note in found.notes)
 
 
 def test_results_of_an_earlier_grid_are_named(tmp_path):

@@ -14,12 +14,10 @@ from console.errors import run_command
 from data.classification import ImagesToClassify
 from data.labelled import LabelledSet
 from evaluation.items import one_group
-from models import load_task_model
 from models.base import placed
-from training.finetuning import TrainingData, conclude, fit_task
+from training.finetuning import run_task
 from training.merge import gather_shares
 from training.options import finetuning_parser, task_settings
-from training.run import chosen_sparsifier, open_run, sparsify
 from training.task import Finetuning, Task
 
 
@@ -69,15 +67,9 @@ def main() -> None:
     """Train, then guess the test images."""
     args = finetuning_parser(__doc__ or "", "brightness").parse_args()
     config = parse(BrightnessConfig, *task_settings(args, "brightness"))
-    with open_run(args, config, "brightness") as run:
-        sparsifier = chosen_sparsifier(run)
-        changes = config.model | {"classes": 1}
-        model = load_task_model(args.model, "image_classification", weights=args.weights, overrides=changes)
-        sparsify(run, model, sparsifier)
-        data = None if args.evaluate else TrainingData(run, model, None)
-        task = Brightness(config, model, run.limit)
-        epoch = fit_task(run, model, task, data, sparsifier) if data else None
-        conclude(run, model, task, sparsifier, epoch, data)
+    config.model["classes"] = 1
+    make = lambda model, tokenizer, run: Brightness(config, model, run.limit)  # noqa: E731
+    run_task(args, config, "brightness", make, model_of="image_classification")
 
 
 if __name__ == "__main__":

@@ -71,8 +71,8 @@ def test_classification():
     (part,) = task.samples()
     assert part.heading.startswith("5 of 5")
     assert [values(sample) for sample in part.samples] == [[0], [10], [20], [30], [40]]
-    assert lines(part.samples[0]) == [("strong", "found: tulip"), ("right", "right"), ("plain", "true: tulip")]
-    assert lines(part.samples[1]) == [("strong", "found: rose"), ("wrong", "wrong"), ("plain", "true: tulip")]
+    assert lines(part.samples[0]) == [("strong", "predicted: tulip"), ("right", "right"), ("plain", "true: tulip")]
+    assert lines(part.samples[1]) == [("strong", "predicted: rose"), ("wrong", "wrong"), ("plain", "true: tulip")]
 
 
 class Questions(Data):
