@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import functools
 import heapq
 import itertools
 import json
@@ -143,12 +144,22 @@ def read_records(path: Path) -> Iterator[Record]:
 
 
 def all_records(places: Places) -> Iterator[Record]:
-    """All results of a grid in the order of ids, packed or not; the later one of two results of a run."""
+    """All results of a grid in the order of ids, packed or not; of two results of a run see `later`."""
     packed = read_records(places.pack) if places.pack.is_file() else iter(())
     single = (record for path in sorted(places.loose.glob("*.jsonl")) for record in read_records(path))
     merged = heapq.merge(packed, single, key=lambda record: record.result["id"])
     for _, same in itertools.groupby(merged, key=lambda record: record.result["id"]):
-        yield max(same, key=lambda record: record.result["finished"])
+        yield functools.reduce(later, same)
+
+
+def later(one: Record, other: Record) -> Record:
+    """The later one of two results of a run; a pruning keeps what the earlier one has of other sparsities, too."""
+    first, last = sorted((one, other), key=lambda record: record.result["finished"])
+    if last.result["kind"] != PRUNE or first.result["version"] != last.result["version"]:
+        return last
+    both = {key: {**first.result.get(key, {}), **last.result.get(key, {})} for key in ("metrics", "layers")}
+    sparsities = sorted({*first.result.get("sparsities", ()), *last.result.get("sparsities", ())})
+    return Record(last.result | both | {"sparsities": sparsities}, last.items)
 
 
 def pack(places: Places, grid_text: str) -> None:

@@ -18,7 +18,7 @@ from studies import runner
 from studies.attempt import environment, take, threads_each
 from studies.grid import grid_text
 from studies.plan import PRUNE
-from studies.results import all_records, has_result, pack, read_records
+from studies.results import Record, all_records, has_result, later, pack, read_records
 from studies.status import Times, disk_needed, duration, is_running, survey
 from studies.version import REPOSITORY
 from tests.studies.fakes import COUNT, Fake, make, told, work
@@ -278,6 +278,18 @@ def test_of_two_results_the_later_counts(tmp_path):
         pack(places, "")
         found = {record.result["id"]: record.result["metrics"] for record in read_records(places.pack)}
         assert found[task.id] == {"20-NN": 3}
+
+
+def test_prunings_keep_earlier_sparsities():
+    one, other = (
+        Record(
+            {"kind": PRUNE, "version": {}, "finished": day, "sparsities": [s], "layers": {}, "metrics": {str(s): day}}
+        )
+        for day, s in (("2026-01-02", 75.0), ("2026-01-01", 50.0))
+    )
+    for found in (later(one, other), later(later(other, one), one)):
+        assert found.result["metrics"] == {"75.0": "2026-01-02", "50.0": "2026-01-01"}
+        assert found.result["sparsities"] == [50.0, 75.0] and found.result["finished"] == "2026-01-02"
 
 
 def test_several_runners_pack_together(tmp_path):
