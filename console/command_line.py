@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NoReturn
 
-from console.errors import InputError
+from console.errors import InputError, nearest
 
 
 class Parser(argparse.ArgumentParser):
@@ -22,4 +22,8 @@ class Parser(argparse.ArgumentParser):
         """Raise argparse's message as an InputError."""
         if message.startswith("unrecognized") and (known := [w for w in message.split() if w in self.elsewhere]):
             raise InputError(f"{known[0]} is not an option of this script: {self.elsewhere[known[0]]}")
-        raise InputError(f"{message.removeprefix('argument ')}; --help lists all options")
+        hint = ""
+        if message.startswith("unrecognized"):
+            given = next((word for word in message.split() if word.startswith("--")), "")
+            hint = nearest(given.partition("=")[0], self._option_string_actions) if given else ""
+        raise InputError(f"{message.removeprefix('argument ')}{hint}; --help lists all options")

@@ -77,7 +77,8 @@ class CalibrationBatches:
         if len(failed) > self._max_missing * planned:
             raise InputError(
                 f"{counted(len(failed), 'calibration image', of=planned)} cannot be read, more than --max_missing "
-                f"{self._max_missing:.0%} allows (first: {failed[0]}): fix the image folders, or raise --max_missing"
+                f"{self._max_missing:.0%} allows (first: {failed[0]}; paths are relative to {Path.cwd()}): fix the "
+                "image folders (image_roots), or raise --max_missing"
             )
 
 

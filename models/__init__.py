@@ -111,7 +111,7 @@ def _load(
 def check_task(name: str, task: str, known: Iterable[str]) -> None:
     """InputError unless there is a model for the task."""
     if task not in known:
-        there = f"it has models for {', '.join(known)}" if known else "it has none for any task"
+        there = f"it has models for {', '.join(known)}" if known else "no task can finetune it (docs/models.md)"
         raise InputError(f"{name} has no model for '{task}'{nearest(task, known)}: {there}")
 
 

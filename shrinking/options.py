@@ -41,7 +41,7 @@ def parser_of(description: str | None) -> Parser:
         "--kinds", nargs="+", metavar="KIND", help=f"kinds of parts, of {', '.join(SHARES.values())} (default: all)"
     )
     measure.add_argument("--tower", default="both", help=f"{TOWERS} (default: both)")
-    measure.add_argument("--seed", type=int, default=42)
+    measure.add_argument("--seed", type=int, default=42, help="seed of the samples and of random scores (default: 42)")
     measure.add_argument("-o", "--output", metavar="FILE", help=f"file of the table (default: in {FOLDER}/)")
     data = measure.add_argument_group("criteria that use data")
     add_measuring(data)
@@ -128,7 +128,7 @@ def parser_of(description: str | None) -> Parser:
         "-s", "--sparsities", nargs="+", required=True, metavar="PERCENT", help="shares to remove, in percent"
     )
     series.add_argument("--config", help="YAML file that names the data (default: configs/<model>/prune.yaml)")
-    series.add_argument("--seed", type=int, default=42)
+    series.add_argument("--seed", type=int, default=42, help="seed of the samples and of random scores (default: 42)")
     series.add_argument("--accelerator", default="auto", help="cpu, gpu, mps or auto")
     series.add_argument("-o", "--output", required=True, metavar="FOLDER", help="folder for all results")
     add_set(series)  # options of measure, plan and cut
@@ -162,9 +162,11 @@ def add_measuring(parser: argparse._ActionsContainer) -> None:
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Options of distillation."""
-    for name in ("sim", "feat", "hidden"):
-        parser.add_argument(f"--{name}", type=float, help=f"weight of the loss {name} (docs/smaller-models.md)")
-    parser.add_argument("--seed", type=int, default=42)
+    for name, what in (("sim", "similarities"), ("feat", "features"), ("hidden", "hidden states")):
+        parser.add_argument(
+            f"--{name}", type=float, help=f"weight of the distance of the {what} (default: the losses')"
+        )
+    parser.add_argument("--seed", type=int, default=42, help="seed of the samples and of training (default: 42)")
     parser.add_argument("--accelerator", default="auto", help="cpu, gpu, mps or auto")
     add_set(parser)
 

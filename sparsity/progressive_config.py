@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from configs.options import option
 from console.errors import InputError, nearest
+from sparsity.percents import parse_percents
 
 METHODS = ("platon", "taylor", "magnitude")
 PROMPTED = "vpns"  # the search that trains a prompt along
@@ -64,8 +65,7 @@ class ProgressiveConfig:
             raise InputError(
                 f"unknown method '{self.prune}'{nearest(self.prune, CHOICES)}: --prune takes {', '.join(CHOICES)}"
             )
-        if not 0 < self.sparsity < 100:
-            raise InputError(f"sparsity is a percentage between 0 and 100, both excluded, not {self.sparsity:g}")
+        parse_percents([f"{self.sparsity:g}"])  # for its errors
         for name, least in (("interval", 1), ("min_kept", 0), ("score_decay", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, not {getattr(self, name):g}")

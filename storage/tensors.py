@@ -252,5 +252,6 @@ def _corrupt(path: Path | str, error: Exception) -> InputError:
         return InputError(f"{path} is a web page, not a file of tensors: fetch the file itself, not its page")
     lines = str(error).strip().splitlines()
     # An invalid pickle fails with a meaningless key or opcode, which is left out.
-    reason = f" ({shorten(lines[0], 120, placeholder=' ...')})" if lines and len(lines[0].split()) > 2 else ""
+    said = lines[0] if lines and len(lines[0].split()) > 2 and not lines[0].startswith("Weights only load") else ""
+    reason = f" ({shorten(said, 120, placeholder=' ...')})" if said else ""
     return InputError(f"{path} is corrupt or not a tensor file{reason}: download or write it again")

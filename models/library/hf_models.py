@@ -26,7 +26,7 @@ from console.words import agreed, counted
 from models import RANDOM, check_task, is_path
 from models.base import ImageShape
 from models.common.checkpoint import KeyRules, LoadReport, check_values, other_shape, read_state, unwrap
-from models.library.hf_classes import CLASSIFIER, HF_CLASSES, record_of
+from models.library.hf_classes import CLASSIFIER, record_of
 from models.library.hf_parts import fit_config, hf_parts
 from models.library.hf_processor import HFProcessor
 from models.library.hf_streaming import load_streamed, report_of
@@ -56,6 +56,8 @@ def load_hf(
         reference = str(shipped)
     if _is_here(reference) and not Path(reference).is_dir():
         raise InputError(f"hf:{reference}: there is no such folder; give one with config.json and weights")
+    if Path(reference).is_dir() and not (Path(reference) / "config.json").is_file():
+        raise InputError(f"hf:{reference} has no config.json: give a folder with config.json and weights")
     settings = dict(settings)
     stream = settings.pop("stream", False)
     if stream:
@@ -65,6 +67,8 @@ def load_hf(
     given = [reference] if weights is None or str(weights) == RANDOM else [reference, str(weights)]
     with contextlib.nullcontext() if all(map(_is_here, given)) else hub_or_cache():
         config = _config(reference, settings)
+        if getattr(config, "quantization_config", None):
+            raise InputError(f"hf:{reference} has quantised weights (quantization_config): prune the model before that")
         if classes is not None:
             config.num_labels = classes
         model_class = getattr(transformers, _class_name(reference, config, task))
@@ -101,8 +105,6 @@ def _streamed(model_class: type, folder: Path, config: Any, own: dict[str, Any])
             f"hf:{folder} is a {model_class.__name__}, whose record names no blocks: leave out --stream, or add them "
             "(docs/add-a-model.md)"
         )
-    if getattr(config, "quantization_config", None):
-        raise InputError(f"hf:{folder} has quantised weights (quantization_config): prune the model before that")
     module, streamed = load_streamed(model_class, folder, config, record.blocks)
     model = wrap_hf(module, record.reads(str(folder), config), _preprocessor(str(folder)), **own)
     model.streamed, model.load_report = streamed, report_of(module, folder)
@@ -127,7 +129,9 @@ def _config(reference: str, settings: dict[str, Any]) -> Any:
 
 def _class_name(reference: str, config: Any, task: str | None) -> str:
     """The class to make: the config's own, or the image classifier above its tower; InputError where it is unknown."""
-    own = (config.architectures or ["model of no class"])[0]
+    if not config.architectures:
+        raise InputError(f"hf:{reference}: its config.json names no class in 'architectures'")
+    own = config.architectures[0]
     above = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES.get(config.model_type, ())
     classifiers = (own,) if own.endswith(CLASSIFIER) else (above,) if isinstance(above, str) else above
     if task is not None:
@@ -139,8 +143,8 @@ def _class_name(reference: str, config: Any, task: str | None) -> str:
         return own
     if not classifiers:
         raise InputError(
-            f"hf:{reference} is a {own}, but the toolkit knows {', '.join(HF_CLASSES)} and other image classifiers: "
-            "wrap it yourself with a few lambdas (docs/add-a-model.md)"
+            f"hf:{reference} is of the class {own}, which has no record here (docs/models.md lists those that do): "
+            "wrap it yourself with a few lambdas, or add a record (docs/add-a-model.md)"
         )
     return classifiers[0]
 

@@ -123,11 +123,13 @@ def tensors_in(folder: Path) -> dict[str, Tensor]:
 
     InputError where transformers has no such class.
     """
+    if not (Path(folder) / "config.json").is_file():
+        raise InputError(f"there is no {Path(folder) / 'config.json'}: give a folder of a Hugging Face model")
     try:
         config = transformers.AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0][:150]
-        raise InputError(f"{folder} is no folder of Hugging Face ({reason}): give one with config.json") from error
+        raise InputError(f"{folder} is no folder of a Hugging Face model ({reason}): check its config.json") from error
     name = (config.architectures or ["model of no class"])[0]
     if not hasattr(transformers, name):
         raise InputError(

@@ -442,7 +442,7 @@ def test_unknown_hugging_face_models(tmp_path):
         load_model(f"hf:{tmp_path / 'nowhere'}")
     config = transformers.GPT2Config(architectures=["GPT2Model"])
     config.save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="is a GPT2Model, but the toolkit knows CLIPModel"):
+    with pytest.raises(InputError, match="is of the class GPT2Model, which has no record here"):
         load_model(f"hf:{tmp_path}", weights="random")
 
 

@@ -200,7 +200,7 @@ def test_a_given_mask_stays_and_counts(run, config, tmp_path):
         ("--prune platon --dense", "--prune prunes while training, but --dense does not prune"),
         ("--prune multiflow", "multiflow prunes before training: python prune.py --pruner multiflow makes a mask"),
         ("--prune platton", "unknown method 'platton' (did you mean 'platon'?)"),
-        ("--prune platon -s 100", "sparsity is a percentage between 0 and 100, both excluded, not 100"),
+        ("--prune platon -s 100", "sparsity 100 is not between 0 and 100 percent (both excluded)"),
         (
             "--prune platon --dense_until 0.7 --settle 0.4",
             "dense_until 0.7 and settle 0.4 add up to more than the whole run",
