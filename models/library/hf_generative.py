@@ -35,6 +35,7 @@ class Generative(HFClass):
     projector: tuple[str, ...] = ("model.multi_modal_projector.",)
     text = ("model.language_model.",)
     blocks = ("model.vision_tower.encoder.layers", "model.language_model.layers")
+    smaller = False  # whether images may be smaller than the table of positions
     spelled, marked = "", IMAGE
     """The field of batches with a 1 at the tokens of a kind, where the class reads one; and that kind."""
 
@@ -52,6 +53,7 @@ class Generative(HFClass):
     @classmethod
     def loss(cls, module: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy of the next token, of texts alone."""
+        cls.check_size(module.config, batch)
         return own_loss(module, batch | {"labels": cls.labels(module.config, batch)})
 
     @classmethod
@@ -59,8 +61,23 @@ class Generative(HFClass):
         """A forward pass that calls every layer. keep: positions [k] at which the head, which is never pruned, is
         called; by default the last one.
         """
+        cls.check_size(module.config, batch)
         asked = {name: value for name, value in batch.items() if name != "labels"}
         return called_by_name(module, asked, "forward", use_cache=False, logits_to_keep=keep)
+
+    @classmethod
+    def check_size(cls, config: Any, batch: Batch) -> None:
+        """InputError for images of another size than the tower's table of positions, where it has one."""
+        side = getattr(config.vision_config, "image_size", None)
+        images = batch.get("pixel_values")
+        if side is None or images is None or images.dim() < 4:  # Qwen's are rows of patches
+            return
+        sides, given = (side, side) if isinstance(side, int) else tuple(side), tuple(images.shape[-2:])
+        if any(a > b if cls.smaller else a != b for a, b in zip(given, sides, strict=True)):
+            raise InputError(
+                f"the processor makes images of {given[0]}x{given[1]} pixels, and the model has positions for "
+                f"{sides[0]}x{sides[1]}: take the model's own processor files, or set their size"
+            )
 
     @classmethod
     def seen(cls, config: Any, name: str, batch: Batch) -> Tensor | None:
@@ -271,6 +288,7 @@ class InternVL(Generative):
 class Idefics3(Generative):
     """Idefics3 and SmolVLM: an image in tiles, which may be padded."""
 
+    smaller = True
     vision = ("model.vision_model.",)
     projector = ("model.connector.",)
     text = ("model.text_model.",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -96,6 +97,16 @@ def test_too_little_disk(stream, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     done = stream("--stream", method="omp")
     assert done.returncode == 2 and "to write the model with its zeros, but only 1.0 kB are free" in done.stderr
+
+
+def test_images_larger_than_the_positions(stream, world):
+    shutil.copytree(world / "llava", world / "larger")
+    file = world / "larger" / "processor_config.json"
+    file.write_text(file.read_text().replace("32", "64"))
+    for arguments in ((), ("--stream",)):
+        done = stream(*arguments, folder="larger")
+        assert done.returncode == 2
+        assert "images of 64x64 pixels, and the model has positions for 32x32" in " ".join(done.stderr.split())
 
 
 def test_folders_that_cannot_be_streamed(stream, world, tmp_path):
