@@ -226,14 +226,15 @@ def status(args: argparse.Namespace) -> int:
 
 def collect(args: argparse.Namespace) -> int:
     """Write and pack the results of finished runs."""
-    from studies import results
+    from studies import collecting
     from studies.places import short
+    from studies.results import has_result
     from studies.status import survey
 
     study = opened(args, args.grid)
     places = study.places
-    old = {step.id for step in study.plan.steps if results.has_result(step, places)}
-    new = [step for step in study.plan.steps if step.id not in old and results.collect(step, places, study.plan)]
+    old = {step.id for step in study.plan.steps if has_result(step, places)}
+    new = [step for step in study.plan.steps if step.id not in old and collecting.collect(step, places, study.plan)]
     study.pack()
     missing = survey(study.plan, places).missing
     count = counted(len(new), "new result")

@@ -18,10 +18,11 @@ from console.errors import InputError, explain_os_error
 from storage.atomic import write_json
 from storage.lock import try_lock
 from studies.attempts import note_end, note_start
+from studies.collecting import collect, needed_done
 from studies.commands import Commands, write_config
 from studies.places import Places, short
 from studies.plan import PRUNE, Plan, Step
-from studies.results import collect, has_result, needed_done
+from studies.results import has_result
 from studies.version import REPOSITORY
 
 STOPPED = tuple(code for number in (signal.SIGINT, signal.SIGTERM) for code in (-number, 128 + number))

@@ -23,7 +23,7 @@ from studies.harnesses import runs_of_tools
 from studies.metrics import flat, without_number
 from studies.places import Places, short
 from studies.plan import PRUNE
-from studies.results import FORMAT, Record, Result, all_records
+from studies.results import FORMAT, Record, Result, all_records, joined
 from studies.rows import UNPRUNED, row_labels
 from studies.run import Run
 from studies.version import difference, version
@@ -164,8 +164,8 @@ def together(one: Run, other: Run) -> Run:
     """Merge the results of a run in two grids: for a pruning, each grid recorded its own sparsities."""
     if one.task != PRUNE:
         return one
-    metrics, layers = ({**getattr(other.result, key), **getattr(one.result, key)} for key in ("metrics", "layers"))
-    return replace(one, metrics=flat(metrics), result=replace(one.result, metrics=metrics, layers=layers))
+    both = joined(vars(other.result), vars(one.result))
+    return replace(one, metrics=flat(both["metrics"]), result=replace(one.result, **both))
 
 
 def planned_seeds(grids: Iterable[dict[str, Any]], only: Sequence[str] = ()) -> dict[tuple[str, str], set[int]]:

@@ -20,10 +20,11 @@ from console.progress import console, progress_bar
 from console.words import agreed, counted
 from storage.space import in_bytes
 from studies.attempt import STOPPED, Attempt, failure, take
+from studies.collecting import collect, needed_done, outcome
 from studies.commands import Commands
 from studies.places import Places, short
 from studies.plan import MAKES, Plan, Step
-from studies.results import collect, has_result, needed_done, outcome
+from studies.results import has_result
 from studies.status import Survey, disk_free, survey
 
 LEAST_DISK = 50_000_000

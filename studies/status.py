@@ -15,10 +15,11 @@ from console.words import agreed, counted
 from storage.lock import try_lock
 from storage.space import in_bytes
 from studies.attempt import failure
+from studies.collecting import is_done, needed_done
 from studies.grid import PACKED, ZERO_SHOT
 from studies.places import Places, short
 from studies.plan import Plan, Step
-from studies.results import all_records, in_short, is_done, needed_done, read_records
+from studies.results import all_records, in_short, read_records
 from studies.version import difference, version
 
 

@@ -6,12 +6,13 @@ import torch
 
 from console.errors import InputError
 from sparsity.mask import Mask
+from studies.collecting import collect, count_layers
 from studies.costs import check_cost, costs_of, front
 from studies.layers import layer_shares, modality_shares
 from studies.markup import table_csv
 from studies.plan import PRUNE
 from studies.published import published_table, read_published
-from studies.results import collect, count_layers, read_records
+from studies.results import read_records
 from studies.scores import Scores
 from studies.tables import modality_table, task_table
 from tests.studies.fakes import make

@@ -363,7 +363,7 @@ def test_a_full_disk_is_told_and_counts_for_nothing(tmp_path, monkeypatch):
         raise InputError(f"cannot write {path}: the disk is full; free some space or choose another folder")
 
     with monkeypatch.context() as patch:
-        patch.setattr("studies.results.write_text", full)
+        patch.setattr("studies.collecting.write_text", full)
         summary = work(plan, places, tmp_path / "journal")
     assert any("the disk is full" in why for why in summary.failed.values())
     assert not any(has_result(step, places) for step in plan.steps)
