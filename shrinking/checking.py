@@ -65,10 +65,14 @@ def check_plan(args: argparse.Namespace) -> tuple[dict[str, float], dict[str, fl
     return target, shares
 
 
+OF_REPAIR = {"samples": 500, "config": None, "on_test": False}
+"""Options of cut that only its --repair reads, and their defaults."""
+
+
 def check_cut(args: argparse.Namespace) -> None:
     """InputError for values out of range, and for options of --repair without it. args: options of shrink.py cut."""
     at_least(args, 1, "repeats", "samples")
-    for name, usual in {"samples": 500, "config": None, "on_test": False}.items():
+    for name, usual in OF_REPAIR.items():
         if not args.repair and getattr(args, name) != usual:
             raise InputError(f"--{name} is for --repair, the only part of cut that reads data: add it, or leave it out")
 

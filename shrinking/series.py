@@ -27,7 +27,7 @@ from configs.overrides import changed
 from console.errors import InputError, nearest
 from console.progress import console
 from shrinking import MEASURED
-from shrinking.checking import check_measuring, check_plan
+from shrinking.checking import OF_REPAIR, check_measuring, check_plan
 from shrinking.options import SHARES, TARGETS, TOWER, parser_of
 from sparsity.percents import parse_percents, percent
 from storage.atomic import read_json, write_json
@@ -165,7 +165,10 @@ def series(args: argparse.Namespace, commands: Mapping[str, Callable[[argparse.N
         )
 
     def do(command: str, given: Mapping[str, Any], *needed: str) -> None:
-        words = words_of(command, options | {"seed": args.seed, "accelerator": args.accelerator} | given)
+        values = options | {"seed": args.seed, "accelerator": args.accelerator} | given
+        if command == "cut" and not options.get("repair"):
+            values = {key: value for key, value in values.items() if key not in OF_REPAIR}
+        words = words_of(command, values)
         commands[command](parser_of(None).parse_args([command, *needed, *words]))
 
     def table_of(name: str, file: Path, part: Mapping[str, float]) -> Path:

@@ -43,7 +43,7 @@ def test_options_of_a_plan_without_use():
 
 def test_width_then_depth_of_a_mini(tmp_path):
     """The second table is of what is left; a command started again makes only what is missing."""
-    options = ["criterion=magnitude", "keep_layers=0.5", "first=width", "repeats=1"]
+    options = ["criterion=magnitude", "samples=9", "keep_layers=0.5", "first=width", "repeats=1"]
     words = ["series", "-m", "dino-mini", "-o", str(tmp_path), *(w for one in options for w in ("--set", one))]
     shrink.series(shrink.parse_args([*words, "-s", "50"]))
     found = json.loads((tmp_path / "series.json").read_text())
