@@ -43,8 +43,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tool", default="lmms-eval", help=f"one of {', '.join(TOOLS)} (default: lmms-eval)")
     parser.add_argument("--tasks", nargs="+", help="tasks or data sets, as the tool calls them (default: one or two)")
     parser.add_argument(
-        "--limit", type=int, help="samples of each task, as a trial (not of VLMEvalKit, clip_benchmark)"
+        "--limit", type=int, help="samples of each task, as a trial (of lmms-eval, lm-eval; default: all)"
     )
+    parser.add_argument("--include_path", metavar="FOLDER", help="your own tasks (of lmms-eval, lm-eval)")
+    parser.add_argument("--device", help="such as cpu (of lmms-eval, lm-eval; default: theirs, a GPU)")
     parser.add_argument("--batch_size", type=int, default=1, help="default: 1; VLMEvalKit has none")
     parser.add_argument("--output_dir", default="runs/harnesses", help="where results go (default: runs/harnesses)")
     parser.add_argument("--kit", default="VLMEvalKit", help="folder of VLMEvalKit's repository (default: VLMEvalKit)")
@@ -60,8 +62,9 @@ def main() -> None:
     for name in ("limit", "batch_size"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise InputError(f"--{name} must be at least 1, not {getattr(args, name)}")
-    if args.limit is not None and args.tool in (KIT, CLIP):
-        raise InputError(f"--limit has no effect for {args.tool}, which always takes all samples: leave it out")
+    for name in ("limit", "include_path", "device"):
+        if getattr(args, name) is not None and args.tool in (KIT, CLIP):
+            raise InputError(f"{args.tool} has nothing like --{name}: leave it out")
     tool = TOOLS[args.tool]
     args.tasks = args.tasks or tool.tasks
     commands = [tool.command(args, folder, model_of(args.tool, folder)) for folder in map(Path, args.folders)]
@@ -102,20 +105,23 @@ def model_of(tool: str, folder: Path) -> str:
 
 def lmms_eval(args: argparse.Namespace, folder: Path, model: str) -> list[str]:
     """The command of EvolvingLMMs-Lab/lmms-eval."""
-    return ["python", "-m", "lmms_eval", *_harness(args, folder, model)]
+    where = f",device_map={args.device},device={args.device}" if args.device else ""
+    return ["python", "-m", "lmms_eval", *_harness(args, folder, model, where)]
 
 
 def lm_eval(args: argparse.Namespace, folder: Path, model: str) -> list[str]:
     """The command of EleutherAI/lm-evaluation-harness, whose tasks with pictures need a chat template."""
-    return ["python", "-m", "lm_eval", *_harness(args, folder, model), "--apply_chat_template"]
+    device = ["--device", args.device] if args.device else []
+    return ["python", "-m", "lm_eval", *_harness(args, folder, model), *device, "--apply_chat_template"]
 
 
-def _harness(args: argparse.Namespace, folder: Path, model: str) -> list[str]:
+def _harness(args: argparse.Namespace, folder: Path, model: str, more: str = "") -> list[str]:
     """The options that both have, since one is a fork of the other; --log_samples saves answers, for loyalty."""
     if re.search(r"[,=]", str(folder)):
         raise InputError(f"{args.tool} takes the folder in a list a=b,c=d, and {folder} has a comma or =: rename it")
     limit = [] if args.limit is None else ["--limit", str(args.limit)]
-    words = ["--model", model, "--model_args", f"pretrained={folder}", "--tasks", ",".join(args.tasks)]
+    own = ["--include_path", args.include_path] if args.include_path else []
+    words = ["--model", model, "--model_args", f"pretrained={folder}{more}", "--tasks", ",".join(args.tasks), *own]
     return [*words, "--batch_size", str(args.batch_size), *limit, "--log_samples", "--output_path", args.output_dir]
 
 
@@ -169,7 +175,7 @@ KITS |= {"LlavaOnevision": "LLaVA_OneVision_HF", "Gemma3": "Gemma3", "PaliGemma"
 KITS |= {"Idefics3": "IDEFICS2", "SmolVLM": "SmolVLM2"}
 
 TOOLS = {
-    "lmms-eval": Tool(lmms_eval, LMMS, "lmms_eval", "pip install lmms-eval", ("pope", "textvqa_val")),
+    "lmms-eval": Tool(lmms_eval, LMMS, "lmms_eval", "pip install lmms-eval 'filelock<4'", ("pope", "textvqa_val")),
     KIT: Tool(
         vlmevalkit, KITS, "vlmeval", "clone open-compass/VLMEvalKit, pip install -e it, and name its folder with --kit",
         ("POPE", "MMBench_DEV_EN_V11"),

@@ -45,6 +45,8 @@ def test_lmms_eval(model, printed):
         "--limit 8 --log_samples --output_path out"
     )
     assert "pretrained=qwen pruned" in shlex.split(second)
+    [line] = printed(both[0], "--tasks", "own", "--include_path", "tasks", "--device", "cpu")
+    assert "pretrained=Qwen2.5-VL-3B,device_map=cpu,device=cpu --tasks own --include_path tasks" in line
 
 
 def test_lm_eval(model, printed):
@@ -102,7 +104,7 @@ def test_what_is_run(model, printed, monkeypatch):
         ("x", "Kosmos2", (), "lmms-eval has no model for a Kosmos2.*: lmms-eval has Qwen2VL"),
         ("a,b", "Llava", (), "has a comma or =: rename it"),
         ("g", "Gemma3", ("--tool", "vlmevalkit", "--tasks", "POP"), r"'POP' \(did you mean 'POPE'"),
-        ("g", "Gemma3", ("--tool", "vlmevalkit", "--limit", "3"), "--limit has no effect for vlmevalkit"),
+        ("g", "Gemma3", ("--tool", "vlmevalkit", "--limit", "3"), "vlmevalkit has nothing like --limit"),
         ("g", "Gemma3", ("--tool", "clip_benchmark"), "clip_benchmark reads OpenCLIP's folders"),
         ("g", "Gemma3", ("--tool", "lmmseval"), "did you mean 'lmms-eval'"),
         ("g", "Gemma3", ("--batch_size", "0"), "--batch_size must be at least 1"),
