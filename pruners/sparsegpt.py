@@ -56,6 +56,7 @@ class SparseGPT(Pruner):
     def calibrate(self) -> None:
         """Gather the second moments of every layer's inputs; of a streamed model `masks` does it, block by block."""
         self.hessians = InputHessians(self.model, self.layers, share=self.options.share, choice=self.choice)
+        self._latest: tuple[Tensor, Tensor] | None = None
         if self.model.streamed is None:
             self.gather_once(self.hessians)
             self.unreached = self.hessians.without_input()
@@ -109,20 +110,29 @@ class SparseGPT(Pruner):
         return masks
 
     def _solve(self, names: list[str], masks: Mapping[float, Mask]) -> None:
-        """Add some layers to the masks of all sparsities."""
-        obs = Scores.of({name: self.to_host(name, self._saliency(name)) for name in names})
-        cuts = self.allocate(obs, self.magnitudes().only(names), self.modality, list(masks))
-        for name in names:
-            form, saliency = self.forms[name], obs[name]
-            of_layer = dict(zip(masks, cuts(name, saliency), strict=True))
-            for sparsity, (support, weight) in self._solved(name, saliency, of_layer).items():
-                masks[sparsity].add(name, form.parameter(support), form.parameter(weight))
+        """Add some layers to the masks of all sparsities, one by one where the allocation compares none."""
+        for group in [names] if allocation_named(self.allocation_name).compares else [[name] for name in names]:
+            obs = Scores.of({name: self.to_host(name, self._saliency(name)) for name in group})
+            cuts = self.allocate(obs, self.magnitudes().only(group), self.modality, list(masks))
+            for name in group:
+                form, saliency = self.forms[name], obs[name]
+                of_layer = dict(zip(masks, cuts(name, saliency), strict=True))
+                for sparsity, (support, weight) in self._solved(name, saliency, of_layer).items():
+                    masks[sparsity].add(name, form.parameter(support), form.parameter(weight))
+        self._latest = None
+
+    def _factor(self, hessian: Tensor) -> Tensor:
+        """`inverse_factor`, once for a layer and its neighbours that read the same input (q, k and v)."""
+        if self._latest is None or self._latest[0] is not hessian:
+            self._latest = None  # before the next is made: of a wide layer one takes gigabytes
+            self._latest = hessian, inverse_factor(hessian, self.options.damping)
+        return self._latest[1]
 
     def _saliency(self, name: str) -> Tensor:
         """W^2 / [H^-1]_ii, the error of pruning a weight alone [o, i]: zero where its input is always zero."""
         weight, parts = self.matrix(name), []
         for rows, hessian in self.hessians.by_rows(name):
-            factor = inverse_factor(hessian, self.options.damping)
+            factor = self._factor(hessian)
             costs = weight[rows].float().square() / factor.square().sum(dim=0).float()
             parts.append(costs.masked_fill(dead_inputs(hessian), 0))
         return torch.cat(parts)
@@ -134,7 +144,7 @@ class SparseGPT(Pruner):
         weight, parts = self.matrix(name), self.hessians.by_rows(name)
         halves: dict[float, list[tuple[Tensor, Tensor]]] = {sparsity: [] for sparsity in cuts}
         for rows, hessian in parts:
-            factor, dead = inverse_factor(hessian, self.options.damping), dead_inputs(hessian)
+            factor, dead = self._factor(hessian), dead_inputs(hessian)
             for sparsity, cut in cuts.items():
                 pruned, group = budget(cut, obs, rows)
                 solved = reconstruct(weight[rows], factor, pruned, self.options.block, group, dead)
