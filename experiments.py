@@ -246,7 +246,14 @@ def report(args: argparse.Namespace) -> int:
     """Write tables and pictures of some grids' results."""
     from studies.report import write_report
 
-    write_report(args)
+    notes = []
+    for grid in args.results_of:
+        if Path(grid).suffix in (".yaml", ".yml") and (missing := opened(args, grid).found.missing):
+            notes.append(
+                f"{counted(len(missing), 'run')} of {grid} {agreed(len(missing), 'is')} missing: "
+                f"`experiments.py status {grid}` counts them"
+            )
+    write_report(args, notes)
     return 0
 
 

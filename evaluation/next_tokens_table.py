@@ -107,7 +107,7 @@ def compare(args: argparse.Namespace, config: NextTokensConfig) -> list[dict[str
             shares = {"agreement": same.mean()}
             if (found := interval(same, pictures)) is not None:
                 shares |= dict(zip(("low", "high"), found, strict=True))
-            name = Path(path).name.removesuffix(".safetensors") if path else "dense"
+            name = Path(path).name if path else "dense"  # a folder and its mask differ in the ending
             row = {"mask": name, "loss": round(read.losses.mean().item(), 4)}
             rows.append(row | {key: round(100 * share, 2) for key, share in shares.items()})
             items.append({"tokens": Items(list(range(len(same))), pictures, {"agreement": same.tolist()})})

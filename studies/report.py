@@ -12,6 +12,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,11 @@ FORMATS = {"md": markdown, "tex": latex, "csv": table_csv}
 TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 
 
-def write_report(args: argparse.Namespace) -> None:
-    """Read results and write the report. args: the command line of `experiments.py report`."""
+def write_report(args: argparse.Namespace, notes: Sequence[str] = ()) -> None:
+    """Read results and write the report. args: the command line of `experiments.py report`. notes: shown first."""
     check_cost(args.cost)
     results = read_results(args.results_of, Path(args.results), Path(args.work), args.only)
+    results = replace(results, notes=(*notes, *results.notes))
     scores = Scores(results)
     chosen = choose(args.metrics, scores.known)
     published = read_published(Path(args.published), scores) if args.published else None

@@ -75,7 +75,7 @@ def test_the_command(command, world, tmp_path):
     done = command("--pruned", *paths, "--json", tmp_path / "found.json")
     assert done.returncode == 0, done.stderr
     dense, masked, folder = json.loads((tmp_path / "found.json").read_text())
-    assert [row["mask"] for row in (dense, masked, folder)] == ["dense", "llava_omp_90", "pruned"]
+    assert [row["mask"] for row in (dense, masked, folder)] == ["dense", "llava_omp_90.safetensors", "pruned"]
     assert dense["agreement"] == dense["low"] == 100 > masked["agreement"]
     assert masked["low"] <= masked["agreement"] <= masked["high"]
     assert masked | {"mask": ""} == folder | {"mask": ""} and masked["loss"] != dense["loss"]

@@ -66,6 +66,8 @@ def test_status(cli, tmp_path):
     assert len(failed) == 1, "those that could not start are simply missing"
     assert "no luck today" in failed[0]
     assert "log.txt" in failed[0]
+    code, out, _ = cli("report", "small.yaml", *where)
+    assert (code, "5 runs of small.yaml are missing" in out) == (0, True)
 
 
 def test_many_runs_need_a_yes(cli, tmp_path):
