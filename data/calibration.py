@@ -76,9 +76,9 @@ class CalibrationBatches:
     def _refuse(self, failed: list[str], planned: int) -> None:
         if len(failed) > self._max_missing * planned:
             raise InputError(
-                f"{counted(len(failed), 'calibration image', of=planned)} cannot be read, more than --max_missing "
+                f"{counted(len(failed), 'calibration sample', of=planned)} cannot be read, more than --max_missing "
                 f"{self._max_missing:.0%} allows (first: {failed[0]}; paths are relative to {Path.cwd()}): fix the "
-                "image folders (image_roots), or raise --max_missing"
+                "data or its paths (root, image_roots, folder), or raise --max_missing"
             )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from console.errors import InputError, explain_os_error
-from data.images import IMAGE_SUFFIXES, is_hidden
+from data.images import IMAGE_SUFFIXES, ImageError, is_hidden
 from data.records import Record, is_caption, is_text
 from data.text import TextError
 
@@ -40,7 +40,10 @@ def with_captions(records: list[Record], path: Path | str) -> tuple[list[Record]
             turns = turns if isinstance(turns, list) else []
             said = [t.get("value") for t in turns if isinstance(t, dict) and t.get("from") in ANSWERS]
             if not said or not all(map(is_text, said)):
-                raise InputError(f"{path}: record {index} has a conversation without an answer (from: gpt)")
+                raise InputError(
+                    f"{path}: record {index} has a conversation without an answer: turns are {{from, value}}, and "
+                    "from is gpt in an answer"
+                )
             kept.append(record | {"caption": said[0] if len(said) == 1 else said})
     if not kept:
         raise InputError(f"{path} has no record with an image: the data set is empty")
@@ -93,11 +96,15 @@ class SavedPair:
         return f"{self.place}: row {self.index}"
 
     def read(self) -> tuple[bytes | str, Any]:
-        """The encoded image, or the path of its file; and the caption. TextError for a value that is no text."""
+        """The encoded image, or the path of its file; and the caption. TextError for a value that is no text,
+        ImageError for a row without an image.
+        """
         row = self.row(self.index)
         image, caption = (row[column] for column in self.columns)
         if not is_caption(caption):
             raise TextError(f"{self.name} has no caption that is a text")
+        if image is None or not (image["bytes"] or image["path"]):
+            raise ImageError(f"{self.name} (no image)")
         return image["bytes"] or str(image["path"]), caption
 
 
@@ -117,6 +124,8 @@ def saved_pairs(place: str) -> tuple[list[SavedPair], list[str]]:
     parquet = [place] if alone else sorted(map(str, Path(place).glob("*.parquet")))
     try:
         found = datasets.Dataset.from_parquet(parquet) if parquet else datasets.load_from_disk(place)
+    except IndexError as error:  # what the library says of a data set without a shard
+        raise InputError(f"{place} has no rows: the data set is empty") from error
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise InputError(
             f"{place} is not a data set that the datasets library can read ({str(error)[:100]})"

@@ -24,10 +24,20 @@ def read_json(path: Path | str) -> Any:
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
-        raise explain_os_error(error, f"read the annotations {path}") from error
+        raise _unread(path, error) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         line = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
+        if path.suffix == ".jsonl":
+            raise InputError(f"{path} has a record on each line: write them as one JSON list") from error
         raise InputError(f"{path} is not valid JSON{line}: fetch or write it again") from error
+
+
+def _unread(path: Path, error: OSError) -> InputError:
+    """Why annotations cannot be read; a missing file of a configuration of ours is fetched or written by a command."""
+    ours = isinstance(error, FileNotFoundError) and "data" in path.parts
+    return InputError(
+        f"{explain_os_error(error, f'read the annotations {path}')}" + ", or get the data as docs/data.md says" * ours
+    )
 
 
 def read_json_records(path: Path | str) -> list[Record]:
@@ -36,7 +46,7 @@ def read_json_records(path: Path | str) -> list[Record]:
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
-        raise explain_os_error(error, f"read the annotations {path}") from error
+        raise _unread(path, error) from error
     if not next(filter(None, map(bytes.strip, lines)), b"").startswith(b"{"):
         return read_json_list(path)
     records = []

@@ -185,6 +185,11 @@ def _require(model: Model, part: str, protocol: type[Model]) -> None:
             f"the configuration has '{part}', which a {type(model).__name__} does not support (it is no "
             f"{protocol.__name__}): leave the key '{part}' out"
         )
+    if protocol in (Retriever, TextEmbedder) and model.tokenizer is None:
+        raise InputError(
+            f"the configuration has '{part}', whose texts need a tokenizer, but the model has none: put the "
+            "tokenizer's files next to the model's config.json"
+        )
 
 
 def masked_copy(model: nn.Module, file: str) -> nn.Module:

@@ -186,10 +186,14 @@ def weights_path(name: str, weights: str | Path | None, default: str | None) -> 
         raise InputError(f"{path} does not exist: check the path given as weights")
     if not path.exists():
         mini = f"{name}-mini" if f"{name}-mini" in model_names() else "xvlm-mini"
+        origin = (
+            "python -m data.download weights fetches the published one"
+            if name in FAMILIES
+            else "docs/models.md says where it comes from"
+        )
         raise InputError(
-            f"no weights for '{name}': the file {path} does not exist; put the checkpoint there (python -m "
-            "data.download weights fetches the published ones) or name another (--weights; -pre in finetuning) "
-            f"(the model '{mini}' runs without: its weights are in the repository)"
+            f"no weights for '{name}': {path} does not exist; put the checkpoint there ({origin}) or name another "
+            f"(--weights; -pre in finetuning) (the model '{mini}' runs without: its weights are in the repository)"
         )
     weight_files(path)  # checks for a folder without weights or a missing shard, before building
     return path

@@ -72,8 +72,8 @@ class HFClass:
         """The tokenizer (or processor) of a folder or hub id; None where it has none."""
         if not cls.text:
             return None
-        longest = cls.words(config).max_position_embeddings - cls.lead
-        return HFTokenizer.load(reference, longest, filled=not cls.padded)
+        words = cls.words(config)
+        return HFTokenizer.load(reference, words.max_position_embeddings - cls.lead, words.vocab_size, not cls.padded)
 
     @staticmethod
     def words(config: Any) -> Any:

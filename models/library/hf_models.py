@@ -162,7 +162,7 @@ def _pretrained(model_class: type, source: str, config: Any, another_classifier:
         state, place = unwrap(state, KeyRules(), wanted, report), None
         report.files = []  # identified by the tensors that transformers makes of them, as those of the hub
     try:
-        with contextlib.nullcontext() if state is None else _without_bars():
+        with contextlib.nullcontext() if state is None else quietly():
             module, info = model_class.from_pretrained(
                 place,
                 config=config,
@@ -199,15 +199,18 @@ def _pretrained(model_class: type, source: str, config: Any, another_classifier:
 
 
 @contextlib.contextmanager
-def _without_bars() -> Iterator[None]:
-    """Inside, transformers draws no progress bars: the file was read already."""
-    bars, shown = transformers.utils.logging, transformers.utils.logging.is_progress_bar_enabled()
-    bars.disable_progress_bar()
+def quietly() -> Iterator[None]:
+    """Inside, transformers draws no progress bars, since the file was read already, and prints no report of its own."""
+    logging = transformers.utils.logging
+    shown, before = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(before)
         if shown:
-            bars.enable_progress_bar()
+            logging.enable_progress_bar()
 
 
 def wrap_hf(
@@ -256,7 +259,7 @@ def _write_base(config: Any, model: WrappedModel, folder: Path) -> dict[str, Any
 def write_stock(model: WrappedModel, folder: Path) -> None:
     """The model as transformers' own class reads it back; InputError where its sizes are none that the class has."""
     fit_config(model.module)
-    with _without_bars():
+    with quietly():
         model.module.save_pretrained(folder)
     write_inputs(model, folder)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from console.errors import InputError
+from console.progress import console
 
 
 class HFTokenizer:
@@ -24,14 +25,24 @@ class HFTokenizer:
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
 
     @classmethod
-    def load(cls, reference: str, longest: int, filled: bool = False) -> HFTokenizer | None:
-        """The tokenizer of a folder or hub id; None when it has none (then batches must come tokenised)."""
+    def load(cls, reference: str, longest: int, embedded: int, filled: bool = False) -> HFTokenizer | None:
+        """The tokenizer of a folder or hub id; None when it has none (then batches must come tokenised).
+
+        embedded: how many tokens the model has embeddings for. InputError if the tokenizer has more.
+        """
         try:
             tokenizer = AutoTokenizer.from_pretrained(reference)
         except (OSError, ValueError, KeyError, ImportError):
             return None
         # Where the files are missing, transformers makes a tokenizer that knows its special tokens only.
-        return cls(tokenizer, longest, filled) if len(tokenizer) > len(set(tokenizer.all_special_ids)) else None
+        if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+            return None
+        both = f"the tokenizer of {reference} has {len(tokenizer):,} tokens, and the model has {embedded:,} embeddings"
+        if len(tokenizer) > embedded:
+            raise InputError(f"{both}: put the tokenizer that the model was trained with there")
+        if 2 * len(tokenizer) < embedded:
+            console.print(f"note: {both}: is it the one that the model was trained with?", markup=False)
+        return cls(tokenizer, longest, filled)
 
     def save(self, folder: Path) -> None:
         """Write the files that `load` reads."""

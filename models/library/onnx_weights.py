@@ -137,6 +137,7 @@ def make_module(tensors: dict[str, np.ndarray], config: OnnxConfig, source: str)
     import transformers
 
     from models.common.checkpoint import check_values, other_shape
+    from models.library.hf_models import quietly
 
     model_class = getattr(transformers, config.model_class, None)
     made_of = getattr(model_class, "config_class", None)
@@ -149,13 +150,14 @@ def make_module(tensors: dict[str, np.ndarray], config: OnnxConfig, source: str)
     state = {name: torch.tensor(array, dtype=torch.float32) for name, array in tensors.items()}
     check_values(source, state)
     # By way of transformers' loading: names in files are those of its older versions, which it maps to today's.
-    module, info = model_class.from_pretrained(
-        None,
-        config=made_of(**config.config),
-        state_dict=state,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # reported below, with the tensor's name
-    )
+    with quietly():
+        module, info = model_class.from_pretrained(
+            None,
+            config=made_of(**config.config),
+            state_dict=state,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below, with the tensor's name
+        )
     for name, there, wanted in sorted(info["mismatched_keys"]):
         raise other_shape(source, name, there, wanted)
     for names, what in ((info["missing_keys"], "fewer"), (info["unexpected_keys"], "more")):
@@ -169,11 +171,12 @@ def make_module(tensors: dict[str, np.ndarray], config: OnnxConfig, source: str)
 
 def write_folder(module: nn.Module, config: OnnxConfig, folder: Path) -> None:
     """config.json, model.safetensors and, where it is said, preprocessor_config.json; InputError where it is there."""
+    from models.library.hf_models import quietly
     from storage.atomic import atomic_path, write_json
 
     if folder.exists():
         raise InputError(f"{folder} is there already: remove it, or choose another --output_dir")
-    with atomic_path(folder) as temporary:
+    with atomic_path(folder) as temporary, quietly():
         module.save_pretrained(temporary)
         if config.preprocessor:
             write_json(temporary / "preprocessor_config.json", config.preprocessor)

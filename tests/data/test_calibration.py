@@ -174,7 +174,7 @@ def test_many_missing_images_stop_before_work(world, tokenizer, tmp_path):
     config, _ = copy_of(world, tmp_path, dict.fromkeys(range(0, 40, 10), "missing"))
     readers = {"general": make_reader(config, SHAPE, tokenizer)}
     with pytest.raises(
-        InputError, match=r"4 of 40 calibration images cannot be read, more than --max_missing 5%"
+        InputError, match=r"4 of 40 calibration samples cannot be read, more than --max_missing 5%"
     ) as said:
         CalibrationBatches(readers, 8, 0).check_files(5)
     assert "(missing)" in str(said.value)

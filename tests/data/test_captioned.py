@@ -10,6 +10,7 @@ from PIL import Image
 
 from console.errors import InputError
 from data.calibration import CalibrationBatches, make_manifest
+from data.images import ImageError
 from data.readers import make_reader
 from data.sources import Files, Pairs
 from data.tokenizer import load_tokenizer
@@ -149,6 +150,12 @@ def test_bad_saved_sets(made, saved, tmp_path):
     refused(save([{"text": "a"}], "words"), "has no column of images .*, but text: rename")
     refused(save([{"image": 3, "text": "a"}], "numbers"), "has no images in its column 'image'")
     refused(save([{"image": {"bytes": b"", "path": ""}, "label": 1}], "labels"), "has no column of captions")
+    whole = saved.load_from_disk(made["saved"].saved[0])
+    whole.select([]).save_to_disk(tmp_path / "nothing")
+    refused(tmp_path / "nothing", "has no rows: the data set is empty")
+    whole.map(lambda row: {"image": None}, features=whole.features).save_to_disk(tmp_path / "blank")
+    with pytest.raises(ImageError, match=r"blank: row 1 \(no image\)"):
+        Pairs(Files(saved=[str(tmp_path / "blank")])).read(1)
     splits = saved.DatasetDict({"train": saved.load_from_disk(made["saved"].saved[0])})
     splits.save_to_disk(tmp_path / "splits")
     refused(tmp_path / "splits", r"has several splits \(train\): name the folder of one of them")

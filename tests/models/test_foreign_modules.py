@@ -265,14 +265,18 @@ class TestHuggingFace:
         assert ids.shape == atts.shape == (2, 16)
         assert atts.sum(dim=1).tolist() == [4, 16]
 
-    def test_a_tokenizer_of_its_own(self, tmp_path):
+    def test_a_tokenizer_of_its_own(self, tmp_path, capsys):
         words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "circle"]
         (tmp_path / "vocab.txt").write_text("\n".join(words))
         transformers.BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "saved")
-        tokenizer = HFTokenizer.load(str(tmp_path / "saved"), 8)
+        tokenizer = HFTokenizer.load(str(tmp_path / "saved"), 8, 7)
         assert tokenizer.encode("Red circle", False, None) == [2, 5, 6, 3]
+        with pytest.raises(InputError, match="has 7 tokens, and the model has 6 embeddings: put the tokenizer"):
+            HFTokenizer.load(str(tmp_path / "saved"), 8, 6)
+        assert HFTokenizer.load(str(tmp_path / "saved"), 8, 15) is not None
+        assert "has 7 tokens, and the model has 15 embeddings" in " ".join(capsys.readouterr().err.split())
         shutil.rmtree(tmp_path / "saved")
-        assert HFTokenizer.load(str(tmp_path / "saved"), 8) is None
+        assert HFTokenizer.load(str(tmp_path / "saved"), 8, 7) is None
 
 
 def test_the_command_prunes_a_folder(clip_folder, tmp_path, monkeypatch, capsys):
