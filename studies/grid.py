@@ -16,7 +16,7 @@ variants:
   multiflow-global: {pruner: multiflow, allocation: global, models: [xvlm-mini]}
   taylor-small: {pruner: shrink, options: {criterion: taylor, tower: both}}  # smaller models, options of shrink.py
   taught: {pruner: omp, teacher: {feat: 0}, overrides: {retrieval: {epochs: 2}}}  # distilled from the dense row
-overrides: {retrieval: {epochs: 1}, xvlm-mini/prune: {num_batches: 8}}
+overrides: {retrieval: {epochs: 1}, xvlm-mini/prune: {num_batches: 8}}  # merged key by key
 devices: 1                               # of each run; several change the batch of a finetuning step
 """
 

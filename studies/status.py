@@ -58,8 +58,8 @@ def _notes(known: set[str], places: Places) -> list[str]:
     ]
     if strangers:
         notes.append(
-            f"{counted(strangers, 'result')} of no run of this grid (from an earlier version of its file?) "
-            f"{agreed(strangers, 'is')} not used"
+            f"{counted(strangers, 'result')} of no run of this grid (of an earlier version of its file, or of weights "
+            f"that are not here?) {agreed(strangers, 'is')} not used"
         )
     return notes
 
