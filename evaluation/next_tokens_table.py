@@ -43,7 +43,7 @@ class NextTokensConfig:
     pairs: ReaderConfig  # of image-text pairs that the model was not calibrated on
     count: int = 128  # how many pairs
     batch_size: int = 2  # pairs in a pass
-    num_workers: int = 2
+    num_workers: int = 2  # processes that read pairs
     seed: int = 0  # of the choice of pairs
 
     def __post_init__(self) -> None:

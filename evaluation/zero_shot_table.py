@@ -44,7 +44,7 @@ class ZeroShotConfig:
     """What to measure: every part that is given."""
 
     gallery: Files | None = None  # images and captions (one annotation file) for retrieval
-    retrieval: RetrievalSettings = field(default_factory=RetrievalSettings)
+    retrieval: RetrievalSettings = field(default_factory=RetrievalSettings)  # batches and re-ranking
     images: int = 500  # size of the gallery
     max_words: int = 30  # words kept of a caption
     regions: ReaderConfig | None = None  # region batches, whose boxes are predicted

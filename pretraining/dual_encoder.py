@@ -42,9 +42,9 @@ class DualEncoderConfig:
     projection_dim: int = 256  # width of the contrastive space
     steps: int = 600  # optimizer steps of the projections
     batch_size: int = 256  # pairs per step
-    lr: float = 1.0e-3
-    weight_decay: float = 0.1
-    seed: int = 42
+    lr: float = 1.0e-3  # of AdamW, first of a cosine decay
+    weight_decay: float = 0.1  # of the projections
+    seed: int = 42  # of the projections and the batches
     max_words: int = 40  # words kept of a caption
     max_tokens: int = 40  # length to which texts are cut
     encode: int = field(default=32)  # images or texts per forward pass of a tower

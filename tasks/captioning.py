@@ -50,8 +50,8 @@ class CaptioningConfig(Finetuning):
 
     reads = "captions"
 
-    val: Captioned
-    test: Captioned
+    val: Captioned  # images with captions, evaluated after each epoch
+    test: Captioned  # the same, evaluated in the end
     smoothing: float = 0.1  # label smoothing
     prompt: str = "a picture of "  # start of every caption
     search: SearchSettings = field(default_factory=SearchSettings)  # beam search

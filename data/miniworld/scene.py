@@ -64,14 +64,14 @@ class Scene:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A distribution over scenes; all weights are integers. `things[n]` weighs scenes of n things."""
+    """A distribution over scenes; all weights are integers."""
 
-    things: tuple[int, int, int, int, int]
-    pairs: tuple[int, ...]
-    textures: tuple[int, ...]
-    backgrounds: tuple[int, ...]
-    clutter: tuple[int, int]
-    tint_jitter: int
+    things: tuple[int, int, int, int, int]  # weights of scenes of n things
+    pairs: tuple[int, ...]  # weights of the pairs of shape and colour, PAIRS
+    textures: tuple[int, ...]  # weights of TEXTURES
+    backgrounds: tuple[int, ...]  # weights of BACKGROUNDS
+    clutter: tuple[int, int]  # fewest and most small marks
+    tint_jitter: int  # largest change of a colour's channel
 
 
 def _pair_weights(held_out: int) -> tuple[int, ...]:

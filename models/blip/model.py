@@ -47,8 +47,8 @@ class BLIPTextConfig(TextConfig):
 class BLIPConfig:
     """Sizes of a BLIP. The last two words of the vocabulary are [DEC] and [ENC]."""
 
-    vision: ViTConfig
-    text: BLIPTextConfig
+    vision: ViTConfig  # the image encoder
+    text: BLIPTextConfig  # the text encoder and what is above it
     embed_dim: int  # width of the contrastive space
     queue: int  # features in each queue
     temp: float  # initial temperature

@@ -29,8 +29,8 @@ from models.xvlm.encoders import XVLMEncoders
 class XVLMConfig:
     """Sizes of an X-VLM."""
 
-    vision: VisionConfig
-    text: TextConfig
+    vision: VisionConfig  # the image encoder
+    text: TextConfig  # the text encoder and what is above it
     embed_dim: int  # width of the contrastive space
     temp: float  # initial temperature
 

@@ -75,14 +75,14 @@ def test_either_kind_has_its_weight(qwen, share):
     torch.testing.assert_close(hessian * scale, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_with_the_share_that_images_have_all_tokens_count_alike(qwen):
+def test_the_share_of_images_counts_all_alike(qwen):
     kinds = qwen[2][LANGUAGE][1]
     share = float((kinds == IMAGE).sum() / (kinds != 0).sum())
     plain, weighted = (gathered(InputNorms, qwen, s).norms(LANGUAGE) for s in (None, share))
     torch.testing.assert_close(weighted, plain, rtol=1e-6, atol=0)
 
 
-def test_layers_that_read_images_alone_stay_as_they_are(qwen):
+def test_layers_that_read_images_alone_stay(qwen):
     for statistic, found in ((InputNorms, "norms"), (InputHessians, "of")):
         plain, text = (getattr(gathered(statistic, qwen, share), found)(VISION) for share in (None, 0.0))
         assert torch.equal(plain, text)

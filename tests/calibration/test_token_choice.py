@@ -97,7 +97,7 @@ def drifts(one):
     return [1 - float(F.cosine_similarity(x, y, dim=0)) for x, y in zip(one[0], one[1], strict=True)]
 
 
-def test_the_images_that_a_block_changes_most_count_next_to_all_text(seen):
+def test_atv_counts_images_that_a_block_changes_most(seen):
     model, batches, found = seen
     drift = Drift(model)
     for batch in batches:
@@ -152,7 +152,7 @@ def stand_for_all(outputs, image, attention):
     return chosen
 
 
-def test_tokens_that_stand_for_the_outputs_of_a_layer_count(seen):
+def test_amia_counts_tokens_that_stand_for_outputs(seen):
     model, batches, found = seen
     shares = []
 
@@ -192,7 +192,7 @@ def test_the_last_row_is_that_of_the_attention_itself(family):
     torch.testing.assert_close(rows[0], rows[1][torch.arange(2), last], rtol=1e-4, atol=1e-6)
 
 
-def test_a_choice_ends_where_there_is_nothing_to_choose():
+def test_a_choice_of_nothing():
     one = torch.ones(1, 4, dtype=torch.float64) / 2
     kinds = [torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)]
     assert representatives(one, kinds, torch.ones(1, dtype=torch.float64)).tolist() == [True]
@@ -201,7 +201,7 @@ def test_a_choice_ends_where_there_is_nothing_to_choose():
 
 
 @pytest.mark.parametrize("tokens", ["atv", "amia"])
-def test_each_method_prunes_the_language_model_by_what_is_chosen(seen, tokens):
+def test_methods_prune_by_the_chosen_tokens(seen, tokens):
     model, batches, _ = seen
     for method in ("wanda", "multiflow", "sparsegpt"):
         masks = [prune(model, batches, method, (0.5,), allocation="layer", tokens=t)[0.5] for t in ("all", tokens)]

@@ -46,7 +46,7 @@ def test_a_folder_gives_the_same_weights(family, tmp_path):
 
 
 @pytest.mark.parametrize("family", [family for family in CONFIGS if family != "SmolVLM"])
-def test_pairs_become_batches_by_the_models_own_processor(family, tmp_path):
+def test_pairs_become_batches_by_the_models_processor(family, tmp_path):
     model = load_model(f"hf:{saved(tmp_path / 'model', family)}")
     files = {"annotations": [str(pairs(tmp_path / "data"))], "image_roots": {"": str(tmp_path / "data")}}
     side = {"reader": "processed_pairs", "files": files}

@@ -40,7 +40,7 @@ def _pair(folder, family):
         return whole, streamed, [whole.example(SIZE)["general"] for _ in range(BATCHES)]
 
 
-def test_masks_scores_and_statistics_are_those_of_the_whole(pair):
+def test_masks_and_statistics_are_those_of_the_whole(pair):
     whole, streamed, batches = pair
     for method in ("wanda", "multiflow", "lamp"):
         sessions = [Session(model, batches, method) for model in (whole, streamed)]
@@ -52,7 +52,7 @@ def test_masks_scores_and_statistics_are_those_of_the_whole(pair):
             assert torch.equal(one.norms.state()["sums"], other.norms.state()["sums"])
 
 
-def test_sparsegpt_solves_block_by_block_what_it_solves_of_the_whole(pair):
+def test_sparsegpt_block_by_block(pair):
     whole, streamed, batches = pair
     assert prune(whole, batches, "sparsegpt", (0.5,)) == prune(streamed, batches, "sparsegpt", (0.5,))
 
