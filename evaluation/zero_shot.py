@@ -37,8 +37,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--json",
+        nargs="+",
+        default=[],
+        metavar="FILE",
         help="also write the numbers to this file, and the scores of single items next to it: items.json, or "
-        "items_<mask>.json for several masks",
+        "items_<mask>.json for several masks; or a file for each row of the table, in folders of their own",
     )
     return parser.parse_args(arguments)
 
@@ -54,7 +57,8 @@ def main() -> None:
 
     config = parse(ZeroShotConfig, settings, where)
     # Path.glob refuses absolute patterns.
-    masks = sorted({file for pattern in args.masks for file in (glob.glob(pattern) or [pattern])})  # noqa: PTH207
+    masks = [file for pattern in args.masks for file in (sorted(glob.glob(pattern)) or [pattern])]  # noqa: PTH207
+    masks = list(dict.fromkeys(masks))
     for file in masks:
         if not Path(file).is_file():
             raise InputError(f"there is no mask '{file}': check the path or the pattern")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -74,15 +74,15 @@ def evaluate_masks(args: argparse.Namespace, config: ZeroShotConfig, masks: list
         if config.classes is None:
             raise InputError("--templates name classes, but the configuration has no 'classes': leave them out")
         config = replace(config, classes=replace(config.classes, templates=read_templates(args.templates)))
-    check_json(args.json)
+    files = [None, *masks] if args.dense else masks
+    check_rows(args.json, len(files))
     model = load_model(args.model, weights=args.weights)
     for file in masks:  # before the first expensive second
         Mask.load(file).fitted(model)
     measured = measurements(model, config, config.images if args.images is None else args.images)
     rows, items = [], []
-    files = [None, *masks] if args.dense else masks
     with progress_bar("zero-shot", len(files)) as advance:
-        for file in files:
+        for number, file in enumerate(files):
             pruned = model if file is None else masked_copy(model, file)
             row: dict[str, Any] = {"mask": "dense" if file is None else Path(file).stem}
             groups: Groups = {}
@@ -91,10 +91,23 @@ def evaluate_masks(args: argparse.Namespace, config: ZeroShotConfig, masks: list
                 row, groups = row | numbers, groups | single
             rows.append(row)
             items.append(groups)
+            if len(args.json) == len(files):  # at once, so that nothing measured is lost
+                write_rows(args.json[number], [row], [groups])
             advance(1)
     show(rows, f"{args.model}, zero-shot: {'; '.join(measured)}")
-    write_rows(args.json, rows, items)
+    if len(args.json) == 1 < len(files):
+        write_rows(args.json[0], rows, items)
     return rows
+
+
+def check_rows(paths: Sequence[str], rows: int) -> None:
+    """InputError if the files of --json cannot take this number of rows."""
+    if len(paths) not in (0, 1, rows):
+        raise InputError(f"--json has {len(paths)} files for {counted(rows, 'row')}: give one, or one for each row")
+    if len({Path(path).parent for path in paths}) < len(paths):
+        raise InputError("--json has files in one folder: give each its own, since the scores of items lie next to it")
+    for path in paths:
+        check_json(path)
 
 
 def check_json(path: str | None) -> None:

@@ -11,11 +11,12 @@ import shlex
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from console.errors import InputError, explain_os_error
-from storage.atomic import write_json
+from storage.atomic import write_json, write_text
 from storage.lock import try_lock
 from studies.attempts import note_end, note_start
 from studies.collecting import collect, needed_done
@@ -32,22 +33,31 @@ CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Attempt:
-    """A started run. Its process inherits the lock, so that after a killed runner no other one starts the same run."""
+    """A started process, of one run or of several evaluations of one pruning's masks.
+
+    It inherits their locks, so that after a killed runner no other one starts the same runs.
+    """
 
     def __init__(
-        self, step: Step, plan: Plan, places: Places, commands: Commands, threads: int, lock: TextIO, slot: int = 0
-    ):
+        self, steps: Sequence[tuple[Step, TextIO]], plan: Plan, places: Places, commands: Commands, threads: int,
+        slot: int = 0,
+    ):  # fmt: skip
         """Start it; InputError if its files cannot be written.
 
-        lock: already held, released by `finish`. slot: number among the runner's parallel runs, from 0.
+        steps: with their locks, held already, released by `finish`. slot: number among the runner's processes, from 0.
         """
-        self.step, self.slot, self._plan, self._places, self._lock = step, slot, plan, places, lock
+        self.steps, self._locks = zip(*steps, strict=True)
+        self.slot, self._plan, self._places = slot, plan, places
         self._used: Any = None
         self._started = time.monotonic()
-        prepare(step, places)
-        command = commands(step, plan.need(step))
-        note_start(places.attempts(step.id), threads)
+        step, *others = self.steps
+        for one in self.steps:
+            prepare(one, places)
+            note_start(places.attempts(one.id), threads)
+        command = commands(step, plan.need(step), others)
         try:
+            for one in others:
+                write_text(places.log(one.id), f"evaluated with {step.id}, whose log is {short(places.log(step.id))}\n")
             with places.log(step.id).open("a") as log:
                 log.write(f"$ {shlex.join(command)}\n")
                 log.flush()
@@ -57,7 +67,7 @@ class Attempt:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     env=environment(threads, slot),
-                    pass_fds=(lock.fileno(),),
+                    pass_fds=[lock.fileno() for lock in self._locks],
                     start_new_session=True,  # Ctrl-C is passed on once, by the runner
                 )
         except OSError as error:
@@ -76,29 +86,32 @@ class Attempt:
         if self.poll() is None:
             os.kill(self._process.pid, number)
 
-    def finish(self) -> str | None:
-        """Collect the result of an ended run; None if it has one, else the reason why not, in a sentence."""
+    def finish(self) -> list[tuple[Step, str | None]]:
+        """Collect the results of the ended runs: None where there is one, else the reason why not, in a sentence."""
         code = self.poll()
         assert code is not None, "it runs"
+        found = []
         try:
-            why = self._collected(code)
-            if why is not None and code not in STOPPED:
-                note_failure(self.step, self._places, why)  # before the lock is released: waiting runners read it
-            return why
+            for step in self.steps:
+                found.append((step, why := self._collected(step, code)))
+                if why is not None and code not in STOPPED:
+                    note_failure(step, self._places, why)  # before the lock is released: waiting runners read it
+            return found
         finally:
-            self._lock.close()
+            for lock in self._locks:
+                lock.close()
 
-    def _collected(self, code: int) -> str | None:
-        step, places, used = self.step, self._places, self._used
-        cpu, peak = round(used.ru_utime + used.ru_stime, 3), round(used.ru_maxrss * 1024 / 1e9, 3)
+    def _collected(self, step: Step, code: int) -> str | None:
+        places, used, share = self._places, self._used, 1 / len(self.steps)
+        cpu, peak = round(share * (used.ru_utime + used.ru_stime), 3), round(used.ru_maxrss * 1024 / 1e9, 3)
         try:
-            note_end(places.attempts(step.id), time.monotonic() - self._started, code, cpu, peak)
+            note_end(places.attempts(step.id), share * (time.monotonic() - self._started), code, cpu, peak)
             if collect(step, places, self._plan):
                 places.failed(step.id).unlink(missing_ok=True)
                 return None
         except InputError as error:
             return str(error)
-        return _why(code, places.log(step.id))
+        return _why(code, places.log(self.steps[0].id))
 
 
 def run_here(step: Step, plan: Plan, places: Places, commands: Commands, threads: int) -> str | None:
@@ -113,7 +126,7 @@ def run_here(step: Step, plan: Plan, places: Places, commands: Commands, threads
     if (has_result(step, places) and not needed) or (there and collect(step, places, plan)):
         lock.close()
         return None
-    attempt = Attempt(step, plan, places, commands, threads, lock)
+    attempt = Attempt([(step, lock)], plan, places, commands, threads)
     before = signal.getsignal(signal.SIGTERM)
     try:
         signal.signal(signal.SIGTERM, lambda number, _: attempt.stop(number))
@@ -125,7 +138,7 @@ def run_here(step: Step, plan: Plan, places: Places, commands: Commands, threads
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)
-    return attempt.finish()
+    return attempt.finish()[0][1]
 
 
 def take(step: Step, places: Places) -> TextIO | None:

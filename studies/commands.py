@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import yaml
 
@@ -18,8 +19,15 @@ from studies.plan import DENSE, PRUNE, Step
 from studies.rows import SHRINK
 from studies.version import REPOSITORY
 
-Commands = Callable[[Step, Step | None], list[str]]
-"""A function of a step, and of the step whose mask or smaller model it uses: the command line."""
+
+class Commands(Protocol):
+    """The command lines of steps."""
+
+    def __call__(self, step: Step, prune: Step | None, others: Sequence[Step] = ()) -> list[str]:
+        """The command line of a step. prune: the step whose mask or smaller model it uses.
+
+        others: zero-shot evaluations of other masks of the same pruning, for which the same command writes results.
+        """
 
 
 @dataclass(frozen=True)
@@ -30,8 +38,8 @@ class ScriptCommands:
     accelerator: str | None = None
     num_workers: int | None = None
 
-    def __call__(self, step: Step, prune: Step | None) -> list[str]:
-        """The command line of one step."""
+    def __call__(self, step: Step, prune: Step | None, others: Sequence[Step] = ()) -> list[str]:
+        """The command line of one step, or of several zero-shot evaluations."""
         places = self.places
         named = {"accelerator": self.accelerator, "num_workers": self.num_workers}
         named |= {"devices": step.devices} if step.devices > 1 else {}
@@ -60,10 +68,12 @@ class ScriptCommands:
             ]  # fmt: skip
         mask = None if prune is None or small else short(places.made(prune, step.sparsity or 0))
         if step.kind == ZERO_SHOT:
-            which = [] if mask is None else ["--no-dense", "--masks", mask]
+            each = (step, *others)
+            masks = [] if prune is None or small else [short(places.made(prune, one.sparsity or 0)) for one in each]
+            which = ["--no-dense", "--masks", *masks] if masks else []
             which += [] if step.weights is None else ["--weights", step.weights]
-            output = short(places.output(step))
-            return [sys.executable, "-m", "evaluation.zero_shot", *common, *which, "--json", output]
+            outputs = [short(places.output(one)) for one in each]
+            return [sys.executable, "-m", "evaluation.zero_shot", *common, *which, "--json", *outputs]
         dataset = step.kind.partition(":")[2]
         how = ["--dense"] if mask is None else ["--mask", mask]
         how += [] if step.weights is None else ["-pre", step.weights]

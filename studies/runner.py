@@ -22,8 +22,9 @@ from storage.space import in_bytes
 from studies.attempt import STOPPED, Attempt, failure, take
 from studies.collecting import collect, needed_done, outcome
 from studies.commands import Commands
+from studies.grid import ZERO_SHOT
 from studies.places import Places, short
-from studies.plan import MAKES, Plan, Step
+from studies.plan import MAKES, PRUNE, Plan, Step
 from studies.results import has_result
 from studies.status import Survey, disk_free, survey
 
@@ -105,13 +106,13 @@ class Runner:
     def _reap(self) -> None:
         for attempt in [attempt for attempt in self._running if attempt.poll() is not None]:
             self._running.remove(attempt)
-            why = attempt.finish()
-            if why is None:
-                self._finished(attempt.step)
-            elif interrupt.requested and attempt.poll() in STOPPED:
-                self._waiting.insert(0, attempt.step)
-            else:
-                self._fail(attempt.step, why)
+            for step, why in attempt.finish():
+                if why is None:
+                    self._finished(step)
+                elif interrupt.requested and attempt.poll() in STOPPED:
+                    self._waiting.insert(0, step)
+                else:
+                    self._fail(step, why)
 
     def _start(self) -> None:
         """Start steps until `jobs` of them run, or none can start."""
@@ -123,45 +124,63 @@ class Runner:
                 what = MAKES.get(self._steps[failed].kind, "teacher is")
                 self._fail(step, f"its {what} missing, since {failed} failed")
                 continue
-            if not self._done.issuperset(step.before):
+            if step not in self._waiting or not self._done.issuperset(step.before):
                 continue
-            try:
-                lock = take(step, self.places)
-            except InputError as error:
-                self._waiting.remove(step)
-                self._fail(step, str(error))
-                continue
-            if lock is None:
+            if taken := [(one, lock) for one in self._together(step) if (lock := self._taken(one)) is not None]:
+                self._begin(taken)
+
+    def _together(self, step: Step) -> list[Step]:
+        """The step, and its part of the waiting evaluations of the same pruning: one process loads data once for all.
+
+        A part, since the other free places of the runner take theirs.
+        """
+        if step.kind != ZERO_SHOT or step.needs is None or self._steps[step.needs].kind != PRUNE:
+            return [step]
+        alike = [
+            one for one in self._waiting if (one.kind, one.needs, one.config) == (step.kind, step.needs, step.config)
+        ]
+        return alike[: -(-len(alike) // (self.jobs - len(self._running)))]
+
+    def _taken(self, step: Step) -> TextIO | None:
+        """The lock of a step that is to be started; None where another runner has it, has finished it, or failed."""
+        lock = None
+        try:
+            if (lock := take(step, self.places)) is None:
                 if step.id not in self._beside:
                     self._beside.add(step.id)
                     self._advance(0, note=f"{len(self._beside)} run elsewhere")
-                continue
+                return None
             self._waiting.remove(step)
-            self._begin(step, lock)
-
-    def _begin(self, step: Step, lock: TextIO) -> None:
-        """Start a step whose lock is held, unless another runner has finished it or failed since."""
-        try:
             if self._is_done(step):
                 collect(step, self.places, self.plan)
                 lock.close()
                 self._finished(step)
-                return
+                return None
             lately = failure(step, self.places)
             if lately is not None and step.id in self._beside and lately["time"] > self._wall:
+                raise InputError(lately["why"])
+            return lock
+        except InputError as error:
+            if lock is None:
+                self._waiting.remove(step)
+            else:
                 lock.close()
-                self._fail(step, lately["why"])
-                return
+            self._fail(step, str(error))
+            return None
+
+    def _begin(self, taken: list[tuple[Step, TextIO]]) -> None:
+        """Start steps, with their locks, in one process."""
+        try:
             free = disk_free(self.places)
             if free < LEAST_DISK:
                 raise InputError(f"not started: the disk is full ({in_bytes(free)} free); free some space")
             slot = min(set(range(self.jobs)) - {attempt.slot for attempt in self._running})
-            attempt = Attempt(step, self.plan, self.places, self.commands, self.threads, lock, slot)
-            self._running.append(attempt)
-            self._advance(0, note=step.id)
+            self._running.append(Attempt(taken, self.plan, self.places, self.commands, self.threads, slot))
+            self._advance(0, note=taken[0][0].id)
         except InputError as error:
-            lock.close()
-            self._fail(step, str(error))
+            for step, lock in taken:
+                lock.close()
+                self._fail(step, str(error))
 
     def _is_done(self, step: Step) -> bool:
         if step.id in self._users:
@@ -190,7 +209,7 @@ class Runner:
             self._reap()
             time.sleep(self.pause)
         for attempt in self._running:
-            self._waiting.insert(0, attempt.step)
+            self._waiting[:0] = attempt.steps
 
 
 @contextlib.contextmanager

@@ -95,6 +95,15 @@ def test_masks_without_the_dense_model(config, tmp_path, monkeypatch):
     (row,) = json.loads(out.read_text())
     assert row["mask"] == "m"
     assert means(tmp_path / "items.json")["text"]["itm img_r1"] == pytest.approx(row["itm img_r1"], abs=0.0051)
+    (tmp_path / "n.safetensors").write_bytes((tmp_path / "m.safetensors").read_bytes())
+    masks = ["--no-dense", "--images", "3", "--masks", tmp_path / "n.safetensors", tmp_path / "m.safetensors", "--json"]
+    command(monkeypatch, config, *masks, tmp_path / "n" / "out.json", tmp_path / "m" / "out.json")
+    for name in ("n", "m"):  # a file for each row
+        assert json.loads((tmp_path / name / "out.json").read_text()) == [row | {"mask": name}]
+        assert means(tmp_path / name / "items.json") == means(tmp_path / "items.json")
+    for files, says in (((1, 2, 3), "has 3 files for 2 rows"), ((1, 2), "has files in one folder")):
+        with pytest.raises(InputError, match=says):
+            command(monkeypatch, config, *masks, *(tmp_path / f"{number}.json" for number in files))
     with pytest.raises(InputError, match="--no-dense leaves nothing to evaluate"):
         command(monkeypatch, config, "--no-dense")
     with pytest.raises(InputError, match=r"items\.json is for the scores of single items"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,8 +49,11 @@ class Fake:
     seconds: float = 0
     fail: tuple[str, ...] = ()
 
-    def __call__(self, step: Step, need: Step | None) -> list[str]:
+    def __call__(self, step: Step, need: Step | None, others: Sequence[Step] = ()) -> list[str]:
         """A shell command; it fails where the mask, smaller model or teacher that it needs is not there."""
+        if others:  # one after another, until one fails
+            each = [self(one, need)[-1] for one in (step, *others)]
+            return ["sh", "-c", "\n".join(f"( {lines}\n) || exit $?" for lines in each)]
         lines = [f"echo start {step.id} >> {quoted(self.journal)}", "echo working"]
         if need is not None:
             lines.append(f"test -e {quoted(self.places.made(need, step.sparsity or 0))} || exit 9")

@@ -277,6 +277,12 @@ def test_commands_are_those_of_the_scripts(tmp_path):
             assert args.ids == step.ids
         elif name == "zero_shot":
             assert args.dense == (step.needs is None) == (not args.masks)
+            others = [one for one in plan.steps if (one.kind, one.needs) == (step.kind, step.needs) and one != step]
+            if step.needs is not None:
+                several = scripts[name].parse_args(commands(step, plan.need(step), others)[3:])
+                made = [places.made(plan.need(step), one.sparsity) for one in (step, *others)]
+                assert several.masks == list(map(str, made)) and len(made) == 2
+                assert several.json == [str(places.output(one)) for one in (step, *others)]
         else:
             assert args.dense == (step.label == "dense")
             assert (args.mask is None) == (step.needs is None)
@@ -484,7 +490,7 @@ def test_the_shipped_grids(path):
         "prompts": {PRUNE: 2 * (2 + 3 * 3), "tasks": 2 * (6 * 2 + 2 * 4) * 4 * 3, "dense": 2 * 6 * 3},
         "structured": {  # of clip-mini, xvlm-mini and dino-mini
             PRUNE: (1 + 3 * 16 + 7) + (1 + 3 * 16) + (1 + 3 * 13),
-            "tasks": (87 + 21 + 162 + 27) + (87 + 162) + (72 + 144),
+            "tasks": (87 + 21 + 153 + 27) + (87 + 153) + (72 + 135),
             "dense": 3 * (1 + 3),
         },
         "real": {
