@@ -136,10 +136,10 @@ class Runner:
         """
         if step.kind != ZERO_SHOT or step.needs is None or self._steps[step.needs].kind != PRUNE:
             return [step]
-        alike = [
-            one for one in self._waiting if (one.kind, one.needs, one.config) == (step.kind, step.needs, step.config)
-        ]
-        return alike[: -(-len(alike) // (self.jobs - len(self._running)))]
+        same = (step.kind, step.needs, step.config)
+        others = [one for one in self._waiting if (one.kind, one.needs, one.config) == same and one.id != step.id]
+        count = -(-(1 + len(others)) // (self.jobs - len(self._running)))
+        return [step, *others[: count - 1]]
 
     def _taken(self, step: Step) -> TextIO | None:
         """The lock of a step that is to be started; None where another runner has it, has finished it, or failed."""

@@ -72,6 +72,17 @@ def test_masks_of_a_pruning_are_evaluated_together(tmp_path):
     assert result_of(by_name["zero_shot-dino-mini-omp-50"], places)["uninterrupted"]
     assert "no luck today" in summary.failed[by_name[failed].id]
 
+    (tmp_path / "held").mkdir()
+    plan, places = make(tmp_path / "held", tasks=["zero_shot"], seeds=[0], pruners=["omp"])
+    first, second = (step for step in plan.steps if step.kind == "zero_shot")
+    with take(first, places):  # by another runner
+        held = threading.Thread(target=work, args=(plan, places, tmp_path / "held.txt"), kwargs={"jobs": 1})
+        held.start()
+        wait_for(lambda: has_result(second, places))
+        assert not has_result(first, places)
+    held.join()
+    assert has_result(first, places)
+
     (tmp_path / "two").mkdir()
     plan, places = make(tmp_path / "two", tasks=["zero_shot"], seeds=[0], pruners=["omp"])
     work(plan, places, tmp_path / "other", jobs=2)
