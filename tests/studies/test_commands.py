@@ -20,8 +20,12 @@ from tests.studies.fakes import COUNT, SMALL, Fake, make, told, work
 
 @pytest.fixture
 def cli(monkeypatch, capsys, tmp_path):
-    """Run experiments.py in this process, in a folder of its own: (exit code, stdout, stderr)."""
+    """Run experiments.py in this process, in a folder of its own: (exit code, stdout, stderr).
+
+    Plans are made in this process, too, which has torch anyway; the smoke grid makes them apart.
+    """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("studies.plan.apart", lambda work, *arguments: work(*arguments))
 
     def command(*arguments):
         monkeypatch.setattr(sys, "argv", ["experiments.py", *map(str, arguments)])
