@@ -38,6 +38,16 @@ def test_sparsegpt_by_optimal_brain_surgeon():
     assert error < ((x @ (w * support).t() - x @ w.t()) ** 2).sum(), "the update must help"
 
 
+@pytest.mark.parametrize("inputs", [512, 513, 1300])
+def test_factor_in_halves_and_strips(inputs):
+    x = torch.randn(600, inputs, generator=torch.Generator().manual_seed(0))
+    h = x.t() @ x / 600
+    found = inverse_factor(h, 0.01)
+    damped = h.double() + 0.01 * h.diagonal().double().mean() * torch.eye(inputs, dtype=torch.float64)
+    expected = torch.linalg.cholesky(torch.linalg.inv(damped), upper=True)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-11 * float(expected.abs().max()))
+
+
 @pytest.mark.parametrize("allocation", ["layer", "multimodal", "2:4"])
 def test_sparsegpt_on_a_model(allocation, xvlm, xvlm_batches):
     sparsity = 0.5
