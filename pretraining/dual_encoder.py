@@ -3,7 +3,8 @@
     python -m pretraining.dual_encoder --output_dir weights/hf/dual-stamps
     python prune.py --model hf:weights/hf/dual-stamps ...
 After Zhai et al., "LiT: Zero-Shot Transfer with Locked-image text Tuning", CVPR 2022, with the text tower locked, too.
-Each image and each caption is encoded once, since the towers are frozen. The same command gives the same weights.
+Each image and each caption is encoded once, since the towers are frozen. The same command gives the same weights, with
+any number of threads: all is computed in float64, and the projections are rounded to bfloat16's values.
 --random uses towers with random weights, as a baseline.
 """
 
@@ -83,7 +84,10 @@ def joined_towers(config: DualEncoderConfig, random: bool = False) -> WrappedPai
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        module = transformers.VisionTextDualEncoderModel(both, vision.module, text.module).eval()
+        module = transformers.VisionTextDualEncoderModel(both, vision.module, text.module).eval().double()
+        for projection in (module.visual_projection, module.text_projection):
+            bound = projection.in_features**-0.5  # torch's own, drawn in float64
+            projection.weight.data.uniform_(-bound, bound)
     shape = vision.image_shape
     said = {"size": shape.image_size, "image_mean": shape.mean, "image_std": shape.std}
     return wrap_hf(module, text.tokenizer, {key: value for key, value in said.items() if value is not None})
@@ -100,7 +104,7 @@ def tower_states(model: WrappedPairs, gallery: Gallery, config: DualEncoderConfi
     ids = [model.tokenizer.encode(one, True, config.max_tokens) for one in gallery.texts]
     with torch.no_grad(), progress_bar("images and texts", len(gallery) + len(ids)) as advance:
         for batch in evaluation_batches(gallery, config.encode):
-            images.append(vision(pixel_values=batch["image"]).pooler_output)
+            images.append(vision(pixel_values=batch["image"].double()).pooler_output)
             advance(len(batch["image"]))
         for start in range(0, len(ids), config.encode):
             some, atts = model.tokenizer.pad_batch(ids[start : start + config.encode])
@@ -142,6 +146,10 @@ def train_projections(
             model.clamp_temperature()
             losses.append(loss.item())
             advance(note=f"loss {losses[-1]:.3f}")
+    with torch.no_grad():
+        for trained in (*projections, module.logit_scale):
+            trained.copy_(trained.bfloat16())  # the sums of other threads or processors differ in the last bits
+    module.float()
     last = losses[-max(1, config.steps // 10) :]
     return sum(last) / len(last)
 
