@@ -228,7 +228,8 @@ def write_stamps(
     known = {code for stamp in found.stamps for code in stamp.captions}
     for code in languages:
         if code not in known:
-            raise InputError(f"no caption is in the language '{code}'{nearest(code, known)}: choose other --languages")
+            choices = ", ".join(sorted(known))
+            raise InputError(f"no caption is in the language '{code}'{nearest(code, known)}: choose among {choices}")
     sort_into_classes(found, depth, fewest)
     if not found.stamps:
         raise InputError(f"no folder of {source} has {fewest} pictures, enough for a class: lower --fewest")

@@ -22,6 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATIO
 
 from configs.schema import CONFIGS
 from console.errors import InputError, nearest
+from console.progress import console
 from console.words import agreed, counted
 from models import RANDOM, check_task, is_path
 from models.base import ImageShape
@@ -81,7 +82,7 @@ def load_hf(
             else:
                 module, report = _pretrained(model_class, str(weights or reference), config, task == CLASSIFIES)
         record = record_of(model_class.__name__)
-        model = wrap_hf(module.eval(), record.reads(reference, config), _preprocessor(reference), **own)
+        model = wrap_hf(module.eval(), record.reads(reference, config), _preprocessor(reference, record.sees), **own)
     model.load_report = report
     return model if task else model.with_layers()
 
@@ -106,7 +107,7 @@ def _streamed(model_class: type, folder: Path, config: Any, own: dict[str, Any])
             "(docs/add-a-model.md)"
         )
     module, streamed = load_streamed(model_class, folder, config, record.blocks)
-    model = wrap_hf(module, record.reads(str(folder), config), _preprocessor(str(folder)), **own)
+    model = wrap_hf(module, record.reads(str(folder), config), _preprocessor(str(folder), record.sees), **own)
     model.streamed, model.load_report = streamed, report_of(module, folder)
     return model.with_layers()
 
@@ -294,11 +295,17 @@ def _first(size: int | list[int] | tuple[int, ...]) -> int:
     return size if isinstance(size, int) else size[0]
 
 
-def _preprocessor(reference: str) -> dict[str, Any]:
-    """The reference's preprocessor_config.json; empty where it has none."""
+def _preprocessor(reference: str, sees: bool) -> dict[str, Any]:
+    """The reference's preprocessor_config.json; empty where it has none, which is said of models that see."""
     try:
         return ImageProcessingMixin.get_image_processor_dict(reference)[0]
     except OSError:
+        if sees:
+            console.print(
+                f"note: hf:{reference} has no preprocessor_config.json: images get the size that config.json says, and "
+                "the mean and deviation that are usual for its class",
+                markup=False,
+            )
         return {}
 
 

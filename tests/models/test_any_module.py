@@ -236,9 +236,10 @@ class TestTowers:
         assert wrap_hf(HUGGING_FACE["Dinov2Model"]()).image_shape.image_size == 32
         assert wrap_hf(HUGGING_FACE["ViTForImageClassification"](), preprocessor=said).image_shape.image_size == 32
 
-    def test_dinov2_gets_a_classifier(self, tmp_path):
+    def test_dinov2_gets_a_classifier(self, tmp_path, capsys):
         HUGGING_FACE["Dinov2Model"]().save_pretrained(tmp_path / "model")
         model = load_hf(str(tmp_path / "model"), None, {"classes": 3}, task="image_classification")
+        assert "has no preprocessor_config.json" in capsys.readouterr().err
         assert type(model.module).__name__ == "Dinov2ForImageClassification"
         assert model.logits(torch.randn(2, 3, 32, 32)).shape == (2, 3)
 
