@@ -153,6 +153,7 @@ def vlmevalkit(args: argparse.Namespace, folder: Path, model: str) -> list[str]:
 
 def clip_benchmark(args: argparse.Namespace, folder: Path, model: str) -> list[str]:
     """The command of LAION-AI/CLIP_benchmark, for a folder of OpenCLIP."""
+    Path(args.output_dir).mkdir(parents=True, exist_ok=True)  # it makes none, and would fail after the evaluation
     output = str(Path(args.output_dir) / f"{folder.name}_{{dataset}}.json")
     words = ["--model_type", model, "--model", f"local-dir:{folder}", "--pretrained", "", "--dataset", *args.tasks]
     batch = ["--batch_size", str(args.batch_size)]
@@ -183,7 +184,7 @@ TOOLS = {
     "lm-eval": Tool(
         lm_eval, dict.fromkeys(LMMS, "hf-multimodal"), "lm_eval", "pip install 'lm-eval[hf]'", ("mmmu_val",)
     ),
-    CLIP: Tool(clip_benchmark, {}, "clip_benchmark", "pip install clip-benchmark", ("imagenet1k",)),
+    CLIP: Tool(clip_benchmark, {}, "clip_benchmark", "pip install clip-benchmark 'numpy<2.4'", ("imagenet1k",)),
 }  # fmt: skip
 """Name -> tool."""
 
