@@ -490,7 +490,7 @@ def test_the_shipped_grids(path):
         "prompts": {PRUNE: 2 * (2 + 3 * 3), "tasks": 2 * (6 * 2 + 2 * 4) * 4 * 3, "dense": 2 * 6 * 3},
         "structured": {  # of clip-mini, xvlm-mini and dino-mini
             PRUNE: (1 + 3 * 16 + 7) + (1 + 3 * 16) + (1 + 3 * 13),
-            "tasks": (87 + 21 + 153 + 27) + (87 + 153) + (72 + 135),
+            "tasks": (87 + 21 + 171 + 27) + (87 + 171) + (72 + 153),
             "dense": 3 * (1 + 3),
         },
         "real": {
