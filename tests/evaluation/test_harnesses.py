@@ -83,6 +83,7 @@ def test_clip_benchmark(printed, tmp_path, monkeypatch):
         "python -m clip_benchmark.cli eval --model_type open_clip --model local-dir:open --pretrained '' --dataset "
         "imagenet1k --batch_size 1 --output 'out/open_{dataset}.json'"
     ]
+    assert (tmp_path / "out").is_dir(), "clip_benchmark makes no folder"
 
 
 def test_what_is_run(model, printed, monkeypatch):
