@@ -42,7 +42,7 @@ def measure(args: argparse.Namespace) -> None:
     from models import file_name
     from models.small import base_of
     from shrinking import CRITERIA, MEASURED
-    from shrinking.checking import check_measuring
+    from shrinking.checking import check_measuring, tell_what_stays
     from shrinking.errors import Errors, restricted
     from tasks.loading import load
 
@@ -60,6 +60,7 @@ def measure(args: argparse.Namespace) -> None:
         table, writes = measured(lambda: load(args), data_of(args), args, about, target)
     else:
         model = load(args)
+        tell_what_stays(model)
         about |= {"base_sha256": base_of(model)}
         values = restricted(model, CRITERIA[args.criterion](model, args.seed), args.kinds, args.tower)
         table, writes = Errors.of(model, values, args.group, about), True

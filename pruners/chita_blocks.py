@@ -95,10 +95,11 @@ def refine(problem: Problem, blocks: Block) -> Block:
         # A batched matmul: einsum takes twice as long.
         gradient = (factors[:, None] @ blocks.a)[:, 0] + problem.mu * blocks.d
         before, candidates = blocks.objective, []
+        b = blocks.w + blocks.d
         for step in STEPS:
-            u = blocks.w + blocks.d - step / curvature * gradient
+            u = b - step / curvature * gradient
             support = _largest(u, kept, blocks.empty)
-            candidates.append((torch.where(support, u, 0) - blocks.w, support))
+            candidates.append((u.masked_fill_(~support, 0).sub_(blocks.w), support))
         start = blocks
         for candidate in reversed(_evaluated(problem, start.a, start.w, start.empty, candidates)):
             # In reversed order, so that the longest step that helps wins.
@@ -110,12 +111,16 @@ def refine(problem: Problem, blocks: Block) -> Block:
 
 def _largest(u: Tensor, kept: list[int], empty: Tensor) -> Tensor:
     """Support of the `kept` [q] largest |u| of each row [q, m]; of equal values the later are kept."""
-    # Columns without gradient and weight must not enter the support.
-    size = torch.where(empty & (u == 0), -1.0, u.abs())
+    size = u.abs()
+    if empty.any():  # columns without gradient and weight must not enter the support
+        size.masked_fill_(empty & (u == 0), -1.0)
     # kthvalue finds the threshold without sorting; a row that keeps nothing gets an infinite one.
     nothing, m = u.new_tensor(torch.inf), u.shape[1]
     cuts = [row.kthvalue(m - k + 1).values if k else nothing for row, k in zip(size, kept, strict=True)]
     cut = torch.stack(cuts)[:, None]
+    enough = size >= cut
+    if enough.sum(dim=1).tolist() == kept:
+        return enough  # the usual case: no ties at the threshold
     above, equal = size > cut, size == cut
     wanted = torch.tensor(kept, device=u.device)[:, None] - above.sum(dim=1, keepdim=True)
     last = equal.sum(dim=1, keepdim=True) - equal.cumsum(dim=1) < wanted
@@ -124,6 +129,8 @@ def _largest(u: Tensor, kept: list[int], empty: Tensor) -> Tensor:
 
 def _chosen(take: Tensor, one: Block, other: Block) -> Block:
     """Block by block `one` where `take` [q], else `other`."""
+    if take.all():
+        return one
 
     def pick(x: Tensor, y: Tensor) -> Tensor:
         return torch.where(take.reshape(-1, *[1] * (x.dim() - 1)), x, y)

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 from configs.limits import at_least
 from console.errors import InputError, nearest
+from console.progress import console
+from models.library.finding import skipped_lines
+from models.parts import left_whole
 from shrinking import CRITERIA, MEASURED
 from shrinking.options import SHARES, TARGETS
 
@@ -101,3 +104,9 @@ def check_parts(model: Model, args: argparse.Namespace) -> None:
     for part in args.protect:
         if not any(part in name for name in names):
             raise InputError(f"--protect: '{part}' is in no name of a removable part, such as {names[0]}")
+
+
+def tell_what_stays(model: Model) -> None:
+    """A line for each reason why prunable layers have no removable units."""
+    for line in skipped_lines(left_whole(model)):
+        console.print(f"  stays whole  {line}", markup=False)

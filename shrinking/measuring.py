@@ -20,6 +20,7 @@ from models.base import Model
 from models.small import base_of
 from pruners.preparing import plain_samples, weights_identity
 from pruners.settings import PruneConfig
+from shrinking.checking import tell_what_stays
 from shrinking.errors import Errors, Values, groups_of, restricted
 from shrinking.gradients import influence, taylor
 from shrinking.mope import mope
@@ -46,6 +47,8 @@ def measured(
     fabric = without_training(args.accelerator, args.devices, 1, "32-true")
     interrupt.listen()
     model = fabric.to_device(load())
+    if fabric.is_global_zero:
+        tell_what_stays(model)
     name = args.score or default_score(model)
     score = score_of(model, name)
     batches, samples = plain_samples(model, replace(config, seed=args.seed), args.samples, BATCH)

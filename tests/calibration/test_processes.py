@@ -1,52 +1,40 @@
 """One process and several give the same masks, bit for bit, for every method."""
 
+import os
 import subprocess
 import sys
 
 import pytest
+import torch
 
-from pruners import PRUNERS
+from models import load_model
+from pruners import PRUNERS, prune
 from sparsity.mask import Mask
-from tests.conftest import REPOSITORY
+from tests.conftest import REFERENCE, REPOSITORY, reference_batches
 
 ONE_SHOT = [name for name in PRUNERS if not PRUNERS[name].uses_rounds]
 ROUNDS = [name for name in PRUNERS if PRUNERS[name].uses_rounds]
 
 SCRIPT = """
-import os, sys
-import torch, torch.distributed as dist
-from models import load_model
-from pruners import prune
-from tests.conftest import REFERENCE, reference_batches
+import sys
+import torch.distributed as dist
+from tests.calibration.test_processes import masks
 
-model_name, folder, threads, *pruners = sys.argv[1:]
-torch.set_num_threads(int(threads))
+model_name, folder, *pruners = sys.argv[1:]
 dist.init_process_group("gloo")
-weights = REFERENCE / "vectors" / model_name / "weights.safetensors"
-model = load_model(model_name, config=REFERENCE / f"{model_name}.yaml", weights=weights)
-for pruner in pruners:
-    options = {"itersnip": {"epochs": 2, "num_batches": 2}, "chita++": {"epochs": 2}}.get(pruner, {})
-    for sparsity, mask in prune(model, reference_batches(model_name, 3), pruner, (0.63, 0.9), **options).items():
-        mask.save(f"{folder}/{pruner}_{sparsity}_{dist.get_rank()}.safetensors")
+for (pruner, sparsity), mask in masks(model_name, pruners):
+    mask.save(f"{folder}/{pruner}_{sparsity}_{dist.get_rank()}.safetensors")
 """
 
 
-def launch(model, processes, folder, pruners, threads=1):
-    folder.mkdir()
-    (folder / "script.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command += [str(folder / "script.py"), model, str(folder), str(threads), *pruners]
-    import os
-
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return {
-        (pruner, sparsity, rank): Mask.load(folder / f"{pruner}_{sparsity}_{rank}.safetensors")
-        for pruner in pruners
-        for sparsity in (0.63, 0.9)
-        for rank in range(processes)
-    }
+def masks(name, pruners):
+    """(pruner, sparsity) and its mask, one by one."""
+    weights = REFERENCE / "vectors" / name / "weights.safetensors"
+    model = load_model(name, config=REFERENCE / f"{name}.yaml", weights=weights)
+    for pruner in pruners:
+        options = {"itersnip": {"epochs": 2, "num_batches": 2}, "chita++": {"epochs": 2}}.get(pruner, {})
+        for sparsity, mask in prune(model, reference_batches(name, 3), pruner, (0.63, 0.9), **options).items():
+            yield (pruner, sparsity), mask
 
 
 @pytest.mark.slow
@@ -56,7 +44,12 @@ def launch(model, processes, folder, pruners, threads=1):
 )
 def test_processes_do_not_change_a_bit(model, processes, pruners, tmp_path):
     """BLIP's queues and momentum make its gradients depend on the batches before: processes follow one another."""
-    alone = launch(model, 1, tmp_path / "1", pruners)
-    together = launch(model, processes, tmp_path / str(processes), pruners)
-    for (pruner, sparsity, rank), mask in together.items():
-        assert mask == alone[pruner, sparsity, 0], f"{pruner} {sparsity} on rank {rank} of {processes}"
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command += [str(tmp_path / "script.py"), model, str(tmp_path), *pruners]
+    environment = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    assert subprocess.run(command, cwd=REPOSITORY, env=os.environ | environment, timeout=600).returncode == 0
+    for (pruner, sparsity), alone in masks(model, pruners):
+        for rank in range(processes):
+            mask = Mask.load(tmp_path / f"{pruner}_{sparsity}_{rank}.safetensors")
+            assert mask == alone, f"{pruner} {sparsity} on rank {rank} of {processes}"

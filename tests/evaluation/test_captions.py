@@ -177,13 +177,8 @@ def test_spice_where_its_models_are(broken_java, monkeypatch, tmp_path, outcome)
         assert "SPICE" not in scores and "its Java program failed" in left_out[-1]
 
 
-@pytest.mark.parametrize("java", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_half_a_character_is_no_word(java, monkeypatch, tmp_path):
+def test_half_a_character_is_no_word(no_java, tmp_path):
     """As read from JSON with an escape that stands alone; such a file is written and read again, too."""
-    if not java:
-        monkeypatch.setattr(shutil, "which", lambda name: None)
-    elif shutil.which("java") is None:
-        pytest.skip("there is no Java")
     half = {1: json.loads('"the the \\ud83d the dog"'), 2: json.loads('"Two cats\\udc00 sleep..."')}
     truth = {1: [*TWO[1], "a \ud83d\ude00 dog"], 2: TWO[2]}  # the two halves of one character are whole together
     scores, left_out = caption_scores(truth, half, leave_out=["SPICE"])
@@ -196,12 +191,17 @@ def test_half_a_character_is_no_word(java, monkeypatch, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("java") is None, reason="there is no Java: METEOR does not run")
-def test_meteor_sees_first_words_only():
-    """5,000 times one word, with references as long, would keep it for ever; the other scores are of all words."""
+def test_what_java_gets():
+    """Ids that are texts and half a character change no score; METEOR sees first words, the other scores all.
+
+    5,000 times one word, with references as long, would keep METEOR for ever.
+    """
     long, cut = ({1: " ".join(["the"] * n), 2: "two cats"} for n in (5_000, 200))
     truth = {1: [long[1], "a dog"], 2: ["two cats sleep"]}
-    scores, left_out = caption_scores(truth, long, leave_out=["SPICE"])
+    odd = {"0a1b": long[1], "42": "\ud83d two cats"}
+    scores, left_out = caption_scores({"0a1b": truth[1], "42": truth[2]}, odd, leave_out=["SPICE"])
     assert "METEOR: only the first 200 words of 2 captions were scored" in left_out
+    assert "characters: in 1 caption half of one (a lone surrogate) counts as a space" in left_out
     short, nothing = caption_scores({1: [cut[1], "a dog"], 2: ["two cats sleep"]}, cut, leave_out=["SPICE"])
     assert scores["METEOR"] == short["METEOR"] > 0
     assert not any(sentence.startswith("METEOR") for sentence in nothing)
@@ -279,12 +279,7 @@ def test_ground_truth_whose_ids_are_texts(tmp_path):
     assert read_ground_truth(tmp_path / "gt.json") == {"0a1b": ["a 2"], "0013ea2087020901": ["a 1"], "42": ["a 0"]}
 
 
-@pytest.mark.parametrize("java", [False, True])
-def test_ids_that_are_texts_change_no_score(java, monkeypatch):
-    if not java:
-        monkeypatch.setattr(shutil, "which", lambda name: None)
-    elif shutil.which("java") is None:
-        pytest.skip("there is no Java")
+def test_ids_that_are_texts_change_no_score(no_java):
     names = {1: "0a1b", 2: "42"}
     singles = [{}, {}]
     truth, said = ({names[image]: of for image, of in part.items()} for part in (TWO, SAID))

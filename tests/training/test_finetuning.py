@@ -289,13 +289,12 @@ def test_killed_and_resumed_gives_the_same_weights(config, mask, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["captioning", "vqa"])
-def test_two_processes_end_like_one(task, config, mask, run_process, tmp_path):
+def test_two_processes_end_like_one(task, config, mask, run, run_process, tmp_path):
     """Without comparison of features, two processes of 4 samples do what one does in two passes."""
     path = config(task, epochs=1, batch_size=4, effective_batch=8)
-    for devices in (1, 2):
-        done = run_process(
-            *options(task, path, tmp_path / str(devices), "--mask", mask, "--devices", devices), OMP_NUM_THREADS="1"
-        )
+    for devices, start in ((1, run), (2, run_process)):
+        command = options(task, path, tmp_path / str(devices), "--mask", mask, "--devices", devices)
+        done = start(*command, OMP_NUM_THREADS="1")
         assert done.returncode == 0, done.stderr[-2000:]
     one, two = (load_file(tmp_path / devices / "last.safetensors") for devices in ("1", "2"))
     for name, tensor in one.items():

@@ -34,21 +34,32 @@ def free_port():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", [by_fabric, by_torchrun])
-def test_two_nodes_end_like_one_process(start, world, mask, tmp_path):
+def test_two_nodes_end_like_one_process(world, mask, run, tmp_path):
     path = write_config(tmp_path / "vqa.yaml", world, "vqa", epochs=1, batch_size=4, effective_batch=8)
 
     def command(out, *more):
         return options("vqa", path, tmp_path / out, "--mask", mask, *more)
 
-    alone = subprocess.run([sys.executable, *command("alone")], cwd=REPOSITORY, env=ONE_THREAD, capture_output=True)
+    alone = run(*command("alone"))
     assert alone.returncode == 0, alone.stderr[-2000:]
+    for start in (by_fabric, by_torchrun):
+        run_nodes(start, command)
+        one, two = (load_file(tmp_path / out / "last.safetensors") for out in ("alone", start.__name__))
+        for name, tensor in one.items():
+            torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5)
+        one, two = (json.loads((tmp_path / out / "results.json").read_text()) for out in ("alone", start.__name__))
+        assert one["metrics"] == two["metrics"]
+        assert two["machine"] | {"device": ""} == {"device": "", "processes": 2, "nodes": 2}
+
+
+def run_nodes(start, command):
+    """Both nodes' commands at once, in the folder named as `start`."""
     port, nodes = free_port(), []
     for node in (0, 1):
         before, environment = start(node, port)
         nodes.append(
             subprocess.Popen(
-                [sys.executable, *before, *command("nodes", "--num_nodes", 2)],
+                [sys.executable, *before, *command(start.__name__, "--num_nodes", 2)],
                 cwd=REPOSITORY,
                 env=ONE_THREAD | environment,
                 stdout=subprocess.DEVNULL,
@@ -62,9 +73,3 @@ def test_two_nodes_end_like_one_process(start, world, mask, tmp_path):
     finally:
         for node in nodes:
             node.kill()
-    one, two = (load_file(tmp_path / out / "last.safetensors") for out in ("alone", "nodes"))
-    for name, tensor in one.items():
-        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5)
-    one, two = (json.loads((tmp_path / out / "results.json").read_text()) for out in ("alone", "nodes"))
-    assert one["metrics"] == two["metrics"]
-    assert two["machine"] | {"device": ""} == {"device": "", "processes": 2, "nodes": 2}
