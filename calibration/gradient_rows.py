@@ -6,6 +6,7 @@ With n = 50 rows of full-size X-VLM it takes 37 GB, more than memory; methods re
 from __future__ import annotations
 
 import itertools
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,9 @@ from models.common.blocks import activations_recomputed
 
 BUFFER = 32 << 20
 """Bytes of A held in memory at a time."""
+
+VECTORS = 3
+"""Most vectors on disk beside A (`GradientRows.vector`)."""
 
 
 class GradientRows(Statistic):
@@ -48,9 +52,10 @@ class GradientRows(Statistic):
         self._offsets = dict(zip(layers, itertools.accumulate(sizes, initial=0), strict=False))
         weights = sum(sizes)
         what = f"{rows} gradients of {weights / 1e6:.1f} M weights"
-        self._folder = make_folder(folder, 4 * weights * (rows + 1), what)  # and their sum, weighted
+        self._folder = make_folder(folder, 4 * weights * (rows + VECTORS), what)
         self._file = (self._folder / "rows.f32").open("w+b", buffering=0)
         self._batch_samples = 0
+        self._memory = np.empty(0, dtype=np.float32)
 
     @property
     def rows(self) -> int:
@@ -136,10 +141,11 @@ class GradientRows(Statistic):
         """
         size = self._layers[name].weight.numel()
         columns = max(1, BUFFER // (4 * self.rows * width)) * width
-        memory = np.empty(self.rows * min(columns, size), dtype=np.float32)
+        if self._memory.size < (needed := self.rows * min(columns, size)):
+            self._memory = np.empty(needed, dtype=np.float32)  # kept: new memory costs more than the reading
         for start in range(0, size, columns):
             stop = min(start + columns, size)
-            block = memory[: self.rows * (stop - start)].reshape(self.rows, stop - start)
+            block = self._memory[: self.rows * (stop - start)].reshape(self.rows, stop - start)
             for row in range(self.rows):
                 self._read(self._at(name, row, start), block[row])
             yield slice(start, stop), torch.from_numpy(block)
@@ -154,9 +160,10 @@ class GradientRows(Statistic):
         while left:  # one read may bring less than was asked for
             left = left[self._file.readinto(left) :]
 
-    def vector(self) -> WeightVector:
-        """A vector on disk with one number per weight, deleted together with the rows."""
-        return WeightVector(self._folder / "vector.f32", {n: layer.weight.numel() for n, layer in self._layers.items()})
+    def vector(self, number: int) -> WeightVector:
+        """A vector on disk with one number per weight, deleted together with the rows; number: below `VECTORS`."""
+        shapes = {name: tuple(layer.weight.shape) for name, layer in self._layers.items()}
+        return WeightVector(self._folder / f"vector{number}.f32", shapes)
 
     def close(self) -> None:
         """Remove the file."""
@@ -170,10 +177,11 @@ class WeightVector:
     It can be overwritten, and read by several threads.
     """
 
-    def __init__(self, path: Path, sizes: Mapping[str, int]):
-        """sizes: weights of each layer."""
-        self._path, self._sizes = path, dict(sizes)
-        self._offsets = dict(zip(sizes, itertools.accumulate(sizes.values(), initial=0), strict=False))
+    def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]]):
+        """shapes: of each layer's weight."""
+        self._path, self._shapes = path, dict(shapes)
+        sizes = map(math.prod, shapes.values())
+        self._offsets = dict(zip(shapes, itertools.accumulate(sizes, initial=0), strict=False))
         path.touch()
 
     def write(self, name: str, start: int, values: np.ndarray) -> None:
@@ -183,8 +191,9 @@ class WeightVector:
             file.write(np.ascontiguousarray(values, dtype=np.float32).data)
 
     def read(self, name: str) -> np.ndarray:
-        """All of a layer, flat."""
-        return np.fromfile(self._path, np.float32, self._sizes[name], offset=4 * self._offsets[name])
+        """All of a layer, in the shape of its weight."""
+        shape = self._shapes[name]
+        return np.fromfile(self._path, np.float32, math.prod(shape), offset=4 * self._offsets[name]).reshape(shape)
 
 
 def make_folder(folder: str | None, size: int, what: str) -> Path:

@@ -1,15 +1,14 @@
 """CHITA's first half: the support over the whole model, by iterative hard thresholding.
 
 The gradient matrix A is on disk and larger than memory, so the cost is the number of times it is read: once at the
-start, and twice per step, for the gradient and for all trials of the step together. The gradient of a step is on disk,
-too. Memory holds the kept weights of the best point so far, and one bit per weight for each trial.
+start, and twice per step, for the gradient and for all trials of the step together. The gradient of a step and its
+trials are on disk, too. Memory holds the kept weights of the best point so far, and one bit per weight for each trial.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -78,7 +77,9 @@ class Problem:
         self.inverse_batch = rows.rows / rows.samples
         self._layers, self._rows, self._allocate, self._alive = layers, rows, allocate, alive
         self._device = next(iter(layers.values())).weight.device
-        self._slope = rows.vector()  # A' (v + 1/B): the gradient without its ridge term
+        self._scratch = torch.empty(0, dtype=torch.float64, device=self._device)
+        self._slope, *self._moved = map(rows.vector, range(1 + len(STEPS)))
+        # The first is A' (v + 1/B), the gradient without its ridge term; the others are the weights of each trial.
 
     def original(self, name: str) -> np.ndarray:
         """w of a layer, float32 in the shape of the parameter."""
@@ -140,16 +141,12 @@ class Problem:
 
     def _step(self, at: Values, curvature: float) -> list[Point]:
         """The points of thresholded gradient steps from `at`, one per length in `STEPS`."""
-
-        def moved(name: str, length: float) -> np.ndarray:
-            b, w = at(name), self.original(name)
-            return b - np.float32(length) * (self._slope.read(name).reshape(b.shape) + np.float32(self.mu) * (b - w))
-
-        trials = []
-        for step in STEPS:
-            values = partial(moved, length=step / curvature)
-            trials.append(Trial(self._largest(values), values))
-        return self._evaluated(trials)
+        for name in self._layers:
+            b = at(name)
+            gradient = self._slope.read(name) + np.float32(self.mu) * (b - self.original(name))
+            for step, moved in zip(STEPS, self._moved, strict=True):
+                moved.write(name, 0, b - np.float32(step / curvature) * gradient)
+        return self._evaluated([Trial(self._largest(moved.read), moved.read) for moved in self._moved])
 
     def _evaluated(self, trials: list[Trial]) -> list[Point]:
         """Evaluate the trials, in one reading of A for all of them."""
@@ -173,11 +170,10 @@ class Problem:
 
     def _wide(self, name: str) -> Iterator[tuple[slice, Tensor]]:
         """`blocks` in float64; each is valid until the next, since allocating new memory costs more than the sums."""
-        scratch = torch.empty(0, dtype=torch.float64, device=self._device)
         for columns, a in self.blocks(name):
-            if scratch.numel() < a.numel():
-                scratch = torch.empty(a.numel(), dtype=torch.float64, device=self._device)
-            wide = scratch[: a.numel()].view(a.shape)
+            if self._scratch.numel() < a.numel():
+                self._scratch = torch.empty(a.numel(), dtype=torch.float64, device=self._device)
+            wide = self._scratch[: a.numel()].view(a.shape)
             yield columns, wide.copy_(a)
 
     def _largest(self, u: Values) -> Mask:
@@ -186,7 +182,7 @@ class Problem:
         def score(name: str) -> np.ndarray:  # recomputed on access: holding all would be a second copy of the weights
             magnitude = forms[name].matrix(np.abs(u(name)))
             if self._alive is not None:
-                magnitude[~self._alive.matrix(name).numpy()] = -1
+                np.putmask(magnitude, ~self._alive.matrix(name).numpy(), -1)
             return magnitude
 
         forms = {name: form_of(layer) for name, layer in self._layers.items()}

@@ -192,12 +192,12 @@ def test_chita_holds_one_gradient_at_a_time(xvlm, xvlm_batches, monkeypatch):
 
 
 def test_vectors_on_disk(tmp_path):
-    vector = WeightVector(tmp_path / "v", {"a": 5, "b": 3})
+    vector = WeightVector(tmp_path / "v", {"a": (5,), "b": (3, 1)})
     vector.write("b", 1, np.array([7, 8], dtype=np.float64))
     vector.write("a", 0, np.arange(5))
     vector.write("a", 3, np.array([9]))
     np.testing.assert_array_equal(vector.read("a"), np.array([0, 1, 2, 9, 4], dtype=np.float32))
-    np.testing.assert_array_equal(vector.read("b"), np.array([0, 7, 8], dtype=np.float32))
+    np.testing.assert_array_equal(vector.read("b"), np.array([[0], [7], [8]], dtype=np.float32))
 
 
 def test_chita_needs_space(model, batches, monkeypatch):
