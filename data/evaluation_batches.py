@@ -17,6 +17,9 @@ from data.batches import loader
 from data.images import ImageError, image_files, read_image
 from data.readers import Batch
 
+KEPT = 256 << 20
+"""Bytes of inputs that an evaluation keeps, so that small data are decoded once for many masks or epochs."""
+
 
 class EvaluationData(Dataset[Any]):
     """Samples by number, `__getitem__`, and how they become a batch, `collate`."""
@@ -24,6 +27,7 @@ class EvaluationData(Dataset[Any]):
     def __init__(self, images: Sequence[Any], transform: Callable[[Image.Image], Tensor], ground: str = ""):
         """images: the image file of each sample. ground: the colour under transparent pixels."""
         self.images, self.transform, self.ground = images, transform, ground
+        self._kept: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.images)
@@ -41,12 +45,17 @@ class EvaluationData(Dataset[Any]):
 
         InputError when it cannot be read, since evaluation samples are not replaced.
         """
+        if i in self._kept:
+            return self._kept[i]
         try:
-            return self.transform(self.image(i))
+            picture = self.transform(self.image(i))
         except ImageError as error:
             raise InputError(
                 f"an evaluation needs all its images, but one cannot be read: {error}; fetch it again"
             ) from error
+        if (len(self._kept) + 1) * picture.nbytes <= KEPT:
+            self._kept[i] = picture
+        return picture
 
     def collate(self, samples: list[Any]) -> Batch:
         """Samples to tensors."""

@@ -66,3 +66,22 @@ def test_missing_images_are_counted_before_the_work(tmp_path):
     for name in ("broken.png", "absent.png", "half.png"):
         with pytest.raises(InputError, match=rf"needs all its images, but one cannot be read: .*/{name} \("):
             EvaluationData([str(tmp_path / name)], lambda image: image).picture(0)
+
+
+@pytest.mark.parametrize(("room", "decoded"), [(256 << 20, 3), (2 * 12, 4), (0, 6)])
+def test_small_data_are_decoded_once(tmp_path, monkeypatch, room, decoded):
+    """Three pictures of twelve bytes, read twice, with room for all, two or none of them."""
+    files = [str(tmp_path / f"{i}.png") for i in range(3)]
+    for i, file in enumerate(files):
+        Image.new("RGB", (1, 1), (i, 0, 0)).save(file)
+    seen = []
+
+    def transform(image):
+        seen.append(image)
+        return torch.tensor(image.getpixel((0, 0)), dtype=torch.float32)
+
+    monkeypatch.setattr("data.evaluation_batches.KEPT", room)
+    data = EvaluationData(files, transform)
+    passes = [[data.picture(i)[0].item() for i in range(3)] for _ in range(2)]
+    assert passes == [[0, 1, 2], [0, 1, 2]]
+    assert len(seen) == decoded
