@@ -1,4 +1,4 @@
-"""Imports run down: a room asks those below it in the README's tree, and no others."""
+"""Imports run down: a room asks those below it in the tree of docs/architecture.md, and no others."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ CHECKER = "models/conformance.py"  # prunes a model in order to check it; asked 
 
 
 def rooms() -> list[str]:
-    """The packages of the README's tree, the uppermost first."""
-    tree = next(block.text for block in blocks((REPOSITORY / "README.md").read_text()) if "\nconsole/" in block.text)
+    """The packages of the tree in docs/architecture.md, the uppermost first."""
+    page = (REPOSITORY / "docs" / "architecture.md").read_text()
+    tree = next(block.text for block in blocks(page) if "\nconsole/" in block.text)
     named = re.findall(r"^(\w+)/", tree, re.MULTILINE)
     return [name for name in named if (REPOSITORY / name / "__init__.py").is_file()]
 
