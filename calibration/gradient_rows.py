@@ -28,9 +28,6 @@ from models.common.blocks import activations_recomputed
 BUFFER = 32 << 20
 """Bytes of A held in memory at a time."""
 
-VECTORS = 3
-"""Most vectors on disk beside A (`GradientRows.vector`)."""
-
 
 class GradientRows(Statistic):
     """A statistic, too large to be saved: row t of A is the gradient of the mean loss of step t, float32.
@@ -39,8 +36,10 @@ class GradientRows(Statistic):
     samples: number of samples (texts, or images without texts) in all rows.
     """
 
-    def __init__(self, model: Model, layers: Layers, rows: int, sides: int, folder: str | None):
-        """rows: their largest number. folder: of the file (default: the system's temporary folder)."""
+    def __init__(self, model: Model, layers: Layers, rows: int, sides: int, folder: str | None, vectors: int = 0):
+        """rows: their largest number. folder: of the file (default: the system's temporary folder). vectors: how many
+        the disk must have room for, too (`vector`).
+        """
         self.follows_state = model.follows_state
         self.samples = 0
         self._model, self._layers, self._rows, self._sides = model, layers, rows, sides
@@ -52,7 +51,7 @@ class GradientRows(Statistic):
         self._offsets = dict(zip(layers, itertools.accumulate(sizes, initial=0), strict=False))
         weights = sum(sizes)
         what = f"{rows} gradients of {weights / 1e6:.1f} M weights"
-        self._folder = make_folder(folder, 4 * weights * (rows + VECTORS), what)
+        self._folder = make_folder(folder, 4 * weights * (rows + vectors), what)
         self._file = (self._folder / "rows.f32").open("w+b", buffering=0)
         self._batch_samples = 0
         self._memory = np.empty(0, dtype=np.float32)
@@ -161,7 +160,7 @@ class GradientRows(Statistic):
             left = left[self._file.readinto(left) :]
 
     def vector(self, number: int) -> WeightVector:
-        """A vector on disk with one number per weight, deleted together with the rows; number: below `VECTORS`."""
+        """A vector on disk with one number per weight, deleted together with the rows; number: tells them apart."""
         shapes = {name: tuple(layer.weight.shape) for name, layer in self._layers.items()}
         return WeightVector(self._folder / f"vector{number}.f32", shapes)
 

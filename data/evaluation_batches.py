@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from console.errors import InputError
 from console.words import counted
@@ -18,7 +18,7 @@ from data.images import ImageError, image_files, read_image
 from data.readers import Batch
 
 KEPT = 256 << 20
-"""Bytes of inputs that an evaluation keeps, so that small data are decoded once for many masks or epochs."""
+"""Most bytes of inputs for which an evaluation keeps all, so that they are decoded once for many masks or epochs."""
 
 
 class EvaluationData(Dataset[Any]):
@@ -53,7 +53,7 @@ class EvaluationData(Dataset[Any]):
             raise InputError(
                 f"an evaluation needs all its images, but one cannot be read: {error}; fetch it again"
             ) from error
-        if (len(self._kept) + 1) * picture.nbytes <= KEPT:
+        if len(self) * picture.nbytes <= KEPT and get_worker_info() is None:  # a worker ends with its pass
             self._kept[i] = picture
         return picture
 

@@ -23,7 +23,7 @@ from console.errors import InputError
 from models.common.memory import freed_memory_returned, return_freed_memory
 from pruners.base import Rounds
 from pruners.chita_blocks import solve_layer
-from pruners.chita_problem import Problem
+from pruners.chita_problem import VECTORS, Problem
 from sparsity.allocation import allocation_named
 from sparsity.mask import Mask
 from sparsity.schedules import SCHEDULES, check_rounds
@@ -90,7 +90,7 @@ class CHITA(Rounds):
 
     def _gather_rows(self, turn: int) -> GradientRows:
         count = self.work.pairs or len(list(self.work.batches))
-        rows = GradientRows(self.model, self.layers, count, len(self.work.sides), self.options.scratch_dir)
+        rows = GradientRows(self.model, self.layers, count, len(self.work.sides), self.options.scratch_dir, VECTORS)
         try:
             # If the data ends early in the first round, there are fewer rows: repeated rows would add no information.
             self.gather(rows, turn * count, (turn + 1) * count, save=False, wrap=turn > 0)

@@ -22,6 +22,9 @@ from pruners.chita_blocks import STEPS
 from sparsity.mask import Mask
 from sparsity.scores import Scores
 
+VECTORS = 1 + len(STEPS)
+"""Vectors on disk beside A: the gradient, and the weights of each trial of a step."""
+
 Values = Callable[[str], np.ndarray]
 """Layer's name -> its weights float32, in the shape of the parameter."""
 
@@ -78,7 +81,7 @@ class Problem:
         self._layers, self._rows, self._allocate, self._alive = layers, rows, allocate, alive
         self._device = next(iter(layers.values())).weight.device
         self._scratch = torch.empty(0, dtype=torch.float64, device=self._device)
-        self._slope, *self._moved = map(rows.vector, range(1 + len(STEPS)))
+        self._slope, *self._moved = map(rows.vector, range(VECTORS))
         # The first is A' (v + 1/B), the gradient without its ridge term; the others are the weights of each trial.
 
     def original(self, name: str) -> np.ndarray:

@@ -68,9 +68,9 @@ def test_missing_images_are_counted_before_the_work(tmp_path):
             EvaluationData([str(tmp_path / name)], lambda image: image).picture(0)
 
 
-@pytest.mark.parametrize(("room", "decoded"), [(256 << 20, 3), (2 * 12, 4), (0, 6)])
+@pytest.mark.parametrize(("room", "decoded"), [(256 << 20, 3), (3 * 12, 3), (3 * 12 - 1, 6)])
 def test_small_data_are_decoded_once(tmp_path, monkeypatch, room, decoded):
-    """Three pictures of twelve bytes, read twice, with room for all, two or none of them."""
+    """Three pictures of twelve bytes, read twice, with room for all of them or not."""
     files = [str(tmp_path / f"{i}.png") for i in range(3)]
     for i, file in enumerate(files):
         Image.new("RGB", (1, 1), (i, 0, 0)).save(file)
