@@ -132,7 +132,7 @@ def test_image_folders_with_splits(folder):
         LabelledSet(files, ["val"]).open()
     (folder / "test" / "cat" / "1.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"needs all its images, but one cannot be read: .*1\.png"):
-        data[1]
+        ImagesToClassify(LabelledSet(files, ["test"]), SHAPE)[1]
 
 
 def test_classes_of_both_sides_must_be_the_same(folder):
