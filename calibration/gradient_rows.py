@@ -26,7 +26,10 @@ from models.base import Batch, Model
 from models.common.blocks import activations_recomputed
 
 BUFFER = 32 << 20
-"""Bytes of A held in memory at a time."""
+"""Bytes of A read and held in memory at a time."""
+
+CACHED = 4 << 20
+"""Bytes of A given out at a time, in float32: what is computed from them then stays in the processor's cache."""
 
 
 class GradientRows(Statistic):
@@ -139,7 +142,7 @@ class GradientRows(Statistic):
         A is valid until the next one is asked for: they share their memory.
         """
         size = self._layers[name].weight.numel()
-        columns = max(1, BUFFER // (4 * self.rows * width)) * width
+        columns, given = (max(1, most // (4 * self.rows * width)) * width for most in (BUFFER, CACHED))
         if self._memory.size < (needed := self.rows * min(columns, size)):
             self._memory = np.empty(needed, dtype=np.float32)  # kept: new memory costs more than the reading
         for start in range(0, size, columns):
@@ -147,7 +150,9 @@ class GradientRows(Statistic):
             block = self._memory[: self.rows * (stop - start)].reshape(self.rows, stop - start)
             for row in range(self.rows):
                 self._read(self._at(name, row, start), block[row])
-            yield slice(start, stop), torch.from_numpy(block)
+            for at in range(0, stop - start, given):
+                part = block[:, at : at + given]
+                yield slice(start + at, start + at + part.shape[1]), torch.from_numpy(part)
 
     def _at(self, name: str, row: int, column: int) -> int:
         size = self._layers[name].weight.numel()

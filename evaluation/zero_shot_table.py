@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -77,6 +78,8 @@ def evaluate_masks(args: argparse.Namespace, config: ZeroShotConfig, masks: list
     files = [None, *masks] if args.dense else masks
     check_rows(args.json, len(files))
     model = load_model(args.model, weights=args.weights)
+    if sum(isinstance(module, nn.Conv2d) for module in model.modules()) > 1:  # more than the patches of a transformer
+        model.to(memory_format=torch.channels_last)  # convolutions take a third less time, the same to rounding
     for file in masks:  # before the first expensive second
         Mask.load(file).fitted(model)
     measured = measurements(model, config, config.images if args.images is None else args.images)
