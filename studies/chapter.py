@@ -10,7 +10,7 @@ from models import file_name
 from sparsity.percents import percent
 from sparsity.progressive_config import CHOICES
 from studies.costs import COSTS, costs_of
-from studies.curves import MANY, curve_panel
+from studies.curves import MANY, curve_panel, height_for
 from studies.layers import WIDTH, LayerShares, height, layer_map, layer_shares, margins, modality_shares
 from studies.looks import Look, looks
 from studies.metrics import metric_words, task_words
@@ -77,6 +77,7 @@ class Chapter:
                 f"{file_name(self.model)}-{file_name(task)}-{metric}{'-differences' * relative}".replace(" ", "-"),
                 f"{task_words(task)}, {metric_words(task, metric)}, against sparsity",
                 curve_panel(self.scores, self.model, task, metric, self.looks, relative),
+                {"height": height_for(1 + len(self.pruners))},  # and the dense model
             )
             for task, metric in self.columns
             for relative in kinds

@@ -11,11 +11,14 @@ import numpy as np
 from sparsity.percents import percent
 from studies.looks import LIGHT, Look
 from studies.metrics import metric_words, task_words
-from studies.pictures import Draw
+from studies.pictures import HEIGHT, MARGINS, Draw
 from studies.scores import Scores
 
 LABEL = 9
 """Size of labels, in points."""
+
+APART = 1.22 * LABEL
+"""Distance of labels, in points."""
 
 MANY = 5
 """With more pruners than this, curves overlap, and a second panel shows their differences from the mean."""
@@ -64,6 +67,11 @@ def curve_panel(
     return draw
 
 
+def height_for(labels: int) -> float:
+    """Height of a panel in inches, so that this number of labels finds room beside its axes."""
+    return max(HEIGHT, labels * APART / (72 * (MARGINS["top"] - MARGINS["bottom"])))
+
+
 def level_of(scores: Scores, model: str, task: str, metric: str, sparsity: float) -> float:
     """Mean over all pruners at a sparsity; 0 if there is none."""
     found = scores.column((model, task, metric, sparsity)).values()
@@ -90,7 +98,7 @@ def label_ends(axis: Any, ends: Sequence[tuple[float, float, str, str]]) -> None
     low, high = axis.get_ylim()
     box = axis.get_position()
     height = box.height * axis.figure.get_size_inches()[1] * 72
-    gap = 1.22 * LABEL * (high - low) / height
+    gap = APART * (high - low) / height
     where = spread([y for _, y, _, _ in ends], gap, low, high)
     left, right = axis.get_xlim()
     start = right + 0.055 * (right - left)

@@ -98,7 +98,7 @@ def write_pictures(chapters: Sequence[Chapter], folder: Path) -> list[str]:
         for kind, panels in (("curves", made.curves()), ("sizes", made.size_paretos()), ("pareto", made.paretos())):
             if panels:
                 names.append(f"{file_name(made.model)}_{kind}")
-                save([panel.draw for panel in panels], folder / names[-1])
+                save([panel.draw for panel in panels], folder / names[-1], **panels[0].size)
         for panel in made.maps():
             names.append(panel.name.replace("-layers-", "_layers_"))
             save([panel.draw], folder / names[-1], 1, **panel.size)

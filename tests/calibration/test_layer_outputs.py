@@ -90,9 +90,9 @@ def test_slices_of_tokens_add_up(xvlm, batches):
     assert len(passes) == 1
     samples = sum(len(batch["image"]) for batch in batches)
     widest = max(layer.out_features for layer in xvlm.prunable_layers().values())
-    memory = 4 * samples * widest * 3
+    memory = 4 * samples * widest * 9
     sliced, passes = by_layer(xvlm, batches, memory)
-    assert len(passes) > 20
+    assert len(passes) > 5
     assert all(4 * samples * sum(piece.numbers for piece in pieces) <= memory for pieces in passes)
     for name in whole:
         torch.testing.assert_close(sliced[name], whole[name], rtol=1e-4, atol=1e-5 * whole[name].max().item())

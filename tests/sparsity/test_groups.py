@@ -68,7 +68,7 @@ def test_towards_a_pattern_the_best_are_kept(pattern, sparsity):
 
 @pytest.mark.parametrize("pruner", ["itersnip", "chita", "chita++"])
 def test_patterns_of_methods_that_move_weights_about(pruner, xvlm, xvlm_batches):
-    epochs = 1 if pruner == "chita" else 3
+    epochs = 1 if pruner == "chita" else 2
     mask = prune(xvlm, xvlm_batches[:2], pruner, (0.5,), allocation="2:4", epochs=epochs)[0.5]
     check_pattern(mask, 2, 4)
     assert mask.sparsity() == 0.5

@@ -9,9 +9,9 @@ import pytest
 from inspection.page import COLOURS
 from pruners import PRUNERS
 from sparsity.progressive_config import CHOICES
-from studies.curves import positions, spread
+from studies.curves import height_for, label_ends, positions, spread
 from studies.looks import HUES, LIGHT, SHAPES, looks
-from studies.pictures import inline, save
+from studies.pictures import MARGINS, WIDTH, figure, inline, save
 
 # Machado, Oliveira and Fernandes 2009, severity 1: what people see who lack red, green or blue cones (linear RGB).
 BLIND = {
@@ -86,6 +86,16 @@ def test_labels_keep_their_distance_and_their_order():
 def test_labels_that_do_not_touch_stay_where_they_are():
     assert spread([10, 50, 90], 5, 0, 100) == [10, 50, 90]
     assert spread([50, 50], 6, 0, 100) == [47, 53]
+
+
+@pytest.mark.parametrize("count", [5, 14, 30])
+def test_labels_of_many_curves_stay_beside_the_axes(count):
+    with figure(1, 1, WIDTH, height_for(count), "labels") as (made, axes):
+        made.subplots_adjust(**MARGINS)
+        label_ends(axes[0, 0], [(1.0, 0.5 + number / 1000, f"row {number}", "black") for number in range(count)])
+        low, high = axes[0, 0].get_ylim()
+        assert len(axes[0, 0].texts) == count
+        assert all(low <= text.get_position()[1] <= high for text in axes[0, 0].texts)
 
 
 def test_sparsities_are_drawn_to_scale():

@@ -97,6 +97,7 @@ def test_a_reader_calibrates(house):
     assert all(torch.equal(mask[name], wanted[name]) for name in wanted)
 
 
+@pytest.mark.slow
 def test_the_report_knows_its_metric(house):
     page = (house / "results" / "grid" / "report" / "index.html").read_text()
     assert "brightness" in page and "close" in page
