@@ -63,8 +63,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     collect = command("collect", "write and pack results of finished runs, such as those of a shell script")
     for parser_of_grid in (plan, run, shell, submit, collect):
         parser_of_grid.add_argument("grid", help="YAML file, as in configs/experiments/")
-        add_set(parser_of_grid)
     status.add_argument("grid", nargs="?", help="YAML file (default: every grid with results)")
+    for changeable in (plan, run, shell, submit, collect, status):
+        add_set(changeable)
     for parallel in (plan, run):
         parallel.add_argument("--jobs", type=int, default=1, help="runs at once; they share the cores (default: 1)")
     run.add_argument("--hours", type=float, help="start no new run after this time; the same command runs the rest")

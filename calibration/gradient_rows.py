@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from calibration.processes import Group
 from calibration.statistics import Layers, Statistic, backward
-from console.errors import InputError
+from console.errors import InputError, explain_os_error
 from console.progress import console
 from models.base import Batch, Model
 from models.common.blocks import activations_recomputed
@@ -130,7 +131,7 @@ class GradientRows(Statistic):
             self._read(at, before)
             flat = np.add(flat, before, out=before)
         self._file.seek(at)
-        self._file.write(flat.data)
+        _write(self._file, flat)
 
     def all_zero(self) -> list[str]:
         """Layers without any gradient, such as an expert without tokens."""
@@ -162,7 +163,9 @@ class GradientRows(Statistic):
         self._file.seek(at)
         left = memoryview(into).cast("B")
         while left:  # one read may bring less than was asked for
-            left = left[self._file.readinto(left) :]
+            if not (count := self._file.readinto(left)):
+                raise InputError(f"{self._folder} has lost gradients: give another --scratch_dir")
+            left = left[count:]
 
     def vector(self, number: int) -> WeightVector:
         """A vector on disk with one number per weight, deleted together with the rows; number: tells them apart."""
@@ -192,12 +195,22 @@ class WeightVector:
         """values [m] of the layer's flattened weights from number `start` on."""
         with self._path.open("r+b", buffering=0) as file:
             file.seek(4 * (self._offsets[name] + start))
-            file.write(np.ascontiguousarray(values, dtype=np.float32).data)
+            _write(file, np.ascontiguousarray(values, dtype=np.float32))
 
     def read(self, name: str) -> np.ndarray:
         """All of a layer, in the shape of its weight."""
         shape = self._shapes[name]
         return np.fromfile(self._path, np.float32, math.prod(shape), offset=4 * self._offsets[name]).reshape(shape)
+
+
+def _write(file: FileIO, values: np.ndarray) -> None:
+    """Write all values: one raw write may take fewer; InputError where the disk is full."""
+    left = memoryview(values).cast("B")
+    try:
+        while left:
+            left = left[file.write(left) :]
+    except OSError as error:
+        raise explain_os_error(error, f"write gradients to {file.name}") from error
 
 
 def make_folder(folder: str | None, size: int, what: str) -> Path:

@@ -38,7 +38,7 @@ def with_captions(records: list[Record], path: Path | str) -> tuple[list[Record]
         else:
             turns = record["conversations"]
             turns = turns if isinstance(turns, list) else []
-            said = [t.get("value") for t in turns if isinstance(t, dict) and t.get("from") in ANSWERS]
+            said = [t.get("value") for t in turns if isinstance(t, dict) and str(t.get("from")) in ANSWERS]
             if not said or not all(map(is_text, said)):
                 raise InputError(
                     f"{path}: record {index} has a conversation without an answer: turns are {{from, value}}, and "

@@ -57,7 +57,7 @@ class Files:
         """The path of an image below the folder of its data set; without image roots paths are used as they are."""
         if not self.image_roots:
             return join_root(self.root, image)
-        if dataset not in self.image_roots:
+        if not isinstance(dataset, str) or dataset not in self.image_roots:
             raise InputError(f"{where} has dataset {dataset!r}, but image_roots has {', '.join(self.image_roots)}")
         return join_root(self.path(self.image_roots[dataset]), image)
 
@@ -228,7 +228,7 @@ class ByImage(Source):
 
     def __init__(self, source: Source, most: int):
         super().__init__()
-        self._source, self.paths, self.left_out = source, source.paths, source.left_out
+        self._source, self.paths, self.left_out, self.listing = source, source.paths, source.left_out, source.listing
         of_image: dict[str, list[int]] = {}
         for number in range(len(source)):
             of_image.setdefault(source.name(number), []).append(number)
@@ -253,8 +253,13 @@ def by_image(files: Files, checks: Checks) -> tuple[str, dict[str, list[Record]]
 
     Image paths lie below the first image root, whatever the records call their data set. `files` are resolved.
     """
-    if not files.annotations:
-        raise InputError("no annotation file is given to evaluate on: name one in the configuration")
+    others = [key for key in ("shards", "saved", "folder") if getattr(files, key)]
+    if len(files.annotations) != 1 or others:
+        given = ", ".join([*files.annotations, *others]) or "none"
+        raise InputError(
+            f"these images and texts are read from one annotation file, and the configuration has {given}: name one "
+            "in 'annotations', and nothing else"
+        )
     path = files.path(files.annotations[0])
     records = read_json_list(path)
     check_fields(records, path, {"image": is_text} | checks)

@@ -107,9 +107,10 @@ def find_stamps(source: Path) -> Found:
         )
     found, seen = Found(), {}
     files = sorted(path for path in source.rglob("*") if path.suffix.lower() in (".png", SVG))
+    drawn = {path.with_suffix("") for path in files if path.suffix.lower() != SVG}
     for file in _counted("stamps read", files):
         name = file.relative_to(source).as_posix()
-        if file.suffix.lower() == SVG and file.with_suffix(".png").is_file():  # of other bytes: no hash shows it
+        if file.suffix.lower() == SVG and file.with_suffix("") in drawn:  # of other bytes: no hash shows it
             found.leave("SVG of a picture that is there as PNG", name)
             continue
         if file.suffix.lower() == SVG and not find_spec("resvg_py"):
@@ -209,6 +210,12 @@ def sort_into_classes(found: Found, depth: int, fewest: int) -> None:
         splits = [split for split, share in SHARES.items() for _ in range(max(1, round(share * len(stamps))))]
         for stamp, split in zip(stamps, [*splits, *["train"] * len(stamps)], strict=False):
             stamp.split = split
+    places: dict[str, Stamp] = {}
+    for stamp in found.stamps:
+        if (other := places.setdefault(stamp.path, stamp)) is not stamp:
+            raise InputError(
+                f"the pictures {other.name} and {stamp.name} would be written to one file, {stamp.path}: rename one"
+            )
 
 
 def write_stamps(

@@ -52,6 +52,13 @@ class Neighbours:
         self.bank, self.queries = (
             ImagesToClassify(images, shape, share=settings.centre) for images in (settings.bank, settings.queries)
         )
+        known, asked = self.bank.source.classes, self.queries.source.classes
+        if known[: len(asked)] != asked:  # labels are positions in these lists
+            different = ", ".join(sorted(set(known) ^ set(asked))[:10])
+            raise InputError(
+                f"the classes of bank and queries differ ({len(known)} and {len(asked)}; on one side only: "
+                f"{different}), and with them their numbers: fix the class folders"
+            )
 
     def right(self, model: ImageEmbedder) -> dict[str, Tensor]:
         """Whether each query is classified correctly, [q] bool, by the vote and, if configured, by the probe."""

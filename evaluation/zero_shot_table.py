@@ -13,6 +13,7 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
+from configs.limits import at_least
 from console.errors import InputError
 from console.progress import progress_bar
 from console.results import result_console
@@ -53,6 +54,9 @@ class ZeroShotConfig:
     neighbours: NeighbourSettings | None = None  # classification by nearest neighbours
     classes: NamedClassSettings | None = None  # classification by class names
     texts: TextPairSettings | None = None  # retrieval of the other caption of the same picture
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "images", "max_words", "region_batches")
 
 
 class ZeroShot:

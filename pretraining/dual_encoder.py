@@ -11,6 +11,7 @@ any number of threads: all is computed in float64, and the projections are round
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from data.retrieval import Gallery
     from models.library.pairs import WrappedPairs
+    from models.wrap import WrappedModel
 
 CONFIG = "configs/hf/dual_encoder.yaml"
 
@@ -53,6 +55,9 @@ class DualEncoderConfig:
     def __post_init__(self) -> None:
         at_least(self, 1, "projection_dim", "steps", "max_words", "encode")
         at_least(self, 2, "batch_size", "max_tokens")
+        at_least(self, 0, "weight_decay", "seed")
+        if not self.lr > 0:
+            raise InputError(f"lr must be above 0, not {self.lr}")
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -79,6 +84,10 @@ def joined_towers(config: DualEncoderConfig, random: bool = False) -> WrappedPai
             f"vision: {config.vision} must be an image encoder, text: {config.text} a text encoder with its tokenizer: "
             "exchange them, or give other ones"
         )
+    side = vision.image_shape.image_size
+    ids, mask = text.tokenizer.pad_batch([[0, 0]])
+    check_pooled(config.vision, vision, pixel_values=torch.zeros(1, 3, side, side))
+    check_pooled(config.text, text, input_ids=ids, attention_mask=mask)
     both = transformers.VisionTextDualEncoderConfig.from_vision_text_configs(
         vision.module.config, text.module.config, projection_dim=config.projection_dim
     )
@@ -91,6 +100,21 @@ def joined_towers(config: DualEncoderConfig, random: bool = False) -> WrappedPai
     shape = vision.image_shape
     said = {"size": shape.image_size, "image_mean": shape.mean, "image_std": shape.std}
     return wrap_hf(module, text.tokenizer, {key: value for key, value in said.items() if value is not None})
+
+
+def check_pooled(place: str, model: WrappedModel, **inputs: Tensor) -> None:
+    """InputError unless the model gives one pretrained vector for an image or a text, by a forward pass of one."""
+    import torch
+
+    try:
+        with torch.no_grad():
+            found = model.module(**inputs)
+    except (TypeError, ValueError):  # it wants other inputs, too
+        found = None
+    if getattr(found, "pooler_output", None) is None:
+        raise InputError(f"{place} has no pooled output, which a tower of a dual encoder needs: give another one")
+    if model.load_report and (fresh := [name for name in model.load_report.fresh if "pooler" in name]):
+        raise InputError(f"the weights of {place} have no {fresh[0]}, which pools its output: give weights that do")
 
 
 def tower_states(model: WrappedPairs, gallery: Gallery, config: DualEncoderConfig) -> tuple[Tensor, Tensor]:
@@ -118,7 +142,7 @@ def train_projections(
 ) -> float:
     """Fit both projections and the temperature to states of images [n, d] and texts [m, e]. of_text [m]: their images.
 
-    Returns the mean loss of the last tenth of the steps.
+    Returns the mean loss of the last tenth of the steps; InputError where it is not finite.
     """
     import torch
     import torch.nn.functional as F
@@ -151,7 +175,9 @@ def train_projections(
             trained.copy_(trained.bfloat16())  # the sums of other threads or processors differ in the last bits
     module.float()
     last = losses[-max(1, config.steps // 10) :]
-    return sum(last) / len(last)
+    if not math.isfinite(loss := sum(last) / len(last)):
+        raise InputError(f"the loss of the projections is {loss} in the end: take an lr below {config.lr:g}")
+    return loss
 
 
 def build(config: DualEncoderConfig, folder: Path, random: bool = False) -> dict[str, float]:

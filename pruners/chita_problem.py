@@ -101,7 +101,9 @@ class Problem:
         magnitude = Trial(self._largest(self.original), self.original)
         best, curvature = self._start(magnitude)
         # The first step starts from the dense weights (b = w, v = 0), whose gradient needs no extra reading of A.
-        best = min([best, *self._step(self.original, curvature)], key=lambda point: point.objective).settled()
+        points = self._step(self.original, curvature) if self.iterations else []
+        best = min([best, *points], key=lambda point: point.objective).settled()
+        del points
         for _ in range(self.iterations - 1):
             self._find_slope(best.v)
             points = self._step(best.trial.values, curvature)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers.image_processing_base import ImageProcessingMixin
@@ -37,6 +38,9 @@ from models.wrap import WrappedModel
 from storage.atomic import write_json
 
 CLASSIFIES = "image_classification"
+
+PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
+"""Files that may say what images are normalised with."""
 
 
 def load_hf(
@@ -78,7 +82,7 @@ def load_hf(
             if stream:
                 return _streamed(model_class, Path(reference), config, own)
             if str(weights) == RANDOM:
-                module, report = model_class(config), None
+                module, report = made(model_class, reference, config), None
             else:
                 module, report = _pretrained(model_class, str(weights or reference), config, task == CLASSIFIES)
         record = record_of(model_class.__name__)
@@ -121,11 +125,22 @@ def _config(reference: str, settings: dict[str, Any]) -> Any:
     """Its config.json with some values replaced; InputError where there is no such file or value."""
     try:
         config, unknown = transformers.AutoConfig.from_pretrained(reference, **settings, return_unused_kwargs=True)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise _not_there(reference, error) from error
     for key in unknown:
         raise InputError(f"hf:{reference}: its config has no '{key}'{nearest(key, config.to_dict())}")
     return config
+
+
+def made(model_class: type, reference: str, config: Any) -> nn.Module:
+    """A model of these sizes with fresh weights; InputError where the sizes do not fit each other."""
+    try:
+        return model_class(config)
+    except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+        raise InputError(
+            f"hf:{reference}: no {model_class.__name__} can be made of its config.json ({_in_a_line(error)}): check "
+            "its sizes, and those of --set"
+        ) from error
 
 
 def _class_name(reference: str, config: Any, task: str | None) -> str:
@@ -134,13 +149,14 @@ def _class_name(reference: str, config: Any, task: str | None) -> str:
         raise InputError(f"hf:{reference}: its config.json names no class in 'architectures'")
     own = config.architectures[0]
     above = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES.get(config.model_type, ())
-    classifiers = (own,) if own.endswith(CLASSIFIER) else (above,) if isinstance(above, str) else above
+    known = own.endswith(CLASSIFIER) and hasattr(transformers, own)
+    classifiers = (own,) if known else (above,) if isinstance(above, str) else above
     if task is not None:
         apart = getattr(record_of(own), "apart", False)
         there = [name for name, has in (("retrieval", apart), (CLASSIFIES, classifiers)) if has]
         check_task(f"hf:{reference}", task, there)
         return own if task == "retrieval" else classifiers[0]
-    if record_of(own) is not None:
+    if record_of(own) is not None and hasattr(transformers, own):
         return own
     if not classifiers:
         raise InputError(
@@ -159,7 +175,7 @@ def _pretrained(model_class: type, source: str, config: Any, another_classifier:
     if _is_here(source):
         state, report = read_state(source, KeyRules())
         with torch.device("meta"):
-            wanted = model_class(config).state_dict()
+            wanted = made(model_class, source, config).state_dict()
         state, place = unwrap(state, KeyRules(), wanted, report), None
         report.files = []  # identified by the tensors that transformers makes of them, as those of the hub
     try:
@@ -299,7 +315,11 @@ def _preprocessor(reference: str, sees: bool) -> dict[str, Any]:
     """The reference's preprocessor_config.json; empty where it has none, which is said of models that see."""
     try:
         return ImageProcessingMixin.get_image_processor_dict(reference)[0]
-    except OSError:
+    except OSError as error:
+        if there := [name for name in PREPROCESSORS if (Path(reference) / name).exists()]:
+            raise InputError(
+                f"{Path(reference) / there[0]} cannot be read ({_in_a_line(error)}): repair or remove it"
+            ) from error
         if sees:
             console.print(
                 f"note: hf:{reference} has no preprocessor_config.json: images get the size that config.json says, and "
@@ -310,8 +330,12 @@ def _preprocessor(reference: str, sees: bool) -> dict[str, Any]:
 
 
 def _not_there(reference: str, error: Exception) -> InputError:
-    reason = str(error).strip().splitlines()[0][:150]
     return InputError(
-        f"hf:{reference} cannot be loaded ({reason}): give a local folder with config.json and weights, "
+        f"hf:{reference} cannot be loaded ({_in_a_line(error)}): give a local folder with config.json and weights, "
         "or an id that the hub or its cache has"
     )
+
+
+def _in_a_line(error: Exception) -> str:
+    """What an exception says, on one line, shortened."""
+    return " ".join(str(error).split())[:150]

@@ -58,14 +58,12 @@ def read_onnx(path: Path | str, config: OnnxConfig) -> tuple[dict[str, np.ndarra
     InputError when the file is no ONNX, or has a tensor of which neither its name nor its node says what it is.
     """
     graph = _graph(path)
-    from onnx import numpy_helper
-
     parameters = _parameter_names(graph)
     tensors: dict[str, np.ndarray] = {}
     left: Counter[str] = Counter()
     lost: list[str] = []
     pieces = {piece for names in config.join.values() for piece in names}
-    arrays = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    arrays = {one.name: _array(one, path) for one in graph.initializer}
     for raw, array in arrays.items():
         if array.dtype.kind in "iub":
             left[INTEGERS] += 1
@@ -104,6 +102,18 @@ def _graph(path: Path | str) -> Any:
         raise InputError(f"{path} cannot be read as ONNX ({str(error)[:100] or 'no such model'}): check it") from error
 
 
+def _array(initializer: Any, path: Path | str) -> np.ndarray:
+    """The values of an initializer; numbers that numpy does not know, such as bfloat16, as float32."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    try:
+        array = numpy_helper.to_array(initializer)
+        return array if array.dtype.kind in "iubf" else array.astype(np.float32)
+    except (ValueError, TypeError, OSError) as error:
+        raise InputError(f"{path}: the tensor {initializer.name} is broken ({error}): fetch the file again") from error
+
+
 def _parameter_names(graph: Any) -> dict[str, list[tuple[str, bool]]]:
     """Initialiser -> the names of the parameters that it is, and whether it is transposed, where its own is none.
 
@@ -135,6 +145,7 @@ def make_module(tensors: dict[str, np.ndarray], config: OnnxConfig, source: str)
     """A module of the class with exactly these tensors; InputError naming one that does not fit."""
     import torch
     import transformers
+    from huggingface_hub.errors import StrictDataclassError
 
     from models.common.checkpoint import check_values, other_shape
     from models.library.hf_models import quietly
@@ -149,15 +160,19 @@ def make_module(tensors: dict[str, np.ndarray], config: OnnxConfig, source: str)
             raise InputError(f"config: {config.model_class} has no size '{key}'{nearest(key, known)}")
     state = {name: torch.tensor(array, dtype=torch.float32) for name, array in tensors.items()}
     check_values(source, state)
-    # By way of transformers' loading: names in files are those of its older versions, which it maps to today's.
-    with quietly():
-        module, info = model_class.from_pretrained(
-            None,
-            config=made_of(**config.config),
-            state_dict=state,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # reported below, with the tensor's name
-        )
+    try:
+        with quietly():
+            # By way of transformers' loading: names in files are those of its older versions, which it maps to today's.
+            module, info = model_class.from_pretrained(
+                None,
+                config=made_of(**config.config),
+                state_dict=state,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported below, with the tensor's name
+            )
+    except (ValueError, TypeError, RuntimeError, StrictDataclassError) as error:
+        words = " ".join(str(error).split())
+        raise InputError(f"config: no {config.model_class} can be made of these sizes ({words}): check them") from error
     for name, there, wanted in sorted(info["mismatched_keys"]):
         raise other_shape(source, name, there, wanted)
     for names, what in ((info["missing_keys"], "fewer"), (info["unexpected_keys"], "more")):

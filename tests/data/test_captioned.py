@@ -127,6 +127,7 @@ def test_a_picture_without_a_text_is_named(tmp_path):
     [
         ({"image": "a.jpg", "conversations": [{"from": "human", "value": "?"}]}, "record 0 has a conversation without"),
         ({"image": "a.jpg", "conversations": "talk"}, "record 0 has a conversation without an answer"),
+        ({"image": "a.jpg", "conversations": [{"from": ["gpt"], "value": "y"}]}, "a conversation without an answer"),
         ({"conversations": [{"from": "gpt", "value": "yes"}]}, "has no record with an image"),
         ({"image": ["a.jpg", "b.jpg"], "conversations": [{"from": "gpt", "value": "y"}]}, "has an unusable 'image'"),
     ],

@@ -60,3 +60,12 @@ def test_a_caption_without_a_word(tmp_path):
     assert len(gallery(tmp_path, records, limit=3)) == 3
     with pytest.raises(InputError, match=r"a caption of images/d\.jpg has no word"):
         gallery(tmp_path, records)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"annotations": ["a.json", "b.json"]}, {"folder": "pictures"}, {"annotations": []}]
+)
+def test_one_file_is_read_and_no_other_is_left_out(changes):
+    files = Files(**({"annotations": ["a.json"]} | changes))
+    with pytest.raises(InputError, match="read from one annotation file, and the configuration has"):
+        Gallery(files, ImageShape(32, 8), 30)

@@ -94,6 +94,7 @@ def test_missing_shards_are_named(tmp_path):
         ('[{"image": "a.png", "caption": "x"}, {"image": 3, "caption": "x"}]', "record 1 has an unusable 'image'"),
         ('[{"image": "a.png", "caption": []}]', "record 0 has an unusable 'caption'"),
         ('[{"image": "a.png", "caption": "x", "dataset": "sbu"}]', "dataset 'sbu', but image_roots has cc3m, vg"),
+        ('[{"image": "a.png", "caption": "x", "dataset": ["vg"]}]', r"dataset \['vg'\], but image_roots has cc3m, vg"),
     ],
 )
 def test_bad_annotation_files(content, message, tmp_path):

@@ -11,7 +11,7 @@ from console.errors import InputError
 from data.labelled import LabelledSet
 from data.records import is_text
 from data.sources import Files, Pairs, by_image
-from data.stamps import find_stamps, write_stamps
+from data.stamps import Found, Stamp, find_stamps, sort_into_classes, write_stamps
 from storage.hashing import hash_file
 
 CLASSES = {"animals/birds": 10, "animals/fish": 5, "animals/mammals/cats": 3, "food": 6, "sky": 2}
@@ -174,6 +174,10 @@ def test_bad_input(source, made, tmp_path):
         write_stamps(source, tmp_path / "out", [], fewest=2)
     with pytest.raises(InputError, match="ground is a colour"):
         write_stamps(source, tmp_path / "out", [], ground="reddish")
+    names = enumerate(("a/d.png", "a/e.png", "a/b-c.png", "a/b/c.png"))  # two for the other splits
+    same = Found([Stamp(tmp_path / name, name, {"en": "x"}, str(number)) for number, name in names])
+    with pytest.raises(InputError, match=r"a/b-c\.png and a/b/c\.png would be written to one file"):
+        sort_into_classes(same, depth=1, fewest=2)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="has no picture with a caption"):
         write_stamps(tmp_path / "empty", tmp_path / "out", [])

@@ -140,6 +140,13 @@ def test_bad_settings(colours, changes, message):
         settings(colours, **changes)
 
 
+def test_classes_that_differ_are_refused(colours):
+    """A folder that queries lack would shift the numbers of all later ones."""
+    (colours / "asked" / "n1").rename(colours / "n1")
+    with pytest.raises(InputError, match=r"classes of bank and queries differ \(3 and 2; on one side only: n1\)"):
+        Neighbours(settings(colours), ImageShape(8, 4))
+
+
 def test_broken_images_are_named(colours):
     (colours / "asked" / "n2" / "180.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"one cannot be read: .*180\.png \(broken"):

@@ -111,6 +111,9 @@ def test_masks_without_the_dense_model(config, tmp_path, monkeypatch):
 
 
 def test_bad_input(config, tmp_path, monkeypatch, capsys):
+    for name in ("images", "max_words", "region_batches"):
+        with pytest.raises(InputError, match=f"{name} must be at least 1, not 0"):
+            command(monkeypatch, config, "--set", f"{name}=0")
     with pytest.raises(InputError, match=r"nowhere\.safetensors"):
         command(monkeypatch, config, "--masks", tmp_path / "nowhere.safetensors", "--images", "2")
     Mask({"another.weight": torch.ones(2, 2, dtype=torch.bool)}).save(tmp_path / "other.safetensors")

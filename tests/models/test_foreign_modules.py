@@ -191,6 +191,11 @@ def clip_folder(tmp_path):
     return tmp_path / "clip"
 
 
+def change_config(folder, changes):
+    said = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(said | changes))
+
+
 def letter_tokenizer(folder):
     """A tokenizer of single letters in CLIP's format."""
     words = ["<|startoftext|>", "<|endoftext|>", *"abcdefghijklmnopqrstuvwxyz"]
@@ -235,6 +240,31 @@ class TestHuggingFace:
         with pytest.raises(InputError, match=r"an object of .*mkdir, .* is refused"):
             load_model(f"hf:{clip_folder}")
         assert not (clip_folder / "pwned").exists()
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"hidden_size": "wide"}, "cannot be loaded .*hidden_size"),
+            ({"num_attention_heads": 5}, "no BertModel can be made of its config.json .*heads"),
+        ],
+    )
+    def test_bad_sizes(self, changes, message, tmp_path):
+        HUGGING_FACE["BertModel"]().save_pretrained(tmp_path)
+        change_config(tmp_path, changes)
+        for weights in (None, "random"):
+            with pytest.raises(InputError, match=message):
+                load_model(f"hf:{tmp_path}", weights=weights)
+
+    def test_a_classifier_of_own_code_is_made_by_the_library(self, tmp_path):
+        HUGGING_FACE["ViTForImageClassification"]().save_pretrained(tmp_path)
+        change_config(tmp_path, {"architectures": ["MyViTForImageClassification"]})
+        assert type(load_model(f"hf:{tmp_path}").module).__name__ == "ViTForImageClassification"
+
+    def test_a_broken_preprocessor_is_not_absent(self, tmp_path):
+        HUGGING_FACE["ViTForImageClassification"]().save_pretrained(tmp_path)
+        (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.4')
+        with pytest.raises(InputError, match=r"preprocessor_config\.json cannot be read .*: repair or remove it"):
+            load_model(f"hf:{tmp_path}")
 
     def test_settings_that_the_config_does_not_know(self, clip_folder):
         with pytest.raises(InputError, match=r"has no 'projection_dimm' \(did you mean 'projection_dim'\?\)"):

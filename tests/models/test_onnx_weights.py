@@ -95,6 +95,15 @@ def test_what_is_not_accounted_for_is_refused(model, file, tmp_path):
     stray = write(tmp_path / "stray.onnx", model, [("onnx::Mul_8", np.ones((2, 2), np.float32))])
     with pytest.raises(InputError, match=r"1 tensor is not accounted for \(first: onnx::Mul_8\)"):
         read_onnx(stray, config())
+    sixteen = onnx.helper.make_tensor("tower.stray", onnx.TensorProto.BFLOAT16, [2], [1.0, 2.0])
+    loaded = onnx.load(file)
+    loaded.graph.initializer.append(sixteen)
+    onnx.save(loaded, tmp_path / "sixteen.onnx")
+    assert read_onnx(tmp_path / "sixteen.onnx", config())[0]["stray"].tolist() == [1, 2]
+    loaded.graph.initializer[-1].raw_data, loaded.graph.initializer[-1].dims[0] = b"abc", 7
+    onnx.save(loaded, tmp_path / "short.onnx")
+    with pytest.raises(InputError, match=r"the tensor tower\.stray is broken"):
+        read_onnx(tmp_path / "short.onnx", config())
     (tmp_path / "torn.onnx").write_bytes(file.read_bytes()[:999])
     with pytest.raises(InputError, match="cannot be read as ONNX"):
         read_onnx(tmp_path / "torn.onnx", config())
@@ -109,6 +118,7 @@ def test_what_is_not_accounted_for_is_refused(model, file, tmp_path):
         ({"config": SIZES | {"num_hidden_layers": 1}}, "has 18 tensors more than a Dinov2Model of these sizes"),
         ({"config": SIZES | {"patch_size": 7}}, "embeddings"),
         ({"config": SIZES | {"hidden": 16}}, r"Dinov2Model has no size 'hidden' \(did you mean 'hidden_"),
+        ({"config": SIZES | {"hidden_size": "wide"}}, "no Dinov2Model can be made of these sizes .*hidden_size"),
         ({"model_class": "Dinov5Model"}, "transformers has no model Dinov5Model"),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from configs.overrides import read_settings
 from configs.schema import parse
@@ -99,6 +100,21 @@ def test_bad_input(made, config, tmp_path):
         build(dataclasses.replace(config, text=str(tmp_path / "mute")), tmp_path / "out")
     with pytest.raises(InputError, match="there is no such folder"):
         build(dataclasses.replace(config, text=str(tmp_path / "nowhere")), tmp_path / "out")
+    shutil.copytree(config.text, tmp_path / "no-pooler")
+    bare = transformers.DistilBertConfig(vocab_size=160, dim=16, hidden_dim=16, n_heads=2, n_layers=1)
+    transformers.DistilBertModel(bare).save_pretrained(tmp_path / "no-pooler")
+    with pytest.raises(InputError, match="no-pooler has no pooled output"):
+        build(dataclasses.replace(config, text=str(tmp_path / "no-pooler")), tmp_path / "out")
+    shutil.copytree(config.text, tmp_path / "fresh")
+    state = load_file(tmp_path / "fresh" / "model.safetensors")
+    kept = {name: tensor for name, tensor in state.items() if "pooler" not in name}
+    save_file(kept, tmp_path / "fresh" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match="which pools its output"):
+        build(dataclasses.replace(config, text=str(tmp_path / "fresh")), tmp_path / "out")
+    with pytest.raises(InputError, match="lr must be above 0"):
+        dataclasses.replace(config, lr=0.0)
+    with pytest.raises(InputError, match="the loss of the projections is nan in the end"):
+        build(dataclasses.replace(config, lr=1e300), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

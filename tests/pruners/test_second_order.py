@@ -1,10 +1,13 @@
 """CHITA and TAMT against plain float64 implementations written from their equations."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from calibration import gradient_rows
 from calibration.gradient_rows import GradientRows, WeightVector
 from console.errors import InputError
 from console.interrupt import interrupt
@@ -198,6 +201,21 @@ def test_vectors_on_disk(tmp_path):
     vector.write("a", 3, np.array([9]))
     np.testing.assert_array_equal(vector.read("a"), np.array([0, 1, 2, 9, 4], dtype=np.float32))
     np.testing.assert_array_equal(vector.read("b"), np.array([[0], [7], [8]], dtype=np.float32))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_is_said():
+    with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(InputError, match="the disk is full"):
+        gradient_rows._write(full, np.zeros(4, dtype=np.float32))
+
+
+def test_no_step_leaves_magnitude(model, batches):
+    """The blocks' weights are still solved for, on the support of the largest weights."""
+    mask, magnitude = (
+        prune(model, batches, pruner, (0.5,), **options)[0.5]
+        for pruner, options in (("chita", {"num_batches": 6, "iterations": 0}), ("omp", {}))
+    )
+    assert all(torch.equal(mask[name], magnitude[name]) for name in mask)
 
 
 def test_chita_needs_space(model, batches, monkeypatch):
