@@ -33,7 +33,7 @@ CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Attempt:
-    """A started process, of one run or of several evaluations of one pruning's masks.
+    """A started process, of one run or of the same evaluation of several masks.
 
     It inherits their locks, so that after a killed runner no other one starts the same runs.
     """
@@ -54,7 +54,7 @@ class Attempt:
         for one in self.steps:
             prepare(one, places)
             note_start(places.attempts(one.id), threads)
-        command = commands(step, plan.need(step), others)
+        command = commands(step, plan.need(step), [(one, made) for one in others if (made := plan.need(one))])
         try:
             for one in others:
                 write_text(places.log(one.id), f"evaluated with {step.id}, whose log is {short(places.log(step.id))}\n")
@@ -94,7 +94,7 @@ class Attempt:
         try:
             for step in self.steps:
                 found.append((step, why := self._collected(step, code)))
-                if why is not None and code not in STOPPED:
+                if why is not None and code not in STOPPED and len(self.steps) == 1:  # of several, which failed?
                     note_failure(step, self._places, why)  # before the lock is released: waiting runners read it
             return found
         finally:
@@ -154,6 +154,8 @@ def environment(threads: int, slot: int = 0) -> dict[str, str]:
     paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     variables["OMP_NUM_THREADS"] = str(threads)
+    # glibc would return the memory of each layer's activations to the system, and fetch it again for the next one.
+    variables = {"MALLOC_TRIM_THRESHOLD_": str(1 << 30), "MALLOC_MMAP_THRESHOLD_": str(1 << 25)} | variables
     devices = [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]
     if len(devices) > 1:
         variables["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]

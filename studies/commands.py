@@ -23,10 +23,10 @@ from studies.version import REPOSITORY
 class Commands(Protocol):
     """The command lines of steps."""
 
-    def __call__(self, step: Step, prune: Step | None, others: Sequence[Step] = ()) -> list[str]:
+    def __call__(self, step: Step, prune: Step | None, others: Sequence[tuple[Step, Step]] = ()) -> list[str]:
         """The command line of a step. prune: the step whose mask or smaller model it uses.
 
-        others: zero-shot evaluations of other masks of the same pruning, for which the same command writes results.
+        others: the same zero-shot evaluation of other masks, each with its pruning: the same command writes results.
         """
 
 
@@ -38,7 +38,7 @@ class ScriptCommands:
     accelerator: str | None = None
     num_workers: int | None = None
 
-    def __call__(self, step: Step, prune: Step | None, others: Sequence[Step] = ()) -> list[str]:
+    def __call__(self, step: Step, prune: Step | None, others: Sequence[tuple[Step, Step]] = ()) -> list[str]:
         """The command line of one step, or of several zero-shot evaluations."""
         places = self.places
         named = {"accelerator": self.accelerator, "num_workers": self.num_workers}
@@ -68,11 +68,11 @@ class ScriptCommands:
             ]  # fmt: skip
         mask = None if prune is None or small else short(places.made(prune, step.sparsity or 0))
         if step.kind == ZERO_SHOT:
-            each = (step, *others)
-            masks = [] if prune is None or small else [short(places.made(prune, one.sparsity or 0)) for one in each]
+            each = [(step, prune), *others]
+            masks = [short(places.made(of, one.sparsity or 0)) for one, of in each if of is not None and not small]
             which = ["--no-dense", "--masks", *masks] if masks else []
             which += [] if step.weights is None else ["--weights", step.weights]
-            outputs = [short(places.output(one)) for one in each]
+            outputs = [short(places.output(one)) for one, _ in each]
             return [sys.executable, "-m", "evaluation.zero_shot", *common, *which, "--json", *outputs]
         dataset = step.kind.partition(":")[2]
         how = ["--dense"] if mask is None else ["--mask", mask]

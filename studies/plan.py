@@ -176,10 +176,11 @@ def expand(grid: Grid, hashes: Path | None = None) -> Plan:
             if grid.file.random:
                 for task in grid.tasks[model]:
                     add(_task(grid, sources, model, task, None, None, None, seed, weights=RANDOM))
-            for row in (row for row in grid.rows if model in row.models):
-                prune = None if row.while_training else _prune(grid, sources, model, row, seed)
-                if prune is not None:
-                    add(prune)
+            rows = [row for row in grid.rows if model in row.models]
+            made = [None if row.while_training else _prune(grid, sources, model, row, seed) for row in rows]
+            for prune in filter(None, made):  # first, so that one process can evaluate the masks of several
+                add(prune)
+            for row, prune in zip(rows, made, strict=True):
                 for task in grid.tasks[model]:
                     if row.tasks is not None and task not in row.tasks:
                         continue

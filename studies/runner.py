@@ -28,6 +28,9 @@ from studies.plan import MAKES, PRUNE, Plan, Step
 from studies.results import has_result
 from studies.status import Survey, disk_free, survey
 
+MANY = 16
+"""With more evaluations than this, loading the data again counts less than that all places end at about one time."""
+
 LEAST_DISK = 50_000_000
 """Bytes of free disk space that a run needs to be started."""
 
@@ -73,6 +76,7 @@ class Runner:
         self._waiting: list[Step] = found.missing
         self._running: list[Attempt] = []
         self._beside: set[str] = set()
+        self._alone: set[str] = set()
         with _listening(), progress_bar("runs", len(self.plan.steps), len(self._done), self.show) as advance:
             self._advance = advance
             try:
@@ -109,8 +113,9 @@ class Runner:
             for step, why in attempt.finish():
                 if why is None:
                     self._finished(step)
-                elif interrupt.requested and attempt.poll() in STOPPED:
+                elif len(attempt.steps) > 1 or (interrupt.requested and attempt.poll() in STOPPED):
                     self._waiting.insert(0, step)
+                    self._alone.update(one.id for one in attempt.steps)  # so that a failure is of one mask
                 else:
                     self._fail(step, why)
 
@@ -130,16 +135,26 @@ class Runner:
                 self._begin(taken)
 
     def _together(self, step: Step) -> list[Step]:
-        """The step, and its part of the waiting evaluations of the same pruning: one process loads data once for all.
+        """The step, and a part of the same evaluations of other masks that are there: one process loads data once.
 
-        A part, since the other free places of the runner take theirs.
+        A part, since the other free places of the runner take theirs, and of many those that are free next.
         """
-        if step.kind != ZERO_SHOT or step.needs is None or self._steps[step.needs].kind != PRUNE:
+        if not self._evaluates_mask(step):
             return [step]
-        same = (step.kind, step.needs, step.config)
-        others = [one for one in self._waiting if (one.kind, one.needs, one.config) == same and one.id != step.id]
-        count = -(-(1 + len(others)) // (self.jobs - len(self._running)))
-        return [step, *others[: count - 1]]
+        same = (step.model, step.weights, step.config)
+        others = [
+            one
+            for one in self._waiting
+            if self._evaluates_mask(one) and (one.model, one.weights, one.config) == same and one.id != step.id
+        ]
+        count = 1 + len(others)
+        parts = self.jobs if count > MANY else self.jobs - len(self._running)
+        return [step, *others[: -(-count // parts) - 1]]
+
+    def _evaluates_mask(self, step: Step) -> bool:
+        """Whether it is the zero-shot evaluation of a mask that is there, in a process that it may share."""
+        made = step.kind == ZERO_SHOT and step.needs is not None and self._steps[step.needs].kind == PRUNE
+        return made and self._done.issuperset(step.before) and step.id not in self._alone
 
     def _taken(self, step: Step) -> TextIO | None:
         """The lock of a step that is to be started; None where another runner has it, has finished it, or failed."""

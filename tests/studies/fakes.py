@@ -49,10 +49,10 @@ class Fake:
     seconds: float = 0
     fail: tuple[str, ...] = ()
 
-    def __call__(self, step: Step, need: Step | None, others: Sequence[Step] = ()) -> list[str]:
+    def __call__(self, step: Step, need: Step | None, others: Sequence[tuple[Step, Step]] = ()) -> list[str]:
         """A shell command; it fails where the mask, smaller model or teacher that it needs is not there."""
         if others:  # one after another, until one fails
-            each = [self(one, need)[-1] for one in (step, *others)]
+            each = [self(one, made)[-1] for one, made in ((step, need), *others)]
             return ["sh", "-c", "\n".join(f"( {lines}\n) || exit $?" for lines in each)]
         lines = [f"echo start {step.id} >> {quoted(self.journal)}", "echo working"]
         if need is not None:

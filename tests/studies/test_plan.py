@@ -277,12 +277,13 @@ def test_commands_are_those_of_the_scripts(tmp_path):
             assert args.ids == step.ids
         elif name == "zero_shot":
             assert args.dense == (step.needs is None) == (not args.masks)
-            others = [one for one in plan.steps if (one.kind, one.needs) == (step.kind, step.needs) and one != step]
+            others = [one for one in plan.steps if (one.kind, one.model) == (step.kind, step.model) and one != step]
+            others = [(one, plan.need(one)) for one in others if one.needs is not None]
             if step.needs is not None:
                 several = scripts[name].parse_args(commands(step, plan.need(step), others)[3:])
-                made = [places.made(plan.need(step), one.sparsity) for one in (step, *others)]
-                assert several.masks == list(map(str, made)) and len(made) == 2
-                assert several.json == [str(places.output(one)) for one in (step, *others)]
+                made = [places.made(need, one.sparsity) for one, need in ((step, plan.need(step)), *others)]
+                assert several.masks == list(map(str, made)) and len({need.id for _, need in others}) > 1
+                assert several.json == [str(places.output(one)) for one in (step, *(one for one, _ in others))]
         else:
             assert args.dense == (step.label == "dense")
             assert (args.mask is None) == (step.needs is None)
