@@ -65,8 +65,8 @@ def run_command(main: Callable[[], None]) -> None:
 
 def _code(main: Callable[[], None]) -> int:
     """Run `main`; returns 0, 2, or the code of the signal that ended it."""
-    interrupt.end_on_sigterm()
     try:
+        interrupt.end_on_sigterm()
         main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
