@@ -121,6 +121,7 @@ def test_help_says_so(run):
     assert "with --from_scores, next to the scores" in " ".join(run("prune.py", "--help").stdout.split())
 
 
+@pytest.mark.slow
 def test_many_sparsities(made, run, tmp_path):
     path = scores(made, tmp_path / "multiflow")
     many = [*map(str, range(1, 100, 2))]

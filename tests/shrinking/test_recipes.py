@@ -123,6 +123,7 @@ def test_distil(run, tmp_path):
     assert "is not a smaller model" in done.stderr
 
 
+@pytest.mark.slow
 def test_pretraining(run, tmp_path, monkeypatch):
     """Width and depth of both towers at once; killed while it learns and started again, it is the same model."""
     options = ("shrink.py", "pretraining", "--model", "xvlm-mini", "--criterion", "magnitude", *FEW[:6])

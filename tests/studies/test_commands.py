@@ -110,6 +110,7 @@ def test_refusals(cli, tmp_path):
     assert cli("plan", "small.yaml", "--jobs", "0")[0] == 2
 
 
+@pytest.mark.slow
 def test_the_shell_script_runs(tmp_path, monkeypatch):
     """With stand-ins for the scripts' commands: the script starts each, tells of a failure, and collects."""
     plan, places = make(tmp_path)
@@ -128,6 +129,7 @@ def test_the_shell_script_runs(tmp_path, monkeypatch):
     assert len(told(tmp_path / "journal")) == COUNT + 1, "what was done is skipped"
 
 
+@pytest.mark.slow
 def test_a_killed_attempt_is_repeated(tmp_path, monkeypatch):
     """After its masks and before its table; and what it took is no uninterrupted run's."""
     plan, places = make(tmp_path, pruners=["omp"], tasks=["zero_shot"], sparsities=[50], seeds=[0])
