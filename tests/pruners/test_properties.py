@@ -113,6 +113,7 @@ def test_other_seed_other_mask(name, made, xvlm, xvlm_batches):
     assert masks_of(name, xvlm, xvlm_batches, seed=1) != made[0][name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("allocation", [name for name in ALLOCATIONS if not ALLOCATIONS[name].by_row])
 @pytest.mark.parametrize("name", ["omp", "multiflow", "lamp"])
 def test_every_criterion_with_every_allocation(name, allocation, xvlm, xvlm_batches):

@@ -76,6 +76,7 @@ def compare(model, name, batches, size=32, only=lambda one: True):
     return table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["resnet18", "timm vit, gated", "hf ViT", "hf DINOv2, gated", "hf CLIP", "hf SigLIP", "hf BLIP", "xvlm", "blip"],

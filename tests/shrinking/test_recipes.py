@@ -21,6 +21,7 @@ KEYS = ("epochs=1", "short_epoch=2", "samples=16")
 FEW = ("--samples", "8", "--group", "256", "--repeats", "1", *(word for key in KEYS for word in ("--set", key)))
 
 
+@pytest.mark.slow
 def test_finetuning(run, tmp_path):
     """Two stages under the dense teacher; the second starts where the first ended; the same command only shows."""
     command = ("shrink.py", "finetuning", "--model", "dino-mini", "--keep", "0.5", *FEW, "-o", tmp_path / "a")

@@ -72,6 +72,7 @@ def test_a_run_leaves_a_mask_at_exactly_the_sparsity(method, run, config, tmp_pa
     assert [line["kept"]["all"]["kept"] for line in lines][-1] == expected(total)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["platon", "hydra", "frozen"])
 @pytest.mark.parametrize("stop", [2, 7, 11])
 def test_killed_and_resumed_gives_the_same_bits(method, stop, run, config, tmp_path, monkeypatch):

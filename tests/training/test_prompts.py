@@ -167,6 +167,7 @@ def test_hydra_is_vpns_without_prompt(config, run, tmp_path):
     assert list(metrics(tmp_path / "hydra")) == ["top1", "search_top1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mapping", "stop"), [("flm", 3), ("flm", 8), ("flm", 20), ("ilm", 11), ("ilm", 27), ("head", 11)]
 )
