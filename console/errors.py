@@ -48,6 +48,11 @@ def explain_os_error(error: OSError, doing: str) -> InputError:
     return InputError(f"cannot {doing}: {reason}")
 
 
+def in_a_line(error: Exception) -> str:
+    """What a library's exception says, on one line and shortened, for a sentence of ours."""
+    return " ".join(str(error).split())[:150]
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an allocation failed, in Python or in torch on a GPU or CPU; works without importing torch."""
     words = ("can't allocate memory", "out of memory")  # torch's CPU allocator; CUDA's libraries

@@ -22,7 +22,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from configs.schema import CONFIGS
-from console.errors import InputError, nearest
+from console.errors import InputError, in_a_line, nearest
 from console.progress import console
 from console.words import agreed, counted
 from models import RANDOM, check_task, is_path
@@ -82,7 +82,7 @@ def load_hf(
             if stream:
                 return _streamed(model_class, Path(reference), config, own)
             if str(weights) == RANDOM:
-                module, report = made(model_class, reference, config), None
+                module, report = _made(model_class, reference, config), None
             else:
                 module, report = _pretrained(model_class, str(weights or reference), config, task == CLASSIFIES)
         record = record_of(model_class.__name__)
@@ -132,13 +132,13 @@ def _config(reference: str, settings: dict[str, Any]) -> Any:
     return config
 
 
-def made(model_class: type, reference: str, config: Any) -> nn.Module:
+def _made(model_class: type, reference: str, config: Any) -> nn.Module:
     """A model of these sizes with fresh weights; InputError where the sizes do not fit each other."""
     try:
         return model_class(config)
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
         raise InputError(
-            f"hf:{reference}: no {model_class.__name__} can be made of its config.json ({_in_a_line(error)}): check "
+            f"hf:{reference}: no {model_class.__name__} can be made of its config.json ({in_a_line(error)}): check "
             "its sizes, and those of --set"
         ) from error
 
@@ -175,7 +175,7 @@ def _pretrained(model_class: type, source: str, config: Any, another_classifier:
     if _is_here(source):
         state, report = read_state(source, KeyRules())
         with torch.device("meta"):
-            wanted = made(model_class, source, config).state_dict()
+            wanted = _made(model_class, source, config).state_dict()
         state, place = unwrap(state, KeyRules(), wanted, report), None
         report.files = []  # identified by the tensors that transformers makes of them, as those of the hub
     try:
@@ -318,7 +318,7 @@ def _preprocessor(reference: str, sees: bool) -> dict[str, Any]:
     except OSError as error:
         if there := [name for name in PREPROCESSORS if (Path(reference) / name).exists()]:
             raise InputError(
-                f"{Path(reference) / there[0]} cannot be read ({_in_a_line(error)}): repair or remove it"
+                f"{Path(reference) / there[0]} cannot be read ({in_a_line(error)}): repair or remove it"
             ) from error
         if sees:
             console.print(
@@ -331,11 +331,6 @@ def _preprocessor(reference: str, sees: bool) -> dict[str, Any]:
 
 def _not_there(reference: str, error: Exception) -> InputError:
     return InputError(
-        f"hf:{reference} cannot be loaded ({_in_a_line(error)}): give a local folder with config.json and weights, "
+        f"hf:{reference} cannot be loaded ({in_a_line(error)}): give a local folder with config.json and weights, "
         "or an id that the hub or its cache has"
     )
-
-
-def _in_a_line(error: Exception) -> str:
-    """What an exception says, on one line, shortened."""
-    return " ".join(str(error).split())[:150]

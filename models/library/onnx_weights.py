@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from configs.overrides import add_set, read_settings
 from configs.schema import parse
 from console.command_line import Parser
-from console.errors import InputError, nearest, run_command
+from console.errors import InputError, in_a_line, nearest, run_command
 from console.progress import console
 from console.words import agreed, counted
 
@@ -171,8 +171,9 @@ def make_module(tensors: dict[str, np.ndarray], config: OnnxConfig, source: str)
                 ignore_mismatched_sizes=True,  # reported below, with the tensor's name
             )
     except (ValueError, TypeError, RuntimeError, StrictDataclassError) as error:
-        words = " ".join(str(error).split())
-        raise InputError(f"config: no {config.model_class} can be made of these sizes ({words}): check them") from error
+        raise InputError(
+            f"config: no {config.model_class} can be made of these sizes ({in_a_line(error)}): check them"
+        ) from error
     for name, there, wanted in sorted(info["mismatched_keys"]):
         raise other_shape(source, name, there, wanted)
     for names, what in ((info["missing_keys"], "fewer"), (info["unexpected_keys"], "more")):
