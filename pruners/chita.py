@@ -64,28 +64,23 @@ class CHITA(Rounds):
 
     @classmethod
     def plan(cls, options: CHITAOptions, num_batches: int, available: int, masks: int) -> tuple[int | None, int]:
-        """`num_batches` rows a round; with one round, the same rows serve every mask."""
-        if options.epochs == 1:
-            return num_batches, min(num_batches, available)
-        return super().plan(options, num_batches, available, masks)
+        """`num_batches` rows a round; those of the first round, of the dense weights, serve every mask."""
+        return num_batches, min(num_batches, available) + num_batches * (options.epochs - 1) * masks
 
     def masks(self, sparsities: Sequence[float]) -> dict[float, Mask]:
-        """Every sparsity starts from the same weights; the masks carry the updated weights."""
+        """Every sparsity starts from the same weights and their gradients; the masks carry the updated weights."""
         with freed_memory_returned():
-            if self.options.epochs > 1:
-                return super().masks(sparsities)
             with closing(self._gather_rows(0)) as rows:
-                return {sparsity: self._prune(rows, sparsity) for sparsity in sparsities}
+                self._first = {sparsity: self._prune(rows, sparsity, 0) for sparsity in sparsities}
+            return super().masks(sparsities) if self.options.epochs > 1 else self._first
 
     def rounds(self, sparsity: float, progress: Progress) -> Mask:
-        """Gradient rows of the current weights, then prune and update; repeat."""
-        mask = None
-        for turn in range(self.options.epochs):
-            reached = SCHEDULES[self.options.schedule](sparsity, turn + 1, self.options.epochs)
-            with closing(self._gather_rows(turn)) as rows:
-                mask = self._prune(rows, reached, mask)
+        """The rounds after the first: gradient rows of the updated weights, then prune and update those."""
+        mask = self._first.pop(sparsity)
+        for turn in range(1, self.options.epochs):
             mask.apply(self.model)
-        assert mask is not None
+            with closing(self._gather_rows(turn)) as rows:
+                mask = self._prune(rows, sparsity, turn, mask)
         return mask
 
     def _gather_rows(self, turn: int) -> GradientRows:
@@ -102,16 +97,17 @@ class CHITA(Rounds):
         return_freed_memory()  # the backward passes leave fragmented memory
         return rows
 
-    def _prune(self, rows: GradientRows, sparsity: float, alive: Mask | None = None) -> Mask:
+    def _prune(self, rows: GradientRows, sparsity: float, turn: int, alive: Mask | None = None) -> Mask:
         """One round: global support, then every layer's blocks on it. Weights of earlier rounds stay pruned."""
         options = self.options
+        reached = SCHEDULES[options.schedule](sparsity, turn + 1, options.epochs)
         problem = Problem(
             self.layers,
             rows,
             options.lambda_,
             options.block,
             options.iterations,
-            lambda scores: self.cut(scores, sparsity),
+            lambda scores: self.cut(scores, reached),
             alive,
             settled=allocation_named(self.allocation_name).by_row,
         )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from console.errors import InputError, nearest
 
 SCHEDULES = {
-    "exp": lambda s, t, rounds: 1 - (1 - s) ** (t / rounds),
-    "linear": lambda s, t, rounds: s * t / rounds,
+    "exp": lambda s, t, rounds: 1 - (1 - s) ** (t / rounds) if t < rounds else s,  # 1 - (1 - s) may round
+    "linear": lambda s, t, rounds: s * t / rounds if t < rounds else s,
     "const": lambda s, t, rounds: s,
 }
 """Sparsity after round t of `rounds`; all end at s."""

@@ -6,6 +6,7 @@ On Linux with glibc; elsewhere these functions do nothing.
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,8 +30,12 @@ def keep_freed_memory() -> None:
 def freed_memory_returned() -> Iterator[None]:
     """Inside, a tensor's memory is returned as soon as it is freed, so that the peak has no fragmentation in it.
 
-    By default tensors below 32 MB share a heap, in which the gaps between live tensors are not returned.
+    By default tensors below 32 MB share a heap, in which the gaps between live tensors are not returned. It takes a
+    quarter of CHITA's time; glibc's own variable, where it is set (a grid sets it for its runs), chooses time.
     """
+    if "MALLOC_MMAP_THRESHOLD_" in os.environ:
+        yield
+        return
     return_freed_memory()
     _set(mmap=_TENSOR, trim=8 * _TENSOR)
     try:
