@@ -46,22 +46,6 @@ class Tower(nn.Module):
         return {"square": torch.nn.functional.mse_loss(self.head(x), y)}
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    """Everything of torch.compile but the generated code, which is what takes its seconds."""
-    compile_ = torch.compile
-    calls = []
-
-    def without_code(function, **options):
-        calls.append(options)
-        return compile_(function, backend="aot_eager", **options)
-
-    monkeypatch.setattr(torch, "compile", without_code)
-    torch._dynamo.reset()
-    yield calls
-    torch._dynamo.reset()
-
-
 @pytest.fixture(autouse=True)
 def no_stop_left():
     yield

@@ -260,15 +260,18 @@ def test_a_second_run_in_the_same_folder_is_refused(config, run_process, tmp_pat
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_gives_the_same_weights(config, mask, tmp_path):
+def test_killed_and_resumed_gives_the_same_weights(one_thread, config, mask, run, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     path = config("retrieval")
 
-    def start(out):
-        command = options("retrieval", path, out, "--mask", mask, "--snapshot_seconds", "0")
-        return subprocess.Popen([sys.executable, *command], cwd=REPOSITORY, env=environment, stderr=subprocess.DEVNULL)
+    def command(out):
+        return options("retrieval", path, out, "--mask", mask, "--snapshot_seconds", "0")
 
-    assert start(tmp_path / "whole").wait(300) == 0
+    def start(out):
+        words = [sys.executable, *command(out)]
+        return subprocess.Popen(words, cwd=REPOSITORY, env=environment, stderr=subprocess.DEVNULL)
+
+    assert run(*command(tmp_path / "whole")).returncode == 0
     killed = start(tmp_path / "killed")
     log = tmp_path / "killed" / "snapshot.pt"
     deadline = time.monotonic() + 200

@@ -124,9 +124,8 @@ def test_a_killed_run_resumes_clock_and_log(config, run, tmp_path):
     assert second.summary["test/top1"] == results(tmp_path / "killed")["metrics"]["top1"]
 
 
-@pytest.mark.slow
-def test_compiled_it_trains_under_the_mask(config, run, tmp_path):
-    """Real code; the same names in the files, and nearly the same losses."""
+def test_compiled_it_trains_under_the_mask(quick, config, run, tmp_path):
+    """The same names in the files, and nearly the same losses."""
     mask = mask_of("dino-mini", tmp_path)
     for folder, more in (("plain", []), ("compiled", ["--compile"])):
         done = run(*options(config, tmp_path / folder, "--mask", mask, *more))
@@ -137,6 +136,7 @@ def test_compiled_it_trains_under_the_mask(config, run, tmp_path):
     assert two["classes"] == pytest.approx(one["classes"], rel=1e-3)
     kept = Mask.load(mask)
     assert all((compiled[name][~kept[name]] == 0).all() for name in kept)
+    assert quick
     refused = run(*options(config, tmp_path / "compiled", "--mask", mask))
     assert refused.returncode == 2
     assert "compile was True, now it is None" in refused.stderr.replace("\n", " ")

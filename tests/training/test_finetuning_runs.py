@@ -132,15 +132,6 @@ def test_blip_compares_with_its_queue(world, run, tmp_path):
     assert "gather_negatives is for models that compare the pairs of a batch" in refused.stderr
 
 
-@pytest.fixture
-def one_thread():
-    """Sums in the same order as in the processes that are compared."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def same_metrics(folder):
     """The runs `one` and `two` below `folder` found the same numbers and, but for rounding, the same weights."""
     folders = [folder / "one_debug", folder / "two_debug"]

@@ -74,40 +74,41 @@ def test_a_run_leaves_a_mask_at_exactly_the_sparsity(method, run, config, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["platon", "hydra", "frozen"])
-@pytest.mark.parametrize("stop", [2, 7, 11])
-def test_killed_and_resumed_gives_the_same_bits(method, stop, run, config, tmp_path, monkeypatch):
+def test_killed_and_resumed_gives_the_same_bits(method, run, config, tmp_path, monkeypatch):
     more = ("--freeze",) if method == "frozen" else ()
     method = "magnitude" if method == "frozen" else method
     pruned(run, config, tmp_path / "whole", method, *more)
-    steps, set_rate = [], training.loop.set_rate
+    whole = load_file(tmp_path / "whole" / "last.safetensors")
+    set_rate = training.loop.set_rate
+    for stop in (2, 7, 11):
+        steps, out = iter(range(1, 99)), tmp_path / str(stop)
 
-    def strike(*arguments):
-        steps.append(1)
-        if len(steps) == stop:
-            os.kill(os.getpid(), signal.SIGINT)
-        return set_rate(*arguments)
+        def strike(*arguments, steps=steps, stop=stop):
+            if next(steps) == stop:
+                os.kill(os.getpid(), signal.SIGINT)
+            return set_rate(*arguments)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(training.loop, "set_rate", strike)
-        pruned(run, config, tmp_path / "part", method, *more, code=130)
-    interrupt.requested = False
-    pruned(run, config, tmp_path / "part", method, *more)
-    whole, part = (load_file(tmp_path / name / "last.safetensors") for name in ("whole", "part"))
-    assert all(torch.equal(tensor, part[name]) for name, tensor in whole.items())
-    assert Mask.load(tmp_path / "whole" / "mask.safetensors") == Mask.load(tmp_path / "part" / "mask.safetensors")
+        with monkeypatch.context() as patch:
+            patch.setattr(training.loop, "set_rate", strike)
+            pruned(run, config, out, method, *more, code=130)
+        interrupt.requested = False
+        pruned(run, config, out, method, *more)
+        part = load_file(out / "last.safetensors")
+        assert all(torch.equal(tensor, part[name]) for name, tensor in whole.items()), stop
+        assert Mask.load(tmp_path / "whole" / "mask.safetensors") == Mask.load(out / "mask.safetensors")
 
 
 @pytest.mark.slow
-def test_two_processes_end_with_the_mask_of_one(run_process, config, tmp_path):
+def test_two_processes_end_with_the_mask_of_one(run, run_process, config, tmp_path):
     """The same samples a step; sums in another order may move a weight across the cut."""
     masks = []
-    for devices in ("1", "2"):
+    for devices, start in (("1", run), ("2", run_process)):
         settings = yaml.safe_load(config.read_text()) | {"batch_size": 4, "effective_batch": 8}
         path = tmp_path / f"{devices}.yaml"
         path.write_text(yaml.safe_dump(settings))
         out = tmp_path / devices
         command = options(path, out, "--prune", "platon", "-s", "70", *PHASES, "--devices", devices)
-        done = run_process(*(word for word in command if word != "--dense"), OMP_NUM_THREADS="1")
+        done = start(*(word for word in command if word != "--dense"), OMP_NUM_THREADS="1")
         assert done.returncode == 0, done.stderr
         masks.append(Mask.load(out / "mask.safetensors"))
     one, two = masks
