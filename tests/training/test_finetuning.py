@@ -288,19 +288,3 @@ def test_killed_and_resumed_gives_the_same_weights(one_thread, config, mask, run
     one, two = (json.loads((tmp_path / run / "results.json").read_text()) for run in ("whole", "killed"))
     assert (one.pop("seconds")["sittings"], two.pop("seconds")["sittings"]) == (1, 2)
     assert one == two
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("task", ["captioning", "vqa"])
-def test_two_processes_end_like_one(task, config, mask, run, run_process, tmp_path):
-    """Without comparison of features, two processes of 4 samples do what one does in two passes."""
-    path = config(task, epochs=1, batch_size=4, effective_batch=8)
-    for devices, start in ((1, run), (2, run_process)):
-        command = options(task, path, tmp_path / str(devices), "--mask", mask, "--devices", devices)
-        done = start(*command, OMP_NUM_THREADS="1")
-        assert done.returncode == 0, done.stderr[-2000:]
-    one, two = (load_file(tmp_path / devices / "last.safetensors") for devices in ("1", "2"))
-    for name, tensor in one.items():
-        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5)
-    one, two = (json.loads((tmp_path / d / "results.json").read_text())["metrics"] for d in ("1", "2"))
-    assert one == two
