@@ -33,8 +33,7 @@ def masks(name, pruners):
     model = load_model(name, config=REFERENCE / f"{name}.yaml", weights=weights)
     for pruner in pruners:
         options = {"itersnip": {"epochs": 2, "num_batches": 2}, "chita++": {"epochs": 2}}.get(pruner, {})
-        sparsities = (0.63, 0.9) if pruner in ONE_SHOT else (0.9,)
-        for sparsity, mask in prune(model, reference_batches(name, 3), pruner, sparsities, **options).items():
+        for sparsity, mask in prune(model, reference_batches(name, 3), pruner, (0.63, 0.9), **options).items():
             yield (pruner, sparsity), mask
 
 

@@ -49,23 +49,23 @@ def test_two_processes_with_text_ids_end_like_one(world, mask, run, run_process,
     )
     for config in (one, two):
         config.write_text(config.read_text() + "leave_out: [METEOR, SPICE]\n")
-    more = ["--mask", mask, "--debug", "--seed", "1"]
+    more = ["--mask", mask, "--seed", "1"]
     command = [part for part in options("captioning", one, tmp_path / "one", *more) if part != "--skip_eval"]
     assert run(*command, OMP_NUM_THREADS="1").returncode == 0
     command = [part for part in options("captioning", two, tmp_path / "two", *more) if part != "--skip_eval"]
     done = run_process(*command, "--devices", 2, "--num_workers", 1, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr[-2000:]
 
-    one, two = (load_file(tmp_path / f"{name}_debug" / "last.safetensors") for name in ("one", "two"))
+    one, two = (load_file(tmp_path / f"{name}" / "last.safetensors") for name in ("one", "two"))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5)
 
     def rows(name):
-        (path,) = (tmp_path / f"{name}_debug" / "result").glob("*test*.json")
+        (path,) = (tmp_path / f"{name}" / "result").glob("*test*.json")
         return json.loads(path.read_text())
 
     def left(name, file):
-        return json.loads((tmp_path / f"{name}_debug" / file).read_text())
+        return json.loads((tmp_path / f"{name}" / file).read_text())
 
     wanted = [row | {"image_id": names[row["image_id"]]} for row in rows("one")]
     ids = [row["image_id"] for row in wanted]
