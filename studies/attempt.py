@@ -9,7 +9,6 @@ import os
 import re
 import shlex
 import signal
-import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from studies.collecting import collect, needed_done
 from studies.commands import Commands, write_config
 from studies.places import Places, short
 from studies.plan import PRUNE, Plan, Step
+from studies.process import Process
 from studies.results import has_result
 from studies.version import REPOSITORY
 
@@ -48,7 +48,6 @@ class Attempt:
         """
         self.steps, self._locks = zip(*steps, strict=True)
         self.slot, self._plan, self._places = slot, plan, places
-        self._used: Any = None
         self._started = time.monotonic()
         step, *others = self.steps
         for one in self.steps:
@@ -61,30 +60,18 @@ class Attempt:
             with places.log(step.id).open("a") as log:
                 log.write(f"$ {shlex.join(command)}\n")
                 log.flush()
-                self._process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=environment(threads, slot),
-                    pass_fds=[lock.fileno() for lock in self._locks],
-                    start_new_session=True,  # Ctrl-C is passed on once, by the runner
-                )
+                held = [lock.fileno() for lock in self._locks]
+                self._process = Process(command, environment(threads, slot), log.fileno(), log.fileno(), held)
         except OSError as error:
             raise explain_os_error(error, f"start {step.id}") from error
 
     def poll(self) -> int | None:
-        """The exit code, None while it runs. os.wait4 reports CPU time and memory, which subprocess does not."""
-        if self._process.returncode is None:
-            number, status, used = os.wait4(self._process.pid, os.WNOHANG)
-            if number:
-                self._used, self._process.returncode = used, os.waitstatus_to_exitcode(status)
-        return self._process.returncode
+        """The exit code, None while it runs."""
+        return self._process.poll()
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """Ask the run to save and exit."""
-        if self.poll() is None:
-            os.kill(self._process.pid, number)
+        self._process.send_signal(number)
 
     def finish(self) -> list[tuple[Step, str | None]]:
         """Collect the results of the ended runs: None where there is one, else the reason why not, in a sentence."""
@@ -102,10 +89,11 @@ class Attempt:
                 lock.close()
 
     def _collected(self, step: Step, code: int) -> str | None:
-        places, used, share = self._places, self._used, 1 / len(self.steps)
-        cpu, peak = round(share * (used.ru_utime + used.ru_stime), 3), round(used.ru_maxrss * 1024 / 1e9, 3)
+        places, cpu, share = self._places, self._process.cpu_seconds, 1 / len(self.steps)
+        cpu = None if cpu is None else round(share * cpu, 3)
         try:
-            note_end(places.attempts(step.id), share * (time.monotonic() - self._started), code, cpu, peak)
+            seconds = share * (time.monotonic() - self._started)
+            note_end(places.attempts(step.id), seconds, code, cpu, self._process.peak_memory_gb)
             if collect(step, places, self._plan):
                 places.failed(step.id).unlink(missing_ok=True)
                 return None
