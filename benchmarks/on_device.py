@@ -9,7 +9,9 @@ Each part compares the device with the CPU or with itself; the exit code is 1 if
 from __future__ import annotations
 
 import argparse
+import copy
 import json
+import math
 import sys
 import tempfile
 import time
@@ -41,12 +43,13 @@ def masks(args: argparse.Namespace, device: torch.device) -> Iterator[Finding]:
     from pruners import PRUNERS, prune
 
     for name in MINIS[: 1 if args.small else None]:
+        made = make_model(name)
         for pruner in PRUNERS:
             method = PRUNERS[pruner]
             options = {"epochs": 2} if "epochs" in getattr(method.Options, "__dataclass_fields__", {}) else {}
             found = []
             for place in ("cpu", device):
-                model = make_model(name).to(place)
+                model = copy.deepcopy(made).to(place)  # a copy, since some methods update weights
                 batches = make_batches(model, 4, 2) if method.uses_data else []
                 found.append(prune(model, batches, pruner, (0.75,), **options)[0.75])
             chained = method.uses_rounds or method.updates_weights
@@ -121,8 +124,8 @@ def trained(
             yield batch
 
     loop = Loop(
-        "steps", Recipe(lr=1e-4, clip=1.0), STEPS, 0, folder, {}, snapshot_seconds=0.0, log_every=1,
-        sparsifier=sparsifier, callbacks=[Callback(after_log=log)],
+        "steps", Recipe(lr=1e-4, clip=1.0), STEPS, 0, folder, {}, log_every=1, sparsifier=sparsifier,
+        snapshot_seconds=math.inf if stop is None else 0.0, callbacks=[Callback(after_log=log)],
     )  # fmt: skip
     fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
     try:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from models.base import Batch, Model
 from models.blip.med import starting
 from models.blip.model import BLIP
-from models.common.bert import cross_attention_mask, hidden_words_loss, self_attention_mask
+from models.common.attention_masks import cross_attention_mask, self_attention_mask
+from models.common.bert import hidden_words_loss
 from models.library.pairs import WrappedPairs
 from models.xvlm.boxes import box_losses
 from models.xvlm.model import XVLM

@@ -23,7 +23,7 @@ from calibration.preserve import preserved
 from calibration.processes import Group
 from calibration.stream import device_of, to_device
 from models.base import Batch, Model
-from models.common.bert import without_padding
+from models.common.attention_masks import without_padding
 from models.layers import form_of
 from models.parts import Kept, Layers, Units, all_sets, checked, named_tensors
 from models.surgery import cut

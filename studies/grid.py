@@ -8,7 +8,6 @@ weighted: [platon]                       # of these rows (default: all whose lay
 sparsities: [63, 75, 90]                 # percent
 tasks: [retrieval, zero_shot]            # or {xvlm-mini: [...], dino-mini: [...]}; with a data set: task:set
 seeds: [0, 1]
-finetune_seeds: [0]                      # of the runs that finetune (default: all)
 dense: true                              # also a row without a mask
 random: true                             # also a row of random weights without a mask
 finetune: false                          # instead of the tasks: zero-shot evaluation right after pruning
@@ -60,7 +59,6 @@ class GridFile:
     weighted: list[str] | None = None
     tasks: Any = field(default_factory=list)
     finetune: bool = True
-    finetune_seeds: list[int] | None = None
     dense: bool = False
     random: bool = False
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -154,9 +152,6 @@ def check_grid(settings: dict[str, Any], name: str, where: str) -> Grid:
     seeds = unlike(file.seeds, f"{where}: seeds")
     if any(seed < 0 for seed in seeds):
         raise InputError(f"{where}: seeds must be 0 or more, not {min(seeds)}")
-    finetuned = file.finetune_seeds
-    if finetuned is not None and not (finetuned and set(unlike(finetuned, f"{where}: finetune_seeds")) <= set(seeds)):
-        raise InputError(f"{where}: finetune_seeds must be some of the seeds {seeds}, not {finetuned}")
     in_file(where, at_least, file, 1, "devices")
     rows = rows_of(file, models, {task for own in tasks.values() for task in own}, where)
     finetunes = {model for model, own in tasks.items() if set(own) - {ZERO_SHOT}}

@@ -168,22 +168,20 @@ def expand(grid: Grid, hashes: Path | None = None) -> Plan:
             raise InputError(f"{grid.path}: '{known.label}' and '{step.label}' are the same runs: leave one out")
 
     for seed in grid.seeds:
-        finetuned = grid.file.finetune_seeds is None or seed in grid.file.finetune_seeds
         for model in grid.models:
-            tasks = [task for task in grid.tasks[model] if task == ZERO_SHOT or finetuned]
             if grid.file.dense:
-                for task in tasks:
+                for task in grid.tasks[model]:
                     dense[model, task, seed] = _task(grid, sources, model, task, None, None, None, seed)
                     add(dense[model, task, seed])
             if grid.file.random:
-                for task in tasks:
+                for task in grid.tasks[model]:
                     add(_task(grid, sources, model, task, None, None, None, seed, weights=RANDOM))
             rows = [row for row in grid.rows if model in row.models]
             made = [None if row.while_training else _prune(grid, sources, model, row, seed) for row in rows]
             for prune in filter(None, made):  # first, so that one process can evaluate the masks of several
                 add(prune)
             for row, prune in zip(rows, made, strict=True):
-                for task in tasks:
+                for task in grid.tasks[model]:
                     if row.tasks is not None and task not in row.tasks:
                         continue
                     if task == ZERO_SHOT and (row.while_training or row.trains_otherwise):

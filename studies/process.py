@@ -56,7 +56,7 @@ class Process:
         request = {"command": list(command), "environment": dict(environment), "folder": str(Path(folder).resolve())}
         descriptors = [theirs, output, errors, *keep]
         try:
-            server = _server(environment.get("OMP_NUM_THREADS", ""), json.dumps(dict(environment)))[0]
+            server = _server(environment)[0]
             while len(descriptors) > MOST:
                 socket.send_fds(server, [MORE], descriptors[-MOST:])
                 del descriptors[-MOST:]
@@ -177,15 +177,16 @@ def _import_libraries() -> None:
 _SERVERS: dict[str, tuple[socket.socket, subprocess.Popen[bytes]]] = {}
 
 
-def _server(threads: str, environment: str) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+def _server(environment: Mapping[str, str]) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     """The process that forks others, one for each number of threads, which libraries read when they are imported."""
+    threads = environment.get("OMP_NUM_THREADS", "")
     if threads not in _SERVERS or _SERVERS[threads][1].poll() is not None:
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, "-m", "studies.process", str(theirs.fileno())],
                 cwd=Path(__file__).parent.parent,
-                env=json.loads(environment),
+                env=dict(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],

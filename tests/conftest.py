@@ -10,14 +10,18 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import io
 import runpy
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from studies.process import Process
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell starts background jobs like that, and the processes that tests start and interrupt would inherit it.
@@ -71,19 +75,61 @@ def hardest_negatives(monkeypatch):
     monkeypatch.setattr(torch, "multinomial", lambda weights, n: weights.argmax(-1, keepdim=True))
 
 
+def started(*arguments: object, cwd: Path = REPOSITORY, **environment: str):
+    """Start a command of the toolkit, forked from a process that has the libraries already, as a grid does.
+
+    Returns its Process, and a function that returns its output and errors once it has ended.
+    """
+    streams = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115 (closed with the last reference)
+    command = [sys.executable, *map(str, arguments)]
+    everything = {**os.environ, "PYTHONPATH": str(REPOSITORY), **environment}
+    process = Process(command, everything, *(stream.fileno() for stream in streams), folder=cwd)
+
+    def said() -> tuple[str, str]:
+        assert process.returncode is not None, "it runs"
+        for stream in streams:
+            stream.seek(0)
+        return tuple(stream.read() for stream in streams)
+
+    return process, said
+
+
+def ended(processes, timeout: float) -> list[subprocess.CompletedProcess]:
+    """What is left of commands that `started` returned, after all have ended."""
+    try:
+        codes = [process.wait(timeout) for process, _ in processes]
+        assert None not in codes, f"not ended after {timeout} seconds"
+    finally:
+        for process, _ in processes:
+            process.send_signal(signal.SIGKILL)
+    return [subprocess.CompletedProcess((), code, *said()) for code, (_, said) in zip(codes, processes, strict=True)]
+
+
 @pytest.fixture
 def run_process():
     """Run a command of the toolkit in a process of its own; returns the finished process."""
 
-    def command(*arguments: str, cwd: Path = REPOSITORY, timeout: float = 300, **environment: str):
-        return subprocess.run(
-            [sys.executable, *map(str, arguments)],
-            cwd=cwd,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
+    def command(*arguments: object, timeout: float = 300, **others):
+        return ended([started(*arguments, **others)], timeout)[0]
+
+    return command
+
+
+@pytest.fixture
+def run_ranks():
+    """The same in processes that work together, each told of the others as torchrun does; all their errors."""
+
+    def command(*arguments: object, ranks: int = 2, timeout: float = 300, **environment: str):
+        with socket.socket() as listening:
+            listening.bind(("127.0.0.1", 0))
+            port = str(listening.getsockname()[1])
+        places = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "GROUP_RANK": "0"}
+        places |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "tests"}
+        environment = {"OMP_NUM_THREADS": "1"} | environment | places
+        numbers = map(str, range(ranks))
+        done = ended([started(*arguments, **environment, RANK=n, LOCAL_RANK=n) for n in numbers], timeout)
+        code = next((one.returncode for one in done if one.returncode), 0)
+        return subprocess.CompletedProcess(arguments, code, done[0].stdout, "".join(one.stderr for one in done))
 
     return command
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from models.base import Batch, Model
 from models.blip.med import TextEncoder, starting
-from models.common.bert import self_attention_mask, without_padding
+from models.common.attention_masks import self_attention_mask, without_padding
 from models.common.contrastive import TEMP_RANGE, matching_loss
 from models.common.vit import vision_transformer
 from models.library.hf_parts import hf_parts

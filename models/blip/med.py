@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.common.bert import Embeddings, Encoder, MLMHead, TextConfig, cross_attention_mask, layer_states
+from models.common.attention_masks import cross_attention_mask
+from models.common.bert import Embeddings, Encoder, MLMHead, TextConfig, layer_states
 
 
 class TextEncoder(nn.Module):

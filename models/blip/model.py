@@ -19,7 +19,8 @@ from models.base import Batch, Model
 from models.blip.encoders import FRESH, BLIPEncoders
 from models.blip.med import TextDecoder, share, starting
 from models.common import examples
-from models.common.bert import TextConfig, causal_mask, plain_name, without_padding
+from models.common.attention_masks import causal_mask, without_padding
+from models.common.bert import TextConfig, plain_name
 from models.common.checkpoint import KeyRules
 from models.common.contrastive import TEMP_RANGE, hard_negatives, similarity_weights
 from models.common.gather import Gather, no_gather

@@ -20,7 +20,8 @@ from models.blip.decoder import decoder_name
 from models.blip.encoders import BLIPModel
 from models.blip.med import starting
 from models.blip.model import BLIPConfig, BLIPTextConfig
-from models.common.bert import Embeddings, bert_layer, cross_attention_mask, self_attention_mask, without_padding
+from models.common.attention_masks import cross_attention_mask, self_attention_mask, without_padding
+from models.common.bert import Embeddings, bert_layer
 from models.common.checkpoint import KeyRules
 from models.common.decoding import for_texts
 from models.common.vit import vision_transformer

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from models.base import Batch
 from models.blip.encoders import FRESH, BLIPEncoders
 from models.blip.model import BLIPConfig
-from models.common.bert import plain_name, without_padding
+from models.common.attention_masks import without_padding
+from models.common.bert import plain_name
 from models.common.checkpoint import KeyRules
 from models.common.contrastive import hard_negatives, others, soft_cross_entropy
 from models.common.gather import Gather, no_gather

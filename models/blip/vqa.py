@@ -15,7 +15,7 @@ from models.blip.decoder import BLIPDecoderModel, decoder_name, with_decoder
 from models.blip.med import TextDecoder, TextEncoder, starting
 from models.blip.model import BLIPConfig
 from models.common.answer_ranking import best_answers, first_word_probabilities, full_losses, pick
-from models.common.bert import self_attention_mask
+from models.common.attention_masks import self_attention_mask
 from models.common.checkpoint import KeyRules
 from models.common.decoding import IGNORED, decoder_logits, for_texts, token_losses
 from models.common.vit import vision_transformer

@@ -1,8 +1,4 @@
-"""BERT pieces for the text halves of X-VLM and BLIP, built from transformers' BERT layers.
-
-Devlin et al., NAACL 2019. Masks are always given as explicit additive 4-D tensors: a layer with
-cross-attention counts as a decoder in transformers and, without a mask, is silently causal under sdpa.
-"""
+"""The text halves of X-VLM and BLIP, built from transformers' BERT layers. Devlin et al., NAACL 2019."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BertConfig
@@ -18,8 +13,6 @@ from transformers.models.bert.modeling_bert import BertAttention, BertLayer, Ber
 
 from console.errors import InputError
 from models.common.sizes import Stack, check_sizes, of_layer, only
-
-MASKED = -10000.0
 
 
 @dataclass(frozen=True)
@@ -84,32 +77,6 @@ def bert_config(config: TextConfig, cross_attention: bool, mlp: int) -> BertConf
     )
     bert._attn_implementation = "sdpa"
     return bert
-
-
-def self_attention_mask(atts: Tensor, dtype: torch.dtype) -> Tensor:
-    """atts [b, t], 1 real, 0 padding -> additive key mask [b, 1, 1, t]."""
-    return (1 - atts[:, None, None, :].to(dtype)) * MASKED
-
-
-def causal_mask(atts: Tensor, dtype: torch.dtype) -> Tensor:
-    """atts [b, t] -> additive mask [b, 1, t, t]: each token sees itself and the real tokens before it."""
-    t = atts.shape[1]
-    before = torch.ones(t, t, dtype=dtype, device=atts.device).tril()
-    return (1 - before * atts[:, None, None, :].to(dtype)) * MASKED
-
-
-def cross_attention_mask(atts: Tensor, dtype: torch.dtype) -> Tensor:
-    """atts [b, p] over image tokens -> additive key mask [b, 1, 1, p], the dtype's minimum where not seen."""
-    return (1 - atts[:, None, None, :].to(dtype)) * torch.finfo(dtype).min
-
-
-def without_padding(ids: Tensor, atts: Tensor) -> tuple[Tensor, Tensor]:
-    """ids or states, and atts, [b, t, ...] without the columns at the end in which every text is padding.
-
-    They cost time for nothing.
-    """
-    longest = int(atts.any(dim=0).nonzero().max()) + 1
-    return ids[:, :longest], atts[:, :longest]
 
 
 def layer_states(layer: nn.Module, x: Tensor, mask: Tensor, image: Tensor, image_mask: Tensor) -> Tensor:

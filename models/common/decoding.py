@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
-from models.common.bert import causal_mask, cross_attention_mask
+from models.common.attention_masks import causal_mask, cross_attention_mask
+
+if TYPE_CHECKING:
+    from transformers.cache_utils import EncoderDecoderCache
 
 IGNORED = -100  # label of positions that count in no loss
 
@@ -41,6 +44,8 @@ class NextWords:
 
     def __init__(self, logits: Callable[[Tensor, Tensor, EncoderDecoderCache], Tensor]):
         """logits: new ids [n, t], atts of all [n, all], what was read -> word logits [n, t, V]."""
+        from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
         self._logits = logits
         self._past = EncoderDecoderCache(DynamicCache(), DynamicCache())
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
-from models.common.bert import self_attention_mask
+from models.common.attention_masks import self_attention_mask
 from models.common.sizes import Stack
 
 

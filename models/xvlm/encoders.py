@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.base import Batch, Model
-from models.common.bert import cross_attention_mask, layer_states, self_attention_mask, without_padding
+from models.common.attention_masks import cross_attention_mask, self_attention_mask, without_padding
+from models.common.bert import layer_states
 from models.common.contrastive import matching_loss
 from models.library.hf_parts import hf_parts
 from models.parts import Part

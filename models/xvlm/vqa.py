@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from models.base import Batch
 from models.common.answer_ranking import best_answers, first_word_probabilities, full_losses, pick
-from models.common.bert import Embeddings, Encoder, MLMHead, cross_attention_mask, plain_name, self_attention_mask
+from models.common.attention_masks import cross_attention_mask, self_attention_mask
+from models.common.bert import Embeddings, Encoder, MLMHead, plain_name
 from models.common.checkpoint import KeyRules
 from models.common.decoding import IGNORED, decoder_logits, for_texts, token_losses
 from models.layers import PrunableLayer

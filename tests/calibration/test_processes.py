@@ -1,16 +1,12 @@
 """One process and several give the same masks, bit for bit, for every method."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from models import load_model
 from pruners import PRUNERS, prune
 from sparsity.mask import Mask
-from tests.conftest import REFERENCE, REPOSITORY, reference_batches
+from tests.conftest import REFERENCE, reference_batches
 
 ONE_SHOT = [name for name in PRUNERS if not PRUNERS[name].uses_rounds]
 ROUNDS = [name for name in PRUNERS if PRUNERS[name].uses_rounds]
@@ -42,13 +38,12 @@ def masks(name, pruners):
     ("model", "processes", "pruners"),
     [("xvlm", 2, [*ONE_SHOT, *ROUNDS]), ("blip", 3, ["multiflow", "snip", "itersnip", "chita"])],
 )
-def test_processes_do_not_change_a_bit(model, processes, pruners, tmp_path):
+def test_processes_do_not_change_a_bit(model, processes, pruners, run_ranks, tmp_path):
     """BLIP's queues and momentum make its gradients depend on the batches before: processes follow one another."""
     (tmp_path / "script.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command += [str(tmp_path / "script.py"), model, str(tmp_path), *pruners]
-    environment = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    assert subprocess.run(command, cwd=REPOSITORY, env=os.environ | environment, timeout=600).returncode == 0
+    words, threads = (tmp_path / "script.py", model, tmp_path, *pruners), str(torch.get_num_threads())
+    done = run_ranks(*words, ranks=processes, timeout=600, OMP_NUM_THREADS=threads)
+    assert done.returncode == 0, done.stderr
     for (pruner, sparsity), alone in masks(model, pruners):
         for rank in range(processes):
             mask = Mask.load(tmp_path / f"{pruner}_{sparsity}_{rank}.safetensors")

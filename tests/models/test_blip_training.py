@@ -1,8 +1,6 @@
 """BLIP while it is trained and asked: queue and momentum over two processes, stages of towers, retrieval scores."""
 
 import copy
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -12,12 +10,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from models import load_model, load_task_model
-from models.common.bert import without_padding
+from models.common.attention_masks import without_padding
 from pretraining.guides import tower_trained
 from pruners import prune
 from sparsity.sparsifiers import Fixed
 from tasks.retrieval import Retrieval
-from tests.conftest import REFERENCE, REPOSITORY
+from tests.conftest import REFERENCE
 
 SIZE, STEPS = 4, 3
 
@@ -66,19 +64,9 @@ def blip():
 
 
 @pytest.mark.slow
-def test_two_processes_fill_one_queue(blip, tmp_path):
+def test_two_processes_fill_one_queue(blip, run_ranks, tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    import os
-
-    done = subprocess.run(
-        [*command, str(tmp_path / "script.py"), str(tmp_path)],
-        cwd=REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    done = run_ranks(tmp_path / "script.py", tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     ranks = [load_file(tmp_path / f"rank{rank}.safetensors") for rank in range(2)]
     for name in blip.state_dict():

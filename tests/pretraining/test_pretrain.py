@@ -1,11 +1,8 @@
 """pretrain.py from end to end: what it exports, whatever happens to it on the way."""
 
 import dataclasses
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -17,7 +14,7 @@ from models import load_model
 from models.wrap import wrap
 from pretraining.objectives import MaskedText
 from pretraining.stages import PretrainConfig, save_weights, stage_data
-from tests.conftest import REPOSITORY
+from tests.conftest import started
 from tests.training.small_run import ONE_THREAD, TOGETHER, call, options, small_config, untrained, write_config
 from tests.training.toy import one_process
 from training.loop import Loop, fit
@@ -132,27 +129,19 @@ def test_another_seed_gives_other_weights(small, whole, tmp_path, monkeypatch):
 
 def struck(number, stage, step, moment, config, out, cwd):
     """Run pretrain.py up to a moment, strike it with a signal there; returns its exit code and what it said."""
-    command = [sys.executable, "-m", "tests.training.pausing_run", stage, str(step), moment]
-    process = subprocess.Popen(
-        [*command, *options(config, out, "--snapshot_seconds", "0")],
-        cwd=cwd,
-        env={**os.environ, **ONE_THREAD, "PYTHONPATH": str(REPOSITORY)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    words = ["-m", "tests.training.pausing_run", stage, step, moment, *options(config, out, "--snapshot_seconds", "0")]
+    process, said = started(*words, cwd=cwd, **ONE_THREAD)
     try:
         deadline = time.monotonic() + 300
         while not (cwd / "paused").exists():
-            assert process.poll() is None, process.communicate()
+            assert process.poll() is None, said()
             assert time.monotonic() < deadline
             time.sleep(0.01)
         (cwd / "paused").unlink()
         process.send_signal(number)
-        _, said = process.communicate(timeout=300)
-        return process.returncode, said
+        return process.wait(300), said()[1]
     finally:
-        process.kill()
+        process.send_signal(signal.SIGKILL)
 
 
 def saved_step(out, stage):

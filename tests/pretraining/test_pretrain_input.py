@@ -2,12 +2,15 @@
 
 import copy
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from console.errors import run_command
+from tests.conftest import REPOSITORY
 from tests.storage.test_tensors import Bomb
 from tests.training.small_run import call, options, small_config, write_config
 
@@ -178,8 +181,9 @@ class TestWhatAnotherRunLeft:
         assert load_file(out / "xvlm-mini.safetensors")["temp"] == 0.125
 
 
-def test_a_real_process_ends_with_two_and_one_line(run_process):
-    done = run_process("pretrain.py", "--model", "xvlm-mimi")
+def test_a_real_process_ends_with_two_and_one_line():
+    command = [sys.executable, "pretrain.py", "--model", "xvlm-mimi"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("error: unknown model 'xvlm-mimi' (did you mean 'xvlm-mini'?)")
     assert done.stderr.count("\n") == 1

@@ -37,7 +37,6 @@ def test_numbers_counted_by_hand():
     assert kinds(plan_of(dense=True)) == {PRUNE: 3, "zero_shot": 7, "image_classification": 10}
     assert kinds(plan_of(finetune=False)) == {PRUNE: 3, "zero_shot": 6}
     assert kinds(plan_of(tasks=[])) == {PRUNE: 3}
-    assert kinds(plan_of(finetune_seeds=[1])) == {PRUNE: 3, "zero_shot": 6, "image_classification": 4}
     assert kinds(plan_of(pruners=[], dense=True)) == {"zero_shot": 1, "image_classification": 2}
 
 
@@ -404,9 +403,6 @@ BAD = [
     ({"sparsities": [75, 75]}, "sparsity 75 is given twice"),
     ({"seeds": [1, 1]}, "1 is given twice"),
     ({"seeds": [-1]}, "seeds must be 0 or more"),
-    ({"finetune_seeds": [0, 2]}, "finetune_seeds must be some of the seeds [0, 1], not [0, 2]"),
-    ({"finetune_seeds": []}, "finetune_seeds must be some of the seeds [0, 1], not []"),
-    ({"finetune_seeds": [0, 0]}, "finetune_seeds: 0 is given twice"),
     ({"seeds": ["one"]}, "must be a whole number"),
     ({"seeds": []}, "the grid has no runs, since 'seeds' is empty"),
     ({"pruners": []}, "the grid has no runs, since 'pruners' is empty"),
@@ -500,11 +496,10 @@ def test_the_shipped_grids(path):
         },
         "real": {
             PRUNE: 4 * (4 + 9 * 3) + (5 * 3 + 1),
-            "tasks": 4 * (4 + 9 * 3) * 4 + (5 * 3 + 1) * 2 + 13 * 4,
-            "dense": 4 * (1 + 1) + (1 + 1),
+            "tasks": 4 * (4 + 9 * 3) * 4 + (5 * 3 + 1) * 2 + 13 * 4 * 3,
+            "dense": 4 * (1 + 1) + (1 + 1) * 3,
         },
         "real-structured": {PRUNE: 1 + 3, "tasks": 2 * 2 * 2 * 3 - 2 * 2, "dense": 1 + 3},
-        "real-finetuned": {PRUNE: 4 + 9 * 3, "tasks": 13 * 1 * 3, "dense": (1 + 1) * 3},
         "mini-results": {PRUNE: 3 * 3, "tasks": (2 * 3 + 2) * 3 * 2, "dense": 2 * 3 + 2},
     }
     plan = expand(read_grid(path))

@@ -5,8 +5,6 @@ Models and pruners are added by the pages docs/add-a-model.md and docs/add-a-pru
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,7 @@ from data.miniworld import ensure
 from models import load_model, load_task_model
 from pruners import prune
 from sparsity.mask import Mask
+from tests.conftest import ended, started
 from tests.training.small_finetuning import flowers
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +32,7 @@ GRID = {"models": ["dino-mini"], "pruners": ["omp"], "sparsities": [75], "seeds"
 
 
 def call(folder, words):
-    done = subprocess.run([sys.executable, *words.split()], cwd=folder, capture_output=True, text=True)
+    (done,) = ended([started(*words.split(), cwd=folder, PYTHONPATH="")], 600)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -1,11 +1,8 @@
 """Finetuning scripts end to end on a mini world of some thirty pictures: dense, sparse, killed, in two processes."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,7 +15,7 @@ from data.miniworld import ensure
 from sparsity.mask import Mask
 from storage.lock import claim
 from studies.metrics import flat
-from tests.conftest import REPOSITORY
+from tests.conftest import started
 from tests.evaluation.items_means import means
 from tests.training.small_finetuning import flowers, options, write_config
 
@@ -261,15 +258,13 @@ def test_a_second_run_in_the_same_folder_is_refused(config, run_process, tmp_pat
 
 @pytest.mark.slow
 def test_killed_and_resumed_gives_the_same_weights(one_thread, config, mask, run, tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     path = config("retrieval")
 
     def command(out):
         return options("retrieval", path, out, "--mask", mask, "--snapshot_seconds", "0")
 
     def start(out):
-        words = [sys.executable, *command(out)]
-        return subprocess.Popen(words, cwd=REPOSITORY, env=environment, stderr=subprocess.DEVNULL)
+        return started(*command(out), OMP_NUM_THREADS="1")[0]
 
     assert run(*command(tmp_path / "whole")).returncode == 0
     killed = start(tmp_path / "killed")

@@ -1,10 +1,7 @@
 """What a finetuning run leaves besides weights, and what a wrong start leaves as it was."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -20,7 +17,7 @@ from models.base import ImageShape
 from pruners import prune
 from sparsity.mask import Mask
 from tasks.retrieval import capped
-from tests.conftest import REPOSITORY
+from tests.conftest import started
 from tests.training.small_classification import options, small_config
 from tests.training.small_finetuning import placed
 from tests.training.wandb_file import offline_runs
@@ -95,11 +92,10 @@ def test_a_run_records_itself_and_is_protected(config, run, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_clock_and_log(config, run, tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    environment.pop("WANDB_SERVICE", None)  # of this process: it would outlive the kill and keep the run's id
+def test_a_killed_run_resumes_clock_and_log(config, run, monkeypatch, tmp_path):
+    monkeypatch.delenv("WANDB_SERVICE", raising=False)  # this process's would outlive the kill and keep the run's id
     command = options(config, tmp_path / "killed", "--wdb_offline", "--snapshot_seconds", "0")
-    killed = subprocess.Popen([sys.executable, *command], cwd=REPOSITORY, env=environment, stderr=subprocess.DEVNULL)
+    killed, _ = started(*command, OMP_NUM_THREADS="1")
     deadline = time.monotonic() + 250
     while not (tmp_path / "killed" / "epochs.jsonl").is_file() and time.monotonic() < deadline:
         time.sleep(0.01)

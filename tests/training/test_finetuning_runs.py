@@ -143,14 +143,14 @@ def same_metrics(folder):
 
 
 @pytest.mark.slow
-def test_two_processes_retrieve_like_one(world, mask, one_thread, run, run_process, tmp_path):
+def test_two_processes_retrieve_like_one(world, mask, one_thread, run, run_ranks, tmp_path):
     """With the negatives of the whole effective batch, it does not matter who computes what."""
     config = write_config(tmp_path / "retrieval.yaml", world, "retrieval", **TWO_PASSES, gather_negatives=True)
     command = options("retrieval", config, tmp_path / "one", "--mask", mask, "--debug")
     assert run(*command, OMP_NUM_THREADS="1").returncode == 0
     (tmp_path / "first_debug").mkdir()
     command = options("retrieval", config, tmp_path / "first", "--mask", mask, "--debug", "--devices", 2)
-    done = run_process(*command, "--incremental", timeout=PATIENCE, OMP_NUM_THREADS="1")
+    done = run_ranks(*command, "--incremental", timeout=PATIENCE)
     assert done.returncode == 0, done.stderr[-2000:]
     assert sorted(path.name for path in tmp_path.glob("first_*")) == ["first_debug", "first_debug_2"]
     (tmp_path / "first_debug_2").rename(tmp_path / "two_debug")
@@ -158,7 +158,7 @@ def test_two_processes_retrieve_like_one(world, mask, one_thread, run, run_proce
 
 
 @pytest.mark.slow
-def test_two_processes_classify_like_one(one_thread, run, run_process, tmp_path):
+def test_two_processes_classify_like_one(one_thread, run, run_ranks, tmp_path):
     world = ensure("flowers102", tmp_path / "world", workers=1, show=False, scale=0.02)
     settings = flowers(world)
     config = tmp_path / "config.yaml"
@@ -166,7 +166,7 @@ def test_two_processes_classify_like_one(one_thread, run, run_process, tmp_path)
     command = options("image_classification", config, tmp_path / "one", "--dense", "--debug", mini="dino-mini")
     assert run(*command, OMP_NUM_THREADS="1").returncode == 0
     command = options("image_classification", config, tmp_path / "two", "--dense", "--debug", mini="dino-mini")
-    done = run_process(*command, "--devices", 2, timeout=PATIENCE, OMP_NUM_THREADS="1")
+    done = run_ranks(*command, "--devices", 2, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr[-2000:]
     same_metrics(tmp_path)
 

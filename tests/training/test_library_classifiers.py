@@ -141,11 +141,11 @@ def test_a_stopped_run_ends_with_the_same_bits(world, run, tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-def test_two_processes_test_one_model(world, run_process, tmp_path):
+def test_two_processes_test_one_model(world, run_ranks, tmp_path):
     """What they find together is what the weights that they leave find in one process."""
     config = write(tmp_path / "c.yaml", world, **SMALL_RESNET)
     options = ("-pre", "random", "--dense", "--debug", "--devices", "2")
-    done = run_process(*command("timm:resnet18", config, tmp_path / "out", *options), OMP_NUM_THREADS="1")
+    done = run_ranks(*command("timm:resnet18", config, tmp_path / "out", *options))
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "out_debug"
     items = json.loads((folder / "items.json").read_text())

@@ -190,9 +190,9 @@ def test_a_resumed_run_logs_what_a_whole_one_logs(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_log_holds_means_of_all_processes(run_process, tmp_path):
+def test_the_log_holds_means_of_all_processes(run_ranks, tmp_path):
     """Two processes, two micro-batches a step each: lines of 8, 8 and 4 micro-batches, computed here one by one."""
-    done = run_process("-m", "tests.training.toy", tmp_path, OMP_NUM_THREADS="1")
+    done = run_ranks("-m", "tests.training.toy", tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     batches, model = micro_batches(3)(0), Toy()
     losses = [{name: loss.item() for name, loss in model(next(batches)).items()} for _ in range(20)]

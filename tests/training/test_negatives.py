@@ -83,8 +83,8 @@ def test_matching_stays_within_a_micro_batch(tmp_path, hardest_negatives):
 
 
 @pytest.mark.slow
-def test_two_processes(tmp_path, run_process, monkeypatch):
-    done = run_process("-m", "tests.training.tiny_pairs", tmp_path, OMP_NUM_THREADS="1")
+def test_two_processes(tmp_path, run_ranks, monkeypatch):
+    done = run_ranks("-m", "tests.training.tiny_pairs", tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     monkeypatch.setattr(torch, "multinomial", hardest)
     expected = one_large_batch(tiny_model().double(), itm=1.0)

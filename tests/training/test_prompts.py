@@ -198,15 +198,15 @@ def test_killed_and_resumed_gives_the_same_bits(mapping, stop, config, run, tmp_
 
 
 @pytest.mark.slow
-def test_two_processes_end_with_the_mask_of_one(sets, run, run_process, tmp_path):
+def test_two_processes_end_with_the_mask_of_one(sets, run, run_ranks, tmp_path):
     """Of a network without batch normalisation, whose statistics would be those of half a batch."""
     masks, mappings = [], []
-    for devices, start in (("1", run), ("2", run_process)):
+    for devices, start in (("1", run), ("2", run_ranks)):
         vit = {"conv": True, "img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 7}
         config = write(tmp_path / f"{devices}.yaml", sets, model=vit, batch_size=4, effective_batch=8)
         words = command(config, tmp_path / devices, *PRUNED, QUICK, "--devices", devices)
         words[words.index("timm:resnet18")] = "timm:vit_tiny_patch16_224"
-        check(start(*words, OMP_NUM_THREADS="1"))
+        check(start(*words))
         masks.append(Mask.load(tmp_path / devices / "mask.safetensors"))
         mappings.append(read_prompt(str(tmp_path / devices / "prompt.safetensors")).mapping)
     one, two = masks

@@ -1,19 +1,16 @@
 """Two machines, played by two commands on this one, end like one process: by Fabric's variables and by torchrun."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import REPOSITORY
+from tests.conftest import ended, started
 from tests.training.small_finetuning import options, write_config
 
-ONE_THREAD = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 def by_fabric(node, port):
@@ -57,19 +54,6 @@ def run_nodes(start, command):
     port, nodes = free_port(), []
     for node in (0, 1):
         before, environment = start(node, port)
-        nodes.append(
-            subprocess.Popen(
-                [sys.executable, *before, *command(start.__name__, "--num_nodes", 2)],
-                cwd=REPOSITORY,
-                env=ONE_THREAD | environment,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    try:
-        said = [node.communicate(timeout=300)[1] for node in nodes]
-        assert [node.returncode for node in nodes] == [0, 0], said
-    finally:
-        for node in nodes:
-            node.kill()
+        nodes.append(started(*before, *command(start.__name__, "--num_nodes", 2), **ONE_THREAD | environment))
+    found = ended(nodes, 300)
+    assert [node.returncode for node in found] == [0, 0], [node.stderr for node in found]
