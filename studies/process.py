@@ -5,6 +5,7 @@ Importing takes a run four to seven seconds of a core, often more than its own w
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import importlib
@@ -14,8 +15,10 @@ import runpy
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,10 +30,12 @@ LIBRARIES = (
 """What most commands import. None of the toolkit's modules: they look at the terminal when they are imported."""
 
 MOST = 250
-"""File descriptors in a message; the kernel allows 253."""
+"""File descriptors in a message; Linux allows 253."""
 
-MORE = b"more"
-"""A message whose descriptors belong to the next one."""
+HEADER = struct.Struct("II")
+"""Of each message with descriptors: the length of the request in bytes, and how many such messages come before it."""
+
+_SENDING = threading.Lock()
 
 
 class Process:
@@ -53,17 +58,18 @@ class Process:
         output, errors: file descriptors. keep: further ones that it holds until it ends, such as locks.
         """
         mine, theirs = os.pipe()
-        request = {"command": list(command), "environment": dict(environment), "folder": str(Path(folder).resolve())}
-        descriptors = [theirs, output, errors, *keep]
+        self._status = os.fdopen(mine)
+        wanted = {"command": list(command), "environment": dict(environment), "folder": str(Path(folder).resolve())}
+        request, descriptors = json.dumps(wanted).encode(), [theirs, output, errors, *keep]
+        parts = [descriptors[start : start + MOST] for start in range(0, len(descriptors), MOST)]
         try:
-            server = _server(environment)[0]
-            while len(descriptors) > MOST:
-                socket.send_fds(server, [MORE], descriptors[-MOST:])
-                del descriptors[-MOST:]
-            socket.send_fds(server, [json.dumps(request).encode()], descriptors)
+            with _SENDING:
+                server = _server(environment)[0]
+                for part in parts:
+                    socket.send_fds(server, [HEADER.pack(len(request), len(parts))], part)
+                server.sendall(request)
         finally:
             os.close(theirs)
-        self._status = os.fdopen(mine)
         self.returncode: int | None = None
         self.cpu_seconds: float | None = None
         self.peak_memory_gb: float | None = None
@@ -87,21 +93,21 @@ class Process:
     def send_signal(self, number: int) -> None:
         """Send it a signal, if it still runs."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it ended just now
+                os.kill(self.pid, number)
 
 
 def serve(channel: socket.socket) -> dict[str, Any] | None:
     """Fork a process for each request; returns the request in a forked one, None at the end of the one that asks."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system reaps those that wait for the commands
-    held: list[int] = []
     while True:
-        message, more, *_ = socket.recv_fds(channel, 1 << 22, MOST)
-        held = [*more, *held]
-        if not message:
+        header, held, *_ = socket.recv_fds(channel, HEADER.size, MOST)
+        if not header:
             return None
-        if message == MORE:
-            continue
-        request = json.loads(message)
+        length, parts = HEADER.unpack(header)
+        for _ in range(parts - 1):
+            held += socket.recv_fds(channel, HEADER.size, MOST)[1]
+        request = json.loads(channel.recv(length, socket.MSG_WAITALL))
         if _is_script(request["command"]):
             _import_libraries()
         if os.fork() == 0:
@@ -109,7 +115,6 @@ def serve(channel: socket.socket) -> dict[str, Any] | None:
             return _forked(request, *held)
         for descriptor in held:
             os.close(descriptor)
-        held = []
 
 
 def _forked(request: dict[str, Any], status: int, output: int, errors: int, *kept: int) -> dict[str, Any]:
@@ -181,7 +186,7 @@ def _server(environment: Mapping[str, str]) -> tuple[socket.socket, subprocess.P
     """The process that forks others, one for each number of threads, which libraries read when they are imported."""
     threads = environment.get("OMP_NUM_THREADS", "")
     if threads not in _SERVERS or _SERVERS[threads][1].poll() is not None:
-        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        mine, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, "-m", "studies.process", str(theirs.fileno())],
