@@ -495,10 +495,11 @@ def test_the_shipped_grids(path):
             "dense": 3 * (1 + 3),
         },
         "real": {
-            PRUNE: 4 * (4 + 9 * 3) + (5 * 3 + 1),
-            "tasks": 4 * (4 + 9 * 3) * 4 + (5 * 3 + 1) * 2 + 13 * 4 * 3,
+            PRUNE: 4 * (4 + 9 * 3),
+            "tasks": 4 * (4 + 9 * 3) * 4 + 13 * 4 * 3,
             "dense": 4 * (1 + 1) + (1 + 1) * 3,
         },
+        "real-ablation": {PRUNE: (1 + 5) * 3 + 1, "tasks": ((1 + 5) * 3 + 1) * 2, "dense": 0},
         "real-structured": {PRUNE: 1 + 3, "tasks": 2 * 2 * 2 * 3 - 2 * 2, "dense": 1 + 3},
         "mini-results": {PRUNE: 3 * 3, "tasks": (2 * 3 + 2) * 3 * 2, "dense": 2 * 3 + 2},
     }
