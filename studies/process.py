@@ -155,6 +155,7 @@ def run(command: list[str], environment: dict[str, str], folder: str) -> None:
         os.execvpe(command[0], command, environment)
     if "torch" in sys.modules and environment.get("OMP_NUM_THREADS", "").isdigit():
         sys.modules["torch"].set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    sys.modules.pop("studies", None)  # of this module: a script of another copy of the toolkit imports its own
     _, script, *arguments = command
     paths = environment.get("PYTHONPATH", "")
     if script == "-m":
