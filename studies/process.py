@@ -133,7 +133,7 @@ def _forked(request: dict[str, Any], status: int, output: int, errors: int, *kep
         for descriptor in {nothing, output, errors} - {0, 1, 2}:
             os.close(descriptor)
         return request
-    for descriptor in (output, errors, *kept):
+    for descriptor in (output, errors, 2, *kept):  # with 2 open, what reads the runner's errors would wait for the run
         os.close(descriptor)
     try:
         os.write(status, b"%d\n" % number)

@@ -44,7 +44,7 @@ class NextWords:
 
     def __init__(self, logits: Callable[[Tensor, Tensor, EncoderDecoderCache], Tensor]):
         """logits: new ids [n, t], atts of all [n, all], what was read -> word logits [n, t, V]."""
-        from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+        from transformers.cache_utils import DynamicCache, EncoderDecoderCache  # here: all models import this module
 
         self._logits = logits
         self._past = EncoderDecoderCache(DynamicCache(), DynamicCache())
