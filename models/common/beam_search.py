@@ -1,7 +1,7 @@
 """Beam search as the published captioning uses it (transformers 4.31), for any model with next-word logits.
 
-A finished text's score is its log-probability over its total length, the prompt included; later releases of
-transformers divide by what was generated only. Both rules are here, since captions can differ by them.
+A finished text's score is its log-probability over its total length, the prompt included. transformers 5 leaves the
+prompt out, counts the end mark, and compares finished texts with open ones only. Captions can differ by these rules.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class SearchSettings:
     beams: int = 3  # number of beams
     max_length: int = 20  # tokens
     min_length: int = 5  # tokens
-    count_prompt: bool = True  # whether the length that normalises the score includes the prompt
+    count_prompt: bool = True  # whether the length that normalises the score includes the prompt; False: transformers 5
 
     def __post_init__(self) -> None:
         at_least(self, 1, "beams", "max_length")
@@ -53,8 +53,8 @@ def beam_search(next_word: NextWord, prompt: Tensor, end: int, pad: int, setting
     finished: list[list[tuple[float, Tensor]]] = [[] for _ in range(b)]
     done = [False] * b
 
-    def normalised(score: float, length: int) -> float:
-        return score / max(1, length if settings.count_prompt else length - first)
+    def normalised(score: float, length: int, ended: bool = False) -> float:
+        return score / max(1, length if settings.count_prompt else length - first + ended)
 
     origin: Tensor | None = None
     while ids.shape[1] < settings.max_length and not all(done):
@@ -72,14 +72,15 @@ def beam_search(next_word: NextWord, prompt: Tensor, end: int, pad: int, setting
                 beam, word = divmod(place, v)
                 if word == end:
                     if rank < beams and not done[i]:
-                        _add(finished[i], normalised(score, length), ids[i * beams + beam], beams)
+                        _add(finished[i], normalised(score, length, ended=True), ids[i * beams + beam], beams)
                 elif len(kept) < beams:
                     kept.append((score, i * beams + beam, word))
             kept += [(IMPOSSIBLE, i * beams, pad)] * (beams - len(kept))
             scores[i] = torch.tensor([score for score, _, _ in kept])
             rows += [(row, word) for _, row, word in kept]
             if len(finished[i]) == beams:  # no open text can become better than the worst finished one
-                done[i] = done[i] or finished[i][-1][0] >= normalised(best[i, 0].item(), length + 1)
+                highest = (best if settings.count_prompt else scores)[i, 0].item()  # scores: of open texts only
+                done[i] = done[i] or finished[i][-1][0] >= normalised(highest, length + 1)
         origin, added = ids.new_tensor(rows).unbind(dim=1)
         ids = torch.cat([ids[origin], added[:, None]], dim=1)
     for i in range(b):

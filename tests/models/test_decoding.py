@@ -101,7 +101,7 @@ def test_wide_beams_find_the_best_text(seed):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_library_finds_the_same(seed):
-    """transformers' search with its own rule, which leaves the prompt out of the length."""
+    """transformers' search with its own rules, on a model that ends its texts at different lengths."""
     from transformers import BertConfig, BertLMHeadModel
 
     torch.manual_seed(seed)
@@ -115,18 +115,19 @@ def test_the_library_finds_the_same(seed):
         initializer_range=0.5,
     )
     model = BertLMHeadModel(config).eval()
-    prompt = torch.randint(2, 30, (3, 4))
+    model.cls.predictions.bias.data[END] = 5
+    prompt = torch.randint(2, 30, (16, 2))
     expected = model.generate(
         prompt,
         num_beams=3,
         max_length=14,
-        min_length=6,
+        min_length=3,
         do_sample=False,
         eos_token_id=END,
         pad_token_id=PAD,
         early_stopping=False,
     )
-    settings = SearchSettings(beams=3, max_length=14, min_length=6, count_prompt=False)
+    settings = SearchSettings(beams=3, max_length=14, min_length=3, count_prompt=False)
     found = beam_search(lambda ids, origin: model(ids).logits[:, -1], prompt, END, PAD, settings)
     for mine, theirs in zip(found.tolist(), expected.tolist(), strict=True):
         assert [x for x in mine if x != PAD] == [x for x in theirs if x not in (PAD, END)]
