@@ -276,6 +276,15 @@ class Classifier(Model):
         return Probe("an image", batch, lambda model, batch: model.logits(batch["image"]))
 
 
+def check_labels(labels: Tensor, classes: int) -> None:
+    """InputError for labels beyond a classifier's classes."""
+    if (highest := int(labels.max())) >= classes:
+        raise InputError(
+            f"the data has a class {highest}, but the model knows {classes}: "
+            "choose the data set the classifier was trained on"
+        )
+
+
 class LanguageModel(Model):
     """A model that predicts the next token of a text, which may contain images."""
 

@@ -20,7 +20,7 @@ from models.common.gather import Gather, from_first_process, no_gather
 from models.layers import PrunableLayer
 from models.library.finding import find_layers, short_name, skipped_lines
 from models.parts import Part
-from models.tasks import Classifier, ImageEmbedder, TextEmbedder
+from models.tasks import Classifier, ImageEmbedder, TextEmbedder, check_labels
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 Forward = Callable[[nn.Module, Batch], Any]
@@ -219,11 +219,6 @@ class WrappedClassifier(Classifier, WrappedModel):
         self._share_statistics()
         return self._logits(self.module, image)
 
-    def forward(self, batch: Batch, gather: Gather = no_gather) -> dict[str, Tensor]:
-        """Cross-entropy `classes` of image [b, 3, H, W] and label [b]."""
-        self._share_statistics()
-        return super().forward(batch, gather)
-
     def _share_statistics(self) -> None:
         if self.training:
             from_first_process(self.module.buffers())  # before the pass: its backward pass needs them as they are then
@@ -271,11 +266,7 @@ class WrappedTextEmbedder(TextEmbedder, WrappedModel):
 def classification_loss(logits: Callable[[nn.Module, Tensor], Tensor], module: nn.Module, batch: Batch) -> Tensor:
     """Cross-entropy of image [b, 3, H, W] and label [b]; InputError for labels beyond the model's classes."""
     found = logits(module, batch["image"])
-    if int(batch["label"].max()) >= found.shape[1]:
-        raise InputError(
-            f"the data has a class {int(batch['label'].max())}, but the model knows {found.shape[1]}: "
-            "choose the data set the classifier was trained on"
-        )
+    check_labels(batch["label"], found.shape[1])
     return F.cross_entropy(found.float(), batch["label"])
 
 

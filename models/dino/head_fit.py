@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from console.errors import InputError
 from console.words import counted
 from models.base import Batch
+from models.tasks import check_labels
 
 if TYPE_CHECKING:
     from calibration.processes import Group
@@ -49,7 +50,8 @@ class HeadFit:
 
     @torch.no_grad()
     def update(self, batch: Batch) -> None:
-        """Add one batch's counts, sums a class, and second moments, in float64."""
+        """Add one batch's counts, sums a class, and second moments, in float64; InputError for unknown classes."""
+        check_labels(batch["label"], len(self._classifier.weight))
         x, labels = self._features(batch["image"]).double(), batch["label"]
         self._fresh["count"] += torch.bincount(labels, minlength=len(self._fresh["count"]))
         self._fresh["sum"].index_add_(0, labels, x)

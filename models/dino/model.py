@@ -26,7 +26,7 @@ from models.dino.head_fit import HeadFit
 from models.dino.keys import classifier_of, official_name, to_timm, to_transformers, unify
 from models.library.parts import rows_of, units_of
 from models.parts import Part
-from models.tasks import Classifier, ImageEncoder
+from models.tasks import Classifier, ImageEncoder, check_labels
 from storage.tensors import read_tensors
 
 FITTED = "fitted on the calibration features (linear discriminant analysis)"
@@ -224,6 +224,11 @@ class DINO(Classifier, ImageEncoder):
     def layers_removed(self, path: str, kept: Sequence[int]) -> None:
         """Update the number of layers in the configuration."""
         self.config = self.config.only(kept)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss of `forward`; InputError for labels beyond the classes."""
+        check_labels(batch["label"], len(self.classifier.weight))
+        return self(batch)
 
     def observe(self, batch: Batch) -> None:
         """One ordinary forward pass; all tokens count."""

@@ -167,6 +167,14 @@ def test_the_head_is_fitted_before_gradients(dino, batches, tmp_path):
     assert not model.classifier.weight.any(), "the model is left as it was"
 
 
+@pytest.mark.parametrize("classifier", [None, "the checkpoint's own"])
+def test_labels_beyond_the_classes(classifier, dino, batches):
+    dino.classifier_origin = classifier  # None: one is fitted first
+    batches[2]["general"]["label"][5] = 10
+    with pytest.raises(InputError, match="has a class 10, but the model knows 10"):
+        prune(dino, batches, "snip", (0.5,))
+
+
 def test_one_image_a_class_fits_no_classifier(dino, batches, tmp_path):
     """The covariance within classes is zero: there is nothing to solve."""
     torch.save({k: v for k, v in dino.state_dict().items() if not k.startswith("classifier")}, tmp_path / "b.pth")
