@@ -18,7 +18,10 @@ from torch.utils.checkpoint import checkpoint
 
 
 def repeated_blocks(model: nn.Module) -> list[nn.Module]:
-    """The members of lists of two or more modules of one class with linear layers inside; none within another."""
+    """The members of lists of two or more modules of one class, with linear layers inside, each once.
+
+    Lists inside of a member do not count.
+    """
     found: list[nn.Module] = []
     inside: set[int] = set()
     for parent in model.modules():  # outer modules come before what they hold
@@ -26,7 +29,7 @@ def repeated_blocks(model: nn.Module) -> list[nn.Module]:
             continue
         members = list(parent)
         if len(members) > 1 and len({type(member) for member in members}) == 1 and all(map(_has_linear, members)):
-            found += members
+            found += [member for member in dict.fromkeys(members) if id(member) not in inside]
             inside |= {id(module) for member in members for module in member.modules()}
     return found
 

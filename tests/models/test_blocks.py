@@ -56,6 +56,15 @@ def test_blocks_are_put_back_whatever_happens():
     assert not any("forward" in vars(module) for module in model.modules())
 
 
+def test_a_block_used_twice_is_one_block():
+    block, other = nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2))
+    model = nn.ModuleDict({"first": nn.ModuleList([block, block]), "second": nn.ModuleList([other, block])})
+    assert repeated_blocks(model) == [block, other]
+    with activations_recomputed(model):
+        block(block(torch.ones(2))).sum().backward()
+    assert "forward" not in vars(block)
+
+
 def test_without_repeated_blocks_nothing_changes():
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
     with activations_recomputed(model):
