@@ -1,6 +1,6 @@
 """A plan: the kept units and layers of a model, by their original numbers, which stay valid after further cuts.
 
-In files, numbers that follow one another are written as [first, behind the last].
+In files, numbers that follow one another are written as [first, last + 1].
 """
 
 from __future__ import annotations
@@ -65,7 +65,15 @@ class Plan:
         earlier, wanted = dict(before.stays) if before else {}, dict(self.stays)
         first_names = first_names_of([one for one in found if isinstance(one, Layers)], earlier)
         names = {first_names(one.name): one for one in found}
+
+        def prefixes(stays: Mapping[str, Stay]) -> tuple[str, ...]:
+            rows = [(one, stays[name]) for name, one in names.items() if isinstance(one, Layers) and name in stays]
+            return tuple(prefix for row, stay in rows for prefix in _prefixes(row, stay))
+
+        lost, gone = prefixes(earlier), prefixes(wanted)
         for name, stay in self.stays:
+            if name.startswith(lost):
+                continue  # refused below, with its layer
             if name not in names and name not in earlier:
                 raise InputError(
                     f"the plan is of another model: there is no '{name}' in this one{nearest(name, names)}"
@@ -76,12 +84,6 @@ class Plan:
                 raise InputError(
                     f"the plan is of another model: '{name}' has {has} here, and {stay.count} {stay.kind} there"
                 )
-        gone = tuple(
-            prefix
-            for name, one in names.items()
-            if isinstance(one, Layers) and name in wanted
-            for prefix in _prefixes(one, wanted[name])
-        )
         chosen = {}
         for name, one in names.items():
             if name.startswith(gone):
@@ -161,7 +163,7 @@ def _numbers(part: int | list[int]) -> Iterable[int]:
 
 
 def in_ranges(numbers: Iterable[int]) -> list[int | list[int]]:
-    """Ascending numbers, three or more that follow one another as [first, behind the last]."""
+    """Ascending numbers, three or more that follow one another as [first, last + 1]."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and runs[-1][1] == number:

@@ -9,7 +9,7 @@ from configs.schema import library_of, task_file
 from console.errors import InputError
 from models import class_of, file_name, load_model, load_task_model
 from models.library.hf_models import load_hf
-from models.parts import units
+from models.parts import all_sets, layers, units
 from models.plans import Plan, Stay, in_ranges, plan_identity
 from models.small import save_small
 from models.surgery import cut
@@ -143,6 +143,14 @@ class TestPlans:
             Plan((("vit.encoder.layer.0.attention", Stay("heads", 8, (1,))),)).kept(found)
         with pytest.raises(InputError, match=r"there is no 'blocks.0.attn' in this one"):
             Plan((("blocks.0.attn", Stay("heads", 4, (1,))),)).kept(found)
+
+    def test_of_layers_that_were_removed(self):
+        model = load_model("dino-mini")
+        row = layers(model)[0]
+        small = cut(model, {row.name: torch.arange(row.count) != 3})
+        plan = Plan(((f"{row.name}.3.attention", Stay("heads", 4, (1,))),))
+        with pytest.raises(InputError, match=r"keeps layers of 'vit.encoder.layer' that were removed before"):
+            plan.kept(all_sets(small), small.plan)
 
 
 def test_mask_of_other_units(tmp_path):
