@@ -153,7 +153,8 @@ class VisualPrompt(nn.Module):
         """The constructor's arguments, for JSON."""
         sizes = {"kind": self.kind, "side": self.side, "picture": self.picture}
         own = {"pad": {"width": self.width}, "fix": {"square": self.square}, "random": {"square": self.square}}
-        normal = {name: [round(v, 6) for v in getattr(self, name).flatten().tolist()] for name in ("mean", "std")}
+        arrays = {name: getattr(self, name).flatten().float().cpu().numpy() for name in ("mean", "std")}
+        normal = {name: [float(str(v)) for v in array] for name, array in arrays.items()}  # 0.485, not 0.4850000143
         return sizes | own.get(self.kind, {}) | normal
 
 

@@ -90,6 +90,12 @@ def test_sizes_that_mean_nothing(arguments, words):
         VisualPrompt(**arguments)
 
 
+def test_the_shape_has_the_exact_normalisation():
+    prompt = VisualPrompt(side=4, width=1, mean=(0.48145466, 0.4578275, 0.40821073), std=(0.485, 0.456, 0.406))
+    assert torch.equal(VisualPrompt(**prompt.shape()).mean, prompt.mean)
+    assert prompt.shape()["std"] == [0.485, 0.456, 0.406]
+
+
 def test_a_prompt_of_another_size():
     with pytest.raises(InputError, match="a prompt of 3 x 8 x 8 numbers does not fit pictures of 3 x 16 x 16"):
         VisualPrompt(side=16, width=2).load_program(torch.zeros(3, 8, 8))
