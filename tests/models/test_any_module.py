@@ -463,6 +463,8 @@ class TestTimm:
             load_model("timm:vit_smal_patch16_224")
         with pytest.raises(InputError, match=r"nowhere\.pth does not exist"):
             load_model("timm:vit_small_patch16_224", weights="nowhere.pth")
+        with pytest.raises(InputError, match=r"model\.yaml is of the family dino, not of timm:vit_small_patch16_224: "):
+            load_model("timm:vit_small_patch16_224", config="dino-mini")
 
     def test_labels_beyond_the_classes(self):
         model = load_model("timm:vit_small_patch16_224", config=SMALL_VIT, weights="random")
