@@ -33,7 +33,7 @@ class Wrong(Exception):
 
 def check_model(model: Model, name: str) -> bool:
     """Run all checks, print a table, return whether all passed."""
-    table = Table(title=f"conformance of {name}", show_lines=False)
+    table = Table(title=f"conformance of {escape(name)}", show_lines=False)
     table.add_column("")
     table.add_column("check")
     table.add_column("what was seen")
@@ -189,7 +189,7 @@ def check_padding(model: Model) -> str:
         for name, of_layer in both[0].items():
             if not torch.allclose(of_layer, both[1][name], rtol=1e-3, atol=1e-5):
                 raise Wrong(
-                    f"other words under the padding of a {side} batch change what '{name}' is measured by: "
+                    f"other words under the padding of a {side} batch change the input statistics of '{name}': "
                     "mask padding in attention, and leave it out in real_tokens()"
                 )
     return f"checked on {padded} of {len(model.sides)} sides" if padded else "no side has padded text"

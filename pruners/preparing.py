@@ -29,15 +29,11 @@ def describe(model: nn.Module, name: str) -> None:
     layers = model.prunable_layers()
     prunable, whole = weights_in_matrices(model)
     total = sum(p.numel() for p in model.parameters())
-    report = model.load_report
-    if report is not None:
-        console.print(
-            str(report) if report.is_remarkable else f"{report.source}: {counted(report.loaded, 'tensor')} loaded"
-        )
     share = share_of_matrices(prunable, whole)
-    console.print(f"{name}: {total:,} parameters, {counted(len(layers), 'layer')} with {share}")
-    for line in skipped_lines(model.skipped):
-        console.print(f"  not pruned  {line}")
+    lines = [] if model.load_report is None else [str(model.load_report)]
+    lines.append(f"{name}: {total:,} parameters, {counted(len(layers), 'layer')} with {share}")
+    lines += [f"  not pruned  {line}" for line in skipped_lines(model.skipped)]
+    console.print("\n".join(lines), markup=False)
 
 
 def calibration_batches(model: nn.Module, config: PruneConfig) -> CalibrationBatches:

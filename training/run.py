@@ -227,17 +227,19 @@ def sparsify(run: Run, model: nn.Module, sparsifier: Sparsifier) -> None:
         made = counted(len(report.fresh), "tensor")
         console.print(
             f"note: {report.source} lacks {made} (first: {report.fresh[0]}), which are newly initialised: metrics "
-            "mean little"
+            "mean little",
+            markup=False,
         )
     if run.leads and isinstance(sparsifier, Fixed) and (left := sparsifier.left_out):
         console.print(
             f"note: {counted(len(left), 'layer', 'is')} in the mask, but not prunable in this model, and "
             f"{agreed(len(left), 'stays')} dense: {', '.join(left[:5])}{', ...' if len(left) > 5 else ''}; "
-            "model: {prune_head: true} prunes a classifier, too (timm:, hf:)"
+            "model: {prune_head: true} prunes a classifier, too (timm:, hf:)",
+            markup=False,
         )
     if run.leads and isinstance(sparsifier, Progressive):
         for line in skipped_lines(model.skipped):
-            console.print(f"  not pruned  {line}")
+            console.print(f"  not pruned  {line}", markup=False)
     cut = "at the first cut" if isinstance(sparsifier, Search) else "after loading the mask"
     run.kept["at the start" if sparsifier.mask is None else cut] = count_kept(model)
 

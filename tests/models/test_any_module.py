@@ -16,6 +16,7 @@ from models.conformance import CHECKS, Wrong, check_model
 from models.library.hf_models import load_hf, wrap_hf
 from models.wrap import wrap
 from pruners import prune
+from pruners.preparing import describe
 from pruners.session import Session
 
 SMALL_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "num_classes": 5}
@@ -260,8 +261,12 @@ class TestWrap:
             mask.sparsity(["blocks.0.q.weight"])
         )
 
-    def test_conforms(self):
-        assert check_model(hand_wrapped(), "hand-written")
+    def test_conforms(self, capsys):
+        name = "hf:a[/b]/c"  # which is no markup
+        assert check_model(hand_wrapped(), name)
+        assert name in capsys.readouterr().out
+        describe(hand_wrapped(), name)
+        assert name in capsys.readouterr().err
 
     def test_modalities_by_prefix(self):
         model = hand_wrapped(modality={"blocks.0": "early", "blocks.1": "late"})
