@@ -44,21 +44,17 @@ class LoadReport:
     resized: dict[str, str] = field(default_factory=dict)
     fresh: list[str] = field(default_factory=list)
 
-    @property
-    def is_remarkable(self) -> bool:
-        """Whether any key was renamed, dropped, resized or missing."""
-        return bool(self.unwrapped or self.renamed or self.dropped or self.resized or self.fresh)
-
     def __str__(self) -> str:
-        """A line for what happened to a few keys; those that happened to many are counted by the modules they are in.
+        """A line per key where the same happened to a few; else one line that counts the keys by module.
 
         All of them are in the fields.
         """
+        absent = [name for name in self.fresh if name not in self.resized]
         said = {
             "renamed": {old: f"{old} -> {new}" for old, new in self.renamed.items()},
             "dropped": {name: name for name in self.dropped},
             "resized": {name: f"{name} {change}" for name, change in self.resized.items()},
-            "fresh": {name: f"{name} (not in the file, newly initialised)" for name in self.fresh},
+            "fresh": {name: f"{name} (not in the file, newly initialised)" for name in absent},
         }
         lines = [f"{self.source}: {counted(self.loaded, 'tensor')} loaded"]
         lines += [f"  found    {'; '.join(self.unwrapped)}"] if self.unwrapped else []
@@ -252,12 +248,10 @@ def _assign(model: nn.Module, found: dict[str, Tensor], wanted: dict[str, Tensor
 def _mismatch(source: str, model: str, lacking: list[str], unknown: list[str], wanted: int) -> str:
     parts = []
     if lacking:
-        missing = agreed(len(lacking), "is")
-        parts.append(
-            f"{len(lacking)} of the model's {counted(wanted, 'tensor')} {missing} missing (first: {_first(lacking)})"
-        )
+        missing, some = agreed(len(lacking), "is"), ", ".join(lacking[:3])
+        parts.append(f"{len(lacking)} of the model's {counted(wanted, 'tensor')} {missing} missing (first: {some})")
     if unknown:
-        parts.append(f"{counted(len(unknown), 'key', 'is')} unknown (first: {_first(unknown)})")
+        parts.append(f"{counted(len(unknown), 'key', 'is')} unknown (first: {', '.join(unknown[:3])})")
     return f"{source} does not fit {model}: {' and '.join(parts)}; give a file of this model"
 
 
@@ -269,10 +263,6 @@ def _grouped(names: Iterable[str]) -> str:
     return ", ".join(f"{start}.* ({len(group)})" if len(group) > 1 else group[0] for start, group in groups.items())
 
 
-def _first(names: Iterable[str], n: int = 3) -> str:
-    return ", ".join(list(names)[:n])
-
-
 def own_names(tensors: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
     """Tensors under the model's own names, as its checkpoints are read, without wrappers' prefixes."""
     layers = model.prunable_layers()
@@ -281,7 +271,7 @@ def own_names(tensors: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
 
     def renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         tensors = model.key_rules.prepare(tensors)
-        names = {key: model.key_rules.rename(key, set(tensors)) for key in tensors}
+        names = model.key_rules.names(tensors)
         return {own.get(name, name): tensors[key] for key, name in names.items() if name is not None}
 
     return renamed(unwrapped(tensors, lambda state: [name for name in renamed(state) if name in layers])[0])

@@ -72,11 +72,14 @@ def test_missing_keys_are_summarised():
 def test_a_few_keys_have_a_line_each():
     few = {f"a.{n}": f"b.{n}" for n in range(3)}
     report = LoadReport("file", 9, renamed=few, dropped=["head.bias", *(f"body.{n}" for n in range(8))], fresh=["x.y"])
+    report.fresh.append("z")
+    report.resized["z"] = "(3,) -> (4,), newly initialised"
     assert str(report).splitlines() == [
         "file: 9 tensors loaded",
         "  renamed  a.0 -> b.0",
         "  renamed  a.1 -> b.1",
         "  renamed  a.2 -> b.2",
         "  dropped  9 keys: head.bias, body.* (8)",
+        "  resized  z (3,) -> (4,), newly initialised",
         "  fresh    x.y (not in the file, newly initialised)",
     ]
