@@ -15,7 +15,7 @@ from data.records import Id
 from data.tokenizer import Tokenizer
 from models.base import placed
 from models.common.beam_search import SearchSettings, beam_search
-from models.common.decoding import NextWords, repeated
+from models.common.decoding import NextWords
 from models.tasks import Answerer
 
 
@@ -59,7 +59,7 @@ def generate_answers(
         questions = here["question_ids"], here["question_atts"]
         states = model.question_states(here["image"], *questions, here.get("image_of"))
         start = model.answer_start(states)
-        beams, atts = repeated(states, settings.beams), repeated(here["question_atts"], settings.beams)
+        beams, atts = (x.repeat_interleave(settings.beams, dim=0) for x in (states, here["question_atts"]))
 
         def logits(ids: Tensor, all_atts: Tensor, past: EncoderDecoderCache, over: tuple = (beams, atts)) -> Tensor:
             return model.answer_logits(ids, all_atts, *over, past)

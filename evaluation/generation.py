@@ -13,7 +13,7 @@ from data.records import Id
 from data.tokenizer import Tokenizer
 from models.base import placed
 from models.common.beam_search import SearchSettings, beam_search
-from models.common.decoding import NextWords, repeated
+from models.common.decoding import NextWords
 from models.tasks import Captioner
 
 
@@ -26,7 +26,7 @@ def generate_captions(
     start = torch.tensor([tokenizer.encode(prompt.strip(), False, None)], device=device)
     written: dict[Id, str] = {}
     for batch in batches:
-        states = repeated(model.image_states(placed(batch, model)["image"]), settings.beams)
+        states = model.image_states(placed(batch, model)["image"]).repeat_interleave(settings.beams, dim=0)
 
         def logits(ids: Tensor, atts: Tensor, past: EncoderDecoderCache, states: Tensor = states) -> Tensor:
             return model.caption_logits(ids, atts, states, past)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch.nn.functional as F
@@ -43,9 +43,7 @@ class TextConfig(Stack):
 
     def fused(self) -> TextConfig:
         """The layers with cross-attention as a stack of their own."""
-        first = self.fusion_layer
-        heads, mlp = (sizes[first:] if isinstance(sizes, list) else sizes for sizes in (self.heads, self.mlp))
-        return replace(self, layers=self.layers - first, fusion_layer=0, heads=heads, mlp=mlp)
+        return self.only(range(self.fusion_layer, self.layers))
 
 
 def plain_name(key: str, keys: set[str]) -> str | None:

@@ -27,8 +27,8 @@ def decoder_logits(
 ) -> Tensor:
     """Word logits [b, t, V] of `decoder` (`bert` and `cls`) that reads ids [b, t] and looks at states [b, p, d].
 
-    Layers with cross-attention look at the states (atts [b, p]); every layer sees the tokens before only. past: what
-    was read before and is not read again; ids are then the new tokens alone, atts [b, all] those of all tokens.
+    Layers with cross-attention look at the states (atts [b, p]); every layer sees the tokens before only. past: the
+    key-value cache. With it, ids are the new tokens only, and atts [b, all] those of all tokens.
     """
     first = 0 if past is None else past.get_seq_length()
     x = decoder.bert.embeddings(ids, first)
@@ -43,7 +43,7 @@ class NextWords:
     """Logits of the next word of growing texts, each token read once. See `models.common.beam_search.NextWord`."""
 
     def __init__(self, logits: Callable[[Tensor, Tensor, EncoderDecoderCache], Tensor]):
-        """logits: new ids [n, t], atts of all [n, all], what was read -> word logits [n, t, V]."""
+        """logits: new ids [n, t], atts [n, all] of all tokens, key-value cache -> word logits [n, t, V]."""
         from transformers.cache_utils import DynamicCache, EncoderDecoderCache  # here: all models import this module
 
         self._logits = logits
@@ -100,8 +100,3 @@ def mean_token_loss(logits: Tensor, labels: Tensor, smoothing: float, rule: Smoo
 def for_texts(states: Tensor, image_of: Tensor | None) -> Tensor:
     """States of images [i, p, d], one row for each text [b, p, d]; image_of: [b] int64, None where i = b already."""
     return states if image_of is None else states.index_select(0, image_of)
-
-
-def repeated(tensor: Tensor, times: int) -> Tensor:
-    """Each row of [b, ...] `times` times in a row: [b * times, ...]."""
-    return torch.repeat_interleave(tensor, times, dim=0)

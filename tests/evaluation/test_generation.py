@@ -6,7 +6,6 @@ import torch
 from evaluation.generation import generate_captions
 from models import load_task_model
 from models.common.beam_search import SearchSettings, beam_search
-from models.common.decoding import repeated
 from tests.conftest import REFERENCE
 
 SEP, PAD = 3, 0
@@ -37,7 +36,7 @@ def test_remembered_and_read_anew(family):
     settings = SearchSettings(beams=4, max_length=14, min_length=6)
     batch = {"image": image, "image_id": list(range(5))}
     written = generate_captions(model, [batch], Numbers(), "7 8", settings)
-    states = repeated(model.image_states(image), settings.beams)
+    states = model.image_states(image).repeat_interleave(settings.beams, dim=0)
     moved = []
 
     def read_anew(ids, origin):
