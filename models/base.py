@@ -262,7 +262,7 @@ class Model(nn.Module):
     """Whether the loss of a batch depends on earlier batches, through the moving tensors."""
 
     def pass_by(self, batch: Batch) -> None:
-        """Update the moving tensors for another process's batch, if the loss follows them. Default: nothing."""
+        """Update the moving tensors for another process's batch, if `follows_state`. Default: nothing."""
 
     def training_only(self) -> Iterable[Tensor]:
         """Tensors for losses but not for predictions, which are not counted or exported. Default: none."""

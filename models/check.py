@@ -30,7 +30,7 @@ def main() -> None:
     """Run every check, print a line for each, exit with 1 if any failed."""
     args = parse_args()
     if args.config:
-        read_yaml(args.config)  # a broken file is an input error, not one of the model
+        read_yaml(args.config)  # read before torch is imported, so that a broken file is refused at once
 
     from models import load_model
     from models.conformance import check_model

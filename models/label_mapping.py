@@ -1,7 +1,7 @@
 """Map each class of a data set to a classifier's class, by how often it is predicted.
 
-"flm" of Jin et al. (AAAI 2025) is this once, before training; "ilm" (Chen et al., "Understanding and Improving Visual
-Prompting: A Label-Mapping Perspective", CVPR 2023) renews it every epoch.
+"flm" (Jin et al., AAAI 2025) fits the mapping once, before training. "ilm" (Chen et al., "Understanding and Improving
+Visual Prompting: A Label-Mapping Perspective", CVPR 2023) fits it again after every epoch.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class LabelMapping(nn.Module):
 
     @classmethod
     def of_counts(cls, counts: Tensor) -> LabelMapping:
-        """From counts [S, C], C times: the largest cell maps its class, and its row and column are removed.
+        """From counts [S, C]. C times, the class of the largest count gets its source; both are then out.
 
-        Of equal cells the first in row-major order counts. InputError for more classes than the source has.
+        Of equal counts the first in row-major order is the largest. InputError for more classes than the source has.
         """
         source, classes = counts.shape
         check_classes(source, classes)

@@ -94,7 +94,7 @@ class Units:
 
 @dataclass(frozen=True)
 class Layers:
-    """A row of layers that can be left out one by one, but for the last one of a tower.
+    """A row of layers. Any of them can be removed, as long as one of each tower stays.
 
     name: path of the list that holds them. also: paths of lists from which the same layers are removed, since they
     share tensors. counts: paths of attributes that hold the number of layers; numbers: names of attributes of modules

@@ -75,7 +75,10 @@ class Retriever(Model):
     """Whether `match` says more than similarity."""
 
     compares_with_queue: bool = False
-    """Whether its contrastive loss compares with features of earlier batches, and so sees no fewer in a small batch."""
+    """Whether its contrastive loss also compares with a queue of earlier features.
+
+    A small batch then has about as many negatives as a large one.
+    """
 
     momentum_targets: bool = False
     """Whether `forward` also takes `alpha`, the weight of a momentum copy's soft targets, and `move`: whether the copy

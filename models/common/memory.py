@@ -30,8 +30,9 @@ def keep_freed_memory() -> None:
 def freed_memory_returned() -> Iterator[None]:
     """Inside, a tensor's memory is returned as soon as it is freed, so that the peak has no fragmentation in it.
 
-    By default tensors below 32 MB share a heap, in which the gaps between live tensors are not returned. It takes a
-    quarter of CHITA's time; glibc's own variable, where it is set (a grid sets it for its runs), chooses time.
+    By default tensors below 32 MB share a heap, in which the gaps between live tensors are not returned. To
+    return them takes a quarter of CHITA's time. Where MALLOC_MMAP_THRESHOLD_ is set, as a grid does for its runs,
+    nothing changes.
     """
     if "MALLOC_MMAP_THRESHOLD_" in os.environ:
         yield
