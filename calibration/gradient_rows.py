@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from calibration.processes import Group
-from calibration.statistics import Layers, Statistic, backward
+from calibration.statistics import Layers, Statistic, backward, with_gradient
 from console.errors import InputError, explain_os_error
 from console.progress import console
 from models.base import Batch, Model
@@ -74,6 +74,8 @@ class GradientRows(Statistic):
             with self._written_at_once():
                 backward(loss)
         tensors = [value for value in batch.values() if isinstance(value, Tensor) and value.dim() > 0]
+        if not tensors:
+            raise InputError("chita counts samples by a batch's first tensor, but this batch has none at its top level")
         self._batch_samples = len(batch.get("text_ids", tensors[0]))  # a sample is a region, not its image
 
     def pass_by(self, batch: Batch) -> None:
@@ -103,17 +105,17 @@ class GradientRows(Statistic):
     def merge(self, group: Group, ranks: list[int]) -> None:
         """Add each process's unit to its row; every process writes the whole matrix."""
         device = next(iter(self._layers.values())).weight.device
-        for rank in ranks:
+        for rank, reached in zip(ranks, group.objects(with_gradient(self._layers), ranks), strict=True):
             row, position = divmod(self._units, self._sides)
             if row < self._rows:
                 for name, layer in self._layers.items():
                     if name in self._written:
                         continue
-                    part = None if self._alone else group.from_rank(rank, layer.weight.grad, like=layer.weight)
-                    if part is None:
+                    if name not in reached:
                         raise InputError(
                             f"the loss gives no gradient to '{name}': exclude the layer or let the loss use it"
                         )
+                    part = group.from_rank(rank, layer.weight.grad, like=layer.weight)
                     self._add(name, row, part / self._sides, first=position == 0)
                 samples = torch.tensor([float(self._batch_samples)], device=device)
                 self.samples += int(group.from_rank(rank, samples, like=samples))

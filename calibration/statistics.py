@@ -257,6 +257,11 @@ def backward(loss: Tensor) -> None:
         ) from error
 
 
+def with_gradient(layers: Layers) -> set[str]:
+    """Names of the layers that the latest losses have reached."""
+    return {name for name, layer in layers.items() if layer.weight.grad is not None}
+
+
 class MeanGradients:
     """Sum over units of the gradient of the loss with respect to each prunable weight.
 
@@ -284,10 +289,12 @@ class MeanGradients:
         self._units += len(ranks)
         if group.size == 1:
             return
+        given = group.objects(with_gradient(self._layers), ranks)
         for name, layer in self._layers.items():
-            merged = self._merged.setdefault(name, torch.zeros_like(layer.weight))
-            for rank in ranks:
-                merged += group.from_rank(rank, layer.weight.grad, like=merged)
+            for rank, reached in zip(ranks, given, strict=True):
+                if name in reached:
+                    merged = self._merged.setdefault(name, torch.zeros_like(layer.weight))
+                    merged += group.from_rank(rank, layer.weight.grad, like=merged)
             layer.weight.grad = None
 
     def mean(self, name: str) -> Tensor:
@@ -297,9 +304,11 @@ class MeanGradients:
         """
         return self._sum(name).div_(self._units)
 
+    def _found(self, name: str) -> Tensor | None:
+        return self._layers[name].weight.grad if self._group.size == 1 else self._merged.get(name)
+
     def _sum(self, name: str) -> Tensor:
-        grad = self._layers[name].weight.grad if self._group.size == 1 else self._merged.get(name)
-        if grad is None:
+        if (grad := self._found(name)) is None:
             raise InputError(f"the loss gives no gradient to '{name}': exclude the layer or let the loss use it")
         return grad
 
@@ -314,13 +323,15 @@ class MeanGradients:
             layer.weight.grad = None
 
     def state(self) -> dict[str, Tensor]:
-        """The sums by layer, and their number of units."""
-        return {name: self._sum(name) for name in self._layers} | {UNITS: torch.tensor(self._units)}
+        """The sums of the layers that a loss has reached so far, and the number of units."""
+        sums = {name: total for name in self._layers if (total := self._found(name)) is not None}
+        return sums | {UNITS: torch.tensor(self._units)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Resume from saved sums."""
         self._units = int(state[UNITS])
-        for name, layer in self._layers.items():
+        for name in state.keys() & self._layers.keys():
+            layer = self._layers[name]
             saved = state[name].to(layer.weight.device)
             if self._group.size == 1:
                 layer.weight.grad = saved
