@@ -118,8 +118,13 @@ def _pairs(batches: Batches, start: int, stop: int | None, wrap: bool) -> Iterat
             pair += 1
         if stop is None or not wrap or pair >= stop:
             return
-        if pair == before:
+        if pair == 0:
             raise InputError("the calibration data is empty: give at least one batch")
+        if pair == before:
+            raise InputError(
+                f"the calibration data ends after {pair} of {stop} steps and cannot be read again: give a list instead "
+                "of a generator"
+            )
 
 
 def to_device(value: Any, device: torch.device) -> Any:
