@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms as T
 
-from configs.limits import probabilities
+from configs.limits import at_least, probabilities
 from console.errors import InputError
 from console.words import counted
 from data.evaluation_batches import EvaluationData
@@ -83,6 +83,7 @@ class Pictures:
         clean: bool = False  # prompted: resized only; else a random crop, mirrored, without prompt
 
         def __post_init__(self) -> None:
+            at_least(self, 1, "side")
             probabilities(self, "flip")
 
     def __init__(self, config: Config, shape: ImageShape, tokenizer: Tokenizer | None = None):
