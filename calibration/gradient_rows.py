@@ -41,8 +41,8 @@ class GradientRows(Statistic):
     """
 
     def __init__(self, model: Model, layers: Layers, rows: int, sides: int, folder: str | None, vectors: int = 0):
-        """rows: their largest number. folder: of the file (default: the system's temporary folder). vectors: how many
-        the disk must have room for, too (`vector`).
+        """rows: the largest number of rows. folder: of the file (default: the system's temporary folder). vectors:
+        number of vectors (`vector`) for which the disk must have room, too.
         """
         self.follows_state = model.follows_state
         self.samples = 0
@@ -220,7 +220,8 @@ def make_folder(folder: str | None, size: int, what: str) -> Path:
     try:
         made = Path(tempfile.mkdtemp(prefix="gradients-", dir=folder))
     except OSError as error:
-        raise InputError(f"cannot make a scratch folder in {folder}: choose another with --scratch_dir") from error
+        where = folder or "the system's temporary folder"
+        raise InputError(f"cannot make a scratch folder in {where}: choose another with --scratch_dir") from error
     free = shutil.disk_usage(made).free
     if size > 1e9:
         console.print(f"{what} need {size / 1e9:.1f} GB in {made.parent} ({free / 1e9:.1f} GB free)")

@@ -40,7 +40,9 @@ class Read(NamedTuple):
 Look = Callable[[Read], None]
 
 Choice = Callable[[Callable[[], Batch], Look], AbstractContextManager[Look]]
-"""What is around passes: given their batch and a `look`, a `look` that sees the chosen tokens as the real ones."""
+"""A context for passes. It takes a function that gives the batch, and a `look`; it yields the `look` to use, which
+passes on reads whose `real` are the chosen tokens.
+"""
 
 
 @torch.no_grad()

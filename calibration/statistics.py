@@ -143,11 +143,11 @@ class InputNorms(InputSums):
         self._more: Tensor | None = None
 
     def _room(self, channels: int) -> int:
-        """Numbers of a layer besides the norms' own: of text and of image tokens, sums of channels and tokens."""
+        """How many more sums a layer has: those of the channels and the number of tokens, of text and of images."""
         return 0 if self._model.image_tokens is None else 2 * (channels + 1)
 
     def _besides(self, read: Read) -> Tensor | None:
-        """Those of an input, if it has any."""
+        """The further sums of an input, as `_room` counts them; None: it has none."""
         return squares_by_kind(read)
 
     def close(self) -> None:

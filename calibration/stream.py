@@ -157,8 +157,8 @@ def device_of(model: Model) -> torch.device:
     return next(model.parameters()).device if model.streamed is None else model.streamed.device
 
 
-def check_fields(unit: Unit, error: KeyError) -> InputError:
-    """InputError for a field that the model reads and the batch lacks."""
+def lacks_field(unit: Unit, error: KeyError) -> InputError:
+    """The error for a field that the model reads and the batch lacks."""
     have = ", ".join(unit.batch)
     return InputError(f"{unit.side} batch {unit.pair} lacks the field {error} (it has: {have})")
 

@@ -99,8 +99,8 @@ def data_identity(batches: CalibrationBatches) -> dict[str, Any]:
 def make_manifest(batches: CalibrationBatches, pairs: int, seed: int, failed: list[str]) -> dict[str, Any]:
     """The manifest of a calibration over `pairs` steps. Its `hash` is over everything else in it.
 
-    records: for each side, the used indices in order (including failed images). failed: unreadable images, which were
-    replaced by other records. left_out: contents of shards that are no pair, and of class folders that are no image.
+    used: of each side, the planned indices in order, also those that failed. failed: unreadable images, which were
+    replaced by other records. left_out: what the sources have but do not give, such as pictures without a text.
     """
     manifest: dict[str, Any] = {"seed": seed, "steps": pairs, "sides": data_identity(batches), "failed": failed}
     for name, side in batches.data.sides.items():
