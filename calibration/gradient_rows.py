@@ -10,7 +10,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from io import FileIO
 from pathlib import Path
@@ -86,13 +86,10 @@ class GradientRows(Statistic):
     def _written_at_once(self) -> Iterator[None]:
         """A single process writes and frees each gradient at once: all of them would be a second copy of the model."""
         self._written.clear()
-        weights = {name: layer.weight for name, layer in self._layers.items()} if self._alone else {}
-        hooks = [w.register_post_accumulate_grad_hook(partial(self._write, name)) for name, w in weights.items()]
-        try:
+        with ExitStack() as hooks:
+            for name, layer in self._layers.items() if self._alone else ():
+                hooks.enter_context(layer.weight.register_post_accumulate_grad_hook(partial(self._write, name)))
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def _write(self, name: str, weight: Tensor) -> None:
         assert weight.grad is not None

@@ -23,27 +23,6 @@ Layers = dict[str, PrunableLayer]
 UNITS = "units of gradients"  # key of the count, next to the layers' sums
 
 
-class InputStatistic(Protocol):
-    """Sums over what layers read: of a `Statistic`, what passes in lock step need.
-
-    `close` is called when another pass takes its turn, and before `merge`. choice: of the tokens that it looks at.
-    """
-
-    choice: Choice | None
-
-    def look(self, read: Read) -> None:
-        """See what a layer is about to read."""
-
-    def close(self) -> None:
-        """Finish what was seen: the next read is of another pass."""
-
-    def drop(self) -> None:
-        """Forget what was seen since the last merge."""
-
-    def merge(self, group: Group, ranks: list[int]) -> None:
-        """As of `Statistic`."""
-
-
 class Statistic(Protocol):
     """Running sums over calibration units.
 
@@ -69,8 +48,11 @@ class Statistic(Protocol):
         """Restore saved sums."""
 
 
-class InputSums:
-    """A statistic of inputs that is one tensor of sums, in which units do not depend on one another."""
+class InputSums(Statistic):
+    """A statistic of inputs that is one tensor of sums, in which units do not depend on one another.
+
+    Passes in lock step call `close` when another pass takes its turn and before `merge`. choice: of the tokens it sees.
+    """
 
     follows_state = False
     choice: Choice | None = None
@@ -95,9 +77,6 @@ class InputSums:
     def drop(self) -> None:
         """Forget the sums of this turn."""
         self._fresh.zero_()
-
-    def pass_by(self, batch: Batch) -> None:
-        """Nothing: sums do not depend on other units."""
 
     def merge(self, group: Group, ranks: list[int]) -> None:
         """Add the last unit of each process, in rank order."""

@@ -69,7 +69,7 @@ class Classification(Labelled):
         self._transform = classification_transform(shape, config.augmentation)
 
 
-class Pictures:
+class Pictures(Labelled):
     """Batches for a prompt: pictures in [0, 1], not normalised, with a flag whether the prompt is added."""
 
     @dataclass(frozen=True, kw_only=True)
@@ -90,11 +90,6 @@ class Pictures:
         self.source = LabelledSet(config.files, config.splits).open()
         side, self._clean = config.side or shape.image_size, config.clean
         self._transform = square_picture(side) if config.clean else varied_picture(side, config.flip)
-
-    def sample(self, index: int, rng: random.Random) -> Sample:
-        """Picture [3, i, i] and label."""
-        image, label = self.source.read(index)
-        return self._transform(image), label
 
     def collate(self, samples: list[Sample], size: int, rng: random.Random) -> Batch:
         """image [b, 3, i, i], label [b] int64, prompted [1] bool."""
