@@ -30,7 +30,7 @@ from data.shards import expand_shards, index_shard
 from storage.hashing import hash_json
 
 NAMED = 3
-"""Number of shards whose left-out contents are reported one by one."""
+"""Number of sources whose left-out contents are reported one by one."""
 
 
 @dataclass(frozen=True)
