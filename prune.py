@@ -7,6 +7,7 @@ python prune.py --from_scores pruned_weights/multiflow/xvlm-mini_multiflow_seed4
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -218,18 +219,18 @@ def prune(args: argparse.Namespace) -> Outputs:
             source["repair"] = config.repair
         if settings.switched_off:
             source["left_out"] = settings.switched_off
-        identity = (
-            source
-            | streamed
-            | {
-                "pruner": config.pruner,
-                "allocation": config.allocation,
-                "options": settings.given,
-                "seed": config.seed,
-                "num_batches": config.num_batches,
-                "data": None if batches is None else data_identity(batches),
-            }
-        )
+        identity = source | streamed
+        identity |= {
+            "pruner": config.pruner,
+            "allocation": config.allocation,
+            "options": settings.given,
+            "seed": config.seed,
+            "num_batches": config.num_batches,
+            "data": None if batches is None else data_identity(batches),
+        }
+        for side in () if batches is None else model.sides:
+            options = dataclasses.asdict(config.sides[side])
+            identity |= {f"sides.{side}.{key}": value for key, value in options.items()}
         by_sparsity = method.uses_rounds or (streamed and method.updates_weights)
         checkpoint = Checkpoint(
             outputs.checkpoint,

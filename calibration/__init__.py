@@ -15,5 +15,6 @@ MEASURES: Registry[Any] = Registry(
 )
 """Allocation -> statistic whose `importance` ranks layers for it, in a pass of its own.
 
-uses_loss: whether it computes the loss, of the whole model. steps: of the data at the most; None: all.
+uses_loss: whether it needs the loss, and so the whole model in memory. steps: the most steps of the data that it reads;
+None: all.
 """

@@ -10,7 +10,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from io import FileIO
 from pathlib import Path
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from calibration.processes import Group
-from calibration.statistics import Layers, Statistic, backward
+from calibration.statistics import Layers, Statistic, backward, with_gradient
 from console.errors import InputError, explain_os_error
 from console.progress import console
 from models.base import Batch, Model
@@ -41,8 +41,8 @@ class GradientRows(Statistic):
     """
 
     def __init__(self, model: Model, layers: Layers, rows: int, sides: int, folder: str | None, vectors: int = 0):
-        """rows: their largest number. folder: of the file (default: the system's temporary folder). vectors: how many
-        the disk must have room for, too (`vector`).
+        """rows: the largest number of rows. folder: of the file (default: the system's temporary folder). vectors:
+        number of vectors (`vector`) for which the disk must have room, too.
         """
         self.follows_state = model.follows_state
         self.samples = 0
@@ -74,6 +74,8 @@ class GradientRows(Statistic):
             with self._written_at_once():
                 backward(loss)
         tensors = [value for value in batch.values() if isinstance(value, Tensor) and value.dim() > 0]
+        if not tensors:
+            raise InputError("chita counts samples by a batch's first tensor, but this batch has none at its top level")
         self._batch_samples = len(batch.get("text_ids", tensors[0]))  # a sample is a region, not its image
 
     def pass_by(self, batch: Batch) -> None:
@@ -84,13 +86,10 @@ class GradientRows(Statistic):
     def _written_at_once(self) -> Iterator[None]:
         """A single process writes and frees each gradient at once: all of them would be a second copy of the model."""
         self._written.clear()
-        weights = {name: layer.weight for name, layer in self._layers.items()} if self._alone else {}
-        hooks = [w.register_post_accumulate_grad_hook(partial(self._write, name)) for name, w in weights.items()]
-        try:
+        with ExitStack() as hooks:
+            for name, layer in self._layers.items() if self._alone else ():
+                hooks.enter_context(layer.weight.register_post_accumulate_grad_hook(partial(self._write, name)))
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def _write(self, name: str, weight: Tensor) -> None:
         assert weight.grad is not None
@@ -103,17 +102,17 @@ class GradientRows(Statistic):
     def merge(self, group: Group, ranks: list[int]) -> None:
         """Add each process's unit to its row; every process writes the whole matrix."""
         device = next(iter(self._layers.values())).weight.device
-        for rank in ranks:
+        for rank, reached in zip(ranks, group.objects(with_gradient(self._layers), ranks), strict=True):
             row, position = divmod(self._units, self._sides)
             if row < self._rows:
                 for name, layer in self._layers.items():
                     if name in self._written:
                         continue
-                    part = None if self._alone else group.from_rank(rank, layer.weight.grad, like=layer.weight)
-                    if part is None:
+                    if name not in reached:
                         raise InputError(
                             f"the loss gives no gradient to '{name}': exclude the layer or let the loss use it"
                         )
+                    part = group.from_rank(rank, layer.weight.grad, like=layer.weight)
                     self._add(name, row, part / self._sides, first=position == 0)
                 samples = torch.tensor([float(self._batch_samples)], device=device)
                 self.samples += int(group.from_rank(rank, samples, like=samples))
@@ -218,7 +217,8 @@ def make_folder(folder: str | None, size: int, what: str) -> Path:
     try:
         made = Path(tempfile.mkdtemp(prefix="gradients-", dir=folder))
     except OSError as error:
-        raise InputError(f"cannot make a scratch folder in {folder}: choose another with --scratch_dir") from error
+        where = folder or "the system's temporary folder"
+        raise InputError(f"cannot make a scratch folder in {where}: choose another with --scratch_dir") from error
     free = shutil.disk_usage(made).free
     if size > 1e9:
         console.print(f"{what} need {size / 1e9:.1f} GB in {made.parent} ({free / 1e9:.1f} GB free)")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from calibration.layer_inputs import Choice, Read, SharedInput, rows, watch_inputs
 from calibration.processes import Group
-from calibration.statistics import Layers, check_share, never_met, no_such_token
+from calibration.statistics import Layers, Statistic, check_share, never_met, no_such_token
 from calibration.stream import device_of
 from models.base import Batch, Model
 from models.layers import blocks_of
@@ -19,7 +19,7 @@ Readers = tuple[tuple[str, int], ...]
 """Layers (and blocks of their rows) that read the same input tensor."""
 
 
-class InputHessians:
+class InputHessians(Statistic):
     """A statistic: H [i, i] float32 of each layer, summed over all its uses.
 
     If several layers read the same tensor (q, k and v), the product is computed and stored once: there is a sum for
@@ -106,9 +106,6 @@ class InputHessians:
             total = self._fresh.get(readers)
             self._fresh[readers] = self._product if total is None else total.add_(self._product)
             self._readers, self._product = [], None
-
-    def pass_by(self, batch: Batch) -> None:
-        """Nothing: moments do not depend on other units."""
 
     def merge(self, group: Group, ranks: list[int]) -> None:
         """Add the last unit of each process, in rank order; units may reach different layers."""

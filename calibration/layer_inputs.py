@@ -6,7 +6,7 @@ With weights as matrices [o, i] (models/layers.py), every layer computes y = W x
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
 from weakref import ReferenceType, ref
 
@@ -40,7 +40,9 @@ class Read(NamedTuple):
 Look = Callable[[Read], None]
 
 Choice = Callable[[Callable[[], Batch], Look], AbstractContextManager[Look]]
-"""What is around passes: given their batch and a `look`, a `look` that sees the chosen tokens as the real ones."""
+"""A context for passes. It takes a function that gives the batch, and a `look`; it yields the `look` to use, which
+passes on reads whose `real` are the chosen tokens.
+"""
 
 
 @torch.no_grad()
@@ -95,23 +97,12 @@ def watching(model: Model, batch: Callable[[], Batch], look: Look, choice: Choic
         return multiply()
 
     chosen = nullcontext(look) if choice is None else choice(batch, look)
-    with chosen as counted, _hooked(model, hook), attention_products(model, multiplied):
-        yield
-
-
-@contextmanager
-def _hooked(model: Model, hook: Callable[[str, str], Any]) -> Iterator[None]:
-    first_only = model.first_use_only
-    handles = []
-    try:
+    with chosen as counted, attention_products(model, multiplied), ExitStack() as hooks:
         for name, uses in layer_uses(model).items():
-            for use, layer in [(name, uses[name])] if first_only else uses.items():
+            for use, layer in [(name, uses[name])] if model.first_use_only else uses.items():
                 if isinstance(layer, nn.Module):
-                    handles.append(layer.register_forward_pre_hook(hook(name, use), with_kwargs=True))
+                    hooks.enter_context(layer.register_forward_pre_hook(hook(name, use), with_kwargs=True))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def check_input(name: str, layer: PrunableLayer, x: Tensor, real: Tensor | None) -> None:

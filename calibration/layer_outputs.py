@@ -8,7 +8,7 @@ of tokens, each in its own forward pass.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -187,7 +187,6 @@ def watch_outputs(
 
 @contextmanager
 def _outputs(model: Model, met: Callable[[str, str, Tensor], None]) -> Iterator[None]:
-    handles = []
 
     def hook(name: str, use: str) -> Callable[[nn.Module, Any, Tensor], None]:
         return lambda module, inputs, output: met(name, use, output)
@@ -198,13 +197,9 @@ def _outputs(model: Model, met: Callable[[str, str, Tensor], None]) -> Iterator[
         met(product.name, product.use, out.reshape(-1, product.sequences, out.shape[-1]).transpose(0, 1))
         return out
 
-    try:
+    with attention_products(model, multiplied), ExitStack() as hooks:
         for name, uses in layer_uses(model).items():
             for use, layer in uses.items():
                 if not isinstance(layer, AttentionWeight):
-                    handles.append(layer.register_forward_hook(hook(name, use)))
-        with attention_products(model, multiplied):
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+                    hooks.enter_context(layer.register_forward_hook(hook(name, use)))
+        yield

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
@@ -143,14 +143,10 @@ class LockStep:
         def ends(module: nn.Module, inputs: object) -> None:
             raise _Ended
 
-        # Before all other hooks of a block: those may run it, for which it must be in memory.
-        handles = [
-            block.register_forward_pre_hook(waits(i), prepend=True) for i, block in enumerate(self._streamed.blocks)
-        ]
-        if self._streamed.head is not None:
-            handles.append(self._streamed.head.register_forward_pre_hook(ends))
-        try:
+        with ExitStack() as hooks:
+            for i, block in enumerate(self._streamed.blocks):
+                # Before all other hooks of a block: those may run it, for which it must be in memory.
+                hooks.enter_context(block.register_forward_pre_hook(waits(i), prepend=True))
+            if self._streamed.head is not None:
+                hooks.enter_context(self._streamed.head.register_forward_pre_hook(ends))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()

@@ -35,16 +35,18 @@ class Group:
     def objects(self, mine: Any, ranks: list[int] | None = None) -> list[Any]:
         """The objects of the processes `ranks` (None: all), on every process; anything that pickles."""
         if self.size == 1:
-            return [mine]
+            return [mine] if ranks is None else [mine for _ in ranks]
         given: list[Any] = [None] * self.size
         dist.all_gather_object(given, mine)
         return given if ranks is None else [given[rank] for rank in ranks]
 
     def from_rank(self, rank: int, mine: Tensor | None, like: Tensor) -> Tensor:
         """The tensor of process `rank`, on every process; `like` gives its shape, dtype and device."""
-        if self.size == 1:
+        if rank == self.rank:
             assert mine is not None
-            return mine
-        tensor = mine.contiguous() if rank == self.rank and mine is not None else torch.empty_like(like)
-        dist.broadcast(tensor, src=rank)
+            tensor = mine.contiguous()
+        else:
+            tensor = torch.empty_like(like)
+        if self.size > 1:
+            dist.broadcast(tensor, src=rank)
         return tensor

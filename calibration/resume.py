@@ -83,7 +83,10 @@ class Checkpoint:
 
     @property
     def parts(self) -> Path:
-        """A folder for finished results, too large for every checkpoint; the progress says which are valid."""
+        """A folder of finished results, which are written once, since they are too large to be in every checkpoint.
+
+        The progress names those that count.
+        """
         return self.path.with_suffix(".parts")
 
     def keep(self, save: Callable[[Path], None], name: str) -> None:

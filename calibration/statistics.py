@@ -23,27 +23,6 @@ Layers = dict[str, PrunableLayer]
 UNITS = "units of gradients"  # key of the count, next to the layers' sums
 
 
-class InputStatistic(Protocol):
-    """Sums over what layers read: of a `Statistic`, what passes in lock step need.
-
-    `close` is called when another pass takes its turn, and before `merge`. choice: of the tokens that it looks at.
-    """
-
-    choice: Choice | None
-
-    def look(self, read: Read) -> None:
-        """See what a layer is about to read."""
-
-    def close(self) -> None:
-        """Finish what was seen: the next read is of another pass."""
-
-    def drop(self) -> None:
-        """Forget what was seen since the last merge."""
-
-    def merge(self, group: Group, ranks: list[int]) -> None:
-        """As of `Statistic`."""
-
-
 class Statistic(Protocol):
     """Running sums over calibration units.
 
@@ -69,8 +48,11 @@ class Statistic(Protocol):
         """Restore saved sums."""
 
 
-class InputSums:
-    """A statistic of inputs that is one tensor of sums, in which units do not depend on one another."""
+class InputSums(Statistic):
+    """A statistic of inputs that is one tensor of sums, in which units do not depend on one another.
+
+    Passes in lock step call `close` when another pass takes its turn and before `merge`. choice: of the tokens it sees.
+    """
 
     follows_state = False
     choice: Choice | None = None
@@ -95,9 +77,6 @@ class InputSums:
     def drop(self) -> None:
         """Forget the sums of this turn."""
         self._fresh.zero_()
-
-    def pass_by(self, batch: Batch) -> None:
-        """Nothing: sums do not depend on other units."""
 
     def merge(self, group: Group, ranks: list[int]) -> None:
         """Add the last unit of each process, in rank order."""
@@ -143,11 +122,11 @@ class InputNorms(InputSums):
         self._more: Tensor | None = None
 
     def _room(self, channels: int) -> int:
-        """Numbers of a layer besides the norms' own: of text and of image tokens, sums of channels and tokens."""
+        """How many more sums a layer has: those of the channels and the number of tokens, of text and of images."""
         return 0 if self._model.image_tokens is None else 2 * (channels + 1)
 
     def _besides(self, read: Read) -> Tensor | None:
-        """Those of an input, if it has any."""
+        """The further sums of an input, as `_room` counts them; None: it has none."""
         return squares_by_kind(read)
 
     def close(self) -> None:
@@ -257,6 +236,11 @@ def backward(loss: Tensor) -> None:
         ) from error
 
 
+def with_gradient(layers: Layers) -> set[str]:
+    """Names of the layers that the latest losses have reached."""
+    return {name for name, layer in layers.items() if layer.weight.grad is not None}
+
+
 class MeanGradients:
     """Sum over units of the gradient of the loss with respect to each prunable weight.
 
@@ -284,10 +268,12 @@ class MeanGradients:
         self._units += len(ranks)
         if group.size == 1:
             return
+        given = group.objects(with_gradient(self._layers), ranks)
         for name, layer in self._layers.items():
-            merged = self._merged.setdefault(name, torch.zeros_like(layer.weight))
-            for rank in ranks:
-                merged += group.from_rank(rank, layer.weight.grad, like=merged)
+            for rank, reached in zip(ranks, given, strict=True):
+                if name in reached:
+                    merged = self._merged.setdefault(name, torch.zeros_like(layer.weight))
+                    merged += group.from_rank(rank, layer.weight.grad, like=merged)
             layer.weight.grad = None
 
     def mean(self, name: str) -> Tensor:
@@ -297,9 +283,11 @@ class MeanGradients:
         """
         return self._sum(name).div_(self._units)
 
+    def _found(self, name: str) -> Tensor | None:
+        return self._layers[name].weight.grad if self._group.size == 1 else self._merged.get(name)
+
     def _sum(self, name: str) -> Tensor:
-        grad = self._layers[name].weight.grad if self._group.size == 1 else self._merged.get(name)
-        if grad is None:
+        if (grad := self._found(name)) is None:
             raise InputError(f"the loss gives no gradient to '{name}': exclude the layer or let the loss use it")
         return grad
 
@@ -314,13 +302,15 @@ class MeanGradients:
             layer.weight.grad = None
 
     def state(self) -> dict[str, Tensor]:
-        """The sums by layer, and their number of units."""
-        return {name: self._sum(name) for name in self._layers} | {UNITS: torch.tensor(self._units)}
+        """The sums of the layers that a loss has reached so far, and the number of units."""
+        sums = {name: total for name in self._layers if (total := self._found(name)) is not None}
+        return sums | {UNITS: torch.tensor(self._units)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Resume from saved sums."""
         self._units = int(state[UNITS])
-        for name, layer in self._layers.items():
+        for name in state.keys() & self._layers.keys():
+            layer = self._layers[name]
             saved = state[name].to(layer.weight.device)
             if self._group.size == 1:
                 layer.weight.grad = saved

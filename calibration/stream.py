@@ -7,7 +7,6 @@ number of processes. For the same reason each unit has its own random seed.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,6 @@ from torch import Tensor
 
 from calibration.processes import Group
 from console.errors import InputError
-from data.randomness import derive_seed, seed_generators
 from models.base import Batch, Model
 
 Batches = Iterable[dict[str, Batch]]
@@ -118,8 +116,13 @@ def _pairs(batches: Batches, start: int, stop: int | None, wrap: bool) -> Iterat
             pair += 1
         if stop is None or not wrap or pair >= stop:
             return
-        if pair == before:
+        if pair == 0:
             raise InputError("the calibration data is empty: give at least one batch")
+        if pair == before:
+            raise InputError(
+                f"the calibration data ends after {pair} of {stop} steps and cannot be read again: give a list instead "
+                "of a generator"
+            )
 
 
 def to_device(value: Any, device: torch.device) -> Any:
@@ -152,15 +155,7 @@ def device_of(model: Model) -> torch.device:
     return next(model.parameters()).device if model.streamed is None else model.streamed.device
 
 
-def check_fields(unit: Unit, error: KeyError) -> InputError:
-    """InputError for a field that the model reads and the batch lacks."""
+def lacks_field(unit: Unit, error: KeyError) -> InputError:
+    """The error for a field that the model reads and the batch lacks."""
     have = ", ".join(unit.batch)
     return InputError(f"{unit.side} batch {unit.pair} lacks the field {error} (it has: {have})")
-
-
-@contextlib.contextmanager
-def seeded(seed: int, index: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's generators from the run's seed and the unit's number; restore them on exit."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        seed_generators(derive_seed(seed, "unit", index), device)
-        yield

@@ -59,7 +59,8 @@ class CalibrationBatches:
         ]
         for pair, side, loaded in self.data.load(wanted, self._workers):
             self.failed |= set(loaded.failed)
-            self._refuse(sorted(self.failed), sum(stop * s.batch_size for s in self.data.sides.values()))
+            # `failed` has those of this process only
+            self._refuse(sorted(self.failed), sum(stop * s.batch_size for s in self.data.sides.values()) // size)
             yield pair, side, loaded.batch
 
     def check_files(self, pairs: int) -> None:
@@ -77,7 +78,7 @@ class CalibrationBatches:
         if len(failed) > self._max_missing * planned:
             raise InputError(
                 f"{counted(len(failed), 'calibration sample', of=planned)} cannot be read, more than --max_missing "
-                f"{self._max_missing:.0%} allows (first: {failed[0]}; paths are relative to {Path.cwd()}): fix the "
+                f"{self._max_missing:.4g} allows (first: {failed[0]}; paths are relative to {Path.cwd()}): fix the "
                 "data or its paths (root, image_roots, folder), or raise --max_missing"
             )
 
@@ -98,8 +99,8 @@ def data_identity(batches: CalibrationBatches) -> dict[str, Any]:
 def make_manifest(batches: CalibrationBatches, pairs: int, seed: int, failed: list[str]) -> dict[str, Any]:
     """The manifest of a calibration over `pairs` steps. Its `hash` is over everything else in it.
 
-    records: for each side, the used indices in order (including failed images). failed: unreadable images, which were
-    replaced by other records. left_out: contents of shards that are no pair, and of class folders that are no image.
+    used: of each side, the planned indices in order, also those that failed. failed: unreadable images, which were
+    replaced by other records. left_out: what the sources have but do not give, such as pictures without a text.
     """
     manifest: dict[str, Any] = {"seed": seed, "steps": pairs, "sides": data_identity(batches), "failed": failed}
     for name, side in batches.data.sides.items():

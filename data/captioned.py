@@ -24,17 +24,17 @@ IMAGES = ("image", "img", "picture", "jpg", "png")
 """Names of the column of images, by preference."""
 
 
-def with_captions(records: list[Record], path: Path | str) -> tuple[list[Record], int]:
-    """Records with the answers of `conversations` as captions; and the number of records dropped for lack of an image.
+def with_captions(records: list[Record], path: Path | str) -> list[Record | None]:
+    """Records with the answers of `conversations` as captions; None in place of those without an image.
 
     InputError naming the first conversation that has no answer.
     """
-    kept, without = [], 0
+    kept: list[Record | None] = []
     for index, record in enumerate(records):
         if "conversations" not in record or "caption" in record:
             kept.append(record)
         elif "image" not in record:  # some of LLaVA's instructions have no image
-            without += 1
+            kept.append(None)
         else:
             turns = record["conversations"]
             turns = turns if isinstance(turns, list) else []
@@ -45,24 +45,25 @@ def with_captions(records: list[Record], path: Path | str) -> tuple[list[Record]
                     "from is gpt in an answer"
                 )
             kept.append(record | {"caption": said[0] if len(said) == 1 else said})
-    if not kept:
+    if all(record is None for record in kept):
         raise InputError(f"{path} has no record with an image: the data set is empty")
-    return kept, without
+    return kept
 
 
-def folder_pairs(folder: Path) -> tuple[list[Record], list[str]]:
+def folder_pairs(folder: Path) -> tuple[list[Record], list[str], list[str]]:
     """The pictures below a folder that have a text file of their name, each line a caption, in the order of names.
 
-    And the names of those that have none. InputError where there is no folder, or nothing in it.
+    And the names of those that have none, and of text files without a picture. InputError where there is no folder, or
+    nothing in it.
     """
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}: unpack the pictures with their texts there")
-    records, without = [], []
+    records, without, texts = [], [], set()
     for file in sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES):
         name = file.relative_to(folder).as_posix()
         if is_hidden(name):
             continue
-        text = file.with_suffix(".txt")
+        texts.add(text := file.with_suffix(".txt"))
         try:
             lines = [line.strip() for line in text.read_text(encoding="utf-8-sig").splitlines()]
         except FileNotFoundError:
@@ -78,7 +79,8 @@ def folder_pairs(folder: Path) -> tuple[list[Record], list[str]]:
             without.append(name)
     if not records:
         raise InputError(f"{folder} has no picture with a text file of its name (a.jpg with a.txt): check the folder")
-    return records, without
+    others = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.txt")) if path not in texts)
+    return records, without, [name for name in others if not is_hidden(name)]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from console.errors import InputError
 from data.evaluation_batches import EvaluationData
 from data.pairs import PlainPairs
 from data.readers import Batch, ImageConfig, Sample, WordConfig
-from data.records import Id, Record, check_fields, check_ids, is_box, is_id
+from data.records import Id, Record, check_ids, check_record, is_box, is_id
 from data.regions import RegionError
 from data.sources import ByImage, Files, Pairs, by_image
 from data.text import one_text
@@ -149,7 +149,8 @@ def image_ids(records: list[Record], where: str) -> list[Id]:
     """
     stems = [PurePosixPath(record["image"]).stem for record in records]
     if not all(map(COCO_NAME.fullmatch, stems)) and any("image_id" in record for record in records):
-        check_fields(records, where, {"image_id": is_id})
+        for record in records:
+            check_record(record, f"{where}: {record['image']}", {"image_id": is_id})
         return [record["image_id"] for record in records]
     ends = [stem.rpartition("_")[2] for stem in stems]
     return list(map(int, ends)) if all(map(str.isdecimal, ends)) else stems

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms as T
 
-from configs.limits import probabilities
+from configs.limits import at_least, probabilities
 from console.errors import InputError
 from console.words import counted
 from data.evaluation_batches import EvaluationData
@@ -69,7 +69,7 @@ class Classification(Labelled):
         self._transform = classification_transform(shape, config.augmentation)
 
 
-class Pictures:
+class Pictures(Labelled):
     """Batches for a prompt: pictures in [0, 1], not normalised, with a flag whether the prompt is added."""
 
     @dataclass(frozen=True, kw_only=True)
@@ -83,17 +83,13 @@ class Pictures:
         clean: bool = False  # prompted: resized only; else a random crop, mirrored, without prompt
 
         def __post_init__(self) -> None:
+            at_least(self, 1, "side")
             probabilities(self, "flip")
 
     def __init__(self, config: Config, shape: ImageShape, tokenizer: Tokenizer | None = None):
         self.source = LabelledSet(config.files, config.splits).open()
         side, self._clean = config.side or shape.image_size, config.clean
         self._transform = square_picture(side) if config.clean else varied_picture(side, config.flip)
-
-    def sample(self, index: int, rng: random.Random) -> Sample:
-        """Picture [3, i, i] and label."""
-        image, label = self.source.read(index)
-        return self._transform(image), label
 
     def collate(self, samples: list[Sample], size: int, rng: random.Random) -> Batch:
         """image [b, 3, i, i], label [b] int64, prompted [1] bool."""

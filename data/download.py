@@ -191,7 +191,8 @@ def _list(table: dict[str, dict[str, Download]], chosen: dict[str, Download], ro
                 print(group)
             known = read_record(record_path(download, root)).get(name)
             size = known["size"] if known else download.size
-            missing, wanted = _missing(download, known, root), known["files"] if known else download.files
+            missing = _missing(download, known, root)
+            wanted = [*known["files"], *known.get("kept", ())] if known else download.files
             here = "not here" if missing else "here"
             if 0 < len(missing) < len(wanted):
                 here = f"{counted(len(missing), 'file', 'is', of=len(wanted))} not here"

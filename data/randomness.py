@@ -12,6 +12,8 @@ from collections.abc import Iterator
 
 import torch
 
+CPU = torch.device("cpu")
+
 
 def derive_seed(*path: int | str) -> int:
     """A 63-bit seed from a path such as (42, "general", epoch, index)."""
@@ -20,14 +22,14 @@ def derive_seed(*path: int | str) -> int:
 
 
 @contextlib.contextmanager
-def seeded(*path: int | str) -> Iterator[random.Random]:
-    """Start torch's global generator (image transforms draw from it) from the path; yields Python's of the same seed.
+def seeded(*path: int | str, device: torch.device = CPU) -> Iterator[random.Random]:
+    """Start torch's global generators of the CPU and of `device` from the path; yields Python's of the same seed.
 
-    torch's generator is restored afterwards. Generators of devices are not changed.
+    torch's generators are restored afterwards. Those of other devices are not changed.
     """
     seed = derive_seed(*path)
-    with torch.random.fork_rng(devices=[]):
-        seed_generators(seed, torch.device("cpu"))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        seed_generators(seed, device)
         yield random.Random(seed)
 
 

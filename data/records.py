@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,11 +74,16 @@ def read_json_list(path: Path | str) -> list[Record]:
 def check_fields(records: list[Record], path: Path | str, checks: Checks) -> None:
     """InputError naming the first record that lacks a field or holds the wrong kind of value."""
     for index, record in enumerate(records):
-        for field, is_valid in checks.items():
-            if field not in record:
-                raise InputError(f"{path}: record {index} has no field '{field}'")
-            if not is_valid(record[field]):
-                raise InputError(f"{path}: record {index} has an unusable '{field}': {str(record[field])[:80]!r}")
+        check_record(record, f"{path}: record {index}", checks)
+
+
+def check_record(record: Record, where: str, checks: Checks) -> None:
+    """InputError for a field that is missing or holds the wrong kind of value. where: how the message calls it."""
+    for field, is_valid in checks.items():
+        if field not in record:
+            raise InputError(f"{where} has no field '{field}'")
+        if not is_valid(record[field]):
+            raise InputError(f"{where} has an unusable '{field}': {str(record[field])[:80]!r}")
 
 
 def refuse_repeats(values: Sequence[int | str], where: str) -> None:
@@ -127,8 +133,12 @@ def is_answer(value: Any) -> bool:
 
 
 def is_box(value: Any) -> bool:
-    """[x, y, w, h], numbers."""
-    return isinstance(value, list) and len(value) == 4 and all(isinstance(v, int | float) for v in value)
+    """[x, y, w, h], finite numbers."""
+    return (
+        isinstance(value, list)
+        and len(value) == 4
+        and all(isinstance(v, int | float) and math.isfinite(v) for v in value)
+    )
 
 
 def is_elements(value: Any) -> bool:

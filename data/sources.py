@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,22 @@ from console.progress import say_once
 from console.words import counted
 from data.captioned import folder_pairs, saved_pairs, with_captions
 from data.images import ground_colour, read_image
-from data.records import Checks, Record, check_fields, is_caption, is_elements, is_text, join_root, read_json_list
+from data.records import (
+    Checks,
+    Record,
+    check_fields,
+    check_record,
+    is_caption,
+    is_elements,
+    is_text,
+    join_root,
+    read_json_list,
+)
 from data.shards import expand_shards, index_shard
 from storage.hashing import hash_json
 
 NAMED = 3
-"""Number of shards whose left-out contents are reported one by one."""
+"""Number of sources whose left-out contents are reported one by one."""
 
 
 @dataclass(frozen=True)
@@ -115,18 +125,19 @@ class Records(Source):
         super().__init__(files.ground)
         for path in map(files.path, files.annotations):
             self.paths.append(path)
-            records = self._prepared(read_json_list(path), path)
-            check_fields(records, path, checks)
-            for index, record in enumerate(records):
-                record["image"] = place(record, f"{path}: record {index}")
-            self._images += records
+            for index, record in enumerate(self._prepared(read_json_list(path), path)):
+                if record is not None:
+                    where = f"{path}: record {index}"
+                    check_record(record, where, checks)
+                    record["image"] = place(record, where)
+                    self._images.append(record)
 
     def name(self, index: int) -> str:
         """The image's path."""
         return self._images[index]["image"]
 
-    def _prepared(self, records: list[Record], path: str) -> list[Record]:
-        """The records of a file with the fields that are checked. Default: as they are."""
+    def _prepared(self, records: list[Record], path: str) -> Sequence[Record | None]:
+        """The records of a file with the fields that are checked, None for one to leave out. Default: as they are."""
         return records
 
     def record(self, index: int) -> Any:
@@ -160,13 +171,13 @@ class Pairs(Records):
             if left_out:
                 self.left_out.append(f"{shard}: {len(samples)} pairs are read; left out are {left_out}")
         if files.folder:
-            records, without = folder_pairs(Path(files.path(files.folder)))
+            records, pictures, texts = folder_pairs(Path(files.path(files.folder)))
             self._images += records
             self.listing = hash_json([[record["image"], record["caption"]] for record in records])
-            if without:
-                self.left_out.append(
-                    f"{files.folder}: {counted(len(without), 'picture')} without a text (first: {without[0]})"
-                )
+            for alone, noun, other in ((pictures, "picture", "text"), (texts, "text", "picture")):
+                if alone:
+                    what = f"{counted(len(alone), noun)} without a {other} (first: {alone[0]})"
+                    self.left_out.append(f"{files.folder}: {what}")
         for saved in map(files.path, files.saved):
             pairs, paths = saved_pairs(saved)
             self._images += pairs
@@ -175,13 +186,14 @@ class Pairs(Records):
         for words in self.left_out[:NAMED]:
             say_once(words)
         if len(self.left_out) > NAMED:
-            say_once(f"of {len(self.left_out) - NAMED} more shards something is left out (last: {self.left_out[-1]})")
+            more = counted(len(self.left_out) - NAMED, "more source")
+            say_once(f"something is left out of {more}, too (last: {self.left_out[-1]})")
 
-    def _prepared(self, records: list[Record], path: str) -> list[Record]:
+    def _prepared(self, records: list[Record], path: str) -> Sequence[Record | None]:
         """With captions for conversations."""
-        records, without = with_captions(records, path)
-        self._without += without
-        return records
+        found = with_captions(records, path)
+        self._without += found.count(None)
+        return found
 
     def name(self, index: int) -> str:
         """The image's path, or the place inside of a file."""
@@ -214,8 +226,13 @@ class RegionRecords(Records):
 
     def __init__(self, files: Files):
         files = files.resolved()
-        checks = {"image": is_text, "elems": is_elements}
-        super().__init__(files, checks, lambda record, _: join_root(files.root, record["image"]))
+
+        def place(record: Record, where: str) -> str:
+            if record.get("caption"):  # of the whole image; it may be missing or empty
+                check_record(record, where, {"caption": is_caption})
+            return join_root(files.root, record["image"])
+
+        super().__init__(files, {"image": is_text, "elems": is_elements}, place)
         self._check_given("region file")
 
 

@@ -1,8 +1,8 @@
 """Image transforms of training and evaluation, from PIL images to normalised tensors [3, H, W] float32.
 
 RandAugment (Cubuk et al., 2020) is X-VLM's and BLIP's, in the variant of the ALBEF family: ops drawn with replacement,
-each run with probability one half at a fixed level of 10, grey fill, bilinear warps. Random numbers come from torch's
-global generator, which the batches seed for each sample.
+each run with probability one half, at a fixed level from 0 to 10, grey fill, bilinear warps. Random numbers come from
+torch's global generator, which the batches seed for each sample.
 """
 
 from __future__ import annotations

@@ -23,9 +23,10 @@ from calibration.processes import Group
 from calibration.progress import Progress
 from calibration.resume import Checkpoint, State, no_checkpoint
 from calibration.statistics import InputNorms, Layers, Statistic
-from calibration.stream import Batches, Unit, check_batch, check_fields, device_of, seeded, stream, to_device
+from calibration.stream import Batches, Unit, check_batch, device_of, lacks_field, stream, to_device
 from console.errors import InputError
 from console.interrupt import interrupt
+from data.randomness import seeded
 from models.base import Batch, Model
 from models.layers import form_of, matrix
 from pruners.streaming import gather_streamed
@@ -216,10 +217,10 @@ class Pruner(ABC):
         """Call `look` on a unit, seeded; InputError for a unit that cannot be used."""
         check_batch(unit)
         try:
-            with seeded(self.work.seed, unit.index, device), self.work.autocast():
+            with seeded(self.work.seed, "unit", unit.index, device=device), self.work.autocast():
                 look(to_device(unit.batch, device))
         except KeyError as error:
-            raise check_fields(unit, error) from error
+            raise lacks_field(unit, error) from error
 
     def to_host(self, name: str, scores: Tensor) -> np.ndarray:
         """Scores [o, i] of a layer as float32 on the CPU; InputError when any is NaN or infinite."""

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from calibration.layer_inputs import watching
 from calibration.lock_step import AT_ONCE, START, LockStep
-from calibration.statistics import InputStatistic
 from calibration.stream import Unit, device_of, stream, to_device
 from console.errors import InputError
 from console.interrupt import interrupt
@@ -25,8 +24,12 @@ from sparsity.mask import Mask
 from storage.space import check_room
 
 if TYPE_CHECKING:
+    from calibration.hessians import InputHessians
+    from calibration.statistics import InputSums
     from pruners.base import Pruner
     from pruners.settings import Settings
+
+    InputStatistic = InputSums | InputHessians
 
 Done = Callable[[list[str]], None]
 

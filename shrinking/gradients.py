@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calibration.preserve import moving_restored, preserved
-from calibration.stream import device_of, seeded, to_device
+from calibration.stream import device_of, to_device
 from console.errors import InputError
+from data.randomness import seeded
 from models.base import Batch, Model
 from models.parts import Layers, Units, all_sets, layers, named_tensors
 from shrinking.errors import Values
@@ -39,7 +40,7 @@ def taylor(model: Model, batches: Data, loss: Callable[[Batch], Tensor], seed: i
         for parameter in trained:
             parameter.requires_grad_(True)
         for number, batch in enumerate(batches()):
-            with seeded(seed, number, device_of(model)), moving_restored(model):
+            with seeded(seed, "unit", number, device=device_of(model)), moving_restored(model):
                 found = torch.autograd.grad(loss(to_device(batch, device_of(model))), trained, allow_unused=True)
             change = {
                 id(p): (p.detach() * g).double().cpu() for p, g in zip(trained, found, strict=True) if g is not None
@@ -90,7 +91,7 @@ def influence(model: Model, batches: Data, seed: int = 42) -> Values:
                     hook = _observer(sums[one.name][n], real)
                     handles.append(model.inner.get_submodule(at).register_forward_hook(hook, with_kwargs=True))
             try:
-                with seeded(seed, number, device_of(model)):
+                with seeded(seed, "unit", number, device=device_of(model)):
                     model.observe(batch)
             finally:
                 for handle in handles:

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from calibration.preserve import moving_restored, preserved
 from calibration.processes import Group
 from calibration.resume import Checkpoint, no_checkpoint
-from calibration.stream import device_of, seeded, to_device
+from calibration.stream import device_of, to_device
 from console.errors import InputError
 from console.progress import console, progress_bar
 from console.words import counted
+from data.randomness import seeded
 from models.base import Batch, Model
 from models.parts import Layers, Units, all_sets, named_tensors
 from shrinking.errors import Errors
@@ -235,7 +236,8 @@ class _Work:
         return self._pass(run, number, batch)
 
     def _pass(self, run: int, number: int, batch: Batch) -> Tensor:
-        with seeded(self._seed, number, self._device), moving_restored(self.model) if self._moves else nullcontext():
+        kept = moving_restored(self.model) if self._moves else nullcontext()
+        with seeded(self._seed, "unit", number, device=self._device), kept:
             return self._score.runs[run](batch)
 
     def _data(self) -> Iterator[tuple[int, Batch]]:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from console.cores import usable_cores
 from console.errors import InputError, explain_os_error
 from storage.atomic import write_json, write_text
 from storage.lock import try_lock
@@ -152,9 +153,8 @@ def environment(threads: int, slot: int = 0) -> dict[str, str]:
 
 def threads_each(jobs: int) -> int:
     """Threads of each of `jobs` runs: the cores divided, or OMP_NUM_THREADS where that is less."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    share = max(1, cores // jobs)
+    share = max(1, usable_cores() // jobs)
     return min(share, int(asked)) if asked.isdigit() and int(asked) > 0 else share
 
 

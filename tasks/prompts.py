@@ -55,6 +55,8 @@ class PromptsConfig(ClassificationConfig):
         super().__post_init__()
         if self.best_epoch:
             raise InputError("best_epoch is not for runs with a prompt, where the last epoch counts: leave it out")
+        if self.train.side is not None or self.train.clean:
+            raise InputError("the prompt decides over side and clean of train: leave them out")
 
     @cached_property
     def given(self) -> PromptFile | None:

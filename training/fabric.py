@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from configs.precisions import known_precision
+from console.cores import usable_cores
 from console.errors import InputError
 from console.words import counted
 from models.common.repeatable import repeat_on_cpu
@@ -106,11 +107,6 @@ def _prepared(accelerator: str, devices: int, num_nodes: int, precision: str) ->
     if accelerator == "cpu":
         repeat_on_cpu()
     return accelerator
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def loader_processes(fabric: Fabric, asked: int | None, devices: int) -> int:

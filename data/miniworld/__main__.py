@@ -9,12 +9,12 @@ python -m data.miniworld show --split itr_test --out sheet.png
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from console.command_line import Parser
+from console.cores import usable_cores
 from console.errors import InputError, run_command
 from console.words import counted
 
@@ -61,7 +61,7 @@ def _generate(args: argparse.Namespace) -> None:
 
     for part in args.parts:
         check_name("part", part, PARTS)
-    workers = len(os.sched_getaffinity(0)) if args.workers is None else args.workers
+    workers = usable_cores() if args.workers is None else args.workers
     if workers < 1:
         raise InputError(f"--workers {workers} is no number of processes; give 1 or more")
     rows = []

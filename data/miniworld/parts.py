@@ -18,7 +18,7 @@ VERSION = 1  # of the world: anything that changes a pixel or a word raises it
 
 @dataclass(frozen=True)
 class Part:
-    """What is drawn together. sha256: of seed 0, as `verify.hash_part` finds it; megabytes: about, on disk.
+    """What is drawn together. megabytes: approximate size on disk. sha256: what `verify.hash_part` gives for seed 0.
 
     needs: the part whose pictures this one puts into words.
     """

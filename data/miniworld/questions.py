@@ -81,7 +81,7 @@ class Asker:
         return best
 
     def _lead(self, kind: str, candidate: _Candidate) -> int:
-        """How many times more often an answer was given than the rarest one, in its context."""
+        """By how many questions an answer is ahead of the rarest one of its context."""
         asked = self.asked[kind, candidate.context]
         return asked[candidate.answer] - min(asked[answer] for answer in ANSWERS[kind])
 

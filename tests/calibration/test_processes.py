@@ -3,10 +3,72 @@
 import pytest
 import torch
 
+from calibration.gradient_rows import GradientRows
+from calibration.processes import Group
+from calibration.statistics import MeanGradients
+from console.errors import InputError
 from models import load_model
+from models.wrap import wrap
 from pruners import PRUNERS, prune
 from sparsity.mask import Mask
 from tests.conftest import REFERENCE, reference_batches
+
+
+class TwoProcesses(Group):
+    """Two processes as the first one sees them: no loss of the second reaches a layer, and its memory holds sevens."""
+
+    def objects(self, mine, ranks=None):
+        return [mine, set()]
+
+    def from_rank(self, rank, mine, like):
+        return mine if rank == 0 and mine is not None else torch.full_like(like, 7.0)
+
+
+@pytest.fixture
+def partly():
+    """A model with a layer that is reached by batches with y only, and its layers."""
+    module = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2), "b": torch.nn.Linear(2, 2)})
+
+    def forward(module, batch):
+        return sum(module[name](batch[field]).sum() for name, field in (("a", "x"), ("b", "y")) if field in batch)
+
+    model = wrap(module, forward=forward, loss=forward)
+    return model, model.prunable_layers()
+
+
+def test_a_gradient_that_a_process_lacks_adds_nothing(partly, monkeypatch, tmp_path):
+    model, layers = partly
+    group, batch = TwoProcesses(0, 2), {"x": torch.ones(1, 2)}
+    gradients = MeanGradients(model, layers, group)
+    gradients.update(batch)
+    gradients.merge(group, [0, 1])
+    assert torch.equal(gradients.mean("a.weight"), torch.full((2, 2), 0.5))
+    with pytest.raises(InputError, match=r"no gradient to 'b\.weight'"):
+        gradients.mean("b.weight")
+    monkeypatch.setattr(Group, "current", lambda: group)
+    rows = GradientRows(model, layers, 2, 1, str(tmp_path))
+    rows.update(batch)
+    with pytest.raises(InputError, match=r"no gradient to 'b\.weight'"):
+        rows.merge(group, [0, 1])
+    rows.close()
+
+
+def test_sums_are_saved_before_all_layers_are_reached(partly):
+    model, layers = partly
+    first, then = (MeanGradients(model, layers, Group()) for _ in range(2))
+    first.update({"x": torch.ones(1, 2)})
+    first.merge(Group(), [0])
+    saved = {name: tensor.clone() for name, tensor in first.state().items()}
+    first.clear()
+    then.restore(saved)
+    then.update({"y": torch.ones(1, 2)})
+    then.merge(Group(), [0])
+    assert all(torch.equal(then.mean(name), torch.full((2, 2), 0.5)) for name in layers)
+
+
+def test_one_process_has_a_part_in_every_rank_asked():
+    assert [Group().objects("mine", ranks) for ranks in (None, [0], [])] == [["mine"], ["mine"], []]
+
 
 ONE_SHOT = [name for name in PRUNERS if not PRUNERS[name].uses_rounds]
 ROUNDS = [name for name in PRUNERS if PRUNERS[name].uses_rounds]

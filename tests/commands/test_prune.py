@@ -171,6 +171,15 @@ def test_statistics_of_another_run_are_refused(run, tmp_path):
     assert "is damaged and cannot be resumed: run without --resume" in done.stderr.replace("\n", " ")
 
 
+def test_a_resume_with_other_data_settings_is_refused(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("calibration.resume.Checkpoint.finish", lambda checkpoint: None)  # as if interrupted
+    options = ("-s", "75", "--num_batches", "1", "--batch_size", "2", "--save_every", "0")
+    assert prune(run, tmp_path, *options).returncode == 0
+    done = prune(run, tmp_path, *options, "--resume", "--set", "sides.general.max_words=5")
+    assert done.returncode == 2
+    assert "written by another run (sides.general.max_words: 40 then, 5 now)" in " ".join(done.stderr.split())
+
+
 class TestBadInput:
     def refused(self, done, message):
         assert done.returncode == 2, done.stderr + done.stdout

@@ -174,7 +174,7 @@ def test_many_missing_images_stop_before_work(world, tokenizer, tmp_path):
     config, _ = copy_of(world, tmp_path, dict.fromkeys(range(0, 40, 10), "missing"))
     readers = {"general": make_reader(config, SHAPE, tokenizer)}
     with pytest.raises(
-        InputError, match=r"4 of 40 calibration samples cannot be read, more than --max_missing 5%"
+        InputError, match=r"4 of 40 calibration samples cannot be read, more than --max_missing 0.05 allows"
     ) as said:
         CalibrationBatches(readers, 8, 0).check_files(5)
     assert "(missing)" in str(said.value)
@@ -187,6 +187,9 @@ def test_many_broken_images_stop_the_run(world, tokenizer, tmp_path):
     readers = {"general": make_reader(config, SHAPE, tokenizer)}
     with pytest.raises(InputError, match=r"cannot be read") as error:
         list(CalibrationBatches(readers, 8, 0))
+    with pytest.raises(InputError, match=r"of 10 calibration samples cannot be read, more than --max_missing 0\.05 "):
+        for rank in range(4):  # all of them read no more than one does, and have no larger share that may fail
+            list(CalibrationBatches(readers, 8, 0).units(("general",), rank, 4, 0, 5))
     assert records[0]["image"].split("/")[1][:2] in str(error.value)
 
 

@@ -112,9 +112,13 @@ def test_a_picture_without_a_text_is_named(tmp_path):
         Pairs(Files(folder=str(tmp_path)))
     (tmp_path / "a.txt").write_text("one")
     (tmp_path / "b.txt").write_text("\n \n")
+    (tmp_path / "d.txt").write_text("of d.jfif")
     found = Pairs(Files(folder=str(tmp_path)))
     assert len(found) == 1
-    assert found.left_out == [f"{tmp_path}: 2 pictures without a text (first: b.png)"]
+    assert found.left_out == [
+        f"{tmp_path}: 2 pictures without a text (first: b.png)",
+        f"{tmp_path}: 1 text without a picture (first: d.txt)",
+    ]
     (tmp_path / "a.txt").write_bytes(b"\xff\xff")
     with pytest.raises(InputError, match=r"a.txt is not UTF-8 text"):
         Pairs(Files(folder=str(tmp_path)))
@@ -125,15 +129,17 @@ def test_a_picture_without_a_text_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("record", "sentence"),
     [
-        ({"image": "a.jpg", "conversations": [{"from": "human", "value": "?"}]}, "record 0 has a conversation without"),
-        ({"image": "a.jpg", "conversations": "talk"}, "record 0 has a conversation without an answer"),
+        ({"image": 3, "caption": "a"}, "record 1 has an unusable 'image'"),
+        ({"image": "a.jpg", "conversations": [{"from": "human", "value": "?"}]}, "record 1 has a conversation without"),
+        ({"image": "a.jpg", "conversations": "talk"}, "record 1 has a conversation without an answer"),
         ({"image": "a.jpg", "conversations": [{"from": ["gpt"], "value": "y"}]}, "a conversation without an answer"),
         ({"conversations": [{"from": "gpt", "value": "yes"}]}, "has no record with an image"),
         ({"image": ["a.jpg", "b.jpg"], "conversations": [{"from": "gpt", "value": "y"}]}, "has an unusable 'image'"),
     ],
 )
 def test_bad_conversations(record, sentence, tmp_path):
-    (tmp_path / "talk.json").write_text(json.dumps([record]))
+    without_image = {"conversations": [{"from": "gpt", "value": "yes"}]}
+    (tmp_path / "talk.json").write_text(json.dumps([without_image, record]))
     with pytest.raises(InputError, match=sentence):
         Pairs(Files(annotations=[str(tmp_path / "talk.json")]))
 

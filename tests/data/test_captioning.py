@@ -187,9 +187,9 @@ def test_ids_of_other_names(records, ids):
 
 
 def test_an_image_id_that_some_records_lack():
-    with pytest.raises(InputError, match="file: record 1 has no field 'image_id'"):
+    with pytest.raises(InputError, match=r"file: b\.jpg has no field 'image_id'"):
         image_ids([{"image": "a.jpg", "image_id": 1}, {"image": "b.jpg"}], "file")
-    with pytest.raises(InputError, match="file: record 0 has an unusable 'image_id'"):
+    with pytest.raises(InputError, match=r"file: a\.jpg has an unusable 'image_id'"):
         image_ids([{"image": "a.jpg", "image_id": 1.5}], "file")
 
 

@@ -360,6 +360,9 @@ def test_the_list(download, site, root):
     assert "dino: here (2.0 MB)" in out
     assert "finetune: 1 of 2 files is not here" in out
     assert "finetune" not in ok(download("--list", "weights"))
+    ok(download("finetune"))
+    (root / "data/finetune/itr/coco_test.json").unlink()
+    assert "finetune: 1 of 2 files is not here" in ok(download("--list")), "files that were left as before count, too"
 
 
 @pytest.mark.parametrize(

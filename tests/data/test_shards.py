@@ -264,7 +264,7 @@ def test_losses_are_told_once_and_kept(tmp_path, capsys):
     Pairs(files)
     assert capsys.readouterr().err.splitlines() == [
         *expected[:3],
-        f"of 2 more shards something is left out (last: {expected[-1]})",
+        f"something is left out of 2 more sources, too (last: {expected[-1]})",
     ]
     reader = make_reader(configured("pairs", files), ImageShape(16, 8), load_tokenizer("weights/mini-vocab.txt"))
     manifest = make_manifest(CalibrationBatches({"general": reader}, 4, 0), 2, 0, [])

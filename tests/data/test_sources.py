@@ -91,7 +91,7 @@ def test_missing_shards_are_named(tmp_path):
         ("{}", "must be one list of records"),
         ("[]", "has no records"),
         ('[{"image": "a.png"}]', "record 0 has no field 'caption'"),
-        ('[{"image": "a.png", "caption": "x"}, {"image": 3, "caption": "x"}]', "record 1 has an unusable 'image'"),
+        ('[{"image": "a", "caption": "x", "dataset": "vg"}, {"image": 3}]', "record 1 has an unusable 'image'"),
         ('[{"image": "a.png", "caption": []}]', "record 0 has an unusable 'caption'"),
         ('[{"image": "a.png", "caption": "x", "dataset": "sbu"}]', "dataset 'sbu', but image_roots has cc3m, vg"),
         ('[{"image": "a.png", "caption": "x", "dataset": ["vg"]}]', r"dataset \['vg'\], but image_roots has cc3m, vg"),
@@ -103,9 +103,14 @@ def test_bad_annotation_files(content, message, tmp_path):
         Pairs(Files(annotations=[str(tmp_path / "a.json")], image_roots={"cc3m": "c", "vg": "v"}))
 
 
-def test_bad_regions(tmp_path):
-    path = write(tmp_path / "r.json", [{"image": "a.png", "elems": [{"caption": "a", "bb": [1, 2, 3]}]}])
-    with pytest.raises(InputError, match="record 0 has an unusable 'elems'"):
+@pytest.mark.parametrize(
+    ("box", "caption", "field"),
+    [([1, 2, 3], "", "elems"), ([float("nan"), 0, 5, 5], None, "elems"), ([0, 0, 5, 5], 5, "caption")],
+)
+def test_bad_regions(box, caption, field, tmp_path):
+    record = {"image": "a.png", "elems": [{"caption": "a", "bb": box}], "caption": caption}
+    path = write(tmp_path / "r.json", [record])
+    with pytest.raises(InputError, match=f"record 0 has an unusable '{field}'"):
         RegionRecords(Files(annotations=[path]))
 
 

@@ -159,6 +159,10 @@ class TestBadInput:
             with pytest.raises(InputError, match="calibration data is empty"):
                 prune(xvlm, [], name)
 
+    def test_a_generator_that_is_too_short(self, xvlm, xvlm_batches):
+        with pytest.raises(InputError, match="ends after 1 of 2 steps and cannot be read again: give a list"):
+            prune(xvlm, iter(xvlm_batches[:1]), "multiflow", num_batches=2)
+
     def test_missing_side_and_field(self, xvlm, xvlm_batches):
         with pytest.raises(InputError, match="sides general, region, but it has: general"):
             prune(xvlm, [{"general": xvlm_batches[0]["general"]}])

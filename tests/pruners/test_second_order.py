@@ -227,6 +227,12 @@ def test_chita_needs_space(model, batches, monkeypatch):
         prune(model, batches, "chita", (0.5,), num_batches=6)
 
 
+def test_chita_counts_samples_by_a_tensor(model, batches, monkeypatch):
+    monkeypatch.setattr(model, "losses", lambda batch: {"square": model.a(batch["all"]["x"]).square().mean()})
+    with pytest.raises(InputError, match="this batch has none at its top level"):
+        prune(model, [{"all": batches[0]["general"]}], "chita", (0.5,))
+
+
 def test_chita_plus_plus_by_rounds(model, batches):
     """Round two starts from round one's weights; what is dead stays dead."""
     first = prune(model, batches[:3], "chita", (1 - 0.2**0.5,), num_batches=3, lambda_=1e-2)

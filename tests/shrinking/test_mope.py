@@ -7,8 +7,8 @@ from torch import nn
 
 from calibration.processes import Group
 from calibration.resume import Checkpoint
-from calibration.stream import seeded
 from console.errors import InputError
+from data.randomness import seeded
 from evaluation.recall import Candidates, ranks, recalls
 from models.library.parts import units_of
 from models.parts import all_sets
@@ -43,7 +43,7 @@ def z(model, name, batches):
         found = []
         for number, batch in enumerate(batches):
             state = [tensor.clone() for tensor in model.moving_tensors()]
-            with seeded(42, number, torch.device("cpu")), torch.no_grad():
+            with seeded(42, "unit", number), torch.no_grad():
                 found.append(run(batch))
             with torch.no_grad():
                 for tensor, value in zip(model.moving_tensors(), state, strict=True):
@@ -309,7 +309,7 @@ def test_taylor_of_models():
     expected = 0.0
     for number, batch in enumerate(batches):
         model.requires_grad_(True).zero_grad()
-        with seeded(42, number, torch.device("cpu")):
+        with seeded(42, "unit", number):
             score.loss(batch).backward()
         products = [p.detach() * p.grad for p in (layer.mlp.fc1.weight, layer.mlp.fc1.bias, layer.mlp.fc2.weight)]
         expected += float((products[0][unit].sum() + products[1][unit]).abs() + products[2][:, unit].sum().abs())

@@ -319,6 +319,7 @@ def test_sparse_layers_and_short_searches_warn(config, run, tmp_path):
         ("--evaluate --prompt P --halves both", "--halves has no effect with --evaluate"),
         ("--dense --prompt new --mapping fml", "unknown mapping 'fml' (did you mean 'flm'?)"),
         ("--dense --prompt new --set best_epoch=true --set validation=0.2", "where the last epoch counts"),
+        ("--dense --prompt new --set train.side=128", "the prompt decides over side and clean of train"),
     ],
 )
 def test_what_is_refused_in_a_sentence(words, message, made, config, run, tmp_path):
