@@ -226,7 +226,7 @@ def _prune(grid: Grid, sources: Sources, model: str, row: Row, seed: int) -> Ste
         config, defining = sources.shrink_config(grid, model, row)
         options = row.options
     else:
-        chance = PRUNERS[row.pruner].uses_data or PRUNERS[row.pruner].draws
+        chance = row.uses_data or PRUNERS[row.pruner].draws
         config, defining = sources.prune_config(grid, model, row)
         options = config["methods"].get(row.pruner, {})
     seed = seed if chance else 0
