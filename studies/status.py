@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from rich.markup import escape
 from rich.table import Table
 
 from console.results import result_console
@@ -121,7 +122,7 @@ def print_plan(plan: Plan, places: Places, found: Survey, jobs: int = 1) -> None
     """Print runs by kind and model: their number, those done, durations; then disk space and notes."""
     times = Times(places)
     missing = {step.id for step in found.missing}
-    table = Table("what", "model", title=f"{plan.grid.path}: {counted(len(plan.steps), 'run')}")
+    table = Table("what", "model", title=escape(f"{plan.grid.path}: {counted(len(plan.steps), 'run')}"))
     for column in ("runs", "done", "each", "left"):
         table.add_column(column, justify="right")
     kinds: dict[tuple[str, str], list[Step]] = {}
@@ -145,7 +146,7 @@ def print_plan(plan: Plan, places: Places, found: Survey, jobs: int = 1) -> None
         if blind
         else f"about {in_bytes(disk_needed(plan, found.missing, jobs))}"
     )
-    screen.print(f"disk: {needed} needed in {short(places.work)}/, {in_bytes(disk_free(places))} free")
+    screen.print(f"disk: {needed} needed in {short(places.work)}/, {in_bytes(disk_free(places))} free", markup=False)
     for note in [*plan.grid.notes, *found.notes, *plan.missing.values()]:
         screen.print(f"note: {note}", markup=False, highlight=False)
 
@@ -168,7 +169,9 @@ def print_status(plan: Plan, places: Places, found: Survey) -> None:
             screen.print(f"running  {step.id}  (log: {short(places.log(step.id))})", markup=False, highlight=False)
         elif (last := failure(step, places)) is not None:
             screen.print(f"failed   {step.id}: {last['why']}  (log: {last['log']})", markup=False, highlight=False)
-    screen.print(f"{len(found.done)} of {counted(len(plan.steps), 'run')} done, results: {short(places.pack)}")
+    screen.print(
+        f"{len(found.done)} of {counted(len(plan.steps), 'run')} done, results: {short(places.pack)}", markup=False
+    )
 
 
 def is_running(step: Step, places: Places) -> bool:
