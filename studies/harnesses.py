@@ -128,8 +128,12 @@ def _of_kit(path: Path) -> Iterator[Found]:
     if model is None:
         return
     metrics: dict[str, float] = {}
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
         for row in csv.DictReader(file):
+            if None in row:
+                raise InputError(
+                    f"{path} is damaged: a line has more fields than the first one; run the tool again, or remove it"
+                )
             split = row.pop("split", "none")
             for name, text in row.items():
                 value = _number(text)
