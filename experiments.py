@@ -47,7 +47,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     machine = argparse.ArgumentParser(add_help=False)
     machine.add_argument("--accelerator", help="accelerator of pruning and finetuning: cpu, gpu, mps or auto")
-    machine.add_argument("--num_workers", type=int, help="data loader processes per run")
+    machine.add_argument("--num_workers", type=int, help="data loader processes of each pruning and finetuning")
     many = argparse.ArgumentParser(add_help=False)
     many.add_argument("--yes", action="store_true", help=f"run even if more than {MOST} runs are missing")
     many.add_argument("--most", type=int, default=MOST, help=argparse.SUPPRESS)
@@ -56,7 +56,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         return commands.add_parser(name, help=about, description=about, parents=[places, *parents])
 
     plan = command("plan", "print the number of runs, those done, and the time and disk still needed", machine)
-    run = command("run", "start the missing runs, each in its own process", machine, many)
+    run = command("run", "start the missing runs", machine, many)
     shell = command("shell", "write the missing runs as a shell script of plain commands", machine)
     submit = command("submit", "submit the missing runs to a cluster, as SLURM arrays", machine, many)
     status = command("status", "print which runs are done, running and failed")

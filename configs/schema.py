@@ -127,9 +127,9 @@ def _check_twice(root: yaml.Node, path: Path) -> None:
 def parse(schema: type[T], mapping: dict[str, Any], where: str, inner: bool = False) -> T:
     """Build the dataclass `schema` from `mapping`.
 
-    where: names the source in error messages, for example a file name. inner: the mapping is a section, so that a
-    rejected number comes from the file; at the top level it may come from the command line. Raises InputError for an
-    unknown key, a missing key or a value of the wrong type.
+    where: names the source in error messages, for example a file name. inner: put `where` before errors of the
+    dataclass's own checks. At the top level a rejected value may come from the command line instead of the file.
+    Raises InputError for an unknown key, a missing key or a value of the wrong type.
     """
     if hasattr(schema, "chosen"):  # the section's dataclass depends on one of its keys
         schema = schema.chosen(mapping, where)

@@ -103,7 +103,7 @@ class Attempt:
 
 
 def run_here(step: Step, plan: Plan, places: Places, commands: Commands, threads: int) -> str | None:
-    """Run one step to its end, after any other process with its lock; None if it has a result, else why not.
+    """Wait until the step's lock is free, then run the step to its end; None if it has a result, else why not.
 
     SIGTERM is passed on, so that the run saves its state.
     """

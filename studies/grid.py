@@ -18,6 +18,8 @@ variants:
   taught: {pruner: omp, teacher: {feat: 0}, overrides: {retrieval: {epochs: 2}}}  # distilled from the dense row
 overrides: {retrieval: {epochs: 1}, xvlm-mini/prune: {num_batches: 8}}  # merged key by key
 devices: 1                               # of each run; several change the batch of a finetuning step
+debug: false                             # finetuning runs of two steps, as a trial
+keep_weights: false                      # true: finetuned weights are not deleted after a run
 """
 
 from __future__ import annotations

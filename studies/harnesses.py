@@ -1,7 +1,7 @@
 """Results of other tools as runs for a report's tables: lmms-eval, lm-eval, VLMEvalKit, clip_benchmark.
 
 The name of the evaluated folder identifies the model: prune.py writes MODEL_PRUNER_PERCENT_seedN; any other name is a
-dense model. Of several results for the same cell, the last by file name counts.
+dense model. Of several results for the same cell, the last in the order of paths counts.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def runs_of_tools(folder: Path) -> tuple[list[Run], list[str]]:
 
 
 def _found(folder: Path) -> Iterator[Found]:
-    """All results below a folder, older ones first."""
+    """All results below a folder, in the order of paths."""
     for path in sorted(folder.rglob("*")):
         if (name := HARNESS.fullmatch(path.name)) is not None:
             yield from _of_harness(path, name)
