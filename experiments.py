@@ -47,7 +47,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     machine = argparse.ArgumentParser(add_help=False)
     machine.add_argument("--accelerator", help="accelerator of pruning and finetuning: cpu, gpu, mps or auto")
-    machine.add_argument("--num_workers", type=int, help="data loader processes per run")
+    machine.add_argument("--num_workers", type=int, help="data loader processes of each pruning and finetuning")
     many = argparse.ArgumentParser(add_help=False)
     many.add_argument("--yes", action="store_true", help=f"run even if more than {MOST} runs are missing")
     many.add_argument("--most", type=int, default=MOST, help=argparse.SUPPRESS)
@@ -56,7 +56,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         return commands.add_parser(name, help=about, description=about, parents=[places, *parents])
 
     plan = command("plan", "print the number of runs, those done, and the time and disk still needed", machine)
-    run = command("run", "start the missing runs, each in its own process", machine, many)
+    run = command("run", "start the missing runs", machine, many)
     shell = command("shell", "write the missing runs as a shell script of plain commands", machine)
     submit = command("submit", "submit the missing runs to a cluster, as SLURM arrays", machine, many)
     status = command("status", "print which runs are done, running and failed")
@@ -141,7 +141,7 @@ def plan(args: argparse.Namespace) -> int:
     from studies.status import print_plan
 
     study = opened(args, args.grid)
-    print_plan(study.plan, study.places, study.found, positive(args.jobs))
+    print_plan(study.plan, study.places, study.found, positive(args, "jobs"))
     study.check_configs()
     return 0
 
@@ -152,7 +152,7 @@ def run(args: argparse.Namespace) -> int:
     from studies.runner import Runner
     from studies.status import print_plan
 
-    study, jobs = opened(args, args.grid), positive(args.jobs)
+    study, jobs = opened(args, args.grid), positive(args, "jobs")
     if args.hours is not None and not args.hours > 0:
         raise InputError(f"--hours must be above 0, not {args.hours:g}")
     print_plan(study.plan, study.places, study.found, jobs)
@@ -176,14 +176,15 @@ def shell(args: argparse.Namespace) -> int:
 
     study = opened(args, args.grid)
     check_writable(study.places.work)
-    text = shell_script(study.plan, study.places, study.commands(args), study.found.missing)
+    study.check_configs()
+    text = shell_script(study.plan, study.places, study.commands(args), study.found.missing, named(args))
     if not args.output:
         print(text, end="")
         return 0
     write_text(args.output, text)
     Path(args.output).chmod(0o755)
     runs = counted(len(study.found.missing), "run")
-    result_console().print(f"{runs} in {args.output}: sh {shlex.quote(args.output)}")
+    result_console().print(f"{runs} in {args.output}: sh {shlex.quote(args.output)}", markup=False)
     return 0
 
 
@@ -194,14 +195,16 @@ def submit(args: argparse.Namespace) -> int:
     from studies.status import print_plan
 
     study = opened(args, args.grid)
-    print_plan(study.plan, study.places, study.found, positive(args.parallel))
+    for option in ("cores", "memory_gb", "minutes"):
+        positive(args, option)
+    print_plan(study.plan, study.places, study.found, positive(args, "parallel"))
     study.check_ready(args)
     make_executor(study.places, args)  # fails without a cluster, before any file is written
     study.pack()
     jobs = submit_steps(study.plan, study.places, study.commands(args), study.found.missing, args)
     if args.cluster == "slurm":
-        words = f"{counted(len(jobs), 'job')} submitted; `experiments.py status {args.grid}` shows their progress"
-        result_console().print(words)
+        words = f"{counted(len(jobs), 'job')} submitted; `experiments.py status {named(args)}` shows their progress"
+        result_console().print(words, markup=False)
         return 0
     study.pack()
     failed = {run: why for run, why in jobs.items() if why is not None}
@@ -239,7 +242,7 @@ def collect(args: argparse.Namespace) -> int:
     study.pack()
     missing = survey(study.plan, places).missing
     count = counted(len(new), "new result")
-    result_console().print(f"{count} in {short(places.pack)}, {counted(len(missing), 'run')} missing")
+    result_console().print(f"{count} in {short(places.pack)}, {counted(len(missing), 'run')} missing", markup=False)
     return FAILED if missing else 0
 
 
@@ -327,10 +330,16 @@ def print_summary(summary: Summary, places: Places) -> None:
         result_console().print(line, markup=False, highlight=False)
 
 
-def positive(number: int) -> int:
-    """InputError for a number of jobs below 1."""
+def named(args: argparse.Namespace) -> str:
+    """The grid and its `--set`, as words of a command line."""
+    return shlex.join([args.grid, *(word for assignment in args.set for word in ("--set", assignment))])
+
+
+def positive(args: argparse.Namespace, option: str) -> int:
+    """The value of an option; InputError below 1."""
+    number = getattr(args, option)
     if number < 1:
-        raise InputError(f"--jobs and --parallel must be at least 1, not {number}")
+        raise InputError(f"--{option} must be at least 1, not {number}")
     return number
 
 

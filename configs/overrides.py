@@ -45,7 +45,7 @@ def changed(settings: dict[str, Any], assignments: Sequence[str]) -> dict[str, A
             raise InputError(f"--set {assignment}: write KEY=VALUE, for example --set recipe.lr=1.0e-4")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
             raise InputError(f"--set {assignment}: the value is not valid YAML, quote it for the shell") from error
         keys = key.split(".")
         sets = settings.get("datasets")

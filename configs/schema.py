@@ -7,6 +7,7 @@ an error that says how to write it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import types
@@ -91,7 +92,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         value = yaml.safe_load(text)
     except OSError as error:
         raise explain_os_error(error, f"read the configuration {path}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or an impossible date
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""
         raise InputError(f"{path} is not valid YAML{line}: {getattr(error, 'problem', error)}") from error
@@ -126,9 +127,9 @@ def _check_twice(root: yaml.Node, path: Path) -> None:
 def parse(schema: type[T], mapping: dict[str, Any], where: str, inner: bool = False) -> T:
     """Build the dataclass `schema` from `mapping`.
 
-    where: names the source in error messages, for example a file name. inner: the mapping is a section, so that a
-    rejected number comes from the file; at the top level it may come from the command line. Raises InputError for an
-    unknown key, a missing key or a value of the wrong type.
+    where: names the source in error messages, for example a file name. inner: put `where` before errors of the
+    dataclass's own checks. At the top level a rejected value may come from the command line instead of the file.
+    Raises InputError for an unknown key, a missing key or a value of the wrong type.
     """
     if hasattr(schema, "chosen"):  # the section's dataclass depends on one of its keys
         schema = schema.chosen(mapping, where)
@@ -216,13 +217,11 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
 
 def _wrong_type(value: Any, wanted: str, where: str, key: str) -> InputError:
     message = f"{where}: '{key}' must be {wanted}, not {value!r}"
-    if isinstance(value, str):
-        try:
-            number = float(value)
-            whole = "whole" in wanted and number.is_integer()
-            message += f" (YAML reads this as text: write {int(number) if whole else _with_dot(value)})"
-        except ValueError:
-            pass
+    if isinstance(value, str) and "number" in wanted:
+        with contextlib.suppress(ValueError, OverflowError):  # no number, or an infinite one
+            number = int(float(value))
+            whole = "whole" in wanted and number == float(value)
+            message += f" (YAML reads this as text: write {number if whole else _with_dot(value)})"
     return InputError(message)
 
 

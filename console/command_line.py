@@ -13,7 +13,7 @@ from console.errors import InputError, nearest
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that raises InputError instead of printing its usage; so do its subcommands.
 
-    elsewhere: options of other scripts -> which.
+    elsewhere: option of another script -> a sentence that names that script.
     """
 
     elsewhere: Mapping[str, str] = MappingProxyType({})

@@ -8,6 +8,7 @@ import datetime
 import io
 import re
 import resource
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,7 +169,11 @@ class Outputs:
     def write(
         self, session: Any, masks: dict[float, Mask], source: dict[str, Any], save_scores: bool, processes: int
     ) -> None:
-        """Write all files but the manifest; `source` is added to the source in the masks."""
+        """Write all files but the manifest; `source` is added to the source in the masks.
+
+        The table first: a resumed run makes the missing masks only, and has no times of the others.
+        """
+        self._write_runtimes(masks, session.seconds, session.pruner, processes)
         for sparsity, mask in masks.items():
             mask.source = source | mask.source
             mask.save(self.mask(sparsity))
@@ -182,7 +187,6 @@ class Outputs:
             for sparsity, scores in pruner.scores_by_sparsity.items():
                 about = common | {"trained_for": sparsity}
                 write_scores(self.scores(sparsity), scores, weights, *of_pruner, about, *of_layers)
-        self._write_runtimes(masks, session.seconds, session.pruner, processes)
         draw_layers(masks, self.picture, f"{self.model}, {self.label}")
 
     def _write_runtimes(
@@ -221,7 +225,8 @@ def peak_memory() -> int:
     """Peak memory of this process so far, in bytes: the device's on CUDA, else the process's."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _made_with(source: dict[str, Any], steps: int | None) -> dict[str, Any]:

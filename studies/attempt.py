@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import json
 import os
 import re
 import shlex
@@ -19,7 +18,7 @@ from console.errors import InputError, explain_os_error
 from storage.atomic import write_json, write_text
 from storage.lock import try_lock
 from studies.attempts import note_end, note_start
-from studies.collecting import collect, needed_done
+from studies.collecting import collect, json_in, needed_done
 from studies.commands import Commands, write_config
 from studies.places import Places, short
 from studies.plan import PRUNE, Plan, Step
@@ -104,7 +103,7 @@ class Attempt:
 
 
 def run_here(step: Step, plan: Plan, places: Places, commands: Commands, threads: int) -> str | None:
-    """Run one step to its end, after any other process with its lock; None if it has a result, else why not.
+    """Wait until the step's lock is free, then run the step to its end; None if it has a result, else why not.
 
     SIGTERM is passed on, so that the run saves its state.
     """
@@ -160,9 +159,7 @@ def threads_each(jobs: int) -> int:
 
 def failure(step: Step, places: Places) -> dict[str, Any] | None:
     """The last failure of a step: {"time", "why", "log"}; None if it did not fail."""
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads(places.failed(step.id).read_text(encoding="utf-8"))
-    return None
+    return json_in(places.failed(step.id))
 
 
 def note_failure(step: Step, places: Places, why: str) -> None:
@@ -177,10 +174,8 @@ def prepare(step: Step, places: Places) -> None:
     write_config(step, places)
     if step.kind != PRUNE:
         return
-    missing, before = places.missing(step), None
-    asked = places.of(step.id) / "asked.json"
-    with contextlib.suppress(OSError, ValueError):
-        before = json.loads(asked.read_text(encoding="utf-8"))
+    missing, asked = places.missing(step), places.of(step.id) / "asked.json"
+    before = json_in(asked)
     if before is not None and before != missing:
         for file in (places.of(step.id) / "masks").glob("*/*_unfinished.safetensors"):
             file.unlink()

@@ -11,7 +11,7 @@ from argparse import Namespace
 from dataclasses import dataclass
 from typing import Any
 
-from console.errors import InputError
+from console.errors import InputError, in_a_line
 from studies.attempt import run_here
 from studies.commands import Commands
 from studies.places import Places, short
@@ -55,6 +55,8 @@ def submit_steps(
     queue: the options of `experiments.py submit`.
     """
     executor = make_executor(places, queue)
+    from submitit.core.utils import FailedJobError
+
     job = Job(plan, places, commands, queue.cores)
     users = plan.users()
     needed = [step for step in steps if step.id in users]
@@ -71,7 +73,13 @@ def submit_steps(
         before = []
         at_once = ARRAY if queue.cluster == "slurm" else queue.parallel
         for part in (stage[start : start + at_once] for start in range(0, len(stage), at_once)):
-            jobs = executor.map_array(job, [step.id for step in part])
+            try:
+                jobs = executor.map_array(job, [step.id for step in part])
+            except FailedJobError as error:
+                raise InputError(
+                    f"the cluster refused the jobs ({in_a_line(error)}): check --partition, --cores, --memory_gb, "
+                    "--gpus and --minutes"
+                ) from error
             before += jobs
             for step, submitted in zip(part, jobs, strict=True):
                 found[step.id] = submitted.job_id if queue.cluster == "slurm" else _wait(submitted)

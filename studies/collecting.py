@@ -32,11 +32,11 @@ def outcome(step: Step, places: Places) -> dict[str, Any] | None:
     if step.kind == SHRINK:
         return _shrunk(step, places)
     if step.kind == ZERO_SHOT:
-        rows = _json(places.output(step))
+        rows = json_in(places.output(step))
         if not isinstance(rows, list) or len(rows) != 1:
             return None
         return {key: value for key, value in rows[0].items() if key != "mask"}
-    found = _json(places.run_folder(step) / "results.json")
+    found = json_in(places.run_folder(step) / "results.json")
     return found.get("metrics") if isinstance(found, dict) else None
 
 
@@ -76,7 +76,7 @@ def collect(step: Step, places: Places, plan: Plan) -> bool:
     }
     result = read_cost(places.attempts(step.id)) | result
     result["machine"] = {"threads": result.pop("threads"), "processor": platform.machine()}
-    items = None if step.makes else _json(places.items(step))
+    items = None if step.makes else json_in(places.items(step))
     line = as_line({"items_of": step.id, **items}) if isinstance(items, dict) else ""
     write_text(places.result(step.id), Record(result, line).text)
     keeps = plan.grid.file.keep_weights or step.id in plan.users()
@@ -120,7 +120,7 @@ def _of_mask(step: Step, places: Places, need: Step | None) -> dict[str, Any]:
     mask = None if need is None else short(places.made(need, step.sparsity or 0))
     if step.while_training:
         mask = short(places.made_mask(step))
-    found = None if step.kind == ZERO_SHOT else _json(places.run_folder(step) / "results.json")
+    found = None if step.kind == ZERO_SHOT else json_in(places.run_folder(step) / "results.json")
     by_modality = (found or {}).get("kept", {}).get("after_training", {}).get("by_modality", {})
     kept = {modality: [count["kept"], count["of"]] for modality, count in by_modality.items()}
     if need is not None and need.kind == SHRINK:  # the task counts the smaller model's weights, not the dense one's
@@ -145,7 +145,7 @@ def _shrunk(step: Step, places: Places) -> dict[str, Any] | None:
 
 def _series(step: Step, places: Places) -> dict[str, Any]:
     """What a shrink step wrote last (shrinking/series.py)."""
-    return _json(places.series(step) / "series.json") or {"seconds": {}, "shares": {}}
+    return json_in(places.series(step) / "series.json") or {"seconds": {}, "shares": {}}
 
 
 def _pruned(step: Step, places: Places) -> dict[str, Any] | None:
@@ -171,7 +171,8 @@ def _remove_weights(folder: Path, mask: Path) -> None:
                 raise explain_os_error(error, f"remove {file}") from error
 
 
-def _json(path: Path) -> Any:
+def json_in(path: Path) -> Any:
+    """The content of a JSON file; None if it is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

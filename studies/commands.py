@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import yaml
 
@@ -19,15 +18,8 @@ from studies.plan import DENSE, PRUNE, Step
 from studies.rows import SHRINK
 from studies.version import REPOSITORY
 
-
-class Commands(Protocol):
-    """The command lines of steps."""
-
-    def __call__(self, step: Step, prune: Step | None, others: Sequence[tuple[Step, Step]] = ()) -> list[str]:
-        """The command line of a step. prune: the step whose mask or smaller model it uses.
-
-        others: the same zero-shot evaluation of other masks, each with its pruning: the same command writes results.
-        """
+Commands = Callable[..., list[str]]
+"""The command line of a step, with the arguments of `ScriptCommands`."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +31,10 @@ class ScriptCommands:
     num_workers: int | None = None
 
     def __call__(self, step: Step, prune: Step | None, others: Sequence[tuple[Step, Step]] = ()) -> list[str]:
-        """The command line of one step, or of several zero-shot evaluations."""
+        """The command line of a step. prune: the step whose mask or smaller model it uses.
+
+        others: the same zero-shot evaluation of other masks, each with its pruning; one command does all.
+        """
         places = self.places
         named = {"accelerator": self.accelerator, "num_workers": self.num_workers}
         named |= {"devices": step.devices} if step.devices > 1 else {}

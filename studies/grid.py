@@ -18,6 +18,8 @@ variants:
   taught: {pruner: omp, teacher: {feat: 0}, overrides: {retrieval: {epochs: 2}}}  # distilled from the dense row
 overrides: {retrieval: {epochs: 1}, xvlm-mini/prune: {num_batches: 8}}  # merged key by key
 devices: 1                               # of each run; several change the batch of a finetuning step
+debug: false                             # finetuning runs of two steps, as a trial
+keep_weights: false                      # true: finetuned weights are not deleted after a run
 """
 
 from __future__ import annotations
@@ -41,6 +43,9 @@ from tasks import TASKS
 ZERO_SHOT = "zero_shot"
 KINDS = (ZERO_SHOT, *TASKS)
 """How a mask or a smaller model can be evaluated, in the order of tables."""
+
+OF_GRID = {"pruner", "allocation", "sparsities", "ids", "seed", "output_dir", "repair"}
+"""Keys of a prune.yaml that a grid sets by itself, or does not support."""
 
 PACKED = ".jsonl.xz"
 """Extension of a grid's packed results (results.py); their first line has the text of its YAML file."""
@@ -165,8 +170,9 @@ def check_grid(settings: dict[str, Any], name: str, where: str) -> Grid:
                 f"{where}: '{row.label}' learns from the dense row's runs of retrieval or classification: "
                 "add dense: true and such a task"
             )
-    for key in (*file.overrides, *(key for row in rows for key in row.overrides)):
-        _check_override(key, models, where)
+    for overrides in (file.overrides, *(row.overrides for row in rows)):
+        for key, own in overrides.items():
+            _check_override(key, own, models, where)
     if not (models and seeds and (rows or file.dense or file.random)) or not (rows or any(tasks.values())):
         axes = (("models", models), ("seeds", seeds), ("pruners", rows), ("tasks", None))
         raise empty(where, next(axis for axis, values in axes if not values))
@@ -221,10 +227,12 @@ def _check_task(model: str, task: str, others: list[str], where: str) -> None:
         raise InputError(f"{where}: tasks: '{task}' and '{same}' are the same for {model}: leave one out")
 
 
-def _check_override(key: str, models: list[str], where: str) -> None:
+def _check_override(key: str, own: dict[str, Any], models: list[str], where: str) -> None:
     model, slash, task = key.rpartition("/")
     known = (*KINDS, "prune")
     if task not in known:
         raise InputError(f"{where}: overrides: {unknown('task', task, known)}, or <model>/<task>")
     if slash and model not in models:
         raise InputError(f"{where}: overrides: '{model}'{nearest(model, models)} is none of the grid's models")
+    for name in sorted(own.keys() & (OF_GRID if task == "prune" else {"seed"})):
+        raise InputError(f"{where}: overrides of {key}: '{name}' cannot be set there: leave it out")

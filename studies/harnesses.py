@@ -1,7 +1,7 @@
 """Results of other tools as runs for a report's tables: lmms-eval, lm-eval, VLMEvalKit, clip_benchmark.
 
 The name of the evaluated folder identifies the model: prune.py writes MODEL_PRUNER_PERCENT_seedN; any other name is a
-dense model. Of several results for the same cell, the last by file name counts.
+dense model. Of several results for the same cell, the last in the order of paths counts.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def runs_of_tools(folder: Path) -> tuple[list[Run], list[str]]:
 
 
 def _found(folder: Path) -> Iterator[Found]:
-    """All results below a folder, older ones first."""
+    """All results below a folder, in the order of paths."""
     for path in sorted(folder.rglob("*")):
         if (name := HARNESS.fullmatch(path.name)) is not None:
             yield from _of_harness(path, name)
@@ -128,8 +128,12 @@ def _of_kit(path: Path) -> Iterator[Found]:
     if model is None:
         return
     metrics: dict[str, float] = {}
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
         for row in csv.DictReader(file):
+            if None in row:
+                raise InputError(
+                    f"{path} is damaged: a line has more fields than the first one; run the tool again, or remove it"
+                )
             split = row.pop("split", "none")
             for name, text in row.items():
                 value = _number(text)

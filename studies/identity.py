@@ -52,11 +52,11 @@ class Sources:
         config = {**config, "methods": {row.pruner: own} if own else {}}
         of_grid = ("pruner", "allocation", "sparsities", "ids")
         config = {key: value for key, value in config.items() if key not in of_grid}
-        telling = _telling(row.pruner, own)
+        telling = _telling(row.pruner, own, row.uses_data)
         methods = {"methods": {row.pruner: telling} if telling else {}}
         methods |= self.ids(grid, model, row, config.get("id_power", 1.0))
-        if not PRUNERS[row.pruner].uses_data:  # settings of a calibration that does not happen define nothing
-            return config, methods
+        if not row.uses_data:  # settings of a calibration that does not happen define nothing
+            return config, methods | ({"conv": True} if config.get("conv") else {})
         return config, {key: value for key, value in config.items() if key not in NOT_DEFINING} | methods
 
     def shrink_config(self, grid: Grid, model: str, row: Row) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -156,11 +156,10 @@ class Sources:
         return known[key]
 
 
-def _telling(pruner: str, options: dict[str, Any]) -> dict[str, Any]:
+def _telling(pruner: str, options: dict[str, Any], uses_data: bool) -> dict[str, Any]:
     """Options without those that change no mask: explicit defaults, scratch folders, batches if no data is used."""
     fields = {field.name: field for field in dataclasses.fields(PRUNERS[pruner].Options)}
     known = {key: value for key, value in options.items() if key in fields}
-    uses_data = PRUNERS[pruner].uses_data
     of_data = {key: value for key, value in options.items() if key not in fields} if uses_data else {}
     return of_data | {
         key: value for key, value in known.items() if fields[key].compare and value != fields[key].default

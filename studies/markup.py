@@ -1,4 +1,4 @@
-"""Tables as Markdown, as LaTeX with booktabs, and all numbers as CSV."""
+"""Tables as Markdown, as LaTeX with booktabs, and as CSV."""
 
 from __future__ import annotations
 

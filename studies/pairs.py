@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from console.errors import InputError, nearest
@@ -22,8 +22,8 @@ class Pair:
     tasks: tuple[str, str] = ("", "")
 
     @classmethod
-    def of(cls, text: str, known: Sequence[str]) -> Pair:
-        """From `ROW=ROW` or `ROW@TASK=ROW@TASK`; InputError for unknown rows."""
+    def of(cls, text: str, known: Sequence[str], tasks: Collection[str]) -> Pair:
+        """From `ROW=ROW` or `ROW@TASK=ROW@TASK`; InputError for unknown rows and tasks."""
         sides = [side.partition("@") for side in text.split("=")]
         if len(sides) != 2 or (sides[1][2] and not sides[0][2]):
             raise InputError(f"--pairs takes two rows, as platon=omp or vpns@TASK=vpns@TASK, not '{text}'")
@@ -33,15 +33,21 @@ class Pair:
                 raise InputError(
                     f"--pairs: no row is called '{row}'{nearest(row, known)}: there are {', '.join(known)}"
                 )
-        return cls((rows[0], rows[1]), (sides[0][2].strip(), sides[1][2].strip()))
+        of = (sides[0][2].strip(), sides[1][2].strip())
+        for task in filter(None, of):
+            if task not in tasks:
+                raise InputError(
+                    f"--pairs: no task is called '{task}'{nearest(task, tasks)}: there are {', '.join(tasks)}"
+                )
+        return cls((rows[0], rows[1]), of)
 
     def __str__(self) -> str:
         others = f" ({task_words(self.tasks[1])})" if self.tasks[1] else ""
         return f"{self.rows[0]} against {self.rows[1]}{others}"
 
 
-def pairs_table(scores: Scores, pairs: Sequence[Pair]) -> Table | None:
-    """The requested pairs, with their differences and p values; None if no pair has scores."""
+def pairs_table(scores: Scores, pairs: Sequence[Pair]) -> Table:
+    """The requested pairs, with their differences and p values; InputError if no pair has scores."""
     rows, untested = [], dict[str, None]()
     for model in scores.models:
         mine: list[Row] = []
@@ -61,7 +67,7 @@ def pairs_table(scores: Scores, pairs: Sequence[Pair]) -> Table | None:
                 mine.append(Row(str(pair), [Cell(text) for text in texts]))
         rows += [Row(model, [], "section"), *mine] if mine else []
     if not rows:
-        return None
+        raise InputError("--pairs: these rows have no scores of the same task, metric and sparsity")
     heads = [[(word, 1) for word in ("task", "sparsity", "first", "second", "difference", "p")]]
     notes = [
         f"p: paired bootstrap over the test pictures, each drawn with all its items, {RESAMPLES:,} resamples, scores "

@@ -2,8 +2,8 @@
 
 results/<grid>.jsonl.xz                      all results of a grid in one file, to keep and to commit
 runs/experiments/results/<grid>/<run>.jsonl  a single result, before and after it is packed
-runs/experiments/<run>/                      config.yaml, log.txt, masks/, small/ or run/, lock, attempts.jsonl,
-                                             failed.json
+runs/experiments/<run>/                      config.yaml, log.txt, lock, attempts.jsonl, failed.json; masks/ and
+                                             asked.json, small/, run/, or zero_shot.json and items.json
 """
 
 from __future__ import annotations

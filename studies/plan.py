@@ -135,8 +135,8 @@ class Plan:
 def apart(work: Callable[..., T], *arguments: Any) -> T:
     """The result of `work`, computed in a process of its own.
 
-    A plan imports the classes of pruners and tasks, and with them torch. Peak memory of a run counts what the runner
-    holds when it starts the run: 0.8 GB with torch, where pruning a mini peaks at 0.54.
+    A plan imports the classes of pruners and tasks, and with them torch. In a process of its own, that memory is free
+    again while the grid runs.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(work, *arguments).result()
@@ -226,7 +226,7 @@ def _prune(grid: Grid, sources: Sources, model: str, row: Row, seed: int) -> Ste
         config, defining = sources.shrink_config(grid, model, row)
         options = row.options
     else:
-        chance = PRUNERS[row.pruner].uses_data or PRUNERS[row.pruner].draws
+        chance = row.uses_data or PRUNERS[row.pruner].draws
         config, defining = sources.prune_config(grid, model, row)
         options = config["methods"].get(row.pruner, {})
     seed = seed if chance else 0

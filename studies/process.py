@@ -138,7 +138,8 @@ def _forked(request: dict[str, Any], status: int, output: int, errors: int, *kep
     try:
         os.write(status, b"%d\n" % number)
         _, ended, used = os.wait4(number, 0)
-        cost = [round(used.ru_utime + used.ru_stime, 3), round(used.ru_maxrss * 1024 / 1e9, 3)]
+        unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+        cost = [round(used.ru_utime + used.ru_stime, 3), round(used.ru_maxrss * unit / 1e9, 3)]
         os.write(status, json.dumps([os.waitstatus_to_exitcode(ended), *cost]).encode() + b"\n")
     except BrokenPipeError:  # the runner was killed
         os.wait4(number, 0)

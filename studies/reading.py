@@ -102,7 +102,8 @@ def read_results(given: Sequence[str], results: Path, work: Path, only: Sequence
             )
         places.append(Places(folder.parent, work, folder.name))
         ours = {run.model.rpartition("/")[2].removeprefix("hf:"): run.model for run in kept}
-        kept += [replace(run, model=ours.get(run.model.removeprefix("hf:"), run.model)) for run in found]
+        here = [replace(run, model=ours.get(run.model.removeprefix("hf:"), run.model)) for run in found]
+        kept = list({run.id: run for run in (*kept, *here)}.values())  # of the same run in two folders, the last
         more += found_notes
     kept = _selected(kept, only)
     tasks = tuple(run for run in kept if run.task != PRUNE)
@@ -139,7 +140,7 @@ def _places(path: Path, results: Path, work: Path) -> list[Places]:
 
 def _packs(path: Path) -> list[Path]:
     """The packed files of a path."""
-    packed = path if path.name.endswith(PACKED) else path.with_name(path.name + PACKED)
+    packed = path if path.name.endswith(PACKED) else Path(f"{path}{PACKED}")
     return [packed] if packed.is_file() else sorted(path.glob(f"*{PACKED}"))
 
 

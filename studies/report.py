@@ -61,7 +61,7 @@ def write_report(args: argparse.Namespace, notes: Sequence[str] = ()) -> None:
     made.append(overview(chapters))
     if args.pairs:
         known = [*UNPRUNED, *results.order]
-        made.append(pairs_table(scores, [Pair.of(text, known) for text in args.pairs]))
+        made.append(pairs_table(scores, [Pair.of(text, known, scores.known) for text in args.pairs]))
     if args.loyalty:
         if (loyalty := loyalty_table(scores)) is None:
             raise InputError("--loyalty needs scores or answers of single items, and these results have none")

@@ -87,6 +87,14 @@ class Row:
         """Whether its masks are made by the runs of tasks."""
         return self.pruner in CHOICES
 
+    @property
+    def uses_data(self) -> bool:
+        """Whether its masks depend on calibration data: by the method, or by an allocation that ranks layers."""
+        from sparsity.allocation import allocation_named
+
+        method = PRUNERS[self.pruner]
+        return method.uses_data or allocation_named(self.allocation or method.allocation).ranked
+
 
 def row_labels(settings: dict[str, Any]) -> list[str]:
     """All possible names of the rows of a grid's file, in the order of tables."""

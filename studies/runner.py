@@ -29,7 +29,8 @@ from studies.results import has_result
 from studies.status import Survey, disk_free, survey
 
 MANY = 16
-"""With more evaluations than this, loading the data again counts less than that all places end at about one time."""
+"""With more evaluations than this, they are divided evenly among all processes from the start: an even load is then
+worth more than loading the data once."""
 
 LEAST_DISK = 50_000_000
 """Bytes of free disk space that a run needs to be started."""
@@ -137,7 +138,8 @@ class Runner:
     def _together(self, step: Step) -> list[Step]:
         """The step, and a part of the same evaluations of other masks that are there: one process loads data once.
 
-        A part, since the other free places of the runner take theirs, and of many those that are free next.
+        Only a part: the rest is for the runner's other free processes; with more than MANY evaluations, also for those
+        that are busy now.
         """
         if not self._evaluates_mask(step):
             return [step]

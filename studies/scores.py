@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -80,7 +80,7 @@ class Scores:
 
     def __init__(self, results: Results):
         self.results = results
-        self.untested: dict[str, int] = {}
+        self.untested: Counter[str] = Counter()
         """Reason why columns were not tested -> number of columns."""
         self._runs: dict[tuple[str, str, str, float], list[Run]] = defaultdict(list)
         self._seeds: dict[tuple[str, str], set[int]] = defaultdict(set)
@@ -210,19 +210,12 @@ class Scores:
             found[pruner] = replace(found[pruner], rank=rank)
         first, second = sorted(found, key=lambda pruner: -found[pruner].mean)[:2]
         if found[second].rank == 2:  # otherwise two pruners share the first rank
-            found[first] = replace(found[first], p=self._tested(column, first, second), against=second)
+            tested = self.difference(column, (first, second))
+            assert tested is not None, "both have scores"
+            if tested.why:
+                self.untested[tested.why] += 1
+            found[first] = replace(found[first], p=tested.p, against=second)
         return found
-
-    def _tested(self, column: Column, first: str, second: str) -> float | None:
-        model, task, metric, sparsity = column
-        runs = (self.runs(model, task, metric, name, sparsity) for name in (first, second))
-        try:
-            ours, theirs = ([self._items(run.id) for run in own] for own in runs)
-            return p_value(ours, theirs, metric)
-        except InputError as error:
-            why = str(error)
-            self.untested[why] = self.untested.get(why, 0) + 1
-            return None
 
 
 def ranks(values: Mapping[str, float]) -> dict[str, int]:

@@ -45,8 +45,11 @@ exit "$failed"
 """
 
 
-def shell_script(plan: Plan, places: Places, commands: Commands, steps: list[Step]) -> str:
-    """The text of the script; also writes the configurations that its commands read."""
+def shell_script(plan: Plan, places: Places, commands: Commands, steps: list[Step], grid: str) -> str:
+    """The text of the script; also writes the configurations that its commands read.
+
+    grid: its file, and `--set` if given, as words of a command line.
+    """
     lines = [
         HEAD.format(
             title=f"{counted(len(steps), 'run')} of {plan.grid.path}",
@@ -65,7 +68,7 @@ def shell_script(plan: Plan, places: Places, commands: Commands, steps: list[Ste
         lines.append(f"run {folder} {last} {' '.join(words)}\n")
     tail = TAIL.format(
         script=shlex.quote(script("experiments.py")),
-        grid=shlex.quote(plan.grid.path),
+        grid=grid,
         results=shlex.quote(short(places.results)),
         work=shlex.quote(short(places.work)),
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from rich.markup import escape
 from rich.table import Table
 
 from console.results import result_console
@@ -64,28 +64,16 @@ def _notes(known: set[str], places: Places) -> list[str]:
     return notes
 
 
-class Times:
-    """Durations of finished runs by kind: same model, task or method, and configuration; any seed and mask."""
-
-    def __init__(self, places: Places):
-        """places: of one grid; the results of all other grids there are also used."""
-        whole: dict[str, list[float]] = defaultdict(list)
-        results = [result for path in places.results.glob(f"*{PACKED}") for result in in_short(path).values()]
-        for path in places.loose.parent.glob("*/*.jsonl"):
-            results += [record.result for record in read_records(path)]
-        for result in results:
-            if result["seconds"] is not None and result["uninterrupted"]:
-                whole[result["like"]].append(result["seconds"])
-        self._median = {like: statistics.median(seconds) for like, seconds in whole.items()}
-
-    def of(self, step: Step) -> float | None:
-        """The median seconds of runs of the same kind; None if there are none."""
-        return self._median.get(step.like)
-
-    def together(self, steps: Iterable[Step]) -> tuple[float, int]:
-        """Total seconds of the steps with a known duration, and the number of the others."""
-        each = [self.of(step) for step in steps]
-        return sum(seconds for seconds in each if seconds is not None), each.count(None)
+def times_of(places: Places) -> dict[str, float]:
+    """`Step.like` -> median seconds of finished runs, in all grids: any seed and mask."""
+    whole: dict[str, list[float]] = defaultdict(list)
+    results = [result for path in places.results.glob(f"*{PACKED}") for result in in_short(path).values()]
+    for path in places.loose.parent.glob("*/*.jsonl"):
+        results += [record.result for record in read_records(path)]
+    for result in results:
+        if result["seconds"] is not None and result["uninterrupted"]:
+            whole[result["like"]].append(result["seconds"])
+    return {like: statistics.median(seconds) for like, seconds in whole.items()}
 
 
 def disk_needed(plan: Plan, missing: list[Step], jobs: int) -> int:
@@ -119,9 +107,9 @@ def duration(seconds: float) -> str:
 
 def print_plan(plan: Plan, places: Places, found: Survey, jobs: int = 1) -> None:
     """Print runs by kind and model: their number, those done, durations; then disk space and notes."""
-    times = Times(places)
+    times = times_of(places)
     missing = {step.id for step in found.missing}
-    table = Table("what", "model", title=f"{plan.grid.path}: {counted(len(plan.steps), 'run')}")
+    table = Table("what", "model", title=escape(f"{plan.grid.path}: {counted(len(plan.steps), 'run')}"))
     for column in ("runs", "done", "each", "left"):
         table.add_column(column, justify="right")
     kinds: dict[tuple[str, str], list[Step]] = {}
@@ -129,7 +117,7 @@ def print_plan(plan: Plan, places: Places, found: Survey, jobs: int = 1) -> None
         kinds.setdefault((step.kind, step.model), []).append(step)
     for (kind, model), steps in kinds.items():
         to_do = [step for step in steps if step.id in missing]
-        known = [seconds for seconds in map(times.of, steps) if seconds is not None]
+        known = [times[step.like] for step in steps if step.like in times]
         each = duration(sum(known) / len(known)) if known else "unknown"
         done = len(steps) - len(to_do)
         table.add_row(kind, model, str(len(steps)), str(done), each, _left(times, to_do))
@@ -145,19 +133,20 @@ def print_plan(plan: Plan, places: Places, found: Survey, jobs: int = 1) -> None
         if blind
         else f"about {in_bytes(disk_needed(plan, found.missing, jobs))}"
     )
-    screen.print(f"disk: {needed} needed in {short(places.work)}/, {in_bytes(disk_free(places))} free")
+    screen.print(f"disk: {needed} needed in {short(places.work)}/, {in_bytes(disk_free(places))} free", markup=False)
     for note in [*plan.grid.notes, *found.notes, *plan.missing.values()]:
         screen.print(f"note: {note}", markup=False, highlight=False)
 
 
-def _left(times: Times, steps: list[Step], jobs: int = 1) -> str:
+def _left(times: dict[str, float], steps: list[Step], jobs: int = 1) -> str:
     """The time left, as far as durations are known."""
-    seconds, unknown = times.together(steps)
+    known = [times[step.like] for step in steps if step.like in times]
+    unknown = len(steps) - len(known)
     if not steps:
         return "-"
-    if unknown == len(steps):
+    if not known:
         return "unknown"
-    return duration(seconds / jobs) + (f" + {unknown} unknown" if unknown else "")
+    return duration(sum(known) / jobs) + (f" + {unknown} unknown" if unknown else "")
 
 
 def print_status(plan: Plan, places: Places, found: Survey) -> None:
@@ -168,7 +157,9 @@ def print_status(plan: Plan, places: Places, found: Survey) -> None:
             screen.print(f"running  {step.id}  (log: {short(places.log(step.id))})", markup=False, highlight=False)
         elif (last := failure(step, places)) is not None:
             screen.print(f"failed   {step.id}: {last['why']}  (log: {last['log']})", markup=False, highlight=False)
-    screen.print(f"{len(found.done)} of {counted(len(plan.steps), 'run')} done, results: {short(places.pack)}")
+    screen.print(
+        f"{len(found.done)} of {counted(len(plan.steps), 'run')} done, results: {short(places.pack)}", markup=False
+    )
 
 
 def is_running(step: Step, places: Places) -> bool:

@@ -78,6 +78,7 @@ def test_what_a_data_set_has_of_its_own():
         (RetrievalConfig, "retrieval", "a..b=1", "write KEY=VALUE"),
         (RetrievalConfig, "retrieval", "=1", "write KEY=VALUE"),
         (RetrievalConfig, "retrieval", "val=[", "the value is not valid YAML"),
+        (RetrievalConfig, "retrieval", "val=2025-13-45", "the value is not valid YAML"),
         (RetrievalConfig, "retrieval", "evaluation.k_test=0", "evaluation: k_test must be at least 1"),
         (CaptioningConfig, "captioning", "train.double_sep=true", "'captions' has no option 'double_sep': it is an op"),
         (PruneConfig, "prune", "sides.general.max_tokns=3", r"'max_tokns' \(did you mean 'max_tokens'\?\)"),

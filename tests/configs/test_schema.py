@@ -39,6 +39,8 @@ def test_good_values():
         ({}, "f: the key 'name' is missing"),
         ({"name": "x", "inner": {"rat": 1}}, r"f: inner: unknown key 'rat' \(did you mean 'rate'\?\)"),
         ({"name": "x", "inner": {"rate": "1e-5"}}, r"'rate' must be a number, not '1e-5' \(.*write 1\.0e-5\)"),
+        ({"name": "x", "inner": {"rate": "nan"}}, "'rate' must be a number, not 'nan'$"),
+        ({"name": "x", "items": "1"}, "'items' must be a list, not '1'$"),
         ({"name": "x", "steps": 1.5}, "'steps' must be a whole number, not 1.5"),
         ({"name": "x", "steps": True}, "'steps' must be a whole number, not True"),
         ({"name": 3}, "'name' must be text, not 3"),
@@ -64,6 +66,9 @@ def test_bad_files(tmp_path):
     (tmp_path / "a.yaml").write_text("a: [1\nb: 2")
     with pytest.raises(InputError, match=r"a\.yaml is not valid YAML at line 2"):
         read_yaml(tmp_path / "a.yaml")
+    (tmp_path / "d.yaml").write_text("a: 2025-13-45")
+    with pytest.raises(InputError, match=r"d\.yaml is not valid YAML: month must be in 1"):
+        read_yaml(tmp_path / "d.yaml")
     (tmp_path / "b.yaml").write_text("- 1\n- 2")
     with pytest.raises(InputError, match="must hold a mapping"):
         read_yaml(tmp_path / "b.yaml")

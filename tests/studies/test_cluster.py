@@ -3,9 +3,11 @@
 import shutil
 import types
 
+import pytest
 import submitit
 
 import experiments
+from console.errors import InputError
 from studies import cluster
 from studies.cluster import Job, submit_steps
 from studies.plan import PRUNE
@@ -89,3 +91,13 @@ def test_slurm_arrays_in_order(tmp_path, monkeypatch):
     assert asked == [{"slurm_additional_parameters": {"dependency": "afterany:1:2"}}]
     assert found[arrays[0][1]] == "1_1"
     assert set(found) == {step.id for step in plan.steps}
+
+
+def test_a_refusal_of_the_cluster_is_one_sentence(tmp_path, monkeypatch):
+    def refuse(self, job, runs):
+        raise submitit.core.utils.FailedJobError("sbatch: error:\ninvalid partition")
+
+    monkeypatch.setattr(submitit.AutoExecutor, "map_array", refuse)
+    plan, places = make(tmp_path, **TINY)
+    with pytest.raises(InputError, match=r"refused the jobs \(sbatch: error: invalid partition\): check --partition"):
+        submit_steps(plan, places, Fake(places, tmp_path / "journal"), list(plan.steps), queue("--cluster", "local"))

@@ -47,6 +47,7 @@ def test_plan_of_nothing_done_and_of_all_done(cli, tmp_path):
     assert code == 0
     assert f"{COUNT} runs" in out
     assert "unknown" in out
+    assert "small.yaml --set pruners=[omp]: 7 runs" in cli("plan", "small.yaml", *where, "--set", "pruners=[omp]")[1]
     assert "free" in out
     assert not places.results.exists(), "a plan changes nothing"
     work(plan, places, tmp_path / "journal")
@@ -108,6 +109,8 @@ def test_refusals(cli, tmp_path):
         assert len(err.strip().splitlines()) == 1
     make(tmp_path)
     assert cli("plan", "small.yaml", "--jobs", "0")[0] == 2
+    code, _, err = cli("submit", "small.yaml", "--cluster", "local", "--cores", "0")
+    assert (code, err) == (2, "error: --cores must be at least 1, not 0\n")
 
 
 @pytest.mark.slow
@@ -117,14 +120,14 @@ def test_the_shell_script_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     where = Places(places.results, places.work, places.grid)
     commands = Fake(where, tmp_path / "journal", fail=("zero_shot-dino-mini-omp-75",))
-    (tmp_path / "all.sh").write_text(shell_script(plan, where, commands, list(plan.steps)))
+    (tmp_path / "all.sh").write_text(shell_script(plan, where, commands, list(plan.steps), "small.yaml"))
     done = subprocess.run(["sh", "all.sh"], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1, done.stderr
     assert "failed (2): " in done.stderr
     assert sum(has_result(step, places) for step in plan.steps) == COUNT - 1
     assert f"{COUNT - 1} new results" in done.stdout
     commands = Fake(where, tmp_path / "journal")
-    (tmp_path / "all.sh").write_text(shell_script(plan, where, commands, list(plan.steps)))
+    (tmp_path / "all.sh").write_text(shell_script(plan, where, commands, list(plan.steps), "small.yaml"))
     assert subprocess.run(["sh", "all.sh"], capture_output=True, timeout=300, check=False).returncode == 0
     assert len(told(tmp_path / "journal")) == COUNT + 1, "what was done is skipped"
 
@@ -135,7 +138,7 @@ def test_a_killed_attempt_is_repeated(tmp_path, monkeypatch):
     plan, places = make(tmp_path, pruners=["omp"], tasks=["zero_shot"], sparsities=[50], seeds=[0])
     monkeypatch.chdir(tmp_path)
     prune = plan.steps[0]
-    text = shell_script(plan, places, Fake(places, tmp_path / "journal"), list(plan.steps))
+    text = shell_script(plan, places, Fake(places, tmp_path / "journal"), list(plan.steps), "small.yaml")
     mask = places.made(prune, 50)
     mask.parent.mkdir(parents=True)
     mask.write_text("mask")
@@ -157,6 +160,10 @@ def test_the_script_of_real_commands(cli, tmp_path):
     assert text.count("\nrun work/") == COUNT
     assert subprocess.run(["sh", "-n", "all.sh"], check=False).returncode == 0
     assert '"$PYTHON" -m evaluation.zero_shot --model dino-mini' in text
+    code, out, _ = cli("shell", "small.yaml", "--work", "work", "--set", "pruners=[omp]")
+    assert (code, "collect small.yaml --set 'pruners=[omp]' --results" in out) == (0, True)
+    code, _, err = cli("shell", "small.yaml", "--set", "overrides.image_classification.epoch=2")
+    assert (code, "unknown key 'epoch' (did you mean 'epochs'?)" in err) == (2, True), "the runs would be refused"
 
 
 @pytest.mark.slow

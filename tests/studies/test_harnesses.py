@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,12 @@ def test_next_to_our_own(logs, tmp_path):
     assert rows["wanda"][-1] == "answers"
 
 
+def test_one_run_in_two_folders_counts_once(logs, tmp_path):
+    shutil.copytree(logs, tmp_path / "again")
+    once, twice = (read_results(folders, tmp_path, tmp_path) for folders in ([logs], [logs, tmp_path / "again"]))
+    assert [run.id for run in twice.tasks] == [run.id for run in once.tasks]
+
+
 def test_choices_that_were_scored(tmp_path):
     """Of log-likelihoods the best choice is the answer; the pictures are those of the documents."""
     folder = tmp_path / "models__x"
@@ -176,6 +183,12 @@ def test_bad_files(logs, tmp_path):
     samples.with_name("20261101_101010_results.json").write_text('{"results": [], "model_name": "x"}')
     with pytest.raises(InputError, match="is incomplete as a result of lmms-eval"):
         report(logs)
+    table = next(logs.rglob("*_score.csv"))
+    table.write_text(table.read_text() + "1,2,3,4,5,6,7,8,9\n")
+    with pytest.raises(InputError, match=r"_score\.csv is damaged: a line has more fields than the first one"):
+        runs_of_tools(table.parent.parent)
+    table.write_bytes(b"split,Overall\nnone,80\n\xff,1\n")
+    assert runs_of_tools(table.parent.parent)[0][0].metrics["Overall"] == 80
     for file in [*logs.rglob("*samples*"), *logs.rglob("*_results.json")]:
         file.unlink()
     with pytest.raises(InputError, match="--loyalty needs scores or answers of single items"):

@@ -347,6 +347,24 @@ def test_a_pruner_depends_on_its_own_options_only(own_configs):
     assert kept == ["-omp-" in name for name in before], "omp looks at no data; snip and all that uses its masks does"
 
 
+@pytest.mark.parametrize("allocation", ["das", "ecoflap"])
+def test_allocations_that_rank_layers_use_data(allocation):
+    """Also of a pruner that looks at no data itself: masks of every seed, and of what was calibrated."""
+    variants = {"ranked": {"pruner": "omp", "allocation": allocation}}
+
+    def ids(**changes):
+        return {step.id for step in plan_of(pruners=[], tasks=[], variants=variants, **changes).steps}
+
+    assert len(ids()) == len(SMALL["seeds"])
+    assert not ids() & ids(overrides={"prune": {"num_batches": 3}})
+    assert not ids() & ids(options={"omp": {"num_batches": 3}})
+
+
+def test_pruned_convolutions_are_in_every_name():
+    changes = {"models": ["timm:convnext_tiny"], "tasks": []}
+    assert not set(names(**changes)) & set(names(**changes, overrides={"prune": {"conv": True}}))
+
+
 def test_names_follow_weights_and_version(tmp_path, monkeypatch):
     before = names()
     (tmp_path / "weights").mkdir()
@@ -415,6 +433,9 @@ BAD = [
     ({"variants": {"snip": {"pruner": "omp"}}}, "the variant 'snip' has the name of a pruner"),
     ({"overrides": {"retreival": {}}}, "unknown task 'retreival' (did you mean 'retrieval'?)"),
     ({"overrides": {"xvlm/prune": {}}}, "'xvlm' is none of the grid's models"),
+    ({"overrides": {"prune": {"repair": "dsnot"}}}, "overrides of prune: 'repair' cannot be set there: leave it out"),
+    ({"overrides": {"dino-mini/prune": {"seed": 3}}}, "overrides of dino-mini/prune: 'seed' cannot be set there"),
+    ({"variants": {"v": {"pruner": "omp", "overrides": {"zero_shot": {"seed": 3}}}}}, "'seed' cannot be set there"),
     ({"pruners": ["platon"]}, "pruners: platon prunes while training: name it under 'progressive'"),
     ({"progressive": ["omp"]}, "progressive: omp prunes before training: name it under 'pruners'"),
     ({"progressive": ["plato"]}, "unknown pruner 'plato' (did you mean 'platon'?)"),

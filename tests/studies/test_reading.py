@@ -27,6 +27,12 @@ def test_a_grid_a_folder_and_a_folder_of_folders(tmp_path):
     assert values(read(tmp_path / "results" / "one", tmp_path / "results" / "two")) == [1, 2]
 
 
+def test_the_current_folder(tmp_path, monkeypatch):
+    put(tmp_path / "one", {"overall": 1.0})
+    monkeypatch.chdir(tmp_path)
+    assert values(read_results(["."], tmp_path, tmp_path / "work")) == [1]
+
+
 def test_the_same_run_in_two_grids_counts_once(tmp_path):
     for grid in ("one", "two"):
         put(tmp_path / grid, {"overall": 1.0}, id="same")

@@ -19,7 +19,7 @@ from studies.attempt import environment, take, threads_each
 from studies.grid import grid_text
 from studies.plan import PRUNE
 from studies.results import Record, all_records, has_result, later, pack, read_records
-from studies.status import Times, disk_needed, duration, is_running, survey
+from studies.status import disk_needed, duration, is_running, survey, times_of
 from studies.version import REPOSITORY
 from tests.studies.fakes import COUNT, Fake, make, told, work
 
@@ -406,16 +406,16 @@ def test_a_full_disk_is_told_and_counts_for_nothing(tmp_path, monkeypatch):
 
 def test_times_are_medians_of_the_same_kind(tmp_path):
     plan, places = make(tmp_path)
-    assert Times(places).together(plan.steps) == (0, COUNT)
+    assert times_of(places) == {}
     work(plan, places, tmp_path / "journal")
     steps = [step for step in plan.steps if step.kind == "image_classification"]
     for number, step in enumerate(steps):
         path = places.result(step.id)
         path.write_text(json.dumps({**result_of(step, places), "seconds": [1, 2, 3, 100][number % 4]}) + "\n")
-    times = Times(places)
-    assert times.of(steps[0]) == 2.5, "the median of 1, 2, 3, 100, twice each"
+    times = times_of(places)
+    assert times[steps[0].like] == 2.5, "the median of 1, 2, 3, 100, twice each"
     longer, _ = make(tmp_path, "longer", overrides={"image_classification": {"epochs": 9}})
-    kinds = {step.kind: times.of(step) for step in longer.steps}
+    kinds = {step.kind: times.get(step.like) for step in longer.steps}
     assert kinds["image_classification"] is None, "another configuration is another kind"
     assert kinds["zero_shot"] is not None
 

@@ -334,7 +334,7 @@ def test_pairs_that_somebody_asked_for(tmp_path):
         put(folder, {"overall": 100 * right.mean()}, pruner, task=task, items=items(values))
     scores = scores_of(folder)
     asked = ["omp=snip", "omp@vqa=omp@retrieval", "snip=omp"]
-    table = pairs_table(scores, [Pair.of(text, ["dense", "omp", "snip"]) for text in asked])
+    table = pairs_table(scores, [Pair.of(text, ["dense", "omp", "snip"], scores.known) for text in asked])
     rows = {row.label: [cell.text for cell in row.cells] for row in table.rows if row.kind != "section"}
     expected = f"{100 * (easy.mean() - hard.mean()):+.1f}"
     assert rows["omp against snip"][4] == rows["omp against omp (retrieval)"][4] == expected
@@ -344,6 +344,9 @@ def test_pairs_that_somebody_asked_for(tmp_path):
         ("omp", "takes two rows"),
         ("omp=snap", "no row is called 'snap' \\(did you mean 'snip'"),
         ("omp=snip@vqa", "takes two"),
+        ("omp@vqa=omp@retreival", "no task is called 'retreival' \\(did you mean 'retrieval'"),
     ):
         with pytest.raises(InputError, match=why):
-            Pair.of(text, ["dense", "omp", "snip"])
+            Pair.of(text, ["dense", "omp", "snip"], scores.known)
+    with pytest.raises(InputError, match="these rows have no scores of the same task"):
+        pairs_table(scores, [Pair.of("snip@retrieval=omp@vqa", ["omp", "snip"], scores.known)])

@@ -111,7 +111,7 @@ def test_a_teacher_that_fails_is_named(tmp_path):
 
 def test_what_others_need_comes_first_in_a_script(tmp_path):
     plan, places = make(tmp_path, **GRID)
-    text = shell_script(plan, places, Fake(places, tmp_path / "journal"), list(plan.steps))
+    text = shell_script(plan, places, Fake(places, tmp_path / "journal"), list(plan.steps), plan.grid.path)
     runs = re.findall(r"^run \S*/(\S+?) ", text, re.MULTILINE)
     users = plan.users()
     assert sorted(runs, key=lambda name: name not in users) == runs
