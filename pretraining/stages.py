@@ -92,6 +92,8 @@ def check_stages(config: PretrainConfig, model: str, processes: int) -> None:
     """InputError, before the first stage starts, when any stage is invalid."""
     family = class_of(model)
     names = [stage.name for stage in config.stages]
+    if not names:
+        raise InputError("stages: a pretraining needs at least one stage")
     for stage in config.stages:
         where = f"stage '{stage.name}'"
         if names.count(stage.name) > 1 or not stage.name or "/" in stage.name:
@@ -138,7 +140,7 @@ def _run_stage(
     identity: dict[str, Any],
 ) -> None:
     required = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    data = stage_data(model, stage, stage.batch_size // fabric.world_size, seed)
+    data = stage_data(model, stage, fabric.world_size, seed)
     replaced = Replaced()
     for side in data.sides.values():
         for notice in (missing_images(side.reader.source), passes_notice(side, stage.steps * fabric.world_size)):
@@ -179,11 +181,11 @@ def _run_stage(
         parameter.requires_grad_(value)
 
 
-def stage_data(model: nn.Module, stage: Stage, batch_size: int, seed: int) -> Sides:
-    """The sides of a stage as batches by number."""
+def stage_data(model: nn.Module, stage: Stage, processes: int, seed: int) -> Sides:
+    """The sides of a stage as batches by number, each for one process."""
     tokenizer = load_tokenizer(model.tokenizer)
     readers = {name: make_reader(config, model.image_shape, tokenizer) for name, config in stage.sides.items()}
-    return Sides(readers, batch_size, seed)
+    return Sides(readers, stage.batch_size // processes, seed, whole=processes > 1)
 
 
 def save_weights(path: Path, model: nn.Module, small: bool = False, identity: dict[str, Any] | None = None) -> None:
