@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from console.errors import InputError
 from data.miniworld.readers import LABELS
 from models.base import Batch, Model
 from models.blip.model import BLIP
@@ -165,8 +166,10 @@ class LockedImages(Together):
 
     serves = (WrappedModel,)
 
-    def __init__(self, model: WrappedPairs):
+    def __init__(self, model: WrappedModel):
         super().__init__(model)
+        if not isinstance(model, WrappedPairs):
+            raise InputError("locked_images is for models with two separate towers (CLIP, SigLIP)")
         model.towers[0].requires_grad_(False)
 
 

@@ -82,6 +82,12 @@ def test_a_wrong_last_stage_is_found_first(small, refused, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_list_of_no_stages(small, refused, tmp_path):
+    """Random weights would be written over those of a finished run."""
+    config = write_config(tmp_path / "c.yaml", small | {"stages": []})
+    refused("stages: a pretraining needs at least one stage", *options(config, tmp_path / "out"))
+
+
 def test_two_stages_of_one_name(small, refused, tmp_path):
     config = write_config(tmp_path / "c.yaml", small | {"stages": 2 * small["stages"]})
     refused("stage 'vision': a stage needs a name of its own", *options(config, tmp_path / "out"))
