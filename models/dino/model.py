@@ -173,7 +173,7 @@ class DINO(Classifier, ImageEncoder):
             nn.init.zeros_(self.classifier.weight)
             nn.init.zeros_(self.classifier.bias)
         else:
-            self.classifier_origin = "the checkpoint's own"
+            self.classifier_origin = "the checkpoint's own" if self.load_report else "random, as all weights"
 
     def rebuilt(self, folder: Path) -> dict[str, Any]:
         """Settings of the present classifier, which needs no file of its own any more."""
