@@ -55,7 +55,9 @@ class HFTokenizer:
             return None
         both = f"the tokenizer of {reference} has {len(tokenizer):,} tokens, and the model has {embedded:,} embeddings"
         if len(tokenizer) > embedded:
-            raise InputError(f"{both}: put the tokenizer that the model was trained with into that folder")
+            raise InputError(
+                f"{both}: put the tokenizer that the model was trained with next to the model's config.json"
+            )
         if 2 * len(tokenizer) < embedded:
             console.print(f"note: {both}: is it the one that the model was trained with?", markup=False)
         return cls(tokenizer, longest, filled)
