@@ -8,7 +8,7 @@ and libraries have renamed or fused these layers since.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -220,10 +220,6 @@ class DINO(Classifier, ImageEncoder):
             name = f"{at}.intermediate"
             yield units_of(self, name, "neurons", feeds=[f"{name}.dense"], reads=f"{at}.output.dense")
         yield from rows_of(self, lambda part: isinstance(part, Block))
-
-    def layers_removed(self, path: str, kept: Sequence[int]) -> None:
-        """Update the number of layers in the configuration."""
-        self.config = self.config.only(kept)
 
     def observe(self, batch: Batch) -> None:
         """One ordinary forward pass; all tokens count."""

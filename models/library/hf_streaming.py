@@ -86,7 +86,7 @@ def _without_weights(model_class: type, config: Any) -> nn.Module:
 
 
 def tensors_of(module: nn.Module, folder: Path, streaming: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a folder's shards by the module's names, memory-mapped; and each name in the files -> the module's.
+    """The tensors of a folder's shards by the module's names, memory-mapped; and names in the files -> the module's.
 
     InputError where there are no safetensors, and where a shard is missing. streaming: whether for --stream, which
     computes with FLOATS only.
