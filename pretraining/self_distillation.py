@@ -42,6 +42,7 @@ class SelfDistillation(nn.Module):
     """Student and teacher over a model's backbone; at the end the teacher's backbone becomes the model's."""
 
     sides = ("crops",)
+    reads_more = False
     serves = (ImageEncoder,)
 
     def __init__(self, model: ImageEncoder):

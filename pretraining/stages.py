@@ -22,6 +22,7 @@ from data.readers import Batch, ReaderConfig, make_reader
 from data.tokenizer import load_tokenizer
 from models import RANDOM, class_of, load_model
 from models.common.checkpoint import LoadReport, load_state
+from models.xvlm.model import XVLM
 from pretraining.guides import start_images
 from pretraining.objectives import OBJECTIVES
 from storage.atomic import check_writable
@@ -111,6 +112,13 @@ def check_stages(config: PretrainConfig, model: str, processes: int) -> None:
         if absent or not stage.sides:
             needed = f"the side '{absent[0]}'" if absent else "at least one side"
             raise InputError(f"{where}: {stage.objective} needs {needed}, given: {', '.join(stage.sides) or 'none'}")
+        if extra := [side for side in stage.sides if side not in objective.sides and not objective.reads_more]:
+            raise InputError(f"{where}: {stage.objective} does not read the side '{extra[0]}': leave it out")
+        boxes = any(side.reader == "mlm_regions" for side in stage.sides.values())
+        if processes > 1 and stage.objective == "together" and issubclass(family, XVLM) and not boxes:
+            raise InputError(  # DistributedDataParallel needs a gradient of each parameter, also of those for boxes
+                f"{where}: X-VLM needs a side of mlm_regions when several processes train: add it, or use one process"
+            )
         if stage.steps < 1 or stage.batch_size < 1:
             raise InputError(
                 f"{where}: steps and batch_size must be at least 1, not {stage.steps} and {stage.batch_size}"
