@@ -24,7 +24,7 @@ from models import RANDOM, class_of, load_model
 from models.common.checkpoint import LoadReport, load_state
 from models.xvlm.model import XVLM
 from pretraining.guides import start_images
-from pretraining.objectives import OBJECTIVES
+from pretraining.objectives import OBJECTIVES, Together
 from storage.atomic import check_writable
 from storage.tensors import read_safetensors, write_safetensors
 from training.fabric import make_fabric
@@ -193,7 +193,8 @@ def stage_data(model: nn.Module, stage: Stage, processes: int, seed: int) -> Sid
     """The sides of a stage as batches by number, each for one process."""
     tokenizer = load_tokenizer(model.tokenizer)
     readers = {name: make_reader(config, model.image_shape, tokenizer) for name, config in stage.sides.items()}
-    return Sides(readers, stage.batch_size // processes, seed, whole=processes > 1)
+    compared = processes > 1 and issubclass(OBJECTIVES[stage.objective], Together)
+    return Sides(readers, stage.batch_size // processes, seed, whole=compared)
 
 
 def save_weights(path: Path, model: nn.Module, small: bool = False, identity: dict[str, Any] | None = None) -> None:

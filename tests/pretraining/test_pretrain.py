@@ -207,11 +207,11 @@ def test_tensors_without_elements_are_written(tmp_path):
 @pytest.mark.parametrize("processes", [1, 2])
 def test_processes_have_batches_of_one_size(small, processes):
     """Together they compare the features of all: a process with fewer pairs would stop the others."""
-    stage, model = parse(PretrainConfig, small, "small").stages[1], untrained()
-    n = len(stage_data(model, stage, processes=1, seed=0).sides["texts"].reader.source)
+    stage, model = parse(PretrainConfig, small, "small").stages[2], untrained()
+    n = len(stage_data(model, stage, processes=1, seed=0).sides["general"].reader.source)
     stage = dataclasses.replace(stage, batch_size=(n - 2) * processes)
-    texts = stage_data(model, stage, processes, seed=0).sides["texts"]
-    assert [len(texts[t].used) for t in range(texts.batches)] == ([n - 2, 2] if processes == 1 else [n - 2])
+    side = stage_data(model, stage, processes, seed=0).sides["general"]
+    assert [len(side[t].used) for t in range(side.batches)] == ([n - 2, 2] if processes == 1 else [n - 2])
 
 
 @pytest.mark.slow
