@@ -84,10 +84,11 @@ class Side(Dataset[Loaded]):
 class Sides(Dataset[Loaded]):
     """Several sides stepped together; item (t, side) is batch t of that side."""
 
-    def __init__(self, readers: dict[str, Reader], batch_size: int, seed: int):
+    def __init__(self, readers: dict[str, Reader], batch_size: int, seed: int, whole: bool = False):
+        """whole: as of `Side`."""
         if batch_size < 1:
             raise InputError(f"the batch size must be at least 1, not {batch_size}")
-        self.sides = {name: Side(name, reader, batch_size, seed) for name, reader in readers.items()}
+        self.sides = {name: Side(name, reader, batch_size, seed, whole) for name, reader in readers.items()}
         self.ends = min(side.batches for side in self.sides.values())  # the shorter side ends an epoch
 
     def __getitem__(self, unit: Unit) -> Loaded:

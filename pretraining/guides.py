@@ -11,6 +11,7 @@ from functools import singledispatch
 import torch
 from torch import Tensor, nn
 
+from console.errors import InputError, in_a_line
 from models.base import Batch, Model
 from models.blip.med import starting
 from models.blip.model import BLIP
@@ -74,14 +75,24 @@ def _(model: BLIP, tower: str) -> None:
 
 @torch.no_grad()
 def start_images(model: WrappedPairs, other: XVLM) -> None:
-    """Initialise a CLIP's image tower and its projection with X-VLM's, which has CLIP's blocks."""
+    """Initialise a CLIP's image tower and its projection with X-VLM's, which has CLIP's blocks.
+
+    InputError for other models, and for towers of other sizes.
+    """
+    if not isinstance(model, WrappedPairs) or not isinstance(other, XVLM):
+        raise InputError("start: only an X-VLM can start a model, and only one with two towers (CLIP): leave start out")
     names = {"class_embedding": "class_embedding", "patch_embed": "patch_embedding", "pos_embed": "position_embedding"}
     state = {}
     for name, tensor in other.vision_encoder.state_dict().items():
         first, _, rest = name.partition(".")
         state[f"embeddings.{names[first]}{rest and '.'}{rest}" if first in names else name] = tensor
-    model.towers[0].load_state_dict(state)
-    model.module.visual_projection.weight.copy_(other.vision_proj.weight)
+    try:
+        model.towers[0].load_state_dict(state)
+        model.module.visual_projection.weight.copy_(other.vision_proj.weight)
+    except (RuntimeError, AttributeError) as error:
+        raise InputError(
+            f"start: X-VLM's image tower does not fit the model's ({in_a_line(error)}): start from one of its sizes"
+        ) from error
 
 
 # -- where to look --------------------------------------------------------------------------------------

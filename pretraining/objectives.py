@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from console.errors import InputError
 from data.miniworld.readers import LABELS
 from models.base import Batch, Model
 from models.blip.model import BLIP
@@ -43,6 +44,7 @@ class DenseLabels(nn.Module):
     """The vision tower classifies what each patch shows; its linear heads are discarded afterwards."""
 
     sides = ("scenes",)
+    reads_more = False
     serves = (ImageEncoder,)
 
     def __init__(self, model: ImageEncoder):
@@ -118,6 +120,7 @@ class MaskedText(nn.Module):
     """The text and fusion layers learn masked language modelling, without images."""
 
     sides = ("texts",)
+    reads_more = False
     serves = (XVLM, BLIP)
 
     def __init__(self, model: XVLM | BLIP):
@@ -141,6 +144,7 @@ class Together(nn.Module):
     """The model's own losses on every side, with the features of all processes as negatives."""
 
     sides: tuple[str, ...] = ()
+    reads_more = True
     serves: tuple[type[Model], ...] = (Model,)
 
     def __init__(self, model: Model):
@@ -165,8 +169,10 @@ class LockedImages(Together):
 
     serves = (WrappedModel,)
 
-    def __init__(self, model: WrappedPairs):
+    def __init__(self, model: WrappedModel):
         super().__init__(model)
+        if not isinstance(model, WrappedPairs):
+            raise InputError("locked_images is for models with two separate towers (CLIP, SigLIP)")
         model.towers[0].requires_grad_(False)
 
 
@@ -213,6 +219,7 @@ class Grounded(Together):
     """
 
     sides = ("general", "region")
+    reads_more = False
     serves = (BLIP,)
 
     def __init__(self, model: BLIP):
@@ -256,5 +263,5 @@ OBJECTIVES = {
 }
 """Name in configs/<model>/pretrain.yaml -> objective.
 
-sides: names of the data it reads (none named: any). serves: the classes of models it is for.
+sides: names of the data it needs. reads_more: whether it reads other sides, too. serves: classes of models it is for.
 """

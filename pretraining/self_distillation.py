@@ -10,11 +10,11 @@ import copy
 import math
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.base import Batch
+from models.common.gather import add_processes, place
 from models.tasks import ImageEncoder
 
 OUTPUTS, BOTTLENECK = 1024, 64
@@ -42,6 +42,7 @@ class SelfDistillation(nn.Module):
     """Student and teacher over a model's backbone; at the end the teacher's backbone becomes the model's."""
 
     sides = ("crops",)
+    reads_more = False
     serves = (ImageEncoder,)
 
     def __init__(self, model: ImageEncoder):
@@ -61,7 +62,8 @@ class SelfDistillation(nn.Module):
         with torch.no_grad():
             said = self.teacher_head(self.teacher(flat)[:, 0])
             target = ((said - self.center) / TEACHER_TEMPERATURE).softmax(dim=-1).view(2, b, -1)
-            self._move_center(said)
+            mean = add_processes(said.mean(dim=0)) / place()[1]
+            self.center.mul_(CENTER_MOMENTUM).add_(mean, alpha=1 - CENTER_MOMENTUM)
         student = [self.head(self.student(flat)[:, 0]).view(2, b, -1)]
         if n:
             local = small.transpose(0, 1).flatten(0, 1)
@@ -70,14 +72,6 @@ class SelfDistillation(nn.Module):
         pairs = [(t, s) for t in range(2) for s in range(2 + n) if s != t]
         loss = sum(-(target[t] * log[s]).sum(dim=-1).mean() for t, s in pairs) / len(pairs)
         return {"distillation": loss}
-
-    @torch.no_grad()
-    def _move_center(self, said: Tensor) -> None:
-        mean = said.mean(dim=0)
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(mean)
-            mean /= dist.get_world_size()
-        self.center.mul_(CENTER_MOMENTUM).add_(mean, alpha=1 - CENTER_MOMENTUM)
 
     @torch.no_grad()
     def after_step(self, step: int, steps: int) -> None:

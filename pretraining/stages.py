@@ -22,8 +22,9 @@ from data.readers import Batch, ReaderConfig, make_reader
 from data.tokenizer import load_tokenizer
 from models import RANDOM, class_of, load_model
 from models.common.checkpoint import LoadReport, load_state
+from models.xvlm.model import XVLM
 from pretraining.guides import start_images
-from pretraining.objectives import OBJECTIVES
+from pretraining.objectives import OBJECTIVES, Together
 from storage.atomic import check_writable
 from storage.tensors import read_safetensors, write_safetensors
 from training.fabric import make_fabric
@@ -92,6 +93,8 @@ def check_stages(config: PretrainConfig, model: str, processes: int) -> None:
     """InputError, before the first stage starts, when any stage is invalid."""
     family = class_of(model)
     names = [stage.name for stage in config.stages]
+    if not names:
+        raise InputError("stages: a pretraining needs at least one stage")
     for stage in config.stages:
         where = f"stage '{stage.name}'"
         if names.count(stage.name) > 1 or not stage.name or "/" in stage.name:
@@ -109,6 +112,13 @@ def check_stages(config: PretrainConfig, model: str, processes: int) -> None:
         if absent or not stage.sides:
             needed = f"the side '{absent[0]}'" if absent else "at least one side"
             raise InputError(f"{where}: {stage.objective} needs {needed}, given: {', '.join(stage.sides) or 'none'}")
+        if extra := [side for side in stage.sides if side not in objective.sides and not objective.reads_more]:
+            raise InputError(f"{where}: {stage.objective} does not read the side '{extra[0]}': leave it out")
+        boxes = any(side.reader == "mlm_regions" for side in stage.sides.values())
+        if processes > 1 and stage.objective == "together" and issubclass(family, XVLM) and not boxes:
+            raise InputError(  # DistributedDataParallel needs a gradient of each parameter, also of those for boxes
+                f"{where}: X-VLM needs a side of mlm_regions when several processes train: add it, or use one process"
+            )
         if stage.steps < 1 or stage.batch_size < 1:
             raise InputError(
                 f"{where}: steps and batch_size must be at least 1, not {stage.steps} and {stage.batch_size}"
@@ -138,7 +148,7 @@ def _run_stage(
     identity: dict[str, Any],
 ) -> None:
     required = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    data = stage_data(model, stage, stage.batch_size // fabric.world_size, seed)
+    data = stage_data(model, stage, fabric.world_size, seed)
     replaced = Replaced()
     for side in data.sides.values():
         for notice in (missing_images(side.reader.source), passes_notice(side, stage.steps * fabric.world_size)):
@@ -179,11 +189,12 @@ def _run_stage(
         parameter.requires_grad_(value)
 
 
-def stage_data(model: nn.Module, stage: Stage, batch_size: int, seed: int) -> Sides:
-    """The sides of a stage as batches by number."""
+def stage_data(model: nn.Module, stage: Stage, processes: int, seed: int) -> Sides:
+    """The sides of a stage as batches by number, each for one process."""
     tokenizer = load_tokenizer(model.tokenizer)
     readers = {name: make_reader(config, model.image_shape, tokenizer) for name, config in stage.sides.items()}
-    return Sides(readers, batch_size, seed)
+    compared = processes > 1 and issubclass(OBJECTIVES[stage.objective], Together)
+    return Sides(readers, stage.batch_size // processes, seed, whole=compared)
 
 
 def save_weights(path: Path, model: nn.Module, small: bool = False, identity: dict[str, Any] | None = None) -> None:

@@ -37,7 +37,8 @@ def passes_notice(side: Side, batches: int) -> str:
     left = n % side.batch_size
     if not left or batches < side.batches:
         return ""
-    used = side.batches > n // side.batch_size
-    last = f"the last one has {left}" if used else "the last sample, alone in its batch, is left out"
+    last = f"the last one has {left}"
+    if side.batches == n // side.batch_size:
+        last = f"{counted(left, 'sample', 'does')} not fill one and {agreed(left, 'is')} left out"
     there = counted(side.batches, "batch")
     return f"{side.name}: a pass over {counted(n, 'sample')} has {there} of {side.batch_size}; {last}"

@@ -6,8 +6,7 @@ Li et al., "BLIP: Bootstrapping Language-Image Pre-training", ICML 2022.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from models.base import Batch, Model
 from models.blip.med import TextEncoder, starting
 from models.common.attention_masks import self_attention_mask, without_padding
-from models.common.contrastive import TEMP_RANGE, matching_loss
+from models.common.contrastive import TEMP_RANGE, contrastive_features, matching_loss
 from models.common.vit import vision_transformer
 from models.library.hf_parts import hf_parts
 from models.library.timm_parts import timm_parts
@@ -57,12 +56,6 @@ class BLIPModel(Model):
         """Of timm's tower and BERT's blocks; `models.parts.inventory` joins those that share their tensors."""
         yield from timm_parts(self)
         yield from hf_parts(self)
-
-    def layers_removed(self, path: str, kept: Sequence[int]) -> None:
-        """Update the number of layers in the configuration."""
-        if path in ("visual_encoder.blocks", "text_encoder.encoder.layer"):
-            part = "vision" if path.startswith("visual") else "text"
-            self.config = replace(self.config, **{part: getattr(self.config, part).only(kept)})
 
     @property
     def dec(self) -> int:
@@ -136,14 +129,6 @@ class BLIPEncoders(BLIPModel, Retriever):
         """Text that looks at image states [b, p, d], or [1, p, d] for all -> [b, t, d]; the first id becomes [ENC]."""
         return self.text_encoder(starting(ids, self.enc), self_attention_mask(atts, image.dtype), image)
 
-    def image_features(self, states: Tensor) -> Tensor:
-        """The CLS state of image states [b, p, d] in the contrastive space: [b, e], L2-normalised."""
-        return F.normalize(self.vision_proj(states[:, 0]), dim=-1)
-
-    def text_features(self, states: Tensor) -> Tensor:
-        """The CLS state of text states [b, t, d] in the contrastive space: [b, e], L2-normalised."""
-        return F.normalize(self.text_proj(states[:, 0]), dim=-1)
-
     @torch.no_grad()
     def clamp_temperature(self) -> None:
         """Keep the learnt temperature in its range, between optimizer steps."""
@@ -160,10 +145,7 @@ class BLIPEncoders(BLIPModel, Retriever):
         ids, atts = without_padding(batch["text_ids"], batch["text_atts"])
         image = self.visual_encoder_m(batch["image"])
         text = self.text_encoder_m(ids, self_attention_mask(atts, image.dtype))
-        return (
-            F.normalize(self.vision_proj_m(image[:, 0]), dim=-1),
-            F.normalize(self.text_proj_m(text[:, 0]), dim=-1),
-        )
+        return contrastive_features(image, self.vision_proj_m), contrastive_features(text, self.text_proj_m)
 
     def _soft_targets(
         self, image_m: Tensor, text_m: Tensor, right: Tensor, temp: Tensor, alpha: float
@@ -223,11 +205,11 @@ class BLIPEncoders(BLIPModel, Retriever):
     def image_entry(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """What a gallery keeps of images [b, 3, H, W]: states [b, p, d] and features [b, e]."""
         states = self.visual_encoder(image)
-        return states, self.image_features(states)
+        return states, contrastive_features(states, self.vision_proj)
 
     def text_entry(self, ids: Tensor, atts: Tensor) -> tuple[Tensor, Tensor]:
         """What a gallery keeps of texts [b, t]: the ids, which the grounded encoder reads, and features [b, e]."""
-        return ids, self.text_features(self.text_states(ids, atts))
+        return ids, contrastive_features(self.text_states(ids, atts), self.text_proj)
 
     def match(self, ids: Tensor, atts: Tensor, image: Tensor, similarity: Tensor) -> Tensor:
         """How well pairs of ids and image states match: the ITM logit of "matches" plus the cosine similarity [b].

@@ -22,7 +22,7 @@ from models.common import examples
 from models.common.attention_masks import causal_mask, without_padding
 from models.common.bert import TextConfig, plain_name
 from models.common.checkpoint import KeyRules
-from models.common.contrastive import TEMP_RANGE, hard_negatives, similarity_weights
+from models.common.contrastive import TEMP_RANGE, contrastive_features, hard_negatives, similarity_weights
 from models.common.gather import Gather, no_gather
 from models.common.vit import ViTConfig
 from models.tasks import ImageEncoder
@@ -108,7 +108,8 @@ class BLIP(BLIPEncoders, ImageEncoder):
         temp = self.temp.clamp(*TEMP_RANGE)
         ids, atts = without_padding(batch["text_ids"], batch["text_atts"])
         image, text = self.visual_encoder(batch["image"]), self.text_states(ids, atts)
-        image_feature, text_feature = self.image_features(image), self.text_features(text)
+        image_feature = contrastive_features(image, self.vision_proj)
+        text_feature = contrastive_features(text, self.text_proj)
         with torch.no_grad():
             image_m, text_m = self.momentum_features(batch)
             own = torch.zeros(len(ids), len(ids) + self.config.queue, device=image_m.device).fill_diagonal_(1)

@@ -18,7 +18,7 @@ from models.blip.model import BLIPConfig
 from models.common.attention_masks import without_padding
 from models.common.bert import plain_name
 from models.common.checkpoint import KeyRules
-from models.common.contrastive import hard_negatives, others, soft_cross_entropy
+from models.common.contrastive import contrastive_features, hard_negatives, others, soft_cross_entropy
 from models.common.gather import Gather, no_gather
 
 UNKNOWN = -100  # image id of features that came with the pretraining file
@@ -74,7 +74,8 @@ class BLIPRetrieval(BLIPEncoders):
         ids, atts = without_padding(batch["text_ids"], batch["text_atts"])
         idx = batch["idx"]
         image, text = self.visual_encoder(batch["image"]), self.text_states(ids, atts)
-        image_feature, text_feature = self.image_features(image), self.text_features(text)
+        image_feature = contrastive_features(image, self.vision_proj)
+        text_feature = contrastive_features(text, self.text_proj)
         with torch.no_grad():
             image_m, text_m = self.momentum_features(batch, move)
             same = (idx[:, None] == torch.cat([idx, self.idx_queue[0]])[None, :]).float()

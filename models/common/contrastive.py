@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from console.errors import InputError
 
 TEMP_RANGE = (0.001, 0.5)
 """Smallest and largest temperature."""
+
+
+def contrastive_features(states: Tensor, projection: nn.Module) -> Tensor:
+    """The first state (CLS) of states [b, t, d] in the contrastive space: [b, e], L2-normalised."""
+    return F.normalize(projection(states[:, 0]), dim=-1)
 
 
 def itc_loss(image_features: Tensor, text_features: Tensor, temp: Tensor) -> Tensor:

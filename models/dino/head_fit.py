@@ -30,7 +30,7 @@ ROUNDING = 1e-12
 class HeadFit:
     """A statistic over batches with `image` and `label` that fits a classifier in place.
 
-    Of `calibration.statistics.Statistic` it has what a pass calls that is not saved.
+    It has the methods of `calibration.statistics.Statistic` that a pass without checkpoints calls.
     """
 
     follows_state = False

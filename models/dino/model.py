@@ -8,7 +8,7 @@ and libraries have renamed or fused these layers since.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -173,7 +173,7 @@ class DINO(Classifier, ImageEncoder):
             nn.init.zeros_(self.classifier.weight)
             nn.init.zeros_(self.classifier.bias)
         else:
-            self.classifier_origin = "the checkpoint's own"
+            self.classifier_origin = "the checkpoint's own" if self.load_report else "random, as all weights"
 
     def rebuilt(self, folder: Path) -> dict[str, Any]:
         """Settings of the present classifier, which needs no file of its own any more."""
@@ -220,10 +220,6 @@ class DINO(Classifier, ImageEncoder):
             name = f"{at}.intermediate"
             yield units_of(self, name, "neurons", feeds=[f"{name}.dense"], reads=f"{at}.output.dense")
         yield from rows_of(self, lambda part: isinstance(part, Block))
-
-    def layers_removed(self, path: str, kept: Sequence[int]) -> None:
-        """Update the number of layers in the configuration."""
-        self.config = self.config.only(kept)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The loss of `forward`; InputError for labels beyond the classes."""

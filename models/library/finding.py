@@ -40,8 +40,8 @@ def find_layers(
 ) -> tuple[dict[str, PrunableLayer], list[Skipped]]:
     """Prunable layers by the name of their parameter, each tied one once; and all other weights in matrices.
 
-    exclude: whether the weight of a `short_name` is in neither. conv: whether convolutions without groups are pruned.
-    InputError for a layer that has no weights yet.
+    exclude: whether a weight, by its `short_name`, is left out of both. conv: whether convolutions without groups are
+    pruned. InputError for a layer that has no weights yet.
     """
     layers: dict[str, PrunableLayer] = {}
     skipped: list[Skipped] = []

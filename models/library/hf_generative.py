@@ -36,8 +36,8 @@ class Generative(HFClass):
     text = ("model.language_model.",)
     blocks = ("model.vision_tower.encoder.layers", "model.language_model.layers")
     smaller = False  # whether images may be smaller than the table of positions
-    spelled, marked = "", IMAGE
-    """The field of batches with a 1 at the tokens of a kind, where the class reads one; and that kind."""
+    type_field, type_one = "", IMAGE
+    """The batch's field of token types, if the class reads one; and the kind of token that is 1 in it."""
 
     @classmethod
     def kinds(cls, config: Any, batch: Batch) -> Tensor:
@@ -134,7 +134,7 @@ class Generative(HFClass):
         before = torch.full((size, places), _image_token(config))
         ids = torch.cat([before, words * atts], dim=1)
         batch |= {"input_ids": ids, "attention_mask": torch.cat([torch.ones_like(before), atts.long()], dim=1)}
-        return batch | ({cls.spelled: (cls.kinds(config, batch) == cls.marked).long()} if cls.spelled else {})
+        return batch | ({cls.type_field: (cls.kinds(config, batch) == cls.type_one).long()} if cls.type_field else {})
 
 
 class GenerativeModel(LanguageModel, WrappedModel):
@@ -186,7 +186,7 @@ ATTENTION, LAST = "_attn_implementation", "last_row"
 
 
 class _Attends(BaseException):
-    """What a block compares: queries [b, h, t, d] and keys [b, g, t, d] of h / g heads each, no more is to be run."""
+    """Raised to end a pass, with a block's queries [b, h, t, d] and keys [b, g, t, d]; h / g heads share their keys."""
 
     def __init__(self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None):
         super().__init__()
@@ -268,7 +268,7 @@ class Qwen(Generative):
     vision = ("model.visual.",)
     projector = ("model.visual.merger.", "model.visual.deepstack_merger_list.")
     blocks = ("model.visual.blocks", "model.language_model.layers")
-    spelled = "mm_token_type_ids"
+    type_field = "mm_token_type_ids"
 
     @classmethod
     def pictures(cls, config: Any, size: int) -> Batch:
@@ -313,7 +313,7 @@ class Idefics3(Generative):
 class PaliGemma(Generative):
     """PaliGemma: attention is bidirectional over image and prompt, causal over the answer."""
 
-    spelled, marked = "token_type_ids", TEXT
+    type_field, type_one = "token_type_ids", TEXT
 
     @classmethod
     def inputs(cls, processor: Any, images: list[Any], texts: list[str]) -> Batch:
@@ -325,4 +325,4 @@ class PaliGemma(Generative):
 class Gemma3(Generative):
     """Gemma 3: attention is bidirectional within an image."""
 
-    spelled = "token_type_ids"
+    type_field = "token_type_ids"

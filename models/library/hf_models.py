@@ -257,7 +257,7 @@ def wrap_hf(
 
 
 def _of_tower(prefix: str, own: frozenset[str], key: str, keys: set[str]) -> str:
-    """A name of a tower alone in the model above it, and the reverse: a mask of either fits the other."""
+    """The name of a tower's weight in the model around it, or the reverse, so that a mask of one fits the other."""
     names = (key, f"{prefix}.{key}", key.removeprefix(f"{prefix}."))
     return next((name for name in names if name in own), key)
 
@@ -312,7 +312,7 @@ def _first(size: int | list[int] | tuple[int, ...]) -> int:
 
 
 def _preprocessor(reference: str, sees: bool) -> dict[str, Any]:
-    """The reference's preprocessor_config.json; empty where it has none, which is said of models that see."""
+    """The reference's preprocessor_config.json; empty if there is none, which a note says if `sees`."""
     try:
         return ImageProcessingMixin.get_image_processor_dict(reference)[0]
     except OSError as error:

@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers import AutoProcessor
 
-from console.progress import console
 from models.base import Batch
+from models.library.hf_tokenizer import read_if_there
 
 Inputs = Callable[[Any, list[Any], list[str]], Batch]
 
@@ -22,18 +22,11 @@ class HFProcessor:
 
     @classmethod
     def load(cls, reference: str, inputs: Inputs) -> HFProcessor | None:
-        """The processor of a folder or hub id; None when it has none (then batches must come as the model reads them).
+        """The processor of a folder or hub id; None when it has none (batches must then have the model's own fields).
 
         A folder with a tokenizer alone, or with what prepares images alone, has none.
         """
-        try:
-            processor = AutoProcessor.from_pretrained(reference)
-        except ImportError as error:
-            reason = " ".join(str(error).split())
-            console.print(f"note: the processor of {reference} cannot be made ({reason})")
-            return None
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        processor = read_if_there(AutoProcessor, "processor", reference)
         whole = hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")
         return cls(processor, inputs) if whole else None
 

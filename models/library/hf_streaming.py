@@ -12,17 +12,18 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-from console.errors import InputError
+from console.errors import InputError, in_a_line
 from console.words import agreed, counted
 from models.common.checkpoint import LoadReport, other_shape
 from models.library.finding import FLOATS
 from models.streaming import Change, Streamed
 from storage.atomic import atomic_path
-from storage.shards import INDEX, weight_files
+from storage.shards import ENDINGS, INDEX, weight_files
 from storage.tensors import read_tensors, write_like
 
 PLAIN = ".safetensors"
@@ -84,16 +85,17 @@ def _without_weights(model_class: type, config: Any) -> nn.Module:
     return module
 
 
-def tensors_of(module: nn.Module, folder: Path, floats: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a folder's shards by the module's names, memory-mapped; and the names in the files of all of them.
+def tensors_of(module: nn.Module, folder: Path, streaming: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a folder's shards by the module's names, memory-mapped; and names in the files -> the module's.
 
-    InputError where there are no safetensors, where a shard is missing, and for types that are no plain `floats`.
+    InputError where there are no safetensors, and where a shard is missing. streaming: whether for --stream, which
+    computes with FLOATS only.
     """
     files = weight_files(folder)
     if pickled := [file.name for file in files if file.suffix != PLAIN]:
         raise InputError(
-            f"{folder} has its weights as {pickled[0]}, which cannot be read in parts: write them as safetensors "
-            "(save_pretrained does), or leave out --stream"
+            f"{folder} has its weights as {pickled[0]}, which cannot be read in parts: "
+            f"{'leave out --stream, or ' if streaming else ''}write them as safetensors (save_pretrained does)"
         )
     stored = read_tensors(folder)
     transforms = get_model_conversion_mapping(module)
@@ -107,9 +109,9 @@ def tensors_of(module: nn.Module, folder: Path, floats: bool = True) -> tuple[di
         if converted is not None:
             raise InputError(
                 f"transformers puts '{old}' of {folder} together with other tensors, or takes it apart: such a folder "
-                "cannot be read block by block; leave out --stream"
+                f"cannot be read tensor by tensor{'; leave out --stream' if streaming else ''}"
             )
-        if floats and new in wanted and tensor.dtype not in FLOATS:
+        if streaming and new in wanted and tensor.dtype not in FLOATS:
             kind = str(tensor.dtype).removeprefix("torch.")
             raise InputError(f"'{old}' in {folder} is stored as {kind}: prune the model before it is quantised")
         names[old] = new
@@ -127,15 +129,16 @@ def tensors_in(folder: Path) -> dict[str, Tensor]:
         raise InputError(f"there is no {Path(folder) / 'config.json'}: give a folder of a Hugging Face model")
     try:
         config = transformers.AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0][:150]
-        raise InputError(f"{folder} is no folder of a Hugging Face model ({reason}): check its config.json") from error
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        raise InputError(
+            f"{folder} is no folder of a Hugging Face model ({in_a_line(error)}): check its config.json"
+        ) from error
     name = (config.architectures or ["model of no class"])[0]
     if not hasattr(transformers, name):
         raise InputError(
             f"{folder} is a {name}, which transformers does not have: its tensors' names mean nothing here"
         )
-    return tensors_of(_without_weights(getattr(transformers, name), config), folder, floats=False)[0]
+    return tensors_of(_without_weights(getattr(transformers, name), config), folder, streaming=False)[0]
 
 
 def report_of(module: nn.Module, folder: Path) -> LoadReport:
@@ -165,4 +168,4 @@ def _write(module: nn.Module, folder: Path, target: Path, change: Change) -> Non
 
 def _is_weights(file: Path) -> bool:
     """Whether a file is of weights: pickled ones next to the shards would not have the zeros."""
-    return file.name.endswith((PLAIN, ".bin", ".pth", ".pt", ".ckpt", INDEX))
+    return file.name.endswith((*ENDINGS, INDEX))

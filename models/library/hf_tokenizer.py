@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,26 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from console.errors import InputError
+from console.errors import InputError, in_a_line
 from console.progress import console
+
+
+def read_if_there(auto: Any, what: str, reference: str) -> Any | None:
+    """What a class of transformers reads from a folder or hub id, or None; InputError for damaged files.
+
+    A note says when a package is missing.
+    """
+    try:
+        return auto.from_pretrained(reference)
+    except JSONDecodeError as error:
+        raise InputError(
+            f"the {what} of {reference} cannot be read ({in_a_line(error)}): repair or remove its JSON files"
+        ) from error
+    except ImportError as error:
+        console.print(f"note: the {what} of {reference} cannot be made ({in_a_line(error)})", markup=False)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
 
 
 class HFTokenizer:
@@ -26,20 +45,19 @@ class HFTokenizer:
 
     @classmethod
     def load(cls, reference: str, longest: int, embedded: int, filled: bool = False) -> HFTokenizer | None:
-        """The tokenizer of a folder or hub id; None when it has none (then batches must come tokenised).
+        """The tokenizer of a folder or hub id; None when it has none (batches must then hold token ids).
 
         embedded: how many tokens the model has embeddings for. InputError if the tokenizer has more.
         """
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(reference)
-        except (OSError, ValueError, KeyError, ImportError):
-            return None
+        tokenizer = read_if_there(AutoTokenizer, "tokenizer", reference)
         # Where the files are missing, transformers makes a tokenizer that knows its special tokens only.
-        if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        if tokenizer is None or len(tokenizer) <= len(set(tokenizer.all_special_ids)):
             return None
         both = f"the tokenizer of {reference} has {len(tokenizer):,} tokens, and the model has {embedded:,} embeddings"
         if len(tokenizer) > embedded:
-            raise InputError(f"{both}: put the tokenizer that the model was trained with there")
+            raise InputError(
+                f"{both}: put the tokenizer that the model was trained with next to the model's config.json"
+            )
         if 2 * len(tokenizer) < embedded:
             console.print(f"note: {both}: is it the one that the model was trained with?", markup=False)
         return cls(tokenizer, longest, filled)

@@ -6,6 +6,7 @@ import contextlib
 import ssl
 import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPException
 from unittest import mock
 from urllib.error import HTTPError, URLError
 
@@ -40,6 +41,6 @@ def _answers(address: str) -> bool:
         return True
     except URLError as error:
         return isinstance(error.reason, ssl.SSLError)  # it answers; certificates are the client's to judge
-    except OSError:
+    except (OSError, ValueError, HTTPException):  # ValueError: an address without https://
         return False
     return True

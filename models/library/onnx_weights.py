@@ -95,7 +95,7 @@ def _graph(path: Path | str) -> Any:
         import onnx
         from google.protobuf.message import DecodeError
     except ImportError as error:
-        raise InputError("ONNX files need a package more: pip install onnx") from error
+        raise InputError("reading ONNX files needs the package onnx: pip install onnx") from error
     try:
         return onnx.load(str(path)).graph
     except (OSError, ValueError, DecodeError, onnx.checker.ValidationError) as error:
@@ -115,9 +115,10 @@ def _array(initializer: Any, path: Path | str) -> np.ndarray:
 
 
 def _parameter_names(graph: Any) -> dict[str, list[tuple[str, bool]]]:
-    """Initialiser -> the names of the parameters that it is, and whether it is transposed, where its own is none.
+    """Initializer whose own name is no parameter's -> the parameters that it stores, and whether transposed.
 
-    A matrix of several nodes is tied. Of equal tensors the exporter keeps one, and has the others as its `Identity`.
+    A matrix that several nodes multiply by is tied. The exporter stores equal tensors once; the others are `Identity`
+    nodes of it.
     """
     found: dict[str, list[tuple[str, bool]]] = {}
     for node in graph.node:
@@ -153,7 +154,7 @@ def make_module(tensors: dict[str, np.ndarray], config: OnnxConfig, source: str)
     model_class = getattr(transformers, config.model_class, None)
     made_of = getattr(model_class, "config_class", None)
     if made_of is None:
-        raise InputError(f"class: transformers has no model {config.model_class}: check its spelling")
+        raise InputError(f"model_class: transformers has no model {config.model_class}: check its spelling")
     known = made_of().to_dict()
     for key in config.config:
         if key not in known:

@@ -40,7 +40,7 @@ def units_of(
         elif count == 0:
             reason = "none of the units that it read are left"
         found.append(Slices(f"{reads}.weight", axis, block, 1))
-    made = 1 if kind == "channels" else block  # numbers a unit in what makes it: a channel is one, whatever reads it
+    made = 1 if kind == "channels" else block  # outputs per unit in the layers that make it: one per channel
     for path in (reads, *feeds) if reason is None else ():
         part = module.get_submodule(path)
         if getattr(part, "groups", 1) > 1:

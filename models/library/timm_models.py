@@ -13,7 +13,7 @@ import timm
 import torch
 from torch import nn
 
-from console.errors import InputError, nearest
+from console.errors import InputError, in_a_line, nearest
 from console.words import counted
 from models import check_task, weights_path
 from models.base import Batch, ImageShape
@@ -64,7 +64,8 @@ def load_timm(
         return model if task else model.with_layers()
     pretrained = weights is None
     with hub_or_cache() if pretrained else contextlib.nullcontext():
-        module = _built(name, pretrained, settings, seed)
+        way_out = "give a file with --weights, or --weights random" if pretrained else "check the settings"
+        module = _built(name, pretrained, settings, seed, way_out)
     model = wrap_timm(module, settings.get("img_size"), **own)
     if pretrained:
         about = module.pretrained_cfg
@@ -89,16 +90,16 @@ def key_rules(module: nn.Module, another_classifier: bool) -> KeyRules:
     return KeyRules(prefers=PREFERS, fresh=heads.__contains__, skip_resized=heads)
 
 
-def _built(name: str, pretrained: bool, settings: dict[str, Any], seed: int) -> nn.Module:
-    """A model as timm makes it; InputError where it cannot."""
+def _built(
+    name: str, pretrained: bool, settings: dict[str, Any], seed: int, way_out: str = "check the settings"
+) -> nn.Module:
+    """A model as timm makes it; InputError with a way out where it cannot."""
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return timm.create_model(name, pretrained=pretrained, **settings)
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0][:150]
-        way_out = "give a file with --weights, or --weights random" if pretrained else "check the settings"
-        raise InputError(f"timm cannot build '{name}' ({reason}): {way_out}") from error
+    except (AssertionError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"timm cannot build '{name}' ({in_a_line(error)}): {way_out}") from error
 
 
 def _with_filter(name: str, settings: dict[str, Any], seed: int) -> tuple[nn.Module, Filter | None]:

@@ -55,7 +55,7 @@ def _residual(at: str, root: nn.Module) -> Iterator[Part]:
     for number in range(1, last):
         reads = f"{at}conv{number + 1}"
         if number == last - 1 and not isinstance(block.aa, EACH_BY_ITSELF):
-            yield _left(root, reads, f"a {type(block.aa).__name__} comes before it, which counts channels")
+            yield _left(root, reads, f"a {type(block.aa).__name__} before it has a fixed number of channels")
             continue
         feeds = [f"{at}conv{number}", f"{at}bn{number}"]
         yield units_of(root, f"{at}conv{number}", "channels", feeds=feeds, reads=reads)

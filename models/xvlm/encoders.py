@@ -10,13 +10,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.base import Batch, Model
 from models.common.attention_masks import cross_attention_mask, self_attention_mask, without_padding
 from models.common.bert import layer_states
-from models.common.contrastive import matching_loss
+from models.common.contrastive import contrastive_features, matching_loss
 from models.library.hf_parts import hf_parts
 from models.parts import Part
 from models.tasks import Retriever
@@ -90,14 +89,6 @@ class XVLMEncoders(XVLMModel, Retriever):
             x = layer_states(layer, x, mask, image, image_mask)
         return x
 
-    def image_features(self, states: Tensor) -> Tensor:
-        """The CLS state of image states [b, p, d] in the contrastive space: [b, e], L2-normalised."""
-        return F.normalize(self.vision_proj(states[:, 0]), dim=-1)
-
-    def text_features(self, states: Tensor) -> Tensor:
-        """The CLS state of text states [b, t, d] in the contrastive space: [b, e], L2-normalised."""
-        return F.normalize(self.text_proj(states[:, 0]), dim=-1)
-
     def _matching_loss(
         self, text: Tensor, atts: Tensor, image: Tensor, image_atts: Tensor, wrong_image: Tensor, wrong_text: Tensor
     ) -> Tensor:
@@ -119,12 +110,12 @@ class XVLMEncoders(XVLMModel, Retriever):
     def image_entry(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """What a gallery keeps of images [b, 3, H, W]: states [b, p, d] and features [b, e]."""
         states = self.vision_encoder(image)
-        return states, self.image_features(states)
+        return states, contrastive_features(states, self.vision_proj)
 
     def text_entry(self, ids: Tensor, atts: Tensor) -> tuple[Tensor, Tensor]:
         """What a gallery keeps of texts [b, t]: states [b, t, d] and features [b, e]."""
         states = self.text_states(ids, atts)
-        return states, self.text_features(states)
+        return states, contrastive_features(states, self.text_proj)
 
     def match(self, text: Tensor, text_atts: Tensor, image: Tensor, similarity: Tensor) -> Tensor:
         """How well pairs of states match: the ITM logit of "matches" [b]; X-VLM does not use the similarity.

@@ -17,7 +17,7 @@ from models.base import Batch, Model
 from models.common import examples
 from models.common.bert import Embeddings, Encoder, MLMHead, TextConfig, hidden_words_loss, plain_name
 from models.common.checkpoint import KeyRules
-from models.common.contrastive import TEMP_RANGE, hard_negatives, itc_loss, similarity_weights
+from models.common.contrastive import TEMP_RANGE, contrastive_features, hard_negatives, itc_loss, similarity_weights
 from models.common.gather import Gather, no_gather
 from models.tasks import ImageEncoder, Locator
 from models.xvlm.boxes import box_losses
@@ -122,7 +122,8 @@ class XVLM(XVLMEncoders, ImageEncoder, Locator):
         """The losses of a batch from its states."""
         temp, atts = self.temp.clamp(*TEMP_RANGE), batch["text_atts"]
         image, image_atts, full, text = states
-        image_feature, text_feature = self.image_features(image), self.text_features(text)
+        image_feature = contrastive_features(image, self.vision_proj)
+        text_feature = contrastive_features(text, self.text_proj)
         losses = {"itc": itc_loss(gather(image_feature), gather(text_feature), temp)}
         losses["itm"] = self._itm_loss(image, image_atts, text, atts, image_feature @ text_feature.t() / temp)
         losses["mlm"] = self._mlm_loss(batch, image, image_atts)

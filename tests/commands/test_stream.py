@@ -12,6 +12,7 @@ import transformers
 import yaml
 from safetensors.torch import load_file, save_file
 
+from console.errors import InputError
 from inspection.folder import check_zeros
 from sparsity.mask import Mask
 from tests.models.generative import pairs, saved
@@ -76,6 +77,21 @@ def test_a_folder_with_zeros(run, world, stream, method):
     found = check_zeros(folder, mask)
     assert not any(one.back for one in found.values()), "what is quantised without an offset keeps its zeros"
     assert [one.reason[:9] for one in found.values() if one.reason] == ["its shape"]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("pytorch_model.bin", "x", r"pytorch_model.bin, .*: write them as safetensors \(save_pretrained does\)$"),
+        ("config.json", '{"model_type": "vit", "num_hidden_layers": "six"}', "is no folder of a Hugging Face model"),
+    ],
+)
+def test_folders_that_cannot_be_checked(file, text, message, tmp_path):
+    config = {"model_type": "vit", "architectures": ["ViTModel"], "hidden_size": 12, "num_hidden_layers": 1}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / file).write_text(text)
+    with pytest.raises(InputError, match=message):
+        check_zeros(tmp_path, {})
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,10 @@ def test_unknown_keys_are_refused(dino, tmp_path):
         load_model("dino", config=CONFIG, weights=tmp_path / "x.pth")
 
 
+def test_a_random_classifier_is_no_checkpoints(dino):
+    assert dino.notes() == {"classifier": "random, as all weights"} and dino.preliminary() is None
+
+
 @pytest.mark.parametrize("inputs", [64, 128])
 def test_the_official_head_is_taken(inputs, dino, tmp_path):
     from configs.schema import read_yaml

@@ -17,6 +17,7 @@ from data.readers import make_reader
 from data.sources import Files
 from models import file_name, load_model
 from models.conformance import CHECKS, check_model
+from models.library import hf_tokenizer
 from models.library.hf_tokenizer import HFTokenizer
 from models.wrap import wrap
 from pruners import prune
@@ -307,6 +308,23 @@ class TestHuggingFace:
         assert "has 7 tokens, and the model has 15 embeddings" in " ".join(capsys.readouterr().err.split())
         shutil.rmtree(tmp_path / "saved")
         assert HFTokenizer.load(str(tmp_path / "saved"), 8, 7) is None
+
+    def test_a_damaged_file_is_not_a_missing_one(self, clip_folder):
+        letter_tokenizer(clip_folder)
+        (clip_folder / "tokenizer.json").write_text("{oops")
+        with pytest.raises(InputError, match=r"cannot be read .*: repair or remove its JSON files"):
+            HFTokenizer.load(str(clip_folder), 16, 99)
+
+    def test_a_tokenizer_that_needs_a_package(self, monkeypatch, capsys):
+        """SigLIP's needs sentencepiece."""
+
+        def lacking(reference):
+            raise ImportError("it requires [sentencepiece]")
+
+        monkeypatch.setattr(hf_tokenizer.AutoTokenizer, "from_pretrained", lacking)
+        assert HFTokenizer.load("folder", 8, 7) is None
+        said = " ".join(capsys.readouterr().err.split())
+        assert "the tokenizer of folder cannot be made (it requires [sentencepiece])" in said
 
 
 def test_the_command_prunes_a_folder(clip_folder, tmp_path, monkeypatch, capsys):

@@ -79,6 +79,14 @@ def test_other_sizes_as_timm_resizes_them(name, settings, old, new, resized, tmp
     assert not model.load_report.dropped
 
 
+def test_settings_that_timm_refuses(tmp_path):
+    """By an assertion. With a file of weights, advice to give one would be of no use."""
+    for weights in ("random", tmp_path / "a.pth"):
+        (tmp_path / "a.pth").write_bytes(b"x")
+        with pytest.raises(InputError, match=r"cannot build .*dim should be divisible by num_heads\): check the sett"):
+            load_timm("vit_tiny_patch16_224", weights, {"num_heads": 5})
+
+
 def test_a_table_that_is_no_square(tmp_path):
     """Its sides are in no file: neither timm nor this toolkit can tell them."""
     state = timm.create_model("vit_small_patch16_224", img_size=(32, 64), **VIT).state_dict()
@@ -248,6 +256,9 @@ class TestOffline:
         threading.Thread(target=server.handle_request, daemon=True).start()
         assert hub._answers(f"http://127.0.0.1:{server.server_port}")
         server.server_close()
+
+    def test_an_address_of_no_server(self):
+        assert not hub._answers("hf-mirror.example")
 
     def test_silence_is_none(self, monkeypatch):
         monkeypatch.setattr(hub, "PATIENCE", 0.2)

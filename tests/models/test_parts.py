@@ -334,7 +334,7 @@ class TestLeftOut:
 
     def test_blur(self):
         reasons = self.reasons(FAMILIES["resnet with blur"]())
-        assert reasons["layer2.0.conv3.weight"] == "a BlurPool2d comes before it, which counts channels"
+        assert reasons["layer2.0.conv3.weight"] == "a BlurPool2d before it has a fixed number of channels"
 
     def test_norm_over_heads_and_neurons(self):
         model = timm_model("vit_small_patch16_224", **TIMM_VIT, scale_attn_norm=True, scale_mlp_norm=True)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from console.errors import InputError
 from models import load_model
 from models.xvlm.boxes import box_losses
 from pretraining.guides import glance, grounding, guidance_loss, patch_box_loss, start_images
@@ -106,3 +107,17 @@ def test_a_clip_starts_from_an_xvlm_tower():
     seen = xvlm.vision_tower()(image)[:, 0] @ xvlm.vision_proj.weight.t()
     feature = clip.module.get_image_features(pixel_values=image).pooler_output
     torch.testing.assert_close(feature, seen, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "other", "message"),
+    [
+        ("dino-mini", "xvlm-mini", "only an X-VLM can start a model, and only one with two towers"),
+        ("clip-mini", "blip-mini", "only an X-VLM can start a model"),
+        ("clip-mini", "xvlm", "X-VLM's image tower does not fit the model's"),
+    ],
+)
+def test_starts_that_do_not_fit_are_refused(model, other, message):
+    config = REFERENCE / "xvlm.yaml" if other == "xvlm" else None
+    with pytest.raises(InputError, match=message):
+        start_images(load_model(model, weights="random"), load_model(other, config=config, weights="random"))

@@ -309,6 +309,11 @@ def test_blips_slow_copies_start_from_a_trained_tower():
         assert all(torch.equal(slow.state_dict()[name], tensor) for name, tensor in fast.state_dict().items())
 
 
+def test_locked_images_need_two_towers():
+    with pytest.raises(InputError, match="for models with two separate towers"):
+        OBJECTIVES["locked_images"](load_model("resnet-mini", weights="random"))
+
+
 def test_a_batch_of_one_has_no_wrong_partner():
     model = reference_model("xvlm")
     one = {"general": {name: tensor[:1] for name, tensor in model.example(2)["general"].items()}}

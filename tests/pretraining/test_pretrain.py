@@ -204,6 +204,16 @@ def test_tensors_without_elements_are_written(tmp_path):
     assert set(found) == {f"{name}.{part}" for name in "abc" for part in ("weight", "bias")}
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_processes_have_batches_of_one_size(small, processes):
+    """Together they compare the features of all: a process with fewer pairs would stop the others."""
+    stage, model = parse(PretrainConfig, small, "small").stages[2], untrained()
+    n = len(stage_data(model, stage, processes=1, seed=0).sides["general"].reader.source)
+    stage = dataclasses.replace(stage, batch_size=(n - 2) * processes)
+    side = stage_data(model, stage, processes, seed=0).sides["general"]
+    assert [len(side[t].used) for t in range(side.batches)] == ([n - 2, 2] if processes == 1 else [n - 2])
+
+
 @pytest.mark.slow
 def test_two_processes(small, run_process, tmp_path):
     """They export weights, and what they learn is what one process learns that accumulates their micro-batches."""
@@ -222,7 +232,7 @@ def test_two_processes(small, run_process, tmp_path):
     recipe = dataclasses.replace(stage.recipe, lr=1e-3, eps=1e-4, clip=0.5, weight_decay=0.01, betas=[0.9, 0.999])
     recipe = dataclasses.replace(recipe, schedule=type(recipe.schedule)())
     model, start = untrained(), untrained().state_dict()
-    texts = stage_data(model, stage, stage.batch_size // 2, seed=0).sides["texts"]
+    texts = stage_data(model, stage, processes=2, seed=0).sides["texts"]
 
     def micro_batches(first):
         return ({"texts": texts[number].batch} for number in range(first, 2 * stage.steps))

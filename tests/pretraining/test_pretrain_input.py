@@ -56,6 +56,10 @@ def refused(monkeypatch, capsys):
         ({"name": "a/b"}, "a stage needs a name of its own that can name a folder"),
         ({"sides": {}}, "dense_labels needs the side 'scenes', given: none"),
         ({"sides": {"scene": {"reader": "dense_scenes"}}}, "needs the side 'scenes', given: scene"),
+        (
+            {"sides": {name: {"reader": "dense_scenes"} for name in ("scenes", "region")}},
+            "dense_labels does not read the side 'region': leave it out",
+        ),
         ({"sides": {"scenes": {"reader": "dense_scene"}}}, "(did you mean 'dense_scenes'?)"),
         (
             {"sides": {"scenes": {"reader": "dense_scenes", "files": {}}}},
@@ -82,6 +86,12 @@ def test_a_wrong_last_stage_is_found_first(small, refused, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_list_of_no_stages(small, refused, tmp_path):
+    """Random weights would be written over those of a finished run."""
+    config = write_config(tmp_path / "c.yaml", small | {"stages": []})
+    refused("stages: a pretraining needs at least one stage", *options(config, tmp_path / "out"))
+
+
 def test_two_stages_of_one_name(small, refused, tmp_path):
     config = write_config(tmp_path / "c.yaml", small | {"stages": 2 * small["stages"]})
     refused("stage 'vision': a stage needs a name of its own", *options(config, tmp_path / "out"))
@@ -103,6 +113,14 @@ def test_two_stages_of_one_name(small, refused, tmp_path):
 def test_command_line(arguments, message, small, refused, tmp_path):
     config = write_config(tmp_path / "c.yaml", small)
     refused(message, *options(config, tmp_path / "out"), *arguments)
+
+
+def test_several_processes_train_every_parameter(small, refused, tmp_path):
+    """X-VLM's head for boxes would get no gradient."""
+    pairs = {"general": {"reader": "mlm_pairs", "files": {}}}
+    config = write_config(tmp_path / "c.yaml", small, vision={"objective": "together", "sides": pairs})
+    message = "stage 'vision': X-VLM needs a side of mlm_regions when several processes train"
+    refused(message, *options(config, tmp_path / "out"), "--devices", "2")
 
 
 def test_an_objective_that_the_model_cannot_serve(small, refused, tmp_path):

@@ -7,6 +7,7 @@ from lightning.fabric import Fabric
 from safetensors.torch import load_file
 
 from data.randomness import derive_seed
+from models.common.contrastive import contrastive_features
 from tests.training.tiny_pairs import PAIRS, PASSES, SEED, gradients, hardest, pairs, run, tiny_model
 from tests.training.toy import one_process, same_weights
 from training.loop import Callback
@@ -65,8 +66,9 @@ def test_dropout_is_the_same_in_both_passes(tmp_path):
     for number in range(PASSES):
         part = pairs(number, torch.float64)
         torch.manual_seed(derive_seed(SEED, "step", 0, 0, number))
-        images.append(model.image_features(model.vision_encoder(part["image"])))
-        texts.append(model.text_features(model.text_states(part["text_ids"], part["text_atts"])))
+        images.append(contrastive_features(model.vision_encoder(part["image"]), model.vision_proj))
+        states = model.text_states(part["text_ids"], part["text_atts"])
+        texts.append(contrastive_features(states, model.text_proj))
         numbers += part["idx"].tolist()
     similarity = torch.cat(images) @ torch.cat(texts).t() / model.temp
     same = torch.tensor([[float(a == b) for a in numbers] for b in numbers], dtype=torch.float64)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from data.batches import Side
+from data.batches import Side, Sides
 from training.passes import epochs_notice, passes_notice
 
 
@@ -61,18 +61,15 @@ def test_short_epochs_do_not_come_to_it():
 
 
 @pytest.mark.parametrize(
-    ("n", "sizes", "said"),
+    ("n", "whole", "sizes", "said"),
     [
-        (11, [4, 4, 3], "texts: a pass over 11 samples has 3 batches of 4; the last one has 3"),
-        (
-            9,
-            [4, 4],
-            "texts: a pass over 9 samples has 2 batches of 4; the last sample, alone in its batch, is left out",
-        ),
-        (3, [3], "texts: a pass over 3 samples has 1 batch of 4; the last one has 3"),
+        (11, False, [4, 4, 3], "11 samples has 3 batches of 4; the last one has 3"),
+        (11, True, [4, 4], "11 samples has 2 batches of 4; 3 samples do not fill one and are left out"),
+        (9, False, [4, 4], "9 samples has 2 batches of 4; 1 sample does not fill one and is left out"),
+        (3, False, [3], "3 samples has 1 batch of 4; the last one has 3"),
     ],
 )
-def test_the_last_batch_of_a_pass(n, sizes, said):
-    made = side(n, 4, whole=False)
+def test_the_last_batch_of_a_pass(n, whole, sizes, said):
+    made = Sides({"texts": Numbers(n)}, 4, seed=0, whole=whole).sides["texts"]
     assert [len(made[t].used) for t in range(made.batches)] == sizes
-    assert passes_notice(made, made.batches) == said
+    assert passes_notice(made, made.batches) == f"texts: a pass over {said}"
