@@ -101,21 +101,17 @@ def measure(args: argparse.Namespace, config: Any) -> tuple[dict[str, Any], dict
     from console.progress import console, progress_bar
     from console.words import counted
     from data.calibration import data_identity
-    from evaluation.efficiency.table import chosen_device
+    from evaluation.efficiency.table import chosen_device, load_for
     from inspection.two_nn import dimension_of
-    from models import load_model, load_task_model
     from pruners.preparing import plain_samples, weights_identity
     from sparsity.mask import Mask
     from sparsity.weighting import FORMAT
 
     device, seed = chosen_device(args.device), config.seed if args.seed is None else args.seed
-    changes = {"conv": True} if args.conv else {}
-    if args.task:
-        model = load_task_model(args.model, args.task, weights=args.weights, overrides=changes)
-    else:
-        model = load_model(args.model, weights=args.weights, overrides=changes)
+    model = load_for(args.model, args.task, args.weights, conv=args.conv)
     if args.mask:
         Mask.load(args.mask).apply(model)
+    kept = Mask.load(args.kept).fitted(model) if args.kept else None
     count = math.ceil(args.samples / BATCH)
     workers = config.num_workers if args.num_workers is None else args.num_workers
     config = replace(config, seed=seed, num_workers=workers)
@@ -150,10 +146,9 @@ def measure(args: argparse.Namespace, config: Any) -> tuple[dict[str, Any], dict
         "padding": "zero",
         "shapes": {name: list(layer.weight.shape) for name, layer in model.prunable_layers().items()},
     }
-    if args.kept:
-        mask = Mask.load(args.kept).fitted(model)
+    if kept is not None:
         for name, row in found.items():
-            row["kept"] = 1 - mask.sparsity([name])
+            row["kept"] = 1 - kept.sparsity([name])
     order = [name for name in model.prunable_layers() if name in found]
     return about, {name: found[name] for name in order}
 
