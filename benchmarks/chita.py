@@ -125,7 +125,7 @@ def findings(args: argparse.Namespace) -> Iterator[Finding]:
         backward_peak = largest_resident_set()
         Path("/proc/self/clear_refs").write_text("5")  # reset the peak resident set
         try:
-            solved = timed(lambda: chita._prune(rows, SPARSITY))
+            solved = timed(lambda: chita._prune(rows, SPARSITY, 0))
             peak = largest_resident_set()
             mu, inverse_batch = rows.rows * session.options.lambda_, rows.rows / rows.samples
             started = time.perf_counter()
