@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert, box_iou
 
+from console.progress import say_once
 from data.batches import Loaded, Side
 from models.tasks import Locator
 
@@ -19,6 +20,8 @@ def region_ious(model: Locator, side: Side, batches: int) -> tuple[Tensor, list[
     pictures: list[int] = []
     for t in range(batches):
         loaded = side[t]
+        if loaded.failed:
+            say_once(f"regions: another record took the place of each that cannot be read, such as {loaded.failed[0]}")
         batch = {name: tensor.to(device) for name, tensor in loaded.batch.items()}
         boxes = model.boxes(batch)
         region = batch["is_image"] == 0
