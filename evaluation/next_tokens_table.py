@@ -49,6 +49,8 @@ class NextTokensConfig:
     def __post_init__(self) -> None:
         at_least(self, 1, "count", "batch_size")
         at_least(self, 0, "num_workers", "seed")
+        if self.count % self.batch_size:
+            raise InputError(f"count {self.count} is no multiple of batch_size {self.batch_size}: change one of them")
 
 
 class Read(NamedTuple):
@@ -68,7 +70,7 @@ class Texts:
             raise InputError(f"the data has {counted(there, 'pair')}, but count is {config.count}: lower it")
         self._side = Side("pairs", reader, config.batch_size, config.seed)
         self._workers = config.num_workers
-        self.batches = min(self._side.batches, -(-config.count // config.batch_size))
+        self.batches = config.count // config.batch_size
         self.pictures = [reader.source.name(i) for t in range(self.batches) for i in self._side.planned(t)]
         self.starts = [t * config.batch_size for t in range(self.batches)]
 
@@ -97,6 +99,8 @@ def compare(args: argparse.Namespace, config: NextTokensConfig) -> list[dict[str
             model = opened(args.model, path, args.stream).to(device)
             if texts is None:
                 texts, form = Texts(model, config), form_of(model)
+                for mask in (mask for mask in args.pruned if not Path(mask).is_dir()):
+                    Mask.load(mask).fitted(model)  # before the first expensive second
             if form_of(model) != form:
                 raise InputError(f"{path} is a {form_of(model)}, and {args.model} a {form}: give a pruned one of it")
             read = read_texts(model, texts, lambda share: advance(share * config.count))
