@@ -209,7 +209,7 @@ def drawing(args: argparse.Namespace) -> Callable[[], list[str]] | None:
     given = {name: getattr(args, name) for name in ("model", "pruner", *PRUNING)}
     words = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
     words += [word for assignment in args.set for word in ("--set", assignment)] + ["--conv"] * bool(args.conv)
-    words += ["--sparsities", f"{percents[0]:g}", "--devices", "1", "--num_nodes", "1", "--no-save_scores"]
+    words += ["--sparsities", str(percents[0]), "--devices", "1", "--num_nodes", "1", "--no-save_scores"]
     asked = prune.parse_args(words)
 
     def draw() -> list[str]:
@@ -265,6 +265,7 @@ def convert(args: argparse.Namespace) -> None:
         else:
             mask = fit([mask], model)[0]
             mask.source |= {"model": model}
+            mask.source.pop("format", None)
         mask.source |= {"sparsity_reached": mask.sparsity()}
         mask.save(target)
     result_console().print(f"{target}: {counted(len(mask), 'layer')}, {pct(mask.sparsity(), 3)} pruned", markup=False)
