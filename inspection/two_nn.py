@@ -75,6 +75,8 @@ def check_points(count: int, blocks: int, fraction: float = 1.0) -> None:
             f"{counted(count, 'sample')} cannot be cut into {counted(blocks, 'block')} of {LEAST} or more: give at "
             f"least {LEAST * blocks} (--samples), or fewer blocks (--blocks)"
         )
+    if fraction * (count // blocks) < 1:
+        raise InputError(f"fraction {fraction:g} uses none of a block's {count // blocks} ratios: give a larger one")
 
 
 def _orders(count: int, blocks: int, seed: int) -> Iterator[np.ndarray]:
@@ -97,7 +99,7 @@ def _slope(ratios: np.ndarray, fraction: float) -> float:
     n = len(ratios)
     if n < LEAST:
         raise _too_few(n)
-    pairs = min(n - 2, math.floor(fraction * n))
+    pairs = max(1, min(n - 2, math.floor(fraction * n)))
     x = np.log(np.sort(ratios)[:pairs])
     y = -np.log1p(-np.arange(1, pairs + 1) / n)
     return float(x @ y / (x @ x))
