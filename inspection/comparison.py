@@ -16,7 +16,7 @@ import numpy as np
 
 from inspection.reading import MaskFile, check_same_layers
 from sparsity.mask import Mask
-from storage.atomic import atomic_path
+from sparsity.picture import save_picture
 
 Pair = tuple[int, int]
 
@@ -152,18 +152,14 @@ def _share(part: float, whole: float) -> float:
 
 def draw_heat_map(comparison: Comparison, path: Path) -> None:
     """Draw a map of all layers and one per modality, with the IoU in percent in every cell (PNG)."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     labels = [file.label for file in comparison.files]
     maps = comparison.parts()
     side = 1.2 + 0.55 * len(labels)
     longest = 0.075 * max(map(len, labels))
-    figure, axes = plt.subplots(
-        1, len(maps), figsize=(side * len(maps) + longest, side + longest + 0.3), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(side * len(maps) + longest, side + longest + 0.3), layout="constrained")
+    axes = figure.subplots(1, len(maps), squeeze=False)
     for axis, (title, names) in zip(axes[0], maps.items(), strict=True):
         square = comparison.matrix(names)
         square = [[square[min(i, j)][max(i, j)] for j in range(len(labels))] for i in range(len(labels))]
@@ -180,6 +176,4 @@ def draw_heat_map(comparison: Comparison, path: Path) -> None:
     bar = figure.colorbar(image, ax=list(axes[0]), shrink=0.8, pad=0.01)
     bar.set_ticks([0, 0.5, 1], labels=["0 %", "50 %", "100 %"])
     figure.suptitle("IoU of the weights kept, in percent", fontsize=12)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-    plt.close(figure)
+    save_picture(figure, path)

@@ -207,22 +207,18 @@ def draw(found: dict[str, dict[str, Any]], path: Path, title: str, before: Mappi
     before: dimensions of layers to compare with, as circles. With --kept, a second panel has the dimension against the
     share of the layer's weights that the mask keeps, coloured by modality.
     """
-    import matplotlib
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    from sparsity.picture import COLOURS
-    from storage.atomic import atomic_path
+    from sparsity.picture import COLOURS, save_picture
 
     names = list(found)
     with_mask = "kept" in found[names[0]]
-    figure, axes = plt.subplots(
-        1 + with_mask, 1, figsize=(11, 4.6 * (1 + with_mask)), layout="constrained", squeeze=False
-    )
+    figure = Figure(figsize=(11, 4.6 * (1 + with_mask)), layout="constrained")
+    axes = figure.subplots(1 + with_mask, 1, squeeze=False)
     axis = axes[0, 0]
     kinds = list(dict.fromkeys(row["kind"] for row in found.values()))
-    colours = plt.get_cmap("tab20" if len(kinds) > 10 else "tab10")
+    colours = colormaps["tab20" if len(kinds) > 10 else "tab10"]
     start = 0
     for number, modality in enumerate(dict.fromkeys(row["modality"] for row in found.values())):
         own = [i for i, name in enumerate(names) if found[name]["modality"] == modality]
@@ -248,9 +244,7 @@ def draw(found: dict[str, dict[str, Any]], path: Path, title: str, before: Mappi
         axes[1, 0].legend(frameon=False)
         axes[1, 0].spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=12)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-    plt.close(figure)
+    save_picture(figure, path)
 
 
 if __name__ == "__main__":
