@@ -74,7 +74,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
     check = commands.add_parser("check", help="check that a Hugging Face folder still has a mask's zeros")
     check.add_argument("folder", metavar="FOLDER", help="folder written by prune.py --stream, or derived from one")
-    check.add_argument("file", metavar="MASK", help="the mask; the exit code is 1 where pruned weights are nonzero")
+    check.add_argument("file", metavar="MASK", help="exit code 1: a pruned weight is nonzero, or cannot be checked")
 
     stability = commands.add_parser("stability", help="measure how much masks from several draws of the data agree")
     stability.add_argument("files", nargs="*", metavar="FILE", help="masks of one pruning that differ in the seed only")

@@ -122,7 +122,10 @@ def compare(args: argparse.Namespace, config: NextTokensConfig) -> list[dict[str
 
 
 def opened(name: str, path: str | None, stream: bool) -> LanguageModel:
-    """The dense model, the dense model under a mask, or that of a pruned folder; InputError if it is not generative."""
+    """The dense model (path None), the same under a mask (a file), or a pruned model (a folder).
+
+    InputError if it is not generative.
+    """
     folder = path is not None and Path(path).is_dir()
     model = load_model(f"hf:{path}" if folder else name, overrides={"stream": True} if stream else {})
     if not isinstance(model, LanguageModel):

@@ -1,7 +1,7 @@
 """Stability: masks of one model, pruner and sparsity from several draws of the calibration data.
 
 Besides the IoU of all pairs, it counts how many of the k masks keep each weight. Weights kept by all masks are the core
-that does not depend on the draw. The comparison are independent random masks with the same density in every layer.
+that does not depend on the draw. Independent random masks with the same density in every layer are the comparison.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from console.errors import InputError
 from console.words import counted
 
 LEAST = 4
-"""Least number of points in a block: the last two pairs of a block are left out, and a line needs two."""
+"""Least number of points in a block: the last two pairs are left out, and two remain for the fit."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,9 @@ def dimension_of(
     fraction: float = 1.0,
     seed: int = 0,
 ) -> Dimension:
-    """The intrinsic dimension from squared Euclidean distances [n, n], float64; duplicates are left out.
+    """The intrinsic dimension from squared Euclidean distances [n, n], float64.
 
+    Points with a duplicate, or with two neighbours at the same distance, are left out.
     blocks: number in the last decomposition. permutations: for b = 1, 2, ... the order [n] that is cut into b blocks
     (default: drawn from `seed`). fraction: of the pairs, from the smallest mu on; the first TwoNN program used 0.9.
     InputError for too few points.
