@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,24 +91,21 @@ class Comparison:
         """Name of a part -> its layers: all layers, and if there are several modalities, each of them."""
         return {"all layers": self.layers} | (self.modalities if len(self.modalities) > 1 else {})
 
-    def overlap(self, pair: Pair, names: Iterable[str] | None = None) -> Overlap:
+    def overlap(self, pair: Pair, names: Sequence[str] | None = None) -> Overlap:
         """The overlap of a pair over the given layers, or all."""
         layers = self.pairs[pair]
-        return together(layers.values() if names is None else (layers[name] for name in names))
+        return sum((layers[name] for name in (self.layers if names is None else names)), Overlap())
 
-    def iou(self, names: Iterable[str] | None = None) -> Spread:
+    def iou(self, names: Sequence[str] | None = None) -> Spread:
         """IoU over all pairs, in the given layers or all."""
-        names = self.layers if names is None else list(names)
         return Spread.of([self.overlap(pair, names).iou for pair in self.pairs])
 
-    def chance(self, names: Iterable[str] | None = None) -> float:
+    def chance(self, names: Sequence[str] | None = None) -> float:
         """IoU of random masks of the same densities, mean over the pairs."""
-        names = self.layers if names is None else list(names)
         return statistics.fmean(self.overlap(pair, names).chance for pair in self.pairs)
 
-    def matrix(self, names: Iterable[str] | None = None) -> list[list[float]]:
+    def matrix(self, names: Sequence[str] | None = None) -> list[list[float]]:
         """IoU of all pairs, [k, k]: measured above the diagonal, by chance below it; 1 on the diagonal."""
-        names = self.layers if names is None else list(names)
         square = [[1.0] * len(self.files) for _ in self.files]
         for i, j in self.pairs:
             found = self.overlap((i, j), names)
@@ -139,11 +136,6 @@ def overlap(a: Mask, b: Mask, kept_a: Mapping[str, int], kept_b: Mapping[str, in
         both = int(np.bitwise_count(a.bits(name) & b.bits(name)).sum())
         found[name] = Overlap(size, p, q, both, p * q / max(1, size))
     return found
-
-
-def together(overlaps: Iterable[Overlap]) -> Overlap:
-    """The overlap over several layers."""
-    return sum(overlaps, Overlap())
 
 
 def _share(part: float, whole: float) -> float:
