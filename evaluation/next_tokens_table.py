@@ -41,7 +41,7 @@ class NextTokensConfig:
     """configs/hf/next_tokens.yaml."""
 
     pairs: ReaderConfig  # of image-text pairs that the model was not calibrated on
-    count: int = 128  # how many pairs
+    count: int = 128  # how many pairs, a multiple of batch_size
     batch_size: int = 2  # pairs in a pass
     num_workers: int = 2  # processes that read pairs
     seed: int = 0  # of the choice of pairs

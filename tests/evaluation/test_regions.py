@@ -65,9 +65,9 @@ def test_of_which_picture_each_region_is():
 
 def test_replaced_records_are_named(capsys):
     boxes = torch.full((2, 4), 0.5)
-    side = [Loaded(batch(boxes, [0, 0]).batch, [3, 4], ["cannot read 7.png"])]
-    region_ious(Finder([boxes]), side, 1)
-    assert "such as cannot read 7.png" in " ".join(capsys.readouterr().err.split())
+    side = [Loaded(batch(boxes, [0, 0]).batch, [3, 4], [f"cannot read {name}.png"]) for name in (7, 8)]
+    region_ious(Finder([boxes] * 2), side, 2)
+    assert "of 2 records that cannot be used, such as cannot read 7.png" in " ".join(capsys.readouterr().err.split())
 
 
 def test_random_boxes_against_loops():
