@@ -74,7 +74,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
     check = commands.add_parser("check", help="check that a Hugging Face folder still has a mask's zeros")
     check.add_argument("folder", metavar="FOLDER", help="folder written by prune.py --stream, or derived from one")
-    check.add_argument("file", metavar="MASK", help="the mask; the exit code is 1 where pruned weights are nonzero")
+    check.add_argument("file", metavar="MASK", help="exit code 1: a pruned weight is nonzero, or cannot be checked")
 
     stability = commands.add_parser("stability", help="measure how much masks from several draws of the data agree")
     stability.add_argument("files", nargs="*", metavar="FILE", help="masks of one pruning that differ in the seed only")
@@ -209,7 +209,7 @@ def drawing(args: argparse.Namespace) -> Callable[[], list[str]] | None:
     given = {name: getattr(args, name) for name in ("model", "pruner", *PRUNING)}
     words = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
     words += [word for assignment in args.set for word in ("--set", assignment)] + ["--conv"] * bool(args.conv)
-    words += ["--sparsities", f"{percents[0]:g}", "--devices", "1", "--num_nodes", "1", "--no-save_scores"]
+    words += ["--sparsities", str(percents[0]), "--devices", "1", "--num_nodes", "1", "--no-save_scores"]
     asked = prune.parse_args(words)
 
     def draw() -> list[str]:
@@ -265,6 +265,7 @@ def convert(args: argparse.Namespace) -> None:
         else:
             mask = fit([mask], model)[0]
             mask.source |= {"model": model}
+            mask.source.pop("format", None)
         mask.source |= {"sparsity_reached": mask.sparsity()}
         mask.save(target)
     result_console().print(f"{target}: {counted(len(mask), 'layer')}, {pct(mask.sparsity(), 3)} pruned", markup=False)

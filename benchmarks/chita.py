@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.findings import Finding, add_json, report
-from benchmarks.pruning import bare_backward, largest_resident_set, make_model
-from benchmarks.timing import timed
+from benchmarks.pruning import bare_backward, make_model
+from benchmarks.timing import memory_in_use, timed
 
 if TYPE_CHECKING:
     from models.base import Model
@@ -114,7 +114,7 @@ def findings(args: argparse.Namespace) -> Iterator[Finding]:
 
     model = make_model(args.model)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    start = largest_resident_set()
+    start = memory_in_use("VmHWM")
     batches = MadeUp(model, args.batch_size, args.rows)
     session = Session(model, batches, "chita", num_batches=args.rows, scratch_dir=args.scratch_dir)
     with preserved(model, gradients=True), freed_memory_returned():
@@ -122,11 +122,11 @@ def findings(args: argparse.Namespace) -> Iterator[Finding]:
         started = time.perf_counter()
         rows = chita._gather_rows(0)
         gathered = time.perf_counter() - started
-        backward_peak = largest_resident_set()
+        backward_peak = memory_in_use("VmHWM")
         Path("/proc/self/clear_refs").write_text("5")  # reset the peak resident set
         try:
-            solved = timed(lambda: chita._prune(rows, SPARSITY))
-            peak = largest_resident_set()
+            solved = timed(lambda: chita._prune(rows, SPARSITY, 0))
+            peak = memory_in_use("VmHWM")
             mu, inverse_batch = rows.rows * session.options.lambda_, rows.rows / rows.samples
             started = time.perf_counter()
             for a, w in single_blocks(rows, chita.layers, session.options.block, args.every):

@@ -1,4 +1,4 @@
-"""The table of docs/cost.md: every ratio of the four systems, by one command.
+"""Measure the table of docs/cost.md by one command.
 
     python -m benchmarks.cost                      # everything but CHITA and streaming, which take longest
     python -m benchmarks.cost measuring steps      # some parts; the rows of others stay

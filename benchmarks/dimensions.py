@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.findings import Finding, add_json, report
-from benchmarks.pruning import largest_resident_set
-from benchmarks.timing import timed
+from benchmarks.timing import memory_in_use, timed
 
 
 def parse_args() -> argparse.Namespace:
@@ -61,9 +60,9 @@ def findings(args: argparse.Namespace) -> Iterator[Finding]:
     passes = plan_passes({name: shape}, args.samples, args.memory * 1e9)
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current resident set
     once = timed(bare)
-    before = largest_resident_set()
+    before = memory_in_use("VmHWM")
     seconds = timed(lambda: distances(passes))
-    held = largest_resident_set() - before
+    held = memory_in_use("VmHWM") - before
     whole = 4e-9 * args.samples * shape.tokens * shape.width
     print(f"{whole:.3g} GB of outputs in {len(passes)} passes, {seconds:.1f} s; a pass alone {once:.1f} s")
     yield Finding(f"intrinsic dimension of one BLIP layer, memory beyond a pass / --memory {args.memory:g}",

@@ -33,7 +33,7 @@ class Finding:
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """The option `--json`, which every benchmark has."""
+    """The option `--json`."""
     parser.add_argument("--json", metavar="FILE", help="also write the results to this file")
 
 

@@ -164,10 +164,11 @@ def full_size(args: argparse.Namespace, device: torch.device) -> Iterator[Findin
     import torch
 
     from benchmarks.pruning import bare_forward
+    from calibration.stream import to_device
     from pruners import prune
 
     model = make_model("xvlm-mini" if args.small else "xvlm").to(device)
-    batches = [on(device, batch) for batch in make_batches(model, 8, 4)]
+    batches = [to_device(batch, device) for batch in make_batches(model, 8, 4)]
     for _ in range(2):  # the first warms up
         started = time.perf_counter()
         bare_forward(model, batches)
@@ -203,6 +204,7 @@ def progressive(args: argparse.Namespace, device: torch.device) -> Iterator[Find
     import torch
 
     from calibration.layer_outputs import output_shapes, plan_passes, squared_distances
+    from calibration.stream import to_device
     from inspection.two_nn import dimension_of
     from sparsity.progressive import Progressive
     from sparsity.progressive_config import METHODS, ProgressiveConfig
@@ -224,7 +226,7 @@ def progressive(args: argparse.Namespace, device: torch.device) -> Iterator[Find
         def run(model: Any, batch: Any) -> None:
             model.observe(batch)
 
-        shapes = output_shapes(model, on(torch.device(place), batches[0]), run, None)
+        shapes = output_shapes(model, to_device(batches[0], torch.device(place)), run, None)
         passes = plan_passes(shapes, 64, 1e9)
         squares = squared_distances(model, lambda batches=batches: iter(batches), 64, passes, run)
         found.append({name: dimension_of(table.numpy(), 4).dimension for name, table in squares})
@@ -273,13 +275,6 @@ PARTS: dict[str, Callable[[argparse.Namespace, Any], Iterator[Finding]]] = {
     "smaller": measuring.on_device,
     "streaming": streaming.on_device,
 }
-
-
-def on(device: torch.device, batch: Any) -> Any:
-    """A batch with its tensors on the device."""
-    from calibration.stream import to_device
-
-    return to_device(batch, device)
 
 
 def synchronize(device: torch.device) -> None:

@@ -15,6 +15,7 @@ from itertools import chain
 
 from benchmarks.findings import Finding, add_json, report
 from benchmarks.timing import add_clock, best_of, memory_in_use
+from console.errors import run_command
 
 SPARSITIES = (0.63, 0.75, 0.9)
 KINDS = ("forward", "backward", "memory")
@@ -75,27 +76,22 @@ def bare_backward(model, batches: Iterable[dict]) -> None:
         layer.weight.grad = None
 
 
-def largest_resident_set() -> int:
-    """Peak resident set of this process in bytes; not ru_maxrss, which a child inherits from its parent."""
-    return memory_in_use("VmHWM")
-
-
 def peak_memory(method: str, args: argparse.Namespace) -> dict[str, int]:
     """Bytes in use before one method and at its peak; runs in a fresh process."""
-    from pruners import prune
+    from pruners import PRUNERS, prune
 
     model = make_model(args.model)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    needs_data = method in ("multiflow", "snip", "forward", "backward")
+    needs_data = method in ("forward", "backward") or (method in PRUNERS and PRUNERS[method].uses_data)
     batches = make_batches(model, args.batch_size, 1) if needs_data else []
-    before = largest_resident_set()
+    before = memory_in_use("VmHWM")
     if method == "forward":
         bare_forward(model, batches)
     elif method == "backward":
         bare_backward(model, batches)
     elif method != "nothing":
         prune(model, batches, method, SPARSITIES)
-    peak = largest_resident_set()
+    peak = memory_in_use("VmHWM")
     return {"weights": weights, "before": before, "peak": peak}
 
 
@@ -157,4 +153,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -79,7 +79,7 @@ def findings(args: argparse.Namespace) -> Iterator[Finding]:
     for kind in list(passes)[:-1]:
         yield Finding(f"{args.model}, {last} / {kind}", best[last] / best[kind], 1)
         apart = (scores[kind] - scores[last]).abs().max().item()
-        yield Finding(f"{args.model}, largest difference of their scores", apart, 1e-4)
+        yield Finding(f"{args.model}, {last} and {kind}, largest difference of scores", apart, 1e-4)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from statistics import median
@@ -28,6 +27,7 @@ BOUND = 1.03
 PRUNING_BOUND = 1.15
 SEARCH_BOUND = 1.2
 INTERVAL = 10  # steps between updates of the mask
+QUARTILES = "{median:.4f} [{low:.4f}, {high:.4f}]"
 
 
 def parse_args() -> argparse.Namespace:
@@ -173,20 +173,16 @@ def search_ratios(name: str, size: int, sparsity: float, repeats: int, device: s
     return ratios
 
 
-def spread(values: list[float]) -> str:
-    """Median, and the quartiles in brackets."""
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return f"{middle:.4f} [{low:.4f}, {high:.4f}]"
-
-
 def findings(args: argparse.Namespace) -> Iterator[Finding]:
     """Steps of each kind over dense ones, in pairs; also prints seconds."""
+    from evaluation.efficiency.speed import spread
+
     if args.prune == "vpns":
         import torch
 
         torch.set_num_threads(args.threads)
         ratios = search_ratios(args.model, args.batch_size, args.sparsity, args.repeats)
-        print(f"vpns on {args.model}, {args.batch_size} pictures a pass: {spread(ratios)}")
+        print(f"vpns on {args.model}, {args.batch_size} pictures a pass: {QUARTILES.format(**spread(ratios))}")
         yield Finding(f"vpns on {args.model}, a step of the search / two passes", median(ratios), SEARCH_BOUND)
         return
     steps = make_steps(args)
@@ -199,7 +195,7 @@ def findings(args: argparse.Namespace) -> Iterator[Finding]:
     hold = [steps["hold"]() for _ in range(3)]
     of = f"{args.model} {args.task}, {args.batch_size} pairs"
     for kind, values in seconds.items():
-        print(f"{of}: {kind:7s} step {spread(values)} s, least {min(values):.4f} s")
+        print(f"{of}: {kind:7s} step {QUARTILES.format(**spread(values))} s, least {min(values):.4f} s")
     ratios = [sparse / dense for dense, sparse in zip(seconds["dense"], seconds["sparse"], strict=True)]
     yield Finding(f"{of}: a step under a mask / a dense one", median(ratios), BOUND)
     yield Finding(f"{of}: taking the gradients, as a share of a dense step", median(hold) / median(seconds["dense"]))

@@ -206,7 +206,7 @@ def overhead(args: argparse.Namespace, folder: Path) -> Iterator[Finding]:
 
 
 def on_device(args: argparse.Namespace, device: Any) -> Iterator[Finding]:
-    """Passes in lock step on a device against those of the model in one piece there: the share of bits that differ."""
+    """Prune a streamed model and the same model in memory, both on the device; the share of bits that differ."""
     from benchmarks.on_device import differing
     from models import load_model
     from pruners import prune

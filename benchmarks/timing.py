@@ -18,7 +18,10 @@ def add_clock(parser: argparse.ArgumentParser) -> None:
 
 
 def memory_in_use(field: str) -> int:
-    """Bytes of a field of /proc/self/status: VmHWM (peak resident set), RssAnon (without pages of files)."""
+    """Bytes of a field of /proc/self/status: VmHWM (peak resident set), RssAnon (without pages of files).
+
+    Not ru_maxrss, which a child inherits from its parent.
+    """
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024

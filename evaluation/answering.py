@@ -31,10 +31,10 @@ class AnswerSearch(SearchSettings):
 def answer_questions(
     model: Answerer, batches: Iterable[Batch], tokenizer: Tokenizer, answers: Sequence[str], k_test: int
 ) -> dict[Id, str]:
-    """Question id -> answer, for batches with `image`, `question_ids`, `question_atts` and `question_id`, b ids.
+    """Question id -> answer.
 
-    `image_of` [b] is the image of each question, if several share one.
-
+    Batches have `image`, `question_ids`, `question_atts`, `question_id` (b ids), and `image_of` [b], the image of each
+    question, where several share one.
     k_test: answers that are scored in full for each question.
     """
     device = next(model.parameters()).device

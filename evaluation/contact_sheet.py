@@ -1,6 +1,6 @@
 """Contact sheets: some test images with a model's predictions, as one picture next to a run's results.
 
-The input are plain records, from a task's `samples`. Right and wrong are marked by a sign and a word, not only by
+A task's `samples` are the input, as plain records. Right and wrong are marked by a sign and a word, not only by
 colour.
     python captioning.py --model xvlm-mini --dense --debug    # writes samples.png to its output folder
 """

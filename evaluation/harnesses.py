@@ -65,6 +65,9 @@ def main() -> None:
     for name in ("limit", "include_path", "device"):
         if getattr(args, name) is not None and args.tool in (KIT, CLIP):
             raise InputError(f"{args.tool} has nothing like --{name}: leave it out")
+    names = [Path(folder).name for folder in args.folders]
+    if args.tool in (KIT, CLIP) and len(set(names)) < len(names):
+        raise InputError(f"{args.tool} names results by their folder, and two have the same name: rename one")
     tool = TOOLS[args.tool]
     args.tasks = args.tasks or tool.tasks
     commands = [tool.command(args, folder, model_of(args.tool, folder)) for folder in map(Path, args.folders)]

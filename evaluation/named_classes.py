@@ -73,8 +73,10 @@ def names_of(path: str, classes: list[str]) -> list[str]:
         raise explain_os_error(error, f"read the class names {path}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text: give a file with a line a class") from error
-    parted = [re.split(r"[,\s]\s*", line.strip(), maxsplit=1) for line in lines]
-    found = {first: rest[0].partition(",")[0].strip('" ') for first, *rest in parted if rest}
+    known, found = set(classes), {}
+    for line in map(str.strip, lines):
+        if ends := [gap.start() for gap in re.finditer(r"[,\s]", line) if line[: gap.start()] in known]:
+            found[line[: ends[-1]]] = line[ends[-1] + 1 :].strip().partition(",")[0].strip('" ')
     if missing := [name for name in classes if not found.get(name)]:
         raise InputError(
             f"{path} names {counted(len(classes) - len(missing), 'class', of=len(classes))} and not '{missing[0]}': "

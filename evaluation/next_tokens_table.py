@@ -41,7 +41,7 @@ class NextTokensConfig:
     """configs/hf/next_tokens.yaml."""
 
     pairs: ReaderConfig  # of image-text pairs that the model was not calibrated on
-    count: int = 128  # how many pairs
+    count: int = 128  # how many pairs, a multiple of batch_size
     batch_size: int = 2  # pairs in a pass
     num_workers: int = 2  # processes that read pairs
     seed: int = 0  # of the choice of pairs
@@ -49,6 +49,8 @@ class NextTokensConfig:
     def __post_init__(self) -> None:
         at_least(self, 1, "count", "batch_size")
         at_least(self, 0, "num_workers", "seed")
+        if self.count % self.batch_size:
+            raise InputError(f"count {self.count} is no multiple of batch_size {self.batch_size}: change one of them")
 
 
 class Read(NamedTuple):
@@ -68,7 +70,7 @@ class Texts:
             raise InputError(f"the data has {counted(there, 'pair')}, but count is {config.count}: lower it")
         self._side = Side("pairs", reader, config.batch_size, config.seed)
         self._workers = config.num_workers
-        self.batches = min(self._side.batches, -(-config.count // config.batch_size))
+        self.batches = config.count // config.batch_size
         self.pictures = [reader.source.name(i) for t in range(self.batches) for i in self._side.planned(t)]
         self.starts = [t * config.batch_size for t in range(self.batches)]
 
@@ -97,6 +99,8 @@ def compare(args: argparse.Namespace, config: NextTokensConfig) -> list[dict[str
             model = opened(args.model, path, args.stream).to(device)
             if texts is None:
                 texts, form = Texts(model, config), form_of(model)
+                for mask in (mask for mask in args.pruned if not Path(mask).is_dir()):
+                    Mask.load(mask).fitted(model)  # before the first expensive second
             if form_of(model) != form:
                 raise InputError(f"{path} is a {form_of(model)}, and {args.model} a {form}: give a pruned one of it")
             read = read_texts(model, texts, lambda share: advance(share * config.count))
@@ -118,7 +122,10 @@ def compare(args: argparse.Namespace, config: NextTokensConfig) -> list[dict[str
 
 
 def opened(name: str, path: str | None, stream: bool) -> LanguageModel:
-    """The dense model, the dense model under a mask, or that of a pruned folder; InputError if it is not generative."""
+    """The dense model (path None), the same under a mask (a file), or a pruned model (a folder).
+
+    InputError if it is not generative.
+    """
     folder = path is not None and Path(path).is_dir()
     model = load_model(f"hf:{path}" if folder else name, overrides={"stream": True} if stream else {})
     if not isinstance(model, LanguageModel):

@@ -10,16 +10,13 @@ import torch
 from torch import Tensor
 
 from models.prompts import VisualPrompt
-from storage.atomic import atomic_path
+from sparsity.picture import save_picture
 
 
 @torch.no_grad()
 def draw_prompt(prompt: VisualPrompt, pictures: Sequence[Tensor], path: Path, title: str) -> None:
     """PNG: what is added to a picture (grey adds nothing), and pictures [3, i, i] in [0, 1] without and with it."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     prompt = copy.deepcopy(prompt).cpu().eval()
     frame = prompt.frame()
@@ -28,12 +25,11 @@ def draw_prompt(prompt: VisualPrompt, pictures: Sequence[Tensor], path: Path, ti
     for picture in pictures:
         for x, name in ((prompt.plain(picture[None]), "without"), (prompt(picture[None]), "with")):
             shown.append((x[0] * prompt.std + prompt.mean, name))
-    figure, axes = plt.subplots(1, len(shown), figsize=(1.7 * len(shown), 2.3), layout="constrained")
+    figure = Figure(figsize=(1.7 * len(shown), 2.3), layout="constrained")
+    axes = figure.subplots(1, len(shown))
     for axis, (image, name) in zip(axes, shown, strict=True):
         axis.imshow(image.clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
         axis.set_title(name, fontsize=8)
         axis.set_axis_off()
     figure.suptitle(title, fontsize=10)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-    plt.close(figure)
+    save_picture(figure, path)

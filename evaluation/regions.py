@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert, box_iou
 
+from console.progress import say_once
+from console.words import counted
 from data.batches import Loaded, Side
 from models.tasks import Locator
 
@@ -17,8 +19,10 @@ def region_ious(model: Locator, side: Side, batches: int) -> tuple[Tensor, list[
     found: list[Tensor] = []
     numbers: dict[object, int] = {}
     pictures: list[int] = []
+    failed: list[str] = []
     for t in range(batches):
         loaded = side[t]
+        failed += loaded.failed
         batch = {name: tensor.to(device) for name, tensor in loaded.batch.items()}
         boxes = model.boxes(batch)
         region = batch["is_image"] == 0
@@ -27,6 +31,9 @@ def region_ious(model: Locator, side: Side, batches: int) -> tuple[Tensor, list[
         views = _views(loaded, t)
         for group in batch["idx_to_group_img"][region].tolist():
             pictures.append(numbers.setdefault(views[group], len(numbers)))
+    if failed:
+        words = counted(len(failed), "record")
+        say_once(f"regions: others took the place of {words} that cannot be used, such as {failed[0]}")
     return torch.cat(found), pictures
 
 

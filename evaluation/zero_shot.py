@@ -1,4 +1,6 @@
-"""Zero-shot evaluation, before any finetuning: retrieval, region boxes, nearest neighbours, classes by their names.
+"""Zero-shot evaluation, before any finetuning.
+
+The parts are retrieval, boxes of regions, nearest neighbours, classes by their names, and pairs of captions.
 
 python -m evaluation.zero_shot --model xvlm-mini --masks 'pruned_weights/*/xvlm-mini_*_seed42.safetensors'
 """
@@ -18,12 +20,12 @@ from console.errors import InputError, run_command
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-m", "--model", required=True, help=f"one of {', '.join(model_names())}")
+    parser.add_argument("-m", "--model", required=True, help=f"one of {', '.join(model_names())}, timm:NAME or hf:ID")
     parser.add_argument("--weights", help="checkpoint (default: the model's own)")
     parser.add_argument("--config", help="YAML file (default: configs/<model>/zero_shot.yaml)")
     add_set(parser)
     parser.add_argument(
-        "--masks", nargs="*", default=[], help="mask files or glob patterns; the dense model is evaluated first"
+        "--masks", nargs="*", default=[], help="mask files or glob patterns, evaluated after the dense model"
     )
     parser.add_argument("--images", type=int, help="size of the retrieval gallery (default: the configuration's)")
     parser.add_argument(

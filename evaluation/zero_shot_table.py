@@ -121,6 +121,8 @@ def check_json(path: str | None) -> None:
     """InputError if the file of --json has the name of the items' file, or cannot be written."""
     if path and Path(path).name == FILE:
         raise InputError(f"--json {path}: {FILE} is for the scores of single items: choose another name")
+    if path and Path(path).is_dir():
+        raise InputError(f"--json {path} is a folder: name the file to write")
     if path:
         check_writable(Path(path).parent)
 

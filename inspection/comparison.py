@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from inspection.reading import MaskFile, check_same_layers
 from sparsity.mask import Mask
-from storage.atomic import atomic_path
+from sparsity.picture import save_picture
 
 Pair = tuple[int, int]
 
@@ -91,24 +91,21 @@ class Comparison:
         """Name of a part -> its layers: all layers, and if there are several modalities, each of them."""
         return {"all layers": self.layers} | (self.modalities if len(self.modalities) > 1 else {})
 
-    def overlap(self, pair: Pair, names: Iterable[str] | None = None) -> Overlap:
+    def overlap(self, pair: Pair, names: Sequence[str] | None = None) -> Overlap:
         """The overlap of a pair over the given layers, or all."""
         layers = self.pairs[pair]
-        return together(layers.values() if names is None else (layers[name] for name in names))
+        return sum((layers[name] for name in (self.layers if names is None else names)), Overlap())
 
-    def iou(self, names: Iterable[str] | None = None) -> Spread:
+    def iou(self, names: Sequence[str] | None = None) -> Spread:
         """IoU over all pairs, in the given layers or all."""
-        names = self.layers if names is None else list(names)
         return Spread.of([self.overlap(pair, names).iou for pair in self.pairs])
 
-    def chance(self, names: Iterable[str] | None = None) -> float:
+    def chance(self, names: Sequence[str] | None = None) -> float:
         """IoU of random masks of the same densities, mean over the pairs."""
-        names = self.layers if names is None else list(names)
         return statistics.fmean(self.overlap(pair, names).chance for pair in self.pairs)
 
-    def matrix(self, names: Iterable[str] | None = None) -> list[list[float]]:
+    def matrix(self, names: Sequence[str] | None = None) -> list[list[float]]:
         """IoU of all pairs, [k, k]: measured above the diagonal, by chance below it; 1 on the diagonal."""
-        names = self.layers if names is None else list(names)
         square = [[1.0] * len(self.files) for _ in self.files]
         for i, j in self.pairs:
             found = self.overlap((i, j), names)
@@ -141,29 +138,20 @@ def overlap(a: Mask, b: Mask, kept_a: Mapping[str, int], kept_b: Mapping[str, in
     return found
 
 
-def together(overlaps: Iterable[Overlap]) -> Overlap:
-    """The overlap over several layers."""
-    return sum(overlaps, Overlap())
-
-
 def _share(part: float, whole: float) -> float:
     return part / whole if whole else 1.0
 
 
 def draw_heat_map(comparison: Comparison, path: Path) -> None:
     """Draw a map of all layers and one per modality, with the IoU in percent in every cell (PNG)."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     labels = [file.label for file in comparison.files]
     maps = comparison.parts()
     side = 1.2 + 0.55 * len(labels)
     longest = 0.075 * max(map(len, labels))
-    figure, axes = plt.subplots(
-        1, len(maps), figsize=(side * len(maps) + longest, side + longest + 0.3), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(side * len(maps) + longest, side + longest + 0.3), layout="constrained")
+    axes = figure.subplots(1, len(maps), squeeze=False)
     for axis, (title, names) in zip(axes[0], maps.items(), strict=True):
         square = comparison.matrix(names)
         square = [[square[min(i, j)][max(i, j)] for j in range(len(labels))] for i in range(len(labels))]
@@ -180,6 +168,4 @@ def draw_heat_map(comparison: Comparison, path: Path) -> None:
     bar = figure.colorbar(image, ax=list(axes[0]), shrink=0.8, pad=0.01)
     bar.set_ticks([0, 0.5, 1], labels=["0 %", "50 %", "100 %"])
     figure.suptitle("IoU of the weights kept, in percent", fontsize=12)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-    plt.close(figure)
+    save_picture(figure, path)

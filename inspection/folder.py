@@ -1,4 +1,4 @@
-"""Whether a folder of Hugging Face has a mask's zeros, also after another tool finetuned or quantised it."""
+"""Check that a Hugging Face folder is zero where a mask prunes, also after another tool finetuned or quantised it."""
 
 from __future__ import annotations
 

@@ -101,21 +101,17 @@ def measure(args: argparse.Namespace, config: Any) -> tuple[dict[str, Any], dict
     from console.progress import console, progress_bar
     from console.words import counted
     from data.calibration import data_identity
-    from evaluation.efficiency.table import chosen_device
+    from evaluation.efficiency.table import chosen_device, load_for
     from inspection.two_nn import dimension_of
-    from models import load_model, load_task_model
     from pruners.preparing import plain_samples, weights_identity
     from sparsity.mask import Mask
     from sparsity.weighting import FORMAT
 
     device, seed = chosen_device(args.device), config.seed if args.seed is None else args.seed
-    changes = {"conv": True} if args.conv else {}
-    if args.task:
-        model = load_task_model(args.model, args.task, weights=args.weights, overrides=changes)
-    else:
-        model = load_model(args.model, weights=args.weights, overrides=changes)
+    model = load_for(args.model, args.task, args.weights, conv=args.conv)
     if args.mask:
         Mask.load(args.mask).apply(model)
+    kept = Mask.load(args.kept).fitted(model) if args.kept else None
     count = math.ceil(args.samples / BATCH)
     workers = config.num_workers if args.num_workers is None else args.num_workers
     config = replace(config, seed=seed, num_workers=workers)
@@ -150,10 +146,9 @@ def measure(args: argparse.Namespace, config: Any) -> tuple[dict[str, Any], dict
         "padding": "zero",
         "shapes": {name: list(layer.weight.shape) for name, layer in model.prunable_layers().items()},
     }
-    if args.kept:
-        mask = Mask.load(args.kept).fitted(model)
+    if kept is not None:
         for name, row in found.items():
-            row["kept"] = 1 - mask.sparsity([name])
+            row["kept"] = 1 - kept.sparsity([name])
     order = [name for name in model.prunable_layers() if name in found]
     return about, {name: found[name] for name in order}
 
@@ -212,22 +207,18 @@ def draw(found: dict[str, dict[str, Any]], path: Path, title: str, before: Mappi
     before: dimensions of layers to compare with, as circles. With --kept, a second panel has the dimension against the
     share of the layer's weights that the mask keeps, coloured by modality.
     """
-    import matplotlib
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    from sparsity.picture import COLOURS
-    from storage.atomic import atomic_path
+    from sparsity.picture import COLOURS, save_picture
 
     names = list(found)
     with_mask = "kept" in found[names[0]]
-    figure, axes = plt.subplots(
-        1 + with_mask, 1, figsize=(11, 4.6 * (1 + with_mask)), layout="constrained", squeeze=False
-    )
+    figure = Figure(figsize=(11, 4.6 * (1 + with_mask)), layout="constrained")
+    axes = figure.subplots(1 + with_mask, 1, squeeze=False)
     axis = axes[0, 0]
     kinds = list(dict.fromkeys(row["kind"] for row in found.values()))
-    colours = plt.get_cmap("tab20" if len(kinds) > 10 else "tab10")
+    colours = colormaps["tab20" if len(kinds) > 10 else "tab10"]
     start = 0
     for number, modality in enumerate(dict.fromkeys(row["modality"] for row in found.values())):
         own = [i for i, name in enumerate(names) if found[name]["modality"] == modality]
@@ -253,9 +244,7 @@ def draw(found: dict[str, dict[str, Any]], path: Path, title: str, before: Mappi
         axes[1, 0].legend(frameon=False)
         axes[1, 0].spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=12)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-    plt.close(figure)
+    save_picture(figure, path)
 
 
 if __name__ == "__main__":

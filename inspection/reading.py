@@ -85,11 +85,14 @@ def fit(masks: Sequence[Mask], model: str) -> list[Mask]:
     """
     from models import RANDOM, load_model
 
-    conv = any(mask.source.get("conv") for mask in masks)  # of models of other libraries
+    conv = any(  # of models of other libraries; published files do not say
+        mask.source.get("conv") or (":" in model and any(len(mask.shape(name)) == 4 for name in mask)) for mask in masks
+    )
     built = load_model(model, weights=RANDOM, overrides={"conv": True} if conv else {})
     fitted = [mask.fitted(built) for mask in masks]
     for mask in fitted:
         mask.modalities = {name: built.modality_of(name) for name in mask}
+        mask.source |= {"conv": True} if conv else {}
     return fitted
 
 

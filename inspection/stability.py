@@ -1,7 +1,7 @@
 """Stability: masks of one model, pruner and sparsity from several draws of the calibration data.
 
 Besides the IoU of all pairs, it counts how many of the k masks keep each weight. Weights kept by all masks are the core
-that does not depend on the draw. The comparison are independent random masks with the same density in every layer.
+that does not depend on the draw. Independent random masks with the same density in every layer are the comparison.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ SAME = {
     "pruner": "pruners",
     "allocation": "allocations",
     "repair": "repairs",
+    "ids": "intrinsic dimensions",
+    "id_power": "exponents of the intrinsic dimensions",
     "options": "options",
     "left_out": "scores",
     "num_batches": "numbers of batches",
@@ -144,6 +146,8 @@ def _source_of(file: MaskFile, key: str) -> str | None:
     if key == "left_out" and "pruner" in source:  # the key is absent if nothing is left out
         return f"all but {', '.join(left_out)}" if (left_out := source.get(key)) else "all of the score"
     value = source.get(key)
+    if value is None and key in ("repair", "ids", "id_power") and "pruner" in source:  # absent where there is none
+        return "none"
     if key == "weights" and isinstance(value, dict):  # not the path, which differs between machines
         value = value.get("sha256", value)
     if key == "sparsity_asked" and value is not None:

@@ -17,7 +17,7 @@ from console.errors import InputError
 from console.words import counted
 
 LEAST = 4
-"""Least number of points in a block: the last two pairs of a block are left out, and a line needs two."""
+"""Least number of points in a block: the last two pairs are left out, and two remain for the fit."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,9 @@ def dimension_of(
     fraction: float = 1.0,
     seed: int = 0,
 ) -> Dimension:
-    """The intrinsic dimension from squared Euclidean distances [n, n], float64; duplicates are left out.
+    """The intrinsic dimension from squared Euclidean distances [n, n], float64.
 
+    Points with a duplicate, or with two neighbours at the same distance, are left out.
     blocks: number in the last decomposition. permutations: for b = 1, 2, ... the order [n] that is cut into b blocks
     (default: drawn from `seed`). fraction: of the pairs, from the smallest mu on; the first TwoNN program used 0.9.
     InputError for too few points.
@@ -75,6 +76,8 @@ def check_points(count: int, blocks: int, fraction: float = 1.0) -> None:
             f"{counted(count, 'sample')} cannot be cut into {counted(blocks, 'block')} of {LEAST} or more: give at "
             f"least {LEAST * blocks} (--samples), or fewer blocks (--blocks)"
         )
+    if fraction * (count // blocks) < 1:
+        raise InputError(f"fraction {fraction:g} uses none of a block's {count // blocks} ratios: give a larger one")
 
 
 def _orders(count: int, blocks: int, seed: int) -> Iterator[np.ndarray]:
@@ -97,7 +100,7 @@ def _slope(ratios: np.ndarray, fraction: float) -> float:
     n = len(ratios)
     if n < LEAST:
         raise _too_few(n)
-    pairs = min(n - 2, math.floor(fraction * n))
+    pairs = max(1, min(n - 2, math.floor(fraction * n)))
     x = np.log(np.sort(ratios)[:pairs])
     y = -np.log1p(-np.arange(1, pairs + 1) / n)
     return float(x @ y / (x @ x))

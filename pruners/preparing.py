@@ -71,9 +71,10 @@ def plain_samples(
     plain = {side: _not_augmented(reader) for side, reader in config.sides.items()}
     config = replace(config, sides=plain, num_batches=math.ceil(count / batch_size), batch_size=batch_size)
     batches = calibration_batches(model, config)
-    if (there := len(batches) * batch_size) < count:
-        raise InputError(f"the data has {counted(there, 'sample')}, fewer than {count}: lower --samples")
     side = model.sides[0]
+    there = min(len(batches) * batch_size, len(batches.data.sides[side].reader.source))  # the last may not be full
+    if there < count:
+        raise InputError(f"the data has {counted(there, 'sample')}, fewer than {count}: lower --samples")
 
     def samples() -> Iterator[Batch]:
         left = count

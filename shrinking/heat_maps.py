@@ -95,18 +95,15 @@ def short(names: Sequence[str]) -> list[str]:
 
 def draw(found: Sequence[Panel], title: str) -> str:
     """All panels as an SVG: towers side by side with a colour scale per kind; a cross marks removed parts."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     towers = list(dict.fromkeys(panel.tower for panel in found))
     kinds = list(dict.fromkeys(panel.kind for panel in found))
     heights = [max(len(p.rows) for p in found if p.kind == kind) for kind in kinds]
-    figure, axes = plt.subplots(
-        len(kinds), len(towers), squeeze=False, layout="constrained",
-        figsize=(4.6 * len(towers), sum(0.9 + 0.26 * height for height in heights)),
-        gridspec_kw={"height_ratios": [2 + height for height in heights]},
-    )  # fmt: skip
+    size = (4.6 * len(towers), sum(0.9 + 0.26 * height for height in heights))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(kinds), len(towers), squeeze=False, height_ratios=[2 + height for height in heights])
     for axis in axes.flat:
         axis.set_visible(False)
     for row, kind in enumerate(kinds):
@@ -135,7 +132,6 @@ def draw(found: Sequence[Panel], title: str) -> str:
     text = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": title, "svg.fonttype": "none"}):
         figure.savefig(text, format="svg", metadata={"Date": None})
-    plt.close(figure)
     svg = text.getvalue()
     return svg[svg.index("<svg") :]
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sparsity.mask import Mask
 from storage.atomic import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLOURS = ("#3b6fb6", "#c2572b", "#4d8f4a", "#8a5aa8", "#b59a2d")  # distinguishable in print and for the colour-blind
 
@@ -16,12 +19,10 @@ NAMED = 40
 
 def draw_layers(masks: dict[float, Mask], path: Path, title: str) -> None:
     """One row of bars a sparsity, one bar a layer in the model's order, one colour a modality (PNG)."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(len(masks), 1, figsize=(11, 1.2 + 1.7 * len(masks)), sharex=True, squeeze=False)
+    figure = Figure(figsize=(11, 1.2 + 1.7 * len(masks)))
+    axes = figure.subplots(len(masks), 1, sharex=True, squeeze=False)
     for axis, (sparsity, mask) in zip(axes[:, 0], masks.items(), strict=True):
         position = {name: i for i, name in enumerate(mask)}
         for colour, (modality, names) in zip(COLOURS * 9, mask.layers_by_modality().items(), strict=False):
@@ -39,7 +40,7 @@ def draw_layers(masks: dict[float, Mask], path: Path, title: str) -> None:
     axes[-1, 0].set_xlabel("layers, in the order of the model")
     figure.suptitle(f"{title}: share of weights pruned in every layer", fontsize=12)
     figure.tight_layout()
-    _save(figure, path)
+    save_picture(figure, path)
 
 
 def draw_progress(history: list[dict[str, Any]], mask: Mask, path: Path, title: str) -> None:
@@ -48,10 +49,7 @@ def draw_progress(history: list[dict[str, Any]], mask: Mask, path: Path, title: 
     history: `step`, `remaining` (overall, by the schedule) and `kept` by layer, as in `Progressive.history`; `begins`:
     the stage of the run that starts at this step.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     if not history:
@@ -60,7 +58,8 @@ def draw_progress(history: list[dict[str, Any]], mask: Mask, path: Path, title: 
         whole = dict.fromkeys(history[0]["kept"], 1.0)
         history = [{"step": 0, "remaining": 1.0, "kept": whole}, *history]
     steps = [point["step"] for point in history]
-    figure, (above, below) = plt.subplots(2, 1, figsize=(9, 6.6), height_ratios=[1, 1.3], layout="constrained")
+    figure = Figure(figsize=(9, 6.6), layout="constrained")
+    above, below = figure.subplots(2, 1, height_ratios=[1, 1.3])
     share = [100 * point["remaining"] for point in history]
     above.step(steps, share, where="post", color="black", linestyle=":", label="all prunable weights")
     names = [name for name in mask if name in history[-1]["kept"]]
@@ -91,12 +90,10 @@ def draw_progress(history: list[dict[str, Any]], mask: Mask, path: Path, title: 
         axis.vlines(list(begins), *axis.get_ylim(), color="black", linewidth=0.8)
     figure.colorbar(mesh, ax=below, label="% kept")
     figure.suptitle(title, fontsize=12)
-    _save(figure, path)
+    save_picture(figure, path)
 
 
-def _save(figure: Any, path: Path) -> None:
-    from matplotlib import pyplot as plt
-
+def save_picture(figure: Figure, path: Path) -> None:
+    """Write a figure (PNG), atomically."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
-    plt.close(figure)

@@ -57,18 +57,13 @@ SETTINGS = {
 
 @contextmanager
 def figure(rows: int, columns: int, width: float, height: float, name: str) -> Iterator[tuple[Any, Any]]:
-    """A figure and its axes [rows, columns]; closed at the end. name: salt of ids in SVG, which makes files equal."""
+    """A figure and its axes [rows, columns]. name: salt of ids in SVG, which makes files equal."""
     import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     with matplotlib.rc_context(SETTINGS | {"svg.hashsalt": name}):
-        made, axes = plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False)
-        try:
-            yield made, axes
-        finally:
-            plt.close(made)
+        made = Figure(figsize=(width * columns, height * rows))
+        yield made, made.subplots(rows, columns, squeeze=False)
 
 
 def inline(

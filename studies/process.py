@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = (
-    "lightning.fabric.strategies", "matplotlib.pyplot", "timm", "torchvision.transforms.v2",
+    "lightning.fabric.strategies", "matplotlib.figure", "timm", "torchvision.transforms.v2",
     "transformers.models.bert.modeling_bert",
 )  # fmt: skip
 """What most commands import. None of the toolkit's modules: they look at the terminal when they are imported."""

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from inspection.reading import read_masks
 from models import load_model
+from pruners import prune
 from sparsity.mask import Mask
 from tests.conftest import REPOSITORY
 
@@ -92,6 +94,7 @@ def test_there_and_back_bit_for_bit(made, run, tmp_path):
     assert returned == mask
     assert list(returned) == list(mask)
     assert returned.modalities == mask.modalities
+    assert "format" not in returned.source
     assert masks(run, "convert", back, "-o", tmp_path / "again.pth").returncode == 0
     again = torch.load(tmp_path / "again.pth", weights_only=True)
     assert list(again) == list(content)
@@ -126,6 +129,14 @@ def test_published_files_are_compared_once_fitted(made, run, tmp_path):
     assert "IoU 100.0 %" in done.stdout
 
 
+def test_convolutions_come_back(tmp_path):
+    model = load_model("timm:resnet10t", weights="random", overrides={"conv": True})
+    mask = prune(model, [], "omp", (0.5,))[0.5]
+    mask.save(tmp_path / "a.pth", format="pth", model=model)
+    back = read_masks([str(tmp_path / "a.pth")], "timm:resnet10t")[0].mask
+    assert back == mask and back.source["conv"] is True
+
+
 def test_cut_equals_prune_from_scores(run, tmp_path):
     done = run("prune.py", "--model", "xvlm-mini", "--pruner", "omp", "--output_dir", str(tmp_path / "out"), "-s", "90")
     assert done.returncode == 0, done.stderr
@@ -146,7 +157,7 @@ def test_cut_equals_prune_from_scores(run, tmp_path):
 
 def test_draws_are_prunings_with_other_seeds(run, tmp_path):
     """Random masks depend on the seed alone: they agree as far as chance has it."""
-    options = ("--model", "xvlm-mini", "--pruner", "rand", "-s", "75", "--output_dir")
+    options = ("--model", "xvlm-mini", "--pruner", "rand", "-s", "66.6666667", "--output_dir")
     report = tmp_path / "s.json"
     done = masks(run, "stability", *options, tmp_path / "draws", "--draws", 3, "--seed", 7, "--json", report)
     assert done.returncode == 0, done.stderr
@@ -154,10 +165,10 @@ def test_draws_are_prunings_with_other_seeds(run, tmp_path):
     assert found["overall"]["iou"]["mean"] == pytest.approx(found["overall"]["chance"], abs=0.003)
     assert found["overall"]["kept_by"] == pytest.approx(found["overall"]["kept_by_expected"], rel=0.02)
     assert [Path(mask["file"]).name for mask in found["masks"]] == [
-        f"xvlm-mini_rand_75_seed{seed}.safetensors" for seed in (7, 8, 9)
+        f"xvlm-mini_rand_66.6666667_seed{seed}.safetensors" for seed in (7, 8, 9)
     ]
     assert run("prune.py", *options, str(tmp_path / "alone"), "--seed", "8").returncode == 0
-    name = "rand/xvlm-mini_rand_75_seed8.safetensors"
+    name = "rand/xvlm-mini_rand_66.6666667_seed8.safetensors"
     assert Mask.load(tmp_path / "alone" / name) == Mask.load(tmp_path / "draws" / name)
 
 

@@ -75,6 +75,14 @@ def test_vlmevalkit_decides_by_the_path(model, printed):
     assert printed(model("qwen_50", "Qwen2VL"), "--tool", "vlmevalkit")
 
 
+def test_two_folders_of_one_name(model, printed, tmp_path):
+    (tmp_path / "pruned").mkdir()
+    both = [model("gemma", "Gemma3"), model("pruned/gemma", "Gemma3")]
+    with pytest.raises(InputError, match="two have the same name: rename one"):
+        printed(*both, "--tool", "vlmevalkit")
+    assert len(printed(*both, "--tool", "lm-eval")) == 2
+
+
 def test_clip_benchmark(printed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "open").mkdir()

@@ -69,6 +69,13 @@ def test_files_of_names(line, tmp_path):
         names_of(str(path), ["n01", "n02", "n03"])
 
 
+def test_classes_with_blanks(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_text("golden,not this one\ngolden retriever, a retriever\npink primrose\tprimrose\n")
+    assert names_of(str(path), ["golden retriever", "pink primrose"]) == ["a retriever", "primrose"]
+    assert names_of(str(path), ["golden", "golden retriever"])[0] == "not this one"
+
+
 def test_templates_of_a_file(tmp_path):
     (tmp_path / "some.txt").write_text("a {}\n\none {} here\n")
     assert read_templates([str(tmp_path / "some.txt")]) == ["a {}", "one {} here"]

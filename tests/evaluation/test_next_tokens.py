@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 
 import pytest
 import torch
 import yaml
 
 from configs.schema import parse
+from console.errors import InputError
 from data.batches import Side
 from data.readers import make_reader
-from evaluation.next_tokens_table import NextTokensConfig, opened, read_texts
+from evaluation import next_tokens_table
+from evaluation.next_tokens_table import NextTokensConfig, compare, opened, read_texts
 from models.library.hf_models import wrap_hf
 from pruners import prune
+from sparsity.mask import Mask
 from tests.models.generative import pairs, saved, small
 
 COUNT = 6
@@ -110,7 +114,7 @@ def _side(world):
     return {"pairs": parse(NextTokensConfig, settings, "test").pairs}
 
 
-def test_bad_input(command, world, run, tmp_path):
+def test_bad_input(command, world, run, tmp_path, monkeypatch):
     def refused(*arguments):
         done = command(*arguments)
         assert done.returncode == 2
@@ -121,7 +125,14 @@ def test_bad_input(command, world, run, tmp_path):
     gemma = saved(tmp_path / "gemma", "Gemma3")
     assert "is a Gemma3ForConditionalGeneration with a vocabulary of 99" in refused("--pruned", gemma)
     assert "with --stream give the folder" in refused("--pruned", mask, "--stream")
-    assert "count is 7: lower it" in refused("--set", "count=7")
+    assert "count is 8: lower it" in refused("--set", "count=8")
+    assert "count 5 is no multiple of batch_size 2" in refused("--set", "count=5")
+    Mask({"other.weight": torch.ones(2, 2).bool()}).save(tmp_path / "other.safetensors")
+    with monkeypatch.context() as patch, pytest.raises(InputError, match=r"other\.weight"):
+        patch.setattr(next_tokens_table, "read_texts", None)  # masks are read first
+        args = Namespace(model=f"hf:{world / 'llava'}", pruned=[str(tmp_path / "other.safetensors")], json=None)
+        args.stream, args.device = False, "cpu"
+        compare(args, NextTokensConfig(**_side(world), count=COUNT))
     assert "items.json is for" in refused("--json", tmp_path / "items.json")
     done = run("-m", "evaluation.next_tokens", "--model", "clip-mini", "--config", world / "config.yaml")
     assert done.returncode == 2 and "clip-mini is not a generative model" in done.stderr

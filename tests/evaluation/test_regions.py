@@ -63,6 +63,13 @@ def test_of_which_picture_each_region_is():
     assert region_ious(Finder([boxes] * 3), side, 3)[1] == [0, 1, 0, 0, 0, 2, 0, 3, 3, 4, 4]
 
 
+def test_replaced_records_are_named(capsys):
+    boxes = torch.full((2, 4), 0.5)
+    side = [Loaded(batch(boxes, [0, 0]).batch, [3, 4], [f"cannot read {name}.png"]) for name in (7, 8)]
+    region_ious(Finder([boxes] * 2), side, 2)
+    assert "of 2 records that cannot be used, such as cannot read 7.png" in " ".join(capsys.readouterr().err.split())
+
+
 def test_random_boxes_against_loops():
     """Batches count by their regions, not each alike; batches beyond the asked ones are not read."""
     torch.manual_seed(0)

@@ -108,6 +108,8 @@ def test_masks_without_the_dense_model(config, tmp_path, monkeypatch):
         command(monkeypatch, config, "--no-dense")
     with pytest.raises(InputError, match=r"items\.json is for the scores of single items"):
         command(monkeypatch, config, "--json", tmp_path / "items.json")
+    with pytest.raises(InputError, match="is a folder: name the file to write"):
+        command(monkeypatch, config, "--json", tmp_path / "n")
 
 
 def test_bad_input(config, tmp_path, monkeypatch, capsys):

@@ -90,7 +90,7 @@ def test_density_is_plotted_against_dimensions(ids, tmp_path):
     assert all(row["kept"] == pytest.approx(1 - mask.sparsity([name])) for name, row in rows.items())
 
 
-def test_what_is_refused(ids, tmp_path):
+def test_what_is_refused(ids, tmp_path, monkeypatch):
     path = measured(ids, "refused")
     found = read_ids(path, 1.0)
     model = load_model("blip-mini")
@@ -103,8 +103,29 @@ def test_what_is_refused(ids, tmp_path):
         read_ids(tmp_path / "x.json", 1.0)
     with pytest.raises(InputError, match="48 samples cannot be cut into 20 blocks of 4 or more: give at least 80"):
         measured(ids, "few", "--blocks", "20")
-    with pytest.raises(InputError, match=r"the data has \d+ samples, fewer than 99999: lower --samples"):
-        measured(ids, "many", "--samples", "99999")
+    settings = yaml.safe_load((ids / "prune.yaml").read_text())
+    settings["sides"]["general"] = settings["sides"]["region"]  # as many records, whose last batch is not full
+    (tmp_path / "prune.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(InputError, match="the data has 61 samples, fewer than 62: lower --samples"):
+        measured(tmp_path, "many", "--samples", "62")
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="no such file"):
+        patch.setattr("calibration.layer_outputs.squared_distances", None)  # --kept is read first
+        measured(ids, "mistyped", "--kept", str(tmp_path / "none.safetensors"))
+
+
+def test_the_task_sets_the_image_size(monkeypatch):
+    """As in the task's script: weights finetuned at 384 pixels are not interpolated."""
+    asked = {}
+
+    def load(name, task, overrides, **others):
+        asked.update(overrides)
+        raise InputError("seen")
+
+    monkeypatch.setattr("evaluation.efficiency.table.load_task_model", load)
+    args = intrinsic_dimension.parse_args(["--model", "blip", "--task", "retrieval", "--device", "cpu", "--seed", "1"])
+    with pytest.raises(InputError, match="seen"):
+        intrinsic_dimension.measure(args, None)
+    assert asked == {"vision": {"image_size": 384}}
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,8 @@ def test_the_same_mask_from_every_draw():
         ({"left_out": ["reached"]}, "different scores"),
         ({"num_batches": 3}, "different numbers of batches"),
         ({"weights": {"file": "a", "sha256": "2"}}, "different weights"),
+        ({"repair": "dsnot"}, r"different repairs \(none and dsnot\)"),
+        ({"ids": "1f", "id_power": 1.0}, "different intrinsic dimensions"),
         ({"sparsity_asked": 0.75}, r"different sparsities \(50 % and 75 %\)"),
     ],
 )

@@ -78,6 +78,7 @@ def test_distances_are_left_as_they_were():
         (VECTORS["tiny50.points"], {}, r"50 samples cannot be cut into 20 blocks of 4 or more: give at least 80"),
         (torch.zeros(90, 3), {}, "a block has 0 points with two neighbours at different distances"),
         (torch.rand(9, 3), {"blocks": 0}, "blocks must be at least 1, not 0"),
+        (torch.rand(90, 3), {"fraction": 0.2}, "fraction 0.2 uses none of a block's 4 ratios"),
         (torch.rand(90, 3), {"fraction": 1.5}, "fraction is the share of the ratios"),
     ],
 )

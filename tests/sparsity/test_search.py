@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from matplotlib import pyplot
 
 from models import load_model
 from sparsity.picture import draw_progress
@@ -52,7 +51,7 @@ def test_the_picture_shows_both_stages(tmp_path, monkeypatch):
     search.started(6, 3)
     assert [point["step"] for point in search.history] == [0, 1, 2, 3, 4, 10]
     assert [point.get("begins") for point in search.history] == [None] * 4 + ["training", None]
-    monkeypatch.setattr(pyplot, "close", figures.append)
+    monkeypatch.setattr("sparsity.picture.save_picture", lambda figure, path: figures.append(figure))
     draw_progress(search.history, search.mask, tmp_path / "p.png", "title")
     above, below = figures[0].axes[:2]
     assert below.get_xlim() == above.get_xlim() == (0, 10)
