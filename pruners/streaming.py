@@ -85,7 +85,7 @@ def _run(
         elif behind is None or block > behind:
             work.checkpoint.offer(lambda: (statistic.state(), {"pairs": first, "block": block}))
 
-    turns = lock.steps(work.group, device)
+    turns = lock.steps(work.group, device, first * len(work.sides) % work.group.size)
     with watching(model, lambda: chunk[lock.turn].batch, statistic.look, statistic.choice), closing(turns):
         for block, ranks in turns:
             if ranks is None:

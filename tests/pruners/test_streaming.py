@@ -129,8 +129,9 @@ class Together(Group):
         barrier.wait(60)
         return found
 
-    def ranks_with_work(self, has_work, device):
-        return [rank for rank, flag in enumerate(self.exchange(has_work)) if flag]
+    def ranks_with_work(self, has_work, device, first=0):
+        flags = self.exchange(has_work)
+        return [rank for rank in (*range(first, self.size), *range(first)) if flags[rank]]
 
     def objects(self, mine, ranks=None):
         found = self.exchange(mine)
