@@ -111,7 +111,7 @@ def _with_method(parser: Parser, arguments: list[str] | None) -> argparse.Namesp
     if args.sparsities:
         parse_percents(args.sparsities)
     asks = {"-h", "--help"} & set(others)
-    if not asks and any(word.startswith("-") and not _owners(word) for word in others):
+    if not asks and any(word.startswith("-") and not word[1:2].isdigit() and not _owners(word) for word in others):
         parser.error(f"unrecognized arguments: {' '.join(others)}")
     name = args.pruner
     if args.from_scores:

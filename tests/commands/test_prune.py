@@ -103,6 +103,12 @@ def test_allocation_crosses_with_any_criterion(run, tmp_path):
     assert all(share == pytest.approx(0.75, abs=1e-5) for share in mask.sparsity_by_modality().values())
 
 
+def test_a_methods_own_allocation_is_not_named(run, tmp_path):
+    done = prune(run, tmp_path, "--pruner", "omp", "--allocation", "global", "-s", "75")
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["omp"]
+
+
 def test_a_part_of_the_score_left_out(made, run, tmp_path):
     done = prune(run, tmp_path, "--no-reached", "-s", "75", *QUICK)
     assert done.returncode == 0, done.stderr
@@ -128,7 +134,7 @@ def test_replacing_masks_of_other_settings_warns(run, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pruner", ["multiflow", "snip", "itersnip"])
+@pytest.mark.parametrize("pruner", ["multiflow", "snip", "itersnip", "tamt"])
 def test_interrupted_and_resumed_gives_the_same_masks(pruner, run, tmp_path):
     """SIGINT in the middle: exit code 130, no mask, no half file; --resume gives the masks of an unbroken run."""
     rounds = ("-e", "2", "--num_batches", "3") if pruner == "itersnip" else ("--num_batches", "6")
@@ -202,6 +208,8 @@ class TestBadInput:
             (("--weights", "nowhere.pth"), "nowhere.pth does not exist"),
             (("--pruner", "itersnip", "--schedule", "cosine"), "unknown schedule 'cosine'"),
             (("--pruner", "itersnip", "--epochs", "0"), "--epochs must be at least 1"),
+            (("--pruner", "tamt", "--lr", "-1"), "tamt's lr must be above 0, not -1.0"),
+            (("--set", "methods.wanda.num_batches=ten"), "'num_batches' must be a whole number, not 'ten'"),
         ],
     )
     def test_command_line(self, arguments, message, run, tmp_path):
