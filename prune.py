@@ -204,7 +204,7 @@ def prune(args: argparse.Namespace) -> Outputs:
         model = load_model(args.model, weights=args.weights, overrides=changes | streamed)
         if streamed:
             model.streamed.move(model, fabric.device)
-            check_disk(model, outputs.folder, len(settings.percents))
+            check_disk(model, outputs.folder, settings.sparsities, method.updates_weights)
         if fabric.is_global_zero:
             describe(model, args.model)
         batches = calibration_batches(model, config) if method.uses_data or passes else None
@@ -243,7 +243,8 @@ def prune(args: argparse.Namespace) -> Outputs:
         seen = method.plan(settings.options, config.num_batches, available, 1)[1]  # by one mask
         if fabric.is_global_zero:
             about = source | {"options": defining(settings.options)}
-            if loss := outputs.replaces(settings.sparsities, about, None if batches is None else seen):
+            data = {} if batches is None else {"num_batches": seen, "batch_size": config.batch_size}
+            if loss := outputs.replaces(settings.sparsities, about, data):
                 console.print(f"note: {loss}")
             if batches is not None and available < config.num_batches:
                 there = counted(available, "batch")

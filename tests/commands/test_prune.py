@@ -123,11 +123,19 @@ def test_a_part_of_the_score_left_out(made, run, tmp_path):
 
 
 def test_replacing_masks_of_other_settings_warns(run, tmp_path):
-    options = ("--pruner", "snip", "-s", "75", "--batch_size", "4", "--num_batches")
-    for number, said in (("2", False), ("2", False), ("3", True)):
-        done = prune(run, tmp_path, *options, number)
+    (tmp_path / "snip").mkdir()
+    (tmp_path / "snip" / "runtimes.csv").write_text("model,of another version\nxvlm-mini,7\n")
+    options = ("--pruner", "snip", "-s", "75", "--num_batches")
+    for number, size, said in (
+        ("2", "2", ""),
+        ("2", "2", ""),
+        ("3", "2", "num_batches: 2"),
+        ("3", "4", "batch_size: 2"),
+    ):
+        done = prune(run, tmp_path, *options, number, "--batch_size", size)
         assert done.returncode == 0, done.stderr
-        assert ("made with other settings (num_batches: 2, now 3)" in done.stdout + done.stderr) == said
+        assert ("was made with other settings" in done.stderr) == bool(said)
+        assert said in done.stderr
     done = prune(run, tmp_path, "--pruner", "snip", "-s", "63", "--batch_size", "4", "--num_batches", "4")
     assert "snip_75_seed42.safetensors was made with other settings" in (told := " ".join(done.stderr.split()))
     assert "it stays, but the scores, the picture and the calibration manifest next to it will be replaced" in told
