@@ -52,7 +52,7 @@ class NoOptions:
 class Work:
     """What a pruner needs besides the model: data, processes, checkpoint, progress.
 
-    pairs: number of steps of the data, each one batch per side (of a round, for iterative methods); None: all.
+    pairs: number of steps of the data, one batch of each side each (of a round, for iterative methods); None: all.
     """
 
     batches: Batches
