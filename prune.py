@@ -112,7 +112,7 @@ def _with_method(parser: Parser, arguments: list[str] | None) -> argparse.Namesp
     if args.sparsities:
         parse_percents(args.sparsities)
     asks = {"-h", "--help"} & set(others)
-    if not asks and any(word.startswith("-") and not _owners(word) for word in others):
+    if not asks and any(word.startswith("-") and not word[1:2].isdigit() and not _owners(word) for word in others):
         parser.error(f"unrecognized arguments: {' '.join(others)}")
     name = args.pruner
     if args.from_scores:
@@ -205,7 +205,7 @@ def prune(args: argparse.Namespace) -> Outputs:
         model = load_model(args.model, weights=args.weights, overrides=changes | streamed)
         if streamed:
             model.streamed.move(model, fabric.device)
-            check_disk(model, outputs.folder, len(settings.percents))
+            check_disk(model, outputs.folder, settings.sparsities, method.updates_weights)
         if fabric.is_global_zero:
             describe(model, args.model)
         batches = calibration_batches(model, config) if method.uses_data or passes else None
@@ -244,7 +244,8 @@ def prune(args: argparse.Namespace) -> Outputs:
         seen = method.plan(settings.options, config.num_batches, available, 1)[1]  # by one mask
         if fabric.is_global_zero:
             about = source | {"options": defining(settings.options)}
-            if loss := outputs.replaces(settings.sparsities, about, None if batches is None else seen):
+            data = {} if batches is None else {"num_batches": seen, "batch_size": config.batch_size}
+            if loss := outputs.replaces(settings.sparsities, about, data):
                 console.print(f"note: {loss}")
             if batches is not None and available < config.num_batches:
                 there = counted(available, "batch")

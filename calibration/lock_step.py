@@ -91,8 +91,8 @@ class LockStep:
         self._streamed = streamed
         self._passes = [_Pass(run) for run in runs]
 
-    def steps(self, group: Group, device: torch.device) -> Iterator[tuple[int, list[int] | None]]:
-        """Run all passes to their ends, block by block.
+    def steps(self, group: Group, device: torch.device, first: int = 0) -> Iterator[tuple[int, list[int] | None]]:
+        """Run all passes to their ends, block by block. first: the process with the first of them.
 
         Yields (block, ranks) after each turn: the processes `ranks` each ran one pass through the block, so that sums
         are added in the order of units. Yields (block, None) once all passes have left it. Every process is at the same
@@ -110,7 +110,7 @@ class LockStep:
                             if here:
                                 self.turn = number
                                 self._passes[number].advance()
-                            yield block, group.ranks_with_work(here, device)
+                            yield block, group.ranks_with_work(here, device, first)
                     yield block, None
             finally:
                 for one in self._passes:

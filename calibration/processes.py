@@ -24,13 +24,13 @@ class Group:
         """The process group of torch.distributed; a group of one without it."""
         return cls(*place())
 
-    def ranks_with_work(self, has_work: bool, device: torch.device) -> list[int]:
-        """The ranks, in order, of the processes that have a unit in this round."""
+    def ranks_with_work(self, has_work: bool, device: torch.device, first: int = 0) -> list[int]:
+        """The processes that have a unit in this round, in the order of units. first: the process with the first."""
         if self.size == 1:
             return [0] if has_work else []
         flags = [torch.zeros(1, device=device) for _ in range(self.size)]
         dist.all_gather(flags, torch.full((1,), float(has_work), device=device))
-        return [rank for rank, flag in enumerate(flags) if flag]
+        return [rank for rank in (*range(first, self.size), *range(first)) if flags[rank]]
 
     def objects(self, mine: Any, ranks: list[int] | None = None) -> list[Any]:
         """The objects of the processes `ranks` (None: all), on every process; anything that pickles."""

@@ -38,9 +38,10 @@ class Progress:
         tensors, progress = saved
         masks: dict[str, dict[str, Tensor]] = {}
         sums = {}
+        labels = {*map(str, progress["finished"]), "alive"}
         for key, tensor in tensors.items():
-            label, _, name = key.rpartition("/")
-            if label:
+            label, _, name = key.partition("/")
+            if label in labels:
                 masks.setdefault(label, {})[name] = tensor
             else:
                 sums[key] = tensor

@@ -53,7 +53,7 @@ class NoOptions:
 class Work:
     """What a pruner needs besides the model: data, processes, checkpoint, progress.
 
-    pairs: number of steps of the data, each one batch per side (of a round, for iterative methods); None: all.
+    pairs: number of steps of the data, one batch of each side each (of a round, for iterative methods); None: all.
     """
 
     batches: Batches
@@ -132,8 +132,8 @@ class Pruner(ABC):
         return Mask.cut(scores, cuts, sparsities, self.modality, self.forms)
 
     def magnitudes(self) -> Scores:
-        """|W| of each layer, computed on access."""
-        return Scores(self.shapes, lambda name: self.matrix(name).abs().float().cpu().numpy())
+        """|W| of each layer, computed on access; InputError when any is NaN or infinite."""
+        return Scores(self.shapes, lambda name: self.to_host(name, self.matrix(name).abs()))
 
     @classmethod
     def plan(cls, options: Any, num_batches: int, available: int, masks: int) -> tuple[int | None, int]:
@@ -173,7 +173,8 @@ class Pruner(ABC):
                 interrupt.check()
             elif seen % len(work.sides) == 0:
                 progress = also[1] | {"pairs": start + seen // len(work.sides)}
-                work.checkpoint.offer(lambda progress=progress: (statistic.state() | also[0], progress))
+                moved = self._moved if statistic.follows_state else {}
+                work.checkpoint.offer(lambda p=progress, m=moved: (statistic.state() | m | also[0], p))
         if seen == 0 and start == 0:
             raise InputError("the calibration data is empty: give at least one batch")
 
@@ -186,6 +187,7 @@ class Pruner(ABC):
         work, device = self.work, device_of(self.model)
         group = work.group
         follow = group.size > 1 and statistic.follows_state
+        first = 0 if follow else start * len(work.sides) % group.size  # the process with the first unit
         units = stream(work.batches, work.sides, Group() if follow else group, start, stop, wrap)
         while True:
             mine = False
@@ -195,7 +197,7 @@ class Pruner(ABC):
                     own = rank == group.rank
                     mine |= own
                     self.see(statistic.update if own else statistic.pass_by, unit, device)
-            ranks = group.ranks_with_work(mine, device)
+            ranks = group.ranks_with_work(mine, device, first)
             if not ranks:
                 return
             yield ranks
@@ -206,12 +208,24 @@ class Pruner(ABC):
         saved = self.work.checkpoint.load()
         if saved is not None:
             statistic.restore(saved[0])
+            self._move(saved[0])
             start = saved[1]["pairs"]
             self.work.advance(start)
         if self.model.streamed is None:
             self.gather(statistic, start, self.work.pairs)
         else:
             gather_streamed(self, statistic, start, None if saved is None else saved[1].get("block"))
+
+    @property
+    def _moved(self) -> dict[str, Tensor]:
+        """What the losses of earlier batches changed, and those of later ones depend on (queues, momentum copies)."""
+        return {f"moved/{i}": tensor for i, tensor in enumerate(self.model.moving_tensors())}
+
+    def _move(self, saved: Mapping[str, Tensor]) -> None:
+        """Resume from such tensors, where they were saved."""
+        for name, tensor in self._moved.items():
+            if name in saved:
+                tensor.copy_(saved[name])
 
     def see(self, look: Callable[[Batch], None], unit: Unit, device: torch.device) -> None:
         """Call `look` on a unit, seeded; InputError for a unit that cannot be used."""
@@ -320,6 +334,7 @@ class Rounds(Pruner):
             if sparsity not in progress.finished:
                 weights = [layer.weight for layer in self.layers.values()]
                 with restored(weights), moving_restored(self.model):
+                    self._move(progress.sums or {})
                     progress.finished[sparsity] = self.rounds(sparsity, progress)
         return {sparsity: progress.finished[sparsity] for sparsity in sparsities}
 

@@ -186,6 +186,8 @@ class Problem:
 
         def score(name: str) -> np.ndarray:  # recomputed on access: holding all would be a second copy of the weights
             magnitude = forms[name].matrix(np.abs(u(name)))
+            if not np.isfinite(magnitude).all():
+                raise InputError(f"layer '{name}' has weights that are NaN or infinite: check the weights and the data")
             if self._alive is not None:
                 np.putmask(magnitude, ~self._alive.matrix(name).numpy(), -1)
             return magnitude

@@ -44,7 +44,7 @@ class LAMP(OneShot):
         """One threshold over all layers without scoring every weight; other allocations use all scores."""
         if self.allocation_name != "global" or self.factors:
             return super().cut_all(scores, sparsities)
-        magnitudes = Scores(self.shapes, lambda name: self.to_host(name, self.matrix(name).abs()))
+        magnitudes = self.magnitudes()
         cuts = lamp_cuts(magnitudes, [round(sparsity * scores.total()) for sparsity in sparsities])
         return Mask.cut(magnitudes, lambda name, _: cuts[name], sparsities, self.modality, self.forms)
 

@@ -42,7 +42,7 @@ class Outputs:
     model: str
     label: str
     seed: int
-    cut: tuple[float, ...] | None = None  # sparsities that were made later from saved scores
+    cut: tuple[float, ...] | None = None  # percents of masks made from saved scores; None: a run
     left_out: tuple[str, ...] = ()  # parts of the score that were left out
 
     @classmethod
@@ -141,18 +141,23 @@ class Outputs:
         longest = max((path.name for path in files), key=lambda name: len(name.encode()))
         check_writable(self.folder, longest)
 
-    def replaces(self, sparsities: Sequence[float], source: dict[str, Any], steps: int | None) -> str | None:
-        """A sentence on files that will be replaced, since options and data are not part of file names. None: no files.
+    def replaces(self, sparsities: Sequence[float], source: dict[str, Any], data: dict[str, int]) -> str | None:
+        """A sentence on files that will be replaced, since options and data are not part of file names. None: no file
+        of other settings is there.
 
-        source: options, weights and precision as masks keep them. steps: batches that one mask's calibration looks at
-        (None: no data).
+        source: options, weights and precision as masks keep them. data: number and size of the batches that one mask's
+        calibration looks at (empty: no data).
         """
         asked = {self.mask(sparsity) for sparsity in sparsities}
-        now = _made_with(source, steps)
+        now = _made_with(source, data)
         for path in sorted(self.masks(), key=lambda path: path not in asked):
             try:
                 about = parse_metadata(path, read_metadata(path), "about", ("source",))  # no bits, nor CHITA's weights
-                seen = read_json(self.manifest).get("steps") if self.manifest.is_file() else None
+                seen = {}
+                if self.manifest.is_file():
+                    manifest = read_json(self.manifest)
+                    seen["num_batches"] = manifest["steps"]
+                    seen["batch_size"] = next(iter(manifest["sides"].values()))["batch_size"]  # that of every side
                 before = _made_with(about["source"], seen)
             except (InputError, KeyError):  # no mask of such a run, or a damaged one: nothing to warn of
                 continue
@@ -197,7 +202,7 @@ class Outputs:
         key = ("model", "pruner", "sparsity", "seed")
         if self.runtimes.is_file():
             with self.runtimes.open(newline="", encoding="utf-8") as file:
-                rows = {tuple(row[k] for k in key): row for row in csv.DictReader(file)}
+                rows = {tuple(row.get(k) for k in key): row for row in csv.DictReader(file)}
         for sparsity in masks:
             row = {
                 "model": self.model,
@@ -215,7 +220,7 @@ class Outputs:
             }
             rows[tuple(row[k] for k in key)] = row
         text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(row))
+        writer = csv.DictWriter(text, list(row), extrasaction="ignore")  # columns of other versions
         writer.writeheader()
         writer.writerows(rows.values())
         write_text(self.runtimes, text.getvalue())
@@ -229,8 +234,8 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _made_with(source: dict[str, Any], steps: int | None) -> dict[str, Any]:
+def _made_with(source: dict[str, Any], data: dict[str, int]) -> dict[str, Any]:
     weights = {"weights": source["weights"]["file"], "sha256 of weights": source["weights"]["sha256"]}
-    data = {} if steps is None else {"num_batches": steps}
     ids = {name: source[name] for name in ("ids", "id_power") if name in source}
-    return {"model": source["model"]} | source["options"] | ids | weights | {"precision": source["precision"]} | data
+    layers = {"conv": source.get("conv", False), "precision": source["precision"]}
+    return {"model": source["model"]} | source["options"] | ids | weights | layers | data

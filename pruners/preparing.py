@@ -93,13 +93,13 @@ def _not_augmented(reader: Any) -> Any:
 
 
 def weights_identity(model: nn.Module) -> dict[str, str]:
-    """File and SHA-256 of the weights, "random" and none for random ones (`models.common.checkpoint.fingerprint`)."""
+    """File and SHA-256 of the weights (`models.common.checkpoint.fingerprint`); "random" and "" for random ones."""
     if model.load_report is None:
         return {"file": "random", "sha256": ""}
     return {"file": model.load_report.source, "sha256": fingerprint(model)}
 
 
 def all_failures(batches: CalibrationBatches | None, checkpoint: Checkpoint) -> list[str]:
-    """Images that could not be read, by any process, before an interruption or since."""
+    """Images that could not be read: by any process; before an interruption, by the first one only."""
     failed = set(batches.failed if batches is not None else ()) | set(checkpoint.remembered or ())
     return sorted(set().union(*Group.current().objects(failed)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 from torch import nn
@@ -98,7 +98,7 @@ class Session:
     def masks(self, sparsities: Sequence[float]) -> dict[float, Mask]:
         """A mask for each sparsity; the model is restored even after an error."""
         check_sparsities(sparsities)
-        with preserved(self.model, self.pruner_class.uses_gradients):
+        with preserved(self.model, self.pruner_class.uses_gradients), ExitStack() as undone:
             self.pruner = self.pruner_class(self.model, self._work, self.options, self.allocation)
             check_allocation(self.allocation, sparsities, self.pruner.shapes)
             if self._ids is not None:
@@ -106,7 +106,8 @@ class Session:
             if self._work.group.rank == 0:
                 warn_of_zeros(self.pruner.layers)
             started = time.perf_counter()
-            preliminary = self._preliminary()
+            if (preliminary := self._preliminary()) is not None:
+                undone.callback(preliminary.undo)
             rank_layers(self.pruner)
             choose_tokens(self.pruner)
             self.pruner.calibrate()
@@ -118,8 +119,6 @@ class Session:
             if self._work.group.rank == 0:
                 warn_of_unreached(self.pruner)
                 warn_of_collapses(masks)
-            if preliminary is not None:
-                preliminary.undo()
         prunable, in_matrices = weights_in_matrices(self.model)
         for sparsity, mask in masks.items():
             try:

@@ -89,12 +89,17 @@ def settings_of(args: argparse.Namespace) -> Settings:
     PRUNERS.check(config.pruner)
     for known, section in config.methods.items():
         PRUNERS.check(known)
-        parse(PRUNERS[known].Options, _parted(section)[1], f"{args.where}: methods: {known}")
+        shared, own = _parted(section)
+        where = f"{args.where}: methods: {known}"
+        parse(PRUNERS[known].Options, own, where)
+        parse(PruneConfig, args.content | shared, where)
     shared, own = _parted(config.methods.get(name, {}))
     typed = {key: value for key, value in vars(args).items() if value is not None}
     percents = parse_percents(typed.pop("sparsities", config.sparsities))
     above = {f.name: typed[f.name] for f in dataclasses.fields(PruneConfig) if f.name in typed}
     config = dataclasses.replace(config, **(shared | above | {"pruner": name}))
+    if config.allocation == method.allocation:
+        config = dataclasses.replace(config, allocation=None)
     own |= {f.name: typed[f.name] for f in dataclasses.fields(method.Options) if f.name in typed}
     check_allocation(config.allocation or method.allocation, [percent / 100 for percent in percents])
     if config.repair is not None:

@@ -13,7 +13,7 @@ from pruners.base import OneShot
 
 
 class SNIP(OneShot):
-    """Score |mean gradient * W| of the pretraining loss, averaged over both sides; one global threshold."""
+    """Score |mean gradient * W| of the pretraining loss, the mean over all batches of all sides; one threshold."""
 
     family = "gradients"
     uses_data = True

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from calibration.hessians import InputHessians
+from calibration.resume import no_checkpoint
 from configs.options import option
 from console.errors import InputError
 from pruners.base import Pruner
@@ -76,7 +77,7 @@ class SparseGPT(Pruner):
 
         checkpoint = self.work.checkpoint
         place = checkpoint.path.parent
-        held = partial(on_disk, folder=place if place.is_dir() else None)
+        held = partial(on_disk, folder=place if checkpoint is not no_checkpoint and place.is_dir() else None)
         solved: list[list[str]] = []
 
         def add(parts: Mapping[float, Mask]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from calibration.stream import Unit, device_of, stream, to_device
 from console.errors import InputError
 from console.interrupt import interrupt
 from models.base import Model
+from models.layers import weights_in_matrices
 from pruners import PRUNERS
 from sparsity.mask import Mask
 from storage.space import check_room
@@ -39,9 +40,9 @@ def gather_streamed(
 ) -> None:
     """Feed the units from step `start` on to a statistic of inputs, in the order of their numbers.
 
-    behind: the last block whose sums the checkpoint has, for the first chunk of units. done: called after each block
-    with its layers, whose statistics are then complete, and at the end with the layers outside of all blocks. With
-    `done` all units run as one chunk, and nothing is checkpointed.
+    behind: the last block whose sums are in the checkpoint; it concerns the first chunk only. done: called after each
+    block with its layers, whose statistics are then complete, and at the end with the layers outside of all blocks.
+    With `done` all units run as one chunk, and nothing is checkpointed.
     """
     work = pruner.work
     seen = 0
@@ -88,7 +89,7 @@ def _run(
         elif behind is None or block > behind:
             work.checkpoint.offer(lambda: (statistic.state(), {"pairs": first, "block": block}))
 
-    turns = lock.steps(work.group, device)
+    turns = lock.steps(work.group, device, first * len(work.sides) % work.group.size)
     with watching(model, lambda: chunk[lock.turn].batch, statistic.look, statistic.choice), closing(turns):
         for block, ranks in turns:
             if ranks is None:
@@ -138,9 +139,15 @@ def check_streamed(name: str) -> None:
         )
 
 
-def check_disk(model: Model, folder: Path, copies: int) -> None:
-    """InputError, before the calibration, when `copies` of the model do not fit into a folder."""
-    check_room(folder, copies * model.streamed.size, "to write the model with its zeros")
+def check_disk(model: Model, folder: Path, sparsities: Sequence[float], updates: bool) -> None:
+    """InputError, before the calibration, when a folder has no room for the model at each sparsity.
+
+    updates: whether kept weights are there as well, float32: as they are made, in the masks, and, until the models are
+    written, in parts for --resume.
+    """
+    kept = int(4 * weights_in_matrices(model)[0] * sum(1 - sparsity for sparsity in sparsities)) if updates else 0
+    needed = 2 * kept + max(kept, len(sparsities) * model.streamed.size)
+    check_room(folder, needed, "to write the model with its zeros")
 
 
 def write_sparse(model: Model, mask: Mask, folder: Path) -> None:

@@ -26,6 +26,7 @@ from sparsity.mask import Mask
 from sparsity.percents import percent
 from sparsity.scores import Scores
 from sparsity.sparsifiers import TrainedScores
+from storage.tensors import read_safetensors, write_safetensors
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,20 @@ class TAMT(Rounds):
 
     def masks(self, sparsities: Sequence[float]) -> dict[float, Mask]:
         """Each sparsity trains its own real-valued masks, from the same start and the same data."""
-        self.work.pairs = self.work.pairs or sum(1 for _ in self.work.batches)
+        work, sides = self.work, len(self.work.sides)
+        if sides % work.group.size:
+            raise InputError(
+                f"tamt takes a step after a batch of each side, which {work.group.size} processes cannot share: "
+                f"use --devices {' or '.join(str(n) for n in range(1, sides + 1) if sides % n == 0)}"
+            )
+        work.pairs = work.pairs or sum(1 for _ in work.batches)
         masks = super().masks(sparsities)
-        if self.work.group.rank == 0:
-            self._warn_of_magnitudes(masks, self.work.pairs)
+        for sparsity in masks:
+            if sparsity not in self.scores_by_sparsity:  # finished before an interruption
+                saved, _ = read_safetensors(work.checkpoint.parts / f"{sparsity}.safetensors")
+                self.scores_by_sparsity[sparsity] = Scores.of({name: saved[name].numpy() for name in self.layers})
+        if work.group.rank == 0:
+            self._warn_of_magnitudes(masks, work.pairs)
         return masks
 
     def rounds(self, sparsity: float, progress: Progress) -> Mask:
@@ -70,12 +81,14 @@ class TAMT(Rounds):
             self.gather(training, start, self.work.pairs, also=progress.state())
         finally:
             self.model.eval()
-        known = (
-            self.scores_by_sparsity
-        )  # at one sparsity pruning may cut a layer off; unreached are those missed at all
+        known = self.scores_by_sparsity
+        # Pruning may cut a layer off at one sparsity: unreached are the layers that no sparsity reached.
         self.unreached = [name for name in training.unreached if not known or name in self.unreached]
         scores = training.scores
-        self.scores_by_sparsity[sparsity] = Scores.of(dict(self._magnitude(scores.scores)))
+        arrays = dict(self._magnitude(scores.scores))
+        self.scores_by_sparsity[sparsity] = Scores.of(arrays)
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        self.work.checkpoint.keep(lambda path: write_safetensors(path, tensors, {}), f"{sparsity}.safetensors")
         assert scores.mask is not None
         return scores.mask
 

@@ -28,7 +28,7 @@ class TokenOptions:
     )
 
     def __post_init__(self) -> None:
-        """InputError for what is no share."""
+        """InputError for anything but a name or a share from 0 to 1."""
         try:
             valid = self.tokens in (*SHARES, *CHOSEN) or 0 <= float(self.tokens) <= 1
         except ValueError:

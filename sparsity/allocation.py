@@ -74,9 +74,12 @@ def cut_by_layer(scores: Scores, magnitudes: Scores, modality: Modality, sparsit
 @allocation("modality")
 def cut_by_modality(scores: Scores, magnitudes: Scores, modality: Modality, sparsities: Sequence[float]) -> LayerCuts:
     """One threshold within each modality: every modality has the given sparsity, its layers differ."""
+    groups: dict[str, list[str]] = {}
+    for name in scores:
+        groups.setdefault(modality[name], []).append(name)
     of_group = {
         name: cuts
-        for names in _groups(scores, modality)
+        for names in groups.values()
         for cuts in [cut_globally(scores.only(names), magnitudes, modality, sparsities)]
         for name in names
     }
@@ -189,10 +192,3 @@ def cut_multimodally(scores: Scores, magnitudes: Scores, modality: Modality, spa
         return cut_layer(layer, [cut.below(weights) for cut in prior(name, weights)])
 
     return of_layer
-
-
-def _groups(scores: Scores, modality: Modality) -> list[list[str]]:
-    groups: dict[str, list[str]] = {}
-    for name in scores:
-        groups.setdefault(modality[name], []).append(name)
-    return list(groups.values())

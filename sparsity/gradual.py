@@ -113,6 +113,8 @@ class Gradual:
         # Before E has moved off zero all scores are equal, and position would decide what is pruned.
         if not self.due(step) or (self.method == "platon" and not self._moved):
             return False
+        if self.method == "taylor" and self._may_overflow and self._overflowed():
+            return False  # the optimizer has left this step out, too: the last mask stays
         self._prune(self.remaining(step))
         return True
 

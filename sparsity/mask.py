@@ -216,7 +216,7 @@ class Mask(Mapping[str, Tensor]):
         if list(self) == list(layers):
             self.check_fits(layers)
             mask = copy.copy(self)
-            mask._transposed = transposed  # published files have no modalities
+            mask._transposed = transposed  # published files do not say which matrices are transposed
             return mask
         kept = model.with_fresh(own_names({name: self[name] for name in self}, model))
         for left in model.skipped:

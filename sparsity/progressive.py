@@ -131,14 +131,19 @@ class Progressive(Sparsifier):
 
     def after_update(self, step: int) -> None:
         """Update the scores, and prune when a mask is due."""
-        if self.config.freeze and step > self._settled + 1:
+        if self._frozen:
             self._prune()  # the optimizer's momentum moves a weight even without a gradient
             return
         assert self._gradual is not None
         if self._gradual.update(step):
             self._remember(step, self._gradual.remaining(step))
-            if self.config.freeze and self.settled(step):
+            if self._frozen:
                 self._hold()
+
+    @property
+    def _frozen(self) -> bool:
+        """Whether the last mask stays: the first one of the final phase, with --freeze."""
+        return self.config.freeze and bool(self._history) and self._history[-1]["step"] > self._settled
 
     @torch.no_grad()
     def _prune(self) -> None:
@@ -154,7 +159,7 @@ class Progressive(Sparsifier):
     def _remember(self, step: int, remaining: float) -> None:
         """Record the density of each layer, for the picture."""
         last = self._history[-1]["step"] if self._history else -self._steps
-        if step - last >= self._steps / POINTS or step in (self._steps, self._settled + 1):
+        if step - last >= self._steps / POINTS or step == self._steps or last <= self._settled < step:
             kept = {n: 1 - float(bits.float().mean()) for n, bits in self._bits().items() if n in self._layers}
             self._history.append({"step": step, "remaining": remaining, "kept": kept})
 
@@ -167,11 +172,10 @@ class Progressive(Sparsifier):
         """The last mask; None before the first."""
         if self._model is None or not self._bits():
             return self._lock.mask if self._lock is not None else None
-        bits = self._bits()
-        kept = {
-            name: ~bits[name] if name in bits else torch.ones_like(layer.weight, dtype=torch.bool)
-            for name, layer in self._layers.items()
-        }
+        kept = {name: torch.ones_like(layer.weight, dtype=torch.bool) for name, layer in self._layers.items()}
+        if self._lock is not None and self._lock.mask is not None:
+            kept |= self._lock.mask  # also of layers that this run does not prune
+        kept |= {name: ~bits for name, bits in self._bits().items() if name in kept}
         mask = Mask(kept, {name: self._model.modality_of(name) for name in kept}, self._source())
         mask.source |= {"sparsity_reached": mask.sparsity()}
         return mask
@@ -241,7 +245,7 @@ class Progressive(Sparsifier):
         assert self._gradual is not None
         self._gradual.load_state_dict(state["gradual"])
         self._history = list(state["history"])
-        if self.config.freeze and self._history and self._history[-1]["step"] > self._settled:
+        if self._frozen:
             self._hold()
 
 

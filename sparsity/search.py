@@ -29,7 +29,10 @@ are 0.04 to 0.3.
 """
 
 MOVED = 0.01
-"""Share of scores: a search in which fewer cross the threshold was too short (or a tenth of those that can)."""
+"""A search in which a smaller share of the scores crosses the threshold was too short.
+
+For very sparse masks the limit is a tenth of the scores that can cross it.
+"""
 
 
 class Search(Progressive):

@@ -28,7 +28,7 @@ FORMAT = "vlm-pruning-ids-1"
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """by_name: parameter -> intrinsic dimension, as measured on a model; power: of the dimension in a factor."""
+    """by_name: parameter -> intrinsic dimension, as measured on a model; power: its exponent in a layer's factor."""
 
     by_name: Mapping[str, float]
     power: float

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,20 @@ from storage.atomic import write_text
 
 
 def append_json_line(path: Path, value: dict[str, Any]) -> None:
-    """Append one JSON object as a line."""
+    """Append one JSON object as a line, after a truncated one on a line of its own."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(value) + "\n")
+        with path.open("a+b") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+            start = b"" if file.read(1) in (b"", b"\n") else b"\n"
+            file.write(start + json.dumps(value).encode() + b"\n")
     except OSError as error:
         raise explain_os_error(error, f"write {path}") from error
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log, without a truncated last one; empty if there is no file."""
+    """The lines of a log; empty if there is no file. Lines that are not JSON, such as truncated ones, are left out."""
     found = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         with contextlib.suppress(ValueError):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from console.errors import InputError
+from console.errors import InputError, explain_os_error
 
 
 def check_room(folder: Path, needed: int, purpose: str) -> None:
@@ -33,10 +33,13 @@ def on_disk(array: np.ndarray, folder: Path | None = None) -> np.ndarray:
     """
     if not array.size:
         return array
-    with tempfile.TemporaryFile(dir=folder) as file:
-        mapped = np.memmap(file, array.dtype, "w+", shape=array.shape)
-    mapped[...] = array
-    return mapped
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(np.ascontiguousarray(array).data.cast("B"))  # through the mapping, a full disk is a SIGBUS
+            file.flush()
+            return np.memmap(file, array.dtype, "r+", shape=array.shape)
+    except OSError as error:
+        raise explain_os_error(error, f"write weights to {folder or tempfile.gettempdir()}") from error
 
 
 def in_bytes(count: float) -> str:

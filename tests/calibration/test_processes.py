@@ -1,7 +1,10 @@
 """One process and several give the same masks, bit for bit, for every method."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+import torch.distributed as dist
 
 from calibration.gradient_rows import GradientRows
 from calibration.processes import Group
@@ -10,6 +13,7 @@ from console.errors import InputError
 from models import load_model
 from models.wrap import wrap
 from pruners import PRUNERS, prune
+from pruners.base import Work
 from sparsity.mask import Mask
 from tests.conftest import REFERENCE, reference_batches
 
@@ -93,6 +97,14 @@ def masks(name, pruners):
         options = {"itersnip": {"epochs": 2, "num_batches": 2}, "chita++": {"epochs": 2}}.get(pruner, {})
         for sparsity, mask in prune(model, reference_batches(name, 3), pruner, (0.63, 0.9), **options).items():
             yield (pruner, sparsity), mask
+
+
+def test_units_are_in_order_from_any_step_on(xvlm, xvlm_batches, monkeypatch):
+    """Of three processes and two sides a step, the second has the first unit of step 2."""
+    monkeypatch.setattr(dist, "all_gather", lambda flags, mine: [flag.copy_(mine) for flag in flags])
+    pruner = PRUNERS["omp"](xvlm, Work(xvlm_batches, tuple(xvlm.sides), group=Group(0, 3)), None)
+    statistic = SimpleNamespace(follows_state=False, update=lambda batch: None)
+    assert list(pruner._rounds_of_units(statistic, 2, 4, True)) == [[1, 2, 0]]
 
 
 @pytest.mark.slow

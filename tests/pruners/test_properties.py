@@ -11,6 +11,7 @@ from pruners.base import OneShot
 from pruners.session import Session
 from sparsity import ALLOCATIONS
 from sparsity.mask import Mask
+from tests.conftest import REFERENCE
 
 SPARSITIES = (0.5, 0.63, 0.9)
 FEW_ROUNDS = {name: {"epochs": 2, "num_batches": 2} for name in ("itersnip", "chita++")}
@@ -195,6 +196,10 @@ class TestBadInput:
         model.get_submodule(layer).weight.data[0, 0] = float("nan")
         with pytest.raises(InputError, match=rf"layer '{layer}.weight' has weights that are NaN"):
             prune(model, [], "omp")
+        for layer in model.prunable_layers().values():  # more than are kept: no threshold lies among numbers
+            layer.weight.data[0] = float("nan")
+        with pytest.raises(InputError, match=r"layer '.*' has weights that are NaN"):
+            prune(model, [], "rand", (0.999,), allocation="multimodal")
         broken = {side: dict(batch) for side, batch in xvlm_batches[0].items()}
         broken["general"]["image"] = broken["general"]["image"] * float("inf")
         with pytest.raises(InputError, match="has scores that are NaN"):
@@ -209,3 +214,11 @@ class TestBadInput:
         with pytest.raises(InputError):
             prune(xvlm, [*xvlm_batches[:1], {}], "itersnip", (0.5,), epochs=1, num_batches=2)
         assert all(parameter.grad is None and parameter.requires_grad for parameter in xvlm.parameters())
+
+    def test_a_fitted_classifier_goes_after_an_error(self, monkeypatch):
+        model = load_model("dino", config=REFERENCE / "dino.yaml", weights="random")
+        model.classifier_origin, before = None, model.classifier.weight.detach().clone()
+        monkeypatch.setattr(PRUNERS["snip"], "calibrate", lambda pruner: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prune(model, [model.example(8)], "snip")
+        assert torch.equal(model.classifier.weight, before)

@@ -9,6 +9,7 @@ from torch import nn
 
 from calibration import gradient_rows
 from calibration.gradient_rows import GradientRows, WeightVector
+from calibration.processes import Group
 from console.errors import InputError
 from console.interrupt import interrupt
 from pruners import prune
@@ -151,6 +152,12 @@ def test_gradients_and_inputs_that_are_no_numbers(model, batches):
         broken = [{"general": {**batch["general"], field: batch["general"][field] * torch.nan}} for batch in batches]
         with pytest.raises(InputError, match="that are NaN or infinite"):
             prune(model, broken, name, (0.5,))
+
+
+def test_weights_that_are_no_numbers(model, batches):
+    model.a.weight.data[1:] = torch.nan  # more than are kept: no threshold lies among numbers
+    with pytest.raises(InputError, match=r"layer 'a\.weight' has weights that are NaN"):
+        prune(model, batches, "chita", (0.95,))
 
 
 def test_a_stop_interrupts_gathering_gradients(model, batches, tmp_path):
@@ -308,6 +315,12 @@ def test_tamt_that_moved_nothing_says_so(model, batches, capsys):
     mask = prune(model, batches, "tamt", (0.5,), lr=0.1)
     assert mask != prune(model, [], "omp", (0.5,))
     assert capsys.readouterr().err == ""
+
+
+def test_tamt_with_more_processes_than_sides(model, batches, monkeypatch):
+    monkeypatch.setattr(Group, "current", lambda: Group(0, 2))
+    with pytest.raises(InputError, match="which 2 processes cannot share: use --devices 1"):
+        prune(model, batches, "tamt")
 
 
 def test_tamt_density_is_exact_at_every_step(xvlm, xvlm_batches, monkeypatch):

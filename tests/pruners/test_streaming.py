@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 
+import pruners.sparsegpt
 import pruners.streaming
 from calibration.processes import Group
 from calibration.resume import Checkpoint
@@ -16,6 +17,7 @@ from models import load_model
 from pruners import prune
 from pruners.session import Session
 from pruners.sparsegpt import SparseGPT
+from pruners.streaming import check_disk
 from tests.models.generative import CONFIGS, saved
 
 BATCHES, SIZE = 3, 2
@@ -52,9 +54,21 @@ def test_masks_and_statistics_are_those_of_the_whole(pair):
             assert torch.equal(one.norms.state()["sums"], other.norms.state()["sums"])
 
 
-def test_sparsegpt_block_by_block(pair):
+def test_sparsegpt_block_by_block(pair, monkeypatch):
     whole, streamed, batches = pair
+    folders = set()
+    monkeypatch.setattr(pruners.sparsegpt, "on_disk", lambda array, folder: folders.add(folder) or array)
     assert prune(whole, batches, "sparsegpt", (0.5,)) == prune(streamed, batches, "sparsegpt", (0.5,))
+    assert folders == {None}, "the system's folder, without a checkpoint"
+
+
+def test_updated_weights_need_room(qwen, tmp_path, monkeypatch):
+    needed = []
+    monkeypatch.setattr(pruners.streaming, "check_room", lambda folder, size, purpose: needed.append(size))
+    for updates in (False, True):
+        check_disk(qwen[1], tmp_path, [0.5, 0.9], updates)
+    assert needed[0] == 2 * qwen[1].streamed.size
+    assert needed[1] > needed[0]
 
 
 @pytest.mark.parametrize("tokens", [0.3, "atv", "amia"])
@@ -129,8 +143,9 @@ class Together(Group):
         barrier.wait(60)
         return found
 
-    def ranks_with_work(self, has_work, device):
-        return [rank for rank, flag in enumerate(self.exchange(has_work)) if flag]
+    def ranks_with_work(self, has_work, device, first=0):
+        flags = self.exchange(has_work)
+        return [rank for rank in (*range(first, self.size), *range(first)) if flags[rank]]
 
     def objects(self, mine, ranks=None):
         found = self.exchange(mine)

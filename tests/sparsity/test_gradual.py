@@ -161,13 +161,16 @@ def test_equal_factors_change_nothing():
     assert all(torch.equal(first.mask[name], second.mask[name]) for name in plain)
 
 
-def test_skipped_steps_do_not_count():
-    weights, gradual = made("platon", may_overflow=True)
-    for number in range(1, 8):
+@pytest.mark.parametrize("method", ["platon", "taylor"])
+def test_skipped_steps_do_not_count(method):
+    weights, gradual = made(method, may_overflow=True)
+    for number in range(1, 9):
         step(weights, gradual, number)
     before = {kind: flat(tensors.values()) for kind, tensors in gradual.states.items()}
     weights["a"].grad[0, 0] = float("inf")
-    gradual.update(9)
+    mask = gradual.mask
+    assert gradual.update(12) == (method == "platon")
+    assert (gradual.mask is mask) == (method == "taylor")
     assert all(torch.equal(before[kind], flat(tensors.values())) for kind, tensors in gradual.states.items())
 
 

@@ -7,10 +7,12 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from console.errors import InputError
 from storage.atomic import atomic_path, check_writable, no_empty_folder, remove_parts, write_json, write_text
+from storage.space import on_disk
 
 
 def names(folder):
@@ -187,3 +189,9 @@ def test_parts_are_named_as_the_cleaner_expects(tmp_path):
         remove_parts(tmp_path / "a.pt")
         assert not temporary.exists()
         temporary.write_text("y")
+
+
+def test_arrays_on_disk(tmp_path):
+    assert on_disk(np.arange(6)[::2], tmp_path).tolist() == [0, 2, 4]
+    with file_size_limit(100), pytest.raises(InputError, match="cannot write weights to"):
+        on_disk(np.ones(1000), tmp_path)

@@ -34,7 +34,8 @@ def test_lines_after_a_snapshot_go(tmp_path):
         append_json_line(path, {"step": step})
     with path.open("a") as file:
         file.write('{"step": 1, "lo')  # killed while writing
+    append_json_line(path, {"step": 2, "note": "after it"})
     keep_json_lines(path, lambda line: line["step"] <= 2)
-    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 1, 2]
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 1, 2, 2]
     keep_json_lines(tmp_path / "other" / "log.jsonl", lambda line: line["step"] <= 1, path)
     assert (tmp_path / "other" / "log.jsonl").read_text().splitlines() == path.read_text().splitlines()[:2]
