@@ -18,7 +18,7 @@ Losses of Lin et al., "MoPE-CLIP", CVPR 2024, as in its reimplementations: the p
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,15 +48,11 @@ Block = tuple[str, int, int]
 """Name of a list of layers; the numbers of a layer in the student's list and in the teacher's."""
 
 
-def with_teacher(run: Run) -> Callable[[Objective], nn.Module]:
-    """A function from the objective to the module that the loop trains: itself, or with a teacher (`--teacher`)."""
-
-    def distilled(objective: Objective) -> nn.Module:
-        if run.args.only:
-            freeze_other_tower(objective.model, run.args.only)
-        return Distillation(objective, teacher_of(run), run.args) if run.args.teacher else objective
-
-    return distilled
+def with_teacher(run: Run, objective: Objective) -> nn.Module:
+    """The module that the loop trains: the objective, or the objective with the teacher of --teacher."""
+    if run.args.only:
+        freeze_other_tower(objective.model, run.args.only)
+    return Distillation(objective, teacher_of(run), run.args) if run.args.teacher else objective
 
 
 def freeze_other_tower(model: Model, tower: str) -> None:
