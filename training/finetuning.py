@@ -237,7 +237,7 @@ class Epochs(Callback):
         run, model = self._run, self._objective.model
         self._sparsifier.check()
         model.eval()
-        early = epoch <= run.config.start_eval
+        early = epoch <= run.config.start_eval and epoch * self._loop.epoch < self._loop.steps  # never the last
         skip = run.config.skip_val or early
         found = {} if skip else evaluate(run, model, self._objective.task, "val", epoch)
         step, sparsifier = epoch * self._loop.epoch, self._sparsifier
