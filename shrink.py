@@ -213,7 +213,7 @@ def steps_of(args: argparse.Namespace) -> Any:
 
 def distil(args: argparse.Namespace) -> None:
     """Finetune a smaller model with the dense one as its teacher."""
-    from shrinking.recipes import distilled
+    from shrinking.recipes import distilled, refuse_other
     from tasks.loading import task_for
 
     args.task = task_for(args.model, args.task)
@@ -225,6 +225,7 @@ def distil(args: argparse.Namespace) -> None:
         steps, args.model, args.teacher, args.teacher_weights, Path(args.output), {"teacher": args.teacher},
         [] if args.weights is None else ["-pre", args.weights],
     )  # fmt: skip
+    refuse_other(args, Path(args.output))  # afterwards: a run that fails leaves no settings to be refused by
     result_console().print(f"{small}: --model small:{small}", markup=False)
 
 

@@ -44,6 +44,12 @@ def start_recipe(args: argparse.Namespace, below: Path) -> tuple[Limits, Path]:
     """
     name = f"{file_name(args.model)}_{args.task or args.command}_keep{args.keep:g}_seed{args.seed}"
     folder = Path(args.output or below / name)
+    refuse_other(args, folder)
+    return Limits(() if args.tower == "both" else (args.tower,), tuple(args.protect), args.round), folder
+
+
+def refuse_other(args: argparse.Namespace, folder: Path) -> None:
+    """Save the settings in the folder; InputError when it has steps with others."""
     asked = {key: value for key, value in sorted(vars(args).items()) if key not in NO_IDENTITY}
     path = folder / SETTINGS
     if path.is_file():
@@ -55,7 +61,6 @@ def start_recipe(args: argparse.Namespace, below: Path) -> tuple[Limits, Path]:
             )
     else:
         write_json(path, asked)
-    return Limits(() if args.tower == "both" else (args.tower,), tuple(args.protect), args.round), folder
 
 
 def check_shares(args: argparse.Namespace) -> None:
