@@ -34,6 +34,7 @@ from training.fabric import loader_processes, make_fabric
 from training.kept import Count, count_kept
 from training.logging_wandb import WandbLog
 from training.results import versions
+from training.searching import FOLDER
 from training.sole_run import sole_run
 
 SECONDS = "seconds.json"
@@ -252,10 +253,12 @@ def chosen_snapshot(args: argparse.Namespace) -> Path | None:
 
 
 def earlier_seconds(folder: Path, start: Path | None) -> Path | None:
-    """The file with the seconds so far, next to the snapshot to resume; None if there is none."""
-    own = folder / "snapshot.pt"
-    snapshot = own if own.is_file() else start
-    return None if snapshot is None else snapshot.parent / SECONDS
+    """The file with the seconds so far, in the folder of the run to resume; None if there is none."""
+    if any((folder / stage / "snapshot.pt").is_file() for stage in ("", FOLDER)):
+        return folder / SECONDS
+    if start is None:
+        return None
+    return (start.parent.parent if start.parent.name == FOLDER else start.parent) / SECONDS
 
 
 def output_folder(args: argparse.Namespace, below: Path, seed: int) -> Path:
