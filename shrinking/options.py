@@ -14,12 +14,6 @@ ERRORS, PLAN = "_errors.safetensors", "_plan.json"
 SHARES = {"heads": "heads", "ffn": "neurons", "channels": "channels", "layers": "layers"}
 """Suffix of a --keep_ option -> kind of parts."""
 
-MEASURE = (
-    *("model", "weights", "task", "criterion", "score", "samples", "group", "ffn_scope", "screen", "keep"),
-    *("kinds", "tower", "seed", "accelerator", "devices", "output"),
-)
-"""Options of `measure` with a value, as recipes give them."""
-
 TARGETS = ("parameters", "flops", "latency")
 TOWER = "vision"
 """The default tower of `plan`."""

@@ -57,8 +57,8 @@ def test_finetuning(run, tmp_path):
 def test_rounds(tmp_path):
     """Three tables, each of what the round before has left; in the end a half of what there was at first."""
 
-    def measure(name, weights, file, kinds):
-        assert kinds == ["heads", "neurons"]
+    def measure(name, weights, file, shares):
+        assert list(shares) == ["heads", "neurons"]
         model = load_model(name)
         Errors.of(model, magnitudes(model, 0), 64, {"model": name, "criterion": "magnitude", "seed": 0}).save(file)
 
@@ -76,6 +76,7 @@ def test_rounds(tmp_path):
 def test_several_devices(monkeypatch, tmp_path):
     """Measuring and training are commands of their own, whose options they know."""
     words = ["finetuning", "--model", "xvlm-mini", "--task", "retrieval", "--devices", "2", "--set", "epochs=1"]
+    words += ["--rounds", "2"]
     args = shrink.parse_args(words)
     done = []
     ended = [0, 0, 3]
@@ -86,16 +87,16 @@ def test_several_devices(monkeypatch, tmp_path):
 
     monkeypatch.setattr(subprocess, "run", noted)
     steps = shrink.steps_of(args)
-    steps.measure("xvlm-mini", None, tmp_path / "a", ["heads", "neurons"])
+    steps.measure("xvlm-mini", None, tmp_path / "a", {"heads": 0.75, "neurons": 0.8})
     steps.train("xvlm-mini", tmp_path, ["--dense", "--teacher", "xvlm-mini", "--teacher_weights", "a"])
     measured = shrink.parse_args(done[0][1:])
     assert (measured.command, measured.devices, measured.output) == ("measure", 2, str(tmp_path / "a"))
-    assert (measured.kinds, measured.tower) == (["heads", "neurons"], "vision")
+    assert (measured.kinds, measured.tower, measured.keep) == (["heads", "neurons"], "vision", 0.75)
     trained = retrieval.parse_args(done[1][1:])
     assert retrieval.parse_args(["--model", "xvlm-mini"]).distil is None
     assert (trained.devices, trained.distil, trained.set) == (2, "mope", ["epochs=1"])
     with pytest.raises(SystemExit, match="3"):
-        steps.measure("xvlm-mini", None, tmp_path / "a", ["layers"])
+        steps.measure("xvlm-mini", None, tmp_path / "a", {"layers": 0.75})
 
 
 def test_distil(run, tmp_path):
@@ -176,17 +177,19 @@ def test_refused_before_training(words, says, tmp_path):
     assert not (tmp_path / "a").exists()
 
 
-def test_more_rounds_than_groups(tmp_path):
-    """Rounds in which rounding leaves nothing to remove are passed over, the last one, too."""
+def test_more_rounds_than_groups(tmp_path, capsys):
+    """Rounds in which rounding leaves nothing to remove are passed over, the last one, too; one says so."""
 
-    def measure(name, weights, file, kinds):
-        assert kinds
+    def measure(name, weights, file, shares):
+        assert shares
         model = load_model(name)
         Errors.of(model, magnitudes(model, 0), 64, {"model": name, "criterion": "magnitude", "seed": 0}).save(file)
 
     steps = Steps(lambda name, weights: load_model(name), measure, None)
     cut_by(steps, "clip-mini", None, dict.fromkeys(WIDTH, 0.9), Limits(("vision",), (), 64), tmp_path / "a", 10)
     assert sum(p.numel() for p in load_model(f"small:{tmp_path / 'a'}").parameters()) < 1_660_929
+    cut_by(steps, "dino-mini", None, dict.fromkeys(WIDTH, 0.99), Limits(), tmp_path / "b")
+    assert "dino-mini: nothing is removed, since the numbers of groups are rounded" in capsys.readouterr().err
 
 
 def test_damaged_settings(tmp_path):
