@@ -228,6 +228,7 @@ def test_where_a_second_stage_writes(first, monkeypatch):
         ("captioning", "nowhere.safetensors", ["--load_capt_pretrain"], "nowhere.safetensors: no such file"),
         ("captioning", "sparse", ["--dense"], "continue it with captioning.py --load_capt_pretrain"),
         ("captioning", "sparse", ["--mask", "any.safetensors"], "is a first stage that contains its mask"),
+        ("captioning_pretrain", None, ["--dense", "--set", "eval_batch=0"], "eval_batch must be at least 1"),
         ("captioning_pretrain", "sparse", ["--mask", "any.safetensors"], "is a first stage that contains its mask"),
     ],
 )

@@ -318,6 +318,8 @@ def test_sparse_layers_and_short_searches_warn(config, run, tmp_path):
         ("--evaluate -pre L --prompt new", "name their file with --prompt"),
         ("--evaluate -pre L --prompt none", "name their file with --prompt"),
         ("--evaluate --prompt P --halves both", "--halves has no effect with --evaluate"),
+        ("--dense --set prompts=none", "'prompts' must be a mapping"),
+        ("--dense --prompt new --prompt_lr 0.1 --set recipe.lr=0", "lr must be above 0 with prompt_lr"),
         ("--dense --prompt new --mapping fml", "unknown mapping 'fml' (did you mean 'flm'?)"),
         ("--dense --prompt new --set best_epoch=true --set validation=0.2", "where the last epoch counts"),
     ],
