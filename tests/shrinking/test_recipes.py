@@ -16,6 +16,7 @@ from shrinking.choosing import Limits
 from shrinking.errors import Errors
 from shrinking.recipes import WIDTH, Steps, cut_by, start_recipe
 from shrinking.weights import magnitudes
+from tasks.loading import task_for
 
 KEYS = ("epochs=1", "short_epoch=2", "samples=16")
 FEW = ("--samples", "8", "--group", "256", "--repeats", "1", *(word for key in KEYS for word in ("--set", key)))
@@ -167,6 +168,7 @@ def test_pretraining(run, tmp_path, monkeypatch):
         (["--model", "resnet-mini"], "resnet-mini has no layers that can be removed in its vision tower"),
         (["--model", "dino-mini", "--seed", "-1"], "--seed is a whole number from 0"),
         (["--model", "xvlm-mini", "--task", "retrieval", "--tower", "fusion"], "give --score loss"),
+        (["--model", "hf:ID"], "may be for retrieval or image_classification: name its task with --task"),
         (["--model", "dino-mini", "--devices", "0"], "devices must be at least 1"),
     ],
 )
@@ -175,6 +177,10 @@ def test_refused_before_training(words, says, tmp_path):
     with pytest.raises(InputError, match=says):
         shrink.finetuning(args)
     assert not (tmp_path / "a").exists()
+
+
+def test_the_task_of_a_librarys_model():
+    assert task_for("timm:resnet18", None) == "image_classification"
 
 
 def test_more_rounds_than_groups(tmp_path, capsys):
