@@ -307,5 +307,5 @@ def conclude(
         console.print(f"results: {run.folder / 'results.json'}")
         run.wandb.results(result)
         if not args.no_samples:
-            draw_samples(task, run.folder / "samples.png", f"{args.model} {run.name}, {run_label(args)}")
+            draw_samples(task, run.folder / "samples.png", f"{args.model} {run.name}, {run_label(args, run.config)}")
     return result

@@ -316,6 +316,7 @@ def test_sparse_layers_and_short_searches_warn(config, run, tmp_path):
         ),
         ("--prune vpns --freeze", "--freeze has no effect for --prune vpns"),
         ("--evaluate -pre L --prompt new", "name their file with --prompt"),
+        ("--evaluate -pre L --prompt P --prune hydra", "--prune is for training"),
         ("--evaluate -pre L --prompt none", "name their file with --prompt"),
         ("--evaluate --prompt P --halves both", "--halves has no effect with --evaluate"),
         ("--dense --set prompts=none", "'prompts' must be a mapping"),
