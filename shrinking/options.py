@@ -157,9 +157,7 @@ def add_measuring(parser: argparse._ActionsContainer) -> None:
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Options of distillation."""
     for name, what in (("sim", "similarities"), ("feat", "features"), ("hidden", "hidden states")):
-        parser.add_argument(
-            f"--{name}", type=float, help=f"weight of the distance of the {what} (default: the losses')"
-        )
+        parser.add_argument(f"--{name}", type=float, help=f"weight of the loss on {what} (default: that of --distil)")
     parser.add_argument("--seed", type=int, default=42, help="seed of the samples and of training (default: 42)")
     parser.add_argument("--accelerator", default="auto", help="cpu, gpu, mps or auto")
     add_set(parser)

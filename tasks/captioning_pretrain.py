@@ -123,7 +123,8 @@ def refuse_first_stage(weights: str | None) -> None:
         return
     if _contains_masks(read_state(weights, KeyRules())[0]):
         raise InputError(
-            f"{weights} is a first stage that contains its mask: continue it with captioning.py --load_capt_pretrain"
+            f"{weights} contains a mask: give it as --mask as well, or continue a first stage with captioning.py "
+            "--load_capt_pretrain"
         )
 
 

@@ -56,9 +56,11 @@ def with_teacher(run: Run, objective: Objective) -> nn.Module:
 
 
 def freeze_other_tower(model: Model, tower: str) -> None:
-    """Freeze all but one of the towers `vision` and `text` and the fusion layers; the temperature is frozen, too."""
-    if not isinstance(model, Retriever) or tower not in TOWERS:
-        raise InputError(f"--only is for models that compare both towers, {' or '.join(TOWERS)}: not '{tower}' here")
+    """Freeze the other tower and the temperature. This tower and the fusion layers are trained."""
+    if not isinstance(model, Retriever):
+        raise InputError("--only is for models that compare images and texts, which this one does not: leave it out")
+    if tower not in TOWERS:
+        raise InputError(f"--only takes {' or '.join(TOWERS)}, not '{tower}': choose one of them")
     batch = placed(model.probe(2).batch, model)
     own = [parameter for parameter in model.parameters() if parameter.requires_grad]
     none = [None] * len(own)

@@ -62,9 +62,9 @@ def best_epoch(lines: list[Metrics], decides: str) -> int | None:
 
 
 def check_epochs(snapshot: Path, epochs: int, decides: str | None) -> None:
-    """InputError unless the results of the first `epochs` epochs are next to the snapshot that follows them.
+    """InputError unless the snapshot's folder has the metrics of its first `epochs` epochs and their best weights.
 
-    These are their metrics and the best weights; weights of later epochs will be computed again.
+    Weights of later epochs will be computed again.
     """
     if decides is None or not epochs:
         return

@@ -233,10 +233,10 @@ def test_where_a_second_stage_writes(first, monkeypatch):
             "is not from a first stage",
         ),
         ("captioning", "nowhere.safetensors", ["--load_capt_pretrain"], "nowhere.safetensors: no such file"),
-        ("captioning", "sparse", ["--dense"], "continue it with captioning.py --load_capt_pretrain"),
-        ("captioning", "sparse", ["--mask", "any.safetensors"], "is a first stage that contains its mask"),
+        ("captioning", "sparse", ["--dense"], "continue a first stage with captioning.py --load_capt_pretrain"),
+        ("captioning", "sparse", ["--mask", "any.safetensors"], "contains a mask: give it as --mask as well"),
         ("captioning_pretrain", None, ["--dense", "--set", "eval_batch=0"], "eval_batch must be at least 1"),
-        ("captioning_pretrain", "sparse", ["--mask", "any.safetensors"], "is a first stage that contains its mask"),
+        ("captioning_pretrain", "sparse", ["--mask", "any.safetensors"], "contains a mask: give it as --mask as well"),
     ],
 )
 def test_refusals(task, start, more, message, first, config, run, tmp_path):
