@@ -47,7 +47,8 @@ def override_prompt(settings: dict[str, Any], dataset: str | None, asked: dict[s
     datasets = settings.get("datasets") or {}
     own = datasets.get(dataset or next(iter(datasets), None))
     for section in (settings, *([own] if own and "prompts" in own else [])):
-        section["prompts"] = {**(section.get("prompts") or {}), **asked}
+        if isinstance(before := section.get("prompts") or {}, dict):  # `parse` rejects others
+            section["prompts"] = {**before, **asked}
 
 
 def convolutions_in(args: argparse.Namespace, given: bool) -> bool:

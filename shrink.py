@@ -15,6 +15,7 @@ import argparse
 import importlib
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from console.errors import InputError, run_command
 from console.progress import console
 from console.results import result_console
 from console.words import counted
-from shrinking.options import ERRORS, FOLDER, MEASURE, PLAN, parser_of
+from shrinking.options import ERRORS, FOLDER, PLAN, parser_of
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -175,6 +176,7 @@ def alone(script: str, words: list[str]) -> None:
 def steps_of(args: argparse.Namespace) -> Any:
     """The steps of recipes, for the task of the command line, if any."""
     from shrinking.recipes import Steps
+    from shrinking.series import words_of
     from tasks.loading import load
 
     def own(name: str, weights: str | None) -> argparse.Namespace:
@@ -182,17 +184,17 @@ def steps_of(args: argparse.Namespace) -> Any:
 
     devices = getattr(args, "devices", 1)
 
-    def write_table(name: str, weights: str | None, file: Path, kinds: list[str]) -> None:
-        options = {"output": file, "kinds": kinds, "config": None, "order": "taylor", "devices": devices}
+    def write_table(name: str, weights: str | None, file: Path, shares: Mapping[str, float]) -> None:
+        options = {"output": file, "kinds": list(shares), "config": None, "order": "taylor", "devices": devices}
+        if args.rounds > 1:  # each round has a cut of its own, near which --screen measures
+            options["keep"] = min((share for kind, share in shares.items() if kind != "layers"), default=args.keep)
         options["resume"] = args.criterion == "mope" and file.with_suffix(".resume").is_file()
         options = {**vars(own(name, weights)), **options}
         if devices == 1:
             measure(argparse.Namespace(**options))
         else:
-            words = [word for key in MEASURE for word in option(key, options[key])]
-            words += [f"--{key}" for key in ("conv", "resume") if options[key]]
-            words += [f"--set={word}" for word in args.set]
-            alone("shrink.py", ["measure", *words])
+            given = {key: value for key, value in options.items() if key not in ("command", "set")}
+            alone("shrink.py", ["measure", *words_of("measure", given), *(f"--set={word}" for word in args.set)])
 
     def train(name: str, folder: Path, options: list[str]) -> None:
         words = ["--model", name, "--output_dir", str(folder), *options]
@@ -213,7 +215,7 @@ def steps_of(args: argparse.Namespace) -> Any:
 
 def distil(args: argparse.Namespace) -> None:
     """Finetune a smaller model with the dense one as its teacher."""
-    from shrinking.recipes import distilled
+    from shrinking.recipes import distilled, refuse_other
     from tasks.loading import task_for
 
     args.task = task_for(args.model, args.task)
@@ -225,6 +227,7 @@ def distil(args: argparse.Namespace) -> None:
         steps, args.model, args.teacher, args.teacher_weights, Path(args.output), {"teacher": args.teacher},
         [] if args.weights is None else ["-pre", args.weights],
     )  # fmt: skip
+    refuse_other(args, Path(args.output))  # afterwards: a run that fails leaves no settings to be refused by
     result_console().print(f"{small}: --model small:{small}", markup=False)
 
 

@@ -24,7 +24,7 @@ OF_MOPE = {"order": "taylor", "ffn_scope": "layer", "screen": 1.0, "resume": Fal
 
 
 def check_measuring(args: argparse.Namespace, criteria: tuple[str, ...] = (*MEASURED, *CRITERIA)) -> None:
-    """InputError for invalid values, and for options that the criterion does not use.
+    """InputError for invalid values, and for options of mope with another criterion.
 
     args: options of shrink.py measure, or those of them that a recipe has. criteria: the allowed ones.
     """

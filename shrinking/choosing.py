@@ -159,7 +159,7 @@ def to_target(
 
 
 def _without(model: Model, errors: Errors, gone: list[Candidate], limits: Limits) -> dict[str, Tensor]:
-    """The units kept after removing these groups: widths are rounded, and each tower keeps a layer and a channel."""
+    """The units kept after removing these groups: widths are rounded, and each convolution keeps a channel."""
     kept: dict[str, Tensor] = {}
     for one in gone:
         kept.setdefault(one.name, torch.ones(len(errors.groups[one.name]), dtype=torch.bool))

@@ -150,10 +150,10 @@ def to_torch(folder: Path, output: str | None) -> str:
         program = torch.export.export(module, (image,), dynamic_shapes=({0: torch.export.Dim("images")},))
         packed = io.BytesIO()  # torch refuses the temporary file's extension
         torch.export.save(program, packed)
-        with atomic_path(target) as temporary:
-            temporary.write_bytes(packed.getbuffer())
-        found = torch.export.load(target).module()(image)
-        _check_close(module(image), found, "the exported program")
+        packed.seek(0)
+        _check_close(module(image), torch.export.load(packed).module()(image), "the exported program")
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(packed.getbuffer())
     return f"{target}: torch.export.load(FILE).module()(images)"
 
 
@@ -180,9 +180,9 @@ def to_onnx(folder: Path, output: str | None) -> str:
         expected = module(image)
     with atomic_path(target) as temporary:
         program.save(str(temporary), external_data=False)
-    session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
-    found = session.run(None, {session.get_inputs()[0].name: image.numpy()})[0]
-    _check_close(expected, torch.from_numpy(found), "ONNX Runtime")
+        session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
+        found = session.run(None, {session.get_inputs()[0].name: image.numpy()})[0]
+        _check_close(expected, torch.from_numpy(found), "ONNX Runtime")
     return f"{target}: run by ONNX Runtime, the same outputs"
 
 

@@ -14,12 +14,6 @@ ERRORS, PLAN = "_errors.safetensors", "_plan.json"
 SHARES = {"heads": "heads", "ffn": "neurons", "channels": "channels", "layers": "layers"}
 """Suffix of a --keep_ option -> kind of parts."""
 
-MEASURE = (
-    *("model", "weights", "task", "criterion", "score", "samples", "group", "ffn_scope", "screen", "keep"),
-    *("kinds", "tower", "seed", "accelerator", "devices", "output"),
-)
-"""Options of `measure` with a value, as recipes give them."""
-
 TARGETS = ("parameters", "flops", "latency")
 TOWER = "vision"
 """The default tower of `plan`."""
@@ -163,9 +157,7 @@ def add_measuring(parser: argparse._ActionsContainer) -> None:
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Options of distillation."""
     for name, what in (("sim", "similarities"), ("feat", "features"), ("hidden", "hidden states")):
-        parser.add_argument(
-            f"--{name}", type=float, help=f"weight of the distance of the {what} (default: the losses')"
-        )
+        parser.add_argument(f"--{name}", type=float, help=f"weight of the loss on {what} (default: that of --distil)")
     parser.add_argument("--seed", type=int, default=42, help="seed of the samples and of training (default: 42)")
     parser.add_argument("--accelerator", default="auto", help="cpu, gpu, mps or auto")
     add_set(parser)

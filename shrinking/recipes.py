@@ -44,6 +44,12 @@ def start_recipe(args: argparse.Namespace, below: Path) -> tuple[Limits, Path]:
     """
     name = f"{file_name(args.model)}_{args.task or args.command}_keep{args.keep:g}_seed{args.seed}"
     folder = Path(args.output or below / name)
+    refuse_other(args, folder)
+    return Limits(() if args.tower == "both" else (args.tower,), tuple(args.protect), args.round), folder
+
+
+def refuse_other(args: argparse.Namespace, folder: Path) -> None:
+    """Save the settings in the folder; InputError when it has steps with others."""
     asked = {key: value for key, value in sorted(vars(args).items()) if key not in NO_IDENTITY}
     path = folder / SETTINGS
     if path.is_file():
@@ -55,7 +61,6 @@ def start_recipe(args: argparse.Namespace, below: Path) -> tuple[Limits, Path]:
             )
     else:
         write_json(path, asked)
-    return Limits(() if args.tower == "both" else (args.tower,), tuple(args.protect), args.round), folder
 
 
 def check_shares(args: argparse.Namespace) -> None:
@@ -76,12 +81,13 @@ def check_shares(args: argparse.Namespace) -> None:
 class Steps:
     """The steps of a recipe, as functions from the script.
 
-    load(name, weights): the task's model. measure(name, weights, file, kinds): writes a table of errors.
+    load(name, weights): the task's model. measure(name, weights, file, shares): writes a table of the errors of these
+    kinds, of which shares will be kept.
     train(name, folder, options): a run of the task's script in the folder. cut(model, kept): the smaller model.
     """
 
     load: Callable[[str, str | None], Model]
-    measure: Callable[[str, str | None, Path, list[str]], None]
+    measure: Callable[[str, str | None, Path, Mapping[str, float]], None]
     train: Callable[[str, Path, list[str]], None]
     cut: Callable[[Model, Kept], Model] = cut
 
@@ -162,10 +168,14 @@ def _cut_once(
     model = steps.load(name, weights)
     has = {one.kind for one in all_sets(model)}
     if not table.is_file():
-        steps.measure(name, weights, table, [kind for kind, share in shares.items() if share < 1 and kind in has])
+        steps.measure(
+            name, weights, table, {kind: share for kind, share in shares.items() if share < 1 and kind in has}
+        )
     if not at.exists():
         errors = Errors.load(table)
         kept = by_shares(model, errors, shares, limits)
+        if all(bool(one.all()) for one in kept.values()):
+            console.print(f"{name}: nothing is removed, since the numbers of groups are rounded", markup=False)
         made_by = {"errors": dict(errors.about), "shares": dict(shares)}
         save_small(at, steps.cut(of_base(model), kept), made_by)
         for one in all_sets(model):

@@ -89,7 +89,7 @@ def check_options(options: Mapping[str, Any]) -> None:
 def parts_of(options: Mapping[str, Any], share: float, whole: Callable[[str], float]) -> Parts:
     """The removals after which a share is left. whole: parameters, FLOPs, latency of the dense model.
 
-    InputError for `first` without both width and depth, and for `rounds` of anything but width.
+    InputError for `first` without both width and depth, for `rounds` of anything but width, and for shares without use.
     """
     of, layers, rounds = options.get("of", "width"), options.get("keep_layers"), options.get("rounds", 1)
     if rounds > 1:
@@ -101,6 +101,8 @@ def parts_of(options: Mapping[str, Any], share: float, whole: Callable[[str], fl
         if unused := {"keep", "keep_layers"} & options.keys():
             raise InputError(f"'of: {of}' is a target: leave out {min(unused)}")
         both: dict[str, float] = {of: share * whole(of)}
+    elif of in ("layers", "all") and layers is not None:
+        raise InputError(f"'of: {of}' is the share of layers: leave keep_layers out")
     elif of == "layers":
         both = {"keep": options.get("keep", 1.0), "keep_layers": share}
     else:

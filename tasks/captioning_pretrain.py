@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from configs.limits import at_least
 from configs.schema import task_file
 from console.errors import InputError
 from console.progress import console
@@ -41,6 +42,10 @@ class FirstStageConfig(Finetuning):
 
     val: ReaderConfig | None = None  # held-out captions, whose loss is measured after every epoch; None: no evaluation
     eval_batch: int = 64  # captions per forward pass in evaluation
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "eval_batch")
 
 
 class FirstStage(Task):
@@ -118,7 +123,8 @@ def refuse_first_stage(weights: str | None) -> None:
         return
     if _contains_masks(read_state(weights, KeyRules())[0]):
         raise InputError(
-            f"{weights} is a first stage that contains its mask: continue it with captioning.py --load_capt_pretrain"
+            f"{weights} contains a mask: give it as --mask as well, or continue a first stage with captioning.py "
+            "--load_capt_pretrain"
         )
 
 

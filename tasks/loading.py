@@ -117,13 +117,15 @@ def zero_shot(args: argparse.Namespace, model: Model) -> dict[str, float]:
 
 
 def task_for(name: str, task: str | None) -> str:
-    """The requested task, or the model's first task that supports distillation."""
+    """The requested task, or the model's first task that supports distillation; of a library's model, its only one."""
     if task is not None:
         TASKS.check(task)
         if task not in DISTILLED_TASKS:
             raise InputError(f"distillation is for {' and '.join(DISTILLED_TASKS)}, not for {task}: choose one of them")
         return task
-    for task in DISTILLED_TASKS:
-        if name in models_with(task) or (base_name(name) in models_with(task)):
-            return task
+    found = [task for task in DISTILLED_TASKS if _has(name, task)]
+    if len(found) > 1 and library_of(name):
+        raise InputError(f"a model of {library_of(name)} may be for {' or '.join(found)}: name its task with --task")
+    if found:
+        return found[0]
     raise InputError(f"{name} has no task with distillation ({', '.join(DISTILLED_TASKS)}): choose another model")

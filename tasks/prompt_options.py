@@ -88,7 +88,7 @@ def check_given(
         )
     kind, rates = options.prompt_kind, ("prompt_lr", "search_prompt_lr")
     sizes = {"prompt_kind", "prompt_width", "prompt_square"}
-    if evaluates and options.prompt == NEW:
+    if evaluates and (options.prompt == NEW or (options.prompt == NONE and options.mapping != "head")):
         raise InputError(
             "--evaluate needs the prompt and the label mapping of the weights: name their file with --prompt "
             "(prompt.safetensors in the run's folder, written also without a prompt)"

@@ -57,6 +57,8 @@ class PromptsConfig(ClassificationConfig):
             raise InputError("best_epoch is not for runs with a prompt, where the last epoch counts: leave it out")
         if self.train.side is not None or self.train.clean:
             raise InputError("the prompt decides over side and clean of train: leave them out")
+        if self.prompts.prompt_lr and not self.recipe.lr:
+            raise InputError("recipe: lr must be above 0 with prompt_lr: raise it (--freeze trains only the prompt)")
 
     @cached_property
     def given(self) -> PromptFile | None:

@@ -82,6 +82,10 @@ class Retrieval(Task):
             notices.append(fewer_negatives(config.batch_size * world, passes))
         self.notices = [notice for notice in notices if notice]
 
+    def begin(self, model: nn.Module, look: Evaluation) -> None:
+        """A stage starts or resumes: its first pass moves the momentum copies."""
+        self._moved = None
+
     def rehearse(self, model: nn.Module, batch: Batch) -> None:
         """Collect the features of a batch, computed in the same order as in `forward`."""
         image = model.image_entry(batch["image"])[1]

@@ -41,7 +41,7 @@ class Clock:
             self._turn(outer)
 
     def seconds(self) -> dict[str, float]:
-        """{training, evaluation, total, sittings}: seconds, and the number of times that the run was started."""
+        """{training, evaluation, total, sittings}: seconds, and how often the run was started or resumed."""
         if self._ended is not None:
             return self._ended
         self._turn(self._doing)

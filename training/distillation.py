@@ -18,7 +18,7 @@ Losses of Lin et al., "MoPE-CLIP", CVPR 2024, as in its reimplementations: the p
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,21 +48,19 @@ Block = tuple[str, int, int]
 """Name of a list of layers; the numbers of a layer in the student's list and in the teacher's."""
 
 
-def with_teacher(run: Run) -> Callable[[Objective], nn.Module]:
-    """A function from the objective to the module that the loop trains: itself, or with a teacher (`--teacher`)."""
-
-    def distilled(objective: Objective) -> nn.Module:
-        if run.args.only:
-            freeze_other_tower(objective.model, run.args.only)
-        return Distillation(objective, teacher_of(run), run.args) if run.args.teacher else objective
-
-    return distilled
+def with_teacher(run: Run, objective: Objective) -> nn.Module:
+    """The module that the loop trains: the objective, or the objective with the teacher of --teacher."""
+    if run.args.only:
+        freeze_other_tower(objective.model, run.args.only)
+    return Distillation(objective, teacher_of(run), run.args) if run.args.teacher else objective
 
 
 def freeze_other_tower(model: Model, tower: str) -> None:
-    """Freeze all but one of the towers `vision` and `text` and the fusion layers; the temperature is frozen, too."""
-    if not isinstance(model, Retriever) or tower not in TOWERS:
-        raise InputError(f"--only is for models that compare both towers, {' or '.join(TOWERS)}: not '{tower}' here")
+    """Freeze the other tower and the temperature. This tower and the fusion layers are trained."""
+    if not isinstance(model, Retriever):
+        raise InputError("--only is for models that compare images and texts, which this one does not: leave it out")
+    if tower not in TOWERS:
+        raise InputError(f"--only takes {' or '.join(TOWERS)}, not '{tower}': choose one of them")
     batch = placed(model.probe(2).batch, model)
     own = [parameter for parameter in model.parameters() if parameter.requires_grad]
     none = [None] * len(own)
@@ -107,7 +105,9 @@ class Distillation(nn.Module):
                 f"--teacher works for retrieval and classification, not for a {type(student).__name__} by a "
                 f"{type(teacher).__name__}"
             )
-        self._blocks = same_blocks(student, teacher)
+        if args.feat and not isinstance(student, Retriever):
+            raise InputError("--feat compares features of images and texts, which a classifier lacks: leave it out")
+        self._blocks = same_blocks(student, teacher) if self._weights["hidden"] else []
         if self._weights["hidden"] and not self._blocks:
             if args.hidden:
                 raise InputError("--hidden compares layers, and teacher and student share none: leave it out")
@@ -122,7 +122,8 @@ class Distillation(nn.Module):
         with student.shared():
             losses = objective(batch, rehearsal)
         if isinstance(self.model, Retriever):
-            found = of_pairs(student, Outputs(teacher), batch, self._blocks, self._own_towers)
+            feat = bool(self._weights["feat"])
+            found = of_pairs(student, Outputs(teacher), batch, self._blocks, self._own_towers, feat)
         else:
             found = of_classes(student, Outputs(teacher), batch, self._blocks)
         return losses | {name: self._weights[name] * loss for name, loss in found.items() if self._weights[name]}
@@ -169,11 +170,12 @@ class Outputs:
 
 
 def of_pairs(
-    student: Outputs, teacher: Outputs, batch: Batch, blocks: list[Block], own_towers: bool = False
+    student: Outputs, teacher: Outputs, batch: Batch, blocks: list[Block], own_towers: bool = False, feat: bool = True
 ) -> dict[str, Tensor]:
     """sim, feat and hidden of both towers. batch: image, text_ids, text_atts.
 
     own_towers: compare the student's two towers with each other, once, instead of each with the teacher's other one.
+    feat: whether features are compared; otherwise it is 0.
     """
     atts = batch["text_atts"]
     with torch.no_grad():
@@ -185,11 +187,17 @@ def of_pairs(
     found = {"sim": zero, "feat": zero, "hidden": zero}
     ours = student.towers(batch)
     for tower, (own, seen) in enumerate(ours):
+        if own.shape != features[tower].shape and (feat or not own_towers):
+            raise InputError(
+                f"teacher and student have features of {features[tower].shape[1]} and {own.shape[1]} numbers: only "
+                "--distil tinyclip without --feat compares these"
+            )
         if not own_towers:
             # Each student tower is compared with the teacher's other tower, so that both stay in the teacher's space.
             by_row = target if tower == 0 else target.t()
             found["sim"] = found["sim"] + similar(scale * own @ features[1 - tower].t(), by_row)
-        found["feat"] = found["feat"] + F.mse_loss(wide(own), wide(features[tower])) / 2
+        if feat:
+            found["feat"] = found["feat"] + F.mse_loss(wide(own), wide(features[tower])) / 2
         found["hidden"] = found["hidden"] + hidden(seen, states[tower], blocks, atts if tower else None) / 2
     if own_towers:
         own_scale = (1 / student.model.temp).clamp(max=HOTTEST)

@@ -45,9 +45,12 @@ def keep_epoch(
 
 def write_model(path: Path, model: nn.Module, epoch: int, mask: Mask | None = None) -> None:
     """Save the state dict, each tied tensor once, with its epoch and its mask, if any."""
-    state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    names: dict[torch.Tensor, str] = {}  # tensor -> its first name
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        names.setdefault(tensor, name)
+    state = {name: tensor.detach().contiguous() for tensor, name in names.items()}
     masks, about = mask.inside_weights() if mask is not None else ({}, {})
-    write_safetensors(path, untied(state) | masks, {"format": "pt", "epoch": str(epoch)} | about)
+    write_safetensors(path, state | masks, {"format": "pt", "epoch": str(epoch)} | about)
 
 
 def read_epochs(folder: Path) -> list[Metrics]:
@@ -62,9 +65,9 @@ def best_epoch(lines: list[Metrics], decides: str) -> int | None:
 
 
 def check_epochs(snapshot: Path, epochs: int, decides: str | None) -> None:
-    """InputError unless the results of the first `epochs` epochs are next to the snapshot that follows them.
+    """InputError unless the snapshot's folder has the metrics of its first `epochs` epochs and their best weights.
 
-    These are their metrics and the best weights; weights of later epochs will be computed again.
+    Weights of later epochs will be computed again.
     """
     if decides is None or not epochs:
         return
@@ -109,14 +112,3 @@ def load_best(folder: Path, model: nn.Module, decides: str | None) -> int | None
             if not name.endswith(MASK_SUFFIX):
                 own[name].copy_(tensor)
     return int(metadata["epoch"])
-
-
-def untied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Each tied tensor once."""
-    seen: set[int] = set()
-    found = {}
-    for name, tensor in state.items():
-        if not tensor.numel() or tensor.data_ptr() not in seen:  # all empty tensors (no heads left) have address 0
-            seen.add(tensor.data_ptr())
-            found[name] = tensor
-    return found

@@ -84,7 +84,7 @@ def _prepared(accelerator: str, devices: int, num_nodes: int, precision: str) ->
         )
     if accelerator == "mps" and (devices > 1 or not torch.backends.mps.is_available()):
         raise InputError(
-            f"{counted(devices, 'MPS device')} requested, but there is at most one, on Apple's machines: use cpu"
+            f"{counted(devices, 'MPS device')} requested: only Apple's machines have one, and none has more; use cpu"
         )
     if accelerator in ("auto", "cuda"):
         accelerator = "gpu" if gpus else "cpu"

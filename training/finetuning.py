@@ -77,17 +77,15 @@ def fit_task(
     data: TrainingData,
     sparsifier: Sparsifier,
     inside: bool = False,
-    wrap: Callable[[Objective], nn.Module] | None = None,
 ) -> int | None:
     """Train, and load the weights of the selected epoch into the model; returns its number (None: the last).
 
-    wrap: from the objective to the module that the loop trains (None: add the teacher of --teacher, if any).
     inside: store the mask in the last weights, for a task that starts from them.
     """
     decides = None if run.config.skip_val else task.decides
     objective = Objective(model, task, data.epoch_steps)
-    also = TaskParts(run, objective)
-    module = (wrap or with_teacher(run))(objective)
+    also = task_parts(run, objective)
+    module = with_teacher(run, objective)
     identity = run.identity(sparsifier)
     refuse_finished(run.folder / "results.json", identity)
     notices = [*data.notices, *task.notices]
@@ -161,37 +159,28 @@ def before_training(run: Run, model: nn.Module, task: Task) -> Metrics:
     return {f"search_{name}": value for name, value in found.items()}
 
 
-class TaskParts(Callback):
-    """The callbacks of a task, and its state in snapshots."""
+def task_parts(run: Run, objective: Objective) -> Callback:
+    """The callbacks of a task, with its state in snapshots, and the objective's step."""
+    task, model = objective.task, objective.model
+    look = Evaluation(run.fabric, "train", None, run.workers)
 
-    name = "task"
+    def started(step: int) -> None:
+        objective.step = step  # also of a resumed run
+        task.begin(model, look)
 
-    def __init__(self, run: Run, objective: Objective):
-        super().__init__()
-        self._run, self._objective = run, objective
+    def after_step(step: int) -> None:
+        objective.step = step
 
-    def _look(self) -> Evaluation:
-        return Evaluation(self._run.fabric, "train", None, self._run.workers)
-
-    def started(self, step: int) -> None:
-        """Training starts; the model is on its device."""
-        self._objective.task.begin(self._objective.model, self._look())
-
-    def after_backward(self) -> None:
-        """Gradients of a step are computed."""
-        self._objective.task.after_backward()
-
-    def after_epoch(self, epoch: int) -> None:
-        """An epoch is over."""
-        self._objective.task.end_epoch(self._objective.model, self._look())
-
-    def state_dict(self) -> dict[str, Any]:
-        """The task's."""
-        return self._objective.task.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The counterpart of `state_dict`."""
-        self._objective.task.load_state_dict(state)
+    parts = Callback(
+        started=started,
+        after_backward=task.after_backward,
+        after_step=after_step,
+        after_epoch=lambda epoch: task.end_epoch(model, look),
+        state_dict=task.state_dict,
+        load_state_dict=task.load_state_dict,
+    )
+    parts.name = "task"
+    return parts
 
 
 class Epochs(Callback):
@@ -214,7 +203,6 @@ class Epochs(Callback):
     def started(self, step: int) -> None:
         """Copy the results of earlier epochs, and start the logs."""
         run, loop = self._run, self._loop
-        self._objective.step = step  # also of a resumed run
         if (origin := loop.origin) is not None:
             check_epochs(origin, step // loop.epoch, self._decides)
             if run.leads:
@@ -237,7 +225,6 @@ class Epochs(Callback):
 
     def after_step(self, step: int) -> None:
         """Save the time regularly."""
-        self._objective.step = step
         if self._run.leads:
             self._run.clock.save(now=False)
 
@@ -250,7 +237,7 @@ class Epochs(Callback):
         run, model = self._run, self._objective.model
         self._sparsifier.check()
         model.eval()
-        early = epoch <= run.config.start_eval
+        early = epoch <= run.config.start_eval and epoch * self._loop.epoch < self._loop.steps  # never the last
         skip = run.config.skip_val or early
         found = {} if skip else evaluate(run, model, self._objective.task, "val", epoch)
         step, sparsifier = epoch * self._loop.epoch, self._sparsifier
@@ -320,5 +307,5 @@ def conclude(
         console.print(f"results: {run.folder / 'results.json'}")
         run.wandb.results(result)
         if not args.no_samples:
-            draw_samples(task, run.folder / "samples.png", f"{args.model} {run.name}, {run_label(args)}")
+            draw_samples(task, run.folder / "samples.png", f"{args.model} {run.name}, {run_label(args, run.config)}")
     return result

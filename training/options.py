@@ -47,7 +47,7 @@ def finetuning_parser(description: str, task: str) -> argparse.ArgumentParser:
     run.add_argument(
         "--output_dir", help=f"folder of the run (default: runs/{task}/<model>_<mask, method or dense>_seed<n>)"
     )
-    run.add_argument("--snapshot", help="resume from this snapshot of the same run (default: the output folder's)")
+    run.add_argument("--snapshot", help="resume from this snapshot of the same run, if the output folder has none")
     run.add_argument(
         "--snapshot_seconds",
         type=float,

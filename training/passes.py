@@ -9,7 +9,7 @@ from data.batches import Side
 def epochs_notice(side: Side, steps: int, together: int) -> str:
     """Notice on epochs of `steps` optimizer steps, each of `together` batches; empty if all divides evenly.
 
-    side: drops a last batch that is not full. Shortened epochs never reach the last batch.
+    side: its last batch, if not full, is dropped. Epochs that `short_epoch` shortens end before it: no notice.
     """
     n, over = len(side.reader.source), side.batches % together
     left = n % side.batch_size

@@ -25,7 +25,7 @@ REPOSITORY = Path(__file__).parent.parent
 
 
 def write_settings(path: Path, config: Any, dataset: str = "", **effective: Any) -> None:
-    """Write the effective configuration (a dataclass with the command line's overrides), which `--config` reads.
+    """Write the configuration (a dataclass with the command line's overrides), which `--config` reads.
 
     dataset: of a task that chooses one of several, its name. effective: fields to replace, for example seed.
     """
@@ -33,7 +33,8 @@ def write_settings(path: Path, config: Any, dataset: str = "", **effective: Any)
     if dataset:
         settings["datasets"] = {dataset: {split: settings.pop(split) for split in ("train", "test")}}
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=120)
-    write_text(path, f"# The effective configuration, including the command line:\n#   {command_line()}\n{text}")
+    about = "The configuration with the command line's overrides; the mask and --prune are in the command"
+    write_text(path, f"# {about}:\n#   {command_line()}\n{text}")
 
 
 def command_line() -> str:

@@ -34,6 +34,7 @@ from training.fabric import loader_processes, make_fabric
 from training.kept import Count, count_kept
 from training.logging_wandb import WandbLog
 from training.results import versions
+from training.searching import FOLDER
 from training.sole_run import sole_run
 
 SECONDS = "seconds.json"
@@ -109,7 +110,7 @@ def open_run(args: argparse.Namespace, config: Any, name: str, variant: str = ""
     written, and one that another run is using.
     """
     at_least(args, 1, "devices", "num_nodes")
-    check_teacher(args)
+    check_training(args)
     if args.split and not args.evaluate:
         raise InputError(f"--split {args.split} is for --evaluate: add --evaluate, or leave it out")
     at_least(args, 0, "num_workers", "snapshot_seconds", "seed")
@@ -119,7 +120,7 @@ def open_run(args: argparse.Namespace, config: Any, name: str, variant: str = ""
     fabric = make_fabric(args.accelerator, args.devices, args.num_nodes, precision)
     config.accumulation(fabric.world_size)
     # Only the first process chooses an --incremental folder: others would find it taken.
-    folder = fabric.broadcast(output_folder(args, Path(name, dataset or variant), seed))
+    folder = fabric.broadcast(output_folder(args, config, Path(name, dataset or variant), seed))
     with no_empty_folder(folder), sole_run(fabric, folder):
         check_writable(folder)
         interrupt.listen()
@@ -141,13 +142,14 @@ def open_run(args: argparse.Namespace, config: Any, name: str, variant: str = ""
                 run.clock.save()
 
 
-def check_teacher(args: argparse.Namespace) -> None:
-    """InputError for options of a teacher without --teacher, and for negative loss weights."""
+def check_training(args: argparse.Namespace) -> None:
+    """InputError for options of a teacher without one, for training with --evaluate, and for negative loss weights."""
     given = [name for name in TEACHER[1:] if getattr(args, name) is not None]
     if given and not args.teacher:
         raise InputError(f"--{given[0]} needs a teacher: add --teacher MODEL, or leave it out")
-    if args.teacher and args.evaluate:
-        raise InputError("--teacher is for training, and --evaluate does not train: leave one out")
+    for name in ("teacher", "only", "prune", "sparsity"):
+        if args.evaluate and getattr(args, name) is not None:
+            raise InputError(f"--{name} is for training, and --evaluate does not train: leave one out")
     at_least(args, 0, *TEACHER[3:])
 
 
@@ -254,16 +256,19 @@ def chosen_snapshot(args: argparse.Namespace) -> Path | None:
 
 
 def earlier_seconds(folder: Path, start: Path | None) -> Path | None:
-    """The file with the seconds so far, next to the snapshot to resume; None if there is none."""
-    own = folder / "snapshot.pt"
-    snapshot = own if own.is_file() else start
-    return None if snapshot is None else snapshot.parent / SECONDS
+    """The file with the seconds so far, in the folder of the run to resume; None if there is none."""
+    if any((folder / stage / "snapshot.pt").is_file() for stage in ("", FOLDER)):
+        return folder / SECONDS
+    if start is None:
+        return None
+    return (start.parent.parent if start.parent.name == FOLDER else start.parent) / SECONDS
 
 
-def output_folder(args: argparse.Namespace, below: Path, seed: int) -> Path:
+def output_folder(args: argparse.Namespace, config: Any, below: Path, seed: int) -> Path:
     """The output folder; with --incremental the first of <folder>, <folder>_2, ... that does not exist."""
     ending = args.split or "test" if args.evaluate else f"seed{seed}"
-    name = args.output_dir or f"runs/{below}/{file_name(args.model)}_{run_label(args)}_{ending}"
+    own = f"runs/{below}/{file_name(args.model)}_{run_label(args, config)}_{ending}"
+    name = str(Path(args.output_dir or own))  # without a last slash
     if args.debug:
         name += "_debug"
     folder, number = Path(name), 1
@@ -273,10 +278,10 @@ def output_folder(args: argparse.Namespace, below: Path, seed: int) -> Path:
     return folder
 
 
-def run_label(args: argparse.Namespace) -> str:
+def run_label(args: argparse.Namespace, config: Any) -> str:
     """The output folder's name after the model's: the pruning method, the mask, the run of the weights, or dense."""
-    if args.prune and not args.evaluate:
-        return f"{args.prune}_{percent((args.sparsity or ProgressiveConfig.sparsity) / 100)}"
+    if not args.evaluate and (chosen := progressive_config(args, config)) is not None:
+        return f"{chosen.prune}_{percent(chosen.sparsity / 100)}"
     named = (None if args.dense else args.mask) or (args.weights if args.evaluate else None)
     if not named:
         return "dense"

@@ -14,8 +14,8 @@ DECAYS = ("linear", "cosine", "late", "none")
 class Schedule:
     """How the rate rises to its peak and falls to 0.
 
-    During w warm-up steps, step t (from 0) has (t + 1) / (w + 1) of the peak rate; in the published runs it has t / w,
-    so that the first step changes nothing.
+    During w warm-up steps, step t (from 0) has (t + 1) / (w + 1) of the peak rate. Published runs use t / w instead:
+    their first step has rate 0 and changes nothing.
     """
 
     warmup: float = 0.1  # share of all steps in which the rate rises

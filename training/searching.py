@@ -61,7 +61,18 @@ def search(
         sparsifier=sparsifier,
         rates={part: value for part, value in own.items() if any(part in name for name in names)},
     )
-    loop.callbacks += [also, Searching(run, sparsifier)]
+
+    def started(step: int) -> None:
+        run.begun = True  # the folder is this run's: a snapshot, if any, belongs to it
+
+    def after_step(step: int) -> None:
+        if run.leads:
+            run.clock.save(now=False)
+
+    def after_epoch(epoch: int) -> None:
+        same_everywhere(run.fabric, sparsifier.fingerprint, "mask")
+
+    loop.callbacks += [also, Callback(started=started, after_step=after_step, after_epoch=after_epoch)]
     if run.leads:
         loop.folder.mkdir(parents=True, exist_ok=True)
     with run.clock.doing("training"):
@@ -71,24 +82,3 @@ def search(
     if run.leads:
         objective.task.keep(loop.folder, objective.model)
     return rest
-
-
-class Searching(Callback):
-    """Confirms the folder, saves the time, and checks that all processes have the same mask."""
-
-    def __init__(self, run: Run, sparsifier: Search):
-        super().__init__()
-        self._run, self._sparsifier = run, sparsifier
-
-    def started(self, step: int) -> None:
-        """Confirm that the folder is this run's: a snapshot, if any, belongs to it."""
-        self._run.begun = True
-
-    def after_step(self, step: int) -> None:
-        """Save the time regularly."""
-        if self._run.leads:
-            self._run.clock.save(now=False)
-
-    def after_epoch(self, epoch: int) -> None:
-        """Compare the mask between processes."""
-        same_everywhere(self._run.fabric, self._sparsifier.fingerprint, "mask")

@@ -33,7 +33,7 @@ def write_small(run: Run, model: Model, task: Task, sparsity: float) -> dict[str
     save_small(run.folder / FOLDER, small, {"run": str(run.folder), "sparsity_asked": sparsity / 100})
     task.keep(run.folder / FOLDER, small)
     rows = side_by_side({"masked": model, FOLDER: small}, BATCH, REPEATS, run.fabric.device)
-    table = Table(title=f"without its units: {run.folder / FOLDER}", caption=f"a pass of {BATCH} samples")
+    table = Table(title=f"without the pruned units: {run.folder / FOLDER}", caption=f"a pass of {BATCH} samples")
     for column in ("", "parameters", "GFLOPs", "ms", "times as fast"):
         table.add_column(column, justify="right" if column else "left")
     for name, row in rows.items():

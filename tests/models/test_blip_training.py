@@ -171,7 +171,7 @@ def test_copies_move_once_a_step_in_retrieval():
 
 
 def test_only_the_first_pass_moves_the_copies():
-    """Two steps of two passes, and a run that goes on with the second step."""
+    """Two steps of two passes, and a stage after them that begins where the second step was."""
     asked = []
 
     class Remembering(nn.Module):
@@ -181,9 +181,10 @@ def test_only_the_first_pass_moves_the_copies():
             asked.append(move)
             return {}
 
+    task = Retrieval.__new__(Retrieval)
+    task._config = SimpleNamespace(alpha=0.4)
     for progresses in ((0.0, 0.0, 0.5, 0.5), (0.5, 0.5)):
-        task = Retrieval.__new__(Retrieval)
-        task._config, task._moved = SimpleNamespace(alpha=0.4), None
+        task.begin(None, None)
         for progress in progresses:
             task.losses(Remembering(), {}, progress)
     assert asked == [True, False, True, False, True, False]

@@ -16,6 +16,7 @@ from shrinking.choosing import Limits
 from shrinking.errors import Errors
 from shrinking.recipes import WIDTH, Steps, cut_by, start_recipe
 from shrinking.weights import magnitudes
+from tasks.loading import task_for
 
 KEYS = ("epochs=1", "short_epoch=2", "samples=16")
 FEW = ("--samples", "8", "--group", "256", "--repeats", "1", *(word for key in KEYS for word in ("--set", key)))
@@ -57,8 +58,8 @@ def test_finetuning(run, tmp_path):
 def test_rounds(tmp_path):
     """Three tables, each of what the round before has left; in the end a half of what there was at first."""
 
-    def measure(name, weights, file, kinds):
-        assert kinds == ["heads", "neurons"]
+    def measure(name, weights, file, shares):
+        assert list(shares) == ["heads", "neurons"]
         model = load_model(name)
         Errors.of(model, magnitudes(model, 0), 64, {"model": name, "criterion": "magnitude", "seed": 0}).save(file)
 
@@ -76,6 +77,7 @@ def test_rounds(tmp_path):
 def test_several_devices(monkeypatch, tmp_path):
     """Measuring and training are commands of their own, whose options they know."""
     words = ["finetuning", "--model", "xvlm-mini", "--task", "retrieval", "--devices", "2", "--set", "epochs=1"]
+    words += ["--rounds", "2"]
     args = shrink.parse_args(words)
     done = []
     ended = [0, 0, 3]
@@ -86,16 +88,16 @@ def test_several_devices(monkeypatch, tmp_path):
 
     monkeypatch.setattr(subprocess, "run", noted)
     steps = shrink.steps_of(args)
-    steps.measure("xvlm-mini", None, tmp_path / "a", ["heads", "neurons"])
+    steps.measure("xvlm-mini", None, tmp_path / "a", {"heads": 0.75, "neurons": 0.8})
     steps.train("xvlm-mini", tmp_path, ["--dense", "--teacher", "xvlm-mini", "--teacher_weights", "a"])
     measured = shrink.parse_args(done[0][1:])
     assert (measured.command, measured.devices, measured.output) == ("measure", 2, str(tmp_path / "a"))
-    assert (measured.kinds, measured.tower) == (["heads", "neurons"], "vision")
+    assert (measured.kinds, measured.tower, measured.keep) == (["heads", "neurons"], "vision", 0.75)
     trained = retrieval.parse_args(done[1][1:])
     assert retrieval.parse_args(["--model", "xvlm-mini"]).distil is None
     assert (trained.devices, trained.distil, trained.set) == (2, "mope", ["epochs=1"])
     with pytest.raises(SystemExit, match="3"):
-        steps.measure("xvlm-mini", None, tmp_path / "a", ["layers"])
+        steps.measure("xvlm-mini", None, tmp_path / "a", {"layers": 0.75})
 
 
 def test_distil(run, tmp_path):
@@ -119,6 +121,9 @@ def test_distil(run, tmp_path):
     assert "hidden" not in (tmp_path / "b" / "log.jsonl").read_text()
     heads = json.loads((tmp_path / "b" / "small" / "plan.json").read_text())
     assert heads["made_by"] == {"teacher": "dino-mini"}
+    done = run("shrink.py", *words, *options, "--hidden", "2", "-o", tmp_path / "b")
+    assert done.returncode == 2
+    assert "has steps with another hidden (0.0, now 2.0)" in done.stderr
     done = run("shrink.py", "distil", "--model", "dino-mini", *words[3:], "-o", tmp_path / "c")
     assert done.returncode == 2
     assert "is not a smaller model" in done.stderr
@@ -163,6 +168,7 @@ def test_pretraining(run, tmp_path, monkeypatch):
         (["--model", "resnet-mini"], "resnet-mini has no layers that can be removed in its vision tower"),
         (["--model", "dino-mini", "--seed", "-1"], "--seed is a whole number from 0"),
         (["--model", "xvlm-mini", "--task", "retrieval", "--tower", "fusion"], "give --score loss"),
+        (["--model", "hf:ID"], "may be for retrieval or image_classification: name its task with --task"),
         (["--model", "dino-mini", "--devices", "0"], "devices must be at least 1"),
     ],
 )
@@ -173,17 +179,23 @@ def test_refused_before_training(words, says, tmp_path):
     assert not (tmp_path / "a").exists()
 
 
-def test_more_rounds_than_groups(tmp_path):
-    """Rounds in which rounding leaves nothing to remove are passed over, the last one, too."""
+def test_the_task_of_a_librarys_model():
+    assert task_for("timm:resnet18", None) == "image_classification"
 
-    def measure(name, weights, file, kinds):
-        assert kinds
+
+def test_more_rounds_than_groups(tmp_path, capsys):
+    """Rounds in which rounding leaves nothing to remove are passed over, the last one, too; one says so."""
+
+    def measure(name, weights, file, shares):
+        assert shares
         model = load_model(name)
         Errors.of(model, magnitudes(model, 0), 64, {"model": name, "criterion": "magnitude", "seed": 0}).save(file)
 
     steps = Steps(lambda name, weights: load_model(name), measure, None)
     cut_by(steps, "clip-mini", None, dict.fromkeys(WIDTH, 0.9), Limits(("vision",), (), 64), tmp_path / "a", 10)
     assert sum(p.numel() for p in load_model(f"small:{tmp_path / 'a'}").parameters()) < 1_660_929
+    cut_by(steps, "dino-mini", None, dict.fromkeys(WIDTH, 0.99), Limits(), tmp_path / "b")
+    assert "dino-mini: nothing is removed, since the numbers of groups are rounded" in capsys.readouterr().err
 
 
 def test_damaged_settings(tmp_path):

@@ -36,6 +36,12 @@ def test_options_go_to_the_commands_that_know_them():
     assert [draws({"criterion": name}) for name in ("magnitude", "random", "taylor")] == [False, True, True]
 
 
+@pytest.mark.parametrize("of", ["all", "layers"])
+def test_layers_have_one_share(of):
+    with pytest.raises(InputError, match="leave keep_layers out"):
+        check_options({"of": of, "keep_layers": 0.9})
+
+
 def test_options_of_a_plan_without_use():
     with pytest.raises(InputError, match="leave out --scope layer"):
         check_options({"of": "flops", "scope": "layer"})

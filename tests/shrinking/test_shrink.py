@@ -45,7 +45,7 @@ def shrunk(run, folder, model, *plan):
     return run("shrink.py", "cut", "--model", model, "--plan", folder / "a_plan.json", "--repeats", "2")
 
 
-def test_from_a_table_to_files_of_others(run, tmp_path):
+def test_from_a_table_to_files_of_others(run, tmp_path, monkeypatch):
     done = shrunk(run, tmp_path, "dino-mini", "--scope", "layer")
     assert done.returncode == 0, done.stderr
     assert "0.50 x" in done.stdout
@@ -53,6 +53,11 @@ def test_from_a_table_to_files_of_others(run, tmp_path):
     about = json.loads((tmp_path / "a" / "plan.json").read_text())
     assert about["made_by"]["errors"]["criterion"] == "magnitude"
     assert about["made_by"]["shares"] == {"heads": 0.5, "neurons": 0.5, "channels": 0.5}
+    with monkeypatch.context() as patch:
+        patch.setattr("shrinking.export.CLOSE", -1.0)
+        done = run("shrink.py", "export", tmp_path / "a", "--to", "torch")
+    assert done.returncode == 2 and "gives other outputs" in done.stderr
+    assert not (tmp_path / "a.pt2").exists()
     for kind in ("torch", "zeros", "mask"):
         done = run("shrink.py", "export", tmp_path / "a", "--to", kind)
         assert done.returncode == 0, done.stderr

@@ -204,13 +204,20 @@ def test_dense_ignores_the_mask_inside(first, config, run, tmp_path):
 
 def test_where_a_second_stage_writes(first, monkeypatch):
     from captioning import parse_args
+    from sparsity.progressive_config import ProgressiveConfig
     from training.run import output_folder
 
     args = parse_args(["-m", "xvlm-mini", "--load_capt_pretrain", "-pre", str(first["sparse"] / "last.safetensors")])
     use_first_stage(args)
-    assert str(output_folder(args, Path("captioning"), 1)) == "runs/captioning/xvlm-mini_sparse_debug_seed1"
+    config = argparse.Namespace(progressive=None)
+    assert str(output_folder(args, config, Path("captioning"), 1)) == "runs/captioning/xvlm-mini_sparse_debug_seed1"
     args = parse_args(["-m", "xvlm-mini", "--mask", "masks/xvlm-mini_omp_75_seed42.safetensors"])
-    assert str(output_folder(args, Path("captioning"), 1)) == "runs/captioning/xvlm-mini_omp_75_seed42_seed1"
+    assert str(output_folder(args, config, Path("captioning"), 1)) == "runs/captioning/xvlm-mini_omp_75_seed42_seed1"
+    config = argparse.Namespace(progressive=ProgressiveConfig(prune="platon", sparsity=60))
+    args = parse_args(["-m", "xvlm-mini"])
+    assert str(output_folder(args, config, Path("captioning"), 1)) == "runs/captioning/xvlm-mini_platon_60_seed1"
+    args = parse_args(["-m", "xvlm-mini", "--dense", "--debug", "--output_dir", "runs/x/"])
+    assert str(output_folder(args, config, Path("captioning"), 1)) == "runs/x_debug"
 
 
 @pytest.mark.parametrize(
@@ -226,9 +233,10 @@ def test_where_a_second_stage_writes(first, monkeypatch):
             "is not from a first stage",
         ),
         ("captioning", "nowhere.safetensors", ["--load_capt_pretrain"], "nowhere.safetensors: no such file"),
-        ("captioning", "sparse", ["--dense"], "continue it with captioning.py --load_capt_pretrain"),
-        ("captioning", "sparse", ["--mask", "any.safetensors"], "is a first stage that contains its mask"),
-        ("captioning_pretrain", "sparse", ["--mask", "any.safetensors"], "is a first stage that contains its mask"),
+        ("captioning", "sparse", ["--dense"], "continue a first stage with captioning.py --load_capt_pretrain"),
+        ("captioning", "sparse", ["--mask", "any.safetensors"], "contains a mask: give it as --mask as well"),
+        ("captioning_pretrain", None, ["--dense", "--set", "eval_batch=0"], "eval_batch must be at least 1"),
+        ("captioning_pretrain", "sparse", ["--mask", "any.safetensors"], "contains a mask: give it as --mask as well"),
     ],
 )
 def test_refusals(task, start, more, message, first, config, run, tmp_path):

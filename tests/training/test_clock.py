@@ -6,6 +6,7 @@ import time
 import pytest
 
 from training.clock import SAVE_SECONDS, Clock
+from training.run import earlier_seconds
 
 
 @pytest.fixture
@@ -60,6 +61,17 @@ def test_a_finished_run_takes_no_longer_than_it_did(turn, tmp_path):
     with again.doing("evaluation"):
         turn(5)
     assert again.seconds() == done
+
+
+@pytest.mark.parametrize("stage", ["", "search"])
+def test_the_time_of_a_search_counts(stage, tmp_path):
+    """Of a run that is resumed in its folder, and of one that starts from its snapshot."""
+    snapshot = tmp_path / stage / "snapshot.pt"
+    snapshot.parent.mkdir(exist_ok=True)
+    assert earlier_seconds(tmp_path, None) is None
+    assert earlier_seconds(tmp_path / "new", snapshot) == tmp_path / "seconds.json"
+    snapshot.touch()
+    assert earlier_seconds(tmp_path, None) == tmp_path / "seconds.json"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"training": "x"}', '{"training": 1}'])

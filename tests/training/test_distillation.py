@@ -81,6 +81,34 @@ def test_tinyclip_compares_the_students_own_towers(pair):
     assert found.item() == pytest.approx(expected, rel=1e-4)
 
 
+class Wider(Outputs):
+    """Zeros after the features, which leave their similarities as they are."""
+
+    def towers(self, batch):
+        return [(F.pad(features, (0, 3)), seen) for features, seen in super().towers(batch)]
+
+
+def test_features_of_another_width(pair):
+    student, teacher, batch = pair
+    same, wider = (
+        of_pairs(Outputs(student), kind(teacher), batch, [], own_towers=True, feat=False) for kind in (Outputs, Wider)
+    )
+    assert wider["sim"].item() == pytest.approx(same["sim"].item(), rel=1e-5)
+    for more in ({"feat": False}, {"own_towers": True}):
+        with pytest.raises(InputError, match="only --distil tinyclip without --feat"):
+            of_pairs(Outputs(student), Wider(teacher), batch, [], **more)
+
+
+@pytest.mark.parametrize("distil", ["mope", "tinyclip"])
+def test_a_weight_of_0_compares_no_layers(pair, distil):
+    """Not even to refuse layers of another width."""
+    student, teacher, batch = pair
+    args = argparse.Namespace(distil=distil, sim=None, feat=None, hidden=0.0)
+    module = Distillation(Pretraining(student), teacher, args)
+    assert module._blocks == []
+    assert "hidden" not in module(batch)
+
+
 @pytest.mark.parametrize(("tower", "other"), [("vision", "text"), ("text", "vision")])
 @pytest.mark.parametrize("name", ["xvlm", "hf CLIP"])
 def test_one_tower_learns_alone(name, tower, other):
@@ -156,6 +184,9 @@ def test_classes():
     rows, wanted = student.logits(batch["image"]), teacher.logits(batch["image"])
     assert float(found["sim"]) == pytest.approx(float(F.cross_entropy(rows, wanted.softmax(1))), rel=1e-5)
     assert found["hidden"] == 0
+    args = argparse.Namespace(distil=None, sim=None, feat=1.0, hidden=None)
+    with pytest.raises(InputError, match="--feat compares features of images and texts"):
+        Distillation(Pretraining(student), teacher, args)
 
 
 def test_towers_run_once_a_step():

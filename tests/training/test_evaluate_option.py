@@ -1,7 +1,6 @@
 """--evaluate: the numbers of weights without training them, on the split that is asked for."""
 
 import json
-from functools import partial
 
 import pytest
 import torch
@@ -82,7 +81,7 @@ def test_an_objective_may_be_wrapped(run, tmp_path, monkeypatch):
     config = small_config(tmp_path, short_epoch=2)
     done = run(*classify(config, tmp_path / "plain"))
     assert done.returncode == 0, done.stderr
-    monkeypatch.setattr(training.finetuning, "fit_task", partial(training.finetuning.fit_task, wrap=WithTeacher))
+    monkeypatch.setattr(training.finetuning, "with_teacher", lambda run, objective: WithTeacher(objective))
     done = run(*classify(config, tmp_path / "wrapped"))
     assert done.returncode == 0, done.stderr
     assert '"teacher": 0.0' in (tmp_path / "wrapped" / "log.jsonl").read_text()

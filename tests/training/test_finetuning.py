@@ -103,6 +103,8 @@ def test_captions_are_looked_at_from_start_eval_on(config, run, tmp_path):
     assert first == {"epoch": 1}
     assert "CIDEr" in second
     assert json.loads((tmp_path / "out" / "results.json").read_text())["epoch"] == 2
+    shorter = run(*(part for part in command if part != "--skip_eval"), "--debug")  # one epoch
+    assert shorter.returncode == 0, shorter.stderr
     other = run(*command)
     assert other.returncode == 2
     assert "(skip_eval was None, now it is True)" in " ".join(other.stderr.split())

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 import training.loop
 from console.interrupt import interrupt
 from models import load_model, load_task_model
+from models.blip.retrieval import BLIPRetrieval
 from pruners import prune
 from sparsity.mask import Mask
 from tests.training.small_classification import options, small_config
@@ -145,6 +146,23 @@ def test_every_task_prunes_while_it_trains(task, mini, method, world, run, tmp_p
         assert not layer.weight[~mask[name]].any()
         if (copy := model.followers().get(name)) is not None and method == "platon":
             assert not copy.weight[~mask[name]].any()
+
+
+def test_a_search_counts_its_steps(world, run, tmp_path, monkeypatch):
+    """Momentum targets are ramped up in each stage, and each step moves the copies, the first of a stage, too."""
+    asked = []
+    forward = BLIPRetrieval.forward
+
+    def noted(model, batch, gather, alpha, move):
+        asked.append((alpha, move))
+        return forward(model, batch, gather, alpha, move)
+
+    monkeypatch.setattr(BLIPRetrieval, "forward", noted)
+    config = write_config(tmp_path / "config.yaml", world, "retrieval", "blip-mini", short_epoch=2, epochs=2, alpha=0.4)
+    more = ("--prune", "hydra", "-s", "80", "--search", "0.5", "--no_samples", "--set", "skip_val=true")
+    done = run(*options_of("retrieval", config, tmp_path / "out", *more, mini="blip-mini"))
+    assert done.returncode == 0, done.stderr
+    assert asked == [(0.0, True), (0.2, True)] * 2
 
 
 def test_only_final_sparsity_can_be_best(world, run, tmp_path):
