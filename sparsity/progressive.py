@@ -131,17 +131,17 @@ class Progressive(Sparsifier):
 
     def after_update(self, step: int) -> None:
         """Update the scores, and prune when a mask is due."""
-        if self._frozen:
+        if self._mask_stays:
             self._prune()  # the optimizer's momentum moves a weight even without a gradient
             return
         assert self._gradual is not None
         if self._gradual.update(step):
             self._remember(step, self._gradual.remaining(step))
-            if self._frozen:
+            if self._mask_stays:
                 self._hold()
 
     @property
-    def _frozen(self) -> bool:
+    def _mask_stays(self) -> bool:
         """Whether the last mask stays: the first one of the final phase, with --freeze."""
         return self.config.freeze and bool(self._history) and self._history[-1]["step"] > self._settled
 
@@ -245,7 +245,7 @@ class Progressive(Sparsifier):
         assert self._gradual is not None
         self._gradual.load_state_dict(state["gradual"])
         self._history = list(state["history"])
-        if self._frozen:
+        if self._mask_stays:
             self._hold()
 
 
