@@ -182,7 +182,7 @@ def test_classes():
     batch = teacher.example(4)["general"]
     found = of_classes(Outputs(student), Outputs(teacher), batch, [])
     rows, wanted = student.logits(batch["image"]), teacher.logits(batch["image"])
-    assert float(found["sim"]) == pytest.approx(float(F.cross_entropy(rows, wanted.softmax(1))), rel=1e-5)
+    assert found["sim"].item() == pytest.approx(float(F.cross_entropy(rows, wanted.softmax(1))), rel=1e-5)
     assert found["hidden"] == 0
     args = argparse.Namespace(distil=None, sim=None, feat=1.0, hidden=None)
     with pytest.raises(InputError, match="--feat compares features of images and texts"):
