@@ -116,7 +116,7 @@ class NamedClasses:
         for name in self.names:
             texts = [template.replace("{}", name) for template in self._settings.templates]
             rows = [self._tokenizer.encode(text, self._settings.sep, length) for text in texts]
-            # Texts are padded to full length: SigLIP was trained to read padding, and for other models it is masked.
+            # SigLIP was trained to read padding up to the full length; other models mask it.
             ids, atts = (tensor.to(device) for tensor in self._tokenizer.pad_batch(rows, length))
             means.append(model.text_entry(ids, atts)[1].mean(dim=0))
         return F.normalize(torch.stack(means), dim=1)

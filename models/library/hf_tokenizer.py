@@ -76,10 +76,11 @@ class HFTokenizer:
         ]
 
     def pad_batch(self, rows: Sequence[Sequence[int]], length: int | None = None) -> tuple[Tensor, Tensor]:
-        """Rows of ids -> text_ids and text_atts [b, t] int64."""
-        t = self._longest if self._filled else min(length, self._longest) if length else max(map(len, rows))
-        if any(len(row) > t for row in rows):
-            raise InputError(f"a text has more than {t} tokens: raise max_tokens")
+        """Rows of ids -> text_ids and text_atts [b, t] int64, padded to the longest row; `length` is not needed.
+
+        The library's models would compute padding up to `length`: with short captions, most of a text tower's time.
+        """
+        t = self._longest if self._filled else max(map(len, rows))
         ids = torch.full((len(rows), t), self.pad, dtype=torch.long)
         atts = torch.zeros(len(rows), t, dtype=torch.long)
         for i, row in enumerate(rows):

@@ -295,6 +295,7 @@ class TestHuggingFace:
         ids, atts = tokenizer.pad_batch(rows, 64)
         assert ids.shape == atts.shape == (2, 16)
         assert atts.sum(dim=1).tolist() == [4, 16]
+        assert tokenizer.pad_batch(rows[:1], 64)[0].shape == (1, 4), "padding costs a model's time"
 
     def test_a_tokenizer_of_its_own(self, tmp_path, capsys):
         words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "circle"]
