@@ -223,11 +223,13 @@ def distil(args: argparse.Namespace) -> None:
     start = steps.load(args.model, args.weights)
     if start.plan is None:
         raise InputError(f"--model {args.model} is not a smaller model: give small:FOLDER, or use its task's script")
+    run = Path(args.output)
+    refuse_other(args, run, save=False)
     small = distilled(
-        steps, args.model, args.teacher, args.teacher_weights, Path(args.output), {"teacher": args.teacher},
+        steps, args.model, args.teacher, args.teacher_weights, run, {"teacher": args.teacher},
         [] if args.weights is None else ["-pre", args.weights],
     )  # fmt: skip
-    refuse_other(args, Path(args.output))  # afterwards: a run that fails leaves no settings to be refused by
+    refuse_other(args, run)  # saved now: a run that fails leaves no settings to be refused by
     result_console().print(f"{small}: --model small:{small}", markup=False)
 
 

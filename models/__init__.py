@@ -85,7 +85,7 @@ def _load(
     settings, where = read_config(name, config)
     family = settings.pop("family", name)
     if ":" in name and family != name:
-        raise InputError(f"{where} is of the family {family}, not of {name}: leave one of them out")
+        raise InputError(f"{where} is of the family {family}, not of {name}: give its model, or leave it out")
     extras = {key: settings.pop(key) for key in ("weights", "tokenizer") if key in settings}
     settings = merged(settings, overrides)
     library, _, reference = family.partition(":")

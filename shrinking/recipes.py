@@ -48,8 +48,8 @@ def start_recipe(args: argparse.Namespace, below: Path) -> tuple[Limits, Path]:
     return Limits(() if args.tower == "both" else (args.tower,), tuple(args.protect), args.round), folder
 
 
-def refuse_other(args: argparse.Namespace, folder: Path) -> None:
-    """Save the settings in the folder; InputError when it has steps with others."""
+def refuse_other(args: argparse.Namespace, folder: Path, save: bool = True) -> None:
+    """Save the settings in the folder, on request; InputError when it has steps with others."""
     asked = {key: value for key, value in sorted(vars(args).items()) if key not in NO_IDENTITY}
     path = folder / SETTINGS
     if path.is_file():
@@ -59,7 +59,7 @@ def refuse_other(args: argparse.Namespace, folder: Path) -> None:
                 f"{folder} has steps with another {other[0]} ({before.get(other[0])}, now {asked.get(other[0])}): give "
                 "another folder with --output, or remove it"
             )
-    else:
+    elif save:
         write_json(path, asked)
 
 

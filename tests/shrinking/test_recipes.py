@@ -121,8 +121,9 @@ def test_distil(run, tmp_path):
     assert "hidden" not in (tmp_path / "b" / "log.jsonl").read_text()
     heads = json.loads((tmp_path / "b" / "small" / "plan.json").read_text())
     assert heads["made_by"] == {"teacher": "dino-mini"}
+    (tmp_path / "b" / "results.json").unlink()  # refused before it is trained again
     done = run("shrink.py", *words, *options, "--hidden", "2", "-o", tmp_path / "b")
-    assert done.returncode == 2
+    assert done.returncode == 2 and not (tmp_path / "b" / "results.json").exists()
     assert "has steps with another hidden (0.0, now 2.0)" in done.stderr
     done = run("shrink.py", "distil", "--model", "dino-mini", *words[3:], "-o", tmp_path / "c")
     assert done.returncode == 2
