@@ -28,7 +28,7 @@ def test_dense_models_score_as_in_the_results(model, run, tmp_path):
     done = run("-m", "evaluation.zero_shot", "--model", model, "--json", tmp_path / "found.json")
     assert done.returncode == 0, done.stderr
     (row,) = json.loads((tmp_path / "found.json").read_text())
-    dense = {"model": model, "pruner": "dense"}
+    dense = {"model": model, "task": "zero_shot", "pruner": "dense"}
     known = [
         record.result["metrics"]
         for record in read_records(REPOSITORY / "results" / "real.jsonl.xz")
